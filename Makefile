@@ -1,0 +1,40 @@
+# Two commands are all a fresh machine needs: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+# One thread per trial slot; more only makes threads wait for each other.
+export OMP_NUM_THREADS ?= 1
+export RAY_USAGE_STATS_ENABLED = 0
+export MLFLOW_DISABLE_TELEMETRY = true
+
+.PHONY: demo test lint clean
+
+# The stamp is written last, so an interrupted installation is started again.
+$(VENV)/.installed: requirements.lock pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+.venv: $(VENV)/.installed
+
+demo: $(VENV)/.installed
+	$(BIN)/gcp-sweep run configs/demo.yaml
+	$(BIN)/gcp-analyze front runs/digits-demo
+	$(BIN)/gcp-analyze report runs/digits-demo
+	$(BIN)/gcp-analyze select runs/digits-demo "macs <= 50%" "accuracy_drop <= 3" --best accuracy
+	$(BIN)/gcp-analyze export runs/digits-demo "macs <= 50%" "accuracy_drop <= 3" --best accuracy --out runs/digits-demo/export
+	@echo
+	@echo "Look at it:"
+	@echo "  report      xdg-open runs/digits-demo/report/report.html"
+	@echo "  MLflow UI   $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/digits-demo/mlflow.db"
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -q
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+clean:
+	rm -rf runs .pytest_cache .ruff_cache

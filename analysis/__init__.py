@@ -1,0 +1,1 @@
+"""From the runs of a sweep to one model that can be defended."""

@@ -1,0 +1,274 @@
+"""What one trial is made of: frozen dataclasses that check themselves.
+
+``sweeps.config`` builds these from YAML; a notebook builds them by hand. A path such as ``prune.interval`` in an
+error message is the path in the YAML file too.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+from gcp_core.errors import ConfigError, did_you_mean
+
+OPTIMIZERS = ("sgd", "adamw")
+LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant")
+PRECISIONS = ("fp32", "bf16")
+AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
+RESIDUAL_MODES = ("coupled", "scatter", "inner")
+COST_KINDS = ("macs", "params")
+
+
+def _number(where: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if ok and low <= value <= high and not (open_low and value == low):
+        return
+    left = "(" if open_low else "["
+    right = ")" if math.isinf(high) else "]"
+    raise ConfigError(f"{value!r} is not a number in {left}{low}, {high}{right}", where)
+
+
+def _integer(where: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{value!r} is not a whole number >= {low}", where)
+
+
+def _one_of(where: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{value!r} is unknown", where, did_you_mean(value, allowed))
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which images, and how they are split.
+
+    Attributes:
+        name: ``digits``, ``parquet``, ... or ``package.module:factory``.
+        path: folder or file; required by ``parquet`` and ``imagefolder``, no default.
+        val_share: share of the training images held out for validation (stratified).
+        val_images: a number of images instead of the share.
+        train_images: train on a stratified subset of this many images (None = all that are left).
+        split_seed: seeds split and subset; deliberately apart from the trial's seed, so that trials with
+            different seeds are judged on the same images.
+        augment: ``auto`` is ``crop`` for digits (a mirrored 2 is no digit) and ``crop_flip`` otherwise.
+        crop_padding: pixels of zero padding before the random crop (None = an eighth of the image's side).
+    """
+
+    name: str = "digits"
+    path: str | None = None
+    val_share: float = 0.1
+    val_images: int | None = None
+    train_images: int | None = None
+    split_seed: int = 0
+    augment: str = "auto"
+    crop_padding: int | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise ConfigError(f"{self.name!r} is not a data set's name", "data.name")
+        _number("data.val_share", self.val_share, 0.0, 0.9, open_low=True)
+        if self.val_images is not None:
+            _integer("data.val_images", self.val_images, 1)
+        if self.train_images is not None:
+            _integer("data.train_images", self.train_images, 1)
+        _integer("data.split_seed", self.split_seed, 0)
+        _one_of("data.augment", self.augment, AUGMENTATIONS)
+        if self.crop_padding is not None:
+            _integer("data.crop_padding", self.crop_padding, 0)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which network. ``width`` multiplies every channel count; ``weights`` starts from a state dict file."""
+
+    name: str = "vgg_tiny"
+    width: float = 1.0
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if not self.name or not isinstance(self.name, str):
+            raise ConfigError(f"{self.name!r} is not a model's name", "model.name")
+        _number("model.width", self.width, 0.0, 64.0, open_low=True)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is trained.
+
+    Attributes:
+        lr: the peak learning rate.
+        schedule: ``one_cycle`` (linear up over ``warmup``, linear down to zero), ``step`` (times ``gamma`` at each
+            of ``milestones``), ``cosine``, ``constant``. None of them depends on the pruning.
+        milestones: shares of all epochs (floats) or epochs (ints).
+        precision: ``bf16`` trains under autocast; the final evaluation is always float32.
+        eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
+        device: ``auto`` takes a GPU if the process sees one.
+    """
+
+    epochs: int = 20
+    batch_size: int = 128
+    lr: float = 0.1
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5.0e-4
+    schedule: str = "one_cycle"
+    warmup: float = 0.25
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    label_smoothing: float = 0.0
+    precision: str = "fp32"
+    channels_last: bool = True
+    eval_images: int | None = None
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "milestones", tuple(self.milestones))
+        _integer("train.epochs", self.epochs, 1)
+        _integer("train.batch_size", self.batch_size, 2)
+        _number("train.lr", self.lr, 0.0, math.inf, open_low=True)
+        _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        _number("train.momentum", self.momentum, 0.0, 1.0)
+        _number("train.weight_decay", self.weight_decay, 0.0, math.inf)
+        _one_of("train.schedule", self.schedule, LR_SCHEDULES)
+        _number("train.warmup", self.warmup, 0.0, 1.0)
+        for i, milestone in enumerate(self.milestones):
+            _number(f"train.milestones.{i}", milestone, 0.0, math.inf)
+        _number("train.gamma", self.gamma, 0.0, 1.0, open_low=True)
+        _number("train.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        _one_of("train.precision", self.precision, PRECISIONS)
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("nesterov needs a momentum above 0", "train.nesterov")
+        if self.eval_images is not None:
+            _integer("train.eval_images", self.eval_images, 1)
+
+
+@dataclass(frozen=True)
+class PruneConfig:
+    """When and what is removed (DESIGN: start, interval, until, ratio, count, target).
+
+    Attributes:
+        criterion: gives every unit a score, higher = keep.
+        start: the first event comes after this epoch (None = ``interval``).
+        interval: epochs between events.
+        ratio: share of the units still alive that each event removes. Default 0.2 unless ``count`` is given.
+        count: units each event removes.
+        target: share of ``of`` to remove; no events after it is reached.
+        of: ``macs`` or ``params``.
+        until: no event after this epoch (int), or after this share of all epochs (float).
+        residual: ``coupled``, ``scatter`` or ``inner``.
+        scoring_images: ``auto`` = min(2500, 5 % of the training images), at least 10 a class.
+        min_channels, min_share: floors of every group: a number, and a share of its original units.
+        exclude: module-name patterns (``fnmatch``) that are never pruned.
+        options: further arguments of the criterion, for instance ``{"read": "branch"}`` for ``frs``.
+    """
+
+    criterion: str = "frs"
+    start: int | None = None
+    interval: int = 2
+    ratio: float | None = None
+    count: int | None = None
+    target: float = 0.5
+    of: str = "macs"
+    until: int | float = 0.75
+    residual: str = "coupled"
+    scoring_images: int | str = "auto"
+    min_channels: int = 2
+    min_share: float = 0.1
+    exclude: tuple[str, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "exclude", tuple(self.exclude))
+        if not self.criterion or not isinstance(self.criterion, str):
+            raise ConfigError(f"{self.criterion!r} is not a criterion's name", "prune.criterion")
+        if self.start is not None:
+            _integer("prune.start", self.start, 1)
+        _integer("prune.interval", self.interval, 1)
+        if self.ratio is not None and self.count is not None:
+            raise ConfigError("ratio and count cannot both be given", "prune", "set one of them to null")
+        if self.ratio is None and self.count is None:
+            object.__setattr__(self, "ratio", 0.2)
+        if self.ratio is not None:
+            _number("prune.ratio", self.ratio, 0.0, 1.0, open_low=True)
+        if self.count is not None:
+            _integer("prune.count", self.count, 1)
+        _number("prune.target", self.target, 0.0, 1.0, open_low=True)
+        if self.target >= 1.0:
+            raise ConfigError(f"{self.target!r} would remove everything", "prune.target", "below 1")
+        _one_of("prune.of", self.of, COST_KINDS)
+        if isinstance(self.until, int) and not isinstance(self.until, bool):
+            _integer("prune.until", self.until, 1)
+        else:
+            _number("prune.until", self.until, 0.0, 1.0, open_low=True)
+        _one_of("prune.residual", self.residual, RESIDUAL_MODES)
+        if self.scoring_images != "auto":
+            _integer("prune.scoring_images", self.scoring_images, 1)
+        _integer("prune.min_channels", self.min_channels, 1)
+        _number("prune.min_share", self.min_share, 0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class TrialConfig:
+    """One trial. ``prune=None`` is the baseline: the same training, nothing removed.
+
+    >>> TrialConfig(train=TrainConfig(epochs=4)).prune.criterion
+    'frs'
+    """
+
+    seed: int = 0
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    prune: PruneConfig | None = field(default_factory=PruneConfig)
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        _integer("seed", self.seed, 0)
+        _integer("threads", self.threads, 1)
+
+    def baseline(self) -> TrialConfig:
+        """The unpruned twin: same data, model, training and seed."""
+        return dataclasses.replace(self, prune=None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON-ready values; inverse of :meth:`from_dict`."""
+        return json.loads(json.dumps(dataclasses.asdict(self)))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TrialConfig:
+        """Build from nested plain values; unknown keys are refused with their path."""
+        parts: dict[str, Any] = dict(values)
+        for name, part in _PARTS.items():
+            if isinstance(parts.get(name), dict):
+                parts[name] = _build(part, parts[name], f"{name}.")
+        return _build(cls, parts, "")
+
+    def config_id(self) -> str:
+        """Twelve hex digits that name the configuration without its seed (replicates share it)."""
+        return digest({k: v for k, v in self.to_dict().items() if k not in ("seed", "threads")})
+
+    def key(self) -> str:
+        """Twelve hex digits that name the configuration with its seed: equal keys are the same trial."""
+        return digest({k: v for k, v in self.to_dict().items() if k != "threads"})
+
+
+_PARTS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}
+
+
+def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
+    allowed = [f.name for f in dataclasses.fields(cls)]
+    for name in values:
+        if name not in allowed:
+            raise ConfigError(f"unknown key (value {values[name]!r})", f"{prefix}{name}", did_you_mean(name, allowed))
+    return cls(**values)
+
+
+def digest(values: Any) -> str:
+    """First twelve hex digits of the SHA-256 of canonical JSON."""
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

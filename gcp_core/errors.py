@@ -1,0 +1,75 @@
+"""Errors that name the place, the value, what is allowed and what to try.
+
+Every error a user can cause derives from :class:`GcpError`. They cross process borders (Ray workers),
+so their fields survive pickle: all of them are positional arguments of ``Exception``.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GcpError(Exception):
+    """Base of every error raised on purpose by this project.
+
+    Args:
+        message: one sentence that says what is wrong.
+        where: config path, file, layer name, ... (may be empty).
+        hint: what to try (may be empty).
+    """
+
+    def __init__(self, message: str, where: str = "", hint: str = "") -> None:
+        super().__init__(message, where, hint)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        text = f"{self.where}: {self.message}" if self.where else self.message
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class ConfigError(GcpError):
+    """A configuration value, flag or override that cannot be used (exit code 2)."""
+
+
+class DataError(GcpError):
+    """A data set that is missing, corrupt or out of range (exit code 2)."""
+
+
+class ModelError(GcpError):
+    """A model that cannot be built, traced or pruned."""
+
+
+class PlanError(GcpError):
+    """A plan that does not fit the model, or a removal that was refused."""
+
+
+class RelevanceError(GcpError):
+    """A relevance pass that met a non-finite value or an unusable input."""
+
+
+class CheckpointError(GcpError):
+    """A checkpoint that is missing, truncated, tampered with, or of another version (exit code 2)."""
+
+
+class InfeasibleTarget(ConfigError):
+    """A target the schedule cannot reach even when the costliest units go first."""
+
+
+class Diverged(GcpError):
+    """Training met a loss that is not finite."""
+
+
+def did_you_mean(given: str, allowed: Iterable[str]) -> str:
+    """A hint: the nearest allowed word, or the list of all of them.
+
+    >>> did_you_mean("intervall", ["interval", "ratio"])
+    'did you mean "interval"?'
+    """
+    names = sorted(str(name) for name in allowed)
+    close = difflib.get_close_matches(str(given), names, n=1, cutoff=0.6)
+    if close:
+        return f'did you mean "{close[0]}"?'
+    return "allowed: " + ", ".join(names)

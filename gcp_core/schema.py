@@ -1,0 +1,128 @@
+"""Every name that is logged, tagged or reported, with its unit and its direction (stdlib only).
+
+A metric, tag or status that is not in this file is not written anywhere. Writers (``sweeps.tracking``) and
+readers (``analysis.load``) both take their names from here, so they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+SCHEMA_VERSION = "1"
+
+Direction = Literal["max", "min"]
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """A measured number: its short name (objectives, constraints, columns), its MLflow key, unit and direction.
+
+    ``better`` is None where neither direction is better in itself (for instance ``epochs``).
+    """
+
+    name: str
+    key: str
+    unit: str
+    better: Direction | None
+    text: str
+
+
+def _final(name: str, unit: str, better: Direction | None, text: str) -> Quantity:
+    return Quantity(name, f"final/{name}", unit, better, text)
+
+
+#: Final values of a trial, by short name. Written once, at the trial's last epoch.
+FINALS: dict[str, Quantity] = {
+    q.name: q
+    for q in (
+        _final("val_accuracy", "%", "max", "accuracy on the validation split"),
+        _final("test_accuracy", "%", "max", "accuracy on the test split; measured once, never steers the search"),
+        _final("macs", "MACs", "min", "multiply-adds of conv and linear layers, one image"),
+        _final("params", "parameters", "min", "trainable parameters, batch norm included"),
+        _final("macs_removed", "share", "max", "1 - macs / macs of the unpruned model"),
+        _final("params_removed", "share", "max", "1 - params / params of the unpruned model"),
+        _final("compression", "x", "max", "original params / left params"),
+        _final("accuracy_drop", "points", "min", "baseline minus pruned validation accuracy"),
+        _final("latency_ms", "ms", "min", "median forward time, batch 1, one thread, eager torch"),
+        _final("epochs", "epochs", None, "epochs trained"),
+        _final("device_hours", "h", "min", "wall time of the trial times its devices"),
+        _final("target_reached", "0 or 1", "max", "1 if the compression target was met"),
+    )
+}
+
+#: Values logged after every epoch, by MLflow key.
+PER_EPOCH: dict[str, Quantity] = {
+    q.key: q
+    for q in (
+        Quantity("train_loss", "train/loss", "nats", "min", "mean training loss of the epoch"),
+        Quantity("val_loss", "val/loss", "nats", "min", "mean validation loss"),
+        Quantity("val_accuracy", "val/accuracy", "%", "max", "validation accuracy after the epoch"),
+        Quantity("macs", "cost/macs", "MACs", "min", "multiply-adds of the model as it is now"),
+        Quantity("params", "cost/params", "parameters", "min", "parameters of the model as it is now"),
+        Quantity("channels_left", "prune/channels_left", "units", None, "prunable units still alive"),
+        Quantity("epoch_s", "time/epoch_s", "s", "min", "wall time of the epoch, scoring and surgery included"),
+    )
+}
+
+#: Metric on the sweep's parent run.
+FRONT_HYPERVOLUME = "front/hypervolume"
+
+Kind = Literal["sweep", "trial", "baseline", "confirm"]
+KINDS: tuple[Kind, ...] = ("sweep", "trial", "baseline", "confirm")
+
+
+class Tag:
+    """Tag names on MLflow runs."""
+
+    SWEEP_ID = "sweep.id"
+    SWEEP_NAME = "sweep.name"
+    TRIAL_ID = "trial.id"
+    CONFIG_ID = "config_id"
+    SEED = "seed"
+    KIND = "kind"
+    STATUS = "status"
+    ERROR = "error"
+    FRONT = "pareto.front"
+    RANK = "pareto.rank"
+    GIT_SHA = "git_sha"
+    SCHEMA = "schema"
+    #: MLflow's own
+    PARENT = "mlflow.parentRunId"
+    RUN_NAME = "mlflow.runName"
+    NOTE = "mlflow.note.content"
+
+
+@dataclass(frozen=True)
+class Status:
+    """One end (or non-end) of a trial and what Optuna and MLflow call it.
+
+    ``on_front`` says whether a trial with this status may stand on the front.
+    """
+
+    name: str
+    optuna: Literal["COMPLETE", "PRUNED", "FAIL", "RUNNING"]
+    mlflow: Literal["FINISHED", "FAILED", "RUNNING"]
+    on_front: bool
+    text: str
+
+
+STATUSES: dict[str, Status] = {
+    s.name: s
+    for s in (
+        Status("complete", "COMPLETE", "FINISHED", True, "trained to the end"),
+        Status("stopped", "PRUNED", "FINISHED", False, "stopped early; its values are of a lower fidelity"),
+        Status("infeasible", "COMPLETE", "FINISHED", False, "trained or refused, violates a constraint"),
+        Status("diverged", "FAIL", "FAILED", False, "the loss was not finite"),
+        Status("failed", "FAIL", "FAILED", False, "raised an error"),
+        Status("lost", "FAIL", "FAILED", False, "its process or node is gone and it was not retried"),
+        Status("running", "RUNNING", "RUNNING", False, "not finished"),
+    )
+}
+
+#: Artifact names inside a trial's MLflow run (and inside its folder).
+ARTIFACT_WEIGHTS = "model/weights.pt"
+ARTIFACT_MANIFEST = "model/manifest.json"
+ARTIFACT_CONFIG = "config.yaml"
+ARTIFACT_LOG = "trial.log"
+ARTIFACT_TRACEBACK = "traceback.txt"
