@@ -1,0 +1,385 @@
+"""The sweep's configuration: YAML in, checked dataclasses out, every mistake named with path, value and remedy.
+
+The trial's part (``seed``, ``data``, ``model``, ``train``, ``prune``) has the fields of ``gcp_core.config``; any of its
+leaves may be a search range. The rest configures the search itself. Types are checked leaf by leaf with pydantic in
+strict mode, so ``true`` is no number and ``"2"`` is no whole number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import pydantic
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
+from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.schema import FINALS
+from sweeps.limits import Limit, parse_limit
+from sweeps.reading import flatten, merge, read_tree
+from sweeps.space import RANGE_KEYS, Dimension, Space, read_range
+
+SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
+_FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+
+
+@dataclass(frozen=True)
+class SearchConfig:
+    """What is searched for, how, and how long.
+
+    Attributes:
+        sampler: ``tpe`` (multivariate, knows what is still running), ``random``, ``grid``, ``nsga2``, ``gp``, ``qmc``.
+        trials: how many trials besides the baselines; None = every point (``grid`` only).
+        concurrency: trials at the same time, as far as the resources allow.
+        objectives: short name of a final value -> ``max`` or ``min``.
+        constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
+        points: points to try first, each a mapping of every searched path to a value.
+    """
+
+    sampler: str = "tpe"
+    trials: int | None = 24
+    concurrency: int = 1
+    objectives: dict[str, str] = field(default_factory=lambda: {"val_accuracy": "max", "macs": "min"})
+    constraints: tuple[str, ...] = ()
+    points: tuple[dict[str, Any], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.sampler not in SAMPLERS:
+            raise ConfigError(f"{self.sampler!r} is unknown", "search.sampler", did_you_mean(self.sampler, SAMPLERS))
+        if self.trials is None and self.sampler != "grid":
+            raise ConfigError("null means every point, which only the grid sampler knows", "search.trials")
+        if self.trials is not None and self.trials < 1:
+            raise ConfigError(f"{self.trials!r} is not a whole number >= 1", "search.trials", "a sweep needs a trial")
+        if self.concurrency < 1:
+            raise ConfigError(f"{self.concurrency!r} is not a whole number >= 1", "search.concurrency")
+        if not self.objectives:
+            raise ConfigError("is empty", "search.objectives", "for instance {val_accuracy: max, macs: min}")
+        for name, direction in self.objectives.items():
+            where = f"search.objectives.{name}"
+            if name == "test_accuracy":
+                raise ConfigError("the test split never steers the search", where, "use val_accuracy")
+            if name not in FINALS:
+                raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, _steerable()))
+            if direction not in ("max", "min"):
+                raise ConfigError(f"{direction!r} is unknown", where, "allowed: max, min")
+        self.limits()
+
+    def limits(self) -> tuple[Limit, ...]:
+        """The constraints, parsed."""
+        return tuple(parse_limit(text, f"search.constraints.{i}") for i, text in enumerate(self.constraints))
+
+    def needs_baseline(self) -> bool:
+        """Whether an answer to the sampler needs the baseline's values."""
+        return "accuracy_drop" in self.objectives or any(limit.needs_baseline() for limit in self.limits())
+
+
+@dataclass(frozen=True)
+class ResourcesConfig:
+    """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a share of one.
+
+    ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost.
+    """
+
+    cpus: int = 1
+    gpus: float = 0.0
+    retries: int = 2
+
+    def __post_init__(self) -> None:
+        if self.cpus < 1:
+            raise ConfigError(f"{self.cpus!r} is not a whole number >= 1", "resources.cpus")
+        if not 0 <= self.gpus <= 64:
+            raise ConfigError(f"{self.gpus!r} is not a number in [0, 64]", "resources.gpus")
+        if self.retries < 0:
+            raise ConfigError(f"{self.retries!r} is not a whole number >= 0", "resources.retries")
+
+
+@dataclass(frozen=True)
+class TrackingConfig:
+    """Where MLflow is. ``uri: null`` is an SQLite file in the sweep's folder."""
+
+    uri: str | None = None
+
+
+@dataclass(frozen=True)
+class SweepConfig:
+    """A whole sweep, checked. ``tree`` is the merged config with every default filled in (ranges as written)."""
+
+    name: str
+    space: Space
+    search: SearchConfig
+    resources: ResourcesConfig
+    tracking: TrackingConfig
+    storage: str
+    tree: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        """Absolute path of the sweep's folder, ``storage/name``."""
+        return os.path.join(os.path.abspath(os.path.expanduser(self.storage)), self.name)
+
+    def num_trials(self) -> int:
+        """Trials besides the baselines; never more than there are distinct points."""
+        size = self.space.size()
+        if self.search.trials is None:
+            return size or 0
+        return self.search.trials if size is None else min(self.search.trials, size)
+
+    def digest(self) -> str:
+        """Twelve hex digits over everything that may not change when the sweep is continued."""
+        return digest(comparable(self.tree))
+
+
+#: What may change between two runs of the same sweep.
+_MAY_CHANGE = ("search.trials", "search.concurrency", "resources.", "tracking.", "storage", "confirm.")
+
+
+def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The flat config without what may change between two runs of one sweep."""
+    return {path: value for path, value in flatten(tree).items() if not path.startswith(_MAY_CHANGE)}
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line per path that differs and may not: ``train.lr: 0.1 -> 0.2``."""
+    before, after = comparable(old), comparable(new)
+    missing = "(not there)"
+    return [
+        f"{path}: {before.get(path, missing)} -> {after.get(path, missing)}"
+        for path in sorted({*before, *after})
+        if before.get(path, missing) != after.get(path, missing)
+    ]
+
+
+def load_config(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> SweepConfig:
+    """Read, merge and check a config; ConfigError names the first thing that is wrong."""
+    return check_tree(merge(read_tree(source), overrides or {}))
+
+
+def load_trial(
+    source: str | os.PathLike[str] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
+) -> TrialConfig:
+    """One trial out of a sweep's config: every range is replaced by its first value unless an override says more."""
+    config = load_config(source, overrides)
+    return config.space.resolve(config.space.first(), threads=config.resources.cpus)
+
+
+# --- from the raw tree to dataclasses -----------------------------------------------------------------------------
+
+_TRIAL_PARTS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}
+_SWEEP_PARTS: dict[str, type] = {"search": SearchConfig, "resources": ResourcesConfig, "tracking": TrackingConfig}
+_TOP = ("name", "seed", *_TRIAL_PARTS, *_SWEEP_PARTS, "storage")
+_NOT_SET = object()
+
+
+def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
+    """The checked sweep of a raw nested mapping."""
+    _refuse_unknown(tree, _TOP, "")
+    dimensions: list[Dimension] = []
+    base: dict[str, Any] = {"seed": _leaf(tree.get("seed", 0), int, "seed", dimensions)}
+    merged: dict[str, Any] = {"name": _name(tree), "seed": tree.get("seed", 0)}
+    for part, cls in _TRIAL_PARTS.items():
+        base[part], merged[part] = _trial_part(tree.get(part, _NOT_SET), cls, part, dimensions)
+    sweep_parts: dict[str, Any] = {}
+    for part, cls in _SWEEP_PARTS.items():
+        values = _section(tree.get(part), cls, part)
+        sweep_parts[part] = cls(**values)
+        merged[part] = {f.name: _plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
+    merged["storage"] = storage = _storage(tree.get("storage", "runs"))
+    space = Space(base, tuple(dimensions))
+    config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, tree=merged)
+    _check_whole(config)
+    return config
+
+
+def _check_whole(config: SweepConfig) -> None:
+    """What no single leaf can tell: the trial's own checks at the corners, the sampler's demands on the space."""
+    for point in config.space.corners():
+        try:
+            config.space.resolve(point, config.resources.cpus)
+        except ConfigError as exc:
+            varied = ", ".join(f"{path}={value}" for path, value in point.items())
+            raise type(exc)(exc.message, exc.where, exc.hint or (f"at the point {varied}" if varied else "")) from exc
+    if config.search.sampler == "grid":
+        for dimension in config.space.dimensions:
+            dimension.values()
+    for point in config.search.points:
+        config.space.canonical(point)
+
+
+def _refuse_unknown(tree: Mapping[str, Any], allowed: typing.Iterable[str], prefix: str) -> None:
+    names = list(allowed)
+    for name, value in tree.items():
+        if name in names:
+            continue
+        elsewhere = [path for path in all_paths() if path.rpartition(".")[2] == name]
+        hint = f'did you mean "{elsewhere[0]}"?' if elsewhere else did_you_mean(str(name), names)
+        raise ConfigError(f"unknown key (value {value!r})", f"{prefix}{name}", hint)
+
+
+@functools.cache
+def all_paths() -> tuple[str, ...]:
+    """Every dotted path a config may hold."""
+    parts = {**_TRIAL_PARTS, **_SWEEP_PARTS}
+    return ("name", "seed", "storage") + tuple(f"{p}.{f.name}" for p, c in parts.items() for f in dataclasses.fields(c))
+
+
+def _trial_part(value: Any, cls: type, part: str, dimensions: list[Dimension]) -> tuple[Any, Any]:
+    """(plain values for TrialConfig.from_dict, the merged tree with ranges as written)."""
+    if value is None and part == "prune":
+        return None, None
+    given = {} if value is _NOT_SET or value is None else value
+    if not isinstance(given, Mapping):
+        raise ConfigError(f"{given!r} is not a section", part, f"{part}: {{key: value}}")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    _refuse_unknown(given, fields, f"{part}.")
+    base: dict[str, Any] = {}
+    merged: dict[str, Any] = {}
+    for name, hint in _hints(cls).items():
+        raw = given.get(name, _default(fields[name]))
+        merged[name] = _plain(raw)
+        if _is_mapping_type(hint) and isinstance(raw, Mapping):
+            base[name] = {k: _leaf(v, Any, f"{part}.{name}.{k}", dimensions) for k, v in raw.items()}
+        else:
+            base[name] = _leaf(raw, hint, f"{part}.{name}", dimensions)
+    return base, merged
+
+
+def _section(value: Any, cls: type, part: str) -> dict[str, Any]:
+    """Checked keyword arguments of a part that cannot be searched."""
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        raise ConfigError(f"{value!r} is not a section", part, f"{part}: {{key: value}}")
+    hints = _hints(cls)
+    _refuse_unknown(value, hints, f"{part}.")
+    for name, raw in value.items():
+        if isinstance(raw, Mapping) and raw and set(raw) <= set(RANGE_KEYS) and not _is_mapping_type(hints[name]):
+            raise ConfigError("cannot be searched", f"{part}.{name}", "give one value")
+    return {name: _typed(raw, hints[name], f"{part}.{name}") for name, raw in value.items()}
+
+
+def _leaf(raw: Any, hint: Any, path: str, dimensions: list[Dimension]) -> Any:
+    """The leaf's value; a range is added to ``dimensions`` and represented by its first value."""
+    if isinstance(raw, Mapping) and (set(raw) & {"choice", "low", "high"} or hint is not Any):
+        dimension = _range(raw, hint, path)
+        dimensions.append(dimension)
+        return _plain(dimension.extremes()[0])
+    return _plain(_typed(raw, hint, path))
+
+
+def _range(raw: Mapping[str, Any], hint: Any, path: str) -> Dimension:
+    if not raw:
+        raise ConfigError("is an empty range", path, "{low: .., high: .., step: ..} or {choice: [..]}")
+    if isinstance(raw.get("choice"), list):
+        choices = [_plain(_typed(value, hint, f"{path}.choice.{i}")) for i, value in enumerate(raw["choice"])]
+        return read_range(path, {**raw, "choice": choices}, numbers="")
+    spec = dict(raw)
+    ends = [raw[name] for name in ("low", "high", "step") if name in raw]
+    allowed = _members(hint)
+    whole = all(isinstance(end, int) for end in ends) and (int in allowed or hint is Any)
+    numbers = "int" if whole else "float" if float in allowed or hint is Any else "int" if int in allowed else ""
+    if numbers:
+        kind: Any = int if numbers == "int" else float
+        for name in ("low", "high"):
+            if name in spec:
+                spec[name] = _typed(spec[name], kind, f"{path}.{name}")
+        spec["step"] = _typed(spec.get("step"), kind | None, f"{path}.step")
+        spec["log"] = _typed(spec.get("log", False), bool, f"{path}.log")
+    return read_range(path, spec, numbers=numbers)
+
+
+def _name(tree: Mapping[str, Any]) -> str:
+    name = tree.get("name")
+    if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name) or ".." in name:
+        allowed = "letters, digits, dots, dashes, underscores; it names the sweep's folder"
+        raise ConfigError(f"{name!r} is not a sweep's name", "name", allowed)
+    return name
+
+
+def _storage(value: Any) -> str:
+    storage = _typed(value, str, "storage")
+    if "://" in storage:
+        raise ConfigError(f"{storage!r} is not a folder", "storage", "a local folder, or one that all nodes share")
+    if not storage:
+        raise ConfigError("is empty", "storage", "a folder, for instance runs")
+    return storage
+
+
+def _steerable() -> list[str]:
+    return [name for name in FINALS if name != "test_accuracy"]
+
+
+# --- types ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _default(spec: dataclasses.Field[Any]) -> Any:
+    if spec.default is not dataclasses.MISSING:
+        return spec.default
+    return spec.default_factory() if spec.default_factory is not dataclasses.MISSING else None
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """The alternatives of a union, or the type alone."""
+    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+    return typing.get_args(hint) if is_union else (hint,)
+
+
+def _is_mapping_type(hint: Any) -> bool:
+    return typing.get_origin(hint) is dict
+
+
+@functools.lru_cache(maxsize=256)
+def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(strict=True))
+
+
+def _typed(value: Any, hint: Any, path: str) -> Any:
+    """``value`` if it has the type ``hint``; a whole number is welcome where a number is asked for."""
+    if hint is Any:
+        return value
+    if any(typing.get_origin(member) is tuple for member in _members(hint)) and isinstance(value, list):
+        value = tuple(value)
+    try:
+        return _adapter(hint).validate_python(value)
+    except pydantic.ValidationError as exc:
+        first = exc.errors()[0]
+        inner = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("int", "float", "str")))
+        where = f"{path}.{inner}" if inner and typing.get_origin(hint) in (tuple, dict) else path
+        given = first["input"] if where != path else value
+        raise ConfigError(f"{given!r} is not {_describe(hint, where != path)}", where) from None
+
+
+_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def _describe(hint: Any, inner: bool = False) -> str:
+    if inner:
+        hint = [arg for arg in typing.get_args(hint) if arg is not Ellipsis][-1]
+    words = [_WORDS.get(member) or _describe_container(member) for member in _members(hint)]
+    return " or ".join(words)
+
+
+def _describe_container(hint: Any) -> str:
+    return "a mapping" if _is_mapping_type(hint) else "a list" if typing.get_origin(hint) is tuple else "a value"
+
+
+def _plain(value: Any) -> Any:
+    """Lists for tuples, dicts for mappings: what YAML and JSON can hold."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value

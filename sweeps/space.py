@@ -1,0 +1,219 @@
+"""The search space: which leaves of the config vary, over which values, and what a point of it means."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError, did_you_mean
+
+#: Keys that make a mapping a range.
+RANGE_KEYS = ("choice", "low", "high", "step", "log")
+#: A point is remembered and compared after rounding to this many significant digits (floats without a step).
+_DIGITS = 6
+
+Scalar = Any
+Point = dict[str, Scalar]
+
+
+@dataclass(frozen=True)
+class Dimension:
+    """One leaf that is searched.
+
+    Attributes:
+        path: dotted path of the leaf, for instance ``prune.ratio``.
+        choices: the values themselves, or None for a numeric interval.
+        low, high: both ends included (``high`` lies on the grid of ``step``).
+        step: distance of neighbours, None = continuous (whole numbers always have a step).
+        log: whether neighbours are equally spaced in the logarithm.
+        integer: whether values are whole numbers.
+    """
+
+    path: str
+    choices: tuple[Scalar, ...] | None = None
+    low: float = 0.0
+    high: float = 0.0
+    step: float | None = None
+    log: bool = False
+    integer: bool = False
+
+    def size(self) -> int | None:
+        """Number of distinct values; None if there is no end to them."""
+        if self.choices is not None:
+            return len(self.choices)
+        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+
+    def values(self) -> list[Scalar]:
+        """All values in order; only for a finite dimension."""
+        if self.choices is not None:
+            return list(self.choices)
+        size = self.size()
+        if size is None:
+            raise ConfigError("a range without a step has no list of values", self.path, "give it a step")
+        return [self.canonical(self.low + index * (self.step or 0.0)) for index in range(size)]
+
+    def extremes(self) -> list[Scalar]:
+        """The values worth checking before anything is paid for: all choices, or both ends."""
+        if self.choices is not None:
+            return list(self.choices)
+        return [self.canonical(self.low), self.canonical(self.high)]
+
+    def canonical(self, value: Scalar) -> Scalar:
+        """The one way to write ``value``: on the step's grid, without the noise of binary fractions.
+
+        >>> Dimension("x", low=0.1, high=0.4, step=0.1).canonical(0.1 + 2 * 0.1)
+        0.3
+        """
+        if self.choices is not None:
+            return value
+        if self.step is not None:
+            index = round((value - self.low) / self.step)
+            value = self.low + index * self.step
+            decimals = max(0, 9 - math.floor(math.log10(self.step)))
+            value = round(value, decimals)
+        elif value:
+            value = round(value, _DIGITS - 1 - math.floor(math.log10(abs(value))))
+        value = min(max(value, self.low), self.high)
+        return int(value) if self.integer else float(value)
+
+    def contains(self, value: Scalar) -> bool:
+        """Whether ``value`` is one of the dimension's values (after rounding to the grid)."""
+        if self.choices is not None:
+            return any(value == choice and type(value) is type(choice) for choice in self.choices)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return math.isclose(self.canonical(value), value, rel_tol=1e-5, abs_tol=1e-12)
+
+    def describe(self) -> str:
+        """The allowed values in one line, for messages."""
+        if self.choices is not None:
+            return "one of " + ", ".join(json.dumps(choice) for choice in self.choices)
+        step = f" in steps of {self.step:g}" if self.step else ""
+        return f"{self.low:g} .. {self.high:g}{step}"
+
+
+@dataclass(frozen=True)
+class Space:
+    """All dimensions together with the fixed rest of the trial's config (a nested plain mapping)."""
+
+    base: dict[str, Any]
+    dimensions: tuple[Dimension, ...] = ()
+
+    def size(self) -> int | None:
+        """Number of distinct points; None if a dimension is continuous."""
+        sizes = [dimension.size() for dimension in self.dimensions]
+        return None if None in sizes else math.prod(size for size in sizes if size is not None)
+
+    def canonical(self, point: Mapping[str, Scalar]) -> Point:
+        """The point rounded to the grid, in the order of the dimensions; unknown or missing names are refused."""
+        names = [dimension.path for dimension in self.dimensions]
+        for name in point:
+            if name not in names:
+                raise ConfigError(f"{name!r} is not searched", "search.points", did_you_mean(name, names))
+        missing = [name for name in names if name not in point]
+        if missing:
+            raise ConfigError(f"a point lacks {', '.join(missing)}", "search.points")
+        for dimension in self.dimensions:
+            if not dimension.contains(point[dimension.path]):
+                where = f"search.points.{dimension.path}"
+                raise ConfigError(f"{point[dimension.path]!r} is outside the range", where, dimension.describe())
+        return {d.path: d.canonical(point[d.path]) for d in self.dimensions}
+
+    def resolve(self, point: Mapping[str, Scalar], threads: int = 1) -> TrialConfig:
+        """The trial at this point; raises ConfigError where the trial's own checks refuse it."""
+        tree = {key: dict(value) if isinstance(value, dict) else value for key, value in self.base.items()}
+        for path, value in point.items():
+            node: dict[str, Any] = tree
+            *parents, leaf = path.split(".")
+            for name in parents:
+                node[name] = dict(node[name])
+                node = node[name]
+            node[leaf] = value
+        return TrialConfig.from_dict({**tree, "threads": threads})
+
+    def grid(self) -> Iterator[Point]:
+        """Every point, the last dimension running fastest; only for a finite space."""
+        names = [dimension.path for dimension in self.dimensions]
+        for values in itertools.product(*(dimension.values() for dimension in self.dimensions)):
+            yield dict(zip(names, values, strict=True))
+
+    def first(self) -> Point:
+        """The point made of every dimension's first value."""
+        return {d.path: d.extremes()[0] for d in self.dimensions}
+
+    def corners(self) -> list[Point]:
+        """Points that together visit every choice and both ends of every interval (one dimension at a time)."""
+        first = self.first()
+        points = [first, {d.path: d.extremes()[-1] for d in self.dimensions}]
+        for dimension in self.dimensions:
+            points += [{**first, dimension.path: value} for value in dimension.extremes()[1:]]
+        return _unique(points)
+
+    def all_corners(self, limit: int = 4096) -> list[Point]:
+        """The product of the first and last value of every dimension (at most ``limit`` points)."""
+        names = [dimension.path for dimension in self.dimensions]
+        ends = [(d.extremes()[0], d.extremes()[-1]) for d in self.dimensions]
+        product = itertools.islice(itertools.product(*ends), limit)
+        return _unique(dict(zip(names, values, strict=True)) for values in product)
+
+
+def _unique(points: Any) -> list[Point]:
+    kept: dict[str, Point] = {}
+    for point in points:
+        kept.setdefault(json.dumps(point, sort_keys=True), point)
+    return list(kept.values())
+
+
+def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension:
+    """A dimension from its YAML form; the caller has checked the type of every value.
+
+    Args:
+        path: where the range stands.
+        spec: ``{choice: [...]}`` or ``{low:, high:, step:, log:}``.
+        numbers: ``"int"``, ``"float"`` or ``""`` (the leaf is no number: only ``choice`` is possible).
+    """
+    for name in spec:
+        if name not in RANGE_KEYS:
+            raise ConfigError(f"unknown key (value {spec[name]!r})", f"{path}.{name}", did_you_mean(name, RANGE_KEYS))
+    if "choice" in spec:
+        return _read_choice(path, spec)
+    for end in ("low", "high"):
+        if end not in spec:
+            raise ConfigError(f"a range needs {end}", f"{path}.{end}", "{low: .., high: .., step: ..} or {choice: [..]}")
+    if not numbers:
+        raise ConfigError("only {choice: [..]} is possible here, the value is not a number", path)
+    low, high, step, log = spec["low"], spec["high"], spec.get("step"), spec.get("log", False)
+    if low > high:
+        raise ConfigError(f"inverted range: low {low!r} is above high {high!r}", path)
+    if low == high:
+        raise ConfigError(f"empty range: low and high are both {low!r}", path, "give the value itself")
+    if log and (step is not None or low <= 0):
+        raise ConfigError("a log range needs low > 0 and no step", path)
+    if numbers == "int" and step is None and not log:
+        step = 1
+    if step is not None:
+        if not step > 0 or step > high - low:
+            raise ConfigError(f"step {step!r} is not in (0, high - low]", f"{path}.step")
+        high = low + math.floor((high - low) / step + 1e-9) * step
+        high = round(high, max(0, 9 - math.floor(math.log10(step))))
+    return Dimension(path, None, low, high, step, bool(log), numbers == "int")
+
+
+def _read_choice(path: str, spec: Mapping[str, Any]) -> Dimension:
+    if len(spec) > 1:
+        raise ConfigError("choice stands alone, without low, high, step or log", path)
+    choices = spec["choice"]
+    if not isinstance(choices, list) or not choices:
+        raise ConfigError(f"{choices!r} is an empty range", f"{path}.choice", "a list of at least one value")
+    seen: set[str] = set()
+    for index, choice in enumerate(choices):
+        text = json.dumps(choice, sort_keys=True)
+        if text in seen:
+            raise ConfigError(f"{choice!r} is given twice", f"{path}.choice.{index}")
+        seen.add(text)
+    return Dimension(path, tuple(choices))
