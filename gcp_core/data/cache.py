@@ -1,0 +1,82 @@
+"""Decoded images on disk: decoded once per machine, then memory-mapped by every process."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from gcp_core.data.images import RawData
+from gcp_core.errors import DataError
+
+log = logging.getLogger(__name__)
+
+#: Part of the key: raise it when decoding changes.
+DECODER_VERSION = 1
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def cache_folder() -> Path:
+    """``$GCP_CACHE_DIR``, or ``gcp-sweep`` in the user's cache folder."""
+    given = os.environ.get("GCP_CACHE_DIR")
+    if given:
+        return Path(given).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    return Path(base).expanduser().absolute() / "gcp-sweep"
+
+
+def cached(files: Sequence[Path], decode: Callable[[], RawData]) -> RawData:
+    """What ``decode()`` returns, from the cache if these files (path, size, time) were decoded before.
+
+    Only one process decodes; others wait for its lock. The entry appears by one rename, so it is whole or absent.
+    """
+    key = _key(files)
+    root = cache_folder()
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with open(root / f"{key}.lock", "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            folder = root / key
+            if not (folder / "meta.json").exists():
+                log.info("decoding %s", ", ".join(f.name for f in files))
+                _write(decode(), folder)
+            return _read(folder)
+    except OSError as exc:
+        raise DataError(f"cannot use the cache folder: {exc}", str(root), "set GCP_CACHE_DIR") from exc
+
+
+def _key(files: Sequence[Path]) -> str:
+    sha = hashlib.sha256(str(DECODER_VERSION).encode())
+    for file in files:
+        stat = file.stat()
+        sha.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+    return sha.hexdigest()[:24]
+
+
+def _write(data: RawData, folder: Path) -> None:
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="decoding-"))
+    try:
+        for name in _ARRAYS:
+            np.save(temporary / f"{name}.npy", getattr(data, name))
+        rest = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in _ARRAYS}
+        (temporary / "meta.json").write_text(json.dumps(rest))
+        shutil.rmtree(folder, ignore_errors=True)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _read(folder: Path) -> RawData:
+    meta = json.loads((folder / "meta.json").read_text())
+    # Copy-on-write maps: pages are shared between processes, and torch accepts them as writable.
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
+    return RawData(**arrays, **{k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()})

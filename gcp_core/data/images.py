@@ -1,0 +1,218 @@
+"""The containers: raw arrays, row views on them, and the three splits of a trial."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcp_core.errors import DataError
+
+
+@dataclass(frozen=True)
+class RawData:
+    """A data set as its source gives it.
+
+    Attributes:
+        train_images, test_images: uint8 ``(N, H, W, C)``, C = 1 or 3; may be memory-mapped.
+        train_labels, test_labels: int64 ``(N,)``, 0 .. number of classes - 1.
+        class_names: one per class, or empty.
+        digest: names the content (see :func:`content_digest`).
+        mean, std: per channel, on the 0..1 scale, over the training images.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    digest: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes (largest training label + 1)."""
+        return int(self.train_labels.max()) + 1
+
+    @classmethod
+    def build(
+        cls,
+        train_images: np.ndarray,
+        train_labels: np.ndarray,
+        test_images: np.ndarray,
+        test_labels: np.ndarray,
+        class_names: tuple[str, ...] = (),
+        where: str = "data",
+    ) -> RawData:
+        """Check the arrays and compute digest and statistics.
+
+        Raises:
+            DataError: wrong shape or type, labels out of range, a class without training images.
+        """
+        train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+        _check_images(train_images, train_labels, f"{where} (train)")
+        _check_images(test_images, test_labels, f"{where} (test)")
+        if train_images.shape[1:] != test_images.shape[1:]:
+            raise DataError(
+                f"training images are {train_images.shape[1:]}, test images {test_images.shape[1:]}", where
+            )
+        _check_labels(train_labels, test_labels, len(class_names), where)
+        mean, std = channel_statistics(train_images)
+        arrays = (train_images, train_labels.astype(np.int64), test_images, test_labels.astype(np.int64))
+        return cls(*arrays, content_digest(*arrays), mean, std, tuple(class_names))
+
+
+def _check_images(images: np.ndarray, labels: np.ndarray, where: str) -> None:
+    if images.ndim != 4 or images.dtype != np.uint8 or images.shape[-1] not in (1, 3):
+        raise DataError(
+            f"images are {images.dtype} {images.shape}", where, "uint8 (N, H, W, C) with C = 1 or 3 is needed"
+        )
+    if len(images) == 0 or len(images) != len(labels):
+        raise DataError(f"{len(images)} images and {len(labels)} labels", where)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(f"labels are {labels.dtype}, not whole numbers", where)
+
+
+def _check_labels(train: np.ndarray, test: np.ndarray, num_names: int, where: str) -> None:
+    """Every class 0 .. K-1 has a training image, and no other label occurs."""
+    classes = num_names or int(train.max()) + 1
+    for split, labels in (("train", train), ("test", test)):
+        bad = np.flatnonzero((labels < 0) | (labels >= classes))
+        if len(bad):
+            row = int(bad[0])
+            raise DataError(
+                f"label {int(labels[row])} in row {row} is out of range 0..{classes - 1}",
+                f"{where} ({split})",
+            )
+    missing = np.setdiff1d(np.arange(classes), train)
+    if len(missing):
+        shown = ", ".join(str(int(c)) for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        raise DataError(
+            f"labels run to {classes - 1}, but no training image has class {shown}",
+            f"{where} (train)",
+            "labels must be 0 .. number of classes - 1",
+        )
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation per channel on the 0..1 scale, from exact integer histograms."""
+    mean, std = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.zeros(256, dtype=np.int64)
+        for start in range(0, len(images), 4096):
+            counts += np.bincount(images[start : start + 4096, ..., channel].ravel(), minlength=256)
+        values = np.arange(256) / 255
+        m = float((counts * values).sum() / counts.sum())
+        v = float((counts * (values - m) ** 2).sum() / counts.sum())
+        mean.append(round(m, 6))
+        std.append(round(max(v**0.5, 1e-3), 6))
+    return tuple(mean), tuple(std)
+
+
+def content_digest(*arrays: np.ndarray) -> str:
+    """Sixteen hex digits of the SHA-256 over shapes and bytes."""
+    sha = hashlib.sha256()
+    for array in arrays:
+        sha.update(f"{array.dtype.str}{array.shape}".encode())
+        for start in range(0, len(array), 4096):
+            sha.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
+    return sha.hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Images:
+    """Some rows of a data set; the pixels are shared, not copied.
+
+    Attributes:
+        pixels: uint8 ``(all rows, H, W, C)``.
+        all_labels: int64 ``(all rows,)``.
+        rows: int64 ``(N,)``, the rows that belong to this split, ascending.
+    """
+
+    pixels: Tensor
+    all_labels: Tensor
+    rows: Tensor
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 ``(N,)``."""
+        return self.all_labels[self.rows]
+
+    @property
+    def images(self) -> Tensor:
+        """uint8 ``(N, H, W, C)``, a copy."""
+        return self.pixels[self.rows]
+
+    def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Images ``(B, H, W, C)`` and labels ``(B,)`` at these positions of the split."""
+        rows = self.rows[positions]
+        return self.pixels[rows], self.all_labels[rows]
+
+    def to(self, device: torch.device) -> Images:
+        """The same split with pixels and labels on ``device`` (as it is if they are there already)."""
+        if self.pixels.device == device:
+            return self
+        # Only this split's rows travel: a validation split should not carry the training set along.
+        rows = torch.arange(len(self), device=device)
+        return Images(self.images.to(device), self.labels.to(device), rows)
+
+    def subset(self, positions: Tensor) -> Images:
+        """The split restricted to these positions (order kept)."""
+        return Images(self.pixels, self.all_labels, self.rows[positions])
+
+
+@dataclass(frozen=True)
+class Normalise:
+    """uint8 ``(B, H, W, C)`` -> float32 ``(B, C, H, W)``, zero mean and unit deviation per channel.
+
+    The result has channels-last strides for free, since images are stored that way.
+    """
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor:
+        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)
+        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std)], device=images.device)
+        out = (images.to(torch.float32) * scale - shift).permute(0, 3, 1, 2)
+        return out if channels_last else out.contiguous()
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What a trial trains, chooses and reports on."""
+
+    train: Images
+    val: Images
+    test: Images
+    num_classes: int
+    normalise: Normalise
+    digest: str
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def in_channels(self) -> int:
+        """1 or 3."""
+        return int(self.train.pixels.shape[-1])
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return int(self.train.pixels.shape[1]), int(self.train.pixels.shape[2])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Per channel, 0..1."""
+        return self.normalise.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Per channel, 0..1."""
+        return self.normalise.std

@@ -1,0 +1,144 @@
+"""Images in parquet files, in the layout Hugging Face data sets use."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gcp_core.config import DataConfig
+from gcp_core.data.cache import cached
+from gcp_core.data.images import RawData
+from gcp_core.errors import DataError
+
+log = logging.getLogger(__name__)
+
+IMAGE_COLUMNS = ("img", "image")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+#: File-name prefixes of the two source splits; the first kind that is found is taken.
+TRAIN_PREFIXES = ("train",)
+TEST_PREFIXES = ("test", "validation", "valid")
+
+
+def load_parquet(config: DataConfig) -> RawData:
+    """Train and test images below ``config.path`` (``train*.parquet``, ``test*.parquet``, also in ``data/``).
+
+    The image column (``img`` or ``image``) is a struct with ``bytes``, an encoded image; ``label`` holds integers.
+
+    Raises:
+        DataError: the path, a file, a column or an image is missing or corrupt, or labels are out of range.
+    """
+    if config.path is None:
+        raise DataError(
+            "the folder of the parquet files is needed", "data.path", "data.path=/folder/with/train.parquet"
+        )
+    root = Path(config.path).expanduser()
+    if not root.is_dir():
+        raise DataError(f"{config.path!r} is not a folder", "data.path")
+    train, test = _files(root, TRAIN_PREFIXES), _files(root, TEST_PREFIXES)
+
+    def decode() -> RawData:
+        train_images, train_labels, names = _decode(train)
+        test_images, test_labels, _ = _decode(test)
+        return RawData.build(train_images, train_labels, test_images, test_labels, names, where=str(root))
+
+    return cached([*train, *test], decode)
+
+
+def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
+    for prefix in prefixes:
+        found = sorted([*root.glob(f"{prefix}*.parquet"), *root.glob(f"data/{prefix}*.parquet")])
+        if found:
+            return found
+    seen = ", ".join(sorted(p.name for p in root.glob("*.parquet"))[:5]) or "no parquet files"
+    raise DataError(f"no {' or '.join(f'{p}*.parquet' for p in prefixes)} (found {seen})", str(root))
+
+
+def _decode(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Images uint8 ``(N, H, W, C)``, labels int64 ``(N,)`` and class names (may be empty)."""
+    try:
+        import PIL.Image  # noqa: F401
+        import pyarrow.parquet as pq
+    except ImportError as exc:
+        raise DataError(f"parquet needs {exc.name}", "data.name", "pip install 'gcp-sweep[data]'") from exc
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    names: tuple[str, ...] = ()
+    for file in files:
+        try:
+            table = pq.ParquetFile(file)
+            names = names or _class_names(table.schema_arrow)
+            columns = _columns(table.schema_arrow.names, file)
+            for batch in table.iter_batches(batch_size=1024, columns=list(columns)):
+                _decode_batch(batch.to_pydict(), columns, file, images, labels)
+                if len(images) % 10240 == 0:
+                    log.info("%s: %d images decoded", file.name, len(images))
+        except (OSError, ValueError) as exc:
+            raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
+    return np.stack(images), np.asarray(labels, dtype=np.int64), names
+
+
+def _columns(present: Sequence[str], file: Path) -> tuple[str, str]:
+    found = []
+    for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS):
+        match = next((name for name in wanted if name in present), None)
+        if match is None:
+            raise DataError(f"no column {' or '.join(wanted)} (has {', '.join(present)})", str(file))
+        found.append(match)
+    return found[0], found[1]
+
+
+def _decode_batch(
+    batch: dict[str, list[Any]],
+    columns: tuple[str, str],
+    file: Path,
+    images: list[np.ndarray],
+    labels: list[int],
+) -> None:
+    for item, label in zip(batch[columns[0]], batch[columns[1]]):
+        row = len(images)
+        encoded = item.get("bytes") if isinstance(item, dict) else item
+        if not isinstance(encoded, bytes):
+            raise DataError(f"row {row} holds no image bytes", str(file))
+        if not isinstance(label, int):
+            raise DataError(f"row {row} has label {label!r}, not a whole number", str(file))
+        pixels = _pixels(encoded, row, file, images[0].shape[-1] if images else None)
+        if images and pixels.shape != images[0].shape:
+            raise DataError(
+                f"row {row} is {pixels.shape[:2]}, the first image {images[0].shape[:2]}",
+                str(file),
+                "all images must have one size",
+            )
+        images.append(pixels)
+        labels.append(label)
+
+
+def _pixels(encoded: bytes, row: int, file: Path, channels: int | None) -> np.ndarray:
+    """uint8 ``(H, W, C)``. The first image decides between grey and colour."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            grey = image.mode in ("L", "1") if channels is None else channels == 1
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, ValueError, SyntaxError) as exc:
+        raise DataError(f"the image in row {row} cannot be decoded: {exc}", str(file)) from exc
+    return pixels[..., None] if pixels.ndim == 2 else pixels
+
+
+def _class_names(schema: Any) -> tuple[str, ...]:
+    """Class names from the data set's own metadata, if it has them in the usual form."""
+    try:
+        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+    except (KeyError, TypeError, ValueError):
+        return ()
+    for column in LABEL_COLUMNS:
+        names = features.get(column, {}).get("names")
+        if isinstance(names, list):
+            return tuple(str(name) for name in names)
+    return ()

@@ -1,0 +1,86 @@
+"""From a :class:`~gcp_core.config.DataConfig` to the three splits of a trial."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+
+from gcp_core.config import DataConfig
+from gcp_core.data.digits import load_digits
+from gcp_core.data.images import Images, Normalise, RawData, Splits
+from gcp_core.data.parquet import load_parquet
+from gcp_core.data.split import train_val_rows
+from gcp_core.errors import DataError, did_you_mean
+from gcp_core.factory import is_factory_name, load_factory
+from gcp_core.seeds import generator
+
+SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
+    "digits": load_digits,
+    "parquet": load_parquet,
+}
+
+
+def data_names() -> list[str]:
+    """The data sets we know by name; ``package.module:factory`` comes on top."""
+    return sorted(SOURCES)
+
+
+def load_raw(config: DataConfig) -> RawData:
+    """All images of the source, unsplit.
+
+    A factory named by ``package.module:factory`` takes the :class:`DataConfig` and returns a :class:`RawData`
+    (see :meth:`RawData.build`).
+    """
+    if config.name in SOURCES:
+        return SOURCES[config.name](config)
+    if is_factory_name(config.name):
+        data = load_factory(config.name, "data.name", DataError)(config)
+        if not isinstance(data, RawData):
+            raise DataError(f"{config.name} returned a {type(data).__name__}, not a RawData", "data.name")
+        return data
+    hint = did_you_mean(config.name, data_names())
+    raise DataError(f"{config.name!r} is unknown", "data.name", f"{hint}; or package.module:factory")
+
+
+@lru_cache(maxsize=2)
+def load_splits(config: DataConfig) -> Splits:
+    """Training, validation and test images of ``config``.
+
+    The validation split (and a training subset) is stratified and depends on ``config.split_seed`` only. The last
+    two results are kept, so a worker that runs trial after trial loads its data once.
+    """
+    raw = load_raw(config)
+    labels = torch.from_numpy(raw.train_labels)
+    train, val = train_val_rows(
+        labels,
+        config.val_share,
+        config.val_images,
+        config.train_images,
+        generator(config.split_seed, "split"),
+    )
+    pixels = torch.from_numpy(raw.train_images)
+    test = Images(
+        torch.from_numpy(raw.test_images),
+        torch.from_numpy(raw.test_labels),
+        torch.arange(len(raw.test_labels)),
+    )
+    return Splits(
+        train=Images(pixels, labels, train),
+        val=Images(pixels, labels, val),
+        test=test,
+        num_classes=raw.num_classes,
+        normalise=Normalise(raw.mean, raw.std),
+        digest=raw.digest,
+        class_names=raw.class_names,
+    )
+
+
+def resolve_augmentation(config: DataConfig, image_size: tuple[int, int]) -> tuple[str, int]:
+    """``auto`` and None made concrete: the augmentation's name and its padding in pixels."""
+    augment = config.augment
+    if augment == "auto":
+        augment = "crop" if config.name == "digits" else "crop_flip"
+    padding = max(1, min(image_size) // 8) if config.crop_padding is None else config.crop_padding
+    return augment, padding
