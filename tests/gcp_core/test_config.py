@@ -1,0 +1,64 @@
+"""The trial's configuration checks itself and names what is wrong."""
+
+import pickle
+
+import pytest
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.errors import ConfigError, InfeasibleTarget
+
+BAD = [
+    (lambda: TrainConfig(epochs=0), "train.epochs: 0 is not a whole number >= 1"),
+    (lambda: TrainConfig(epochs=True), "train.epochs: True is not"),
+    (lambda: TrainConfig(lr=-0.1), "train.lr: -0.1 is not a number in (0.0, inf)"),
+    (lambda: TrainConfig(lr=float("nan")), "train.lr: nan is not"),
+    (lambda: TrainConfig(schedule="one-cycle"), 'did you mean "one_cycle"?'),
+    (lambda: TrainConfig(nesterov=True, momentum=0.0), "train.nesterov"),
+    (lambda: PruneConfig(target=1.0), "prune.target: 1.0 would remove everything"),
+    (lambda: PruneConfig(target=1.5), "prune.target: 1.5 is not a number in (0.0, 1.0]"),
+    (lambda: PruneConfig(ratio=0.2, count=3), "ratio and count cannot both be given"),
+    (lambda: PruneConfig(of="mac"), 'did you mean "macs"?'),
+    (lambda: PruneConfig(until=0), "prune.until: 0 is not a whole number >= 1"),
+    (lambda: PruneConfig(until=1.5), "prune.until: 1.5"),
+    (lambda: PruneConfig(residual="scattered"), 'did you mean "scatter"?'),
+    (lambda: PruneConfig(scoring_images="all"), "prune.scoring_images"),
+    (lambda: DataConfig(val_share=0.0), "data.val_share"),
+    (lambda: ModelConfig(width=0), "model.width"),
+    (lambda: TrialConfig.from_dict({"prune": {"intervall": 3}}), "prune.intervall: unknown key (value 3)"),
+    (lambda: TrialConfig.from_dict({"prune": {"intervall": 3}}), 'did you mean "interval"?'),
+]
+
+
+@pytest.mark.parametrize(("build", "text"), BAD)
+def test_a_bad_value_is_refused_with_its_path_and_what_is_allowed(build, text):
+    with pytest.raises(ConfigError) as caught:
+        build()
+    assert text in str(caught.value)
+
+
+def test_a_configuration_survives_the_round_trip_through_plain_values():
+    config = TrialConfig(
+        seed=3, prune=PruneConfig(exclude=("layer1.*",), count=7, options={"read": "branch"})
+    )
+    assert TrialConfig.from_dict(config.to_dict()) == config
+    assert TrialConfig.from_dict(config.baseline().to_dict()).prune is None
+
+
+def test_config_id_ignores_the_seed_and_the_key_does_not():
+    one, two = TrialConfig(seed=1), TrialConfig(seed=2)
+    assert one.config_id() == two.config_id()
+    assert one.key() != two.key()
+    assert one.key() == TrialConfig(seed=1, threads=2).key()
+
+
+def test_ratio_defaults_only_when_no_count_is_given():
+    assert PruneConfig().ratio == 0.2
+    assert PruneConfig(count=5).ratio is None
+
+
+def test_errors_keep_their_fields_through_pickle():
+    error = InfeasibleTarget("too much", "prune.target", "lower it")
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is InfeasibleTarget
+    assert (again.message, again.where, again.hint) == ("too much", "prune.target", "lower it")
+    assert str(again) == "prune.target: too much (lower it)"
