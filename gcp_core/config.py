@@ -48,7 +48,10 @@ class DataConfig:
 
     Attributes:
         name: ``digits``, ``parquet``, ... or ``package.module:factory``.
-        path: folder or file; required by ``parquet`` and ``imagefolder``, no default.
+        path: folder of the files; required by all but ``digits``, no default.
+        download: ``cifar10`` and ``cifar100`` may fetch their files into ``path``.
+        image_size: ``imagefolder``: shorter side resized to this, then the centre is cut out (None = all images
+            have one size already).
         val_share: share of the training images held out for validation (stratified).
         val_images: a number of images instead of the share.
         train_images: train on a stratified subset of this many images (None = all that are left).
@@ -60,6 +63,8 @@ class DataConfig:
 
     name: str = "digits"
     path: str | None = None
+    download: bool = False
+    image_size: int | None = None
     val_share: float = 0.1
     val_images: int | None = None
     train_images: int | None = None
@@ -75,6 +80,8 @@ class DataConfig:
             _integer("data.val_images", self.val_images, 1)
         if self.train_images is not None:
             _integer("data.train_images", self.train_images, 1)
+        if self.image_size is not None:
+            _integer("data.image_size", self.image_size, 1)
         _integer("data.split_seed", self.split_seed, 0)
         _one_of("data.augment", self.augment, AUGMENTATIONS)
         if self.crop_padding is not None:
@@ -264,7 +271,9 @@ def _build(cls: type, values: dict[str, Any], prefix: str) -> Any:
     allowed = [f.name for f in dataclasses.fields(cls)]
     for name in values:
         if name not in allowed:
-            raise ConfigError(f"unknown key (value {values[name]!r})", f"{prefix}{name}", did_you_mean(name, allowed))
+            raise ConfigError(
+                f"unknown key (value {values[name]!r})", f"{prefix}{name}", did_you_mean(name, allowed)
+            )
     return cls(**values)
 
 

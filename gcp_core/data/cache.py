@@ -34,12 +34,14 @@ def cache_folder() -> Path:
     return Path(base).expanduser().absolute() / "gcp-sweep"
 
 
-def cached(files: Sequence[Path], decode: Callable[[], RawData]) -> RawData:
+def cached(files: Sequence[Path], decode: Callable[[], RawData], variant: str = "") -> RawData:
     """What ``decode()`` returns, from the cache if these files (path, size, time) were decoded before.
+
+    ``variant`` names whatever else decides about the result (an image size, say).
 
     Only one process decodes; others wait for its lock. The entry appears by one rename, so it is whole or absent.
     """
-    key = _key(files)
+    key = _key(files, variant)
     root = cache_folder()
     try:
         root.mkdir(parents=True, exist_ok=True)
@@ -54,8 +56,8 @@ def cached(files: Sequence[Path], decode: Callable[[], RawData]) -> RawData:
         raise DataError(f"cannot use the cache folder: {exc}", str(root), "set GCP_CACHE_DIR") from exc
 
 
-def _key(files: Sequence[Path]) -> str:
-    sha = hashlib.sha256(str(DECODER_VERSION).encode())
+def _key(files: Sequence[Path], variant: str) -> str:
+    sha = hashlib.sha256(f"{DECODER_VERSION}{variant}".encode())
     for file in files:
         stat = file.stat()
         sha.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode())

@@ -13,6 +13,7 @@ import numpy as np
 
 from gcp_core.config import DataConfig
 from gcp_core.data.cache import cached
+from gcp_core.data.decode import decode_image, source_folder
 from gcp_core.data.images import RawData
 from gcp_core.errors import DataError
 
@@ -33,13 +34,7 @@ def load_parquet(config: DataConfig) -> RawData:
     Raises:
         DataError: the path, a file, a column or an image is missing or corrupt, or labels are out of range.
     """
-    if config.path is None:
-        raise DataError(
-            "the folder of the parquet files is needed", "data.path", "data.path=/folder/with/train.parquet"
-        )
-    root = Path(config.path).expanduser()
-    if not root.is_dir():
-        raise DataError(f"{config.path!r} is not a folder", "data.path")
+    root = source_folder(config)
     train, test = _files(root, TRAIN_PREFIXES), _files(root, TEST_PREFIXES)
 
     def decode() -> RawData:
@@ -107,7 +102,8 @@ def _decode_batch(
             raise DataError(f"row {row} holds no image bytes", str(file))
         if not isinstance(label, int):
             raise DataError(f"row {row} has label {label!r}, not a whole number", str(file))
-        pixels = _pixels(encoded, row, file, images[0].shape[-1] if images else None)
+        channels = images[0].shape[-1] if images else None
+        pixels = decode_image(io.BytesIO(encoded), f"the image in row {row}", file, channels)
         if images and pixels.shape != images[0].shape:
             raise DataError(
                 f"row {row} is {pixels.shape[:2]}, the first image {images[0].shape[:2]}",
@@ -116,19 +112,6 @@ def _decode_batch(
             )
         images.append(pixels)
         labels.append(label)
-
-
-def _pixels(encoded: bytes, row: int, file: Path, channels: int | None) -> np.ndarray:
-    """uint8 ``(H, W, C)``. The first image decides between grey and colour."""
-    from PIL import Image
-
-    try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            grey = image.mode in ("L", "1") if channels is None else channels == 1
-            pixels = np.asarray(image.convert("L" if grey else "RGB"))
-    except (OSError, ValueError, SyntaxError) as exc:
-        raise DataError(f"the image in row {row} cannot be decoded: {exc}", str(file)) from exc
-    return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
 def _class_names(schema: Any) -> tuple[str, ...]:

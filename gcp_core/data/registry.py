@@ -8,7 +8,9 @@ from functools import lru_cache
 import torch
 
 from gcp_core.config import DataConfig
+from gcp_core.data.cifar import load_cifar
 from gcp_core.data.digits import load_digits
+from gcp_core.data.imagefolder import load_imagefolder
 from gcp_core.data.images import Images, Normalise, RawData, Splits
 from gcp_core.data.parquet import load_parquet
 from gcp_core.data.split import train_val_rows
@@ -17,7 +19,10 @@ from gcp_core.factory import is_factory_name, load_factory
 from gcp_core.seeds import generator
 
 SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
+    "cifar10": load_cifar,
+    "cifar100": load_cifar,
     "digits": load_digits,
+    "imagefolder": load_imagefolder,
     "parquet": load_parquet,
 }
 

@@ -126,7 +126,7 @@ def test_damaged_data_is_refused_with_file_and_row(parquet, harm, text):
 
 
 def test_a_missing_path_is_refused():
-    with pytest.raises(DataError, match=r"data\.path: the folder of the parquet files is needed"):
+    with pytest.raises(DataError, match=r"data\.path: parquet needs the folder of its files"):
         load_splits(DataConfig(name="parquet"))
     with pytest.raises(DataError, match=r"data\.path: 'nowhere' is not a folder"):
         load_splits(DataConfig(name="parquet", path="nowhere"))
@@ -138,7 +138,7 @@ def test_an_unknown_data_set_gets_a_suggestion():
 
 
 def test_class_names_come_from_the_metadata_and_bound_the_labels(parquet):
-    folder, images, _ = parquet
+    folder, _images, _ = parquet
     table = pq.read_table(folder / "train.parquet")
     info = {"info": {"features": {"label": {"names": ["cat", "dog"], "_type": "ClassLabel"}}}}
     table = table.replace_schema_metadata({"huggingface": json.dumps(info)})
@@ -269,3 +269,61 @@ def test_the_scoring_sample_is_balanced_fixed_and_at_least_ten_a_class(wanted, e
     counts = sample.labels.bincount()
     assert counts.min() >= min(10, expected // 10)
     assert torch.equal(sample.rows, scoring_sample(splits.train, wanted, 10, seed=3).rows)
+
+
+@pytest.fixture
+def image_folder(tmp_path, monkeypatch):
+    """Two classes, six training and two test images of differing sizes; grey left half, white right half."""
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
+    root = tmp_path / "set"
+    for split, number in (("train", 6), ("val", 2)):
+        for i in range(number):
+            pixels = np.full((8 + i, 12, 3), 100, np.uint8)
+            pixels[:, 6:] = 255
+            path = root / split / ("dog" if i % 2 else "cat") / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(png(pixels))
+    return root
+
+
+def test_an_image_folder_is_resized_and_its_centre_cut_out(image_folder):
+    splits = load_splits(DataConfig("imagefolder", path=str(image_folder), image_size=4, val_images=2))
+    assert splits.class_names == ("cat", "dog")
+    assert splits.image_size == (4, 4)
+    assert (len(splits.train), len(splits.val), len(splits.test)) == (4, 2, 2)
+    # The shorter side (8 and 9 rows) becomes 4, the cut keeps the grey-white edge in the middle.
+    assert splits.test.images[0, :, 0].float().mean() == 100
+    assert splits.test.images[0, :, 3].float().mean() == 255
+
+
+def broken_png(root):
+    (root / "train" / "cat" / "0.png").write_bytes(b"no image")
+
+
+def no_test_folder(root):
+    (root / "val").rename(root / "other")
+
+
+def new_class(root):
+    (root / "val" / "emu").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("harm", "size", "text"),
+    [
+        (broken_png, 4, "0.png: the image cannot be decoded"),
+        (no_test_folder, 4, "there must be a train folder, and a test or val folder"),
+        (new_class, 4, "class 'emu' does not occur in train"),
+        (lambda root: None, None, "the image is (10, 12), the first one (8, 12) (set data.image_size)"),
+    ],
+)
+def test_a_damaged_image_folder_is_refused(image_folder, harm, size, text):
+    harm(image_folder)
+    with pytest.raises(DataError) as caught:
+        load_splits(DataConfig("imagefolder", path=str(image_folder), image_size=size, val_images=2))
+    assert text in str(caught.value)
+
+
+def test_cifar_that_is_not_there_says_how_to_get_it(tmp_path):
+    with pytest.raises(DataError, match=r"cifar10 cannot be loaded.*data\.download=true fetches it"):
+        load_splits(DataConfig("cifar10", path=str(tmp_path)))

@@ -1,0 +1,76 @@
+"""Images in folders: ``train/<class>/<image>`` and ``test/<class>/<image>`` (or ``val``)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from gcp_core.config import DataConfig
+from gcp_core.data.cache import cached
+from gcp_core.data.decode import decode_image, source_folder
+from gcp_core.data.images import RawData
+from gcp_core.errors import DataError
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".gif", ".tif", ".tiff")
+TEST_FOLDERS = ("test", "val", "valid", "validation")
+
+
+def load_imagefolder(config: DataConfig) -> RawData:
+    """Every image below ``config.path``; classes are the folders of ``train`` in alphabetical order.
+
+    Raises:
+        DataError: a split or class is missing, an image cannot be decoded or has another size than the first.
+    """
+    root = source_folder(config)
+    train = root / "train"
+    test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
+    if not train.is_dir() or test is None:
+        raise DataError("there must be a train folder, and a test or val folder", str(root))
+    classes = sorted(p.name for p in train.iterdir() if p.is_dir())
+    if not classes:
+        raise DataError("no class folders", str(train))
+    strangers = sorted({p.name for p in test.iterdir() if p.is_dir()} - set(classes))
+    if strangers:
+        raise DataError(f"class {strangers[0]!r} does not occur in {train.name}", str(test))
+    files = {split: _files(split, classes) for split in (train, test)}
+
+    def decode() -> RawData:
+        arrays = [array for split in (train, test) for array in _decode(files[split], config.image_size)]
+        return RawData.build(*arrays, tuple(classes), where=str(root))
+
+    variant = "" if config.image_size is None else f"size{config.image_size}"
+    return cached([path for split in (train, test) for path, _ in files[split]], decode, variant)
+
+
+def _files(split: Path, classes: list[str]) -> list[tuple[Path, int]]:
+    found = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in sorted((split / name).rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+    ]
+    if not found:
+        raise DataError(f"no images ({', '.join(SUFFIXES)})", str(split))
+    return found
+
+
+def _decode(files: list[tuple[Path, int]], image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 ``(N, H, W, C)`` and labels int64 ``(N,)``."""
+    first = decode_image(files[0][0], "the image", files[0][0], None, image_size)
+    images = np.empty((len(files), *first.shape), dtype=np.uint8)
+    for i, (path, _) in enumerate(files):
+        pixels = decode_image(path, "the image", path, first.shape[-1], image_size)
+        if pixels.shape != first.shape:
+            raise DataError(
+                f"the image is {pixels.shape[:2]}, the first one {first.shape[:2]}",
+                str(path),
+                "set data.image_size",
+            )
+        images[i] = pixels
+        if (i + 1) % 10_000 == 0:
+            log.info("%d of %d images decoded", i + 1, len(files))
+    return images, np.array([label for _, label in files], dtype=np.int64)
