@@ -1,0 +1,53 @@
+"""What every benchmark writes beside its numbers: machine, versions, command, date."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def environment() -> dict[str, Any]:
+    """The machine and the versions that the numbers belong to."""
+    cpu = next(
+        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
+        "?",
+    )
+    return {
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "date": date.today().isoformat(),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+    }
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """The ``--out`` option of every benchmark."""
+    parser.add_argument("--out", type=Path, help="write the numbers as JSON")
+
+
+def write(out: Path | None, results: Any) -> None:
+    """Print the numbers, and write them with :func:`environment` if ``out`` is given."""
+    content = {"environment": environment(), "results": results}
+    print(json.dumps(content, indent=1))
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []
