@@ -1,0 +1,249 @@
+"""From a model and one example input to its groups."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fnmatch import fnmatchcase
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from gcp_core.cost import fit_to_model, measure_cost
+from gcp_core.errors import GcpError, ModelError, PlanError, did_you_mean
+from gcp_core.groups.join_ops import JOIN_HANDLERS, default
+from gcp_core.groups.labels import MacTerm
+from gcp_core.groups.layer_ops import LAYER_HANDLERS
+from gcp_core.groups.shape_ops import SHAPE_HANDLERS
+from gcp_core.groups.structure import Attribute, Axis, GatePoint, Group, Groups, Layout, Member, channels_of
+from gcp_core.groups.trace import Tracer
+
+_log = logging.getLogger(__name__)
+_HANDLERS = {**JOIN_HANDLERS, **SHAPE_HANDLERS, **LAYER_HANDLERS}
+_MODES = ("coupled", "scatter", "inner")
+
+
+def find_groups(
+    model: nn.Module, example_input: Tensor, *, residual: str = "coupled", exclude: Sequence[str] = ()
+) -> Groups:
+    """Which channels can be removed, and what must go together; the model is left as it was.
+
+    One forward is traced in eval mode, a second one in training mode if parameters stay unused (auxiliary heads).
+
+    Args:
+        example_input: ``(N, C, H, W)``; the first image is used, moved to the model's device and type.
+        residual: ``coupled`` ties a stage's stream channels; ``scatter`` lets each block's last conv lose channels
+            on its own (the paper's removal); ``inner`` leaves everything a residual sum touches.
+        exclude: module-name patterns (``fnmatch``) of layers whose channels are never removed.
+
+    Raises:
+        ModelError: half-precision or non-finite weights, an input that does not fit, a shared module, nothing to
+            prune.
+        PlanError: an unknown residual mode.
+    """
+    if residual not in _MODES:
+        raise PlanError(f"{residual!r} is unknown", "residual", did_you_mean(residual, _MODES))
+    check_weights(model)
+    tracer = Tracer(model, _HANDLERS, default, residual)
+    terms = _watch(tracer, model, fit_to_model(example_input, model), example_input)
+    _freeze_scatters_with_other_readers(tracer)
+    for pattern in exclude:
+        matched = [p for p in tracer.producers.values() if fnmatchcase(p.layer, pattern)]
+        if not matched:
+            _log.warning("exclude pattern %r matches no conv or linear layer", pattern)
+        for producer in matched:
+            tracer.atoms.freeze(producer.atoms, f"excluded by {pattern!r}")
+    return _build(tracer, model, terms, example_input)
+
+
+def check_weights(model: nn.Module) -> None:
+    """Refuse weights that cannot be pruned while training.
+
+    Raises:
+        ModelError: a parameter is half-precision, not finite, or registered under two names.
+    """
+    seen: dict[int, str] = {}
+    for name, tensor in model.named_parameters(remove_duplicate=False):
+        if id(tensor) in seen:
+            hint = "shared modules and tied weights cannot be pruned"
+            raise ModelError(f"the same parameter is also registered as {seen[id(tensor)]!r}", name, hint)
+        seen[id(tensor)] = name
+        if tensor.dtype in (torch.float16, torch.bfloat16):
+            hint = "keep the weights in float32 and train under autocast"
+            raise ModelError(f"half-precision weights ({tensor.dtype}) cannot be pruned", name, hint)
+        if not bool(torch.isfinite(tensor.detach()).all()):
+            raise ModelError("the weights are not finite", name, "has training diverged?")
+
+
+def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> list[MacTerm]:
+    """Trace the eval forward, and the training forward if that uses more; returns the eval forward's MACs."""
+    with _untouched(model, image.device):
+        try:
+            model.eval()
+            tracer.watch(model, image)
+            terms = list(tracer.terms)
+            if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
+                model.train()
+                tracer.watch(model, image)
+        except GcpError:
+            raise
+        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as exc:
+            shape = tuple(given.shape)
+            raise ModelError(
+                f"the model does not run on an input of shape {shape}: {exc}", "example_input"
+            ) from exc
+    return terms
+
+
+@contextmanager
+def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Restore modes, buffers and random state afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(b, b.clone()) for b in model.buffers()]
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        try:
+            yield
+        finally:
+            for module, training in modes:
+                module.training = training
+            with torch.no_grad():
+                for buffer, value in buffers:
+                    buffer.copy_(value)
+
+
+def _freeze_scatters_with_other_readers(tracer: Tracer) -> None:
+    """A norm whose output is read by more than the residual sum cannot be widened for the sum alone."""
+    for norm in sorted(set(tracer.scatter) & tracer.norm_uses):
+        tracer.atoms.freeze(tracer.scatter.pop(norm), f"{norm} feeds more than the residual sum")
+
+
+def _build(tracer: Tracer, model: nn.Module, terms: list[MacTerm], example_input: Tensor) -> Groups:
+    unit_of = _UnitNumbers(tracer)
+    groups = _make_groups(tracer, unit_of)
+    frozen = _frozen_layers(tracer)
+    if not groups:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in list(frozen.items())[:5])
+        raise ModelError(
+            "the model has no prunable group", "model", why or "it has no conv or hidden linear layer"
+        )
+    layout = _layout(tracer, model, unit_of, terms)
+    found = Groups(groups, frozen, tracer.residual, layout)
+    if tracer.contractions:
+        rest = measure_cost(model, example_input).macs - found.cost()[0]
+        found = Groups(groups, frozen, tracer.residual, _with_fixed_macs(layout, rest))
+    return found
+
+
+def _with_fixed_macs(layout: Layout, macs: int) -> Layout:
+    return replace(layout, fixed_macs=macs)
+
+
+class _UnitNumbers:
+    """Global unit numbers: groups in forward order, units by their first channel."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        atoms = tracer.atoms
+        owners: dict[int, dict[str, None]] = {}
+        for producer in tracer.producers.values():
+            for atom in producer.atoms.tolist():
+                if atoms.reason(atom) is None:
+                    owners.setdefault(atoms.find(atom), {})[producer.layer] = None
+        #: layers that a group touches -> its classes of atoms, both in forward order.
+        self.classes: dict[tuple[str, ...], list[int]] = {}
+        for root, layers in owners.items():
+            self.classes.setdefault(tuple(layers), []).append(root)
+        self._atoms = atoms
+        self.scored = {layers: _scored(tracer, layers) for layers in self.classes}
+        self._order_units(tracer)
+        self._number: dict[int, int] = {}
+        for roots in self.classes.values():
+            for root in roots:
+                self._number[root] = len(self._number)
+
+    def _order_units(self, tracer: Tracer) -> None:
+        """Sort groups by their naming layer's place in the forward, units by their first channel in it."""
+        order = {layer: i for i, layer in enumerate(tracer.producers)}
+        naming = {layers: next(x for x in layers if x in self.scored[layers]) for layers in self.classes}
+        found: dict[tuple[str, ...], list[int]] = {}
+        first: dict[tuple[str, ...], int] = {}
+        for layers, roots in self.classes.items():
+            wanted, seen = set(roots), {}
+            for channel, atom in enumerate(tracer.producers[naming[layers]].atoms.tolist()):
+                root = self._atoms.find(atom)
+                if root in wanted:
+                    seen.setdefault(root, channel)
+            found[layers] = sorted(seen, key=lambda root: seen[root])
+            first[layers] = min(seen.values())
+        self.classes = {k: found[k] for k in sorted(found, key=lambda k: (order[naming[k]], first[k]))}
+
+    def of(self, atoms: np.ndarray) -> np.ndarray:
+        """Unit of each atom, -1 for what is never removed."""
+        find, number = self._atoms.find, self._number
+        return np.array([number.get(find(a), -1) if a else -1 for a in atoms.tolist()], dtype=np.int64)
+
+
+def _scored(tracer: Tracer, layers: tuple[str, ...]) -> frozenset[str]:
+    passive = (tracer.skip | tracer.gate) - tracer.branch
+    scored = frozenset(layer for layer in layers if layer not in passive)
+    return scored or frozenset(layers)
+
+
+def _make_groups(tracer: Tracer, unit_of: _UnitNumbers) -> tuple[Group, ...]:
+    groups: list[Group] = []
+    names: Counter[str] = Counter()
+    first = 0
+    order = {layer: i for i, layer in enumerate(tracer.producers)}
+    for layers, roots in unit_of.classes.items():
+        scored = unit_of.scored[layers]
+        wanted = np.arange(first, first + len(roots))
+        members = tuple(
+            Member(layer, layer in scored, channels_of(unit_of.of(tracer.producers[layer].atoms), wanted))
+            for layer in sorted(layers, key=order.__getitem__)
+        )
+        base = next(m.layer for m in members if m.scored)
+        names[base] += 1
+        name = base if names[base] == 1 else f"{base}#{names[base]}"
+        groups.append(Group(name, members, first, len(roots)))
+        first += len(roots)
+    return tuple(groups)
+
+
+def _frozen_layers(tracer: Tracer) -> dict[str, str]:
+    frozen = {}
+    for producer in tracer.producers.values():
+        reasons = [reason for a in producer.atoms.tolist() if (reason := tracer.atoms.reason(a)) is not None]
+        if reasons:
+            part = "" if len(reasons) == producer.size else f" ({len(reasons)} of {producer.size} channels)"
+            frozen[producer.layer] = reasons[0] + part
+    return frozen
+
+
+def _layout(tracer: Tracer, model: nn.Module, unit_of: _UnitNumbers, terms: list[MacTerm]) -> Layout:
+    gates = [GatePoint(layer, 1, unit_of.of(atoms)) for layer, atoms in tracer.norms.items()]
+    for layer in (layer for layer in tracer.producers if layer in tracer.raw):
+        producer = tracer.producers[layer]
+        gates.append(GatePoint(layer, producer.dim, unit_of.of(producer.atoms)))
+    axes = dict(tracer.axes)
+    scatters = {norm: len(atoms) for norm, atoms in tracer.scatter.items()}
+    for norm in scatters:
+        axes.setdefault((f"{norm}.scatter_index", 0), tracer.scatter[norm])
+    for name, module in tracer.modules.items():
+        if f"{name}.scatter_index" in tracer.touched:
+            scatters[name] = int(module.full_channels)
+    return Layout(
+        axes=tuple(Axis(tensor, dim, unit_of.of(atoms)) for (tensor, dim), atoms in axes.items()),
+        attributes=tuple(
+            Attribute(m, n, unit_of.of(a), per) for (m, n), (a, per) in tracer.attributes.items()
+        ),
+        gates=tuple(gates),
+        terms=tuple(MacTerm(t.layer, t.factor, unit_of.of(t.outs), unit_of.of(t.ins)) for t in terms),
+        fixed_macs=0,
+        scatters=scatters,
+        layers={p.layer: unit_of.of(p.atoms) for p in tracer.producers.values()},
+        param_shapes={n: tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad},
+    )

@@ -1,0 +1,296 @@
+"""What elementwise functions, sums, products and concatenations do to labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gcp_core.groups.labels import Label, compressed
+from gcp_core.groups.trace import Handler, Tracer, operation_name, tensors_in
+
+_Func = Callable[..., Any]
+_Args = tuple[Any, ...]
+_Kwargs = dict[str, Any]
+
+#: f(0) = 0: a gated channel stays zero.
+_ZERO_STAYS = (
+    *(
+        "relu",
+        "relu6",
+        "hardtanh",
+        "leaky_relu",
+        "rrelu",
+        "elu",
+        "selu",
+        "celu",
+        "gelu",
+        "silu",
+        "hardswish",
+        "mish",
+    ),
+    *(
+        "tanh",
+        "tanhshrink",
+        "softshrink",
+        "hardshrink",
+        "softsign",
+        "dropout",
+        "dropout1d",
+        "dropout2d",
+        "dropout3d",
+    ),
+    *(
+        "feature_dropout",
+        "contiguous",
+        "clone",
+        "detach",
+        "to",
+        "float",
+        "double",
+        "type_as",
+        "neg",
+        "abs",
+        "sqrt",
+    ),
+    *("square", "sin", "erf", "get:data", "requires_grad", "identity", "nan_to_num", "type"),
+)
+#: f(0) != 0: fine as a gate that is multiplied onto a signal, not in front of a layer.
+_ZERO_MOVES = (
+    "sigmoid",
+    "hardsigmoid",
+    "logsigmoid",
+    "softplus",
+    "exp",
+    "cos",
+    "alpha_dropout",
+    "reciprocal",
+)
+#: Results that carry no channel values.
+_NO_VALUES = (
+    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
+    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "size", "dim", "numel", "stride"),
+)
+_MIXES = {
+    "layer_norm": "normalises across channels, so no channel can go alone",
+    "group_norm": "normalises across channels, so no channel can go alone",
+    "local_response_norm": "normalises across channels, so no channel can go alone",
+    "softmax": "mixes values across channels",
+    "multi_head_attention_forward": "is attention, whose heads have a fixed width",
+    "scaled_dot_product_attention": "is attention, whose heads have a fixed width",
+}
+_CONTRACTIONS = (
+    "matmul",
+    "bmm",
+    "mm",
+    "einsum",
+    "baddbmm",
+    "addmm",
+    "addbmm",
+    "tensordot",
+    "multi_head_attention_forward",
+)
+_CONTRACTIONS += (
+    "scaled_dot_product_attention",
+    "conv_transpose1d",
+    "conv_transpose2d",
+    "conv_transpose3d",
+    "bilinear",
+)
+
+
+def default(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    """An operation nobody described: whatever labelled values it touches are frozen."""
+    out = func(*args, **kwargs)
+    name = operation_name(func)
+    if name in _CONTRACTIONS or name == "__matmul__":
+        tracer.contractions.add(name)
+    results = tensors_in(out)
+    in_place = getattr(func, "__name__", "").endswith("_")
+    labelled = [label for t in tensors_in([args, kwargs]) if (label := tracer.label(t)) is not None]
+    if labelled and (results or in_place):
+        reason = f"{name} {_MIXES.get(name, 'is an operation the channel analysis does not follow')}"
+        for label in labelled:
+            tracer.consume(label)
+            tracer.freeze(label, reason)
+    for tensor in results:
+        tracer.attach(tensor, None)
+    if in_place and args and isinstance(args[0], Tensor):
+        tracer.attach(args[0], None)
+    return out
+
+
+def _no_values(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    return func(*args, **kwargs)
+
+
+def _zero_stays(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    label = tracer.label(_first(args, kwargs))
+    out = func(*args, **kwargs)
+    return tracer.attach(out, label) if isinstance(out, Tensor) else out
+
+
+def _zero_moves(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    label = tracer.label(_first(args, kwargs))
+    out = func(*args, **kwargs)
+    if label is not None:
+        tracer.note_use(label)
+        label = replace(label, zero=False, norm=None)
+    return tracer.attach(out, label)
+
+
+def _first(args: _Args, kwargs: _Kwargs) -> Any:
+    return args[0] if args else kwargs.get("input")
+
+
+def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    """Sum, difference, product or quotient of two values."""
+    name = operation_name(func)
+    left, right = _first(args, kwargs), args[1] if len(args) > 1 else kwargs.get("other")
+    a, b = tracer.label(left), tracer.label(right)
+    shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in (left, right)]
+    out = func(*args, **kwargs)
+    if a is not None:
+        a = _aligned(tracer, a, shapes[0], out.shape)
+    if b is not None:
+        b = _aligned(tracer, b, shapes[1], out.shape)
+    product = name in ("mul", "multiply")
+    if a is None and b is None:
+        return tracer.attach(out, None)
+    if a is not None and b is not None:
+        label = _product(tracer, a, b, shapes) if product else _sum(tracer, a, b)
+        if name not in ("add", "sub", "mul", "multiply"):
+            tracer.freeze(label, f"{name} of two activations")
+        return tracer.attach(out, label)
+    label, other = (a, right) if a is not None else (b, left)
+    return tracer.attach(out, _with_constant(tracer, label, other, name, out.dim()))
+
+
+def _aligned(
+    tracer: Tracer, label: Label, shape: tuple[int, ...], out_shape: tuple[int, ...]
+) -> Label | None:
+    """The label at the result's rank; None (frozen) if one channel is broadcast over several."""
+    ids = label.ids.reshape([1] * (len(out_shape) - len(shape)) + list(label.ids.shape))
+    if len(shape) > 1 and shape[1] == 1 and len(out_shape) > 1 and out_shape[1] > 1:
+        tracer.consume(label)
+        tracer.freeze(label, "its one channel is broadcast over all channels of another activation")
+        return None
+    return replace(label, ids=ids)
+
+
+def _merged(tracer: Tracer, a: Label, b: Label) -> Label:
+    """Tie two labels elementwise; what both have in common."""
+    left, right = torch.broadcast_tensors(a.ids, b.ids)
+    reason = "it is joined with channels that are never removed"
+    tracer.atoms.merge(left.numpy(), right.numpy(), reason)
+    ids = torch.where(left == 0, left, right) if bool((left == 0).any()) else left
+    return Label(ids, False, a.pending | b.pending, a.sources | b.sources, max(a.depth, b.depth))
+
+
+def _product(tracer: Tracer, a: Label, b: Label, shapes: list[tuple[int, ...]]) -> Label:
+    """A gate times a signal (squeeze-excite): zero where either is; only the signal's layers are scored."""
+    tracer.note_use(a)
+    tracer.note_use(b)
+    gate = _gate_of(a, b, shapes)
+    merged = replace(_merged(tracer, a, b), zero=a.zero or b.zero)
+    if gate is None:
+        return merged
+    tracer.gate |= gate.sources
+    signal = b if gate is a else a
+    return replace(merged, sources=signal.sources, depth=signal.depth)
+
+
+def _gate_of(a: Label, b: Label, shapes: list[tuple[int, ...]]) -> Label | None:
+    if a.zero != b.zero:
+        return b if a.zero else a
+    spatial = [int(np.prod(shape[2:])) if len(shape) > 2 else 0 for shape in shapes]
+    return None if spatial[0] == spatial[1] else (a if spatial[0] < spatial[1] else b)
+
+
+def _sum(tracer: Tracer, a: Label, b: Label) -> Label:
+    """A residual sum: the deeper operand is the branch, the other the skip."""
+    deep, shallow = (a, b) if a.depth >= b.depth else (b, a)
+    if deep.depth != shallow.depth:
+        tracer.branch |= deep.sources
+        tracer.skip |= shallow.sources
+    if tracer.residual == "coupled":
+        tracer.note_use(a)
+        tracer.note_use(b)
+        return replace(_merged(tracer, a, b), zero=a.zero and b.zero)
+    reason = f"residual={tracer.residual!r} keeps the residual stream at full width"
+    tracer.freeze(shallow, reason)
+    if tracer.residual == "scatter" and deep.depth != shallow.depth and (deep.norm or deep.scattered):
+        if deep.norm:
+            tracer.scatter[deep.norm] = deep.atoms()
+    else:
+        tracer.freeze(deep, reason)
+    ids = torch.zeros([1] * a.ids.dim(), dtype=torch.int64)
+    return Label(ids, a.zero and b.zero, a.pending | b.pending, a.sources | b.sources, deep.depth)
+
+
+def _with_constant(tracer: Tracer, label: Label, other: Any, name: str, rank: int) -> Label | None:
+    """A labelled value and a number, a parameter or another tensor without labels."""
+    if name == "rdiv":
+        tracer.freeze(label, "it is a divisor")
+        return None
+    product = name in ("mul", "multiply", "div", "divide", "true_divide")
+    if isinstance(other, Tensor) and other.dim() > 0:
+        for dim in label.varying():
+            own = dim - (rank - other.dim())
+            if own < 0 or other.shape[own] == 1:
+                continue
+            tensor = tracer.name(other)
+            if tensor is None or len(label.varying()) > 1:
+                tracer.consume(label)
+                tracer.freeze(label, f"{name} with a tensor that has values of its own for every channel")
+                return None
+            tracer.axis(tensor, own, label.atoms().copy())
+    keeps = product or (isinstance(other, (int, float)) and other == 0)
+    return label if keeps else replace(label, zero=False)
+
+
+def _cat(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    tensors = list(args[0] if args else kwargs["tensors"])
+    dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
+    labels = [tracer.label(t) for t in tensors]
+    out = func(*args, **kwargs)
+    known = [label for label in labels if label is not None]
+    if not known:
+        return tracer.attach(out, None)
+    dim = dim % out.dim()
+    for label in known:
+        tracer.note_use(label)
+    parts = []
+    for tensor, label in zip(tensors, labels, strict=True):
+        ids = torch.zeros([1] * out.dim(), dtype=torch.int64) if label is None else label.ids
+        size = list(ids.shape)
+        size[dim] = tensor.shape[dim]
+        parts.append(ids.expand(size))
+    others = [max(p.shape[d] for p in parts) for d in range(out.dim())]
+    parts = [p.expand([p.shape[d] if d == dim else others[d] for d in range(out.dim())]) for p in parts]
+    joined = Label(
+        compressed(torch.cat(parts, dim)),
+        all(label.zero for label in known),
+        frozenset().union(*(label.pending for label in known)),
+        frozenset().union(*(label.sources for label in known)),
+        max(label.depth for label in known),
+    )
+    if len(joined.varying()) > 1:
+        tracer.consume(joined)
+        tracer.freeze(joined, "it is concatenated along another axis than its channels")
+    return tracer.attach(out, joined)
+
+
+JOIN_HANDLERS: dict[str, Handler] = {
+    **dict.fromkeys(_ZERO_STAYS, _zero_stays),
+    **dict.fromkeys(_ZERO_MOVES, _zero_moves),
+    **dict.fromkeys(_NO_VALUES, _no_values),
+    **dict.fromkeys(
+        ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "rdiv"), _binary
+    ),
+    **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
+}

@@ -1,0 +1,176 @@
+"""One forward under a function mode that carries labels beside activations and writes down what it sees."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from gcp_core.errors import ModelError
+from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer
+
+_LABEL = "_gcp_label"
+
+Handler = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+class Tracer(TorchFunctionMode):
+    """Records producers, the axes of tensors that follow atoms, gates and MACs; see :mod:`gcp_core.groups.labels`.
+
+    One tracer may watch several forwards of one model (eval, then training): what they say is merged.
+
+    Attributes:
+        residual: ``coupled``, ``scatter`` or ``inner``: what a residual sum does.
+        axes: (tensor name, dimension) -> atom of each index.
+        attributes: (module, attribute) -> (atoms, channels per step of the attribute).
+        norms: batch norm -> atoms it passes; ``raw``: layers whose output reaches a consumer without any norm.
+        branch, skip, gate: layers that end a residual branch, feed a shortcut, or produce a multiplicative gate.
+        scatter: batch norm -> atoms, where a branch ends in it; ``norm_uses``: norms whose output has other readers.
+        contractions: operations seen that multiply matrices outside conv and linear layers.
+    """
+
+    def __init__(
+        self, model: nn.Module, handlers: dict[str, Handler], default: Handler, residual: str
+    ) -> None:
+        super().__init__()
+        self.atoms = Atoms()
+        self.residual = residual
+        self.producers: dict[str, Producer] = {}
+        self.axes: dict[tuple[str, int], np.ndarray] = {}
+        self.attributes: dict[tuple[str, str], tuple[np.ndarray, int]] = {}
+        self.norms: dict[str, np.ndarray] = {}
+        self.raw: set[str] = set()
+        self.branch: set[str] = set()
+        self.skip: set[str] = set()
+        self.gate: set[str] = set()
+        self.scatter: dict[str, np.ndarray] = {}
+        self.norm_uses: set[str] = set()
+        self.terms: list[MacTerm] = []
+        self.contractions: set[str] = set()
+        self.touched: set[str] = set()
+        self._seen: set[str] = set()
+        self._handlers = handlers
+        self._default = default
+        self.modules = dict(model.named_modules())
+        self._names = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
+
+    def watch(self, model: nn.Module, image: Tensor) -> None:
+        """Run one forward; every channel that reaches the model's output is frozen."""
+        self._seen = set()
+        with torch.no_grad(), self:
+            output = model(image)
+        for tensor in tensors_in(output):
+            label = self.label(tensor)
+            if label is not None:
+                self.freeze(label, "its channels are the model's output")
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        handler = self._handlers.get(operation_name(func), self._default)
+        return handler(self, func, args, kwargs or {})
+
+    def label(self, value: Any) -> Label | None:
+        """The label that travels with ``value``, or None (constants, the image)."""
+        return getattr(value, _LABEL, None) if isinstance(value, Tensor) else None
+
+    def attach(self, tensor: Tensor, label: Label | None) -> Tensor:
+        """Let ``label`` travel with ``tensor``."""
+        if label is not None or self.label(tensor) is not None:
+            setattr(tensor, _LABEL, label)
+        return tensor
+
+    def name(self, tensor: Any) -> str | None:
+        """State-dict name of a registered parameter or buffer."""
+        return self._names.get(id(tensor)) if isinstance(tensor, Tensor) else None
+
+    def owner(self, tensor: Any) -> str | None:
+        """Name of the module that holds a registered parameter or buffer."""
+        name = self.name(tensor)
+        return None if name is None else name.rpartition(".")[0]
+
+    def consume(self, label: Label) -> None:
+        """A reader other than an elementwise function: raw outputs that reach it must be gated at their source."""
+        self.raw |= label.pending
+        self.note_use(label)
+
+    def note_use(self, label: Label) -> None:
+        """Remember that a norm's output has a reader that is not a residual sum."""
+        if label.norm is not None:
+            self.norm_uses.add(label.norm)
+
+    def freeze(self, label: Label, reason: str) -> None:
+        """Never remove the channels in ``label``."""
+        self.atoms.freeze(label.atoms(), reason)
+        self.note_use(label)
+
+    def channel_atoms(self, value: Any, dim: int, size: int, reader: str) -> np.ndarray:
+        """Atoms of ``value`` along ``dim`` (``(size,)``; zeros if unknown); freezes what varies elsewhere."""
+        label = self.label(value)
+        if label is None:
+            return np.zeros(size, dtype=np.int64)
+        self.consume(label)
+        dim = dim % label.ids.dim()
+        if any(d != dim for d in label.varying()):
+            self.freeze(label, f"{reader} reads its channels along more than one dimension")
+            return np.zeros(size, dtype=np.int64)
+        if not label.zero:
+            self.freeze(label, f"{reader} would read a value that is not zero when the channel is gated")
+        return label.ids.reshape(-1).expand(size).numpy().copy()
+
+    def producer(self, layer: str, size: int, dim: int) -> np.ndarray:
+        """Atoms of a layer's output channels; the same ones in every forward.
+
+        Raises:
+            ModelError: the layer runs twice in one forward.
+        """
+        self.visit(layer)
+        if layer not in self.producers:
+            self.producers[layer] = Producer(layer, self.atoms.new(size), dim)
+        return self.producers[layer].atoms
+
+    def visit(self, layer: str) -> None:
+        """Refuse a second call of the same layer within one forward."""
+        if layer in self._seen:
+            hint = "give each call its own module; shared layers cannot be pruned"
+            raise ModelError("the module is called more than once in one forward", layer or "model", hint)
+        self._seen.add(layer)
+
+    def axis(self, tensor: str, dim: int, atoms: np.ndarray) -> None:
+        """Index i of ``tensor`` along ``dim`` goes when ``atoms[i]`` goes."""
+        self.touched.add(tensor)
+        known = self.axes.setdefault((tensor, dim), atoms)
+        if known is not atoms:
+            self.atoms.merge(known, atoms, "a second forward reads it beside something that is never removed")
+
+    def attribute(self, module: str, name: str, atoms: np.ndarray, per: int = 1) -> None:
+        """``module.name`` = living atoms / ``per``."""
+        self.attributes.setdefault((module, name), (atoms, per))
+
+
+def operation_name(func: Any) -> str:
+    """One name for function, method and in-place form: ``relu`` for ``F.relu``, ``Tensor.relu_``; ``add`` for ``+=``."""
+    name = getattr(func, "__name__", str(func))
+    if name == "__get__":
+        return f"get:{getattr(func.__self__, '__name__', '')}"
+    if name.startswith("__") and name.endswith("__"):
+        core = name[2:-2]
+        return _DUNDER.get(core, name)
+    return name.rstrip("_") or name
+
+
+_DUNDER = {f"{prefix}{op}": op for op in ("add", "sub", "mul") for prefix in ("", "i", "r")}
+_DUNDER |= {"truediv": "div", "itruediv": "div", "rtruediv": "rdiv", "getitem": "getitem"}
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """All tensors in nested tuples, lists and dicts."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
+        return [tensor for item in value for tensor in tensors_in(item)]
+    return []
