@@ -1,0 +1,56 @@
+"""Handler of functions without a rule of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gcp_core.errors import RelevanceError
+from gcp_core.relevance.marks import carriers, mark_of, marked, merged, tensors_in
+from gcp_core.relevance.rules import ProportionalRule
+from gcp_core.relevance.state import PassState
+
+
+def describe(func: Callable[..., Any]) -> str:
+    """The dotted name of a torch function."""
+    return torch.overrides.resolve_name(func) or getattr(func, "__name__", repr(func))
+
+
+def any_other(
+    state: PassState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Any:
+    """Questions (shapes, comparisons) are answered; floating-point results get the proportional rule.
+
+    Raises:
+        RelevanceError: an in-place operation or several results; the message names the operation.
+    """
+    name = describe(func)
+    if name.endswith("__setitem__") or (name.endswith("_") and not name.endswith("__")):
+        hint = "use its out-of-place form in the model"
+        raise RelevanceError(f"there is no relevance rule for the in-place operation {name}", "model", hint)
+    with torch.no_grad():
+        y = func(*args, **kwargs)
+    if not any(t.is_floating_point() for t in tensors_in(y)):
+        return y
+    if not isinstance(y, Tensor):
+        raise RelevanceError(f"there is no relevance rule for {name}, which returns several tensors", "model")
+    sources = carriers(args, kwargs)
+
+    def call(xs: list[Tensor]) -> Tensor:
+        new = {id(old): x for old, x in zip(sources, xs)}
+        return func(*_swapped(args, new), **{k: _swapped(v, new) for k, v in kwargs.items()})
+
+    out = ProportionalRule.apply(y.detach(), call, name, state.stabiliser, *sources)
+    mark = merged([m for t in sources if (m := mark_of(t)) is not None])
+    return marked(out, replace(mark, non_negative=False, gate=False))
+
+
+def _swapped(value: Any, new: dict[int, Tensor]) -> Any:
+    """``value`` with tensors replaced by ``id``, in lists and tuples too."""
+    if isinstance(value, Tensor):
+        return new.get(id(value), value)
+    return type(value)(_swapped(v, new) for v in value) if type(value) in (list, tuple) else value

@@ -1,0 +1,158 @@
+"""A relevance pass leaves no trace on the model, whether it ends well or not."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gcp_core.errors import RelevanceError
+from gcp_core.relevance import channel_relevance, feature_relevance_scores
+
+
+class Failing(nn.Module):
+    """Fails in the middle of the forward pass."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("broken module")
+
+
+class Root(nn.Module):
+    """sqrt has an infinite slope at 0: relevance below it is not finite although the logits are."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sqrt(x)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Identity()),
+        *(nn.Conv2d(4, 6, 3, padding=1), nn.BatchNorm2d(6), nn.ReLU(inplace=True), nn.Dropout(0.5)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 3)),
+    )
+    model.train()
+    model[1].eval()  # a frozen norm inside a model in training
+    model[4].weight.requires_grad_(False)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.ones_like(parameter)
+    return model
+
+
+def fingerprint(model: nn.Module) -> dict[str, object]:
+    hooks = (
+        "_forward_hooks",
+        "_forward_pre_hooks",
+        "_backward_hooks",
+        "_backward_pre_hooks",
+        "_state_dict_hooks",
+    )
+    return {
+        "training": [m.training for m in model.modules()],
+        "requires_grad": [p.requires_grad for p in model.parameters()],
+        "grads": [None if p.grad is None else (id(p.grad), p.grad.sum().item()) for p in model.parameters()],
+        "identity": [id(p) for p in model.parameters()],
+        "state": {k: v.clone() for k, v in model.state_dict().items()},
+        "hooks": [len(getattr(m, name)) for m in model.modules() for name in hooks],
+        "attributes": [sorted(vars(m)) for m in model.modules()],
+        "rng": torch.get_rng_state(),
+        "grad_mode": torch.is_grad_enabled(),
+    }
+
+
+def same(a: dict[str, object], b: dict[str, object]) -> bool:
+    plain = [key for key in a if key not in ("state", "rng")]
+    tensors = all(torch.equal(a["state"][k], b["state"][k]) for k in a["state"])
+    return all(a[key] == b[key] for key in plain) and tensors and torch.equal(a["rng"], b["rng"])
+
+
+X, Y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_a_model_is_left_as_found_after_success(grad):
+    model = network()
+    with torch.set_grad_enabled(grad):
+        before, x = fingerprint(model), X.clone()
+        channel_relevance(model, x, Y)
+        feature_relevance_scores(model, [(x, Y)], 3)
+        assert same(before, fingerprint(model))
+    assert torch.equal(x, X)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "labels", "error"),
+    [
+        (lambda model: model.__setitem__(3, Failing()), Y, ValueError),
+        (lambda model: model.__setitem__(3, Root()), Y, RelevanceError),
+        (lambda model: None, torch.tensor([0, 1, 2, 3]), RelevanceError),
+    ],
+)
+def test_a_model_is_left_as_found_after_an_error(spoil, labels, error):
+    model = network()
+    spoil(model)
+    before = fingerprint(model)
+    with pytest.raises(error):
+        channel_relevance(model, X, labels)
+    assert same(before, fingerprint(model))
+
+
+def test_relevance_that_is_not_finite_names_the_layer_where_it_began():
+    model = network()
+    model[3] = Root()
+    with pytest.raises(RelevanceError, match=r"^0: relevance is not finite"):
+        channel_relevance(model, X, Y)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda m: channel_relevance(m, X, torch.tensor([0, 1, 2, 3])),
+            "labels: labels from 0 to 3 for 3 classes",
+        ),
+        (
+            lambda m: channel_relevance(m, X, Y[:2]),
+            r"batches: \(4, 3, 8, 8\) images and \(2,\) labels are no batch",
+        ),
+        (lambda m: channel_relevance(m, X * float("nan"), Y), "model: the logits are not finite"),
+        (lambda m: channel_relevance(m.half(), X, Y), "weights of type torch.float16 cannot be scored"),
+        (lambda m: channel_relevance(m, X, Y, layers=["9"]), "layers: '9' is no convolution or linear layer"),
+        (lambda m: channel_relevance(m[:8], X, Y), r"the model returned \(4, 6, 8, 8\), not logits"),
+        (lambda m: channel_relevance(nn.Flatten(), X, Y), "the model has no weights"),
+        (lambda m: channel_relevance(m, X, Y, layers=[]), "no layer that is to be read leads to the logits"),
+    ],
+)
+def test_unusable_input_is_refused_with_its_place(call, message):
+    with pytest.raises(RelevanceError, match=message):
+        call(network())
+
+
+def test_asking_for_some_layers_computes_nothing_below_the_lowest_of_them():
+    model = network()
+    all_layers = channel_relevance(model, X, Y)
+    some = channel_relevance(model, X, Y, layers=["4"])
+    assert list(all_layers) == ["0", "4"]
+    assert list(some) == ["4"]
+    assert torch.allclose(some["4"], all_layers["4"], rtol=1e-5, atol=1e-8)
+
+
+def test_a_pass_under_autocast_and_inference_mode_gives_float32_relevance():
+    model = network()
+    expected = channel_relevance(model, X, Y)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        found = channel_relevance(model, X.clone(), Y.clone())
+    for layer, r in expected.items():
+        assert found[layer].dtype == torch.float32
+        assert torch.equal(found[layer], r)
+
+
+def test_large_images_go_through_in_parts_with_the_same_result():
+    model = network().double()
+    x = torch.randn(3, 3, 96, 96, dtype=torch.float64)  # 96 x 96 pixels: one image at a time
+    together = channel_relevance(model, x, Y[:3])
+    for n in range(3):
+        alone = channel_relevance(model, x[n : n + 1], Y[n : n + 1])
+        for layer, r in alone.items():
+            assert torch.allclose(together[layer][n], r[0], rtol=1e-9, atol=1e-15)

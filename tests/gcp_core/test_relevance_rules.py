@@ -1,0 +1,191 @@
+"""The fast pass against slow definitions that write every contribution out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from gcp_core.models import build_model
+from gcp_core.models.resnet import BasicBlock, CifarResNet
+from gcp_core.relevance import channel_relevance
+from tests.oracles.relevance_slow import resnet_relevance, sequential_relevance
+
+
+def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Float64 with batch norm statistics and shifts that a trained network could have (some scales negative)."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            size = module.num_features
+            module.running_mean.copy_(0.2 * torch.randn(size, generator=generator))
+            module.running_var.copy_(0.5 + torch.rand(size, generator=generator))
+            module.weight.data.copy_(0.4 + torch.randn(size, generator=generator))
+            module.bias.data.copy_(0.3 * torch.randn(size, generator=generator))
+        elif isinstance(module, nn.Linear):
+            module.weight.data.normal_(0, 0.3, generator=generator)
+        elif isinstance(module, nn.Conv2d):
+            fan = module.weight[0].numel()
+            module.weight.data.normal_(0, (2 / fan) ** 0.5, generator=generator)
+    return model.double().eval()
+
+
+def chain(name: str) -> nn.Sequential:
+    relu = nn.ReLU(inplace=True)
+    tail = [nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
+    chains = {
+        "max pool": [nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), relu, nn.MaxPool2d(3), *tail],
+        "overlapping max pool": [
+            nn.Conv2d(2, 3, 3, padding=1),
+            relu,
+            nn.MaxPool2d(3, 2, 1),
+            nn.MaxPool2d(3, 1),
+            *tail,
+        ],
+        "average pool": [
+            nn.Conv2d(2, 4, 3, padding=1),
+            relu,
+            nn.AvgPool2d(3, 2),
+            nn.Conv2d(4, 12, 2),
+            relu,
+            *tail,
+        ],
+        "adaptive pool": [nn.Conv2d(2, 3, 3), relu, nn.AdaptiveAvgPool2d((2, 2)), *tail],
+        "global pool": [nn.Conv2d(2, 12, 3, stride=2, padding=1), relu, nn.AdaptiveAvgPool2d(1), *tail],
+        "stride": [
+            nn.Conv2d(2, 4, 3, padding=1),
+            relu,
+            nn.Conv2d(4, 3, 3, stride=2),
+            nn.BatchNorm2d(3),
+            relu,
+            *tail,
+        ],
+        "odd crop": [nn.Conv2d(2, 4, 3), relu, nn.Conv2d(4, 3, 1, stride=2), nn.MaxPool2d(1), *tail],
+        "dilation": [
+            nn.Conv2d(2, 4, 3, padding=1),
+            relu,
+            nn.Conv2d(4, 3, 3, padding=1, dilation=2, stride=2),
+            *tail,
+        ],
+        "groups": [
+            nn.Conv2d(2, 4, 3, padding=1),
+            relu,
+            nn.Conv2d(4, 6, 3, groups=2),
+            relu,
+            nn.Conv2d(6, 12, 4),
+            *tail,
+        ],
+        "depthwise": [
+            nn.Conv2d(2, 6, 3, padding=1),
+            relu,
+            nn.Conv2d(6, 6, 3, groups=6),
+            nn.Conv2d(6, 12, 4),
+            *tail,
+        ],
+        "signed inputs": [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3), nn.SiLU(), *tail],
+        "wide padding": [
+            nn.Conv2d(2, 4, 3),
+            relu,
+            nn.Conv2d(4, 12, 1, padding=1),
+            relu,
+            nn.MaxPool2d(6),
+            *tail,
+        ],
+    }
+    torch.manual_seed(5)
+    return nn.Sequential(*chains[name])
+
+
+SIDES = {"max pool": 6, "overlapping max pool": 7, "average pool": 6, "stride": 5, "odd crop": 5}
+SIDES |= {"dilation": 6, "depthwise": 6, "groups": 6, "wide padding": 6}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "max pool",
+            "overlapping max pool",
+            "average pool",
+            "adaptive pool",
+            "global pool",
+            "stride",
+            "odd crop",
+        ),
+        *("dilation", "groups", "depthwise", "signed inputs", "wide padding"),
+    ],
+)
+def test_a_chain_of_layers_equals_the_matrix_definition(name):
+    model = randomised(chain(name), seed=2)
+    side = SIDES.get(name, 6)
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(3, 2, side, side, dtype=torch.float64, generator=generator)
+    y = torch.tensor([0, 2, 1])
+    found = channel_relevance(model, x, y)
+    for n in range(3):
+        expected = sequential_relevance(model, x[n : n + 1], int(y[n]))
+        del expected[str(len(model) - 1)]  # the logits' layer has no channels to score
+        assert set(found) == set(expected)
+        for layer, r in expected.items():
+            mean = r.mean((2, 3))[0] if r.ndim == 4 else r[0]
+            assert torch.allclose(found[layer][n], mean, rtol=1e-6, atol=1e-7 * float(mean.abs().max())), (
+                layer
+            )
+
+
+@pytest.mark.parametrize("read", ["sum", "branch"])
+def test_residual_blocks_split_relevance_in_proportion_to_branch_and_skip(read):
+    torch.manual_seed(0)
+    model = randomised(CifarResNet(BasicBlock, 2, 4, 2, 0.25), seed=1)
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    y = torch.tensor([3, 1])
+    found = channel_relevance(model, x, y, read=read)
+    for n in range(2):
+        expected = resnet_relevance(model, x[n : n + 1], int(y[n]), read)
+        assert set(found) == set(expected)
+        for layer, mean in expected.items():
+            assert torch.allclose(found[layer][n], mean, rtol=1e-6, atol=1e-8 * float(mean.abs().max())), (
+                layer
+            )
+
+
+def test_the_two_read_points_differ_only_at_the_last_layer_of_each_block():
+    model = randomised(build_model("resnet20", 10, width=0.25))
+    x, y = torch.randn(3, 3, 16, 16, dtype=torch.float64), torch.tensor([0, 5, 9])
+    at_sum, at_branch = (channel_relevance(model, x, y, read=read) for read in ("sum", "branch"))
+    differing = {layer for layer in at_sum if not torch.equal(at_sum[layer], at_branch[layer])}
+    assert differing == {layer for layer in at_sum if layer.endswith(".conv2")}
+
+
+def test_published_and_signed_stabilisers_agree_where_no_denominator_is_nearly_zero():
+    model = randomised(build_model("resnet20", 10, width=0.5))
+    x, y = torch.randn(4, 3, 16, 16, dtype=torch.float64), torch.tensor([0, 5, 9, 9])
+    signed = channel_relevance(model, x, y)
+    published = channel_relevance(model, x, y, stabiliser="published")
+    for layer, r in signed.items():
+        assert bool(torch.isfinite(published[layer]).all())
+        # Lower down, single windows see no negative weight at all: there e decides, and the modes may differ.
+        if layer.startswith("layer3"):
+            assert float((r - published[layer]).abs().max() / r.abs().max()) < 1e-6, layer
+
+
+def test_filters_without_negative_weights_keep_relevance_finite_and_exact_in_float32():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3),
+        nn.ReLU(),
+        nn.Conv2d(4, 4, 3),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 3),
+    )
+    with torch.no_grad():
+        model[2].weight[1].abs_()
+        model[2].weight[2].abs_()[0, 0, 0] = -1e-6
+        model[2].bias.uniform_(-0.1, 0.1)
+    x, y = torch.randn(4, 2, 8, 8), torch.tensor([0, 1, 2, 1])
+    single = channel_relevance(model, x, y)
+    double = channel_relevance(model.double(), x.double(), y)
+    for layer, r in double.items():
+        assert float((single[layer] - r).abs().max() / r.abs().max()) < 1e-4, layer
