@@ -65,15 +65,12 @@ def scaled(channels: int, width: float) -> int:
 
 
 def initialise(model: nn.Module) -> None:
-    """He initialisation of convs, small normal weights in linear layers, batch norm at identity."""
+    """He initialisation of convs (fan out), batch norm at identity; linear layers keep torch's default."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(module, nn.BatchNorm2d):
             nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, 0.0, 0.01)
             nn.init.zeros_(module.bias)
 
 
