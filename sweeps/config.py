@@ -52,11 +52,15 @@ class SearchConfig:
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
-            raise ConfigError(f"{self.sampler!r} is unknown", "search.sampler", did_you_mean(self.sampler, SAMPLERS))
+            raise ConfigError(
+                f"{self.sampler!r} is unknown", "search.sampler", did_you_mean(self.sampler, SAMPLERS)
+            )
         if self.trials is None and self.sampler != "grid":
             raise ConfigError("null means every point, which only the grid sampler knows", "search.trials")
         if self.trials is not None and self.trials < 1:
-            raise ConfigError(f"{self.trials!r} is not a whole number >= 1", "search.trials", "a sweep needs a trial")
+            raise ConfigError(
+                f"{self.trials!r} is not a whole number >= 1", "search.trials", "a sweep needs a trial"
+            )
         if self.concurrency < 1:
             raise ConfigError(f"{self.concurrency!r} is not a whole number >= 1", "search.concurrency")
         if not self.objectives:
@@ -173,8 +177,17 @@ def load_trial(
 
 # --- from the raw tree to dataclasses -----------------------------------------------------------------------------
 
-_TRIAL_PARTS: dict[str, type] = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}
-_SWEEP_PARTS: dict[str, type] = {"search": SearchConfig, "resources": ResourcesConfig, "tracking": TrackingConfig}
+_TRIAL_PARTS: dict[str, type] = {
+    "data": DataConfig,
+    "model": ModelConfig,
+    "train": TrainConfig,
+    "prune": PruneConfig,
+}
+_SWEEP_PARTS: dict[str, type] = {
+    "search": SearchConfig,
+    "resources": ResourcesConfig,
+    "tracking": TrackingConfig,
+}
 _TOP = ("name", "seed", *_TRIAL_PARTS, *_SWEEP_PARTS, "storage")
 _NOT_SET = object()
 
@@ -206,7 +219,9 @@ def _check_whole(config: SweepConfig) -> None:
             config.space.resolve(point, config.resources.cpus)
         except ConfigError as exc:
             varied = ", ".join(f"{path}={value}" for path, value in point.items())
-            raise type(exc)(exc.message, exc.where, exc.hint or (f"at the point {varied}" if varied else "")) from exc
+            raise type(exc)(
+                exc.message, exc.where, exc.hint or (f"at the point {varied}" if varied else "")
+            ) from exc
     if config.search.sampler == "grid":
         for dimension in config.space.dimensions:
             dimension.values()
@@ -228,7 +243,8 @@ def _refuse_unknown(tree: Mapping[str, Any], allowed: typing.Iterable[str], pref
 def all_paths() -> tuple[str, ...]:
     """Every dotted path a config may hold."""
     parts = {**_TRIAL_PARTS, **_SWEEP_PARTS}
-    return ("name", "seed", "storage") + tuple(f"{p}.{f.name}" for p, c in parts.items() for f in dataclasses.fields(c))
+    nested = (f"{part}.{f.name}" for part, cls in parts.items() for f in dataclasses.fields(cls))
+    return ("name", "seed", "storage", *nested)
 
 
 def _trial_part(value: Any, cls: type, part: str, dimensions: list[Dimension]) -> tuple[Any, Any]:
@@ -261,7 +277,12 @@ def _section(value: Any, cls: type, part: str) -> dict[str, Any]:
     hints = _hints(cls)
     _refuse_unknown(value, hints, f"{part}.")
     for name, raw in value.items():
-        if isinstance(raw, Mapping) and raw and set(raw) <= set(RANGE_KEYS) and not _is_mapping_type(hints[name]):
+        if (
+            isinstance(raw, Mapping)
+            and raw
+            and set(raw) <= set(RANGE_KEYS)
+            and not _is_mapping_type(hints[name])
+        ):
             raise ConfigError("cannot be searched", f"{part}.{name}", "give one value")
     return {name: _typed(raw, hints[name], f"{part}.{name}") for name, raw in value.items()}
 
@@ -285,7 +306,9 @@ def _range(raw: Mapping[str, Any], hint: Any, path: str) -> Dimension:
     ends = [raw[name] for name in ("low", "high", "step") if name in raw]
     allowed = _members(hint)
     whole = all(isinstance(end, int) for end in ends) and (int in allowed or hint is Any)
-    numbers = "int" if whole else "float" if float in allowed or hint is Any else "int" if int in allowed else ""
+    numbers = (
+        "int" if whole else "float" if float in allowed or hint is Any else "int" if int in allowed else ""
+    )
     if numbers:
         kind: Any = int if numbers == "int" else float
         for name in ("low", "high"):
@@ -307,7 +330,9 @@ def _name(tree: Mapping[str, Any]) -> str:
 def _storage(value: Any) -> str:
     storage = _typed(value, str, "storage")
     if "://" in storage:
-        raise ConfigError(f"{storage!r} is not a folder", "storage", "a local folder, or one that all nodes share")
+        raise ConfigError(
+            f"{storage!r} is not a folder", "storage", "a local folder, or one that all nodes share"
+        )
     if not storage:
         raise ConfigError("is empty", "storage", "a folder, for instance runs")
     return storage
@@ -356,7 +381,9 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
         return _adapter(hint).validate_python(value)
     except pydantic.ValidationError as exc:
         first = exc.errors()[0]
-        inner = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("int", "float", "str")))
+        inner = ".".join(
+            str(part) for part in first["loc"] if not str(part).startswith(("int", "float", "str"))
+        )
         where = f"{path}.{inner}" if inner and typing.get_origin(hint) in (tuple, dict) else path
         given = first["input"] if where != path else value
         raise ConfigError(f"{given!r} is not {_describe(hint, where != path)}", where) from None
@@ -373,7 +400,9 @@ def _describe(hint: Any, inner: bool = False) -> str:
 
 
 def _describe_container(hint: Any) -> str:
-    return "a mapping" if _is_mapping_type(hint) else "a list" if typing.get_origin(hint) is tuple else "a value"
+    return (
+        "a mapping" if _is_mapping_type(hint) else "a list" if typing.get_origin(hint) is tuple else "a value"
+    )
 
 
 def _plain(value: Any) -> Any:

@@ -121,7 +121,9 @@ class Space:
         for dimension in self.dimensions:
             if not dimension.contains(point[dimension.path]):
                 where = f"search.points.{dimension.path}"
-                raise ConfigError(f"{point[dimension.path]!r} is outside the range", where, dimension.describe())
+                raise ConfigError(
+                    f"{point[dimension.path]!r} is outside the range", where, dimension.describe()
+                )
         return {d.path: d.canonical(point[d.path]) for d in self.dimensions}
 
     def resolve(self, point: Mapping[str, Scalar], threads: int = 1) -> TrialConfig:
@@ -179,12 +181,16 @@ def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension
     """
     for name in spec:
         if name not in RANGE_KEYS:
-            raise ConfigError(f"unknown key (value {spec[name]!r})", f"{path}.{name}", did_you_mean(name, RANGE_KEYS))
+            raise ConfigError(
+                f"unknown key (value {spec[name]!r})", f"{path}.{name}", did_you_mean(name, RANGE_KEYS)
+            )
     if "choice" in spec:
         return _read_choice(path, spec)
     for end in ("low", "high"):
         if end not in spec:
-            raise ConfigError(f"a range needs {end}", f"{path}.{end}", "{low: .., high: .., step: ..} or {choice: [..]}")
+            raise ConfigError(
+                f"a range needs {end}", f"{path}.{end}", "{low: .., high: .., step: ..} or {choice: [..]}"
+            )
     if not numbers:
         raise ConfigError("only {choice: [..]} is possible here, the value is not a number", path)
     low, high, step, log = spec["low"], spec["high"], spec.get("step"), spec.get("log", False)

@@ -1,0 +1,255 @@
+"""``gcp-sweep``: check, plan, run and watch a sweep. Exit codes: 0 ok, 1 failed, 2 bad usage or config, 3 nothing
+feasible.
+
+Everything heavy is imported inside the commands: ``--help`` loads neither torch nor ray nor mlflow.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
+
+if TYPE_CHECKING:
+    from sweeps.launch import Sweep
+    from sweeps.progress import LineProgress
+
+OK, FAILED, USAGE, INFEASIBLE = 0, 1, 2, 3
+#: Errors of the training itself; all others are the user's to mend.
+_RUN_ERRORS = (Diverged, PlanError, RelevanceError)
+
+
+def _command(function: Callable[..., int]) -> Callable[..., None]:
+    """Turn the returned number into the exit code, and our errors into one line on stderr."""
+
+    @functools.wraps(function)
+    def wrapped(**arguments: Any) -> None:
+        try:
+            code = function(**arguments)
+        except GcpError as exc:
+            if arguments.get("as_json"):
+                click.echo(json.dumps({"error": exc.message, "where": exc.where, "hint": exc.hint}))
+            click.echo(f"error: {exc}", err=True)
+            code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            code = FAILED
+        sys.exit(code)
+
+    return wrapped
+
+
+_config = click.argument("config", type=click.Path(dir_okay=False))
+_overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]...")
+_sweep = click.argument("sweep", type=click.Path(file_okay=False))
+_json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+_address = click.option(
+    "--address", help="Of an existing Ray cluster; default: a private one on this machine."
+)
+
+
+@click.group()
+@click.version_option(package_name="gcp-sweep")
+def main() -> None:
+    """Search for the best way to prune a network while it trains."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+
+
+@main.command()
+@_config
+@_overrides
+@_address
+@click.option("--new", is_flag=True, help="Start a new sweep beside an existing one of the same name.")
+@_json
+@_command
+def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool, as_json: bool) -> int:
+    """Start the sweep in storage/name, or continue it: finished trials are kept, the rest run."""
+    from sweeps.config import load_config
+    from sweeps.reading import parse_overrides
+
+    checked = load_config(config, parse_overrides(overrides))
+    from sweeps.launch import Launch
+    from sweeps.launch import run as run_sweep
+
+    sweep = run_sweep(checked, launch=Launch(address=address, new=new, progress=_progress(as_json)))
+    code = _exit_code(sweep)
+    if as_json:
+        values = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep)}
+        click.echo(json.dumps({**values, "folder": str(sweep.folder), "exit_code": code}))
+    else:
+        again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
+        click.echo(closing_words(sweep, again if not new else f"{again} name={sweep.name}"))
+    return code
+
+
+@main.command()
+@_config
+@_overrides
+@_json
+@_command
+def plan(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Say what the sweep would cost, and find mistakes, before anything runs."""
+    from sweeps.config import load_config
+    from sweeps.forecast import forecast
+    from sweeps.reading import parse_overrides
+
+    prediction = forecast(load_config(config, parse_overrides(overrides)))
+    click.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
+    return OK
+
+
+@main.command()
+@_config
+@_overrides
+@_address
+@_json
+@_command
+def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
+    """Look for what would go wrong: config, data, model, targets, storage, tracking server, cluster."""
+    from gcp_core.setup import check_config
+    from sweeps.cluster import ray_cluster
+    from sweeps.config import load_config
+    from sweeps.folder import check_unchanged
+    from sweeps.preflight import check_space, check_storage, check_tracking
+    from sweeps.reading import parse_overrides
+
+    checked = load_config(config, parse_overrides(overrides))
+    check_unchanged(checked)
+    check_storage(checked.folder)
+    check_tracking(checked.tracking.uri)
+    unreachable = check_space(checked, check_config)
+    if address is not None:
+        with ray_cluster(checked, address):
+            pass
+    notes = [f"target out of reach at {point}: {problem.message}" for point, problem in unreachable]
+    if as_json:
+        click.echo(json.dumps({"ok": True, "folder": checked.folder, "notes": notes}))
+    else:
+        click.echo("\n".join([*(f"note: {note}" for note in notes), f"ok: {checked.folder} can be run"]))
+    return OK
+
+
+@main.command()
+@_sweep
+@click.option("--failed", is_flag=True, help="List the trials that failed, with their errors and logs.")
+@_json
+@_command
+def status(sweep: str, failed: bool, as_json: bool) -> int:
+    """Say how far a sweep is, while it runs or afterwards."""
+    from sweeps.report import sweep_status
+
+    state = sweep_status(Path(sweep))
+    click.echo(json.dumps(dataclasses.asdict(state)) if as_json else state.text(failed))
+    return OK
+
+
+@main.command()
+@_config
+@_overrides
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for the model and its checkpoints.")
+@_json
+@_command
+def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:
+    """Run one trial in this process, without Ray and MLflow; a range counts as its first value."""
+    from sweeps.config import load_trial
+    from sweeps.reading import parse_overrides
+
+    one = load_trial(config, parse_overrides(overrides))
+    from gcp_core.schema import FINALS
+    from gcp_core.training import run_trial
+
+    def show(report: Any) -> None:
+        accuracy, macs = report.metrics["val/accuracy"], report.metrics["cost/macs"]
+        removed = f", removed {report.plan.num_units} units" if report.plan is not None else ""
+        text = f"epoch {report.epoch:3d}/{one.train.epochs}: val accuracy {accuracy:6.2f} %, MACs {macs:,.0f}{removed}"
+        click.echo(text, err=as_json)
+
+    result = run_trial(one, report=show, checkpoint_dir=out)
+    if as_json:
+        values = {
+            "status": result.status,
+            "finals": dict(result.finals),
+            "weights_sha256": result.weights_sha256,
+        }
+        click.echo(json.dumps({**values, "error": result.error, "config": one.to_dict()}))
+    else:
+        lines = [f"  {name:16s} {value:,.6g} {FINALS[name].unit}" for name, value in result.finals.items()]
+        click.echo("\n".join([f"{result.status} {result.error}".strip(), *lines]))
+    return OK if result.status in ("complete", "stopped") else FAILED
+
+
+def closing_words(sweep: Sweep, again: str) -> str:
+    """How it ended, and what to type next."""
+    counts = (
+        ", ".join(f"{number} {status}" for status, number in sorted(sweep.statuses.items()))
+        or "no trial ended"
+    )
+    lines = ["", f"{sweep.name}: {sweep.state} ({counts})"]
+    if sweep.message:
+        lines.append(f"  {sweep.message}")
+    folder = _short_path(sweep.folder)
+    if sweep.unwritten:
+        lines.append(f"  {sweep.unwritten} entries did not reach MLflow; the next run writes them")
+    if sweep.state != "complete" or sweep.unwritten:
+        lines.append(f"continue:  {again}")
+    if any(sweep.statuses.get(name) for name in ("failed", "lost", "diverged")):
+        lines.append(f"failures:  gcp-sweep status {folder} --failed")
+    if sweep.statuses.get("complete"):
+        lines += [
+            "next:",
+            f"  gcp-analyze front {folder}",
+            f'  gcp-analyze select {folder} "macs <= 50%" --best accuracy',
+            f"  gcp-analyze report {folder}",
+        ]
+    lines += ["look at it:", f"  {_ui(sweep)}", f"  optuna-dashboard {folder}/journal.log"]
+    return "\n".join(lines)
+
+
+def _ui(sweep: Sweep) -> str:
+    if sweep.tracking_uri.startswith(("http://", "https://")):
+        return f"MLflow: {sweep.tracking_uri}"
+    uri = sweep.tracking_uri
+    if uri.startswith("sqlite:///"):
+        uri = f"sqlite:///{_short_path(Path(uri.removeprefix('sqlite:///')))}"
+    return f"mlflow ui --backend-store-uri {uri}"
+
+
+def _exit_code(sweep: Sweep) -> int:
+    if sweep.state != "complete" or sweep.unwritten:
+        return FAILED
+    if sweep.statuses.get("complete"):
+        return OK
+    return INFEASIBLE if sweep.statuses.get("infeasible") else FAILED
+
+
+def _progress(as_json: bool) -> LineProgress:
+    """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
+    from sweeps.progress import LineProgress, LiveProgress
+
+    if not as_json and sys.stdout.isatty():
+        try:
+            return LiveProgress()
+        except ImportError:
+            click.echo('plain progress; the live table needs rich: pip install "gcp-sweep[sweep]"', err=True)
+    return LineProgress(lambda text: click.echo(text, err=as_json))
+
+
+def _short_path(path: Path) -> str:
+    relative = os.path.relpath(path)
+    return relative if not relative.startswith("..") else str(path)
+
+
+def _quoted(word: str) -> str:
+    import shlex
+
+    return shlex.quote(word)

@@ -1,0 +1,160 @@
+"""Starts or joins Ray, and runs the conductor's jobs on it; with ``sweeps.searcher`` the only place that knows Ray."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from gcp_core.errors import ConfigError
+from sweeps.conductor import Conductor
+from sweeps.config import SweepConfig
+from sweeps.preflight import check_cpus, check_shared
+
+_log = logging.getLogger(__name__)
+_MIB = 2**20
+
+#: What a trial's process is started with. glibc keeps big blocks (7-10 % faster steps); one arena, because every trial
+#: of a reused actor runs in a new thread and a new arena each would grow the process by hundreds of MB per trial.
+WORKER_ENV = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1024 * _MIB),
+    "MALLOC_TRIM_THRESHOLD_": str(4096 * _MIB),
+    "MALLOC_TOP_PAD_": str(256 * _MIB),
+}
+#: How the driver wants Ray to behave.
+_DRIVER_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we have our own writer; these cost as much as Tune itself
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its snapshots are never read
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
+    """A Ray connection for the time of the ``with``: a private local one, or the cluster at ``address``.
+
+    A connection that exists already is used and left open.
+
+    Raises:
+        ConfigError: no cluster there, too few CPUs, or a storage folder that some node does not see.
+    """
+    for name, value in _DRIVER_ENV.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(config, address)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        check_cpus(config, max(node["Resources"].get("CPU", 0.0) for node in nodes))
+        if len(nodes) > 1:
+            check_shared(
+                config.storage, [(node["NodeManagerAddress"], _probe(node["NodeID"])) for node in nodes]
+            )
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(config: SweepConfig, address: str | None) -> None:
+    import ray
+
+    env = {
+        **WORKER_ENV,
+        "OMP_NUM_THREADS": str(config.resources.cpus),
+        "MKL_NUM_THREADS": str(config.resources.cpus),
+    }
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address is not None:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as exc:
+            reason = str(exc).strip().splitlines()[0]
+            raise ConfigError(f"no Ray cluster there: {reason}", "--address", address) from exc
+        return
+    # A private cluster inherits the environment; a runtime_env would throw away the workers it starts in advance.
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    try:
+        cpus = max(config.resources.cpus, len(os.sched_getaffinity(0)))
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _probe(node_id: str) -> Callable[[str], bool]:
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    def sees(path: str) -> bool:
+        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+        task = ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=strategy)
+        return bool(ray.get(task.remote(path), timeout=60))
+
+    return sees
+
+
+def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
+    """Run the conductor's jobs until it has no more (or wants to stop)."""
+    from ray import tune
+
+    from sweeps.searcher import ConductorSearcher, ConductorStopper
+    from sweeps.trial import tune_trainable
+
+    resources = conductor.config.resources
+    scratch = folder / ".tune"
+    shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
+    trainable = tune.with_resources(tune_trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
+    with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):
+        warnings.simplefilter("ignore")
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=ConductorSearcher(conductor, runner),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="experiment",
+                storage_path=str(scratch.absolute()),
+                stop=ConductorStopper(conductor),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=resources.retries),
+            ),
+        )
+        tuner.fit()
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trial_name(trial: object) -> str:
+    return trial.config["trial_id"]  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Only errors of these loggers reach the terminal meanwhile."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

@@ -1,0 +1,304 @@
+"""What runs next, and what an answer means: the driver's state, free of Ray and of MLflow.
+
+The conductor hands out jobs, takes back outcomes, keeps the ledger, and tells tracker and progress. An answer that
+needs its baseline waits for it; other trials go on.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+from collections import deque
+from pathlib import Path
+from typing import Protocol
+
+from gcp_core.config import TrialConfig
+from gcp_core.schema import FINALS
+from sweeps.config import SweepConfig
+from sweeps.job import Job, Outcome, read_outcome
+from sweeps.ledger import Ledger, Record
+from sweeps.sampling import Proposer
+from sweeps.space import Point
+
+#: This many first jobs with the same error end the sweep.
+ALIKE = 3
+
+
+class Tracker(Protocol):
+    """Who writes down what happens (``sweeps.tracking`` writes it to MLflow)."""
+
+    def started(self, job: Job) -> None: ...
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None: ...
+
+    def finished(self, job: Job, outcome: Outcome) -> None: ...
+
+    def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
+        """Final values that became known after the job had finished."""
+
+
+class Progress(Protocol):
+    """Who tells the user (``sweeps.progress``)."""
+
+    def started(self, job: Job) -> None: ...
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None: ...
+
+    def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class Conductor:
+    """Runs a sweep to its end as long as somebody runs the jobs it hands out.
+
+    Attributes:
+        stop_reason: why the sweep ended before all trials had run; empty if it did not.
+        failed_alike: whether it ended because the first jobs all failed with one error.
+        interrupted: whether running jobs shall be ended too; the ledger keeps them as running, to be continued.
+    """
+
+    def __init__(self, config: SweepConfig, ledger: Ledger, tracker: Tracker, progress: Progress) -> None:
+        self.config = config
+        self.stop_reason = ""
+        self.failed_alike = False
+        self.interrupted = False
+        self._ledger, self._tracker, self._progress = ledger, tracker, progress
+        self._queue: deque[Job] = deque()
+        self._active: dict[str, Job] = {}
+        self._waiting: dict[str, list[tuple[Job, Outcome]]] = {}
+        self._baselines: dict[str, Outcome] = {}
+        self._baseline_jobs: dict[str, Job] = {}
+        self._ended: list[Outcome] = []
+        self._without_drop: dict[str, list[tuple[Job, Outcome]]] = {}
+        self._exhausted = False
+        self._take_over()
+
+    # --- what runs next -------------------------------------------------------------------------------------------
+
+    @property
+    def concurrency(self) -> int:
+        return self.config.search.concurrency
+
+    @property
+    def done(self) -> int:
+        """Trials that have ended, baselines not counted."""
+        return self._done
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole sweep, baselines not counted."""
+        return max(self.config.num_trials(), self._entered)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether there is anything left to start."""
+        return not self.stop_reason and (bool(self._queue) or not self._all_entered())
+
+    @property
+    def active(self) -> tuple[Job, ...]:
+        """Jobs that were handed out and have not come back."""
+        return tuple(self._active.values())
+
+    @property
+    def complete(self) -> bool:
+        """Whether every trial of the sweep has ended."""
+        return not self.has_work and not self._active and not self._waiting and not self.stop_reason
+
+    def next_job(self) -> Job | None:
+        """A job to start now; None = wait if :attr:`has_work` is true, else there is nothing more to start."""
+        if not self.has_work or len(self._active) >= self.concurrency:
+            return None
+        if not self._queue:
+            self._enter_next()
+        if not self._queue:
+            return None
+        job = self._queue.popleft()
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        self._active[job.trial_id] = job
+        self._tracker.started(job)
+        self._progress.started(job)
+        return job
+
+    def epoch(self, trial_id: str, row: dict[str, float]) -> None:
+        """One epoch of a running job is over; ``row`` holds ``epoch`` and the per-epoch metrics."""
+        job = self._active[trial_id]
+        self._tracker.epoch(job, row)
+        self._progress.epoch(job, row)
+
+    def finish(self, trial_id: str, outcome: Outcome) -> None:
+        """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
+        job = self._active.pop(trial_id)
+        self._settle(job, outcome)
+
+    def interrupt(self, reason: str) -> None:
+        """Start nothing more and let whoever runs the jobs end them."""
+        self.stop_reason = self.stop_reason or reason
+        self.interrupted = True
+
+    def _enter_next(self) -> None:
+        """Draw a new trial into the queue, behind its baseline if that does not exist yet."""
+        point = self._proposer.propose(self._entered)
+        if point is None:
+            self._exhausted = True
+            self._progress.note(f"every distinct point of the space has been tried ({self._entered} trials)")
+            return
+        self._enter_baseline(self._resolve(point))
+        job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
+        self._entered += 1
+        self._queue.append(job)
+
+    def _enter_baseline(self, config: TrialConfig) -> None:
+        baseline = config.baseline()
+        if baseline.key() not in self._baseline_jobs:
+            job = self._ledger.add("baseline", baseline, {}, {})
+            self._baseline_jobs[baseline.key()] = job
+            self._queue.append(job)
+
+    def _resolve(self, point: Point) -> TrialConfig:
+        return self.config.space.resolve(point, self.config.resources.cpus)
+
+    def _all_entered(self) -> bool:
+        return self._exhausted or self._entered >= self.config.num_trials()
+
+    # --- what an answer means -------------------------------------------------------------------------------------
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        if job.kind == "baseline":
+            self._close_baseline(job, outcome)
+        elif self.config.search.needs_baseline() and job.baseline_key not in self._baselines:
+            self._waiting.setdefault(job.baseline_key, []).append((job, outcome))
+        else:
+            self._close_trial(job, outcome)
+
+    def _close_baseline(self, job: Job, outcome: Outcome) -> None:
+        if outcome.status == "complete":
+            outcome = _with_finals(outcome, accuracy_drop=0.0)
+        key = job.config.key()
+        self._baselines[key] = outcome
+        self._ledger.close(job, outcome, _baseline_values(outcome))
+        self._announce(job, outcome)
+        for waiting, answer in self._waiting.pop(key, []):
+            self._close_trial(waiting, answer)
+        for earlier, answer in self._without_drop.pop(key, []):
+            drop = accuracy_drop(answer, outcome)
+            if drop is not None:
+                self._tracker.late(earlier, {"accuracy_drop": drop}, answer.last_epoch)
+
+    def _close_trial(self, job: Job, outcome: Outcome) -> None:
+        baseline = self._baselines.get(job.baseline_key)
+        drop = None if baseline is None else accuracy_drop(outcome, baseline)
+        if drop is not None:
+            outcome = _with_finals(outcome, accuracy_drop=drop)
+        outcome, values, violations = judge(self.config, outcome, baseline)
+        self._ledger.close(job, outcome, values, violations)
+        self._proposer.answer(job.number, values, violations)
+        self._done += 1
+        if baseline is None:
+            self._without_drop.setdefault(job.baseline_key, []).append((job, outcome))
+        self._announce(job, outcome)
+
+    def _announce(self, job: Job, outcome: Outcome) -> None:
+        self._tracker.finished(job, outcome)
+        self._progress.finished(job, outcome, self._done, self.total)
+        self._ended.append(outcome)
+        if len(self._ended) == min(ALIKE, self.total + 1):
+            self._stop_if_alike()
+
+    def _stop_if_alike(self) -> None:
+        """A mistake that hits every trial is worth three trials, not all of them."""
+        broken = all(answer.status in ("failed", "lost") for answer in self._ended)
+        if broken and len({_shape(answer.error) for answer in self._ended}) == 1:
+            self.failed_alike = True
+            self.interrupt(f"the first {len(self._ended)} trials all failed alike: {self._ended[0].error}")
+
+    # --- continuing -----------------------------------------------------------------------------------------------
+
+    def _take_over(self) -> None:
+        """Go on from the ledger: what ended stays, what had ended unrecorded is recorded, the rest is queued."""
+        trials, baselines = self._ledger.records("trial"), self._ledger.records("baseline")
+        self._entered = len(trials)
+        self._done = sum(record.finished for record in trials)
+        seed = self.config.space.base["seed"] + len(trials)
+        self._proposer = Proposer(
+            self.config.space,
+            self.config.search,
+            self.config.num_trials(),
+            seed,
+            lambda point: self._resolve(point).key(),
+        )
+        self._proposer.replay(trials)
+        for record in baselines:
+            self._take_over_baseline(record)
+        for record in trials:
+            if not record.finished:
+                self._enter_baseline(record.job.config)
+        for record in trials:
+            if not record.finished:
+                self._resume(record.job)
+
+    def _take_over_baseline(self, record: Record) -> None:
+        if not record.finished:
+            self._baseline_jobs[record.key] = record.job
+            self._resume(record.job)
+        elif record.status == "complete":
+            self._baseline_jobs[record.key] = record.job
+            self._baselines[record.key] = Outcome("complete", record.finals)
+
+    def _resume(self, job: Job) -> None:
+        """A trial whose process had finished when the driver died is not trained again."""
+        outcome = read_outcome(job.folder)
+        if outcome is None:
+            self._queue.append(job)
+        else:
+            self._settle(job, outcome)
+
+
+def accuracy_drop(outcome: Outcome, baseline: Outcome) -> float | None:
+    """Baseline minus pruned validation accuracy in points; None if either is not known."""
+    if "val_accuracy" not in outcome.finals or "val_accuracy" not in baseline.finals:
+        return None
+    return baseline.finals["val_accuracy"] - outcome.finals["val_accuracy"]
+
+
+def judge(
+    config: SweepConfig, outcome: Outcome, baseline: Outcome | None
+) -> tuple[Outcome, tuple[float, ...] | None, dict[str, float]]:
+    """(outcome with its last word on the status, objective values, constraint excesses) of a trial."""
+    if outcome.status != "complete":
+        return outcome, None, {}
+    search = config.search
+    if search.needs_baseline() and (baseline is None or baseline.status != "complete"):
+        reason = baseline.error if baseline is not None else "it was not run"
+        return dataclasses.replace(outcome, status="failed", error=f"its baseline failed: {reason}"), None, {}
+    limits = search.limits()
+    needed = [*search.objectives, *(limit.name for limit in limits)]
+    unusable = [name for name in needed if not math.isfinite(outcome.finals.get(name, math.nan))]
+    if unusable:
+        error = f"final {unusable[0]} is {outcome.finals.get(unusable[0], 'missing')}"
+        return dataclasses.replace(outcome, status="failed", error=error), None, {}
+    known = baseline.finals if baseline is not None else None
+    violations = {limit.text: limit.excess(outcome.finals, known) for limit in limits}
+    values = tuple(outcome.finals[name] for name in search.objectives)
+    broken = [text for text, excess in violations.items() if excess > 0]
+    if broken:
+        outcome = dataclasses.replace(outcome, status="infeasible", error=f"violates {', '.join(broken)}")
+    return outcome, values, violations
+
+
+def _baseline_values(outcome: Outcome) -> tuple[float, ...] | None:
+    value = outcome.finals.get("val_accuracy")
+    return (value,) if outcome.status == "complete" and value is not None and math.isfinite(value) else None
+
+
+def _with_finals(outcome: Outcome, **more: float) -> Outcome:
+    unknown = set(more) - set(FINALS)
+    if unknown:
+        raise KeyError(f"not in the schema: {sorted(unknown)}")
+    return dataclasses.replace(outcome, finals={**outcome.finals, **more})
+
+
+def _shape(error: str) -> str:
+    """An error without what differs from trial to trial: ids, numbers, paths' digits."""
+    return re.sub(r"[0-9a-f]{8,}|\d+(\.\d+)?", "#", error)

@@ -1,0 +1,123 @@
+"""What is run (a job) and what came of it (an outcome): the records that pass between driver, ledger and workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import GcpError
+from gcp_core.schema import STATUSES, Kind
+
+OUTCOME_FILE = "outcome.json"
+_PREFIX: dict[str, str] = {"trial": "t", "baseline": "b", "confirm": "c"}
+
+
+def trial_id(kind: Kind, number: int) -> str:
+    """``t0007``: the name of a trial everywhere (ledger number, folder, MLflow run name)."""
+    return f"{_PREFIX[kind]}{number:04d}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run to be done. ``point`` holds the searched values only; ``folder`` is its own, absolute."""
+
+    trial_id: str
+    kind: Kind
+    number: int
+    config: TrialConfig
+    point: dict[str, Any]
+    folder: str
+
+    @property
+    def baseline_key(self) -> str:
+        """Names the unpruned twin this job is compared with."""
+        return self.config.baseline().key()
+
+    def to_json(self) -> str:
+        """One line of JSON; inverse of :meth:`from_json`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps({**values, "config": self.config.to_dict()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        return cls(**{**values, "config": TrialConfig.from_dict(values["config"])})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        status: one of ``gcp_core.schema.STATUSES``.
+        finals: final values by short name (empty unless the training reached its end).
+        history: per epoch: ``{"epoch": e, <MLflow key>: value, ...}``.
+        error: one sentence, empty if nothing went wrong.
+        seconds: wall time of the run that ended it.
+        weights_sha256: of the final weights, empty if there are none.
+    """
+
+    status: str
+    finals: dict[str, float] = field(default_factory=dict)
+    history: tuple[dict[str, float], ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+    weights_sha256: str = ""
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise GcpError(f"{self.status!r} is no status", "outcome")
+        object.__setattr__(self, "history", tuple(self.history))
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch with a report, 0 if there is none."""
+        return max((int(row["epoch"]) for row in self.history), default=0)
+
+    def to_json(self) -> str:
+        """One line of JSON; NaN and infinities survive as text."""
+        return json.dumps(_writable(dataclasses.asdict(self)), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        values = json.loads(text)
+        values["finals"] = _numbers(values["finals"])
+        values["history"] = tuple(_numbers(row) for row in values["history"])
+        return cls(**values)
+
+
+def write_outcome(folder: str | os.PathLike[str], outcome: Outcome) -> None:
+    """Put the outcome into the job's folder in one step: a reader sees all of it or nothing."""
+    target = Path(folder) / OUTCOME_FILE
+    temporary = target.with_suffix(f".tmp{os.getpid()}")
+    temporary.write_text(outcome.to_json() + "\n", encoding="utf-8")
+    os.replace(temporary, target)
+
+
+def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
+    """The outcome in a job's folder, None if the job has not ended (or its record is unreadable)."""
+    try:
+        return Outcome.from_json((Path(folder) / OUTCOME_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _writable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item) for item in value]
+    return value
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) if isinstance(value, str) else value for key, value in row.items()}

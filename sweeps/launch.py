@@ -1,0 +1,270 @@
+"""``run``: starts a sweep, or continues it where it stopped; everything else in this package serves this file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import shutil
+import signal
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
+from sweeps.cluster import ray_cluster, run_on_ray
+from sweeps.conductor import Conductor, accuracy_drop
+from sweeps.config import SweepConfig, load_config
+from sweeps.folder import Entry, check_unchanged, read_entry, renamed, write_config, write_entry
+from sweeps.job import Outcome
+from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
+from sweeps.lock import run_lock
+from sweeps.preflight import check_space, check_storage, check_tracking
+from sweeps.progress import LineProgress
+from sweeps.tracking import MlflowWriter, open_writer
+from sweeps.trial import DEFAULT_RUNNER
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep after ``run``; can be given wherever its folder's path is wanted.
+
+    Attributes:
+        state: ``complete`` (every trial ended), ``interrupted`` or ``failed``.
+        message: why it is not complete, empty if it is.
+        statuses: how many trials ended how (baselines not counted).
+        unwritten: entries that MLflow did not take; the next ``run`` writes them.
+    """
+
+    folder: Path
+    name: str
+    id: str
+    tracking_uri: str
+    parent_run_id: str
+    state: str
+    message: str = ""
+    statuses: dict[str, int] = field(default_factory=dict)
+    unwritten: int = 0
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to run, besides what to run.
+
+    Attributes:
+        address: of an existing Ray cluster; None = a private one on this machine.
+        new: start a new sweep beside an existing one of the same name.
+        runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
+        check: looks at a trial's config before anything is started (None = the core's own check).
+        progress: a context manager with the methods of ``sweeps.conductor.Progress``.
+    """
+
+    address: str | None = None
+    new: bool = False
+    runner: str = DEFAULT_RUNNER
+    check: Callable[[TrialConfig], None] | None = None
+    progress: LineProgress | None = None
+
+
+def run(
+    config: str | os.PathLike[str] | Mapping[str, Any] | SweepConfig,
+    overrides: Mapping[str, Any] | None = None,
+    launch: Launch | None = None,
+) -> Sweep:
+    """Run the sweep in ``storage/name``: finished trials are kept, the rest run.
+
+    Args:
+        config: a YAML file, its content as a mapping, or a checked config.
+        overrides: dotted path -> value (ranges included), set on top of ``config``.
+        launch: where and how; the default is a private Ray on this machine.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything is written.
+    """
+    launch = launch or Launch()
+    checked = config if isinstance(config, SweepConfig) else load_config(config, overrides)
+    if launch.new:
+        checked = renamed(checked)
+    check_unchanged(checked)
+    done = _already_complete(checked)
+    if done is not None:
+        return done
+    check_storage(checked.folder)
+    check_tracking(checked.tracking.uri)
+    _check_trials(checked, launch)
+    with contextlib.ExitStack() as stack:
+        if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
+            stack.enter_context(ray_cluster(checked, launch.address))
+        folder = Path(checked.folder)
+        fresh = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(run_lock(folder))
+        try:
+            return _run_locked(checked, launch, folder)
+        except ConfigError:
+            if fresh and not (folder / JOURNAL).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _check_trials(config: SweepConfig, launch: Launch) -> None:
+    check = launch.check
+    if check is None:
+        from gcp_core.setup import check_config
+
+        check = check_config
+    for point, problem in check_space(config, check):
+        _log.warning("trials like %s will be refused: %s", point, problem)
+
+
+def _already_complete(config: SweepConfig) -> Sweep | None:
+    """A finished sweep that is asked for nothing new needs neither Ray nor MLflow."""
+    entry = read_entry(Path(config.folder))
+    if (
+        entry is None
+        or entry.state != "complete"
+        or entry.trials < config.num_trials()
+        or not entry.parent_run_id
+    ):
+        return None
+    if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
+        return None
+    folder = Path(config.folder)
+    trials, _ = read_records(folder, config.name, config.search.objectives)
+    uri = entry.tracking_uri or ""
+    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", "", _statuses(trials))
+
+
+def _run_locked(config: SweepConfig, launch: Launch, folder: Path) -> Sweep:
+    repair_journal(folder)
+    entry = read_entry(folder)
+    sweep_id = entry.id if entry is not None else uuid.uuid4().hex[:12]
+    write_config(folder, config)
+    progress = launch.progress or LineProgress(_log.info)
+    with contextlib.ExitStack() as stack:
+        # Opening MLflow (imports, a new database) and starting Ray take seconds each: side by side.
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(open_writer, config, folder, sweep_id)
+        try:
+            if launch.address is None:
+                stack.enter_context(ray_cluster(config, None))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                opening.result().close("FAILED")
+            raise
+        writer = opening.result()
+        run_ = writer.run
+        entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest())
+        write_entry(folder, entry)
+        ledger = Ledger(folder, config.name, config.search.objectives)
+        stack.enter_context(progress)
+        return _conduct(config, launch, folder, ledger, writer, entry, progress)
+
+
+def _conduct(
+    config: SweepConfig,
+    launch: Launch,
+    folder: Path,
+    ledger: Ledger,
+    writer: MlflowWriter,
+    entry: Entry,
+    progress: LineProgress,
+) -> Sweep:
+    trials, baselines = ledger.records("trial"), ledger.records("baseline")
+    writer.reconcile([*baselines, *trials], known_drops(baselines, trials))
+    conductor = Conductor(config, ledger, writer, progress)
+    state, message = "failed", "the driver ended with an error"
+    try:
+        with _interruptible(conductor, progress):
+            if conductor.has_work:
+                run_on_ray(conductor, folder, launch.runner)
+        state = "complete" if conductor.complete else "failed" if conductor.failed_alike else "interrupted"
+        message = conductor.stop_reason
+    except KeyboardInterrupt:
+        state, message = "interrupted", "interrupted"
+    finally:
+        for job in conductor.active:
+            writer.interrupted(job)
+        status = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
+        unwritten = writer.close(status)
+        final = dataclasses.replace(
+            entry, state=state if not unwritten else "interrupted", trials=conductor.total
+        )
+        write_entry(folder, final)
+    if conductor.done:
+        publish(folder)
+    return Sweep(
+        folder,
+        config.name,
+        entry.id,
+        writer.run.uri,
+        writer.run.run_id,
+        state,
+        message,
+        _statuses(ledger),
+        unwritten,
+    )
+
+
+def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:
+    """``final/accuracy_drop`` of every finished trial whose baseline is known, by trial id."""
+    by_key = {
+        record.key: Outcome("complete", record.finals) for record in baselines if record.status == "complete"
+    }
+    drops: dict[str, float] = {}
+    for record in trials:
+        baseline = by_key.get(record.job.baseline_key)
+        if record.finished and baseline is not None:
+            drop = accuracy_drop(Outcome(record.status, record.finals), baseline)
+            if drop is not None:
+                drops[record.job.trial_id] = drop
+    return drops
+
+
+def publish(folder: Path) -> None:
+    """Let ``analysis`` tag the front and attach the figure; the sweep's own results do not depend on it."""
+    try:
+        from analysis.publish import publish as publish_front
+    except ImportError as exc:
+        _log.warning("the front is not published to MLflow: %s", exc)
+        return
+    try:
+        publish_front(folder)
+    except Exception as exc:  # a picture that cannot be drawn must not fail a finished sweep
+        _log.warning("the front is not published to MLflow: %s: %s", type(exc).__name__, exc)
+
+
+@contextlib.contextmanager
+def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the sweep in good order, the second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if conductor.interrupted:
+            raise KeyboardInterrupt
+        conductor.interrupt("interrupted")
+        progress.note("stopping; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _statuses(trials: list[Record]) -> dict[str, int]:
+    return dict(Counter(record.status for record in trials))

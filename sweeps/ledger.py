@@ -1,0 +1,221 @@
+"""The sweep's single source of truth: which trials exist, what they are and how they ended.
+
+An Optuna study on a journal file (``optuna-dashboard`` opens it); baselines live in a sibling study of the same file.
+A trial enters with its whole config in one line of the journal, so a killed driver never leaves half a trial. Only the
+driver that holds the run lock writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import CheckpointError
+from gcp_core.schema import STATUSES, Kind
+from sweeps.job import Job, Outcome, trial_id
+
+_log = logging.getLogger(__name__)
+JOURNAL = "journal.log"
+_CONFIG, _POINT, _KEY = "config", "point", "key"
+_STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the ledger. ``values`` are the objectives, ``violations`` the constraints (<= 0 is kept)."""
+
+    job: Job
+    key: str
+    status: str
+    finals: dict[str, float]
+    error: str
+    seconds: float
+    values: tuple[float, ...] | None
+    violations: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial has come to any end."""
+        return self.status != "running"
+
+
+class Ledger:
+    """The two studies of a sweep's folder, created where they are missing.
+
+    Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
+    look at a copy (:func:`read_records`).
+    """
+
+    def __init__(
+        self, folder: Path, name: str, objectives: Mapping[str, str], journal: Path | None = None
+    ) -> None:
+        self.folder = folder
+        # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
+        backend = JournalFileBackend(str(journal or folder.absolute() / JOURNAL))
+        with quiet_optuna():
+            storage = JournalStorage(backend)
+            self._trials = _open_study(storage, name, objectives)
+            self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
+
+    def add(
+        self,
+        kind: Kind,
+        config: TrialConfig,
+        point: dict[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> Job:
+        """Enter a new running trial; durable when this returns. The number is the next one of its study."""
+        study = self._study(kind)
+        number = len(study.get_trials(deepcopy=False))
+        attributes = {_CONFIG: config.to_dict(), _POINT: point, _KEY: config.key(), _STATUS: "running"}
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=encode_point(point, distributions),
+                distributions=dict(distributions),
+                user_attrs=attributes,
+            )
+        )
+        return self._job(kind, number, config, point)
+
+    def close(
+        self,
+        job: Job,
+        outcome: Outcome,
+        values: tuple[float, ...] | None = None,
+        violations: Mapping[str, float] | None = None,
+    ) -> None:
+        """Enter the end of a trial: first what is known about it, then, as the last line, that it is over."""
+        study = self._study(job.kind)
+        frozen = study.get_trials(deepcopy=False)[job.number]
+        trial = optuna.trial.Trial(study, frozen._trial_id)
+        trial.set_user_attr(_STATUS, outcome.status)
+        trial.set_user_attr(_FINALS, outcome.finals)
+        trial.set_user_attr(_ERROR, outcome.error)
+        trial.set_user_attr(_SECONDS, outcome.seconds)
+        for name, excess in (violations or {}).items():
+            if name not in frozen.constraints:
+                trial.set_constraint(name, excess)
+        state = TrialState[STATUSES[outcome.status].optuna]
+        if state == TrialState.COMPLETE and values is None:
+            state = TrialState.FAIL  # refused before it was trained: there is nothing honest to tell
+        with quiet_optuna():
+            study.tell(job.number, values=values if state == TrialState.COMPLETE else None, state=state)
+
+    def records(self, kind: Kind = "trial") -> list[Record]:
+        """All trials (or baselines) in the order of their numbers."""
+        study = self._study(kind)
+        return [self._record(kind, frozen) for frozen in study.get_trials(deepcopy=False)]
+
+    def _record(self, kind: Kind, frozen: FrozenTrial) -> Record:
+        known = frozen.user_attrs
+        config = TrialConfig.from_dict(known[_CONFIG])
+        running = frozen.state in (TrialState.RUNNING, TrialState.WAITING)
+        return Record(
+            job=self._job(kind, frozen.number, config, known[_POINT]),
+            key=known[_KEY],
+            status="running" if running else known[_STATUS],
+            finals=dict(known.get(_FINALS, {})),
+            error=known.get(_ERROR, ""),
+            seconds=known.get(_SECONDS, 0.0),
+            values=tuple(frozen.values) if frozen.state == TrialState.COMPLETE else None,
+            violations={} if running else dict(frozen.constraints),
+        )
+
+    def _job(self, kind: Kind, number: int, config: TrialConfig, point: dict[str, Any]) -> Job:
+        name = trial_id(kind, number)
+        return Job(name, kind, number, config, point, str(self.folder.absolute() / "trials" / name))
+
+    def _study(self, kind: Kind) -> optuna.Study:
+        return self._trials if kind == "trial" else self._baselines
+
+
+def read_records(folder: Path, name: str, objectives: Mapping[str, str]) -> tuple[list[Record], list[Record]]:
+    """(trials, baselines) of a sweep that another process may be writing: reads a copy of the journal's whole lines."""
+    path = folder / JOURNAL
+    whole = path.read_bytes() if path.exists() else b""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / JOURNAL
+        copy.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        ledger = Ledger(folder, name, objectives, journal=copy)
+        return ledger.records("trial"), ledger.records("baseline")
+
+
+def _open_study(storage: JournalStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:
+    """Load it, or create it; never both, because trying to create an existing one leaves a line in the journal."""
+    if name in optuna.get_all_study_names(storage):
+        return optuna.load_study(storage=storage, study_name=name)
+    directions = ["maximize" if direction == "max" else "minimize" for direction in objectives.values()]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(objectives))  # optuna-dashboard shows them
+    return study
+
+
+def encode_point(point: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The point in Optuna's terms: a choice that is a list or mapping is its JSON text."""
+    return {name: encode(point[name]) for name in distributions}
+
+
+def encode(value: Any) -> Any:
+    """A value Optuna can hold as a category or number."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+
+
+def repair_journal(folder: Path) -> list[str]:
+    """Mend what a killed writer leaves behind; call it only while holding the run lock. Says what was done.
+
+    A stale lock would stall the first write; a torn last line would make every later load fail.
+    """
+    path = folder / JOURNAL
+    done = []
+    for stale in folder.glob(f"{JOURNAL}.lock*"):
+        stale.unlink(missing_ok=True)
+        done.append(f"removed the stale lock {stale.name}")
+    if not path.exists():
+        return done
+    whole = path.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if len(kept) < len(whole):
+        with path.open("r+b") as file:
+            file.truncate(len(kept))
+            os.fsync(file.fileno())
+        done.append(f"cut a torn last line ({len(whole) - len(kept)} bytes) off {JOURNAL}")
+    for number, line in enumerate(kept.splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError as exc:
+            raise CheckpointError(
+                f"line {number} is not JSON", str(path), "restore the file from a backup"
+            ) from exc
+    for step in done:
+        _log.warning("%s: %s", folder, step)
+    return done
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna announces every study and trial on stderr; the sweep has its own progress."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

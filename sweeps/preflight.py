@@ -1,0 +1,132 @@
+"""Finds what would go wrong before anything is written or paid for; every check raises ConfigError with a remedy."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError, InfeasibleTarget
+from sweeps.config import SweepConfig
+from sweeps.space import Point
+
+_TIMEOUT_S = 5.0
+
+
+def check_space(
+    config: SweepConfig, check: Callable[[TrialConfig], None]
+) -> list[tuple[Point, InfeasibleTarget]]:
+    """Run ``check`` at the corners of the space; corners with an unreachable target are returned.
+
+    Raises:
+        InfeasibleTarget: every corner's target is out of reach, so no trial could be run.
+        ConfigError, DataError, ModelError: whatever else ``check`` finds, at the first corner it finds it.
+    """
+    if config.tree["prune"] is None:
+        raise ConfigError("null leaves nothing to search", "prune", "gcp-sweep trial trains a baseline alone")
+    unreachable: list[tuple[Point, InfeasibleTarget]] = []
+    corners = config.space.corners()
+    for point in corners:
+        try:
+            check(config.space.resolve(point, config.resources.cpus))
+        except InfeasibleTarget as exc:
+            unreachable.append((point, exc))
+    if unreachable and len(unreachable) == len(corners):
+        _require_one(config, check, unreachable[0][1])
+    return unreachable
+
+
+def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], first: InfeasibleTarget) -> None:
+    """One feasible point among all combinations of extremes is enough."""
+    for point in config.space.all_corners(limit=256):
+        try:
+            check(config.space.resolve(point, config.resources.cpus))
+        except InfeasibleTarget:
+            continue
+        return
+    raise InfeasibleTarget(
+        f"every corner of the space is out of reach; {first.message}", first.where, first.hint
+    )
+
+
+def check_storage(folder: str) -> None:
+    """The sweep's folder can be created and written; leaves nothing behind."""
+    path = Path(folder)
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(f"{existing} is not a folder", "storage", "storage=FOLDER names another place")
+    probe = existing / f".write-test-{uuid.uuid4().hex}"
+    try:
+        probe.write_text("x", encoding="utf-8")
+        probe.unlink()
+    except OSError as exc:
+        raise ConfigError(
+            f"{existing} cannot be written: {exc.strerror}", "storage", "storage=FOLDER names another place"
+        ) from exc
+
+
+def check_tracking(uri: str | None) -> None:
+    """The tracking server answers, within seconds; files and databases are opened later."""
+    if uri is None or uri.startswith(("sqlite:", "postgresql", "mysql", "mssql")):
+        return
+    if not uri.startswith(("http://", "https://")):
+        hint = "null (SQLite in the sweep's folder), http(s)://HOST:PORT, or a database URI"
+        raise ConfigError(f"{uri!r} is not a tracking server's address", "tracking.uri", hint)
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_TIMEOUT_S) as answer:
+            answer.read(100)
+    except urllib.error.HTTPError as exc:
+        if exc.code == 403:
+            hint = "start the server with --allowed-hosts naming this host (and port)"
+            raise ConfigError(
+                "the tracking server refuses this host name (403)", "tracking.uri", hint
+            ) from exc
+        if exc.code == 404:
+            return  # somebody else's MLflow behind a proxy: it answers, that is all we ask
+        raise ConfigError(f"the tracking server answers {exc.code}", "tracking.uri", uri) from exc
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", exc)
+        hint = f"is it running? mlflow server --host 127.0.0.1; waited {_TIMEOUT_S:g} s"
+        raise ConfigError(
+            f"the tracking server {uri} does not answer: {reason}", "tracking.uri", hint
+        ) from exc
+
+
+def check_cpus(config: SweepConfig, available: float) -> None:
+    """At least one trial fits on the largest node."""
+    if config.resources.cpus > available:
+        raise ConfigError(
+            f"{config.resources.cpus} CPUs per trial, but the largest node has {available:g}",
+            "resources.cpus",
+        )
+
+
+def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]]]) -> None:
+    """Every node sees the same storage: a file written here exists there.
+
+    Args:
+        probes: (node's name, function that says whether a path exists on that node).
+    """
+    folder = Path(os.path.abspath(os.path.expanduser(storage)))
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / f".shared-{uuid.uuid4().hex}"
+    try:
+        marker.write_text("x", encoding="utf-8")
+        blind = [name for name, sees in probes if not sees(str(marker))]
+    finally:
+        marker.unlink(missing_ok=True)
+        for parent in created:
+            parent.rmdir()
+    if blind:
+        raise ConfigError(
+            f"{folder} is local: {len(blind)} node(s) of the cluster do not see it ({', '.join(blind)})",
+            "storage",
+            "give a folder that all nodes share, for instance on NFS",
+        )

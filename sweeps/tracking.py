@@ -1,0 +1,384 @@
+"""Writes the sweep to MLflow: one parent run, one child per trial, from one thread of the driver, in batches.
+
+Trial processes never see MLflow. What cannot be written now is kept and tried again; what could not be written before
+the driver ended is written by the next ``run``, from the ledger and the trials' folders.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import queue
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcp_core import schema
+from gcp_core.errors import ConfigError, GcpError
+from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
+from sweeps.config import SweepConfig
+from sweeps.job import Job, Outcome, read_outcome
+from sweeps.ledger import Record
+from sweeps.reading import flatten
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+DATABASE = "mlflow.db"
+ARTIFACTS = "mlartifacts"
+_MODEL_FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
+_TEXT_FILES = (schema.ARTIFACT_CONFIG, schema.ARTIFACT_LOG, schema.ARTIFACT_TRACEBACK)
+_PAUSE_S = 0.2
+_MAX_BACKOFF_S = 5.0
+_TAG_LENGTH = 5000
+
+
+def tracking_uri(uri: str | None, folder: Path) -> str:
+    """The absolute URI: SQLite in the sweep's folder unless the config names one."""
+    if uri is None:
+        return f"sqlite:///{folder.absolute() / DATABASE}"
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri
+
+
+@dataclass(frozen=True)
+class SweepRun:
+    """The parent run: where it is and what it is called."""
+
+    sweep_id: str
+    name: str
+    uri: str
+    experiment: str
+    experiment_id: str
+    run_id: str
+
+
+@dataclass
+class _Child:
+    """What is known of a trial's run in MLflow."""
+
+    run_id: str
+    status: str
+    last_epoch: int = 0
+    finals: frozenset[str] = frozenset()
+
+
+class MlflowWriter:
+    """Implements ``sweeps.conductor.Tracker``; every call returns at once, a thread writes.
+
+    Build it with :func:`open_writer`. :meth:`close` must be called; it says how many entries are still unwritten.
+    """
+
+    def __init__(self, client: MlflowClient, run: SweepRun, children: dict[str, _Child]) -> None:
+        self.run = run
+        self._client = client
+        self._children = children
+        self._sha = git_sha()
+        self._entries: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._metrics: dict[str, list[tuple[str, float, int, int]]] = {}
+        self._deadline = math.inf
+        self._unwritten = 0
+        self.busy_s = 0.0
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    # --- called by the conductor ----------------------------------------------------------------------------------
+
+    def started(self, job: Job) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._start(job, now))
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._epoch(job, row, now))
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._finish(job, outcome, now))
+
+    def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._late(job, finals, epoch, now))
+
+    def interrupted(self, job: Job) -> None:
+        """The job's process is being ended; the sweep can be continued."""
+        self._entries.put(lambda: self._interrupt(job))
+
+    def reconcile(self, records: Iterable[Record], known_drops: Mapping[str, float]) -> None:
+        """Bring MLflow up to the ledger: write what an earlier driver had no time to write."""
+        for record in records:
+            child = self._children.get(record.job.trial_id)
+            if not record.finished:
+                continue
+            if child is None or child.status != STATUSES[record.status].mlflow:
+                outcome = read_outcome(record.job.folder)
+                history = outcome.history if outcome is not None else ()
+                self.finished(
+                    record.job,
+                    Outcome(record.status, record.finals, history, record.error, record.seconds),
+                )
+            drop = known_drops.get(record.job.trial_id)
+            if drop is not None and (child is None or "accuracy_drop" not in child.finals):
+                self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
+
+    def close(self, status: str, timeout_s: float = 30.0) -> int:
+        """End the parent run, write what is queued, end the thread. The number of entries left unwritten."""
+        now = _now_ms()
+        self._deadline = time.monotonic() + timeout_s
+        self._entries.put(lambda: self._client.set_terminated(self.run.run_id, status=status, end_time=now))
+        self._entries.put(None)
+        self._thread.join(timeout_s + 60.0)
+        return self._unwritten
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        entry = self._entries.get()
+        while entry is not None:
+            self._persist(entry)
+            if self._entries.empty():
+                self._persist(self._flush)
+                time.sleep(_PAUSE_S)  # gather a batch: one request per run instead of one per epoch
+            entry = self._entries.get()
+        self._persist(self._flush)
+
+    def _persist(self, entry: Callable[[], None]) -> None:
+        """Do it; if MLflow does not answer, wait and do it again, until the deadline that ``close`` sets."""
+        pause = _PAUSE_S
+        while True:
+            start = time.process_time()
+            try:
+                entry()
+                return
+            except Exception as exc:  # anything MLflow raises: it must never end the sweep
+                if time.monotonic() > self._deadline:
+                    self._unwritten += 1
+                    _log.error("not written to MLflow: %s", _first_line(exc))
+                    return
+                _log.warning(
+                    "MLflow does not take an entry, trying again in %.1f s: %s", pause, _first_line(exc)
+                )
+            finally:
+                self.busy_s += time.process_time() - start
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_BACKOFF_S)
+
+    def _start(self, job: Job, now: int) -> None:
+        child = self._children.get(job.trial_id) or self._find(job)
+        if child is None:
+            self._create(job, now)
+        elif child.status != "RUNNING":
+            self._client.update_run(child.run_id, status="RUNNING")
+            self._client.set_tag(child.run_id, Tag.STATUS, "running")
+            child.status = "RUNNING"
+
+    def _create(self, job: Job, now: int) -> _Child:
+        from mlflow.entities import Param
+
+        run = self._client.create_run(
+            self.run.experiment_id, start_time=now, tags=self._tags(job), run_name=job.trial_id
+        )
+        child = self._children[job.trial_id] = _Child(run.info.run_id, "RUNNING")
+        params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
+        self._client.log_batch(child.run_id, params=params)
+        return child
+
+    def _tags(self, job: Job) -> dict[str, str]:
+        return {
+            Tag.SWEEP_ID: self.run.sweep_id,
+            Tag.SWEEP_NAME: self.run.name,
+            Tag.TRIAL_ID: job.trial_id,
+            Tag.CONFIG_ID: job.config.config_id(),
+            Tag.SEED: str(job.config.seed),
+            Tag.KIND: job.kind,
+            Tag.STATUS: "running",
+            Tag.GIT_SHA: self._sha,
+            Tag.SCHEMA: schema.SCHEMA_VERSION,
+            Tag.PARENT: self.run.run_id,
+        }
+
+    def _find(self, job: Job) -> _Child | None:
+        """A run that a lost answer or an earlier driver left behind."""
+        found = _children(self._client, self.run, f" and tags.`{Tag.TRIAL_ID}` = '{job.trial_id}'")
+        self._children.update(found)
+        return found.get(job.trial_id)
+
+    def _child(self, job: Job, now: int) -> _Child:
+        return self._children.get(job.trial_id) or self._find(job) or self._create(job, now)
+
+    def _epoch(self, job: Job, row: Mapping[str, float], now: int) -> None:
+        child = self._child(job, now)
+        epoch = int(row["epoch"])
+        if epoch <= child.last_epoch:
+            return
+        child.last_epoch = epoch
+        for key in PER_EPOCH:
+            if key in row:
+                self._metrics.setdefault(child.run_id, []).append((key, float(row[key]), now, epoch))
+
+    def _flush(self) -> None:
+        from mlflow.entities import Metric
+
+        for run_id in list(self._metrics):
+            self._client.log_batch(run_id, metrics=[Metric(*values) for values in self._metrics[run_id]])
+            del self._metrics[run_id]
+
+    def _finish(self, job: Job, outcome: Outcome, now: int) -> None:
+        from mlflow.entities import RunTag
+
+        child = self._child(job, now)
+        for row in outcome.history:
+            self._epoch(job, row, now)
+        step = outcome.last_epoch
+        finals = [(FINALS[name].key, float(value), now, step) for name, value in outcome.finals.items()]
+        self._metrics.setdefault(child.run_id, []).extend(
+            entry for entry in finals if math.isfinite(entry[1])
+        )
+        self._flush()
+        tags = [RunTag(Tag.STATUS, outcome.status)]
+        if outcome.error:
+            tags.append(RunTag(Tag.ERROR, outcome.error[:_TAG_LENGTH]))
+        self._client.log_batch(child.run_id, tags=tags)
+        self._log_files(child.run_id, Path(job.folder))
+        status = STATUSES[outcome.status].mlflow
+        self._client.set_terminated(child.run_id, status=status, end_time=now)
+        child.status, child.finals = status, child.finals | set(outcome.finals)
+
+    def _log_files(self, run_id: str, folder: Path) -> None:
+        for name in (*_MODEL_FILES, *_TEXT_FILES):
+            file = folder / name
+            if file.is_file():
+                into = str(Path(name).parent) if "/" in name else None
+                self._client.log_artifact(run_id, str(file), into)
+
+    def _late(self, job: Job, finals: Mapping[str, float], epoch: int, now: int) -> None:
+        child = self._child(job, now)
+        for name, value in finals.items():
+            self._metrics.setdefault(child.run_id, []).append((FINALS[name].key, float(value), now, epoch))
+
+    def _interrupt(self, job: Job) -> None:
+        child = self._children.get(job.trial_id)
+        if child is not None and child.status == "RUNNING":
+            self._flush()
+            self._client.set_terminated(child.run_id, status="KILLED")
+            child.status = "KILLED"
+
+
+def open_writer(config: SweepConfig, folder: Path, sweep_id: str) -> MlflowWriter:
+    """Create database, experiment and parent run where they are missing, read the children, start the thread.
+
+    Raises:
+        ConfigError: the tracking server refuses, or the store cannot be opened.
+    """
+    # A server that is away must not block the driver for the minutes MLflow would wait by default.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    uri = tracking_uri(config.tracking.uri, folder)
+    for name in ("alembic", "mlflow.store"):  # they announce every step of making a database
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        run = _open_parent(client, config, folder, sweep_id, uri)
+        return MlflowWriter(client, run, _children(client, run))
+    except (MlflowException, OSError) as exc:
+        raise ConfigError(f"MLflow cannot be used: {_first_line(exc)}", "tracking.uri", uri) from exc
+    except Exception as exc:
+        if isinstance(exc, GcpError):
+            raise
+        raise ConfigError(f"MLflow cannot be opened: {_first_line(exc)}", "tracking.uri", uri) from exc
+
+
+def _open_parent(
+    client: MlflowClient, config: SweepConfig, folder: Path, sweep_id: str, uri: str
+) -> SweepRun:
+    experiment = client.get_experiment_by_name(config.name)
+    if experiment is None:
+        own = config.tracking.uri is None
+        location = (folder.absolute() / ARTIFACTS).as_uri() if own else None
+        experiment_id = client.create_experiment(config.name, artifact_location=location)
+    else:
+        experiment_id = experiment.experiment_id
+    query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
+    found = client.search_runs([experiment_id], query, max_results=1)
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        run_id = _create_parent(client, config, experiment_id, sweep_id)
+    client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
+    return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id)
+
+
+def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:
+    from mlflow.entities import Param
+
+    tags = {
+        Tag.KIND: "sweep",
+        Tag.SWEEP_ID: sweep_id,
+        Tag.SWEEP_NAME: config.name,
+        Tag.GIT_SHA: git_sha(),
+        Tag.SCHEMA: schema.SCHEMA_VERSION,
+    }
+    run = client.create_run(experiment_id, tags=tags, run_name=config.name)
+    params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
+    client.log_batch(run.info.run_id, params=params)
+    return run.info.run_id
+
+
+def _children(client: MlflowClient, run: SweepRun, more: str = "") -> dict[str, _Child]:
+    query = f"tags.`{Tag.PARENT}` = '{run.run_id}'{more}"
+    children: dict[str, _Child] = {}
+    token: str | None = None
+    while True:
+        page = client.search_runs([run.experiment_id], query, max_results=1000, page_token=token)
+        for found in page:
+            finals = {key.removeprefix("final/") for key in found.data.metrics if key.startswith("final/")}
+            child = _Child(found.info.run_id, found.info.status, 0, frozenset(finals))
+            if child.status != "FINISHED":
+                steps = client.get_metric_history(child.run_id, "val/accuracy")
+                child.last_epoch = max((metric.step for metric in steps), default=0)
+            children[found.data.tags.get(Tag.TRIAL_ID, found.info.run_id)] = child
+        token = page.token
+        if not token:
+            return children
+
+
+def as_param(value: Any) -> str:
+    """A config value as MLflow keeps it: text as it is, everything else as JSON (``null``, ``0.1``, ``[]``)."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def git_sha() -> str:
+    """Commit of the working directory, with ``-dirty`` if it has changes; ``unknown`` outside a repository."""
+    try:
+        options = {"capture_output": True, "text": True, "timeout": 5, "check": True}
+        sha = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
+        changes = subprocess.run(
+            ["git", "status", "--porcelain", "--untracked-files=no"], **options
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return "unknown"
+    return f"{sha}-dirty" if changes else sha
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _first_line(exc: BaseException) -> str:
+    text = str(exc).strip()
+    return text.splitlines()[0][:300] if text else type(exc).__name__

@@ -1,0 +1,142 @@
+"""The Ray side of one trial: runs ``gcp_core.training.run_trial``, catches whatever goes wrong, reports to the driver.
+
+A trial that raises ends like any other function, so its process is reused by the next trial; only a process or node
+that is gone is seen by Ray as an error, and started again from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gcp_core import schema
+from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
+from gcp_core.factory import load_factory
+from sweeps.job import Job, Outcome, read_outcome, write_outcome
+from sweeps.lock import trial_lock
+
+DEFAULT_RUNNER = "gcp_core.training:run_trial"
+#: Name of the one value in a Tune report: JSON of ``{"epoch": row}`` or ``{"outcome": outcome}``.
+PAYLOAD = "payload"
+_log = logging.getLogger(__name__)
+
+EpochSink = Callable[[dict[str, float]], None]
+
+
+def tune_trainable(config: dict[str, Any]) -> None:
+    """What Ray Tune calls: ``config`` holds ``job`` (JSON) and ``runner`` (``package.module:function``)."""
+    from ray import tune
+
+    def send(row: dict[str, float]) -> None:
+        tune.report({PAYLOAD: json.dumps({"epoch": row})})
+
+    outcome = run_job(Job.from_json(config["job"]), config["runner"], send)
+    tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+
+
+def run_job(job: Job, runner: str, sink: EpochSink) -> Outcome:
+    """Run (or go on with) a job in its folder; never raises because of the trial.
+
+    Args:
+        runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
+        sink: receives one row per epoch: ``epoch`` and the per-epoch metrics.
+
+    The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
+    ``traceback.txt`` if it raised.
+    """
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with trial_lock(folder):
+        done = read_outcome(folder)
+        if done is not None:
+            return done
+        (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
+        with _captured(folder / schema.ARTIFACT_LOG):
+            _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
+            outcome = _run(job, runner, sink, folder)
+            _log.info("%s ends: %s %s", job.trial_id, outcome.status, outcome.error)
+        write_outcome(folder, outcome)
+        return outcome
+
+
+def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
+    start = time.perf_counter()
+    rows: list[dict[str, float]] = []
+
+    def report(epoch_report: Any) -> None:
+        row = _row(epoch_report)
+        rows.append(row)
+        sink(row)
+
+    try:
+        function = load_factory(runner, "runner", ConfigError)
+        with _threads(job.config.threads):
+            result = function(job.config, report=report, checkpoint_dir=str(folder))
+    except Exception as exc:  # the trial may raise anything; the sweep goes on
+        text = traceback.format_exc()
+        (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
+        _log.error("%s", text)
+        status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
+        return Outcome(status, {}, tuple(rows), describe(exc), time.perf_counter() - start)
+    return Outcome(
+        status=result.status,
+        finals={name: float(value) for name, value in result.finals.items()},
+        history=tuple(_row(entry) for entry in result.history),
+        error=result.error or "",
+        seconds=time.perf_counter() - start,
+        weights_sha256=result.weights_sha256 or "",
+    )
+
+
+def describe(exc: BaseException) -> str:
+    """One sentence about an exception: our own errors speak for themselves, others get their type's name."""
+    text = " ".join(str(exc).split())
+    if isinstance(exc, GcpError):
+        return text
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _row(report: Any) -> dict[str, float]:
+    return {"epoch": int(report.epoch), **{key: float(value) for key, value in report.metrics.items()}}
+
+
+@contextlib.contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """One CPU slot is one thread: more only make trials wait for each other."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def _captured(path: Path) -> Iterator[None]:
+    """Everything this process prints or logs meanwhile goes to ``path`` (appended: a resumed trial goes on in it)."""
+    root = logging.getLogger()
+    level = root.level
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+        root.setLevel(min(level, logging.INFO) if level else logging.INFO)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            root.setLevel(level)
+            root.removeHandler(handler)
+            sys.stdout.flush()
