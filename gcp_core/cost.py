@@ -14,13 +14,7 @@ from gcp_core.errors import ModelError
 
 # Work that grows with the number of elements only; a MAC count leaves it out by definition.
 _CHEAP = (
-    *(
-        "native_batch_norm",
-        "_native_batch_norm",
-        "cudnn_batch_norm",
-        "miopen_batch_norm",
-        "native_layer_norm",
-    ),
+    *("native_batch_norm", "batch_norm", "cudnn_batch_norm", "miopen_batch_norm", "native_layer_norm"),
     *(
         "native_group_norm",
         "native_dropout",
@@ -32,34 +26,33 @@ _CHEAP = (
         "amax",
         "max",
     ),
+    *("cat", "stack", "clone", "copy", "to_copy", "empty", "new_", "zeros", "ones", "full", "arange", "fill"),
     *(
-        "cat",
-        "stack",
-        "clone",
-        "copy",
-        "_to_copy",
-        "empty",
-        "new_",
-        "zeros",
-        "ones",
-        "full",
-        "arange",
-        "fill",
+        "index",
+        "scatter",
+        "gather",
+        "softmax",
+        "log_softmax",
+        "pad",
+        "constant_pad",
+        "bernoulli",
+        "rand",
+        "as_strided",
     ),
-    *("index", "scatter", "gather", "_softmax", "_log_softmax", "pad", "constant_pad", "bernoulli", "rand"),
     *(
         "roll",
         "upsample",
         "repeat",
         "hardtanh",
-        "_unsafe_view",
+        "hardswish",
+        "unsafe_view",
         "resize",
         "detach",
         "lift",
         "pixel",
-        "reflection",
     ),
     *(
+        "reflection",
         "replication",
         "split",
         "unbind",
@@ -67,8 +60,8 @@ _CHEAP = (
         "lerp",
         "native_channel_shuffle",
         "channel_shuffle",
-        "zero",
     ),
+    *("zero", "local_scalar_dense"),
 )
 
 
@@ -160,7 +153,7 @@ class _UnknownOps(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         packet = func._overloadpacket
         name = packet.__name__
-        cheap = func.is_view or torch.Tag.pointwise in func.tags or name.startswith(_CHEAP)
+        cheap = func.is_view or torch.Tag.pointwise in func.tags or name.lstrip("_").startswith(_CHEAP)
         if packet not in self._known and not cheap:
             self.calls[name] = self.calls.get(name, 0) + 1
         return func(*args, **(kwargs or {}))

@@ -246,7 +246,7 @@ def _with_constant(tracer: Tracer, label: Label, other: Any, name: str, rank: in
             tensor = tracer.name(other)
             if tensor is None or len(label.varying()) > 1:
                 tracer.consume(label)
-                tracer.freeze(label, f"{name} with a tensor that has values of its own for every channel")
+                tracer.freeze(label, f"{name} joins it with channels that are never removed")
                 return None
             tracer.axis(tensor, own, label.atoms().copy())
     keeps = product or (isinstance(other, (int, float)) and other == 0)

@@ -1,0 +1,60 @@
+"""MACs and parameters."""
+
+import pytest
+import torch
+from torch import nn
+
+from gcp_core.cost import measure_cost
+from gcp_core.errors import ModelError
+from gcp_core.models import build_model
+from tests.oracles.mac_count import count_macs
+
+
+@pytest.mark.parametrize(
+    ("name", "macs", "params"), [("resnet20", 40_813_184, 272_474), ("vgg_tiny", 38_634_752, 288_746)]
+)
+def test_cost_of_known_networks(name, macs, params):
+    # ResNet-20 with 1x1 shortcuts: 40.55 M of the plain net + 2 x 131,072 in the shortcuts.
+    cost = measure_cost(build_model(name, 10), torch.zeros(1, 3, 32, 32))
+    assert (cost.macs, cost.params) == (macs, params)
+    assert cost.uncounted == {}
+
+
+@pytest.mark.parametrize("name", ["resnet20", "vgg11_bn", "torchvision:mobilenet_v3_small"])
+def test_macs_by_layer_equal_counting_loops(name):
+    model, image = build_model(name, 10), torch.zeros(1, 3, 32, 32)
+    cost = measure_cost(model, image.expand(3, -1, -1, -1))
+    assert cost.by_layer == count_macs(model, image)
+    assert cost.macs == sum(cost.by_layer.values())
+
+
+def test_frozen_parameters_are_not_counted_and_the_model_stays_as_it_was():
+    model = build_model("vgg_tiny", 10, width=0.25).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.features[0].weight.requires_grad_(False)
+    cost = measure_cost(model, torch.zeros(1, 3, 8, 8))
+    assert cost.params == sum(p.numel() for p in model.parameters()) - model.features[0].weight.numel()
+    assert model.training
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_an_operation_the_counter_does_not_know_is_reported():
+    class Attention(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = nn.Conv2d(3, 8, 3)
+            self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+
+        def forward(self, x):
+            y = self.conv(x).flatten(2).transpose(1, 2)
+            return self.attention(y, y, y)[0].mean(1)
+
+    cost = measure_cost(Attention(), torch.zeros(1, 3, 8, 8))
+    assert cost.uncounted == {"_native_multi_head_attention": 1}
+
+
+def test_an_input_that_does_not_fit_is_named():
+    with pytest.raises(
+        ModelError, match=r"example_input: the model does not run on an input of shape \(1, 1, 8, 8\)"
+    ):
+        measure_cost(build_model("vgg_tiny", 10), torch.zeros(1, 1, 8, 8))
