@@ -1,0 +1,133 @@
+"""What each command says in ``--json`` (schemas: docs/schemas): plain values, NaN as null, one place per
+shape.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis import table
+from gcp_core.schema import FINALS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.errors import NothingFeasible
+    from analysis.pareto import Hypervolume
+    from analysis.publish import Published
+    from analysis.report import Written
+    from analysis.select import Choice
+
+#: Raised when the meaning of an answer changes.
+VERSION = 1
+
+_PLAIN = (
+    "sweep", "trial", "run_id", "kind", "status", "config_id", "seed", "baseline_trial", "macs_kept", "params_kept",
+)  # fmt: skip
+
+
+def plain(value: Any) -> Any:
+    """A JSON-ready value: numpy scalars unwrapped, everything that is not a finite number becomes None."""
+    if value is None or (not isinstance(value, (str, bool, list, dict, tuple)) and value != value):
+        return None
+    if str(value) in ("<NA>", "NaT"):
+        return None
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            return None
+        return int(value) if value == int(value) and abs(value) < 2**53 else value
+    if hasattr(value, "isoformat"):
+        return value.isoformat()
+    return value
+
+
+def trial(row: dict[str, Any], config: Sequence[str]) -> dict[str, Any]:
+    """One trial: identity, values by short name, and its configuration under dotted paths."""
+    answer = {name: plain(row.get(name)) for name in _PLAIN}
+    answer.update({name: plain(row[name]) for name in FINALS if name in row})
+    answer["config"] = {name: plain(row[name]) for name in config if plain(row[name]) is not None}
+    if "pareto_rank" in row:
+        answer["pareto_rank"] = plain(row["pareto_rank"])
+    return answer
+
+
+def trials(df: pd.DataFrame, config: Sequence[str]) -> list[dict[str, Any]]:
+    """The rows of ``df`` as :func:`trial` answers."""
+    return [trial(row, config) for row in df.to_dict("records")]
+
+
+def about(df: pd.DataFrame) -> dict[str, Any]:
+    """Which sweeps an answer rests on, what was counted and what was left out."""
+    keys = ("id", "name", "tracking_uri", "parent_run_id", "folder", "running")
+    return {
+        "sweeps": [{k: entry.get(k) for k in keys if k in entry} for entry in df.attrs["sweeps"]],
+        "counts": table.counts(df),
+        "left_out": df.attrs["left_out"],
+    }
+
+
+def front(
+    df: pd.DataFrame, rows: pd.DataFrame, objectives: dict[str, str], volume: Hypervolume, scale: str
+) -> dict:
+    """Answer of ``front``: the front (or, with ranks, the rows asked for), baselines and the hypervolume."""
+    config = table.config_columns(df)
+    return {
+        "answer": "front",
+        "version": VERSION,
+        **about(df),
+        "objectives": dict(objectives),
+        "front": trials(rows, config),
+        "baselines": trials(df[df["kind"] == "baseline"], config),
+        "hypervolume": {"value": volume.value, "cut": volume.cut, "points": volume.points, "anchors": scale},
+    }
+
+
+def select(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
+    """Answer of ``select``: the chosen trial(s), the runners-up and the reason."""
+    config = table.config_columns(df)
+    return {
+        "answer": "select",
+        "version": VERSION,
+        **about(df),
+        "constraints": list(choice.constraints),
+        "considered": choice.considered,
+        "feasible": choice.feasible,
+        "chosen": trials(choice.rows, config),
+        "runners_up": trials(choice.runners_up, config),
+        "reason": choice.reason,
+    }
+
+
+def nothing(error: NothingFeasible) -> dict[str, Any]:
+    """Answer when no trial is left (exit code 3): what each constraint alone removed and the nearest miss."""
+    return {
+        "answer": "nothing_feasible",
+        "version": VERSION,
+        "message": str(error),
+        "removals": [{k: plain(v) for k, v in dataclasses.asdict(r).items()} for r in error.removals],
+    }
+
+
+def report(df: pd.DataFrame, written: Written, published: Published | None) -> dict[str, Any]:
+    """Answer of ``report``: the files, and what was written into MLflow (None if nothing was)."""
+    return {
+        "answer": "report",
+        "version": VERSION,
+        **about(df),
+        "page": str(written.page),
+        "files": [str(path) for path in written.files],
+        "published": None
+        if published is None
+        else {
+            "front": list(published.front),
+            "tags_changed": published.tags_changed,
+            "hypervolume": published.hypervolume,
+        },
+    }

@@ -1,0 +1,104 @@
+"""How numbers and tables look as text: one place for units, digits and signs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from gcp_core.schema import FINALS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def count(value: float) -> str:
+    """A large count with three digits and a decimal prefix: 1234567 -> "1.23 M"."""
+    if not math.isfinite(value):
+        return "-"
+    for size, prefix in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.{max(0, 2 - int(math.log10(abs(scaled)) + 1e-9))}f} {prefix}"
+    return f"{value:g}"
+
+
+def quantity(name: str, value: float) -> str:
+    """``value`` of a ``final/*`` quantity with its unit: ``quantity("macs", 6e7)`` -> "60.0 M MACs"."""
+    if value is None or not math.isfinite(value):
+        return "-"
+    unit = FINALS[name].unit if name in FINALS else ""
+    if name in ("macs", "params"):
+        return f"{count(value)} {'MACs' if name == 'macs' else 'params'}"
+    if unit == "%":
+        return f"{value:.2f} %"
+    if unit == "points":
+        return f"{value:.2f} points"
+    if unit == "share" or name in ("macs_kept", "params_kept"):
+        return f"{100 * value:.1f} %"
+    if unit in ("ms", "h"):
+        return f"{value:.3g} {unit}"
+    if unit == "x":
+        return f"{value:.2f}x"
+    return f"{value:g} {unit}".strip()
+
+
+def plural(n: int, word: str) -> str:
+    """``plural(1, "trial")`` -> "1 trial", ``plural(2, "trial")`` -> "2 trials"."""
+    return f"{n} {word}{'' if n == 1 else 's'}"
+
+
+def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """A plain text table; the first ``left`` columns are left-aligned, the others right-aligned."""
+    widths = [max(len(str(cell)) for cell in column) for column in zip(header, *rows)]
+
+    def line(cells: Sequence[str]) -> str:
+        parts = [
+            str(c).ljust(w) if i < left else str(c).rjust(w) for i, (c, w) in enumerate(zip(cells, widths))
+        ]
+        return "  ".join(parts).rstrip()
+
+    return "\n".join([line(header), line(["-" * w for w in widths]), *(line(row) for row in rows)])
+
+
+def parameter(value: Any) -> str:
+    """A configuration value, short."""
+    if value is None or value != value or str(value) == "<NA>":
+        return "-"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    return str(value)
+
+
+def trials_table(df: pd.DataFrame, config: Sequence[str], marks: dict[str, str] | None = None) -> str:
+    """Trials with accuracy, cost and the given configuration columns; ``marks`` = trial -> note in the last
+    column.
+    """
+    header, rows = trials_cells(df, config)
+    if marks:
+        header = [*header, ""]
+        rows = [[*row, marks.get(row[0], "")] for row in rows]
+    return grid(header, rows)
+
+
+def trials_cells(df: pd.DataFrame, config: Sequence[str]) -> tuple[list[str], list[list[str]]]:
+    """Header and cells of :func:`trials_table` (also used by the HTML report and the Markdown note)."""
+    columns: list[tuple[str, str, Any]] = [
+        ("trial", "trial", str),
+        ("val acc %", "val_accuracy", lambda v: f"{v:.2f}"),
+        ("drop", "accuracy_drop", lambda v: f"{v:+.2f}"),
+        ("MACs", "macs", count),
+        ("kept %", "macs_kept", lambda v: f"{100 * v:.1f}"),
+        ("params", "params", count),
+        ("kept %", "params_kept", lambda v: f"{100 * v:.1f}"),
+        ("ms", "latency_ms", lambda v: f"{v:.3g}"),
+    ]
+    columns = [c for c in columns if c[1] in df.columns and df[c[1]].notna().any()]
+    short = [name.split(".")[-1] for name in config]
+    header = [c[0] for c in columns]
+    header += [s if short.count(s) == 1 else name for s, name in zip(short, config)]
+    rows = []
+    for row in df.to_dict("records"):
+        cells = [show(row[name]) if row[name] == row[name] else "-" for _, name, show in columns]
+        rows.append(cells + [parameter(row.get(name)) for name in config])
+    return header, rows

@@ -1,0 +1,205 @@
+"""A sweep that never ran: a known accuracy-cost curve plus noise, logged to a real MLflow store as a real
+one is.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.plan import AttributeChange, Plan
+from gcp_core.schema import FINALS, SCHEMA_VERSION, STATUSES, Tag
+
+BASE_MACS, BASE_PARAMS, BASE_ACCURACY = 4_000_000.0, 280_000.0, 97.0
+
+
+@dataclass
+class FakeTrial:
+    """One run to log; ``finals`` by short name."""
+
+    trial: str
+    config: TrialConfig
+    finals: dict[str, float]
+    kind: str = "trial"
+    status: str = "complete"
+    error: str = ""
+    tags: dict[str, str] = field(default_factory=dict)
+
+
+def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    """Dotted config paths, as MLflow params."""
+    flat: dict[str, str] = {}
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            flat.update(flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = str(value)
+    return flat
+
+
+def curve(kept: float, noise: float = 0.0) -> float:
+    """True accuracy (per cent) at a share of MACs kept: flat first, then falling."""
+    return BASE_ACCURACY - 0.5 * (1.0 / max(kept, 0.02) - 1.0) ** 1.1 + noise
+
+
+def finals_of(kept: float, accuracy: float, latency: float | None = None) -> dict[str, float]:
+    macs, params = round(kept * BASE_MACS), round(kept**1.2 * BASE_PARAMS)
+    values = {
+        "val_accuracy": accuracy,
+        "test_accuracy": accuracy - 0.4,
+        "macs": macs,
+        "params": params,
+        "macs_removed": 1 - macs / BASE_MACS,
+        "params_removed": 1 - params / BASE_PARAMS,
+        "compression": BASE_PARAMS / params,
+        "accuracy_drop": BASE_ACCURACY - accuracy,
+        "latency_ms": latency if latency is not None else 0.4 + 1.1 * kept,
+        "epochs": 20,
+        "device_hours": 0.002,
+        "target_reached": 1.0,
+    }
+    return {name: float(values[name]) for name in FINALS}
+
+
+def config_for(seed: int = 0, **prune: Any) -> TrialConfig:
+    return TrialConfig(
+        seed=seed,
+        data=DataConfig("digits", val_share=0.25),
+        model=ModelConfig("vgg_tiny", 0.5),
+        train=TrainConfig(epochs=20, batch_size=64),
+        prune=PruneConfig(**prune),
+    )
+
+
+def baseline_trial(seed: int = 0, accuracy: float = BASE_ACCURACY) -> FakeTrial:
+    return FakeTrial(f"b{seed:04d}", config_for(seed).baseline(), finals_of(1.0, accuracy), kind="baseline")
+
+
+def some_trials(n: int, seed: int = 0, noise: float = 0.3, first: int = 0) -> list[FakeTrial]:
+    """``n`` finished trials with searched interval, ratio, target and criterion."""
+    rng = np.random.default_rng(seed)
+    trials = []
+    for i in range(first, first + n):
+        target = float(np.round(rng.uniform(0.3, 0.95), 2))
+        interval, ratio = int(rng.integers(1, 5)), float(np.round(rng.choice([0.1, 0.2, 0.3, 0.4]), 1))
+        criterion = str(rng.choice(["frs", "l1", "random"]))
+        loss = {"frs": 0.0, "l1": 0.3, "random": 1.2}[criterion] + 0.4 * ratio
+        accuracy = curve(1 - target) - loss - noise * float(rng.exponential())
+        config = config_for(criterion=criterion, interval=interval, ratio=ratio, target=target)
+        trials.append(FakeTrial(f"t{i:04d}", config, finals_of(1 - target, accuracy)))
+    return trials
+
+
+def broken_trials(first: int) -> list[FakeTrial]:
+    """One of each end that must not stand on a front, with tempting values where it has any."""
+    tempting = finals_of(0.01, 99.9)
+    nan = {**tempting, "val_accuracy": math.nan}
+    infinite = {**tempting, "macs": -math.inf}
+    config = config_for(target=0.9)
+    return [
+        FakeTrial(f"t{first:04d}", config, {}, status="failed", error="ModelError: bn1 has no channels"),
+        FakeTrial(
+            f"t{first + 1:04d}", config, {}, status="diverged", error="Diverged: loss is nan in epoch 3"
+        ),
+        FakeTrial(f"t{first + 2:04d}", config, tempting, status="stopped"),
+        FakeTrial(f"t{first + 3:04d}", config, nan),
+        FakeTrial(f"t{first + 4:04d}", config, infinite),
+        FakeTrial(f"t{first + 5:04d}", config, tempting, status="infeasible"),
+    ]
+
+
+def write_sweep(
+    folder: Path,
+    trials: list[FakeTrial],
+    *,
+    name: str | None = None,
+    running: bool = False,
+    schema: str = SCHEMA_VERSION,
+    uri: str | None = None,
+) -> str:
+    """Log ``trials`` under one parent and write the sweep's folder; returns the tracking URI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name = name or folder.name
+    uri = uri or f"sqlite:///{folder.resolve()}/mlflow.db"
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(name)
+    artifacts = (folder.resolve() / "mlartifacts").as_uri()
+    experiment_id = experiment.experiment_id if experiment else client.create_experiment(name, artifacts)
+    sweep_id = f"{name}-{client.search_runs([experiment_id], max_results=1).__len__()}"
+    tags = {Tag.KIND: "sweep", Tag.SWEEP_NAME: name, Tag.SWEEP_ID: sweep_id, Tag.SCHEMA: schema}
+    parent = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
+    for i, trial in enumerate(trials):
+        log_trial(client, experiment_id, parent, trial, tags, start=1_700_000_000_000 + 60_000 * i)
+    if not running:
+        client.set_terminated(parent, "FINISHED")
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({"name": name, "search": {"objectives": {"val_accuracy": "max", "macs": "min"}}})
+    )
+    for trial in trials:
+        manifest = folder / "trials" / trial.trial / "model" / "manifest.json"
+        manifest.parent.mkdir(parents=True, exist_ok=True)
+        manifest.write_text(json.dumps({"num_classes": 10, "plans": [a_plan().to_dict()]}))
+    entry = {
+        "id": sweep_id, "name": name, "tracking_uri": uri, "experiment": name, "parent_run_id": parent,
+        "config_digest": "0" * 12,
+    }  # fmt: skip
+    (folder / "sweep.json").write_text(json.dumps(entry))
+    return uri
+
+
+def log_trial(
+    client: MlflowClient,
+    experiment_id: str,
+    parent: str,
+    trial: FakeTrial,
+    common: dict[str, str],
+    start: int,
+) -> str:
+    status = STATUSES[trial.status]
+    tags = {
+        **common,
+        Tag.PARENT: parent,
+        Tag.KIND: trial.kind,
+        Tag.STATUS: trial.status,
+        Tag.CONFIG_ID: trial.config.config_id(),
+        Tag.SEED: str(trial.config.seed),
+        **({Tag.ERROR: trial.error} if trial.error else {}),
+        **trial.tags,
+    }
+    run = client.create_run(experiment_id, start_time=start, run_name=trial.trial)
+    client.log_batch(
+        run.info.run_id,
+        metrics=[Metric(FINALS[k].key, v, start, 20) for k, v in trial.finals.items()],
+        params=[Param(k, v) for k, v in flatten(trial.config.to_dict()).items()],
+        tags=[RunTag(k, v) for k, v in tags.items()],
+    )
+    if status.mlflow != "RUNNING":
+        client.set_terminated(run.info.run_id, status.mlflow, end_time=start + 30_000)
+    return run.info.run_id
+
+
+def a_plan() -> Plan:
+    """One event that narrows two convolutions."""
+    changes = (
+        AttributeChange("features.0", "out_channels", 32, 20),
+        AttributeChange("features.10", "out_channels", 64, 16),
+        AttributeChange("features.3", "in_channels", 32, 20),
+    )
+    return Plan(removed={"features.0": tuple(range(12))}, attributes=changes, meta={"epoch": 3})
+
+
+def reseeded(trial: FakeTrial, name: str, seed: int, accuracy: float, kind: str = "trial") -> FakeTrial:
+    """The same configuration with another seed and another accuracy."""
+    config = dataclasses.replace(trial.config, seed=seed)
+    kept = trial.finals["macs"] / BASE_MACS
+    return FakeTrial(name, config, finals_of(kept, accuracy), kind=kind)
