@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -34,7 +33,7 @@ def any_other(
         raise RelevanceError(f"there is no relevance rule for the in-place operation {name}", "model", hint)
     with torch.no_grad():
         y = func(*args, **kwargs)
-    if not any(t.is_floating_point() for t in tensors_in(y)):
+    if not any(t.is_floating_point() for t in tensors_in((y,))):
         return y
     if not isinstance(y, Tensor):
         raise RelevanceError(f"there is no relevance rule for {name}, which returns several tensors", "model")
@@ -46,7 +45,7 @@ def any_other(
 
     out = ProportionalRule.apply(y.detach(), call, name, state.stabiliser, *sources)
     mark = merged([m for t in sources if (m := mark_of(t)) is not None])
-    return marked(out, replace(mark, non_negative=False, gate=False))
+    return marked(out, mark._replace(non_negative=False, gate=False))
 
 
 def _swapped(value: Any, new: dict[int, Tensor]) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import torch
@@ -10,24 +10,33 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gcp_core.errors import RelevanceError
-from gcp_core.relevance.linear_maps import ConvMap, DenseMap, LinearMap
+from gcp_core.relevance.linear_maps import ConvMap, DenseMap, LinearMap, SplitWeight
 from gcp_core.relevance.marks import Mark, mark_of, marked
 from gcp_core.relevance.rules import LinearRule, LinearSite
 from gcp_core.relevance.state import PassState
 
-
-def conv(
-    state: PassState, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor:
-    """The linear rule on a convolution."""
-    return _conv(state, *args, **kwargs)
+_Args = tuple[Any, ...]
+_Kwargs = dict[str, Any]
 
 
-def linear(
-    state: PassState, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Tensor:
-    """The linear rule on the last dimension."""
-    return _linear(state, *args, **kwargs)
+def conv(state: PassState, func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor:
+    """The linear rule on a convolution; plain numbers below the lowest layer that is read."""
+    return _conv(state, *args, **kwargs) if _takes_part(state, args, kwargs) else _plain(func, args, kwargs)
+
+
+def linear(state: PassState, func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor:
+    """The linear rule on the last dimension; plain numbers below the lowest layer that is read."""
+    return _linear(state, *args, **kwargs) if _takes_part(state, args, kwargs) else _plain(func, args, kwargs)
+
+
+def _takes_part(state: PassState, args: _Args, kwargs: _Kwargs) -> bool:
+    weight = args[1] if len(args) > 1 else kwargs["weight"]
+    return mark_of(args[0]) is not None or state.names.get(id(weight)) in state.wanted
+
+
+def _plain(func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor:
+    with torch.no_grad():
+        return func(*args, **kwargs)
 
 
 def _conv(
@@ -42,36 +51,29 @@ def _conv(
 ) -> Tensor:
     spatial = weight.ndim - 2
     if input.ndim != weight.ndim:
-        raise RelevanceError(
-            f"a convolution got {input.ndim} dimensions, expected a batch of {weight.ndim}", "model"
-        )
-    dilation = _tuple(dilation, spatial)
+        found = f"{input.ndim} dimensions, expected a batch of {weight.ndim}"
+        raise RelevanceError(f"a convolution got {found}", state.names.get(id(weight), "model"))
     if isinstance(padding, str):
-        input, padding = _padded(input, weight, dilation if padding == "same" else (0,) * spatial), 0
-    conv_map = ConvMap(_tuple(stride, spatial), _tuple(padding, spatial), dilation, groups)
-    name = state.names.get(id(weight))
-    mark = mark_of(input)
-    if mark is None and name not in state.wanted:
-        return _plain(conv_map.forward, input, weight, bias)
-    record = None
-    if name in state.wanted:
-        record = _own_reading(state, name, lambda r: r.mean(tuple(range(2, r.ndim))))
-    y = LinearRule.apply(input, state.root, _site(state, conv_map, weight, bias, name, mark, record))
-    return marked(y, _mark(name, mark, 1, record is not None))
+        input, padding = _padded(input, weight, _tuple(dilation, spatial), padding), 0
+
+    def geometry() -> ConvMap:
+        return ConvMap(_tuple(stride, spatial), _tuple(padding, spatial), _tuple(dilation, spatial), groups)
+
+    site = _site(state, input, weight, bias, (stride, padding, dilation, groups), geometry, _spatial_mean)
+    return marked(LinearRule.apply(input, state.root, site), _mark(state, input, weight, 1))
 
 
 def _linear(state: PassState, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    name = state.names.get(id(weight))
-    mark, leading = mark_of(input), input.shape[:-1]
-    if mark is None and name not in state.wanted:
-        return _plain(F.linear, input, weight, bias)
-    record = None
-    if name in state.wanted:
-        record = _own_reading(state, name, lambda r: r.reshape(leading[0], -1, r.shape[-1]).mean(1))
+    leading = input.shape[:-1]
+
+    def mean(r: Tensor) -> Tensor:
+        return r if len(leading) == 1 else r.reshape(leading[0], -1, r.shape[-1]).mean(1)
+
+    site = _site(state, input, weight, bias, (), DenseMap, mean)
     rows = input if input.ndim == 2 else input.reshape(-1, input.shape[-1])
-    y = LinearRule.apply(rows, state.root, _site(state, DenseMap(), weight, bias, name, mark, record))
+    y = LinearRule.apply(rows, state.root, site)
     y = y if input.ndim == 2 else y.reshape(*leading, -1)
-    return marked(y, _mark(name, mark, y.ndim - 1, record is not None))
+    return marked(y, _mark(state, input, weight, y.ndim - 1))
 
 
 def _tuple(value: Any, length: int) -> tuple[int, ...]:
@@ -80,45 +82,51 @@ def _tuple(value: Any, length: int) -> tuple[int, ...]:
     return values * (length // len(values))
 
 
-def _padded(x: Tensor, weight: Tensor, dilation: tuple[int, ...]) -> Tensor:
-    """``x`` padded for ``padding="same"``; zero dilations mean no padding."""
+def _padded(x: Tensor, weight: Tensor, dilation: tuple[int, ...], padding: str) -> Tensor:
+    """``x`` padded by hand for ``padding="same"``, which may be uneven; as it is for ``"valid"``."""
+    if padding == "valid":
+        return x
     totals = [d * (k - 1) for d, k in zip(dilation, weight.shape[2:])]
     padded = F.pad(x, [n for total in reversed(totals) for n in (total // 2, total - total // 2)])
     mark = mark_of(x)
     return padded if mark is None else marked(padded, mark)
 
 
-def _plain(func: Callable[..., Tensor], x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Below the lowest layer that is read: no graph."""
-    with torch.no_grad():
-        return func(x, weight, bias)
-
-
 def _site(
     state: PassState,
-    linear_map: LinearMap,
+    x: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    name: str | None,
-    mark: Mark | None,
-    record: Callable[[Tensor], None] | None,
+    geometry: Hashable,
+    make_map: Callable[[], LinearMap],
+    mean: Callable[[Tensor], Tensor],
 ) -> LinearSite:
-    if name is not None and name not in state.order:
-        state.order.append(name)
+    """This use of a layer; ``mean`` turns relevance at its output into a reading ``(N, C)``."""
+    layer, mark = state.names.get(id(weight)), mark_of(x)
     weight = weight.detach()
-    return LinearSite(
-        map=linear_map,
-        weight=weight,
-        bias=None if bias is None else bias.detach(),
-        split=state.split(name, weight, linear_map),
-        stabiliser=state.stabiliser,
-        non_negative=mark is not None and mark.non_negative,
-        record=record,
-    )
+
+    def prepare() -> tuple[LinearMap, SplitWeight]:
+        linear_map = make_map()
+        return linear_map, SplitWeight(weight, linear_map, state.stabiliser)
+
+    linear_map, split = state.prepared(layer, geometry, prepare)
+    record = None
+    if layer in state.wanted:
+        state.order.setdefault(layer)
+        record = _own_reading(state, layer, mean)
+    non_negative = mark is not None and mark.non_negative
+    bias = None if bias is None else bias.detach()
+    return LinearSite(linear_map, weight, bias, split, state.stabiliser, non_negative, record)
 
 
-def _mark(name: str | None, mark: Mark | None, dim: int, read: bool) -> Mark:
-    return Mark(layer=name if read else None, dim=dim, depth=1 if mark is None else mark.depth + 1)
+def _mark(state: PassState, x: Tensor, weight: Tensor, dim: int) -> Mark:
+    layer, mark = state.names.get(id(weight)), mark_of(x)
+    depth = 1 if mark is None else mark.depth + 1
+    return Mark(layer=layer if layer in state.wanted else None, dim=dim, depth=depth)
+
+
+def _spatial_mean(r: Tensor) -> Tensor:
+    return r.mean(tuple(range(2, r.ndim)))
 
 
 def _own_reading(state: PassState, layer: str, mean: Callable[[Tensor], Tensor]) -> Callable[[Tensor], None]:

@@ -107,6 +107,8 @@ class SplitWeight:
         self.positive = weight.clamp_min(floor)
         self.negative = weight.clamp_max(-floor)
         self.epsilon = weight.new_full((weight.shape[0],), EPSILON)
+        # Rounding of a difference of two sums of this many terms, relative to the larger (a random walk's width).
+        self.noise = (4.0 + weight[0].numel() ** 0.5) * torch.finfo(weight.dtype).eps
 
     @cached_property
     def direct(self) -> Tensor:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
-_ATTRIBUTE = "_relevance_mark"
+# Read through ``__dict__``: a miss on an attribute of a tensor costs more than the rest of the bookkeeping.
+_MARK = "_relevance_mark"
 _SUCCESSOR = "_relevance_successor"
 
 
-@dataclass(frozen=True)
-class Mark:
+class Mark(NamedTuple):
     """Attached to every tensor that carries relevance.
 
     Attributes:
         layer: the convolution or linear layer whose output channels these are, if they still are.
         dim: the dimension the channels lie in.
-        index: where the layer's channels sit in that dimension (None = all, in order).
+        placed: where the layer's channels sit in that dimension (None = all, in order).
         depth: convolutions and linear layers on the longest way from the image.
         non_negative: known to hold no negative value.
         gate: values made to scale something else (a sigmoid's output).
@@ -26,7 +26,7 @@ class Mark:
 
     layer: str | None = None
     dim: int = 1
-    index: Tensor | None = None
+    placed: Tensor | None = None
     depth: int = 0
     non_negative: bool = False
     gate: bool = False
@@ -34,12 +34,12 @@ class Mark:
 
 def mark_of(value: Any) -> Mark | None:
     """The mark of a tensor, None for anything that carries no relevance."""
-    return getattr(value, _ATTRIBUTE, None) if isinstance(value, Tensor) else None
+    return value.__dict__.get(_MARK) if isinstance(value, Tensor) else None
 
 
 def marked(tensor: Tensor, mark: Mark) -> Tensor:
     """``tensor``, marked."""
-    setattr(tensor, _ATTRIBUTE, mark)
+    tensor.__dict__[_MARK] = mark
     return tensor
 
 
@@ -55,33 +55,32 @@ def merged(marks: list[Mark]) -> Mark:
 def supersede(old: Tensor, new: Tensor) -> Tensor:
     """Make later uses of ``old`` mean ``new``: an in-place operation without touching saved activations."""
     if old is not new:
-        setattr(old, _SUCCESSOR, new)
+        old.__dict__[_SUCCESSOR] = new
     return new
 
 
 def current(value: Any) -> Any:
     """``value`` with every superseded tensor in it (also in lists and tuples) replaced."""
     if isinstance(value, Tensor):
-        while (new := getattr(value, _SUCCESSOR, None)) is not None:
+        while (new := value.__dict__.get(_SUCCESSOR)) is not None:
             value = new
         return value
     if type(value) in (list, tuple):
-        return type(value)(current(v) for v in value)
+        return type(value)([current(v) for v in value])
     return value
 
 
-def tensors_in(values: Any) -> list[Tensor]:
+def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     """All tensors among arguments, lists and tuples included, in order."""
-    if isinstance(values, Tensor):
-        return [values]
-    if isinstance(values, dict):
-        values = list(values.values())
-    if isinstance(values, list | tuple):
-        return [t for v in values for t in tensors_in(v)]
-    return []
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif type(value) in (list, tuple):
+            found.extend(tensors_in(value))
+    return found
 
 
-def carriers(args: Any, kwargs: Any) -> list[Tensor]:
+def carriers(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
     """Those tensors among a call's arguments that carry relevance."""
-    found = [t for t in tensors_in(args) if mark_of(t) is not None]
-    return found + [t for t in tensors_in(kwargs) if mark_of(t) is not None] if kwargs else found
+    return [t for t in tensors_in((*args, *kwargs.values())) if _MARK in t.__dict__]

@@ -32,7 +32,7 @@ class RelevanceMode(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = {k: current(v) for k, v in kwargs.items()} if kwargs else {}
-        args = current(args)
+        args = tuple([current(v) for v in args])
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
         if func in LINEAR or carriers(args, kwargs):

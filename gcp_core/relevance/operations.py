@@ -8,7 +8,6 @@ carries relevance (convolutions and linear layers: all calls). What is not liste
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -110,7 +109,7 @@ def _pass_through(name: str) -> Handler:
         with torch.no_grad():
             y = func(x.detach(), *args[1:], **kwargs)
         clipped = name == "hardtanh" and kwargs.get("min_val", -1.0) >= 0
-        known = replace(mark, non_negative=name in _NON_NEGATIVE or clipped, gate=name in _GATES)
+        known = mark._replace(non_negative=name in _NON_NEGATIVE or clipped, gate=name in _GATES)
         out = marked(PassRule.apply(x, y), known)
         return supersede(x, out) if in_place else out
 
@@ -135,8 +134,8 @@ def _relocate(state: PassState, func: Any, args: Any, kwargs: Any) -> Any:
         func = torch.Tensor.reshape  # the pass runs channels-last, where a model's view may be impossible
     out = func(*args, **kwargs)
     marks = [m for t in carriers(args, kwargs) if (m := mark_of(t)) is not None]
-    if len(marks) < len(tensors_in(args) + tensors_in(kwargs)) or kwargs.get("value"):
-        marks = [replace(mark, non_negative=False) for mark in marks]
+    if len(marks) < len(tensors_in((*args, *kwargs.values()))) or kwargs.get("value"):
+        marks = [mark._replace(non_negative=False) for mark in marks]
     if isinstance(out, Tensor):
         return marked(out, _relocated(name, marks, args, kwargs, out))
     for part in out:
@@ -151,14 +150,14 @@ def _relocated(name: str, marks: list[Mark], args: Any, kwargs: Any, out: Tensor
         return merged(marks)
     if mark.layer is not None and name == "permute":
         dims = kwargs.get("dims", args[1:] if isinstance(args[-1], int) else args[-1])
-        return replace(mark, dim=[d % x.ndim for d in dims].index(mark.dim))
+        return mark._replace(dim=[d % x.ndim for d in dims].index(mark.dim))
     if (
         name in _CHANNELS_STAY
         and out.ndim > mark.dim
         and out.shape[: mark.dim + 1] == x.shape[: mark.dim + 1]
     ):
         return mark
-    return replace(mark, layer=None, index=None)
+    return mark._replace(layer=None, placed=None)
 
 
 def _in_place(handler: Handler, func: Callable[..., Any]) -> Handler:

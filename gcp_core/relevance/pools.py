@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -107,7 +106,7 @@ def mean(state: PassState, func: Any, args: _Args, kwargs: _Kwargs) -> Tensor:
         mark.layer is not None and y.ndim > mark.dim and y.shape[: mark.dim + 1] == x.shape[: mark.dim + 1]
     )
     out = AverageRule.apply(x, y, lambda v: v.reshape(kept), state.stabiliser)
-    return marked(out, mark if follows else replace(mark, layer=None, index=None))
+    return marked(out, mark if follows else mark._replace(layer=None, placed=None))
 
 
 def _pair(value: Any) -> list[int]:

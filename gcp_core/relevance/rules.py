@@ -9,8 +9,7 @@ their relevances, which is what the method asks for. Weights and biases never ge
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -22,12 +21,8 @@ from gcp_core.relevance.stabiliser import EPSILON, Stabiliser
 
 Record = Callable[[Tensor], None]
 
-#: Rounding of a difference of two long sums, in units of the type's epsilon times the larger sum.
-_NOISE = 8.0
 
-
-@dataclass(frozen=True)
-class LinearSite:
+class LinearSite(NamedTuple):
     """One use of a convolution or linear layer."""
 
     map: LinearMap
@@ -99,29 +94,36 @@ def _mixed_sums(site: LinearSite, split: SplitWeight, x: Tensor, z: Tensor) -> t
 
 
 def _lower_sum(site: LinearSite, z: Tensor, upper: Tensor, direct: Callable[[], Tensor]) -> Tensor:
-    """``Z- - e`` as ``Z - bias - (Z+ + e)``, kept negative and above its own rounding noise."""
+    """``Z- - e`` as ``Z - bias - (Z+ + e)``, kept below zero by at least its own rounding noise.
+
+    Where Z- is smaller than that noise, a bare difference could be anything, zero and positive numbers included.
+    """
     if site.split.one_sided:
         return direct().clamp_max_(-EPSILON)
     lower = torch.sub(z, upper)
     if site.bias is not None:
         lower.sub_(site.bias.reshape(-1, *(1,) * (z.ndim - 2)))
-    noise = _NOISE * torch.finfo(z.dtype).eps
-    return torch.minimum(lower, upper * -noise, out=lower)
+    return torch.minimum(lower, upper * -site.split.noise, out=lower)
 
 
 def _ratios(r: Tensor, upper: Tensor, lower: Tensor, groups: int) -> Tensor:
     """``[R / Z+, R / Z-]`` side by side within each group, in one buffer laid out like ``upper``."""
     samples, channels, *rest = upper.shape
-    shape = (samples, 2 * channels, *rest)
-    if upper.ndim == 4 and upper.is_contiguous(memory_format=torch.channels_last):
-        buffer = torch.empty(shape, dtype=upper.dtype, device=upper.device, memory_format=torch.channels_last)
-    else:
-        buffer = torch.empty(shape, dtype=upper.dtype, device=upper.device)
+    last = upper.ndim == 4 and upper.is_contiguous(memory_format=torch.channels_last)
+    buffer = torch.empty(
+        (samples, 2 * channels, *rest),
+        dtype=upper.dtype,
+        device=upper.device,
+        memory_format=torch.channels_last if last else torch.contiguous_format,
+    )
+    if groups == 1:
+        torch.div(r, upper, out=buffer[:, :channels])
+        torch.div(r, lower, out=buffer[:, channels:])
+        return buffer
     halves = buffer.view(samples, groups, 2, channels // groups, *rest)
     grouped = (samples, groups, channels // groups, *rest)
-    r = r.reshape(grouped)
-    torch.div(r, upper.view(grouped), out=halves[:, :, 0])
-    torch.div(r, lower.view(grouped), out=halves[:, :, 1])
+    torch.div(r.reshape(grouped), upper.reshape(grouped), out=halves[:, :, 0])
+    torch.div(r.reshape(grouped), lower.reshape(grouped), out=halves[:, :, 1])
     return buffer
 
 
@@ -151,8 +153,9 @@ class SumRule(Function):
     def backward(ctx: Any, r: Tensor) -> tuple[Tensor, Tensor, None, None]:
         if ctx.record is not None:
             ctx.record(r)
-        q = r / ctx.stabiliser(ctx.s)
-        return ctx.a * q, ctx.b * q, None, None
+        s = ctx.stabiliser(ctx.s)
+        q = torch.div(r, s, out=s)
+        return ctx.a * q, q.mul_(ctx.b), None, None
 
 
 class AverageRule(Function):

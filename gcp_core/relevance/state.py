@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Hashable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
 from gcp_core.relevance.linear_maps import LinearMap, SplitWeight
 from gcp_core.relevance.stabiliser import Stabiliser
+
+Prepared = tuple[LinearMap, SplitWeight]
 
 
 @dataclass
@@ -21,10 +23,9 @@ class PassState:
         names: module name of each layer by the ``id`` of its weight.
         wanted: layers to be read; nothing below the lowest of them is computed.
         root: a scalar that requires a gradient: it gives the lowest layers a graph.
-        order: layers met in forward order.
+        order: layers to be read that were met, in forward order (a dict as an ordered set).
         at_sum: layers that are read at a residual sum.
         readings: ``(N, C)`` spatial means of relevance by layer.
-        splits: the parts of each named layer's weight, kept from batch to batch.
     """
 
     stabiliser: Stabiliser
@@ -32,22 +33,23 @@ class PassState:
     names: dict[int, str]
     wanted: Collection[str]
     root: Tensor
-    order: list[str] = field(default_factory=list)
+    order: dict[str, None] = field(default_factory=dict)
     at_sum: set[str] = field(default_factory=set)
     readings: dict[str, Tensor] = field(default_factory=dict)
-    splits: dict[tuple[str, LinearMap], SplitWeight] = field(default_factory=dict)
+    _prepared: dict[Hashable, Prepared] = field(default_factory=dict)
 
     def start_batch(self) -> None:
-        """Forget the last batch; keep the split weights."""
-        self.order, self.at_sum, self.readings = [], set(), {}
+        """Forget the last batch; keep what was prepared of the weights."""
+        self.order, self.at_sum, self.readings = {}, set(), {}
 
-    def split(self, layer: str | None, weight: Tensor, linear_map: LinearMap) -> SplitWeight:
-        """The parts of ``weight``; made once for a named layer."""
+    def prepared(self, layer: str | None, geometry: Hashable, make: Callable[[], Prepared]) -> Prepared:
+        """``make()``, called once for each named layer and geometry."""
         if layer is None:
-            return SplitWeight(weight, linear_map, self.stabiliser)
-        if (layer, linear_map) not in self.splits:
-            self.splits[layer, linear_map] = SplitWeight(weight, linear_map, self.stabiliser)
-        return self.splits[layer, linear_map]
+            return make()
+        key = (layer, geometry)
+        if key not in self._prepared:
+            self._prepared[key] = make()
+        return self._prepared[key]
 
     def record(self, layer: str, relevance: Tensor) -> None:
         """Add one reading ``(N, C)``; a layer used twice has the sum of both."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -47,7 +46,7 @@ def multiply(state: PassState, func: Any, args: _Args, kwargs: _Kwargs) -> Any:
         return marked(HalvesRule.apply(a, b), merged([mark_a, mark_b]))
     signal_first = mark_b.gate if mark_a.gate != mark_b.gate else a.numel() > b.numel()
     out = _with_constant(torch.mul, *((a, b.detach()) if signal_first else (a.detach(), b)))
-    return marked(out, replace(_mark(out), non_negative=mark_a.non_negative and mark_b.non_negative))
+    return marked(out, _mark(out)._replace(non_negative=mark_a.non_negative and mark_b.non_negative))
 
 
 def divide(state: PassState, func: Any, args: _Args, kwargs: _Kwargs) -> Any:
@@ -67,10 +66,10 @@ def index_copy(state: PassState, func: Any, args: _Args, kwargs: _Kwargs) -> Ten
     out = torch.index_copy(base, dim, index, x)
     old, mark = mark_of(base), mark_of(x)
     if old is None and mark is not None and mark.layer is not None and mark.dim == dim % base.ndim:
-        placed = index if mark.index is None else index[mark.index]
-        return marked(out, replace(mark, index=placed, non_negative=False, gate=False))
+        placed = index if mark.placed is None else index[mark.placed]
+        return marked(out, mark._replace(placed=placed, non_negative=False, gate=False))
     known = merged([m for m in (old, mark) if m is not None])
-    return marked(out, replace(known, non_negative=False, gate=False))
+    return marked(out, known._replace(non_negative=False, gate=False))
 
 
 def index_add(state: PassState, func: Any, args: _Args, kwargs: _Kwargs) -> Any:
@@ -105,7 +104,7 @@ def _with_constant(func: Callable[..., Tensor], a: Any, b: Any) -> Tensor:
         _mark(x).non_negative and not isinstance(constant, Tensor) and constant >= 0 and func is not torch.sub
     )
     wide = x if y.shape == x.shape else x.expand(y.shape)
-    return marked(PassRule.apply(wide, y), replace(_mark(x), non_negative=keeps))
+    return marked(PassRule.apply(wide, y), _mark(x)._replace(non_negative=keeps))
 
 
 def _sum_reading(state: PassState, marks: list[Mark]) -> Callable[[Tensor], None] | None:
@@ -123,6 +122,6 @@ def _sum_reading(state: PassState, marks: list[Mark]) -> Callable[[Tensor], None
         for layer, mark in last.items():
             others = [d for d in range(1, r.ndim) if d != mark.dim]
             mean = r.mean(others) if others else r
-            state.record(layer, mean if mark.index is None else mean.index_select(1, mark.index))
+            state.record(layer, mean if mark.placed is None else mean.index_select(1, mark.placed))
 
     return record

@@ -150,7 +150,7 @@ def test_a_pass_under_autocast_and_inference_mode_gives_float32_relevance():
 
 def test_large_images_go_through_in_parts_with_the_same_result():
     model = network().double()
-    x = torch.randn(3, 3, 96, 96, dtype=torch.float64)  # 96 x 96 pixels: one image at a time
+    x = torch.randn(3, 3, 144, 144, dtype=torch.float64)  # more than half of what goes at once: one by one
     together = channel_relevance(model, x, Y[:3])
     for n in range(3):
         alone = channel_relevance(model, x[n : n + 1], Y[n : n + 1])
