@@ -55,6 +55,9 @@ def _resolve(tag: str, pattern: re.Pattern[str], first: str) -> None:
 _resolve("tag:yaml.org,2002:bool", _BOOL, "tTfF")
 _resolve("tag:yaml.org,2002:int", _INT, "-+0123456789")
 _resolve("tag:yaml.org,2002:float", _FLOAT, "-+.0123456789")
+_Loader.add_constructor(
+    "tag:yaml.org,2002:int", lambda loader, node: int(node.value)
+)  # PyYAML reads 010 as 8
 
 
 def parse_yaml(text: str, where: str) -> Any:

@@ -1,0 +1,87 @@
+"""A sweep in one process: the conductor's jobs are run by the fake runner, tracker and progress write lists."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeps.conductor import Conductor
+from sweeps.config import SweepConfig, load_config
+from sweeps.job import Job, Outcome
+from sweeps.ledger import Ledger
+from sweeps.trial import run_job
+
+RUNNER = "tests.sweeps.fake_runner:run"
+TREE: dict[str, Any] = {
+    "name": "inline",
+    "train": {"epochs": 2},
+    "prune": {
+        "interval": {"choice": [1, 2, 3, 4]},
+        "ratio": {"low": 0.1, "high": 0.4, "step": 0.1},
+        "target": {"low": 0.3, "high": 0.9, "step": 0.1},
+    },
+    "search": {"trials": 6},
+}
+
+
+def config(storage: Path, overrides: Mapping[str, Any] | None = None) -> SweepConfig:
+    return load_config(copy.deepcopy(TREE), {"storage": str(storage), **(overrides or {})})
+
+
+class Recorder:
+    """Tracker and progress in one: remembers every call as ``(what, trial id, ...)``."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.finals: dict[str, dict[str, float]] = {}
+        self.statuses: dict[str, str] = {}
+
+    def started(self, job: Job) -> None:
+        self.calls.append(("started", job.trial_id))
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None:
+        self.calls.append(("epoch", job.trial_id, row["epoch"]))
+
+    def finished(self, job: Job, outcome: Outcome, *progress: int) -> None:
+        self.calls.append(("finished", job.trial_id))
+        self.finals[job.trial_id] = dict(outcome.finals)
+        self.statuses[job.trial_id] = outcome.status
+
+    def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
+        self.calls.append(("late", job.trial_id))
+        self.finals[job.trial_id].update(finals)
+
+    def note(self, text: str) -> None:
+        self.calls.append(("note", text))
+
+    def named(self, what: str) -> list[str]:
+        return [call[1] for call in self.calls if call[0] == what]
+
+
+class Silent(Recorder):
+    """A progress nobody reads."""
+
+
+def new_conductor(checked: SweepConfig) -> tuple[Conductor, Recorder, Ledger]:
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger = Ledger(folder, checked.name, checked.search.objectives)
+    recorder = Recorder()
+    return Conductor(checked, ledger, recorder, Silent()), recorder, ledger
+
+
+def drive(conductor: Conductor, runner: str = RUNNER) -> None:
+    """Run the jobs one after the other, in the order in which they were handed out."""
+    running: list[Job] = []
+    while conductor.has_work or running:
+        job = conductor.next_job()
+        if job is not None:
+            running.append(job)
+            continue
+        if not running:
+            return
+        job = running.pop(0)
+        outcome = run_job(job, runner, lambda row, job=job: conductor.epoch(job.trial_id, row))
+        conductor.finish(job.trial_id, outcome)
