@@ -100,10 +100,12 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
 def plan(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     """Say what the sweep would cost, and find mistakes, before anything runs."""
     from sweeps.config import load_config
-    from sweeps.forecast import forecast
     from sweeps.reading import parse_overrides
 
-    prediction = forecast(load_config(config, parse_overrides(overrides)))
+    checked = load_config(config, parse_overrides(overrides))
+    from sweeps.forecast import forecast
+
+    prediction = forecast(checked)
     click.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
     return OK
 
@@ -116,14 +118,15 @@ def plan(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
     """Look for what would go wrong: config, data, model, targets, storage, tracking server, cluster."""
-    from gcp_core.setup import check_config
-    from sweeps.cluster import ray_cluster
     from sweeps.config import load_config
-    from sweeps.folder import check_unchanged
-    from sweeps.preflight import check_space, check_storage, check_tracking
     from sweeps.reading import parse_overrides
 
     checked = load_config(config, parse_overrides(overrides))
+    from gcp_core.setup import check_config
+    from sweeps.cluster import ray_cluster
+    from sweeps.folder import check_unchanged
+    from sweeps.preflight import check_space, check_storage, check_tracking
+
     check_unchanged(checked)
     check_storage(checked.folder)
     check_tracking(checked.tracking.uri)

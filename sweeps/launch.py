@@ -212,7 +212,7 @@ def _conduct(
         writer.run.run_id,
         state,
         message,
-        _statuses(ledger),
+        _statuses(ledger.records("trial")),
         unwritten,
     )
 

@@ -15,6 +15,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import yaml
@@ -70,6 +71,8 @@ def run_job(job: Job, runner: str, sink: EpochSink) -> Outcome:
 
 
 def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
+    import torch  # the first trial of a process pays for it; the time of the trial does not
+
     start = time.perf_counter()
     rows: list[dict[str, float]] = []
 
@@ -80,7 +83,7 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
 
     try:
         function = load_factory(runner, "runner", ConfigError)
-        with _threads(job.config.threads):
+        with _threads(torch, job.config.threads):
             result = function(job.config, report=report, checkpoint_dir=str(folder))
     except Exception as exc:  # the trial may raise anything; the sweep goes on
         text = traceback.format_exc()
@@ -111,10 +114,8 @@ def _row(report: Any) -> dict[str, float]:
 
 
 @contextlib.contextmanager
-def _threads(number: int) -> Iterator[None]:
+def _threads(torch: ModuleType, number: int) -> Iterator[None]:
     """One CPU slot is one thread: more only make trials wait for each other."""
-    import torch
-
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

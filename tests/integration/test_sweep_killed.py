@@ -1,0 +1,111 @@
+"""SIGKILL of a real driver on a real Ray, and `run` again: nothing lost, nothing twice, nothing left running."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gcp_core.schema import Tag
+from sweeps.config import load_config
+from sweeps.folder import read_entry
+from sweeps.ledger import read_records
+from tests.sweeps.inline import TREE
+
+pytestmark = pytest.mark.integration
+ROOT = Path(__file__).parents[2]
+TRIALS, EPOCHS = 8, 5
+#: The fake runner sleeps this long per epoch.
+EPOCH_S = 0.15
+
+DRIVER = """
+import json, sys
+from sweeps.launch import Launch, run
+from sweeps.progress import LineProgress
+tree = json.loads(sys.argv[1])
+launch = Launch(runner="tests.sweeps.fake_runner:run", check=lambda config: None,
+                progress=LineProgress(lambda text: print(text, flush=True)))
+sweep = run(tree, launch=launch)
+print(json.dumps({"state": sweep.state, "statuses": sweep.statuses}), flush=True)
+"""
+
+
+def _tree(storage: Path) -> dict:
+    search = {"trials": TRIALS, "concurrency": 2}
+    return {
+        **TREE,
+        "storage": str(storage),
+        "train": {"epochs": EPOCHS, "label_smoothing": EPOCH_S},
+        "search": search,
+    }
+
+
+def _start(storage: Path) -> subprocess.Popen[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", DRIVER, json.dumps(_tree(storage))]
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _children(storage: Path) -> list:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{storage}/inline/mlflow.db")
+    experiment = client.get_experiment_by_name("inline")
+    runs = client.search_runs([experiment.experiment_id])
+    (parent,) = [run for run in runs if run.data.tags[Tag.KIND] == "sweep"]
+    children = [run for run in runs if run.data.tags.get(Tag.PARENT) == parent.info.run_id]
+    assert len(children) == len(runs) - 1
+    return children
+
+
+def test_a_killed_driver_loses_nothing_and_trains_nothing_twice(tmp_path: Path) -> None:
+    first = _start(tmp_path)
+    try:
+        lines = (line for line in first.stdout)
+        done = next(line for line in lines if line.startswith("[3/"))
+    finally:
+        os.kill(first.pid, signal.SIGKILL)
+        first.communicate()
+    objectives = load_config(_tree(tmp_path)).search.objectives
+    folder = tmp_path / "inline"
+    before, _ = read_records(folder, "inline", objectives)
+    finished = [record.job.trial_id for record in before if record.finished]
+    assert 3 <= len(finished) < TRIALS, done
+
+    start = time.monotonic()
+    second = _start(tmp_path)
+    output, errors = second.communicate(timeout=180)
+    assert second.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1]) == {"state": "complete", "statuses": {"complete": TRIALS}}
+    assert not any(f" {name} " in output for name in finished), "a finished trial was run again"
+    assert time.monotonic() - start < 120
+
+    trials, baselines = read_records(folder, "inline", objectives)
+    assert [record.job.trial_id for record in trials] == [f"t{number:04d}" for number in range(TRIALS)]
+    assert len({record.key for record in trials}) == TRIALS
+    assert [record.status for record in [*baselines, *trials]] == ["complete"] * (TRIALS + 1)
+    children = _children(tmp_path)
+    assert Counter(run.data.tags[Tag.TRIAL_ID] for run in children) == Counter(
+        ["b0000", *(record.job.trial_id for record in trials)]
+    )
+    assert {run.info.status for run in children} == {"FINISHED"}
+    assert all(
+        {"final/macs", "final/val_accuracy", "final/accuracy_drop"} <= set(run.data.metrics)
+        for run in children
+    )
+    for record in [*baselines, *trials]:
+        epochs = (Path(record.job.folder) / "epochs.jsonl").read_text().splitlines()
+        assert [json.loads(line)["epoch"] for line in epochs] == list(range(1, EPOCHS + 1)), (
+            record.job.trial_id
+        )
+    assert read_entry(folder).state == "complete"
+    assert not (folder / ".tune").exists()

@@ -1,0 +1,163 @@
+"""The whole sweep for real: Ray, an MLflow server process, the digits, pruning while training."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcp_core.schema import Tag
+from sweeps.launch import Launch, Sweep, run
+from sweeps.progress import LineProgress
+
+pytestmark = pytest.mark.integration
+BROKEN = "tests.integration.broken_criterion:build"
+TREE: dict[str, Any] = {
+    "name": "real",
+    "data": {"name": "digits", "val_share": 0.25, "train_images": 300},
+    "model": {"name": "vgg_tiny", "width": 0.25},
+    "train": {"epochs": 3, "batch_size": 64},
+    "prune": {
+        "criterion": {"choice": ["l1", BROKEN]},
+        "interval": 1,
+        "ratio": {"choice": [0.2, 0.4]},
+        "target": {"low": 0.3, "high": 0.6, "step": 0.1},
+        "until": 1.0,
+    },
+}
+#: The last one fails: a failing trial does not end the sweep.
+POINTS = [
+    {"prune.criterion": name, "prune.ratio": ratio, "prune.target": target}
+    for name, ratio, target in [("l1", 0.4, 0.3), ("l1", 0.4, 0.6), (BROKEN, 0.4, 0.5), ("l1", 0.2, 0.3)]
+]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A real MLflow server on a free loopback port."""
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "mlflow",
+        "server",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--workers",
+        "1",
+    ]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/server.db",
+        "--artifacts-destination",
+        str(folder / "files"),
+    ]
+    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = (folder / "log").open("w")
+    process = subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True
+    )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        _wait_for(f"{uri}/health", process)
+        yield uri
+    finally:
+        os.killpg(process.pid, 15)
+        process.wait(30)
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120) -> None:
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        assert process.poll() is None, "the MLflow server ended"
+        try:
+            urllib.request.urlopen(url, timeout=2).close()
+            return
+        except OSError:
+            time.sleep(0.3)
+    raise TimeoutError(url)
+
+
+@pytest.fixture(scope="module")
+def ray_session() -> Iterator[None]:
+    """One local Ray for both runs of the module."""
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+def _run(storage: Path, server: str, trials: int, points: list[dict[str, Any]]) -> tuple[Sweep, list[str]]:
+    lines: list[str] = []
+    search = {"trials": trials, "concurrency": 2, "points": points, "sampler": "random"}
+    tree = {**TREE, "storage": str(storage), "search": search, "tracking": {"uri": server}}
+    return run(tree, launch=Launch(progress=LineProgress(lines.append))), lines
+
+
+def _runs(sweep: Sweep) -> tuple[Any, dict[str, Any]]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(sweep.tracking_uri)
+    experiment = client.get_experiment_by_name("real")
+    runs = client.search_runs([experiment.experiment_id])
+    names = Counter(run.info.run_name for run in runs)
+    assert set(names.values()) == {1}, names
+    return client, {run.info.run_name: run for run in runs}
+
+
+def test_a_sweep_on_real_ray_and_a_real_server_is_complete_honest_and_can_be_continued(
+    tmp_path: Path, server: str, ray_session: None
+) -> None:
+    sweep, lines = _run(tmp_path, server, 4, POINTS)
+    assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", {"complete": 3, "failed": 1}, 0)
+    assert len(lines) == 5
+    client, runs = _runs(sweep)
+    assert set(runs) == {"real", "b0000", "t0000", "t0001", "t0002", "t0003"}
+    _check_children(client, runs)
+
+    longer, lines = _run(tmp_path, server, 6, POINTS)
+    assert (longer.id, longer.parent_run_id) == (sweep.id, sweep.parent_run_id)
+    assert len(lines) == 2
+    client, runs = _runs(longer)
+    assert set(runs) == {"real", "b0000", *(f"t{number:04d}" for number in range(6))}
+    _check_children(client, runs)
+    assert runs["real"].info.status == "FINISHED"
+
+
+def _check_children(client: Any, runs: dict[str, Any]) -> None:
+    baseline = runs["b0000"].data.metrics
+    assert baseline["final/macs_removed"] == 0.0
+    for name, child in runs.items():
+        if name == "real":
+            continue
+        tags, metrics = child.data.tags, child.data.metrics
+        assert tags[Tag.PARENT] == runs["real"].info.run_id
+        assert tags[Tag.KIND] == ("baseline" if name.startswith("b") else "trial")
+        files = {artifact.path for artifact in client.list_artifacts(child.info.run_id)}
+        if child.data.params.get("prune.criterion") == BROKEN:
+            assert (child.info.status, tags[Tag.STATUS]) == ("FAILED", "failed")
+            assert tags[Tag.ERROR].startswith("RuntimeError: broken on purpose")
+            assert {"trial.log", "traceback.txt", "config.yaml"} <= files
+            continue
+        assert (child.info.status, tags[Tag.STATUS]) == ("FINISHED", "complete")
+        assert {"model", "config.yaml", "trial.log"} <= files
+        model = {artifact.path for artifact in client.list_artifacts(child.info.run_id, "model")}
+        assert model == {"model/weights.pt", "model/manifest.json"}
+        drop = baseline["final/val_accuracy"] - metrics["final/val_accuracy"]
+        assert metrics["final/accuracy_drop"] == pytest.approx(drop)
+        assert [m.step for m in client.get_metric_history(child.info.run_id, "cost/macs")] == [1, 2, 3]

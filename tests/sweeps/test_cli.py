@@ -1,0 +1,151 @@
+"""Exit codes, one-line errors, JSON, and what ``--help`` must not load."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from sweeps.cli import _exit_code, closing_words, main
+from sweeps.folder import Entry, write_config, write_entry
+from sweeps.launch import Sweep
+from tests.sweeps.inline import config, drive, new_conductor
+
+ROOT = Path(__file__).parents[2]
+DEMO = str(ROOT / "configs" / "demo.yaml")
+
+
+def _call(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+@pytest.mark.parametrize("words", [[], ["run"], ["plan"], ["check"], ["status"], ["trial"]])
+def test_help_loads_neither_torch_nor_ray_nor_mlflow_nor_optuna(words: list[str]) -> None:
+    code = (
+        "import sys\nfrom sweeps.cli import main\n"
+        f"try: main({[*words, '--help']!r})\nexcept SystemExit as end: assert end.code == 0\n"
+        "loaded = {'torch', 'ray', 'mlflow', 'optuna', 'pandas'} & set(sys.modules)\nassert not loaded, loaded\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
+
+
+@pytest.mark.parametrize("verb", ["run", "plan", "check", "trial"])
+def test_a_misspelt_key_is_one_line_and_exit_code_2(verb: str, tmp_path: Path) -> None:
+    result = _call(verb, DEMO, "prune.intervall=3", f"storage={tmp_path}")
+    assert result.exit_code == 2
+    assert result.stderr == 'error: prune.intervall: unknown key (value 3) (did you mean "interval"?)\n'
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_is_json_too(tmp_path: Path) -> None:
+    result = _call("plan", DEMO, "search.trials=0", "--json")
+    assert result.exit_code == 2
+    assert json.loads(result.stdout) == {
+        "error": "0 is not a whole number >= 1",
+        "where": "search.trials",
+        "hint": "a sweep needs a trial",
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "tracking.uri=http://127.0.0.1:9",
+            "tracking.uri: the tracking server http://127.0.0.1:9 does not answer",
+        ),
+        ("tracking.uri=mlruns", "tracking.uri: 'mlruns' is not a tracking server's address"),
+        ("storage=/proc/1", "storage: /proc/1 cannot be written"),
+    ],
+)
+def test_a_place_that_cannot_be_used_is_exit_code_2_and_leaves_nothing(
+    override: str, message: str, tmp_path: Path
+) -> None:
+    result = _call("run", DEMO, f"storage={tmp_path}", override)
+    assert result.exit_code == 2
+    assert result.stderr.startswith(f"error: {message}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_changed_config_is_exit_code_2_and_offers_new(tmp_path: Path) -> None:
+    checked = config(tmp_path)
+    Path(checked.folder).mkdir()
+    write_config(Path(checked.folder), checked)
+    file = tmp_path / "config.yaml"
+    file.write_text((Path(checked.folder) / "config.yaml").read_text())
+    result = _call("run", str(file), "train.epochs=9")
+    assert result.exit_code == 2
+    assert "the sweep exists with another config: train.epochs: 2 -> 9" in result.stderr
+    assert "--new" in result.stderr
+
+
+def test_an_unknown_verb_or_option_is_exit_code_2() -> None:
+    assert _call("sweep").exit_code == 2
+    assert _call("run", DEMO, "--fast").exit_code == 2
+
+
+def _played(tmp_path: Path, **overrides: object) -> Path:
+    checked = config(tmp_path, overrides)
+    conductor, _, _ = new_conductor(checked)
+    drive(conductor)
+    folder = Path(checked.folder)
+    write_config(folder, checked)
+    write_entry(
+        folder, Entry("0123456789ab", checked.name, None, checked.name, "run", checked.digest(), "complete")
+    )
+    return folder
+
+
+def test_status_counts_trials_and_lists_failures_with_their_logs(tmp_path: Path) -> None:
+    folder = _played(tmp_path, **{"model.name": "third-broken", "search.trials": 20})
+    state = json.loads(_call("status", str(folder), "--json").stdout)
+    assert (state["trials"], state["planned"], state["baselines"]) == (20, 20, {"complete": 1})
+    assert sum(state["statuses"].values()) == 20
+    assert len(state["failures"]) == state["statuses"]["failed"] > 0
+    assert all(Path(failure["log"]).name == "traceback.txt" for failure in state["failures"])
+    text = _call("status", str(folder), "--failed")
+    assert text.exit_code == 0
+    assert "failed: ValueError: no such thing at target" in text.stdout
+
+
+def test_status_of_a_folder_without_a_sweep_is_exit_code_2(tmp_path: Path) -> None:
+    result = _call("status", str(tmp_path))
+    assert result.exit_code == 2
+    assert "the folder holds no sweep (a sweep's folder is STORAGE/NAME)" in result.stderr
+
+
+def _sweep(state: str = "complete", unwritten: int = 0, **statuses: int) -> Sweep:
+    uri = "sqlite:////elsewhere/runs/x/mlflow.db"
+    return Sweep(Path("/elsewhere/runs/x"), "x", "id", uri, "run", state, "", statuses, unwritten)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "code"),
+    [
+        (_sweep(complete=3, failed=1), 0),
+        (_sweep("failed", failed=3), 1),
+        (_sweep("interrupted", complete=1), 1),
+        (_sweep(complete=3, unwritten=2), 1),
+        (_sweep(failed=3), 1),
+        (_sweep(infeasible=3), 3),
+    ],
+)
+def test_the_exit_code_says_how_the_sweep_ended(sweep: Sweep, code: int) -> None:
+    assert _exit_code(sweep) == code
+
+
+def test_the_closing_words_say_what_to_type_next() -> None:
+    text = closing_words(_sweep(complete=3, failed=1), "gcp-sweep run x.yaml")
+    for words in (
+        "gcp-analyze front /elsewhere/runs/x",
+        "gcp-sweep status /elsewhere/runs/x --failed",
+        "mlflow ui --backend-store-uri sqlite:////elsewhere/runs/x/mlflow.db",
+        "optuna-dashboard /elsewhere/runs/x/journal.log",
+    ):
+        assert words in text
+    assert "continue:" not in text
+    assert "continue:  gcp-sweep run x.yaml" in closing_words(_sweep("interrupted"), "gcp-sweep run x.yaml")
