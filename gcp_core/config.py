@@ -21,6 +21,8 @@ PRECISIONS = ("fp32", "bf16")
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
 RESIDUAL_MODES = ("coupled", "scatter", "inner")
 COST_KINDS = ("macs", "params")
+NORMALISATIONS = ("auto", "none", "unit_l2", "mean", "max")
+ALLOCATORS = ("global", "uniform")
 
 
 def _number(where: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
@@ -164,13 +166,19 @@ class PruneConfig:
         interval: epochs between events.
         ratio: share of the units still alive that each event removes. Default 0.2 unless ``count`` is given.
         count: units each event removes.
-        target: share of ``of`` to remove; no events after it is reached.
+        target: share of ``of`` to remove; no events after it is reached. None = no target: every event until
+            ``until`` takes place (the paper's schedule).
         of: ``macs`` or ``params``.
         until: no event after this epoch (int), or after this share of all epochs (float).
         residual: ``coupled``, ``scatter`` or ``inner``.
         scoring_images: ``auto`` = min(2500, 5 % of the training images), at least 10 a class.
         min_channels, min_share: floors of every group: a number, and a share of its original units.
         exclude: module-name patterns (``fnmatch``) that are never pruned.
+        round_to: living widths of pruned layers stay multiples of this (the count is met as closely as that allows).
+        normalise: each layer's scores are divided by their ``unit_l2``, ``mean`` or ``max`` before layers are ranked
+            together; ``auto`` = ``unit_l2`` unless the criterion's scores are comparable as they are.
+        cost_power: divide a unit's score by (its marginal cost / the mean) ** this; 1 = score per MAC.
+        allocator: ``global`` = one ranking over all groups; ``uniform`` = the same share from every group.
         options: further arguments of the criterion, for instance ``{"read": "branch"}`` for ``frs``.
     """
 
@@ -179,7 +187,7 @@ class PruneConfig:
     interval: int = 2
     ratio: float | None = None
     count: int | None = None
-    target: float = 0.5
+    target: float | None = 0.5
     of: str = "macs"
     until: int | float = 0.75
     residual: str = "coupled"
@@ -187,6 +195,10 @@ class PruneConfig:
     min_channels: int = 2
     min_share: float = 0.1
     exclude: tuple[str, ...] = ()
+    round_to: int = 1
+    normalise: str = "auto"
+    cost_power: float = 0.0
+    allocator: str = "global"
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -204,8 +216,9 @@ class PruneConfig:
             _number("prune.ratio", self.ratio, 0.0, 1.0, open_low=True)
         if self.count is not None:
             _integer("prune.count", self.count, 1)
-        _number("prune.target", self.target, 0.0, 1.0, open_low=True)
-        if self.target >= 1.0:
+        if self.target is not None:
+            _number("prune.target", self.target, 0.0, 1.0, open_low=True)
+        if self.target == 1.0:
             raise ConfigError(f"{self.target!r} would remove everything", "prune.target", "below 1")
         _one_of("prune.of", self.of, COST_KINDS)
         if isinstance(self.until, int) and not isinstance(self.until, bool):
@@ -217,6 +230,10 @@ class PruneConfig:
             _integer("prune.scoring_images", self.scoring_images, 1)
         _integer("prune.min_channels", self.min_channels, 1)
         _number("prune.min_share", self.min_share, 0.0, 1.0)
+        _integer("prune.round_to", self.round_to, 1)
+        _one_of("prune.normalise", self.normalise, NORMALISATIONS)
+        _number("prune.cost_power", self.cost_power, 0.0, 4.0)
+        _one_of("prune.allocator", self.allocator, ALLOCATORS)
 
 
 @dataclass(frozen=True)

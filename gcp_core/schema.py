@@ -37,7 +37,9 @@ FINALS: dict[str, Quantity] = {
     q.name: q
     for q in (
         _final("val_accuracy", "%", "max", "accuracy on the validation split"),
-        _final("test_accuracy", "%", "max", "accuracy on the test split; measured once, never steers the search"),
+        _final(
+            "test_accuracy", "%", "max", "accuracy on the test split; measured once, never steers the search"
+        ),
         _final("macs", "MACs", "min", "multiply-adds of conv and linear layers, one image"),
         _final("params", "parameters", "min", "trainable parameters, batch norm included"),
         _final("macs_removed", "share", "max", "1 - macs / macs of the unpruned model"),
@@ -61,7 +63,9 @@ PER_EPOCH: dict[str, Quantity] = {
         Quantity("macs", "cost/macs", "MACs", "min", "multiply-adds of the model as it is now"),
         Quantity("params", "cost/params", "parameters", "min", "parameters of the model as it is now"),
         Quantity("channels_left", "prune/channels_left", "units", None, "prunable units still alive"),
-        Quantity("epoch_s", "time/epoch_s", "s", "min", "wall time of the epoch, scoring and surgery included"),
+        Quantity(
+            "epoch_s", "time/epoch_s", "s", "min", "wall time of the epoch, scoring and surgery included"
+        ),
     )
 }
 

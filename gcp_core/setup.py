@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import Criterion, build_criterion
+from gcp_core.criteria.registry import SHUFFLED
 from gcp_core.data import Images, Splits, load_splits, scoring_batches
 from gcp_core.data.pipeline import ScoringBatches
 from gcp_core.data.registry import resolve_augmentation
@@ -22,7 +23,10 @@ from gcp_core.groups import Groups, find_groups
 from gcp_core.models import build_model
 from gcp_core.schedule import event_epochs
 from gcp_core.seeds import derive_seed, generator
-from gcp_core.selection import Budget, reachable_share
+from gcp_core.selection import Budget, Ranking, reachable_share
+
+#: Criteria whose scores depend on a layer's size: a global ranking of them needs ``normalise``.
+SCALED_BY_LAYER = frozenset({"l1", "l2", "fpgm", "taylor", "mean_activation", "hrank"})
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ class Setup:
     Attributes:
         example: zeros ``(1, C, H, W)`` on the device: the input that costs refer to.
         groups, criterion, scoring: None for a baseline, as is ``limit``.
-        limit: absolute cost (``prune.of``) at which pruning ends.
+        limit: absolute cost (``prune.of``) at which pruning ends; 0 without a target.
     """
 
     config: TrialConfig
@@ -90,7 +94,7 @@ def build_setup(config: TrialConfig) -> Setup:
     if prune is None:
         return Setup(*common, None, None, 0.0)
     criterion = build_criterion(prune.criterion, prune.options)
-    limit = (1 - prune.target) * getattr(dense, prune.of)
+    limit = 0.0 if prune.target is None else (1 - prune.target) * getattr(dense, prune.of)
     _check_target(config, groups)
     scoring = scoring_batches(
         splits.train.to(device),
@@ -110,13 +114,20 @@ def check_config(config: TrialConfig) -> None:
 
 def budget_for(prune: PruneConfig, limit: float | None) -> Budget:
     """What one event may take."""
+    own = "unit_l2" if prune.criterion.removeprefix(SHUFFLED) in SCALED_BY_LAYER else "none"
     return Budget(
         count=prune.count,
         ratio=prune.ratio,
         min_channels=prune.min_channels,
         min_share=prune.min_share,
         of=prune.of,
-        limit=limit,
+        limit=limit or None,
+        round_to=prune.round_to,
+        ranking=Ranking(
+            normalise=own if prune.normalise == "auto" else prune.normalise,
+            cost_power=prune.cost_power,
+            allocator=prune.allocator,
+        ),
     )
 
 
@@ -129,6 +140,8 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
             "prune",
             "lower start or interval, raise until",
         )
+    if prune.target is None:
+        return
     best = reachable_share(groups, [budget_for(prune, None)] * len(events))
     if best < prune.target:
         raise InfeasibleTarget(

@@ -312,7 +312,7 @@ def _finals(state: _State, setup: Setup, status: str) -> dict[str, float]:
         # Test images are looked at once, at the end, and steer nothing.
         finals["test_accuracy"] = evaluate(state.model, splits.test, splits.normalise, **options).accuracy
     latency = measure_latency(state.model, setup.example, num_threads=config.threads)
-    reached = config.prune is None or getattr(cost, config.prune.of) <= setup.limit
+    reached = setup.limit == 0 or getattr(cost, config.prune.of) <= setup.limit
     finals |= {
         "macs": float(cost.macs),
         "params": float(cost.params),

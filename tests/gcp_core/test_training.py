@@ -65,6 +65,14 @@ def test_a_trial_that_ends_short_of_its_target_is_valid():
     assert result.finals["target_reached"] == float(result.finals["macs_removed"] >= 0.68)
 
 
+def test_without_a_target_every_event_until_the_end_takes_its_count():
+    prune = PruneConfig(criterion="l1", interval=2, count=9, target=None, until=5)
+    result = run_trial(dataclasses.replace(SMALL, prune=prune))
+    assert [plan.num_units for plan in result.plans] == [9, 9]
+    assert [plan.meta["epoch"] for plan in result.plans] == [2, 4]
+    assert result.finals["target_reached"] == 1
+
+
 @pytest.mark.parametrize("criterion", ["frs", "random"])
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("killed_after", [2, 3])
