@@ -1,0 +1,216 @@
+"""What leaves the house: a model as a torch.export program or as ONNX, checked before it is called done.
+
+Both are made from a copy on the CPU in eval mode, take any batch size, and are written under a temporary name, read
+back, compared with the model on random images and only then renamed: the path holds a file that works, or what it
+held before.
+"""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.cost import fit_to_model
+from gcp_core.errors import GcpError
+from gcp_core.latency import onnx_forward
+from gcp_core.padding import pad_widths
+
+#: Largest difference to the model, relative to its largest logit.
+TOLERANCE = 1e-5
+#: Batch sizes that are compared; neither is the one the graph was recorded with.
+CHECKED_BATCHES = (1, 3)
+_RECORDED_BATCH = 2
+
+
+class ExportError(GcpError):
+    """A model that cannot be exported, or whose exported form computes something else."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A file that was written and checked.
+
+    Attributes:
+        path: the file.
+        error: largest difference to the model over the checked batches, relative to the largest logit.
+        grown: group -> units before and after padding; ``left``: what kept its width, and why.
+    """
+
+    path: Path
+    error: float
+    grown: dict[str, tuple[int, int]] = field(default_factory=dict)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def export_program(model: nn.Module, example: Tensor, path: str | Path, *, multiple: int = 1) -> Exported:
+    """Write a ``torch.export`` program (``.pt2``) with a free batch size; ``torch.export.load(path)`` reads it.
+
+    Args:
+        example: ``(N, C, H, W)``; only its shape and type matter.
+        multiple: pad widths up to a multiple of this first (1 = as they are; see :mod:`gcp_core.padding`).
+
+    Raises:
+        ExportError: the model cannot be exported, or the program does not compute what the model computes.
+    """
+
+    def write(ready: nn.Module, images: Tensor, file: Path) -> None:
+        torch.export.save(_program(ready, images), file)
+
+    return _export(model, example, Path(path), multiple, write, program_forward)
+
+
+def program_forward(path: str | Path) -> Callable[[Tensor], Tensor]:
+    """The model in a file of :func:`export_program`, as a function of a CPU tensor ``(N, C, H, W)``.
+
+    Raises:
+        ExportError: there is no such file, or it holds no exported program.
+    """
+    try:
+        return torch.export.load(path).module()
+    except Exception as exc:  # a missing, cut or foreign file raises one of many kinds
+        raise ExportError(f"cannot be read as an exported program: {_first_line(exc)}", str(path)) from exc
+
+
+@torch.no_grad()
+def run_program(path: str | Path, images: Tensor) -> Tensor:
+    """What the program in ``path`` computes for ``images`` ``(N, C, H, W)``; see :func:`program_forward`."""
+    return program_forward(path)(images)
+
+
+def export_onnx(model: nn.Module, example: Tensor, path: str | Path, *, multiple: int = 1) -> Exported:
+    """Write an ONNX file with input ``images``, output ``logits`` and a free batch size; checked with onnxruntime.
+
+    Args:
+        example: ``(N, C, H, W)``; only its shape and type matter.
+        multiple: pad widths up to a multiple of this first; 8 often makes a pruned model several times faster.
+
+    Raises:
+        ExportError: the extra ``onnx`` is not installed, the model cannot be exported, or onnxruntime's results are
+            further than :data:`TOLERANCE` from the model's.
+    """
+    for package in ("onnx", "onnxscript", "onnxruntime"):
+        try:
+            importlib.import_module(package)
+        except ImportError as exc:
+            hint = "pip install 'gcp-sweep[onnx]'"
+            raise ExportError(f"ONNX export needs {package}", str(path), hint) from exc
+
+    def write(ready: nn.Module, images: Tensor, file: Path) -> None:
+        program = torch.onnx.export(
+            _program(ready, images),
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=_free_batch(),
+            verbose=False,
+        )
+        program.save(file, external_data=False)
+
+    return _export(model, example, Path(path), multiple, write, onnx_forward)
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
+
+
+def _free_batch() -> tuple[dict[int, torch.export.Dim]]:
+    return ({0: torch.export.Dim("batch", min=1)},)
+
+
+def _program(model: nn.Module, images: Tensor) -> torch.export.ExportedProgram:
+    return torch.export.export(model, (images,), dynamic_shapes=_free_batch())
+
+
+def _export(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    multiple: int,
+    write: Callable[[nn.Module, Tensor, Path], None],
+    read: Callable[[Path], Callable[[Tensor], Tensor]],
+) -> Exported:
+    plain = copy.deepcopy(model).cpu().eval()
+    image = fit_to_model(example, plain)
+    ready, grown, left = plain, {}, {}
+    if multiple != 1:
+        padded = pad_widths(plain, image, multiple)
+        ready, grown, left = padded.model, padded.grown, padded.left
+    with _appears_whole(path) as temporary:
+        try:
+            with _quiet(), torch.no_grad():
+                write(ready, _random(image, _RECORDED_BATCH), temporary)
+                forward = read(temporary)
+        except GcpError:
+            raise
+        except Exception as exc:  # exporters raise many kinds; all of them mean the same to the user
+            raise ExportError(
+                f"{type(model).__name__} cannot be exported: {_first_line(exc)}", str(path)
+            ) from exc
+        error = max(_difference(plain, forward, _random(image, size)) for size in CHECKED_BATCHES)
+        if not error <= TOLERANCE:
+            raise ExportError(
+                f"the exported model differs from the model by {error:.1e} of its largest logit "
+                f"(allowed: {TOLERANCE:g}); nothing was written",
+                str(path),
+            )
+    return Exported(path, error, grown, left)
+
+
+def _random(image: Tensor, batch: int) -> Tensor:
+    rng = torch.Generator().manual_seed(batch)
+    return torch.randn((batch, *image.shape[1:]), generator=rng, dtype=image.dtype)
+
+
+@torch.no_grad()
+def _difference(model: nn.Module, forward: Callable[[Tensor], Tensor], images: Tensor) -> float:
+    wanted, got = model(images), forward(images)
+    if wanted.shape != got.shape:
+        return float("inf")
+    scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
+    return float((wanted - got).abs().max() / scale)
+
+
+@contextmanager
+def _appears_whole(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its name if the block succeeds, and goes if it does not."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}-", suffix=path.suffix)
+    except OSError as exc:
+        raise ExportError(f"cannot write there: {exc}", str(path)) from exc
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        # mkstemp makes files that only their owner may read; an export is meant to be passed on.
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Exporters warn about their own internals; what matters to the user is checked afterwards."""
+    logger = logging.getLogger("torch.onnx")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(before)
