@@ -38,6 +38,7 @@ _MODES = {
     "signed": Stabiliser(sign_aware=True, conv_floor=0.0),
     "published": Stabiliser(sign_aware=False, conv_floor=EPSILON),
 }
+STABILISERS = tuple(_MODES)
 
 
 def stabiliser_by_name(name: str) -> Stabiliser:

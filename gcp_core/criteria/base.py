@@ -1,0 +1,113 @@
+"""What a criterion is, and the check that every score passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.errors import RelevanceError
+
+Batches = Iterable[tuple[Tensor, Tensor]]
+Needs = Literal["nothing", "data"]
+
+
+class GroupsLike(Protocol):
+    """The part of :class:`gcp_core.groups.Groups` that most criteria use."""
+
+    def scored_layers(self) -> dict[str, int]:
+        """Layer name -> number of output channels."""
+        ...
+
+
+class Criterion(Protocol):
+    """Scores channels.
+
+    Attributes:
+        needs: ``data`` if :meth:`score` looks at images, ``nothing`` if weights (or chance) are enough.
+    """
+
+    @property
+    def needs(self) -> Needs: ...
+
+    def score(
+        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """``{layer: (C,)}`` float64 on the CPU for every scored layer; higher = keep.
+
+        Args:
+            batches: normalised ``(images, labels)`` on the model's device, may be read more than once; empty where
+                nothing is needed.
+            generator: the only source of chance.
+
+        The model is left exactly as found: mode, gradients, hooks, buffers, random state; also after an error.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A criterion under its name, with every score checked: all layers, one finite number a channel."""
+
+    name: str
+    inner: Criterion
+
+    @property
+    def needs(self) -> Needs:
+        return self.inner.needs
+
+    def score(
+        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The inner criterion's scores in the order of ``groups.scored_layers()``.
+
+        Raises:
+            RelevanceError: a layer is missing, has the wrong shape, or a score that is not finite.
+        """
+        found = self.inner.score(model, groups, batches, generator)
+        return {
+            layer: self._checked(layer, found.get(layer), size)
+            for layer, size in groups.scored_layers().items()
+        }
+
+    def _checked(self, layer: str, score: Tensor | None, size: int) -> Tensor:
+        if score is None:
+            raise RelevanceError(f"criterion {self.name} gave no scores", layer)
+        if score.shape != (size,):
+            raise RelevanceError(
+                f"criterion {self.name} gave scores {tuple(score.shape)}, not ({size},)", layer
+            )
+        score = score.detach().to("cpu", torch.float64)
+        if not bool(torch.isfinite(score).all()):
+            hint = "are the weights and images finite?"
+            raise RelevanceError(f"criterion {self.name} gave a score that is not finite", layer, hint)
+        return score
+
+
+@dataclass(frozen=True)
+class FilterCriterion:
+    """A criterion that looks at one layer's weight at a time.
+
+    Attributes:
+        formula: ``(C, weights of a filter)`` float64 -> ``(C,)``.
+    """
+
+    formula: Callable[[Tensor], Tensor]
+    needs: Needs = "nothing"
+
+    def score(
+        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """``formula`` of each scored layer's filters."""
+        return {layer: self.formula(filters(model, layer)) for layer in groups.scored_layers()}
+
+
+def filters(model: nn.Module, layer: str) -> Tensor:
+    """A layer's weight as ``(C, weights of a filter)`` in float64, without gradient."""
+    weight = model.get_submodule(layer).weight
+    if not isinstance(weight, Tensor):
+        raise RelevanceError("the layer has no weight", layer)
+    return weight.detach().flatten(1).double()

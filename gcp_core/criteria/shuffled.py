@@ -1,0 +1,38 @@
+"""``shuffled:NAME``: NAME's scores, shuffled within each layer.
+
+Every layer keeps its distribution of scores, so a global ranking takes as many channels from each layer as NAME would;
+which channels is left to chance. The difference between NAME and this control is what choosing channels is worth, apart
+from choosing widths (see also Frankle et al., "Pruning Neural Networks at Initialization: Why Are We Missing the
+Mark?", ICLR 2021, section 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.criteria.base import Batches, Criterion, GroupsLike, Needs
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """Wraps another criterion."""
+
+    inner: Criterion
+
+    @property
+    def needs(self) -> Needs:
+        return self.inner.needs
+
+    def score(
+        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+    ) -> dict[str, Tensor]:
+        """The inner scores, each layer in a random order."""
+        scores = self.inner.score(model, groups, batches, generator)
+        return {layer: score[_order(score, generator)] for layer, score in scores.items()}
+
+
+def _order(score: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randperm(score.numel(), generator=generator, device=generator.device).to(score.device)
