@@ -8,6 +8,7 @@ from torch import nn
 
 from gcp_core.errors import RelevanceError
 from gcp_core.relevance import channel_relevance, feature_relevance_scores
+from gcp_core.testing import differences, fingerprint
 
 
 class Failing(nn.Module):
@@ -40,33 +41,6 @@ def network() -> nn.Sequential:
     return model
 
 
-def fingerprint(model: nn.Module) -> dict[str, object]:
-    hooks = (
-        "_forward_hooks",
-        "_forward_pre_hooks",
-        "_backward_hooks",
-        "_backward_pre_hooks",
-        "_state_dict_hooks",
-    )
-    return {
-        "training": [m.training for m in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "grads": [None if p.grad is None else (id(p.grad), p.grad.sum().item()) for p in model.parameters()],
-        "identity": [id(p) for p in model.parameters()],
-        "state": {k: v.clone() for k, v in model.state_dict().items()},
-        "hooks": [len(getattr(m, name)) for m in model.modules() for name in hooks],
-        "attributes": [sorted(vars(m)) for m in model.modules()],
-        "rng": torch.get_rng_state(),
-        "grad_mode": torch.is_grad_enabled(),
-    }
-
-
-def same(a: dict[str, object], b: dict[str, object]) -> bool:
-    plain = [key for key in a if key not in ("state", "rng")]
-    tensors = all(torch.equal(a["state"][k], b["state"][k]) for k in a["state"])
-    return all(a[key] == b[key] for key in plain) and tensors and torch.equal(a["rng"], b["rng"])
-
-
 X, Y = torch.randn(4, 3, 8, 8), torch.tensor([0, 1, 2, 1])
 
 
@@ -77,7 +51,7 @@ def test_a_model_is_left_as_found_after_success(grad):
         before, x = fingerprint(model), X.clone()
         channel_relevance(model, x, Y)
         feature_relevance_scores(model, [(x, Y)], 3)
-        assert same(before, fingerprint(model))
+        assert differences(before, fingerprint(model)) == []
     assert torch.equal(x, X)
 
 
@@ -95,7 +69,7 @@ def test_a_model_is_left_as_found_after_an_error(spoil, labels, error):
     before = fingerprint(model)
     with pytest.raises(error):
         channel_relevance(model, X, labels)
-    assert same(before, fingerprint(model))
+    assert differences(before, fingerprint(model)) == []
 
 
 def test_relevance_that_is_not_finite_names_the_layer_where_it_began():
