@@ -10,6 +10,7 @@ import dataclasses
 import math
 import re
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -53,13 +54,22 @@ class Progress(Protocol):
 class Conductor:
     """Runs a sweep to its end as long as somebody runs the jobs it hands out.
 
+    ``impossible`` says which trials would be refused for their target; such points are never proposed.
+
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
         failed_alike: whether it ended because the first jobs all failed with one error.
         interrupted: whether running jobs shall be ended too; the ledger keeps them as running, to be continued.
     """
 
-    def __init__(self, config: SweepConfig, ledger: Ledger, tracker: Tracker, progress: Progress) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        ledger: Ledger,
+        tracker: Tracker,
+        progress: Progress,
+        impossible: Callable[[TrialConfig], bool] | None = None,
+    ) -> None:
         self.config = config
         self.stop_reason = ""
         self.failed_alike = False
@@ -73,6 +83,7 @@ class Conductor:
         self._ended: list[Outcome] = []
         self._without_drop: dict[str, list[tuple[Job, Outcome]]] = {}
         self._exhausted = False
+        self._impossible = impossible or (lambda trial: False)
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -89,7 +100,7 @@ class Conductor:
     @property
     def total(self) -> int:
         """Trials of the whole sweep, baselines not counted."""
-        return max(self.config.num_trials(), self._entered)
+        return self._entered if self._exhausted else max(self.config.num_trials(), self._entered)
 
     @property
     def has_work(self) -> bool:
@@ -142,7 +153,9 @@ class Conductor:
         point = self._proposer.propose(self._entered)
         if point is None:
             self._exhausted = True
-            self._progress.note(f"every distinct point of the space has been tried ({self._entered} trials)")
+            self._progress.note(
+                f"every distinct point of the space that can be run has been tried ({self._entered} trials)"
+            )
             return
         self._enter_baseline(self._resolve(point))
         job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
@@ -158,6 +171,10 @@ class Conductor:
 
     def _resolve(self, point: Point) -> TrialConfig:
         return self.config.space.resolve(point, self.config.resources.cpus)
+
+    def _key(self, point: Point) -> str | None:
+        trial = self._resolve(point)
+        return None if self._impossible(trial) else trial.key()
 
     def _all_entered(self) -> bool:
         return self._exhausted or self._entered >= self.config.num_trials()
@@ -226,7 +243,7 @@ class Conductor:
             self.config.search,
             self.config.num_trials(),
             seed,
-            lambda point: self._resolve(point).key(),
+            self._key,
         )
         self._proposer.replay(trials)
         for record in baselines:

@@ -126,7 +126,7 @@ def _check_trials(config: SweepConfig, launch: Launch) -> None:
 
         check = check_config
     for point, problem in check_space(config, check):
-        _log.warning("trials like %s will be refused: %s", point, problem)
+        _log.info("points like %s are not proposed: %s", point, problem)
 
 
 def _already_complete(config: SweepConfig) -> Sweep | None:
@@ -183,7 +183,7 @@ def _conduct(
 ) -> Sweep:
     trials, baselines = ledger.records("trial"), ledger.records("baseline")
     writer.reconcile([*baselines, *trials], known_drops(baselines, trials))
-    conductor = Conductor(config, ledger, writer, progress)
+    conductor = Conductor(config, ledger, writer, progress, _impossible(launch))
     state, message = "failed", "the driver ended with an error"
     try:
         with _interruptible(conductor, progress):
@@ -215,6 +215,15 @@ def _conduct(
         _statuses(ledger.records("trial")),
         unwritten,
     )
+
+
+def _impossible(launch: Launch) -> Callable[[TrialConfig], bool] | None:
+    """The core knows which targets are out of reach; a runner of somebody else's does not have to agree."""
+    if launch.runner != DEFAULT_RUNNER:
+        return None
+    from sweeps.feasibility import Feasibility
+
+    return Feasibility().impossible
 
 
 def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:

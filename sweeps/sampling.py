@@ -24,6 +24,7 @@ from sweeps.space import Dimension, Point, Space
 
 _REDRAWS = 20
 _ENUMERABLE = 100_000
+_BLIND_DRAWS = 1000
 
 
 def distributions(space: Space) -> dict[str, BaseDistribution]:
@@ -66,11 +67,17 @@ class Proposer:
         search: sampler, objectives, points to try first.
         num_trials: how many trials are planned (sizes the sampler's warm-up).
         seed: of the sampler; with one trial at a time the same seed draws the same points.
-        key: the identity of a point's trial; equal keys are never proposed twice.
+        key: the identity of a point's trial; equal keys are never proposed twice. None = it cannot be run (its target
+            is out of reach), so it is not proposed at all.
     """
 
     def __init__(
-        self, space: Space, search: SearchConfig, num_trials: int, seed: int, key: Callable[[Point], str]
+        self,
+        space: Space,
+        search: SearchConfig,
+        num_trials: int,
+        seed: int,
+        key: Callable[[Point], str | None],
     ) -> None:
         self.distributions = distributions(space)
         self._space = space
@@ -135,7 +142,7 @@ class Proposer:
 
     def _fresh(self, point: Point) -> bool:
         key = self._key(point)
-        if key in self._seen:
+        if key is None or key in self._seen:
             return False
         self._seen.add(key)
         return True
@@ -164,8 +171,11 @@ class Proposer:
     def _unseen(self) -> Point | None:
         """A point no sampler has come across: by enumeration where that is possible, else by chance."""
         size = self._space.size()
+        points: Iterable[Point]
         if size is not None and size <= _ENUMERABLE:
             points = list(self._space.grid())
             self._rng.shuffle(points)
-            return next((point for point in points if self._fresh(point)), None)
-        return None
+        else:
+            dimensions = self._space.dimensions
+            points = ({d.path: d.draw(self._rng) for d in dimensions} for _ in range(_BLIND_DRAWS))
+        return next((point for point in points if self._fresh(point)), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import random
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -88,6 +89,14 @@ class Dimension:
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
         return math.isclose(self.canonical(value), value, rel_tol=1e-5, abs_tol=1e-12)
+
+    def draw(self, rng: random.Random) -> Scalar:
+        """A value at random (of a log range: at random in the logarithm)."""
+        if self.size() is not None:
+            return rng.choice(self.values())
+        if self.log:
+            return self.canonical(self.low * (self.high / self.low) ** rng.random())
+        return self.canonical(rng.uniform(self.low, self.high))
 
     def describe(self) -> str:
         """The allowed values in one line, for messages."""
