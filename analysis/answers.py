@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.errors import NothingFeasible
+    from analysis.export import Exported
     from analysis.pareto import Hypervolume
     from analysis.publish import Published
     from analysis.report import Written
@@ -130,4 +131,19 @@ def report(df: pd.DataFrame, written: Written, published: Published | None) -> d
             "tags_changed": published.tags_changed,
             "hypervolume": published.hypervolume,
         },
+    }
+
+
+def export(df: pd.DataFrame, choice: Choice, exported: Exported) -> dict[str, Any]:
+    """Answer of ``export``: where the model is and every comparison it passed."""
+    return {
+        "answer": "export",
+        "version": VERSION,
+        **about(df),
+        "trial": exported.trial,
+        "folder": str(exported.folder),
+        "reason": choice.reason,
+        "sha256": exported.sha256,
+        "checks": [{k: plain(v) for k, v in dataclasses.asdict(c).items()} for c in exported.checks],
+        "proof": {k: plain(v) for k, v in exported.proof.items()},
     }

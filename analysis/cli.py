@@ -314,3 +314,44 @@ def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
         return None
     entry = entries[0]
     return publish(entry["folder"] or entry["id"], tracking_uri=tracking_uri or entry["tracking_uri"])
+
+
+@main.command()
+@click.argument("sweep")
+@click.argument("constraints", nargs=-1)
+@_verbs
+@_common
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write (whole or not at all)."
+)
+@click.option("--onnx", is_flag=True, help="Also write model.onnx, checked with onnxruntime.")
+@_guarded
+def export(
+    sweep: str,
+    constraints: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
+    no_cache: bool,
+    out: Path,
+    onnx: bool,
+    **verbs: Any,
+) -> None:
+    """Choose as in select, prove the model in a fresh process, and write it with a model card.
+
+    Refuses (exit code 1) if weights, MACs, accuracy or outputs are not what was logged.
+    """
+    from analysis import answers
+    from analysis.export import export as write
+
+    df = _read(sweep, tracking_uri, no_cache)
+    choice, _ = _choose(df, constraints, verbs)
+    exported = write(df, choice.trial, out, reason=choice.reason, onnx=onnx)
+    if as_json:
+        _say_json(answers.export(df, choice, exported))
+        return
+    click.echo(choice.reason)
+    click.echo()
+    click.echo("proven in a fresh process:")
+    for check in exported.checks:
+        click.echo(f"  {check.name:<18} logged {check.logged:.10g}, now {check.measured:.10g}{check.note}")
+    click.echo(f"exported {exported.trial} to {exported.folder}")

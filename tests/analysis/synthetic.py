@@ -147,6 +147,8 @@ def write_sweep(
     )
     for trial in trials:
         manifest = folder / "trials" / trial.trial / "model" / "manifest.json"
+        if manifest.is_file():
+            continue
         manifest.parent.mkdir(parents=True, exist_ok=True)
         manifest.write_text(json.dumps({"num_classes": 10, "plans": [a_plan().to_dict()]}))
     entry = {
