@@ -61,6 +61,9 @@ class DataConfig:
             different seeds are judged on the same images.
         augment: ``auto`` is ``crop`` for digits (a mirrored 2 is no digit) and ``crop_flip`` otherwise.
         crop_padding: pixels of zero padding before the random crop (None = an eighth of the image's side).
+        streaming: read images from disk batch by batch. ``auto`` does so where the decoded set is larger than
+            ``memory_gib`` (None = a quarter of the machine's memory, half of a GPU's). The batches are the same.
+        workers: processes that read ahead while streaming (0 = none); no influence on the batches.
     """
 
     name: str = "digits"
@@ -73,6 +76,9 @@ class DataConfig:
     split_seed: int = 0
     augment: str = "auto"
     crop_padding: int | None = None
+    streaming: bool | str = "auto"
+    memory_gib: float | None = None
+    workers: int = 2
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -88,6 +94,11 @@ class DataConfig:
         _one_of("data.augment", self.augment, AUGMENTATIONS)
         if self.crop_padding is not None:
             _integer("data.crop_padding", self.crop_padding, 0)
+        if not isinstance(self.streaming, bool) and self.streaming != "auto":
+            raise ConfigError(f"{self.streaming!r} is unknown", "data.streaming", "auto, true or false")
+        if self.memory_gib is not None:
+            _number("data.memory_gib", self.memory_gib, 0.0, math.inf)
+        _integer("data.workers", self.workers, 0)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 #: Part of the key: raise it when decoding changes.
 DECODER_VERSION = 1
+TRAIN_IMAGES, TEST_IMAGES = "train_images.npy", "test_images.npy"
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
 
@@ -34,10 +35,12 @@ def cache_folder() -> Path:
     return Path(base).expanduser().absolute() / "gcp-sweep"
 
 
-def cached(files: Sequence[Path], decode: Callable[[], RawData], variant: str = "") -> RawData:
-    """What ``decode()`` returns, from the cache if these files (path, size, time) were decoded before.
+def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: str = "") -> RawData:
+    """What ``decode(folder)`` returns, from the cache if these files (path, size, time) were decoded before.
 
-    ``variant`` names whatever else decides about the result (an image size, say).
+    ``variant`` names whatever else decides about the result (an image size, say). ``decode`` may write its images
+    into ``folder`` (as :data:`TRAIN_IMAGES`, :data:`TEST_IMAGES`) and return them memory-mapped: then the set never
+    is in memory as a whole.
 
     Only one process decodes; others wait for its lock. The entry appears by one rename, so it is whole or absent.
     """
@@ -50,7 +53,7 @@ def cached(files: Sequence[Path], decode: Callable[[], RawData], variant: str = 
             folder = root / key
             if not (folder / "meta.json").exists():
                 log.info("decoding %s", ", ".join(f.name for f in files))
-                _write(decode(), folder)
+                _write(decode, folder)
             return _read(folder)
     except OSError as exc:
         raise DataError(f"cannot use the cache folder: {exc}", str(root), "set GCP_CACHE_DIR") from exc
@@ -64,11 +67,13 @@ def _key(files: Sequence[Path], variant: str) -> str:
     return sha.hexdigest()[:24]
 
 
-def _write(data: RawData, folder: Path) -> None:
+def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="decoding-"))
     try:
+        data = decode(temporary)
         for name in _ARRAYS:
-            np.save(temporary / f"{name}.npy", getattr(data, name))
+            if not (temporary / f"{name}.npy").exists():
+                np.save(temporary / f"{name}.npy", getattr(data, name))
         rest = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in _ARRAYS}
         (temporary / "meta.json").write_text(json.dumps(rest))
         shutil.rmtree(folder, ignore_errors=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from gcp_core.config import DataConfig
-from gcp_core.data.cache import cached
+from gcp_core.data.cache import TEST_IMAGES, TRAIN_IMAGES, cached
 from gcp_core.data.decode import decode_image, source_folder
 from gcp_core.data.images import RawData
+from gcp_core.data.streaming import RowWriter
 from gcp_core.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -38,8 +39,11 @@ def load_imagefolder(config: DataConfig) -> RawData:
         raise DataError(f"class {strangers[0]!r} does not occur in {train.name}", str(test))
     files = {split: _files(split, classes) for split in (train, test)}
 
-    def decode() -> RawData:
-        arrays = [array for split in (train, test) for array in _decode(files[split], config.image_size)]
+    def decode(folder: Path) -> RawData:
+        targets = {train: folder / TRAIN_IMAGES, test: folder / TEST_IMAGES}
+        arrays = [
+            a for split, file in targets.items() for a in _decode(files[split], config.image_size, file)
+        ]
         return RawData.build(*arrays, tuple(classes), where=str(root))
 
     variant = "" if config.image_size is None else f"size{config.image_size}"
@@ -58,19 +62,21 @@ def _files(split: Path, classes: list[str]) -> list[tuple[Path, int]]:
     return found
 
 
-def _decode(files: list[tuple[Path, int]], image_size: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """Images uint8 ``(N, H, W, C)`` and labels int64 ``(N,)``."""
-    first = decode_image(files[0][0], "the image", files[0][0], None, image_size)
-    images = np.empty((len(files), *first.shape), dtype=np.uint8)
-    for i, (path, _) in enumerate(files):
-        pixels = decode_image(path, "the image", path, first.shape[-1], image_size)
-        if pixels.shape != first.shape:
-            raise DataError(
-                f"the image is {pixels.shape[:2]}, the first one {first.shape[:2]}",
-                str(path),
-                "set data.image_size",
-            )
-        images[i] = pixels
-        if (i + 1) % 10_000 == 0:
-            log.info("%d of %d images decoded", i + 1, len(files))
-    return images, np.array([label for _, label in files], dtype=np.int64)
+def _decode(
+    files: list[tuple[Path, int]], image_size: int | None, target: Path
+) -> tuple[np.ndarray, np.ndarray]:
+    """Images uint8 ``(N, H, W, C)``, written to ``target`` one by one and mapped, and labels int64 ``(N,)``."""
+    with RowWriter(target, len(files)) as writer:
+        for path, _ in files:
+            first = writer.shape
+            pixels = decode_image(path, "the image", path, first[-1] if first else None, image_size)
+            if first and pixels.shape != first:
+                raise DataError(
+                    f"the image is {pixels.shape[:2]}, the first one {first[:2]}",
+                    str(path),
+                    "set data.image_size",
+                )
+            writer.append(pixels)
+            if writer.written % 10_000 == 0:
+                log.info("%d of %d images decoded", writer.written, len(files))
+    return writer.array(), np.array([label for _, label in files], dtype=np.int64)

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from gcp_core.data.streaming import RowFile
 from gcp_core.errors import DataError
+
+#: What digest and statistics look at at a time.
+CHUNK_BYTES = 1 << 24
+_CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True)
@@ -100,12 +106,13 @@ def _check_labels(train: np.ndarray, test: np.ndarray, num_names: int, where: st
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and standard deviation per channel on the 0..1 scale, from exact integer histograms."""
+    counts_of = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for part in _in_chunks(images):
+        for channel in range(images.shape[-1]):
+            counts_of[channel] += np.bincount(part[..., channel].ravel(), minlength=256)
     mean, std = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.zeros(256, dtype=np.int64)
-        for start in range(0, len(images), 4096):
-            counts += np.bincount(images[start : start + 4096, ..., channel].ravel(), minlength=256)
-        values = np.arange(256) / 255
+    values = np.arange(256) / 255
+    for counts in counts_of:
         m = float((counts * values).sum() / counts.sum())
         v = float((counts * (values - m) ** 2).sum() / counts.sum())
         mean.append(round(m, 6))
@@ -118,9 +125,16 @@ def content_digest(*arrays: np.ndarray) -> str:
     sha = hashlib.sha256()
     for array in arrays:
         sha.update(f"{array.dtype.str}{array.shape}".encode())
-        for start in range(0, len(array), 4096):
-            sha.update(np.ascontiguousarray(array[start : start + 4096]).tobytes())
+        for part in _in_chunks(array):
+            sha.update(np.ascontiguousarray(part).tobytes())
     return sha.hexdigest()[:16]
+
+
+def _in_chunks(array: np.ndarray) -> Iterator[np.ndarray]:
+    """Rows in pieces of at most :data:`CHUNK_BYTES`: the array may be larger than the memory."""
+    rows = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+    for start in range(0, len(array), rows):
+        yield array[start : start + rows]
 
 
 @dataclass(frozen=True)
@@ -131,11 +145,17 @@ class Images:
         pixels: uint8 ``(all rows, H, W, C)``.
         all_labels: int64 ``(all rows,)``.
         rows: int64 ``(N,)``, the rows that belong to this split, ascending.
+        source: where a streamed set's pixels are read from, batch by batch (``pixels`` then only maps them); None =
+            they are in memory. ``workers`` processes read ahead.
+        target: where the batches of a streamed set go.
     """
 
     pixels: Tensor
     all_labels: Tensor
     rows: Tensor
+    source: RowFile | None = None
+    workers: int = 0
+    target: torch.device = _CPU
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -153,10 +173,17 @@ class Images:
     def take(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Images ``(B, H, W, C)`` and labels ``(B,)`` at these positions of the split."""
         rows = self.rows[positions]
+        if self.source is not None:
+            return self.source.read(rows).to(self.target), self.all_labels[rows].to(self.target)
         return self.pixels[rows], self.all_labels[rows]
 
     def to(self, device: torch.device) -> Images:
-        """The same split with pixels and labels on ``device`` (as it is if they are there already)."""
+        """The same split with pixels and labels on ``device`` (as it is if they are there already).
+
+        A streamed split stays on disk; its batches will arrive on ``device``.
+        """
+        if self.source is not None:
+            return replace(self, target=torch.device(device))
         if self.pixels.device == device:
             return self
         # Only this split's rows travel: a validation split should not carry the training set along.
@@ -165,7 +192,7 @@ class Images:
 
     def subset(self, positions: Tensor) -> Images:
         """The split restricted to these positions (order kept)."""
-        return Images(self.pixels, self.all_labels, self.rows[positions])
+        return replace(self, rows=self.rows[positions])
 
 
 @dataclass(frozen=True)

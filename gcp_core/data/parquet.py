@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from gcp_core.config import DataConfig
-from gcp_core.data.cache import cached
+from gcp_core.data.cache import TEST_IMAGES, TRAIN_IMAGES, cached
 from gcp_core.data.decode import decode_image, source_folder
 from gcp_core.data.images import RawData
+from gcp_core.data.streaming import RowWriter
 from gcp_core.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -24,6 +25,8 @@ LABEL_COLUMNS = ("label", "labels", "fine_label")
 #: File-name prefixes of the two source splits; the first kind that is found is taken.
 TRAIN_PREFIXES = ("train",)
 TEST_PREFIXES = ("test", "validation", "valid")
+#: Encoded images that are in memory at a time.
+_BATCH_ROWS = 256
 
 
 def load_parquet(config: DataConfig) -> RawData:
@@ -37,9 +40,9 @@ def load_parquet(config: DataConfig) -> RawData:
     root = source_folder(config)
     train, test = _files(root, TRAIN_PREFIXES), _files(root, TEST_PREFIXES)
 
-    def decode() -> RawData:
-        train_images, train_labels, names = _decode(train)
-        test_images, test_labels, _ = _decode(test)
+    def decode(folder: Path) -> RawData:
+        train_images, train_labels, names = _decode(train, folder / TRAIN_IMAGES)
+        test_images, test_labels, _ = _decode(test, folder / TEST_IMAGES)
         return RawData.build(train_images, train_labels, test_images, test_labels, names, where=str(root))
 
     return cached([*train, *test], decode)
@@ -54,28 +57,36 @@ def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
     raise DataError(f"no {' or '.join(f'{p}*.parquet' for p in prefixes)} (found {seen})", str(root))
 
 
-def _decode(files: Sequence[Path]) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
-    """Images uint8 ``(N, H, W, C)``, labels int64 ``(N,)`` and class names (may be empty)."""
+def _decode(files: Sequence[Path], target: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Images uint8 ``(N, H, W, C)``, labels int64 ``(N,)`` and class names (may be empty).
+
+    The images are written to ``target`` one by one and come back memory-mapped.
+    """
     try:
         import PIL.Image  # noqa: F401
         import pyarrow.parquet as pq
     except ImportError as exc:
         raise DataError(f"parquet needs {exc.name}", "data.name", "pip install 'gcp-sweep[data]'") from exc
-    images: list[np.ndarray] = []
     labels: list[int] = []
     names: tuple[str, ...] = ()
-    for file in files:
-        try:
-            table = pq.ParquetFile(file)
+    tables = {file: _open(file, pq) for file in files}
+    with RowWriter(target, sum(table.metadata.num_rows for table in tables.values())) as writer:
+        for file, table in tables.items():
             names = names or _class_names(table.schema_arrow)
             columns = _columns(table.schema_arrow.names, file)
-            for batch in table.iter_batches(batch_size=1024, columns=list(columns)):
-                _decode_batch(batch.to_pydict(), columns, file, images, labels)
-                if len(images) % 10240 == 0:
-                    log.info("%s: %d images decoded", file.name, len(images))
-        except (OSError, ValueError) as exc:
-            raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
-    return np.stack(images), np.asarray(labels, dtype=np.int64), names
+            try:
+                for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
+                    _decode_batch(batch.to_pydict(), columns, file, writer, labels)
+            except (OSError, ValueError) as exc:
+                raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
+    return writer.array(), np.asarray(labels, dtype=np.int64), names
+
+
+def _open(file: Path, pq: Any) -> Any:
+    try:
+        return pq.ParquetFile(file)
+    except (OSError, ValueError) as exc:
+        raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
 
 
 def _columns(present: Sequence[str], file: Path) -> tuple[str, str]:
@@ -92,26 +103,29 @@ def _decode_batch(
     batch: dict[str, list[Any]],
     columns: tuple[str, str],
     file: Path,
-    images: list[np.ndarray],
+    writer: RowWriter,
     labels: list[int],
 ) -> None:
     for item, label in zip(batch[columns[0]], batch[columns[1]]):
-        row = len(images)
+        row = writer.written
         encoded = item.get("bytes") if isinstance(item, dict) else item
         if not isinstance(encoded, bytes):
             raise DataError(f"row {row} holds no image bytes", str(file))
         if not isinstance(label, int):
             raise DataError(f"row {row} has label {label!r}, not a whole number", str(file))
-        channels = images[0].shape[-1] if images else None
+        first = writer.shape
+        channels = first[-1] if first else None
         pixels = decode_image(io.BytesIO(encoded), f"the image in row {row}", file, channels)
-        if images and pixels.shape != images[0].shape:
+        if first and pixels.shape != first:
             raise DataError(
-                f"row {row} is {pixels.shape[:2]}, the first image {images[0].shape[:2]}",
+                f"row {row} is {pixels.shape[:2]}, the first image {first[:2]}",
                 str(file),
                 "all images must have one size",
             )
-        images.append(pixels)
+        writer.append(pixels)
         labels.append(label)
+        if writer.written % 10_000 == 0:
+            log.info("%s: %d images decoded", file.name, writer.written)
 
 
 def _class_names(schema: Any) -> tuple[str, ...]:

@@ -2,42 +2,23 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
+from gcp_core.data.augment import Crops, apply_crops, draw_crops
 from gcp_core.data.images import Images, Normalise
 from gcp_core.data.split import balanced_choice
+from gcp_core.data.streaming import stream
 from gcp_core.seeds import generator
 
 #: Batch size of the relevance pass and other scoring.
 SCORING_BATCH = 128
 
-
-def crop_flip(images: Tensor, padding: int, flip: bool, rng: torch.Generator) -> Tensor:
-    """Random crops of the zero-padded images, each mirrored with probability one half if ``flip``.
-
-    One batched gather instead of a loop over images (several times faster on small images).
-
-    Args:
-        images: uint8 ``(B, H, W, C)``.
-        padding: pixels of zero padding on each side; the crop offset is uniform on 0 .. 2 * padding.
-
-    Returns:
-        uint8 ``(B, H, W, C)``.
-    """
-    batch, height, width, _ = images.shape
-    device = images.device
-    offsets = torch.randint(0, 2 * padding + 1, (2, batch, 1), generator=rng).to(device)
-    rows = offsets[0] + torch.arange(height, device=device)
-    cols = offsets[1] + torch.arange(width, device=device)
-    if flip:
-        mirrored = torch.rand(batch, 1, generator=rng).to(device) < 0.5
-        cols = torch.where(mirrored, cols.flip(1), cols)
-    padded = torch.nn.functional.pad(images, (0, 0, padding, padding, padding, padding))
-    index = torch.arange(batch, device=device)
-    return padded[index[:, None, None], rows[:, :, None], cols[:, None, :]]
+#: Positions in a split, and what happens to the images there.
+_Draw = tuple[Tensor, Crops | None]
 
 
 def num_steps(images: Images, batch_size: int) -> int:
@@ -63,10 +44,17 @@ def training_batches(
     """
     rng = generator(seed, "train", epoch)
     order = torch.randperm(len(images), generator=rng).to(images.pixels.device)
-    for step in range(num_steps(images, batch_size)):
-        pixels, labels = images.take(order[step * batch_size : (step + 1) * batch_size])
-        if augment != "none" and padding > 0:
-            pixels = crop_flip(pixels, padding, augment == "crop_flip", rng)
+
+    def draws() -> Iterator[_Draw]:
+        for step in range(num_steps(images, batch_size)):
+            positions = order[step * batch_size : (step + 1) * batch_size]
+            cropped = augment != "none" and padding > 0
+            yield (
+                positions,
+                (draw_crops(len(positions), padding, augment == "crop_flip", rng) if cropped else None),
+            )
+
+    for pixels, labels in _batches(images, draws()):
         yield normalise(pixels, channels_last), labels
 
 
@@ -74,9 +62,30 @@ def evaluation_batches(
     images: Images, normalise: Normalise, batch_size: int, channels_last: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole split in its order, nothing left out."""
-    for positions in torch.arange(len(images), device=images.pixels.device).split(batch_size):
-        pixels, labels = images.take(positions)
+    positions = torch.arange(len(images), device=images.pixels.device).split(batch_size)
+    for pixels, labels in _batches(images, ((part, None) for part in positions)):
         yield normalise(pixels, channels_last), labels
+
+
+def _batches(images: Images, draws: Iterator[_Draw]) -> Iterator[tuple[Tensor, Tensor]]:
+    """The drawn images uint8 ``(B, H, W, C)`` and labels ``(B,)``: taken from memory, or streamed."""
+    if images.source is None:
+        for positions, crops in draws:
+            pixels, labels = images.take(positions)
+            yield pixels if crops is None else apply_crops(pixels, crops), labels
+        return
+    waiting: deque[Tensor] = deque()
+
+    def items() -> Iterator[_Draw]:
+        for positions, crops in draws:
+            rows = images.rows[positions]
+            waiting.append(rows)
+            yield rows, crops
+
+    on_gpu = images.target.type == "cuda"
+    for pixels in stream(images.source, items(), images.workers, pin=on_gpu):
+        labels = images.all_labels[waiting.popleft()]
+        yield pixels.to(images.target, non_blocking=on_gpu), labels.to(images.target)
 
 
 def scoring_sample(images: Images, wanted: int | str, num_classes: int, seed: int) -> Images:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -14,9 +16,12 @@ from gcp_core.data.imagefolder import load_imagefolder
 from gcp_core.data.images import Images, Normalise, RawData, Splits
 from gcp_core.data.parquet import load_parquet
 from gcp_core.data.split import train_val_rows
+from gcp_core.data.streaming import RowFile, should_stream
 from gcp_core.errors import DataError, did_you_mean
 from gcp_core.factory import is_factory_name, load_factory
 from gcp_core.seeds import generator
+
+log = logging.getLogger(__name__)
 
 SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
     "cifar10": load_cifar,
@@ -65,16 +70,20 @@ def load_splits(config: DataConfig) -> Splits:
         config.train_images,
         generator(config.split_seed, "split"),
     )
-    pixels = torch.from_numpy(raw.train_images)
-    test = Images(
-        torch.from_numpy(raw.test_images),
-        torch.from_numpy(raw.test_labels),
-        torch.arange(len(raw.test_labels)),
-    )
+    train_images = Images(torch.from_numpy(raw.train_images), labels, train)
+    test_labels = torch.from_numpy(raw.test_labels)
+    test_images = Images(torch.from_numpy(raw.test_images), test_labels, torch.arange(len(test_labels)))
+    if should_stream(config, raw.train_images.nbytes + raw.test_images.nbytes):
+        train_images, test_images = (
+            replace(images, source=RowFile.behind(array), workers=config.workers)
+            for images, array in ((train_images, raw.train_images), (test_images, raw.test_images))
+        )
+        if train_images.source is None:
+            log.info("%s is in memory already: it is not streamed", config.name)
     return Splits(
-        train=Images(pixels, labels, train),
-        val=Images(pixels, labels, val),
-        test=test,
+        train=train_images,
+        val=replace(train_images, rows=val),
+        test=test_images,
         num_classes=raw.num_classes,
         normalise=Normalise(raw.mean, raw.std),
         digest=raw.digest,

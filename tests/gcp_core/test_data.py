@@ -12,8 +12,9 @@ from PIL import Image
 
 from gcp_core.config import DataConfig
 from gcp_core.data import RawData, evaluation_batches, load_splits, training_batches
+from gcp_core.data.augment import apply_crops, draw_crops
 from gcp_core.data.images import channel_statistics
-from gcp_core.data.pipeline import crop_flip, num_steps, scoring_sample
+from gcp_core.data.pipeline import num_steps, scoring_sample
 from gcp_core.data.split import balanced_choice, stratified_choice
 from gcp_core.errors import DataError
 from tests.oracles.augment import crop_flip_by_loop
@@ -215,7 +216,7 @@ def test_the_batched_gather_equals_the_loop_over_images(flip):
     images = torch.randint(
         0, 256, (9, 7, 6, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
     )
-    fast = crop_flip(images, 2, flip, torch.Generator().manual_seed(2))
+    fast = apply_crops(images, draw_crops(9, 2, flip, torch.Generator().manual_seed(2)))
     slow = crop_flip_by_loop(images, 2, flip, torch.Generator().manual_seed(2))
     assert torch.equal(fast, slow)
 
