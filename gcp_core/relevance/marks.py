@@ -76,7 +76,7 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     for value in values:
         if isinstance(value, Tensor):
             found.append(value)
-        elif type(value) in (list, tuple):
+        elif isinstance(value, list | tuple):  # also the named tuples that torch returns
             found.extend(tensors_in(value))
     return found
 

@@ -66,9 +66,13 @@ def _avg_pool2d(
     with torch.no_grad():
         y = F.avg_pool2d(x, *geometry, divisor_override)
 
+    # A divisor of one makes the pool a sum, so its gradient is the undivided spread. Overlapping pools stand beside
+    # other branches (inception), where a constant factor would not vanish in the normalisation: theirs is divided.
+    overlapping = any(step < size for step, size in zip(_pair(stride), _pair(kernel_size)))
+    divisor = divisor_override if overlapping else 1
+
     def spread(v: Tensor) -> Tensor:
-        # A divisor of one makes the pool a sum, so its gradient is the undivided spread.
-        return _gradient(lambda z: F.avg_pool2d(z, *geometry, 1), x, v)
+        return _gradient(lambda z: F.avg_pool2d(z, *geometry, divisor), x, v)
 
     return marked(AverageRule.apply(input, y, spread, state.stabiliser), mark_of(input) or Mark())
 

@@ -27,7 +27,7 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autocast, gradients possible; training flags, RNG and ``.grad`` are restored, also on error.
+    """Evaluation mode, no autocast, no TF32, gradients possible; all is restored, training flags, RNG and ``.grad`` too.
 
     Each module gets its own training flag back (a frozen batch norm inside a training model stays frozen).
     """
@@ -41,6 +41,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device.type, enabled=False),
+            _full_float32(),
         ):
             model.eval()
             yield
@@ -49,3 +50,22 @@ def untouched(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, grad in grads:
             parameter.grad = grad
+
+
+@contextmanager
+def _full_float32() -> Iterator[None]:
+    """Float32 products in float32: differences of sums do not survive TF32, cuDNN's default for convolutions."""
+    switches = (
+        torch.backends.cudnn.conv,
+        torch.backends.cuda.matmul,
+        torch.backends.mkldnn.conv,
+        torch.backends.mkldnn.matmul,
+    )
+    before = [switch.fp32_precision for switch in switches]
+    try:
+        for switch in switches:
+            switch.fp32_precision = "ieee"
+        yield
+    finally:
+        for switch, precision in zip(switches, before):
+            switch.fp32_precision = precision

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import nn
@@ -30,94 +32,45 @@ def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.double().eval()
 
 
-def chain(name: str) -> nn.Sequential:
-    relu = nn.ReLU(inplace=True)
-    tail = [nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
-    chains = {
-        "max pool": [nn.Conv2d(2, 3, 3, padding=1), nn.BatchNorm2d(3), relu, nn.MaxPool2d(3), *tail],
-        "overlapping max pool": [
-            nn.Conv2d(2, 3, 3, padding=1),
-            relu,
-            nn.MaxPool2d(3, 2, 1),
-            nn.MaxPool2d(3, 1),
-            *tail,
-        ],
-        "average pool": [
-            nn.Conv2d(2, 4, 3, padding=1),
-            relu,
-            nn.AvgPool2d(3, 2),
-            nn.Conv2d(4, 12, 2),
-            relu,
-            *tail,
-        ],
-        "adaptive pool": [nn.Conv2d(2, 3, 3), relu, nn.AdaptiveAvgPool2d((2, 2)), *tail],
-        "global pool": [nn.Conv2d(2, 12, 3, stride=2, padding=1), relu, nn.AdaptiveAvgPool2d(1), *tail],
-        "stride": [
-            nn.Conv2d(2, 4, 3, padding=1),
-            relu,
-            nn.Conv2d(4, 3, 3, stride=2),
-            nn.BatchNorm2d(3),
-            relu,
-            *tail,
-        ],
-        "odd crop": [nn.Conv2d(2, 4, 3), relu, nn.Conv2d(4, 3, 1, stride=2), nn.MaxPool2d(1), *tail],
-        "dilation": [
-            nn.Conv2d(2, 4, 3, padding=1),
-            relu,
-            nn.Conv2d(4, 3, 3, padding=1, dilation=2, stride=2),
-            *tail,
-        ],
-        "groups": [
-            nn.Conv2d(2, 4, 3, padding=1),
-            relu,
-            nn.Conv2d(4, 6, 3, groups=2),
-            relu,
-            nn.Conv2d(6, 12, 4),
-            *tail,
-        ],
-        "depthwise": [
-            nn.Conv2d(2, 6, 3, padding=1),
-            relu,
-            nn.Conv2d(6, 6, 3, groups=6),
-            nn.Conv2d(6, 12, 4),
-            *tail,
-        ],
-        "signed inputs": [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3), nn.SiLU(), *tail],
-        "wide padding": [
-            nn.Conv2d(2, 4, 3),
-            relu,
-            nn.Conv2d(4, 12, 1, padding=1),
-            relu,
-            nn.MaxPool2d(6),
-            *tail,
-        ],
-    }
+CONV = {"kernel_size": 3, "padding": 1}
+
+#: Name -> (side of the image, what stands before flatten -> linear(12, 6) -> ReLU -> dropout -> linear(6, 3)).
+CHAINS: dict[str, tuple[int, Callable[[], list[nn.Module]]]] = {
+    "max pool": (
+        6,
+        lambda: [nn.Conv2d(2, 3, **CONV), nn.BatchNorm2d(3), nn.ReLU(inplace=True), nn.MaxPool2d(3)],
+    ),
+    "overlapping max pool": (7, lambda: [*stem(3), nn.MaxPool2d(3, 2, 1), nn.MaxPool2d(3, 1)]),
+    "average pool": (6, lambda: [*stem(4), nn.AvgPool2d(2), nn.Conv2d(4, 12, 3), nn.ReLU()]),
+    "overlapping average pool": (4, lambda: [*stem(12), nn.AvgPool2d(3, 1, 1), nn.AvgPool2d(4)]),
+    "adaptive pool": (6, lambda: [*stem(3), nn.AdaptiveAvgPool2d((2, 2))]),
+    "uneven adaptive pool": (5, lambda: [*stem(3), nn.AdaptiveAvgPool2d((2, 2))]),
+    "global pool": (6, lambda: [*stem(12), nn.AdaptiveAvgPool2d(1)]),
+    "stride": (5, lambda: [*stem(4), nn.Conv2d(4, 3, 3, stride=2), nn.BatchNorm2d(3), nn.ReLU()]),
+    "stride that leaves a rest": (6, lambda: [*stem(4), nn.Conv2d(4, 3, 1, stride=3), nn.ReLU()]),
+    "dilation": (6, lambda: [*stem(4), nn.Conv2d(4, 3, 3, padding=1, dilation=2, stride=2), nn.ReLU()]),
+    "groups": (6, lambda: [*stem(4), nn.Conv2d(4, 6, 3, groups=2), nn.ReLU(), nn.Conv2d(6, 12, 4)]),
+    "depthwise": (6, lambda: [*stem(6), nn.Conv2d(6, 6, 3, groups=6), nn.Conv2d(6, 12, 4)]),
+    "signed inputs": (6, lambda: [nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 3, 3), nn.SiLU()]),
+    "wide padding": (6, lambda: [*stem(4), nn.Conv2d(4, 12, 1, padding=1), nn.ReLU(), nn.MaxPool2d(8)]),
+}
+
+
+def stem(channels: int) -> list[nn.Module]:
+    return [nn.Conv2d(2, channels, **CONV), nn.ReLU(inplace=True)]
+
+
+def chain(name: str) -> tuple[nn.Sequential, int]:
+    side, layers = CHAINS[name]
     torch.manual_seed(5)
-    return nn.Sequential(*chains[name])
+    tail = [nn.Flatten(), nn.Linear(12, 6), nn.ReLU(), nn.Dropout(0.5), nn.Linear(6, 3)]
+    return nn.Sequential(*layers(), *tail), side
 
 
-SIDES = {"max pool": 6, "overlapping max pool": 7, "average pool": 6, "stride": 5, "odd crop": 5}
-SIDES |= {"dilation": 6, "depthwise": 6, "groups": 6, "wide padding": 6}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        *(
-            "max pool",
-            "overlapping max pool",
-            "average pool",
-            "adaptive pool",
-            "global pool",
-            "stride",
-            "odd crop",
-        ),
-        *("dilation", "groups", "depthwise", "signed inputs", "wide padding"),
-    ],
-)
+@pytest.mark.parametrize("name", sorted(CHAINS))
 def test_a_chain_of_layers_equals_the_matrix_definition(name):
-    model = randomised(chain(name), seed=2)
-    side = SIDES.get(name, 6)
+    model, side = chain(name)
+    model = randomised(model, seed=2)
     generator = torch.Generator().manual_seed(3)
     x = torch.randn(3, 2, side, side, dtype=torch.float64, generator=generator)
     y = torch.tensor([0, 2, 1])

@@ -28,8 +28,10 @@ def through_linear(linear: Callable[[Tensor], Tensor], x: Tensor, r: Tensor) -> 
 
 
 def through_average(pool: Callable[[Tensor], Tensor], x: Tensor, r: Tensor) -> Tensor:
-    """``x R / y`` to every position of the window, not divided by the window's size."""
-    member = (matrix(pool, x) != 0).double()
+    """``x R / y`` to every position of the window, not divided by the window's size unless windows overlap."""
+    member = matrix(pool, x)
+    overlapping = isinstance(pool, nn.AvgPool2d) and pool.stride < pool.kernel_size
+    member = member if overlapping else (member != 0).double()
     y = pool(x).reshape(-1)
     y = y + E * torch.where(y >= 0, 1.0, -1.0)
     return (member.T @ (r.reshape(-1) / y)).reshape(x.shape) * x
