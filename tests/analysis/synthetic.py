@@ -4,9 +4,13 @@ one is.
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import json
 import math
+import shutil
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -130,7 +134,10 @@ def write_sweep(
     """Log ``trials`` under one parent and write the sweep's folder; returns the tracking URI."""
     folder.mkdir(parents=True, exist_ok=True)
     name = name or folder.name
-    uri = uri or f"sqlite:///{folder.resolve()}/mlflow.db"
+    if uri is None:
+        # Making MLflow's tables takes seconds; one empty store per process serves every test.
+        shutil.copyfile(_empty_store(), folder / "mlflow.db")
+        uri = f"sqlite:///{folder.resolve()}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(name)
     artifacts = (folder.resolve() / "mlartifacts").as_uri()
@@ -157,6 +164,14 @@ def write_sweep(
     }  # fmt: skip
     (folder / "sweep.json").write_text(json.dumps(entry))
     return uri
+
+
+@functools.cache
+def _empty_store() -> Path:
+    file = Path(tempfile.mkdtemp(prefix="empty-store-")) / "mlflow.db"
+    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
+    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
+    return file
 
 
 def log_trial(

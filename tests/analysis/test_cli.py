@@ -21,7 +21,9 @@ def test_front_prints_the_front_the_baseline_and_who_was_left_out(sweep):
     for trial in front["trial"]:
         assert f"\n{trial} " in done.stdout
     assert "b0000" in done.stdout
-    assert f"{len(front)} of 24 finished trials on the front of val_accuracy (max), macs (min)" in done.stdout
+    assert (
+        f"{len(front)} of 24 finished trials on the front of macs (min), val_accuracy (max)." in done.stdout
+    )
     assert "left out: 1 diverged: the loss was not finite [t0025]" in done.stdout
 
 
