@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 
 from gcp_core.errors import ConfigError, InfeasibleTarget, PlanError, did_you_mean
-from gcp_core.groups import Group, Groups
+from gcp_core.groups import Group, Groups, Member
 from gcp_core.plan import Plan
 
 _NORMS: dict[str, Callable[[np.ndarray], float]] = {
@@ -181,28 +181,34 @@ def _unit_keys(scores: dict[str, np.ndarray], groups: Groups, budget: Budget) ->
         normed[layer] = values / size if size > 0 else values
     keys = np.full(groups.num_units, np.nan)
     for group in groups.groups:
-        known = [m for m in group.members if m.scored and m.layer in normed]
-        for unit in range(group.size):
-            parts = [float(np.mean(normed[m.layer][list(m.channels[unit])])) for m in known]
-            if parts:
-                keys[group.first_unit + unit] = math.fsum(parts) / len(parts)
+        parts = [_member_means(m, normed[m.layer]) for m in group.members if m.scored and m.layer in normed]
+        if parts:
+            keys[group.first_unit : group.first_unit + group.size] = sum(parts) / len(parts)
     if budget.ranking.cost_power:
         cost = groups.marginal_cost(budget.of)
         keys = keys / np.maximum(cost / max(cost.mean(), 1e-30), 1e-12) ** budget.ranking.cost_power
     return keys
 
 
+def _member_means(member: Member, values: np.ndarray) -> np.ndarray:
+    """``(units,)`` mean score over the channels of each unit in one layer."""
+    counts = [len(channels) for channels in member.channels]
+    flat = values[[channel for channels in member.channels for channel in channels]]
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return np.add.reduceat(flat, starts) / counts
+
+
 def _removal_order(keys: np.ndarray, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
     """(group index, unit) of all units that may go, first to go first. Each prefix keeps every floor."""
-    order = []
+    order: list[tuple[float, float, int, int, int]] = []
     for g, group in enumerate(groups.groups):
-        scored = [u for u in range(group.size) if not math.isnan(keys[group.first_unit + u])]
-        ranked = sorted(scored, key=lambda u: (keys[group.first_unit + u], group.first_channel(u)))
-        for rank, unit in enumerate(ranked[: max(0, group.size - budget.floor(group))]):
-            key = keys[group.first_unit + unit]
+        first = group.first_channels()
+        own = keys[group.first_unit : group.first_unit + group.size].tolist()
+        ranked = sorted((key, first[unit], unit) for unit, key in enumerate(own) if not math.isnan(key))
+        for rank, (key, channel, unit) in enumerate(ranked[: max(0, group.size - budget.floor(group))]):
             # Uniform: the unit that takes a group to the lowest share removed goes first.
             lead = (rank + 1) / group.size if budget.ranking.allocator == "uniform" else 0.0
-            order.append((lead, key, group.first_channel(unit), -g, unit))
+            order.append((lead, key, channel, -g, unit))
     return [(-minus_g, unit) for _, _, _, minus_g, unit in sorted(order)]
 
 
@@ -304,7 +310,9 @@ class _Slopes:
         for g, group in enumerate(groups.groups):
             self._group_of[group.first_unit : group.first_unit + group.size] = g
         self._sizes = np.array([group.size for group in groups.groups], dtype=float)
-        self._factor, self._left, self._right = [], [], []
+        self._factor: list[float] = []
+        self._left: list[np.ndarray] = []
+        self._right: list[np.ndarray] = []
         if of == "macs":
             for term in groups.layout.terms:
                 self._add(float(term.factor), term.outs, term.ins)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +22,10 @@ _log = logging.getLogger(__name__)
 #: Optimisers whose state is one tensor per weight (plus scalars), so that cutting it is exact.
 SUPPORTED_OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam")
 _WRAPPERS = ("module.", "_orig_mod.")
+
+#: (dimension, indices that stay), for each dimension that is cut.
+_Kept = list[tuple[int, Tensor]]
+_Replaced = dict[nn.Parameter, tuple[nn.Parameter, _Kept]]
 
 
 def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None) -> None:
@@ -41,13 +46,15 @@ def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None)
     undo: list[Callable[[], None]] = []
     try:
         _scatter_norms(model, plan.scatters, undo)
-        replaced = _cut_tensors(model, cuts, undo)
+        replaced = _cut_tensors(model, _kept_indices(model, cuts), undo)
+        modules = dict(model.named_modules())
         for change in plan.attributes:
-            module = model.get_submodule(change.module)
+            module = modules[change.module]
             undo.append(_setter(module, change.name, change.before))
             setattr(module, change.name, change.after)
         if optimizer is not None:
             _transplant(optimizer, replaced, undo)
+        _verify(modules, plan, replaced, optimizer)
     except BaseException:
         for step in reversed(undo):
             step()
@@ -200,7 +207,9 @@ def _check_optimizer(model: nn.Module, cuts: Mapping[str, list[Cut]], optimizer:
             "it holds none of the model's parameters", "optimizer", "was it built for another model?"
         )
     for name in cuts:
-        for key, value in optimizer.state.get(parameters.get(name), {}).items():
+        if name not in parameters:
+            continue
+        for key, value in optimizer.state.get(parameters[name], {}).items():
             if isinstance(value, Tensor) and value.dim() > 0 and value.shape != parameters[name].shape:
                 raise PlanError(
                     f"state {key!r} of shape {tuple(value.shape)} does not follow the weight", name
@@ -210,43 +219,53 @@ def _check_optimizer(model: nn.Module, cuts: Mapping[str, list[Cut]], optimizer:
 def _scatter_norms(model: nn.Module, scatters: Sequence[Scatter], undo: list[Callable[[], None]]) -> None:
     for scatter in scatters:
         norm = model.get_submodule(scatter.module)
-        if not isinstance(norm, ScatterBatchNorm2d):
+        if isinstance(norm, nn.BatchNorm2d) and not isinstance(norm, ScatterBatchNorm2d):
             parent_name, _, child = scatter.module.rpartition(".")
             parent = model.get_submodule(parent_name)
             undo.append(_module_setter(parent, child, norm))
             parent._modules[child] = ScatterBatchNorm2d.from_batch_norm(norm, scatter.full_channels)
 
 
-def _cut_tensors(
-    model: nn.Module, cuts: Mapping[str, list[Cut]], undo: list[Callable[[], None]]
-) -> dict[nn.Parameter, tuple[nn.Parameter, list[Cut]]]:
-    """Put the smaller tensors into the modules; returns old parameter -> (new parameter, its cuts)."""
-    replaced = {}
+def _kept_indices(model: nn.Module, cuts: Mapping[str, list[Cut]]) -> dict[str, _Kept]:
+    """Tensor name -> (dimension, indices that stay) of each of its cuts, on the model's device."""
+    device = next(model.parameters()).device
+    kept: dict[str, _Kept] = {}
     for name, parts in cuts.items():
+        kept[name] = []
+        for cut in parts:
+            stays = np.ones(cut.size, dtype=bool)
+            stays[list(cut.removed)] = False
+            kept[name].append((cut.dim, torch.from_numpy(np.flatnonzero(stays)).to(device)))
+    return kept
+
+
+def _cut_tensors(model: nn.Module, kept: Mapping[str, _Kept], undo: list[Callable[[], None]]) -> _Replaced:
+    """Put the smaller tensors into the modules; returns old parameter -> (new parameter, what it kept)."""
+    replaced: _Replaced = {}
+    modules = dict(model.named_modules())
+    for name, parts in kept.items():
         owner, _, short = name.rpartition(".")
-        module = model.get_submodule(owner)
+        module = modules[owner]
         holder = module._parameters if short in module._parameters else module._buffers
         old = holder[short]
         if old is None:
             raise PlanError("the plan cuts a tensor that is None", name)
-        new: Tensor = _kept(old.detach(), parts)
+        new: Tensor = _smaller(old.detach(), parts)
         if isinstance(old, nn.Parameter):
             new = nn.Parameter(new, requires_grad=old.requires_grad)
             if old.grad is not None:
-                new.grad = _kept(old.grad, parts)
+                new.grad = _smaller(old.grad, parts)
             replaced[old] = (new, parts)
         undo.append(_item_setter(holder, short, old))
         holder[short] = new
     return replaced
 
 
-def _kept(tensor: Tensor, cuts: Sequence[Cut]) -> Tensor:
+def _smaller(tensor: Tensor, kept: _Kept) -> Tensor:
     """What is left of ``tensor``, in its memory format."""
     channels_last = _is_channels_last(tensor)
-    for cut in cuts:
-        keep = torch.ones(cut.size, dtype=torch.bool)
-        keep[list(cut.removed)] = False
-        tensor = tensor.index_select(cut.dim, keep.nonzero().reshape(-1).to(tensor.device))
+    for dim, index in kept:
+        tensor = tensor.index_select(dim, index.to(tensor.device))
     return tensor.contiguous(memory_format=torch.channels_last) if channels_last else tensor.contiguous()
 
 
@@ -260,7 +279,7 @@ def _is_channels_last(tensor: Tensor) -> bool:
 
 def _transplant(
     optimizer: Optimizer,
-    replaced: Mapping[nn.Parameter, tuple[nn.Parameter, list[Cut]]],
+    replaced: _Replaced,
     undo: list[Callable[[], None]],
 ) -> None:
     """Same slots, cut state: the optimiser goes on as if the removed weights had always been zero."""
@@ -268,30 +287,57 @@ def _transplant(
         old_params = list(group["params"])
         undo.append(_item_setter(group, "params", group["params"]))
         group["params"] = [replaced[p][0] if p in replaced else p for p in old_params]
-    for old, (new, cuts) in replaced.items():
+    for old, (new, kept) in replaced.items():
         if old not in optimizer.state:
             continue
         state = optimizer.state.pop(old)
         undo.append(_item_setter(optimizer.state, old, state))
         undo.append(_popper(optimizer.state, new))
-        optimizer.state[new] = {key: _cut_state(value, old, cuts) for key, value in state.items()}
+        optimizer.state[new] = {key: _cut_state(value, old, kept) for key, value in state.items()}
 
 
-def _cut_state(value: Any, old: nn.Parameter, cuts: Sequence[Cut]) -> Any:
+def _cut_state(value: Any, old: nn.Parameter, kept: _Kept) -> Any:
     follows = isinstance(value, Tensor) and value.dim() > 0 and value.shape == old.shape
-    return _kept(value, cuts) if follows else value
+    return _smaller(value, kept) if follows else value
+
+
+def _verify(
+    modules: Mapping[str, nn.Module], plan: Plan, replaced: _Replaced, optimizer: Optimizer | None
+) -> None:
+    """Attributes agree with weights, and the optimiser holds no parameter that was replaced."""
+    touched = {cut.tensor.rpartition(".")[0] for cut in plan.cuts}
+    for name in sorted(touched & modules.keys()):
+        expected = _expected_weight(modules[name])
+        weight = getattr(modules[name], "weight", None)
+        if expected is not None and weight is not None and tuple(weight.shape[: len(expected)]) != expected:
+            said = f"weight {tuple(weight.shape)} instead of {expected} and kernel"
+            raise PlanError(f"the plan does not agree with itself: it leaves a {said}", name)
+    if optimizer is not None:
+        held = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        if any(id(old) in held or old in optimizer.state for old in replaced):
+            raise PlanError("it still holds a parameter that was replaced", "optimizer")
+
+
+def _expected_weight(module: nn.Module) -> tuple[int, ...] | None:
+    """The first dimensions of the weight according to the module's own attributes."""
+    if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        return module.out_channels, module.in_channels // module.groups
+    if isinstance(module, nn.Linear):
+        return module.out_features, module.in_features
+    return (module.num_features,) if isinstance(module, nn.modules.batchnorm._BatchNorm) else None
 
 
 def _gate_hook(gate: Gate) -> Callable[[nn.Module, Any, Tensor], Tensor]:
+    removed = torch.tensor(gate.removed)
+
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
-        index = torch.tensor(gate.removed, device=output.device)
-        if isinstance(module, ScatterBatchNorm2d):
-            index = module.scatter_index[index]
-        if int(index.max()) >= output.shape[gate.dim]:
-            raise PlanError(
-                f"the plan gates channel {int(index.max())} of {output.shape[gate.dim]}", gate.module
-            )
-        return output.index_fill(gate.dim, index, 0.0)
+        # The unit's channel in the stream, where the norm writes into a wider one.
+        stream = module.scatter_index if isinstance(module, ScatterBatchNorm2d) else None
+        width = output.shape[gate.dim] if stream is None else len(stream)
+        if max(gate.removed) >= width:
+            raise PlanError(f"the plan gates channel {max(gate.removed)} of {width}", gate.module)
+        index = removed.to(output.device)
+        return output.index_fill(gate.dim, index if stream is None else stream[index], 0.0)
 
     return hook
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -75,7 +76,10 @@ def check_weights(model: nn.Module) -> None:
         if tensor.dtype in (torch.float16, torch.bfloat16):
             hint = "keep the weights in float32 and train under autocast"
             raise ModelError(f"half-precision weights ({tensor.dtype}) cannot be pruned", name, hint)
-        if not bool(torch.isfinite(tensor.detach()).all()):
+        # The sum is the cheap test; only a sum that is not finite needs the exact one.
+        if not math.isfinite(float(tensor.detach().sum())) and not bool(
+            torch.isfinite(tensor.detach()).all()
+        ):
             raise ModelError("the weights are not finite", name, "has training diverged?")
 
 
@@ -160,10 +164,11 @@ class _UnitNumbers:
         self._atoms = atoms
         self.scored = {layers: _scored(tracer, layers) for layers in self.classes}
         self._order_units(tracer)
-        self._number: dict[int, int] = {}
+        number: dict[int, int] = {}
         for roots in self.classes.values():
             for root in roots:
-                self._number[root] = len(self._number)
+                number[root] = len(number)
+        self._unit = np.array([number.get(atoms.find(a), -1) for a in range(len(atoms))], dtype=np.int64)
 
     def _order_units(self, tracer: Tracer) -> None:
         """Sort groups by their naming layer's place in the forward, units by their first channel in it."""
@@ -172,7 +177,8 @@ class _UnitNumbers:
         found: dict[tuple[str, ...], list[int]] = {}
         first: dict[tuple[str, ...], int] = {}
         for layers, roots in self.classes.items():
-            wanted, seen = set(roots), {}
+            wanted = set(roots)
+            seen: dict[int, int] = {}
             for channel, atom in enumerate(tracer.producers[naming[layers]].atoms.tolist()):
                 root = self._atoms.find(atom)
                 if root in wanted:
@@ -183,8 +189,7 @@ class _UnitNumbers:
 
     def of(self, atoms: np.ndarray) -> np.ndarray:
         """Unit of each atom, -1 for what is never removed."""
-        find, number = self._atoms.find, self._number
-        return np.array([number.get(find(a), -1) if a else -1 for a in atoms.tolist()], dtype=np.int64)
+        return self._unit[atoms]
 
 
 def _scored(tracer: Tracer, layers: tuple[str, ...]) -> frozenset[str]:

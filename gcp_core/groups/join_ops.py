@@ -84,22 +84,9 @@ _MIXES = {
     "scaled_dot_product_attention": "is attention, whose heads have a fixed width",
 }
 _CONTRACTIONS = (
-    "matmul",
-    "bmm",
-    "mm",
-    "einsum",
-    "baddbmm",
-    "addmm",
-    "addbmm",
-    "tensordot",
-    "multi_head_attention_forward",
-)
-_CONTRACTIONS += (
-    "scaled_dot_product_attention",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-    "bilinear",
+    *("matmul", "bmm", "mm", "einsum", "baddbmm", "addmm", "addbmm", "tensordot", "bilinear"),
+    *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
+    *("multi_head_attention_forward", "scaled_dot_product_attention"),
 )
 
 
@@ -159,15 +146,14 @@ def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     if b is not None:
         b = _aligned(tracer, b, shapes[1], out.shape)
     product = name in ("mul", "multiply")
-    if a is None and b is None:
-        return tracer.attach(out, None)
     if a is not None and b is not None:
         label = _product(tracer, a, b, shapes) if product else _sum(tracer, a, b)
         if name not in ("add", "sub", "mul", "multiply"):
             tracer.freeze(label, f"{name} of two activations")
         return tracer.attach(out, label)
-    label, other = (a, right) if a is not None else (b, left)
-    return tracer.attach(out, _with_constant(tracer, label, other, name, out.dim()))
+    if a is not None:
+        return tracer.attach(out, _with_constant(tracer, a, right, name, out.dim()))
+    return tracer.attach(out, None if b is None else _with_constant(tracer, b, left, name, out.dim()))
 
 
 def _aligned(
@@ -249,6 +235,9 @@ def _with_constant(tracer: Tracer, label: Label, other: Any, name: str, rank: in
                 tracer.freeze(label, f"{name} joins it with channels that are never removed")
                 return None
             tracer.axis(tensor, own, label.atoms().copy())
+            # Its values follow the channels, so a scattering norm in front of it would be too wide for them.
+            tracer.note_use(label)
+            label = replace(label, norm=None)
     keeps = product or (isinstance(other, (int, float)) and other == 0)
     return label if keeps else replace(label, zero=False)
 
@@ -262,8 +251,8 @@ def _cat(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     if not known:
         return tracer.attach(out, None)
     dim = dim % out.dim()
-    for label in known:
-        tracer.note_use(label)
+    for operand in known:
+        tracer.note_use(operand)
     parts = []
     for tensor, label in zip(tensors, labels, strict=True):
         ids = torch.zeros([1] * out.dim(), dtype=torch.int64) if label is None else label.ids

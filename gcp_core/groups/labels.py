@@ -21,6 +21,9 @@ class Atoms:
         self._parent = [0]
         self._reason: dict[int, str] = {}
 
+    def __len__(self) -> int:
+        return len(self._parent)
+
     def new(self, number: int) -> np.ndarray:
         """``number`` fresh atoms, ``(number,)`` int64."""
         first = len(self._parent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -173,6 +174,8 @@ def _prelu(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwar
             return tracer.attach(out, None)
         atoms = label.ids.reshape(-1).expand(weight.numel()).numpy().copy()
         tracer.visit(layer)
+        tracer.note_use(label)
+        label = replace(label, norm=None)
         tracer.axis(str(tracer.name(weight)), 0, atoms)
         tracer.attribute(layer, "num_parameters", atoms)
     return tracer.attach(out, label)

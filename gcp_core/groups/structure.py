@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -49,9 +49,10 @@ class Group:
         """Units alive."""
         return len(self.members[0].channels)
 
-    def first_channel(self, unit: int) -> int:
-        """Channel of the naming layer that a unit starts at; ties in a ranking go by it."""
-        return next(m for m in self.members if m.scored).channels[unit][0]
+    def first_channels(self) -> list[int]:
+        """Per unit the channel of the naming layer that it starts at; ties in a ranking go by it."""
+        naming = next(member for member in self.members if member.scored)
+        return [channels[0] for channels in naming.channels]
 
 
 @dataclass(frozen=True)
@@ -140,11 +141,11 @@ class Groups:
         scored = {m.layer for group in self.groups for m in group.members if m.scored}
         return {layer: len(units) for layer, units in self.layout.layers.items() if layer in scored}
 
-    def cost(self, removed: Mapping[str, Sequence[int]] | None = None) -> tuple[int, int]:
+    def cost(self, removed: Mapping[str, Collection[int]] | None = None) -> tuple[int, int]:
         """``(macs, params)`` of the model with these units gone: one image, eval mode; trainable parameters."""
         return self.cost_of_mask(self.alive_mask(removed or {}))
 
-    def alive_mask(self, removed: Mapping[str, Sequence[int]]) -> np.ndarray:
+    def alive_mask(self, removed: Mapping[str, Collection[int]]) -> np.ndarray:
         """``(num_units,)`` bool, False at the given units (group name -> units).
 
         Raises:
@@ -188,7 +189,7 @@ class Groups:
 
     def plan(
         self,
-        removed: Mapping[str, Sequence[int]],
+        removed: Mapping[str, Collection[int]],
         *,
         skipped: Sequence[Skipped] = (),
         meta: Mapping[str, Any] | None = None,

@@ -272,3 +272,24 @@ def test_gates_of_another_model_are_refused():
         gate_channels(own_net("vgg_tiny"), plan),
     ):
         pass
+
+
+def test_a_gate_beyond_the_layer_is_refused():
+    model, x = own_net("vgg_tiny"), images()
+    plan = find_groups(own_net("vgg_tiny", 0.5), x).plan({"features.0": [12]})
+    with pytest.raises(PlanError, match="the plan gates channel 12 of 8"), gate_channels(model, plan):
+        model(x)
+
+
+def test_a_plan_that_contradicts_itself_is_refused_and_undone():
+    model, x = own_net("vgg_tiny"), images()
+    plan = find_groups(model, x).plan({"features.0": [1, 2]})
+    values = plan.to_dict()
+    values["attributes"] = [row for row in values["attributes"] if row[1] != "in_channels"]
+    before = dict(model.named_parameters())
+    with pytest.raises(
+        PlanError, match=r"features.3: the plan does not agree with itself: it leaves a weight \(8, 6"
+    ):
+        apply_plan(model, Plan.from_dict(values))
+    assert all(p is before[name] for name, p in model.named_parameters())
+    assert model.features[0].out_channels == 8

@@ -149,6 +149,17 @@ class LayerScale(Net):
         return x + self.scale * self.outer(self.inner(x))
 
 
+class ScaledNorm(Net):
+    """Per-channel values between a branch's last norm and the residual sum."""
+
+    def __init__(self):
+        super().__init__(8, inner=block(8, 6), outer=conv(6, 8), norm=nn.BatchNorm2d(8), act=nn.PReLU(8))
+        self.scale = nn.Parameter(torch.rand(1, 8, 1, 1) + 0.5)
+
+    def body(self, x):
+        return x + self.act(self.norm(self.outer(self.inner(x))) * self.scale)
+
+
 class ChannelsLastMlp(Net):
     """Layer norm over the channels fixes the stream; the hidden layer in between is free."""
 
@@ -276,6 +287,7 @@ UNITS: dict[type[Net], int] = {
     PaddedShortcut: 10 + 8,  # the stem, tied to 8 of 12 channels; the other 4 meet the padding
     SpatialAttention: 8 + 6,
     LayerScale: 8 + 6,
+    ScaledNorm: 8 + 6,
     ChannelsLastMlp: 12,
     SigmoidFirst: 8 + 6,
     Prelu: 8 + 7 + 6,
