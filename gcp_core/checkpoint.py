@@ -47,10 +47,13 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
-def write_folder(folder: Path, file: str, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+def write_folder(
+    folder: Path, file: str, state: Mapping[str, Any], manifest: Mapping[str, Any], *, durable: bool = True
+) -> None:
     """Write ``folder`` with ``file`` (torch, weights-only) and the manifest; replaces an existing folder.
 
-    The folder appears by one rename after everything reached the disk, so a crash leaves the old one or none.
+    The folder appears by one rename, so a killed process leaves the old one, the new one or none. ``durable`` waits
+    for the disk, so that a power cut cannot leave a damaged one either (readers would notice, by its SHA-256).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
@@ -58,7 +61,7 @@ def write_folder(folder: Path, file: str, state: Mapping[str, Any], manifest: Ma
         torch.save(state, temporary / file)
         full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
         (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
-        for path in temporary.iterdir():
+        for path in temporary.iterdir() if durable else ():
             _flush(path)
         if folder.exists():
             shutil.rmtree(folder)
@@ -182,7 +185,7 @@ class EpochCheckpoints:
     def save(self, epoch: int, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
         """Write one epoch, then drop those that are no longer kept."""
         folder = self.root / f"epoch_{epoch:04d}"
-        write_folder(folder, STATE, state, {**manifest, "epoch": epoch})
+        write_folder(folder, STATE, state, {**manifest, "epoch": epoch}, durable=False)
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return folder

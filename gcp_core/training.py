@@ -12,11 +12,10 @@ same CPU with the same thread count.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -42,10 +41,20 @@ from gcp_core.evaluation import EVALUATION_BATCH, evaluate
 from gcp_core.groups import Groups
 from gcp_core.latency import measure_latency, threads
 from gcp_core.plan import Plan
+from gcp_core.results import (
+    EpochReport,
+    TrialResult,
+    check_same_trial,
+    history_from,
+    read_result,
+    rows_of,
+    write_result,
+)
 from gcp_core.schedule import learning_pace, prune_clock
 from gcp_core.seeds import derive_seed, generator
 from gcp_core.selection import select_channels
 from gcp_core.setup import Setup, budget_for, build_setup
+from gcp_core.stages import StageStore, stage_key, trunk_key
 from gcp_core.surgery import apply_plan
 
 log = logging.getLogger(__name__)
@@ -54,49 +63,15 @@ log = logging.getLogger(__name__)
 AUXILIARY_WEIGHT = 0.3
 
 
-@dataclass(frozen=True)
-class EpochReport:
-    """What is known after one epoch.
-
-    Attributes:
-        epoch: 1 = the first.
-        metrics: by the keys of :data:`gcp_core.schema.PER_EPOCH`.
-        plan: what an event at the end of this epoch removed.
-    """
-
-    epoch: int
-    metrics: Mapping[str, float]
-    plan: Plan | None = None
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """The end of a trial.
-
-    Attributes:
-        status: ``complete``, ``stopped`` (``report`` asked for it) or ``diverged``.
-        finals: by the short names of :data:`gcp_core.schema.FINALS`; no ``accuracy_drop`` (needs the baseline), and
-            no ``test_accuracy`` unless complete.
-        plans: what was removed, in order.
-        history: one report per epoch; plans only on the epochs trained by this call.
-        folder: the ``model`` folder, if a ``checkpoint_dir`` was given and the trial did not diverge.
-        weights_sha256: names the final weights bit by bit.
-    """
-
-    status: str
-    finals: Mapping[str, float]
-    plans: tuple[Plan, ...]
-    history: tuple[EpochReport, ...]
-    error: str = ""
-    folder: Path | None = None
-    weights_sha256: str = ""
-
-
 Report = Callable[[EpochReport], bool | None]
 
 
 def run_trial(
-    config: TrialConfig, *, report: Report | None = None, checkpoint_dir: str | Path | None = None
+    config: TrialConfig,
+    *,
+    report: Report | None = None,
+    checkpoint_dir: str | Path | None = None,
+    stages: StageStore | None = None,
 ) -> TrialResult:
     """Run one trial from start to end, or go on from where ``checkpoint_dir`` says it was.
 
@@ -104,6 +79,8 @@ def run_trial(
         report: called after every epoch; returning True stops the trial.
         checkpoint_dir: where epochs, the final model and ``result.json`` are kept. A finished trial found there is
             returned as it is; an unfinished one continues from its newest whole epoch.
+        stages: training shared with other trials: states found there are not trained again, states reached are left
+            there. The result is bit-equal to one without (CPU, same thread count).
 
     Raises:
         ConfigError, DataError, ModelError: the configuration cannot be run (``InfeasibleTarget`` among them).
@@ -116,13 +93,13 @@ def run_trial(
     True
     """
     folder = None if checkpoint_dir is None else Path(checkpoint_dir)
-    finished = None if folder is None else _read_result(folder, config)
+    finished = None if folder is None else read_result(folder, config)
     if finished is not None:
         return finished
     with threads(config.threads):
         setup = build_setup(config)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
-            return _run(setup, report, folder)
+            return _run(setup, report, folder, stages)
 
 
 @dataclass
@@ -135,40 +112,76 @@ class _State:
     plans: list[Plan] = field(default_factory=list)
     history: list[EpochReport] = field(default_factory=list)
     cost: Cost | None = None
+    trained: int = 0
 
     @property
     def epoch(self) -> int:
         return len(self.history)
 
 
-def _run(setup: Setup, report: Report | None, folder: Path | None) -> TrialResult:
+def _run(setup: Setup, report: Report | None, folder: Path | None, stages: StageStore | None) -> TrialResult:
     config = setup.config
+    trunk = "" if stages is None else trunk_key(config, setup.splits.digest, setup.device)
     checkpoints = None if folder is None else EpochCheckpoints(folder / "epochs")
     state = _start(setup)
     if checkpoints is not None:
         _resume(state, setup, checkpoints)
     due = prune_clock(config.prune, config.train.epochs)
     status, error = "complete", ""
-    for epoch in range(state.epoch + 1, config.train.epochs + 1):
+    while state.epoch < config.train.epochs and status == "complete":
         started = time.perf_counter()
+        rows_before = state.epoch
         try:
-            loss = train_epoch(state.model, state.optimizer, setup, epoch)
+            loss = None if stages is None else _skip_ahead(state, setup, stages, trunk, due)
+            skipped = loss is not None
+            if not skipped:
+                loss = train_epoch(state.model, state.optimizer, setup, state.epoch + 1)
+                state.trained += 1
         except Diverged as exc:
             status, error = "diverged", str(exc)
             break
+        epoch = state.epoch + 1
+        if stages is not None and not skipped:
+            stages.save(stage_key(trunk, state.plans, epoch), _tensors(state), _stage_manifest(state, loss))
         plan = prune_event(state, setup, epoch) if due(epoch) else None
         state.history.append(_report(state, setup, epoch, loss, plan, started))
-        stop = report(state.history[-1]) if report is not None else False
-        if stop and epoch < config.train.epochs:
+        if _tell(report, state.history[rows_before:]) and epoch < config.train.epochs:
             status = "stopped"
-            break
-        if checkpoints is not None and epoch < config.train.epochs:
+        elif checkpoints is not None and epoch < config.train.epochs:
             checkpoints.save(epoch, _tensors(state), _manifest(state, setup))
     result = _finish(state, setup, status, error, folder)
     if folder is not None:
-        _write_result(folder, config, result)
+        write_result(folder, config, result)
         checkpoints.clear()
     return result
+
+
+def _tell(report: Report | None, rows: list[EpochReport]) -> bool:
+    """Report these epochs in order; whether one answer asked the trial to stop."""
+    answers = [report(row) for row in rows] if report is not None else []
+    return any(answers)
+
+
+def _skip_ahead(
+    state: _State, setup: Setup, stages: StageStore, trunk: str, due: Callable[[int], bool]
+) -> float | None:
+    """Take over the furthest stage before the next event: state after training that epoch, and its training loss."""
+    first, last = state.epoch + 1, setup.config.train.epochs
+    next_event = next((epoch for epoch in range(first, last) if due(epoch)), last)
+    for epoch in range(next_event, state.epoch, -1):
+        found = stages.load(stage_key(trunk, state.plans, epoch))
+        if found is not None:
+            manifest, tensors = found
+            load_weights(state.model, tensors["model"], str(stages.root))
+            state.optimizer.load_state_dict(tensors["optimizer"])
+            state.history += history_from(manifest)[state.epoch : epoch - 1]
+            log.info("epochs %d..%d taken over from another trial", first, epoch)
+            return manifest["loss"]
+    return None
+
+
+def _stage_manifest(state: _State, loss: float) -> dict[str, Any]:
+    return {"loss": loss, "history": rows_of(state.history)}
 
 
 def _start(setup: Setup) -> _State:
@@ -293,14 +306,14 @@ def _finish(state: _State, setup: Setup, status: str, error: str, folder: Path |
     plans, history = tuple(state.plans), tuple(state.history)
     if status == "diverged":
         finals = {"epochs": float(len(history)), "device_hours": _hours(history)}
-        return TrialResult(status, finals, plans, history, error)
+        return TrialResult(status, finals, plans, history, error, trained_epochs=state.trained)
     finals = _finals(state, setup, status)
     manifest = _manifest(state, setup) | {"finals": finals, "status": status}
     digest = weights_digest(state.model.state_dict())
     if folder is None:
-        return TrialResult(status, finals, plans, history, error, None, digest)
+        return TrialResult(status, finals, plans, history, error, None, digest, state.trained)
     save_model(folder / "model", state.model, manifest)
-    return TrialResult(status, finals, plans, history, error, folder / "model", digest)
+    return TrialResult(status, finals, plans, history, error, folder / "model", digest, state.trained)
 
 
 def _finals(state: _State, setup: Setup, status: str) -> dict[str, float]:
@@ -354,7 +367,7 @@ def _manifest(state: _State, setup: Setup) -> dict[str, Any]:
         "torch": torch.__version__,
         "dense": {"macs": setup.dense_cost.macs, "params": setup.dense_cost.params},
         "plans": plans_to_json(state.plans),
-        "history": [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in state.history],
+        "history": rows_of(state.history),
     }
 
 
@@ -365,7 +378,7 @@ def _resume(state: _State, setup: Setup, checkpoints: EpochCheckpoints) -> None:
         return
     manifest, tensors = found
     where = str(checkpoints.root)
-    _same_trial(manifest, setup.config, where)
+    check_same_trial(manifest, setup.config, where)
     if manifest["data_digest"] != setup.splits.digest:
         raise CheckpointError("the data changed since the checkpoint was written", where)
     for plan in plans_from(manifest):
@@ -374,48 +387,6 @@ def _resume(state: _State, setup: Setup, checkpoints: EpochCheckpoints) -> None:
         state.plans.append(plan)
     load_weights(state.model, tensors["model"], where)
     state.optimizer.load_state_dict(tensors["optimizer"])
-    state.history = [EpochReport(r["epoch"], r["metrics"]) for r in manifest["history"]]
+    state.history = history_from(manifest)
     state.cost = measure_cost(state.model, setup.example)
     log.info("resumed after epoch %d", state.epoch)
-
-
-def _same_trial(manifest: Mapping[str, Any], config: TrialConfig, where: str) -> None:
-    if manifest.get("config_key") != config.key():
-        raise CheckpointError(
-            "the folder holds a trial of another configuration", where, "use another checkpoint_dir"
-        )
-
-
-def _write_result(folder: Path, config: TrialConfig, result: TrialResult) -> None:
-    """``result.json``, written last and by one rename: its presence says that the trial is over."""
-    content = {
-        "config_key": config.key(),
-        "status": result.status,
-        "error": result.error,
-        "finals": dict(result.finals),
-        "plans": plans_to_json(result.plans),
-        "history": [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in result.history],
-        "weights_sha256": result.weights_sha256,
-        "model": result.folder is not None,
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / ".result.json"
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.rename(folder / "result.json")
-
-
-def _read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
-    path = folder / "result.json"
-    if not path.exists():
-        return None
-    content = json.loads(path.read_text())
-    _same_trial(content, config, str(folder))
-    return TrialResult(
-        content["status"],
-        content["finals"],
-        tuple(plans_from(content)),
-        tuple(EpochReport(r["epoch"], r["metrics"]) for r in content["history"]),
-        content["error"],
-        folder / "model" if content["model"] else None,
-        content["weights_sha256"],
-    )

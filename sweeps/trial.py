@@ -7,6 +7,7 @@ that is gone is seen by Ray as an error, and started again from the last checkpo
 from __future__ import annotations
 
 import contextlib
+import inspect
 import json
 import logging
 import os
@@ -16,7 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -26,6 +27,11 @@ from gcp_core.factory import load_factory
 from sweeps.job import Job, Outcome, read_outcome, write_outcome
 from sweeps.lock import trial_lock
 
+if TYPE_CHECKING:
+    from gcp_core.stages import StageStore
+
+#: Folder of shared training states in the sweep's folder.
+STAGES = "stages"
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
 #: Name of the one value in a Tune report: JSON of ``{"epoch": row}`` or ``{"outcome": outcome}``.
 PAYLOAD = "payload"
@@ -84,7 +90,8 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
     try:
         function = load_factory(runner, "runner", ConfigError)
         with _threads(torch, job.config.threads):
-            result = function(job.config, report=report, checkpoint_dir=str(folder))
+            shared = {"stages": _stages(folder)} if _takes_stages(function) else {}
+            result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
         text = traceback.format_exc()
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
@@ -99,6 +106,18 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
         seconds=time.perf_counter() - start,
         weights_sha256=result.weights_sha256 or "",
     )
+
+
+def _takes_stages(function: Callable[..., Any]) -> bool:
+    """Whether a runner can share training between trials; one of the user's own need not."""
+    return "stages" in inspect.signature(function).parameters
+
+
+def _stages(folder: Path) -> StageStore:
+    """Training that the sweep's trials have in common: ``stages/`` beside ``trials/`` in the sweep's folder."""
+    from gcp_core.stages import StageStore
+
+    return StageStore(folder.parent.parent / STAGES)
 
 
 def describe(exc: BaseException) -> str:
