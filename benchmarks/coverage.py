@@ -11,6 +11,7 @@ full network, the outputs of every conv, linear and norm layer at the indices it
 from __future__ import annotations
 
 import argparse
+import contextlib
 import copy
 import logging
 import sys
@@ -43,7 +44,7 @@ NETS: dict[str, int] = {
         (f"torchvision:{n}" for n in ("alexnet", "squeezenet1_0", "squeezenet1_1", "googlenet")), 96
     ),
     **dict.fromkeys((f"torchvision:resnet{n}" for n in (18, 34, 50)), 64),
-    **dict.fromkeys((f"torchvision:{n}" for n in ("vgg11_bn", "resnext50_32x4d", "wide_resnet50_2")), 64),
+    **dict.fromkeys((f"torchvision:{n}" for n in ("resnext50_32x4d", "vgg11_bn", "wide_resnet50_2")), 64),
     **dict.fromkeys((f"torchvision:mobilenet_{n}" for n in ("v2", "v3_small", "v3_large")), 64),
     **dict.fromkeys((f"torchvision:{n}" for n in ("mnasnet0_5", "mnasnet1_0", "densenet121")), 64),
     **dict.fromkeys((f"torchvision:{n}" for n in ("efficientnet_b0", "efficientnet_v2_s")), 64),

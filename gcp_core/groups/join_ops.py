@@ -130,6 +130,16 @@ def _zero_moves(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> An
     return tracer.attach(out, label)
 
 
+def _clamp(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    """Zero stays if the bounds are numbers on both sides of it."""
+    low = args[1] if len(args) > 1 else kwargs.get("min")
+    high = args[2] if len(args) > 2 else kwargs.get("max")
+    if any(isinstance(bound, Tensor) for bound in (low, high)):
+        return default(tracer, func, args, kwargs)
+    stays = (low is None or low <= 0) and (high is None or high >= 0)
+    return (_zero_stays if stays else _zero_moves)(tracer, func, args, kwargs)
+
+
 def _first(args: _Args, kwargs: _Kwargs) -> Any:
     return args[0] if args else kwargs.get("input")
 
@@ -281,5 +291,6 @@ JOIN_HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(
         ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "rdiv"), _binary
     ),
+    **dict.fromkeys(("clamp", "clip"), _clamp),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
 }

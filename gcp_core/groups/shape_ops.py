@@ -20,9 +20,18 @@ _Kwargs = dict[str, Any]
 
 
 def _apply(func: _Func, ids: Tensor, args: _Args, kwargs: _Kwargs) -> Any:
-    """The same shape operation on the label ids."""
-    rest = {name: value for name, value in kwargs.items() if name not in ("input", "self")}
-    return func(ids, *(args[1:] if args else ()), **rest)
+    """The same shape operation on the label ids (which live on the CPU)."""
+    rest = {name: _on_cpu(value) for name, value in kwargs.items() if name not in ("input", "self")}
+    return func(ids, *(_on_cpu(value) for value in args[1:]), **rest)
+
+
+def _on_cpu(value: Any) -> Any:
+    """Index tensors inside an argument, moved to where the labels are."""
+    if isinstance(value, Tensor):
+        return value.cpu()
+    if type(value) in (tuple, list):
+        return type(value)(_on_cpu(item) for item in value)
+    return value
 
 
 def _first(args: _Args, kwargs: _Kwargs) -> Any:
@@ -42,13 +51,13 @@ def _spatial(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     x = _first(args, kwargs)
     label = tracer.label(x)
     out = func(*args, **kwargs)
-    if label is None or not isinstance(out, Tensor):
+    if label is None:
         return out
     tracer.note_use(label)
-    if any(dim > 1 for dim in label.varying()):
+    if any(dim > 1 for dim in label.varying()) or not isinstance(out, Tensor):
         tracer.consume(label)
-        tracer.freeze(label, f"{func.__name__} over a dimension that holds channels")
-        return tracer.attach(out, None)
+        tracer.freeze(label, f"{func.__name__} over a dimension that holds channels, or with indices")
+        return out
     return tracer.attach(out, replace(label, norm=None))
 
 

@@ -162,7 +162,14 @@ def operation_name(func: Any) -> str:
 
 
 _DUNDER = {f"{prefix}{op}": op for op in ("add", "sub", "mul") for prefix in ("", "i", "r")}
-_DUNDER |= {"truediv": "div", "itruediv": "div", "rtruediv": "rdiv", "getitem": "getitem"}
+_DUNDER |= {
+    "neg": "neg",
+    "abs": "abs",
+    "truediv": "div",
+    "itruediv": "div",
+    "rtruediv": "rdiv",
+    "getitem": "getitem",
+}
 
 
 def tensors_in(value: Any) -> list[Tensor]:

@@ -189,6 +189,18 @@ class Prelu(Net):
         return self.out(self.act(self.mid(x)))
 
 
+class Clamped(Net):
+    """min 0 keeps zero, min 0.1 does not; a pool that also returns indices is not followed."""
+
+    def __init__(self):
+        super().__init__(6, mid=block(8, 7), other=block(7, 5), out=block(5, 6), last=block(6, 6))
+
+    def body(self, x):
+        y = self.other(torch.clamp(self.mid(x), min=0, max=6))
+        y = self.out(y.clamp(0.1, 6.0))
+        return self.last(F.max_pool2d(-y, 2, return_indices=True)[0])
+
+
 class Shifted(Net):
     """A constant is added: zero does not stay zero."""
 
@@ -291,6 +303,7 @@ UNITS: dict[type[Net], int] = {
     ChannelsLastMlp: 12,
     SigmoidFirst: 8 + 6,
     Prelu: 8 + 7 + 6,
+    Clamped: 8 + 7 + 6,
     Shifted: 8 + 6,
     FixedView: 8 + 6,
     Unknown: 8 + 6,
