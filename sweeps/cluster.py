@@ -17,6 +17,7 @@ from sweeps.preflight import check_cpus, check_shared
 
 _log = logging.getLogger(__name__)
 _MIB = 2**20
+_ATTEMPTS = 3
 
 #: What a trial's process is started with. glibc keeps big blocks (7-10 % faster steps); one arena, because every trial
 #: of a reused actor runs in a new thread and a new arena each would grow the process by hundreds of MB per trial.
@@ -88,7 +89,15 @@ def _connect(config: SweepConfig, address: str | None) -> None:
     os.environ.update(env)
     try:
         cpus = max(config.resources.cpus, len(os.sched_getaffinity(0)))
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        for attempt in range(_ATTEMPTS):
+            try:
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+                break
+            except Exception as exc:  # Ray raises a bare Exception when its processes are not up within 30 s
+                ray.shutdown()
+                if attempt + 1 == _ATTEMPTS or "timed out during startup" not in str(exc):
+                    raise
+                _log.warning("this machine is busy: Ray did not start within its time, trying again")
     finally:
         for name, value in before.items():
             if value is None:

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from sweeps.folder import read_entry
 from sweeps.ledger import read_records
 from tests.sweeps.inline import TREE
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 TRIALS, EPOCHS = 8, 5
 #: The fake runner sleeps this long per epoch.
@@ -67,41 +66,56 @@ def _children(storage: Path) -> list:
     return children
 
 
-def test_a_killed_driver_loses_nothing_and_trains_nothing_twice(tmp_path: Path) -> None:
-    first = _start(tmp_path)
-    try:
-        lines = (line for line in first.stdout)
-        done = next(line for line in lines if line.startswith("[3/"))
-    finally:
-        os.kill(first.pid, signal.SIGKILL)
-        first.communicate()
+def _until(driver: subprocess.Popen[str], start: str) -> None:
+    """Wait for a line of the driver's progress."""
+    assert any(line.startswith(start) for line in driver.stdout), driver.communicate()[1]
+
+
+def test_a_killed_and_an_interrupted_driver_lose_nothing_and_train_nothing_twice(tmp_path: Path) -> None:
     objectives = load_config(_tree(tmp_path)).search.objectives
     folder = tmp_path / "inline"
+
+    killed = _start(tmp_path)
+    try:
+        _until(killed, "[3/")
+    finally:
+        killed.kill()  # SIGKILL
+        killed.communicate()
     before, _ = read_records(folder, "inline", objectives)
     finished = [record.job.trial_id for record in before if record.finished]
-    assert 3 <= len(finished) < TRIALS, done
+    assert 3 <= len(finished) < TRIALS
+    assert read_entry(folder).state == "running"
 
-    start = time.monotonic()
-    second = _start(tmp_path)
-    output, errors = second.communicate(timeout=180)
-    assert second.returncode == 0, errors
+    interrupted = _start(tmp_path)
+    _until(interrupted, "[5/")
+    interrupted.send_signal(signal.SIGINT)
+    output, errors = interrupted.communicate(timeout=400)
+    assert interrupted.returncode == 0, errors
+    assert "stopping; press Ctrl-C again to stop at once" in output
+    assert json.loads(output.splitlines()[-1])["state"] == "interrupted"
+    assert "RUNNING" not in {run.info.status for run in _children(tmp_path)}
+
+    last = _start(tmp_path)
+    output, errors = last.communicate(timeout=400)
+    assert last.returncode == 0, errors
     assert json.loads(output.splitlines()[-1]) == {"state": "complete", "statuses": {"complete": TRIALS}}
     assert not any(f" {name} " in output for name in finished), "a finished trial was run again"
-    assert time.monotonic() - start < 120
+    _check_ledger_and_mlflow(tmp_path, objectives)
 
+
+def _check_ledger_and_mlflow(storage: Path, objectives: dict[str, str]) -> None:
+    folder = storage / "inline"
     trials, baselines = read_records(folder, "inline", objectives)
     assert [record.job.trial_id for record in trials] == [f"t{number:04d}" for number in range(TRIALS)]
     assert len({record.key for record in trials}) == TRIALS
     assert [record.status for record in [*baselines, *trials]] == ["complete"] * (TRIALS + 1)
-    children = _children(tmp_path)
+    children = _children(storage)
     assert Counter(run.data.tags[Tag.TRIAL_ID] for run in children) == Counter(
         ["b0000", *(record.job.trial_id for record in trials)]
     )
     assert {run.info.status for run in children} == {"FINISHED"}
-    assert all(
-        {"final/macs", "final/val_accuracy", "final/accuracy_drop"} <= set(run.data.metrics)
-        for run in children
-    )
+    finals = {"final/macs", "final/val_accuracy", "final/accuracy_drop"}
+    assert all(finals <= set(run.data.metrics) for run in children)
     for record in [*baselines, *trials]:
         epochs = (Path(record.job.folder) / "epochs.jsonl").read_text().splitlines()
         assert [json.loads(line)["epoch"] for line in epochs] == list(range(1, EPOCHS + 1)), (

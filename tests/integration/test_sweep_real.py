@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -19,7 +20,7 @@ from gcp_core.schema import Tag
 from sweeps.launch import Launch, Sweep, run
 from sweeps.progress import LineProgress
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 BROKEN = "tests.integration.broken_criterion:build"
 TREE: dict[str, Any] = {
     "name": "real",
@@ -76,8 +77,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         _wait_for(f"{uri}/health", process)
         yield uri
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+        os.killpg(
+            process.pid, signal.SIGKILL
+        )  # its own group, started above; nothing in it is worth waiting for
+        process.wait()
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120) -> None:

@@ -21,16 +21,6 @@ from sweeps.tracking import MlflowWriter, as_param, git_sha, open_writer, tracki
 from tests.sweeps.inline import Silent, config, drive
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Creating the schema takes seconds; a copy of an empty one does not."""
-    from mlflow.tracking import MlflowClient
-
-    file = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{file}").search_experiments()
-    return file
-
-
 @pytest.fixture
 def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
     return _prepared(config(tmp_path, {"search.trials": 3}), empty_store)
@@ -195,8 +185,10 @@ def test_a_server_that_is_gone_for_good_is_counted_and_ends_nothing(
 
 
 def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
-    checked = config(tmp_path, {"tracking.uri": f"sqlite:///{tmp_path}/no/such/folder/mlflow.db"})
+    (tmp_path / "file").write_text("not a folder")
+    checked = config(tmp_path, {"tracking.uri": f"sqlite:///{tmp_path}/file/mlflow.db"})
     Path(checked.folder).mkdir()
+    write_config(Path(checked.folder), checked)
     with pytest.raises(ConfigError, match=r"tracking\.uri: MLflow cannot be opened|MLflow cannot be used"):
         _open(checked)
 
