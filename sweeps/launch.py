@@ -29,7 +29,7 @@ from sweeps.lock import run_lock
 from sweeps.preflight import check_space, check_storage, check_tracking
 from sweeps.progress import LineProgress
 from sweeps.tracking import MlflowWriter, open_writer
-from sweeps.trial import DEFAULT_RUNNER
+from sweeps.trial import DEFAULT_RUNNER, STAGES
 
 _log = logging.getLogger(__name__)
 
@@ -202,6 +202,9 @@ def _conduct(
             entry, state=state if not unwritten else "interrupted", trials=conductor.total
         )
         write_entry(folder, final)
+    if state == "complete":
+        # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
+        shutil.rmtree(folder / STAGES, ignore_errors=True)
     if conductor.done:
         publish(folder)
     return Sweep(
