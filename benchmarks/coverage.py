@@ -191,6 +191,35 @@ def run(net: str, size: int, tools: dict[str, Callable]) -> list[Row]:
     torch.manual_seed(0)
     whole = lively(build_model(net, NUM_CLASSES))
     x = images(4 if size < 200 else 2, size)
+    rows = []
+    for tool, prune in tools.items():
+        row = Row(net, tool)
+        try:
+            judge(row, whole, x, prune)
+        except StepFailed as exc:
+            row.failed = str(exc)
+        rows.append(row)
+        print(table_line(row), flush=True)
+    return rows
+
+
+def table_line(row: Row) -> str:
+    """One Markdown row."""
+    left = f"{row.macs_left:.2f} | {row.params_left:.2f}"
+    numbers = f"{row.find_s:.2f} | {left} | {row.error_eval:.0e} | {row.error_train:.0e}"
+    return f"| {row.net} | {row.tool} | {'yes' if row.right else 'NO'} | {numbers} | {row.failed} |"
+
+
+def main() -> None:
+    """Print a Markdown table, then the counts."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nets", nargs="*", default=list(NETS), choices=list(NETS), metavar="NET")
+    parser.add_argument("--tools", nargs="*", default=["ours", "torch-pruning"])
+    record.add_out(parser)
+    options = parser.parse_args()
+    known = {"ours": prune_ours, "torch-pruning": prune_torch_pruning}
+    print("| net | tool | right | groups s | MACs left | params left | error eval | error train | failed |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     rows: list[Row] = []
     for number, net in enumerate(options.nets, start=1):
         rows += run(net, NETS[net], {tool: known[tool] for tool in options.tools})
