@@ -142,6 +142,14 @@ def _export(
 ) -> Exported:
     plain = copy.deepcopy(model).cpu().eval()
     image = fit_to_model(example, plain)
+    with torch.no_grad():
+        kind = type(plain(image)).__name__
+    if kind != "Tensor":
+        raise ExportError(
+            f"{type(model).__name__} returns a {kind} in eval mode, not one tensor",
+            str(path),
+            "export a module that returns the logits",
+        )
     ready, grown, left = plain, {}, {}
     if multiple != 1:
         padded = pad_widths(plain, image, multiple)

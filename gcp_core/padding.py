@@ -21,6 +21,7 @@ from gcp_core.cost import fit_to_model
 from gcp_core.errors import ConfigError
 from gcp_core.groups import Group, Groups, find_groups
 from gcp_core.groups.structure import Axis
+from gcp_core.groups.trace import tensors_in
 from gcp_core.scatter import ScatterBatchNorm2d
 
 _log = logging.getLogger(__name__)
@@ -146,11 +147,15 @@ def _same_function(model: nn.Module, groups: Groups, extra: Mapping[str, int], e
     plain = copy.deepcopy(model).cpu().double().eval()
     try:
         with torch.no_grad():
-            wanted, got = plain(x), _grown(plain, groups, extra).eval()(x)
+            wanted, got = tensors_in(plain(x)), tensors_in(_grown(plain, groups, extra).eval()(x))
     except (RuntimeError, ValueError, IndexError):
         return False
-    error = (wanted - got).abs().max() / wanted.abs().max()
-    return bool(error <= TOLERANCE)
+    return all(_agree(a, b) for a, b in zip(wanted, got, strict=True))
+
+
+def _agree(wanted: Tensor, got: Tensor) -> bool:
+    scale = wanted.abs().max().clamp_min(torch.finfo(wanted.dtype).tiny)
+    return wanted.shape == got.shape and bool((wanted - got).abs().max() <= TOLERANCE * scale)
 
 
 def _grown(model: nn.Module, groups: Groups, extra: Mapping[str, int]) -> nn.Module:

@@ -99,6 +99,18 @@ def test_a_model_that_cannot_be_exported_is_named_and_leaves_no_file(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+class Pair(nn.Module):
+    """Two outputs."""
+
+    def forward(self, x):
+        return x, x
+
+
+def test_a_model_with_several_outputs_is_refused(tmp_path):
+    with pytest.raises(ExportError, match=r"net\.onnx: Pair returns a tuple in eval mode, not one tensor"):
+        export_onnx(Pair(), EXAMPLE, tmp_path / "net.onnx")
+
+
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ExportError, match=r"net\.pt2: cannot write there"):

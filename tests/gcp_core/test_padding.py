@@ -141,3 +141,25 @@ def test_a_multiple_of_one_changes_nothing():
 def test_a_multiple_that_is_none_is_refused(multiple):
     with pytest.raises(ConfigError, match=r"multiple: .* is not a whole number >= 1"):
         padded_to_multiple(own_net("vgg_tiny"), images(1), multiple)
+
+
+class TwoOutputs(nn.Module):
+    """Logits, and the same again, scaled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 6, 3)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        y = self.fc(torch.relu(self.conv(x)).mean((2, 3)))
+        return y, 2 * y
+
+
+def test_a_model_with_several_outputs_is_padded_too():
+    torch.manual_seed(0)
+    model = TwoOutputs().double().eval()
+    result = pad_widths(model, images(1))
+    assert result.grown == {"conv": (6, 8)}
+    for wanted, got in zip(model(images(2)), result.model(images(2))):
+        assert torch.allclose(wanted, got, rtol=0, atol=1e-12)
