@@ -11,17 +11,15 @@ import dataclasses
 import functools
 import os
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import pydantic
-
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
+from sweeps.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
 from sweeps.limits import Limit, parse_limit
 from sweeps.reading import flatten, merge, read_tree
 from sweeps.space import RANGE_KEYS, Dimension, Space, read_range
@@ -204,7 +202,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     for part, cls in _SWEEP_PARTS.items():
         values = _section(tree.get(part), cls, part)
         sweep_parts[part] = cls(**values)
-        merged[part] = {f.name: _plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
+        merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
     space = Space(base, tuple(dimensions))
     config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, tree=merged)
@@ -258,10 +256,10 @@ def _trial_part(value: Any, cls: type, part: str, dimensions: list[Dimension]) -
     _refuse_unknown(given, fields, f"{part}.")
     base: dict[str, Any] = {}
     merged: dict[str, Any] = {}
-    for name, hint in _hints(cls).items():
-        raw = given.get(name, _default(fields[name]))
-        merged[name] = _plain(raw)
-        if _is_mapping_type(hint) and isinstance(raw, Mapping):
+    for name, hint in hints_of(cls).items():
+        raw = given.get(name, default_of(fields[name]))
+        merged[name] = plain(raw)
+        if is_mapping_type(hint) and isinstance(raw, Mapping):
             base[name] = {k: _leaf(v, Any, f"{part}.{name}.{k}", dimensions) for k, v in raw.items()}
         else:
             base[name] = _leaf(raw, hint, f"{part}.{name}", dimensions)
@@ -274,17 +272,17 @@ def _section(value: Any, cls: type, part: str) -> dict[str, Any]:
         return {}
     if not isinstance(value, Mapping):
         raise ConfigError(f"{value!r} is not a section", part, f"{part}: {{key: value}}")
-    hints = _hints(cls)
+    hints = hints_of(cls)
     _refuse_unknown(value, hints, f"{part}.")
     for name, raw in value.items():
         if (
             isinstance(raw, Mapping)
             and raw
             and set(raw) <= set(RANGE_KEYS)
-            and not _is_mapping_type(hints[name])
+            and not is_mapping_type(hints[name])
         ):
             raise ConfigError("cannot be searched", f"{part}.{name}", "give one value")
-    return {name: _typed(raw, hints[name], f"{part}.{name}") for name, raw in value.items()}
+    return {name: typed(raw, hints[name], f"{part}.{name}") for name, raw in value.items()}
 
 
 def _leaf(raw: Any, hint: Any, path: str, dimensions: list[Dimension]) -> Any:
@@ -292,19 +290,19 @@ def _leaf(raw: Any, hint: Any, path: str, dimensions: list[Dimension]) -> Any:
     if isinstance(raw, Mapping) and (set(raw) & {"choice", "low", "high"} or hint is not Any):
         dimension = _range(raw, hint, path)
         dimensions.append(dimension)
-        return _plain(dimension.extremes()[0])
-    return _plain(_typed(raw, hint, path))
+        return plain(dimension.extremes()[0])
+    return plain(typed(raw, hint, path))
 
 
 def _range(raw: Mapping[str, Any], hint: Any, path: str) -> Dimension:
     if not raw:
         raise ConfigError("is an empty range", path, "{low: .., high: .., step: ..} or {choice: [..]}")
     if isinstance(raw.get("choice"), list):
-        choices = [_plain(_typed(value, hint, f"{path}.choice.{i}")) for i, value in enumerate(raw["choice"])]
+        choices = [plain(typed(value, hint, f"{path}.choice.{i}")) for i, value in enumerate(raw["choice"])]
         return read_range(path, {**raw, "choice": choices}, numbers="")
     spec = dict(raw)
     ends = [raw[name] for name in ("low", "high", "step") if name in raw]
-    allowed = _members(hint)
+    allowed = members(hint)
     whole = all(isinstance(end, int) for end in ends) and (int in allowed or hint is Any)
     numbers = (
         "int" if whole else "float" if float in allowed or hint is Any else "int" if int in allowed else ""
@@ -313,9 +311,9 @@ def _range(raw: Mapping[str, Any], hint: Any, path: str) -> Dimension:
         kind: Any = int if numbers == "int" else float
         for name in ("low", "high"):
             if name in spec:
-                spec[name] = _typed(spec[name], kind, f"{path}.{name}")
-        spec["step"] = _typed(spec.get("step"), kind | None, f"{path}.step")
-        spec["log"] = _typed(spec.get("log", False), bool, f"{path}.log")
+                spec[name] = typed(spec[name], kind, f"{path}.{name}")
+        spec["step"] = typed(spec.get("step"), kind | None, f"{path}.step")
+        spec["log"] = typed(spec.get("log", False), bool, f"{path}.log")
     return read_range(path, spec, numbers=numbers)
 
 
@@ -328,7 +326,7 @@ def _name(tree: Mapping[str, Any]) -> str:
 
 
 def _storage(value: Any) -> str:
-    storage = _typed(value, str, "storage")
+    storage = typed(value, str, "storage")
     if "://" in storage:
         raise ConfigError(
             f"{storage!r} is not a folder", "storage", "a local folder, or one that all nodes share"
@@ -340,75 +338,3 @@ def _storage(value: Any) -> str:
 
 def _steerable() -> list[str]:
     return [name for name in FINALS if name != "test_accuracy"]
-
-
-# --- types ---------------------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
-
-
-def _default(spec: dataclasses.Field[Any]) -> Any:
-    if spec.default is not dataclasses.MISSING:
-        return spec.default
-    return spec.default_factory() if spec.default_factory is not dataclasses.MISSING else None
-
-
-def _members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union, or the type alone."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    return typing.get_args(hint) if is_union else (hint,)
-
-
-def _is_mapping_type(hint: Any) -> bool:
-    return typing.get_origin(hint) is dict
-
-
-@functools.lru_cache(maxsize=256)
-def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(hint, config=pydantic.ConfigDict(strict=True))
-
-
-def _typed(value: Any, hint: Any, path: str) -> Any:
-    """``value`` if it has the type ``hint``; a whole number is welcome where a number is asked for."""
-    if hint is Any:
-        return value
-    if any(typing.get_origin(member) is tuple for member in _members(hint)) and isinstance(value, list):
-        value = tuple(value)
-    try:
-        return _adapter(hint).validate_python(value)
-    except pydantic.ValidationError as exc:
-        first = exc.errors()[0]
-        inner = ".".join(
-            str(part) for part in first["loc"] if not str(part).startswith(("int", "float", "str"))
-        )
-        where = f"{path}.{inner}" if inner and typing.get_origin(hint) in (tuple, dict) else path
-        given = first["input"] if where != path else value
-        raise ConfigError(f"{given!r} is not {_describe(hint, where != path)}", where) from None
-
-
-_WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
-
-
-def _describe(hint: Any, inner: bool = False) -> str:
-    if inner:
-        hint = [arg for arg in typing.get_args(hint) if arg is not Ellipsis][-1]
-    words = [_WORDS.get(member) or _describe_container(member) for member in _members(hint)]
-    return " or ".join(words)
-
-
-def _describe_container(hint: Any) -> str:
-    return (
-        "a mapping" if _is_mapping_type(hint) else "a list" if typing.get_origin(hint) is tuple else "a value"
-    )
-
-
-def _plain(value: Any) -> Any:
-    """Lists for tuples, dicts for mappings: what YAML and JSON can hold."""
-    if isinstance(value, Mapping):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return value

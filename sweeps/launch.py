@@ -184,24 +184,17 @@ def _conduct(
     trials, baselines = ledger.records("trial"), ledger.records("baseline")
     writer.reconcile([*baselines, *trials], known_drops(baselines, trials))
     conductor = Conductor(config, ledger, writer, progress, _impossible(launch))
-    state, message = "failed", "the driver ended with an error"
+    state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
-        with _interruptible(conductor, progress):
-            if conductor.has_work:
-                run_on_ray(conductor, folder, launch.runner)
-        state = "complete" if conductor.complete else "failed" if conductor.failed_alike else "interrupted"
-        message = conductor.stop_reason
-    except KeyboardInterrupt:
-        state, message = "interrupted", "interrupted"
+        state, message = _run_jobs(conductor, folder, launch.runner, progress)
     finally:
         for job in conductor.active:
             writer.interrupted(job)
         status = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
         unwritten = writer.close(status)
-        final = dataclasses.replace(
-            entry, state=state if not unwritten else "interrupted", trials=conductor.total
-        )
-        write_entry(folder, final)
+        # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
+        noted = "interrupted" if state == "complete" and unwritten else state
+        write_entry(folder, dataclasses.replace(entry, state=noted, trials=conductor.total))
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
         shutil.rmtree(folder / STAGES, ignore_errors=True)
@@ -218,6 +211,19 @@ def _conduct(
         _statuses(ledger.records("trial")),
         unwritten,
     )
+
+
+def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
+    """(state, message) of the sweep after all jobs have run, or after the user has had enough."""
+    try:
+        with _interruptible(conductor, progress):
+            if conductor.has_work:
+                run_on_ray(conductor, folder, runner)
+    except KeyboardInterrupt:
+        return "interrupted", "interrupted"
+    if conductor.complete:
+        return "complete", ""
+    return ("failed" if conductor.failed_alike else "interrupted"), conductor.stop_reason
 
 
 def _impossible(launch: Launch) -> Callable[[TrialConfig], bool] | None:
