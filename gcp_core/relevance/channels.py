@@ -69,6 +69,7 @@ class RelevancePass:
         if images.shape[0] == 0 or labels.shape != images.shape[:1]:
             shapes = f"{tuple(images.shape)} images and {tuple(labels.shape)} labels"
             raise RelevanceError(f"{shapes} are no batch", "batches")
+        labels = labels.to(images.device)
         size = _images_at_once(images)
         parts = [self._run(x, y) for x, y in zip(images.split(size), labels.split(size))]
         readings = {layer: torch.cat([part[layer] for part, _ in parts]) for layer in parts[0][0]}

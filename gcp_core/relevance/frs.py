@@ -52,7 +52,8 @@ def feature_relevance_scores(
                 raise RelevanceError(
                     f"the model has {logits.shape[1]} classes, not {num_classes}", "num_classes"
                 )
-            labels_seen.append(labels.long())
+            labels = labels.to(logits.device).long()
+            labels_seen.append(labels)
             hits.append(logits.argmax(1) == labels)
             for layer, relevance in readings.items():
                 if winsorise is None:

@@ -28,7 +28,7 @@ class Stabiliser:
     def __call__(self, z: Tensor) -> Tensor:
         """``z`` moved away from zero; a new tensor that holds no zero."""
         if self.sign_aware:
-            return torch.copysign(z.new_tensor(EPSILON), z).add_(z)
+            return torch.copysign(z.new_full((), EPSILON), z).add_(z)
         moved = z + EPSILON
         # z = -e happens where an input is zero under a clamped weight of exactly -e.
         return moved.masked_fill_(moved == 0, EPSILON)
