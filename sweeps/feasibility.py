@@ -37,6 +37,8 @@ class Feasibility:
         events = len(event_epochs(prune, trial.train.epochs))
         if not events:
             return True
+        if prune.target is None:
+            return False
         budget = budget_for(prune, None)
         key = f"{self._model_key(trial)} {budget} {events}"
         if key not in self._reach:
@@ -44,13 +46,13 @@ class Feasibility:
         return self._reach[key] < prune.target
 
     def play(self, trial: TrialConfig, seed: int = 0) -> tuple[bool, int]:
-        """(whether the target is reached, after how many events), with random scores.
+        """(whether the target is reached, after how many events), with random scores; without a target: all events.
 
         That is what a criterion without preference would remove; real criteria land on either side of it.
         """
         prune, groups = trial.prune, self.groups(trial)
         kind = ("macs", "params").index(prune.of)
-        limit = (1 - prune.target) * groups.cost()[kind]
+        limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[kind]
         budget = budget_for(prune, limit)
         generator = torch.Generator().manual_seed(seed)
         events = event_epochs(prune, trial.train.epochs)
@@ -65,7 +67,7 @@ class Feasibility:
                 return False, number
             if groups.cost()[kind] <= limit:
                 return True, number
-        return False, len(events)
+        return prune.target is None, len(events)
 
     def _model_key(self, trial: TrialConfig) -> str:
         described = trial.to_dict()
