@@ -43,20 +43,28 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def time_calls(call: Callable[[], object], repeats: int, warmup: int) -> list[float]:
-    """Milliseconds of each of ``repeats`` calls after ``warmup`` untimed ones."""
+def time_calls(
+    call: Callable[[], object],
+    repeats: int,
+    warmup: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Milliseconds of each of ``repeats`` calls after ``warmup`` untimed ones, by ``clock`` (which gives seconds)."""
     for _ in range(warmup):
         call()
     times = []
     for _ in range(repeats):
-        start = time.perf_counter()
+        start = clock()
         call()
-        times.append((time.perf_counter() - start) * 1e3)
+        times.append((clock() - start) * 1e3)
     return times
 
 
 def time_side_by_side(
-    calls: Mapping[str, Callable[[], object]], rounds: int, warmup: int
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Milliseconds of each of ``rounds`` calls, by name; every round calls each once, in turning order.
 
@@ -70,7 +78,7 @@ def time_side_by_side(
     names = list(calls)
     for turn in range(rounds):
         for name in names if turn % 2 == 0 else reversed(names):
-            times[name] += time_calls(calls[name], 1, 0)
+            times[name] += time_calls(calls[name], 1, 0, clock)
     return times
 
 
