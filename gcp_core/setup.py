@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import Criterion, build_criterion
-from gcp_core.criteria.registry import SHUFFLED
 from gcp_core.data import Images, Splits, load_splits, scoring_batches
 from gcp_core.data.pipeline import ScoringBatches
 from gcp_core.data.registry import resolve_augmentation
@@ -24,9 +23,6 @@ from gcp_core.models import build_model
 from gcp_core.schedule import event_epochs
 from gcp_core.seeds import derive_seed, generator
 from gcp_core.selection import Budget, Ranking, reachable_share
-
-#: Criteria whose scores depend on a layer's size: a global ranking of them needs ``normalise``.
-SCALED_BY_LAYER = frozenset({"l1", "l2", "fpgm", "taylor", "mean_activation", "hrank"})
 
 
 @dataclass(frozen=True)
@@ -112,9 +108,9 @@ def check_config(config: TrialConfig) -> None:
     build_setup(config)
 
 
-def budget_for(prune: PruneConfig, limit: float | None) -> Budget:
-    """What one event may take."""
-    own = "unit_l2" if prune.criterion.removeprefix(SHUFFLED) in SCALED_BY_LAYER else "none"
+def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True) -> Budget:
+    """What one event may take; ``comparable`` is the criterion's (see :class:`gcp_core.criteria.Criterion`)."""
+    own = "none" if comparable else "unit_l2"
     return Budget(
         count=prune.count,
         ratio=prune.ratio,

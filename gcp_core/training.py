@@ -34,6 +34,7 @@ from gcp_core.checkpoint import (
 )
 from gcp_core.config import TrainConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
+from gcp_core.criteria import is_comparable
 from gcp_core.data import training_batches
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import CheckpointError, Diverged
@@ -262,7 +263,8 @@ def prune_event(state: _State, setup: Setup, epoch: int) -> Plan | None:
         scores = setup.criterion.score(
             state.model, state.groups, setup.scoring, generator(setup.config.seed, "event", epoch)
         )
-    plan = select_channels(scores, state.groups, budget_for(prune, setup.limit))
+    budget = budget_for(prune, setup.limit, is_comparable(setup.criterion))
+    plan = select_channels(scores, state.groups, budget)
     if plan.num_units == 0:
         return None
     plan = plan.with_meta(epoch=epoch, criterion=prune.criterion)

@@ -4,7 +4,7 @@
 'data'
 """
 
-from gcp_core.criteria.base import Batches, Criterion, GroupsLike
+from gcp_core.criteria.base import Batches, Criterion, GroupsLike, is_comparable
 from gcp_core.criteria.registry import build_criterion, criterion_names
 
-__all__ = ["Batches", "Criterion", "GroupsLike", "build_criterion", "criterion_names"]
+__all__ = ["Batches", "Criterion", "GroupsLike", "build_criterion", "criterion_names", "is_comparable"]

@@ -13,7 +13,7 @@ from gcp_core.criteria.feature_maps import MapCriterion, over_positions
 
 def apoz() -> MapCriterion:
     """No options."""
-    return MapCriterion(_positive_share)
+    return MapCriterion(_positive_share, comparable=True)
 
 
 def _positive_share(maps: Tensor) -> Tensor:

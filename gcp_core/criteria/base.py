@@ -28,6 +28,8 @@ class Criterion(Protocol):
 
     Attributes:
         needs: ``data`` if :meth:`score` looks at images, ``nothing`` if weights (or chance) are enough.
+        comparable: whether scores of different layers can be ranked together as they are; if not, each layer's are
+            divided by their L2 norm first. May be left out: True.
     """
 
     @property
@@ -48,6 +50,11 @@ class Criterion(Protocol):
         ...
 
 
+def is_comparable(criterion: Criterion) -> bool:
+    """The criterion's ``comparable``, True where it says nothing."""
+    return bool(getattr(criterion, "comparable", True))
+
+
 @dataclass(frozen=True)
 class Checked:
     """A criterion under its name, with every score checked: all layers, one finite number a channel."""
@@ -58,6 +65,10 @@ class Checked:
     @property
     def needs(self) -> Needs:
         return self.inner.needs
+
+    @property
+    def comparable(self) -> bool:
+        return is_comparable(self.inner)
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
@@ -93,9 +104,11 @@ class FilterCriterion:
 
     Attributes:
         formula: ``(C, weights of a filter)`` float64 -> ``(C,)``.
+        comparable: False where the result grows with the size of a filter or of its weights.
     """
 
     formula: Callable[[Tensor], Tensor]
+    comparable: bool = False
     needs: Needs = "nothing"
 
     def score(

@@ -113,11 +113,13 @@ class MapCriterion:
     Attributes:
         statistic: ``(N, C, positions...)`` -> ``(N, C)``.
         max_images: look at no more images than this.
+        comparable: False where the statistic grows with a map's size or scale.
     """
 
     statistic: Callable[[Tensor], Tensor]
     max_images: int | None = None
     needs: Needs = "data"
+    comparable: bool = False
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

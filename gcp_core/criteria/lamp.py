@@ -15,7 +15,7 @@ from gcp_core.criteria.base import FilterCriterion
 
 def lamp() -> FilterCriterion:
     """No options."""
-    return FilterCriterion(_shares)
+    return FilterCriterion(_shares, comparable=True)
 
 
 def _shares(filters: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria.base import Batches, Criterion, GroupsLike, Needs
+from gcp_core.criteria.base import Batches, Criterion, GroupsLike, Needs, is_comparable
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,10 @@ class Shuffled:
     @property
     def needs(self) -> Needs:
         return self.inner.needs
+
+    @property
+    def comparable(self) -> bool:
+        return is_comparable(self.inner)
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

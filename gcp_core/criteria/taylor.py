@@ -22,6 +22,7 @@ class Taylor:
     """One forward and one backward pass over the images."""
 
     needs: Needs = "data"
+    comparable: bool = False
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

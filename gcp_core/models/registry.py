@@ -48,7 +48,9 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, width: float 
             raise ModelError(f"{name} returned a {type(model).__name__}, not an nn.Module", "model.name")
         return model
     hint = did_you_mean(name, model_names())
-    raise ModelError(f"{name!r} is unknown", "model.name", f"{hint}; or torchvision:NAME, or package.module:factory")
+    raise ModelError(
+        f"{name!r} is unknown", "model.name", f"{hint}; or torchvision:NAME, or package.module:factory"
+    )
 
 
 def _accepted(factory: Callable[..., Any], **arguments: Any) -> dict[str, Any]:

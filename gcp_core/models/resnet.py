@@ -70,7 +70,12 @@ class CifarResNet(nn.Module):
     """Stem conv, three stages of 16, 32 and 64 channels (times ``width``), global pool, linear layer."""
 
     def __init__(
-        self, block: type[BasicBlock] | type[Bottleneck], blocks: int, num_classes: int, in_channels: int, width: float
+        self,
+        block: type[BasicBlock] | type[Bottleneck],
+        blocks: int,
+        num_classes: int,
+        in_channels: int,
+        width: float,
     ) -> None:
         super().__init__()
         widths = [scaled(c, width) for c in (16, 32, 64)]

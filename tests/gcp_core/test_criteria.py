@@ -9,7 +9,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 import torch
 
-from gcp_core.criteria import build_criterion, criterion_names, registry
+from gcp_core.criteria import build_criterion, criterion_names, is_comparable, registry
 from gcp_core.errors import ConfigError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
@@ -210,3 +210,13 @@ def test_weights_that_are_not_finite_are_refused_by_name():
     case.model[4].weight.data[0, 0, 0, 0] = float("nan")
     with pytest.raises(RelevanceError, match="4: criterion l1 gave a score that is not finite"):
         case.scores(build_criterion("l1"))
+
+
+#: Which scores say the same in a small and in a large layer; the others are divided by their layer's L2 norm.
+COMPARABLE = {"frs", "random", "lamp", "bn_scale", "apoz", "group_norm"}
+
+
+@pytest.mark.parametrize("name", criterion_names())
+def test_a_criterion_says_whether_layers_can_be_ranked_together(name):
+    assert is_comparable(build_criterion(name)) == (name in COMPARABLE)
+    assert is_comparable(build_criterion(f"shuffled:{name}")) == (name in COMPARABLE)
