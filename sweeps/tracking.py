@@ -76,6 +76,7 @@ class MlflowWriter:
     """Implements ``sweeps.conductor.Tracker``; every call returns at once, a thread writes.
 
     Build it with :func:`open_writer`. :meth:`close` must be called; it says how many entries are still unwritten.
+    ``busy_s`` is the CPU time of the thread so far.
     """
 
     def __init__(self, client: MlflowClient, run: SweepRun, children: dict[str, _Child]) -> None:
@@ -155,7 +156,7 @@ class MlflowWriter:
         """Do it; if MLflow does not answer, wait and do it again, until the deadline that ``close`` sets."""
         pause = _PAUSE_S
         while True:
-            start = time.process_time()
+            start = time.thread_time()
             try:
                 entry()
                 return
@@ -168,7 +169,7 @@ class MlflowWriter:
                     "MLflow does not take an entry, trying again in %.1f s: %s", pause, _first_line(exc)
                 )
             finally:
-                self.busy_s += time.process_time() - start
+                self.busy_s += time.thread_time() - start
             time.sleep(pause)
             pause = min(2 * pause, _MAX_BACKOFF_S)
 

@@ -96,27 +96,29 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120
 
 
 @pytest.fixture(scope="module")
-def ray_session() -> Iterator[None]:
-    """One local Ray for both runs of the module."""
-    import ray
+def cluster() -> Iterator[str]:
+    """Three Ray nodes on loopback, the head without CPUs: what ``--address`` names."""
+    from ray.cluster_utils import Cluster
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    yield nodes.address
+    nodes.shutdown()
 
 
-def _run(storage: Path, server: str, trials: int, points: list[dict[str, Any]]) -> tuple[Sweep, list[str]]:
+def _run(storage: Path, server: str, address: str, trials: int) -> tuple[Sweep, list[str]]:
     lines: list[str] = []
-    search = {"trials": trials, "concurrency": 2, "points": points, "sampler": "random"}
+    search = {"trials": trials, "concurrency": 2, "points": POINTS, "sampler": "random"}
     tree = {**TREE, "storage": str(storage), "search": search, "tracking": {"uri": server}}
-    return run(tree, launch=Launch(progress=LineProgress(lines.append))), lines
+    return run(tree, launch=Launch(address=address, progress=LineProgress(lines.append))), lines
 
 
 def _runs(sweep: Sweep) -> tuple[Any, dict[str, Any]]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(sweep.tracking_uri)
-    experiment = client.get_experiment_by_name("real")
+    experiment = client.get_experiment_by_name(sweep.name)
     runs = client.search_runs([experiment.experiment_id])
     names = Counter(run.info.run_name for run in runs)
     assert set(names.values()) == {1}, names
@@ -124,22 +126,47 @@ def _runs(sweep: Sweep) -> tuple[Any, dict[str, Any]]:
 
 
 def test_a_sweep_on_real_ray_and_a_real_server_is_complete_honest_and_can_be_continued(
-    tmp_path: Path, server: str, ray_session: None
+    tmp_path: Path, server: str, cluster: str
 ) -> None:
-    sweep, lines = _run(tmp_path, server, 4, POINTS)
+    sweep, lines = _run(tmp_path, server, cluster, 4)
     assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", {"complete": 3, "failed": 1}, 0)
     assert len(lines) == 5
     client, runs = _runs(sweep)
     assert set(runs) == {"real", "b0000", "t0000", "t0001", "t0002", "t0003"}
     _check_children(client, runs)
 
-    longer, lines = _run(tmp_path, server, 6, POINTS)
+    longer, lines = _run(tmp_path, server, cluster, 6)
     assert (longer.id, longer.parent_run_id) == (sweep.id, sweep.parent_run_id)
     assert len(lines) == 2
     client, runs = _runs(longer)
     assert set(runs) == {"real", "b0000", *(f"t{number:04d}" for number in range(6))}
     _check_children(client, runs)
     assert runs["real"].info.status == "FINISHED"
+
+
+def test_a_trial_whose_process_dies_is_lost_after_its_retries_and_the_others_go_on(
+    tmp_path: Path, server: str, cluster: str
+) -> None:
+    points = [{"prune.interval": interval} for interval in (1, 3, 4)]
+    tree = {
+        "name": "dying",
+        "model": {"name": "dies"},
+        "train": {"epochs": 2},
+        "prune": {"interval": {"choice": [1, 3, 4]}},
+        "search": {"trials": 3, "concurrency": 2, "points": points},
+        "resources": {"retries": 1},
+        "tracking": {"uri": server},
+        "storage": str(tmp_path),
+    }
+    launch = Launch(address=cluster, runner="tests.sweeps.fake_runner:run", check=lambda trial: None)
+    sweep = run(tree, launch=launch)
+    assert (sweep.state, sweep.statuses) == ("complete", {"complete": 2, "lost": 1})
+    _, runs = _runs(sweep)
+    lost = runs["t0001"]
+    assert (lost.info.status, lost.data.tags[Tag.STATUS]) == ("FAILED", "lost")
+    assert lost.data.tags[Tag.ERROR] == "its process or node was lost, retries included"
+    log = (tmp_path / "dying" / "trials" / "t0001" / "trial.log").read_text()
+    assert log.count("t0001 starts in process") == 2
 
 
 def _check_children(client: Any, runs: dict[str, Any]) -> None:
