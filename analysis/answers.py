@@ -17,10 +17,12 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.compare import Comparison, Test
     from analysis.errors import NothingFeasible
     from analysis.export import Exported
     from analysis.pareto import Hypervolume
     from analysis.publish import Published
+    from analysis.register import Registered
     from analysis.report import Written
     from analysis.select import Choice
 
@@ -34,9 +36,8 @@ _PLAIN = (
 
 def plain(value: Any) -> Any:
     """A JSON-ready value: numpy scalars unwrapped, everything that is not a finite number becomes None."""
-    if value is None or (not isinstance(value, (str, bool, list, dict, tuple)) and value != value):
-        return None
-    if str(value) in ("<NA>", "NaT"):
+    # pandas' missing values refuse to be compared, so they are recognised by name first.
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
         return None
     if isinstance(value, np.generic):
         value = value.item()
@@ -146,4 +147,33 @@ def export(df: pd.DataFrame, choice: Choice, exported: Exported) -> dict[str, An
         "sha256": exported.sha256,
         "checks": [{k: plain(v) for k, v in dataclasses.asdict(c).items()} for c in exported.checks],
         "proof": {k: plain(v) for k, v in exported.proof.items()},
+    }
+
+
+def compare(df: pd.DataFrame, by: str, found: Comparison, paired: Sequence[Test]) -> dict[str, Any]:
+    """Answer of ``compare``: hypervolume per label and seed, and every test with its verdict."""
+    return {
+        "answer": "compare",
+        "version": VERSION,
+        **about(df),
+        "by": by,
+        "equal": found.equal,
+        "anchors": found.anchors,
+        "volumes": [{k: plain(v) for k, v in row.items()} for row in found.volumes.to_dict("records")],
+        "tests": [{k: plain(v) for k, v in dataclasses.asdict(t).items()} for t in (*found.tests, *paired)],
+    }
+
+
+def register(df: pd.DataFrame, choice: Choice, registered: Registered) -> dict[str, Any]:
+    """Answer of ``register``: the registered model's name, version and alias, and where it comes from."""
+    return {
+        "answer": "register",
+        "version": VERSION,
+        **about(df),
+        "trial": choice.trial,
+        "reason": choice.reason,
+        "model": registered.name,
+        "model_version": registered.version,
+        "alias": registered.alias,
+        "uri": registered.uri,
     }

@@ -32,7 +32,7 @@ def main() -> None:
     """
 
 
-def _guarded(command: Callable) -> Callable:
+def guarded(command: Callable) -> Callable:
     """Our own errors become one line on stderr and the exit code that belongs to them."""
 
     @functools.wraps(command)
@@ -46,7 +46,7 @@ def _guarded(command: Callable) -> Callable:
             if kwargs.get("as_json"):
                 from analysis import answers
 
-                _say_json(answers.nothing(error))
+                say_json(answers.nothing(error))
             click.echo(f"nothing feasible: {error}", err=True)
             sys.exit(3)
         except (ConfigError, DataError, CheckpointError) as error:
@@ -59,7 +59,8 @@ def _guarded(command: Callable) -> Callable:
     return run
 
 
-def _common(command: Callable) -> Callable:
+def common(command: Callable) -> Callable:
+    """Options of every command."""
     options = [
         click.option("--tracking-uri", help="MLflow store of a sweep that is given by name or id."),
         click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON (docs/schemas)."),
@@ -70,7 +71,8 @@ def _common(command: Callable) -> Callable:
     return command
 
 
-def _verbs(command: Callable) -> Callable:
+def verb_options(command: Callable) -> Callable:
+    """One option per verb of ``select``."""
     options = [
         click.option("--best", metavar="QUANTITY", help="The best value, for instance: accuracy."),
         click.option(
@@ -92,7 +94,8 @@ def _verbs(command: Callable) -> Callable:
     return command
 
 
-def _read(sweep: str | tuple[str, ...], tracking_uri: str | None, no_cache: bool) -> pd.DataFrame:
+def read(sweep: str | tuple[str, ...], tracking_uri: str | None, no_cache: bool) -> pd.DataFrame:
+    """The table of one or several sweeps; says so if one still runs."""
     import analysis
 
     df = analysis.load(sweep, tracking_uri=tracking_uri, cache=not no_cache)
@@ -102,9 +105,10 @@ def _read(sweep: str | tuple[str, ...], tracking_uri: str | None, no_cache: bool
     return df
 
 
-def _choose(
+def choose(
     df: pd.DataFrame, constraints: tuple[str, ...], verbs: dict[str, Any]
 ) -> tuple[Choice, list[Constraint]]:
+    """Parse constraints and verb, choose; the choice and the parsed constraints."""
     from analysis import constraints as hard
     from analysis import select, table
     from analysis.verbs import parse_verb
@@ -113,19 +117,20 @@ def _choose(
     return select.choose(df, parsed, parse_verb(verbs)), parsed
 
 
-def _say_json(answer: dict[str, Any]) -> None:
+def say_json(answer: dict[str, Any]) -> None:
+    """Print an answer of ``analysis.answers``."""
     click.echo(json.dumps(answer, indent=1, allow_nan=False))
 
 
 @main.command()
 @click.argument("sweep", nargs=-1, required=True)
-@_common
+@common
 @click.option(
     "--objective", "objectives", multiple=True, metavar="NAME:max|min", help="Instead of the sweep's own."
 )
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the front as CSV.")
 @click.option("--all", "everything", is_flag=True, help="All finished trials with their Pareto rank.")
-@_guarded
+@guarded
 def front(
     sweep: tuple[str, ...],
     tracking_uri: str | None,
@@ -139,7 +144,7 @@ def front(
     from analysis import answers, pareto, table, text
     from analysis.anchors import anchors_for
 
-    df = _read(sweep, tracking_uri, no_cache)
+    df = read(sweep, tracking_uri, no_cache)
     goals = _objectives(objectives) or df.attrs["objectives"]
     df["pareto_rank"] = pareto.ranks(df, goals)
     scales = anchors_for(df, goals) if df["candidate"].any() else None
@@ -154,7 +159,7 @@ def front(
     if csv_path is not None:
         rows.to_csv(csv_path, index=False)
     if as_json:
-        _say_json(answers.front(df, rows, goals, volume, scales.describe()))
+        say_json(answers.front(df, rows, goals, volume, scales.describe()))
         return
     click.echo(text.trials_table(_with_baselines(df, rows), table.varying(df), _marks(df, rows, everything)))
     click.echo()
@@ -211,12 +216,19 @@ def _summary(df: pd.DataFrame, goals: dict[str, str], volume: Any, scale: str) -
 @main.command()
 @click.argument("sweep")
 @click.argument("constraints", nargs=-1)
-@_verbs
-@_common
+@verb_options
+@common
 @click.option(
     "--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the choice and runners-up as CSV."
 )
-@_guarded
+@click.option(
+    "--write-config", type=click.Path(path_type=Path), help="Config to train the choice on fresh seeds."
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="With --write-config."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="With --write-config: another training length.")
+@guarded
 def select(
     sweep: str,
     constraints: tuple[str, ...],
@@ -224,6 +236,9 @@ def select(
     as_json: bool,
     no_cache: bool,
     csv_path: Path | None,
+    write_config: Path | None,
+    seeds: int,
+    epochs: int | None,
     **verbs: Any,
 ) -> None:
     """Choose one trial: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one verb."""
@@ -231,13 +246,17 @@ def select(
 
     from analysis import answers, table, text
 
-    df = _read(sweep, tracking_uri, no_cache)
-    choice, _ = _choose(df, constraints, verbs)
+    df = read(sweep, tracking_uri, no_cache)
+    choice, _ = choose(df, constraints, verbs)
     shown = pd.concat([choice.rows, choice.runners_up])
     if csv_path is not None:
         shown.to_csv(csv_path, index=False)
+    if write_config is not None:
+        from analysis import recipe
+
+        recipe.write_config(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
     if as_json:
-        _say_json(answers.select(df, choice))
+        say_json(answers.select(df, choice))
         return
     for constraint in choice.constraints:
         click.echo(f"constraint: {constraint}")
@@ -251,16 +270,16 @@ def select(
 
 @main.command()
 @click.argument("sweep", nargs=-1, required=True)
-@_common
+@common
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to (default: SWEEP/report).")
 @click.option(
     "--where", "constraints", multiple=True, metavar="CONSTRAINT", help="Draw it, choose within it."
 )
-@_verbs
+@verb_options
 @click.option(
     "--publish/--no-publish", default=True, help="Also tag the front in MLflow and attach the figures."
 )
-@_guarded
+@guarded
 def report(
     sweep: tuple[str, ...],
     tracking_uri: str | None,
@@ -275,15 +294,15 @@ def report(
     from analysis import answers
     from analysis import report as page
 
-    df = _read(sweep, tracking_uri, no_cache)
+    df = read(sweep, tracking_uri, no_cache)
     asked = any(value not in (None, False) for value in verbs.values())
-    choice, parsed = _choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
+    choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
     folder = out or _report_folder(sweep, df)
     # First, because it draws the same figures without a choice.
     published = _publish(df, tracking_uri) if publish else None
     written = page.write(df, folder, choice=choice, constraints=parsed)
     if as_json:
-        _say_json(answers.report(df, written, published))
+        say_json(answers.report(df, written, published))
         return
     click.echo(f"report   {written.page}")
     click.echo(f"figures  {', '.join(p.name for p in written.files)}")
@@ -319,13 +338,13 @@ def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
 @main.command()
 @click.argument("sweep")
 @click.argument("constraints", nargs=-1)
-@_verbs
-@_common
+@verb_options
+@common
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, help="Folder to write (whole or not at all)."
 )
 @click.option("--onnx", is_flag=True, help="Also write model.onnx, checked with onnxruntime.")
-@_guarded
+@guarded
 def export(
     sweep: str,
     constraints: tuple[str, ...],
@@ -343,11 +362,11 @@ def export(
     from analysis import answers
     from analysis.export import export as write
 
-    df = _read(sweep, tracking_uri, no_cache)
-    choice, _ = _choose(df, constraints, verbs)
+    df = read(sweep, tracking_uri, no_cache)
+    choice, _ = choose(df, constraints, verbs)
     exported = write(df, choice.trial, out, reason=choice.reason, onnx=onnx)
     if as_json:
-        _say_json(answers.export(df, choice, exported))
+        say_json(answers.export(df, choice, exported))
         return
     click.echo(choice.reason)
     click.echo()
@@ -355,3 +374,7 @@ def export(
     for check in exported.checks:
         click.echo(f"  {check.name:<18} logged {check.logged:.10g}, now {check.measured:.10g}{check.note}")
     click.echo(f"exported {exported.trial} to {exported.folder}")
+
+
+# The rest of the commands register themselves on ``main``.
+from analysis import commands  # noqa: E402, F401

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis import answers, figures, page, pareto, table, text
+from analysis import answers, figures, page, pareto, sections, table, text
 from analysis.anchors import Anchors, anchors_for
 from analysis.constraints import Constraint
 from analysis.progress import progress
@@ -91,6 +91,8 @@ def _body(
         '<option value="device_hours">device hours</option></select></label></div>'
         '<div id="plot-progress" class="plot"></div>'
     )
+    parts.append(sections.what_mattered(df))
+    parts.append(sections.sureness(df))
     parts.append(_health(df))
     parts.append(_reading(goals, scales, files))
     return "\n".join(parts)

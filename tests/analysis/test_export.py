@@ -4,7 +4,9 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -18,6 +20,7 @@ from gcp_core.errors import ConfigError
 from tests.analysis.models import write_model
 from tests.analysis.synthetic import FakeTrial, write_sweep
 
+SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / "export.json"
 CONFIG = TrialConfig(
     data=DataConfig("digits", val_share=0.25),
     model=ModelConfig("vgg_tiny", 0.25),
@@ -66,6 +69,7 @@ def exported(original, tmp_path_factory):
     ]
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 0, done.output
+    jsonschema.validate(json.loads(done.stdout), json.loads(SCHEMA.read_text()))
     assert [p.name for p in root.iterdir()] == ["out"], "no temporary folder is left"
     return out, json.loads(done.stdout)
 

@@ -1,0 +1,162 @@
+"""Seeds are replicates: means and spreads per configuration, a robust front, and how sure the front is.
+
+A front of single-seed trials is optimistic, because the best of many noisy numbers is partly luck. Rank by
+mean, never by the best seed, and confirm the choice on fresh seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis import pareto
+from gcp_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Confirmation:
+    """What fresh seeds say about a configuration.
+
+    Attributes:
+        selected: the value it was chosen by (mean over the seeds of the search).
+        n: fresh runs; ``mean`` is theirs, ``low`` to ``high`` the interval for the true mean.
+        drop: selected - mean; positive where the search was lucky (for a maximised column).
+        spread_from: ``these runs``, or ``all configurations`` if there is a single fresh run.
+    """
+
+    column: str
+    selected: float
+    n: int
+    mean: float
+    low: float
+    high: float
+    level: float
+    drop: float
+    spread_from: str
+
+
+def by_config(df: pd.DataFrame, columns: Sequence[str], kind: str = "trial") -> pd.DataFrame:
+    """One row per configuration: ``sweep, config_id, trial`` (first id), ``trials`` (all ids), ``n``, and
+    for each of ``columns`` its mean under the column's name and its standard deviation (n - 1) as
+    ``<column>_std`` (NaN if n = 1).
+    """
+    import pandas as pd
+
+    rows = df[(df["kind"] == kind) & (df["left_out"] == "")]
+    rows = rows[pareto.usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
+    groups = rows.groupby(["sweep", "config_id"], sort=False, dropna=False)
+    result = pd.DataFrame({"trial": groups["trial"].first(), "n": groups.size()})
+    result["trials"] = groups["trial"].agg(lambda ids: ", ".join(sorted(ids)))
+    for column in columns:
+        result[column] = groups[column].mean().astype(float)
+        result[f"{column}_std"] = groups[column].std(ddof=1).astype(float)
+    result = result.reset_index()
+    result["candidate"] = True
+    return result
+
+
+def pooled_std(groups: pd.DataFrame, column: str) -> float:
+    """Standard deviation between seeds, pooled over all configurations that have several (degrees of freedom
+    n - 1).
+
+    Raises:
+        ConfigError: no configuration was run with more than one seed.
+    """
+    many = groups[groups["n"] > 1]
+    freedom = (many["n"] - 1).sum()
+    if not freedom:
+        raise ConfigError(
+            "no configuration was run with more than one seed, so the noise is unknown",
+            column,
+            "search the seed too (seed: {choice: [0, 1, 2]}), or confirm the finalists",
+        )
+    return float(np.sqrt(((many["n"] - 1) * many[f"{column}_std"] ** 2).sum() / freedom))
+
+
+def robust_front(groups: pd.DataFrame, objectives: pareto.Objectives, k: float = 1.0) -> pd.DataFrame:
+    """Front of the pessimistic values mean - k std (mean + k std where minimised) of :func:`by_config` rows.
+
+    The spread of a single configuration is too uncertain to rank by, so the pooled one is used for all; the
+    standard error shrinks with a configuration's own number of seeds.
+    """
+    shifted = groups.copy()
+    for column, direction in objectives.items():
+        error = pooled_std(groups, column) / np.sqrt(groups["n"])
+        shifted[column] = groups[column] - k * error if direction == "max" else groups[column] + k * error
+    return groups.loc[pareto.front(shifted, objectives).index]
+
+
+def front_probability(
+    df: pd.DataFrame, objectives: pareto.Objectives, *, draws: int = 1000, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`by_config` rows with ``probability``: share of bootstrap draws in which the configuration is on
+    the front.
+
+    Each draw moves every mean by the mean of n residuals drawn from all configurations with several seeds
+    (each residual is inflated by sqrt(n / (n - 1)), which removes the bias of residuals about their own
+    mean). Residuals of one run stay together, so correlated objectives stay correlated.
+    """
+    columns = list(objectives)
+    groups = by_config(df, columns)
+    residuals = _residuals(df, groups, columns)
+    rng = np.random.default_rng(seed)
+    means = groups[columns].to_numpy(dtype=float)
+    counts = groups["n"].to_numpy()
+    hits = np.zeros(len(groups))
+    for _ in range(draws):
+        moved = means.copy()
+        for n in np.unique(counts):
+            of_n = np.flatnonzero(counts == n)
+            picked = residuals[rng.integers(len(residuals), size=(len(of_n), n))]
+            moved[of_n] += picked.mean(axis=1)
+        hits += pareto.nondominated(pareto.minimised(moved, objectives.values()))
+    return groups.assign(probability=hits / draws)
+
+
+def _residuals(df: pd.DataFrame, groups: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """(r, m) unbiased residuals of all runs whose configuration has several seeds."""
+    for column in columns:
+        pooled_std(groups, column)
+    many = groups.loc[groups["n"] > 1, ["sweep", "config_id", "n", *columns]]
+    rows = df[(df["kind"] == "trial") & (df["left_out"] == "")]
+    joined = rows[["sweep", "config_id", *columns]].merge(
+        many, on=["sweep", "config_id"], suffixes=("", "_mean")
+    )
+    raw = joined[columns].to_numpy(dtype=float) - joined[[f"{c}_mean" for c in columns]].to_numpy(dtype=float)
+    n = joined["n"].to_numpy(dtype=float)[:, None]
+    return raw * np.sqrt(n / (n - 1))
+
+
+def confirm(
+    df: pd.DataFrame, config_id: str, column: str = "val_accuracy", level: float = 0.8
+) -> Confirmation:
+    """Compare what a configuration was chosen by with what its confirm runs (kind=confirm, fresh seeds) give.
+
+    The interval is Student's t for the mean of the confirm runs; with a single one, the pooled spread of all
+    configurations stands in.
+
+    Raises:
+        ConfigError: the configuration has no confirm run, or nothing tells the noise.
+    """
+    from scipy import stats
+
+    chosen = df[(df["kind"] == "trial") & (df["config_id"] == config_id) & (df["left_out"] == "")]
+    fresh = df[(df["kind"] == "confirm") & (df["config_id"] == config_id) & (df["left_out"] == "")][column]
+    if fresh.empty or chosen.empty:
+        raise ConfigError("has no finished confirm run", config_id, "run the finalists again on fresh seeds")
+    n, mean = len(fresh), float(fresh.mean())
+    if n > 1:
+        spread, freedom, source = float(fresh.std(ddof=1)), n - 1, "these runs"
+    else:
+        groups = by_config(df, [column])
+        spread, source = pooled_std(groups, column), "all configurations"
+        freedom = int((groups["n"] - 1).clip(lower=0).sum())
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * spread / np.sqrt(n)
+    selected = float(chosen[column].mean())
+    return Confirmation(column, selected, n, mean, mean - half, mean + half, level, selected - mean, source)
