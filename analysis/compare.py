@@ -218,7 +218,8 @@ def paired_differences(df: pd.DataFrame, by: str, first: str, second: str, colum
 
     rows = df[df["candidate"]]
     same = [c for c in config_columns(df) if c != by]
-    keys = rows[[*same, "seed"]].astype(str).agg("|".join, axis=1)
+    # map, not astype: pandas keeps missing values missing when it turns a column into text
+    keys = rows[[*same, "seed"]].map(str).agg("|".join, axis=1)
     values = {
         label: rows[rows[by].astype(str) == label].groupby(keys)[column].mean() for label in (first, second)
     }
