@@ -95,7 +95,7 @@ print(float((program(x) - model(x)).abs().max() / model(x).abs().max()))
 
 def test_a_tampered_weight_is_refused_and_nothing_is_written(sweep, tmp_path):
     answer = json.loads(call("gcp-analyze", "select", str(sweep), "--cheapest", "macs", "--json"))
-    weights = sweep / "trials" / answer["chosen"]["trial"] / "model" / "weights.pt"
+    weights = sweep / "trials" / answer["chosen"][0]["trial"] / "model" / "weights.pt"
     content = weights.read_bytes()
     half = len(content) // 2
     weights.write_bytes(content[:half] + bytes([content[half] ^ 1]) + content[half + 1 :])
