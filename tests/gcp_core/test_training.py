@@ -230,6 +230,34 @@ def test_what_cannot_work_is_refused_before_training(config, error, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"channels_last": False},
+        {"nesterov": True, "schedule": "cosine"},
+        {"schedule": "step", "label_smoothing": 0.1},
+        {"optimizer": "adamw", "lr": 1e-3, "schedule": "constant"},
+        {"eval_images": 50},
+    ],
+    ids=lambda options: "-".join(options),
+)
+def test_every_way_of_training_learns_and_prunes(options):
+    result = run_trial(change(train=options))
+    assert result.finals["macs_removed"] >= 0.5
+    assert result.history[-1].metrics["train/loss"] < result.history[0].metrics["train/loss"]
+
+
+def test_bf16_trains_under_autocast_and_is_evaluated_in_float32():
+    config = change(train={"precision": "bf16", "epochs": 2}, data={"train_images": 128}).baseline()
+    result = run_trial(config)
+    assert result.history[1].metrics["train/loss"] < result.history[0].metrics["train/loss"]
+    exact = run_trial(dataclasses.replace(config, train=dataclasses.replace(config.train, precision="fp32")))
+    assert result.weights_sha256 != exact.weights_sha256
+    assert result.history[0].metrics["train/loss"] == pytest.approx(
+        exact.history[0].metrics["train/loss"], rel=0.01
+    )
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     return run_trial(SMALL, checkpoint_dir=tmp_path_factory.mktemp("trial"))
