@@ -52,7 +52,8 @@ class FrontView:
 
     Attributes:
         title, x, y: heading and the two columns.
-        points: one row per shown run: ``trial, role, <x>, <y>``; role is trial, front, baseline or chosen.
+        points: one row per shown run: ``trial, role, criterion, <x>, <y>``; role is trial, front, baseline or chosen;
+            points are coloured by criterion where it varies.
         limits: (column, value, words) of the constraints that are lines in this view.
         x_scale: shown numbers are values / ``x_scale`` (``x_prefix`` names it).
     """
@@ -81,8 +82,8 @@ def front_view(
     candidates = df[df["candidate"]]
     front = set(pareto.front(candidates, {y: _better(y), x: _better(x)})["trial"])
     role = ["front" if trial in front else "trial" for trial in candidates["trial"]]
-    rows = candidates[["trial", x, y]].assign(role=role)
-    base = df.loc[df["kind"] == "baseline", ["trial", x, y]].assign(role="baseline")
+    rows = candidates[["trial", x, y]].assign(role=role, criterion=candidates.get("prune.criterion", ""))
+    base = df.loc[df["kind"] == "baseline", ["trial", x, y]].assign(role="baseline", criterion="")
     points = pd.concat([rows, base], ignore_index=True)
     points = points[pareto.usable(points[[x, y]].to_numpy(dtype=float))]
     if chosen is not None:
@@ -94,7 +95,7 @@ def front_view(
         if column in (x, y) and len(bounds) and np.isfinite(bounds).any():
             limits.append((column, float(np.nanmedian(bounds)), str(constraint)))
     scale, prefix = _prefix(points[x].max()) if x in _SCALED else (1.0, "")
-    columns = ["trial", "role", x, y]
+    columns = ["trial", "role", "criterion", x, y]
     return FrontView(title, x, y, points[columns].reset_index(drop=True), tuple(limits), scale, prefix)
 
 
@@ -151,11 +152,14 @@ def draw_front(view: FrontView) -> Figure:
     figure, axes = new_figure()
     points = view.points.assign(_x=view.points[view.x] / view.x_scale)
     of = dict(iter(points.groupby("role")))
+    colours = _criterion_colours(view.points)
     if "trial" in of:
+        faint = [colours.get(name, TRIAL) for name in of["trial"]["criterion"]]
         axes.scatter(
-            of["trial"]["_x"], of["trial"][view.y], s=22, c=TRIAL, alpha=0.6, linewidths=0, label="trials"
-        )
-    _draw_steps(axes, points, view)
+            of["trial"]["_x"], of["trial"][view.y], s=22, c=faint, alpha=0.5, linewidths=0,
+            label=None if colours else "trials",
+        )  # fmt: skip
+    _draw_steps(axes, points, view, colours)
     _draw_baseline(axes, of.get("baseline"), view)
     for column, value, words in view.limits:
         _draw_limit(axes, view, column, value, words)
@@ -180,7 +184,17 @@ def _arrow(column: str, axis: str) -> str:
     return "← better"
 
 
-def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView) -> None:
+def _criterion_colours(points: pd.DataFrame) -> dict[str, str]:
+    """A colour for each criterion, if there are several (and not more than colours)."""
+    names = sorted({str(name) for name in points.loc[points["role"] != "baseline", "criterion"]})
+    spare = [colour for colour in SERIES if colour not in CRITERION_COLOURS.values()]
+    others = [name for name in names if name not in CRITERION_COLOURS]
+    if len(names) < 2 or len(others) > len(spare):
+        return {}
+    return {name: CRITERION_COLOURS.get(name) or spare[others.index(name)] for name in names}
+
+
+def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict[str, str]) -> None:
     """The front as attained: between two points only the worse of both accuracies is attained at the lower
     cost.
     """
@@ -188,10 +202,13 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView) -> None:
     best = pareto.front(pool, {view.y: _better(view.y), view.x: _better(view.x)}).sort_values("_x")
     if best.empty:
         return
-    axes.step(best["_x"], best[view.y], where="post", color=FRONT, linewidth=1.6, zorder=3)
-    axes.scatter(
-        best["_x"], best[view.y], s=34, c=FRONT, zorder=4, label=f"front ({len(best)} of {len(pool)} trials)"
-    )
+    line = "#555555" if colours else FRONT
+    label = f"front ({len(best)} of {len(pool)} trials)"
+    axes.step(best["_x"], best[view.y], where="post", color=line, linewidth=1.6, zorder=3, label=label)
+    shades = [colours.get(name, FRONT) for name in best["criterion"]]
+    axes.scatter(best["_x"], best[view.y], s=38, c=shades, zorder=4)
+    for name, colour in colours.items():
+        axes.scatter([], [], s=38, c=colour, label=f"criterion {name}")
 
 
 def _draw_baseline(axes: Axes, rows: pd.DataFrame | None, view: FrontView) -> None:
