@@ -246,7 +246,9 @@ def _test(
 ) -> Test:
     difference, low, high = effect
     p, smallest, exact = chance
-    interval = f"95 % interval {low:+.4g} to {high:+.4g}" if min(len(a), len(b)) > 1 else "one value: no interval"
+    interval = (
+        f"95 % interval {low:+.4g} to {high:+.4g}" if min(len(a), len(b)) > 1 else "one value: no interval"
+    )
     said = f"{first} against {second}, {what}: {difference:+.4g} ({interval})"
     if smallest > _LEVEL:
         n = f"{len(a)} pairs" if a is b else f"{len(a)} and {len(b)} seeds"

@@ -309,8 +309,8 @@ def _open_parent(
 ) -> SweepRun:
     experiment = client.get_experiment_by_name(config.name)
     if experiment is None:
-        own = config.tracking.uri is None
-        location = (folder.absolute() / ARTIFACTS).as_uri() if own else None
+        # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
+        location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
         experiment_id = client.create_experiment(config.name, artifact_location=location)
     else:
         experiment_id = experiment.experiment_id

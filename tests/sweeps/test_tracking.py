@@ -210,3 +210,20 @@ def test_params_are_text_or_json(value: object, text: str) -> None:
 def test_outside_a_repository_the_commit_is_unknown(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert git_sha() == "unknown"
+
+
+def test_files_of_a_database_without_a_server_stay_in_the_sweeps_folder(
+    tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    shutil.copy(empty_store, tmp_path / "team.db")
+    checked = config(tmp_path, {"search.trials": 1, "tracking.uri": f"sqlite:///{tmp_path}/team.db"})
+    Path(checked.folder).mkdir(parents=True)
+    write_config(Path(checked.folder), checked)
+    writer = _open(checked)
+    _sweep(checked, writer)
+    writer.close("FINISHED")
+    assert list(elsewhere.iterdir()) == []
+    assert list(tmp_path.glob("inline/mlartifacts/*/artifacts/config.yaml"))
