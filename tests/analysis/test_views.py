@@ -4,6 +4,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import matplotlib.colors
 import numpy as np
 import pandas as pd
 import pytest
@@ -42,7 +43,7 @@ def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):
     assert [f.name for f in files] == ["front_params.png", "front_params.svg", "front_params.csv"]
     assert all(f.stat().st_size > 500 for f in files)
     again = pd.read_csv(files[2])
-    assert list(again.columns) == ["trial", "role", "params", "val_accuracy"]
+    assert list(again.columns) == ["trial", "role", "criterion", "params", "val_accuracy"]
     assert len(again) == len(view.points)
 
 
@@ -194,3 +195,17 @@ def test_publishing_again_changes_only_what_changed(tmp_path):
 def test_publish_without_a_finished_trial_writes_nothing(tmp_path):
     write_sweep(tmp_path / "none", [baseline_trial()])
     assert publish(tmp_path / "none").front == ()
+
+
+def test_points_are_coloured_by_criterion_only_where_it_varies(df):
+    def colours_of_points(table):
+        axes = figures.draw_front(figures.front_view(table)).axes[0]
+        return {
+            matplotlib.colors.to_hex(c[:3]) for points in axes.collections for c in points.get_facecolors()
+        }
+
+    mixed = df.assign(**{"prune.criterion": ["frs", "l1"] * 15 + ["frs"]})
+    used = {figures.CRITERION_COLOURS["frs"].lower(), figures.CRITERION_COLOURS["l1"].lower()}
+    assert used <= colours_of_points(mixed)
+    assert figures.TRIAL.lower() not in colours_of_points(mixed)
+    assert figures.TRIAL.lower() in colours_of_points(df.assign(**{"prune.criterion": "frs"}))
