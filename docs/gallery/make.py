@@ -8,6 +8,7 @@ Needs a Chromium for the pictures; the report itself does not. Fails on a consol
 from __future__ import annotations
 
 import argparse
+import csv
 import shutil
 import socket
 import subprocess
@@ -96,6 +97,18 @@ def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
     sys.exit("the MLflow server did not start")
 
 
+def forget_place(table: Path) -> None:
+    """Keep only the last part of ``data.path``: where the data lay on one machine is nobody's business."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["data.path"] = Path(row.get("data.path") or "").name
+    with table.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def main() -> None:
     """Collect files and pictures of one sweep."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -114,6 +127,7 @@ def main() -> None:
     for name in FILES:
         if (report / name).exists():
             shutil.copy(report / name, options.out / name)
+    forget_place(options.out / "front.csv")
     page = (report / "report.html").resolve().as_uri()
     errors = screenshot(options.chromium, page, options.out / "report.png", (1400, 3000), 15_000)
     if errors:
