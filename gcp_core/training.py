@@ -175,7 +175,10 @@ def _skip_ahead(
             manifest, tensors = found
             load_weights(state.model, tensors["model"], str(stages.root))
             state.optimizer.load_state_dict(tensors["optimizer"])
-            state.history += history_from(manifest)[state.epoch : epoch - 1]
+            # Which units count as prunable is this trial's own matter (``exclude``, ``residual``), not the other's.
+            own = {"prune/channels_left": _channels_left(state, setup)}
+            rows = history_from(manifest)[state.epoch : epoch - 1]
+            state.history += [EpochReport(row.epoch, {**row.metrics, **own}) for row in rows]
             log.info("epochs %d..%d taken over from another trial", first, epoch)
             return manifest["loss"]
     return None
@@ -275,6 +278,11 @@ def prune_event(state: _State, setup: Setup, epoch: int) -> Plan | None:
     return plan
 
 
+def _channels_left(state: _State, setup: Setup) -> float:
+    """Prunable units still alive."""
+    return float(setup.groups.num_units - sum(plan.num_units for plan in state.plans))
+
+
 def _report(
     state: _State, setup: Setup, epoch: int, loss: float, plan: Plan | None, started: float
 ) -> EpochReport:
@@ -287,7 +295,7 @@ def _report(
         "val/accuracy": evaluation.accuracy,
         "cost/macs": float(state.cost.macs),
         "cost/params": float(state.cost.params),
-        "prune/channels_left": float(setup.groups.num_units - sum(p.num_units for p in state.plans)),
+        "prune/channels_left": _channels_left(state, setup),
         "time/epoch_s": time.perf_counter() - started,
     }
     log.info(

@@ -122,3 +122,11 @@ def test_the_key_depends_on_what_was_removed_and_when():
     }
     assert len(keys) == 5
     assert stage_key("trunk", [plan], 4) == stage_key("trunk", [plan.with_meta(criterion="l1")], 4)
+
+
+def test_epochs_taken_over_count_the_units_of_the_trial_that_takes_them_over(tmp_path):
+    """The baseline knows nothing of ``exclude``: more units are prunable there."""
+    config = with_prune(exclude=("features.0",), target=0.2)
+    store = StageStore(tmp_path)
+    run_trial(BASE.baseline(), stages=store)
+    assert comparable(run_trial(config, stages=store)) == comparable(run_trial(config))
