@@ -16,7 +16,6 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import yaml
@@ -77,7 +76,8 @@ def run_job(job: Job, runner: str, sink: EpochSink) -> Outcome:
 
 
 def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
-    import torch  # the first trial of a process pays for it; the time of the trial does not
+    # Brings torch: the first trial of a process pays for it; the time of the trial does not.
+    from gcp_core.latency import threads
 
     start = time.perf_counter()
     rows: list[dict[str, float]] = []
@@ -89,7 +89,7 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
 
     try:
         function = load_factory(runner, "runner", ConfigError)
-        with _threads(torch, job.config.threads):
+        with threads(job.config.threads):
             shared = {"stages": _stages(folder)} if _takes_stages(function) else {}
             result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
@@ -130,17 +130,6 @@ def describe(exc: BaseException) -> str:
 
 def _row(report: Any) -> dict[str, float]:
     return {"epoch": int(report.epoch), **{key: float(value) for key, value in report.metrics.items()}}
-
-
-@contextlib.contextmanager
-def _threads(torch: ModuleType, number: int) -> Iterator[None]:
-    """One CPU slot is one thread: more only make trials wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextlib.contextmanager
