@@ -21,6 +21,7 @@ from sweeps.job import Job, Outcome, read_outcome
 from sweeps.ledger import Ledger, Record
 from sweeps.sampling import Proposer
 from sweeps.space import Point
+from sweeps.trunk import Trunk
 
 #: This many first jobs with the same error end the sweep.
 ALIKE = 3
@@ -54,7 +55,8 @@ class Progress(Protocol):
 class Conductor:
     """Runs a sweep to its end as long as somebody runs the jobs it hands out.
 
-    ``impossible`` says which trials would be refused for their target; such points are never proposed.
+    ``impossible`` says which trials would be refused for their target; such points are never proposed. ``trunk`` holds
+    back trials that would train what a running one is training; by default no training is shared and nobody waits.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
@@ -69,6 +71,7 @@ class Conductor:
         tracker: Tracker,
         progress: Progress,
         impossible: Callable[[TrialConfig], bool] | None = None,
+        trunk: Trunk | None = None,
     ) -> None:
         self.config = config
         self.stop_reason = ""
@@ -84,6 +87,7 @@ class Conductor:
         self._without_drop: dict[str, list[tuple[Job, Outcome]]] = {}
         self._exhausted = False
         self._impossible = impossible or (lambda trial: False)
+        self._trunk = trunk or Trunk(shared=False)
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -121,13 +125,12 @@ class Conductor:
         """A job to start now; None = wait if :attr:`has_work` is true, else there is nothing more to start."""
         if not self.has_work or len(self._active) >= self.concurrency:
             return None
-        if not self._queue:
-            self._enter_next()
-        if not self._queue:
+        job = self._take()
+        if job is None:
             return None
-        job = self._queue.popleft()
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         self._active[job.trial_id] = job
+        self._trunk.started(job)
         self._tracker.started(job)
         self._progress.started(job)
         return job
@@ -135,18 +138,32 @@ class Conductor:
     def epoch(self, trial_id: str, row: dict[str, float]) -> None:
         """One epoch of a running job is over; ``row`` holds ``epoch`` and the per-epoch metrics."""
         job = self._active[trial_id]
+        self._trunk.epoch(job, row)
         self._tracker.epoch(job, row)
         self._progress.epoch(job, row)
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
         job = self._active.pop(trial_id)
+        self._trunk.ended(job)
         self._settle(job, outcome)
 
     def interrupt(self, reason: str) -> None:
         """Start nothing more and let whoever runs the jobs end them."""
         self.stop_reason = self.stop_reason or reason
         self.interrupted = True
+
+    def _take(self) -> Job | None:
+        """The first job that need not wait for a running one; new trials are drawn as long as few are held back."""
+        while True:
+            position = self._trunk.free(self._queue)
+            if position is not None:
+                job = self._queue[position]
+                del self._queue[position]
+                return job
+            if len(self._queue) >= self.concurrency or self._all_entered():
+                return None
+            self._enter_next()
 
     def _enter_next(self) -> None:
         """Draw a new trial into the queue, behind its baseline if that does not exist yet."""
@@ -194,6 +211,7 @@ class Conductor:
             outcome = _with_finals(outcome, accuracy_drop=0.0)
         key = job.config.key()
         self._baselines[key] = outcome
+        self._trunk.baseline(job, outcome)
         self._ledger.close(job, outcome, _baseline_values(outcome))
         self._announce(job, outcome)
         for waiting, answer in self._waiting.pop(key, []):
@@ -262,6 +280,7 @@ class Conductor:
         elif record.status == "complete":
             self._baseline_jobs[record.key] = record.job
             self._baselines[record.key] = Outcome("complete", record.finals)
+            self._trunk.baseline(record.job, self._baselines[record.key])
 
     def _resume(self, job: Job) -> None:
         """A trial whose process had finished when the driver died is not trained again."""

@@ -39,6 +39,7 @@ class SearchConfig:
         objectives: short name of a final value -> ``max`` or ``min``.
         constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
         points: points to try first, each a mapping of every searched path to a value.
+        share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
     """
 
     sampler: str = "tpe"
@@ -47,6 +48,7 @@ class SearchConfig:
     objectives: dict[str, str] = field(default_factory=lambda: {"val_accuracy": "max", "macs": "min"})
     constraints: tuple[str, ...] = ()
     points: tuple[dict[str, Any], ...] = ()
+    share: bool = True
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -139,7 +141,7 @@ class SweepConfig:
 
 
 #: What may change between two runs of the same sweep.
-_MAY_CHANGE = ("search.trials", "search.concurrency", "resources.", "tracking.", "storage", "confirm.")
+_MAY_CHANGE = ("search.trials", "search.concurrency", "search.share", "resources.", "tracking.", "storage", "confirm.")
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:

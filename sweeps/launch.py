@@ -30,6 +30,7 @@ from sweeps.preflight import check_space, check_storage, check_tracking
 from sweeps.progress import LineProgress
 from sweeps.tracking import MlflowWriter, open_writer
 from sweeps.trial import DEFAULT_RUNNER, STAGES
+from sweeps.trunk import Trunk
 
 _log = logging.getLogger(__name__)
 
@@ -183,7 +184,8 @@ def _conduct(
 ) -> Sweep:
     trials, baselines = ledger.records("trial"), ledger.records("baseline")
     writer.reconcile([*baselines, *trials], known_drops(baselines, trials))
-    conductor = Conductor(config, ledger, writer, progress, _impossible(launch))
+    trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
+    conductor = Conductor(config, ledger, writer, progress, _impossible(launch), trunk)
     state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)

@@ -34,7 +34,8 @@ class ConductorSearcher(Searcher):
         if job is None:
             return None if conductor.has_work else Searcher.FINISHED
         self._names[trial_id] = job.trial_id
-        return {"trial_id": job.trial_id, "job": job.to_json(), "runner": self._runner}
+        share = conductor.config.search.share
+        return {"trial_id": job.trial_id, "job": job.to_json(), "runner": self._runner, "share": share}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._receive(trial_id, result)

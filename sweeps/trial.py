@@ -7,10 +7,12 @@ that is gone is seen by Ray as an error, and started again from the last checkpo
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import inspect
 import json
 import logging
 import os
+import shutil
 import sys
 import time
 import traceback
@@ -25,12 +27,16 @@ from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
 from gcp_core.factory import load_factory
 from sweeps.job import Job, Outcome, read_outcome, write_outcome
 from sweeps.lock import trial_lock
+from sweeps.provenance import collect
+from sweeps.watchdog import Watchdog
 
 if TYPE_CHECKING:
     from gcp_core.stages import StageStore
 
 #: Folder of shared training states in the sweep's folder.
 STAGES = "stages"
+#: Folder of the epochs' checkpoints in a trial's folder.
+EPOCHS = "epochs"
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
 #: Name of the one value in a Tune report: JSON of ``{"epoch": row}`` or ``{"outcome": outcome}``.
 PAYLOAD = "payload"
@@ -40,25 +46,36 @@ EpochSink = Callable[[dict[str, float]], None]
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
-    """What Ray Tune calls: ``config`` holds ``job`` (JSON) and ``runner`` (``package.module:function``)."""
+    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``
+    and ``hang_s``."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
         tune.report({PAYLOAD: json.dumps({"epoch": row})})
 
-    outcome = run_job(Job.from_json(config["job"]), config["runner"], send)
+    outcome = run_job(
+        Job.from_json(config["job"]),
+        config["runner"],
+        send,
+        share=config.get("share", True),
+        hang_s=config.get("hang_s"),
+    )
     tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
 
 
-def run_job(job: Job, runner: str, sink: EpochSink) -> Outcome:
+def run_job(
+    job: Job, runner: str, sink: EpochSink, share: bool = True, hang_s: float | None = None
+) -> Outcome:
     """Run (or go on with) a job in its folder; never raises because of the trial.
 
     Args:
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
         sink: receives one row per epoch: ``epoch`` and the per-epoch metrics.
+        share: take over and leave behind training that the sweep's other trials have in common with this one.
+        hang_s: end this process if an epoch takes longer than this many seconds; None = never.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
-    ``traceback.txt`` if it raised.
+    ``traceback.txt`` if it raised; the epochs' checkpoints go.
     """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -69,13 +86,17 @@ def run_job(job: Job, runner: str, sink: EpochSink) -> Outcome:
         (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
         with _captured(folder / schema.ARTIFACT_LOG):
             _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
-            outcome = _run(job, runner, sink, folder)
+            with Watchdog(folder, hang_s) as watchdog:
+                outcome = _run(job, runner, sink, folder, share, watchdog)
+            outcome = dataclasses.replace(outcome, provenance=collect(job.config.threads, folder))
             _log.info("%s ends: %s %s", job.trial_id, outcome.status, outcome.error)
         write_outcome(folder, outcome)
+        # The core removes them too, unless the trial raised.
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
         return outcome
 
 
-def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
+def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watchdog: Watchdog) -> Outcome:
     # Brings torch: the first trial of a process pays for it; the time of the trial does not.
     from gcp_core.latency import threads
 
@@ -85,19 +106,21 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path) -> Outcome:
     def report(epoch_report: Any) -> None:
         row = _row(epoch_report)
         rows.append(row)
-        sink(row)
+        with watchdog.pause():  # the driver may take its time
+            sink(row)
 
     try:
         function = load_factory(runner, "runner", ConfigError)
         with threads(job.config.threads):
-            shared = {"stages": _stages(folder)} if _takes_stages(function) else {}
+            shared = {"stages": _stages(folder)} if share and _takes_stages(function) else {}
             result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
         text = traceback.format_exc()
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
         _log.error("%s", text)
         status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
-        return Outcome(status, {}, tuple(rows), describe(exc), time.perf_counter() - start)
+        error = _out_of_memory(exc, job) or describe(exc)
+        return Outcome(status, {}, tuple(rows), error, time.perf_counter() - start)
     return Outcome(
         status=result.status,
         finals={name: float(value) for name, value in result.finals.items()},
@@ -126,6 +149,17 @@ def describe(exc: BaseException) -> str:
     if isinstance(exc, GcpError):
         return text
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _out_of_memory(exc: BaseException, job: Job) -> str:
+    """What to do about memory that ran out, empty if that is not what happened."""
+    known = isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError"
+    if not known and "can't allocate memory" not in str(exc):  # torch's word for it on a CPU
+        return ""
+    return (
+        f"out of memory with train.batch_size={job.config.train.batch_size}; lower it, or search.concurrency"
+        f" (trials on one machine share its memory): {describe(exc)}"
+    )
 
 
 def _row(report: Any) -> dict[str, float]:
