@@ -17,6 +17,7 @@ from typing import Protocol
 from gcp_core.config import TrialConfig
 from gcp_core.schema import FINALS
 from sweeps.config import SweepConfig
+from sweeps.confirm import confirm_runs
 from sweeps.job import Job, Outcome, read_outcome
 from sweeps.ledger import Ledger, Record
 from sweeps.sampling import Proposer
@@ -86,6 +87,7 @@ class Conductor:
         self._ended: list[Outcome] = []
         self._without_drop: dict[str, list[tuple[Job, Outcome]]] = {}
         self._exhausted = False
+        self._confirming = config.confirm.seeds == 0
         self._impossible = impossible or (lambda trial: False)
         self._trunk = trunk or Trunk(shared=False)
         self._take_over()
@@ -109,7 +111,7 @@ class Conductor:
     @property
     def has_work(self) -> bool:
         """Whether there is anything left to start."""
-        return not self.stop_reason and (bool(self._queue) or not self._all_entered())
+        return not self.stop_reason and (bool(self._queue) or not self._all_entered() or not self._confirming)
 
     @property
     def active(self) -> tuple[Job, ...]:
@@ -161,9 +163,12 @@ class Conductor:
                 job = self._queue[position]
                 del self._queue[position]
                 return job
-            if len(self._queue) >= self.concurrency or self._all_entered():
+            if not self._all_entered() and len(self._queue) < self.concurrency:
+                self._enter_next()
+            elif not (self._confirming or self._queue or self._active) and self._all_entered():
+                self._enter_confirm_runs()
+            else:
                 return None
-            self._enter_next()
 
     def _enter_next(self) -> None:
         """Draw a new trial into the queue, behind its baseline if that does not exist yet."""
@@ -178,6 +183,22 @@ class Conductor:
         job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
         self._entered += 1
         self._queue.append(job)
+
+    def _enter_confirm_runs(self) -> None:
+        """The search is over: queue the front's members on fresh seeds, those apart that an earlier driver entered."""
+        self._confirming = True
+        known = {record.key for record in self._ledger.records("confirm")}
+        runs = confirm_runs(
+            self._ledger.records("trial"), self.config.search.objectives, self.config.confirm.seeds
+        )
+        new = [record for record in runs if record.key not in known]
+        for record in new:
+            self._enter_baseline(record.job.config)
+            self._queue.append(self._ledger.add("confirm", record.job.config, record.job.point, {}))
+        if new:
+            seeds = sorted({record.job.config.seed for record in runs})
+            members = len(runs) // len(seeds)
+            self._progress.note(f"search over; confirming {members} trials of the front on the seeds {seeds}")
 
     def _enter_baseline(self, config: TrialConfig) -> None:
         baseline = config.baseline()
@@ -228,8 +249,9 @@ class Conductor:
             outcome = _with_finals(outcome, accuracy_drop=drop)
         outcome, values, violations = judge(self.config, outcome, baseline)
         self._ledger.close(job, outcome, values, violations)
-        self._proposer.answer(job.number, values, violations)
-        self._done += 1
+        if job.kind == "trial":
+            self._proposer.answer(job.number, values, violations)
+            self._done += 1
         if baseline is None:
             self._without_drop.setdefault(job.baseline_key, []).append((job, outcome))
         self._announce(job, outcome)
@@ -266,12 +288,11 @@ class Conductor:
         self._proposer.replay(trials)
         for record in baselines:
             self._take_over_baseline(record)
-        for record in trials:
-            if not record.finished:
-                self._enter_baseline(record.job.config)
-        for record in trials:
-            if not record.finished:
-                self._resume(record.job)
+        unfinished = [record for record in [*trials, *self._ledger.records("confirm")] if not record.finished]
+        for record in unfinished:
+            self._enter_baseline(record.job.config)
+        for record in unfinished:
+            self._resume(record.job)
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:

@@ -105,6 +105,17 @@ class ResourcesConfig:
 
 
 @dataclass(frozen=True)
+class ConfirmConfig:
+    """After the search: the front's members are trained again on this many fresh ``seeds`` (0 = not at all)."""
+
+    seeds: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seeds <= 1000:
+            raise ConfigError(f"{self.seeds!r} is not a whole number in [0, 1000]", "confirm.seeds")
+
+
+@dataclass(frozen=True)
 class TrackingConfig:
     """Where MLflow is. ``uri: null`` is an SQLite file in the sweep's folder."""
 
@@ -118,6 +129,7 @@ class SweepConfig:
     name: str
     space: Space
     search: SearchConfig
+    confirm: ConfirmConfig
     resources: ResourcesConfig
     tracking: TrackingConfig
     storage: str
@@ -141,7 +153,15 @@ class SweepConfig:
 
 
 #: What may change between two runs of the same sweep.
-_MAY_CHANGE = ("search.trials", "search.concurrency", "search.share", "resources.", "tracking.", "storage", "confirm.")
+_MAY_CHANGE = (
+    "search.trials",
+    "search.concurrency",
+    "search.share",
+    "resources.",
+    "tracking.",
+    "storage",
+    "confirm.",
+)
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -185,6 +205,7 @@ _TRIAL_PARTS: dict[str, type] = {
 }
 _SWEEP_PARTS: dict[str, type] = {
     "search": SearchConfig,
+    "confirm": ConfirmConfig,
     "resources": ResourcesConfig,
     "tracking": TrackingConfig,
 }

@@ -24,7 +24,7 @@ class Entry:
     """``sweep.json``: how to find the sweep in MLflow, and whether it came to its end.
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
-    is also what a killed driver leaves behind.
+    is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then.
     """
 
     id: str
@@ -35,6 +35,7 @@ class Entry:
     config_digest: str
     state: str = "running"
     trials: int = 0
+    confirm_seeds: int = 0
 
 
 def read_entry(folder: Path) -> Entry | None:
@@ -81,7 +82,7 @@ def check_unchanged(config: SweepConfig) -> None:
         raise ConfigError(
             f"the sweep exists with another config: {'; '.join(changed)}",
             str(folder),
-            "--new starts a new sweep beside it; search.trials, search.concurrency, resources and tracking may change",
+            "--new starts a new sweep beside it; search.trials, .concurrency, confirm, resources and tracking may change",
         )
 
 

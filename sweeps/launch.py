@@ -137,6 +137,7 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
         entry is None
         or entry.state != "complete"
         or entry.trials < config.num_trials()
+        or entry.confirm_seeds < config.confirm.seeds
         or not entry.parent_run_id
     ):
         return None
@@ -182,8 +183,8 @@ def _conduct(
     entry: Entry,
     progress: LineProgress,
 ) -> Sweep:
-    trials, baselines = ledger.records("trial"), ledger.records("baseline")
-    writer.reconcile([*baselines, *trials], known_drops(baselines, trials))
+    baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
+    writer.reconcile([*baselines, *others], known_drops(baselines, others))
     trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
     conductor = Conductor(config, ledger, writer, progress, _impossible(launch), trunk)
     state, message, unwritten = "failed", "the driver ended with an error", 0
@@ -196,7 +197,8 @@ def _conduct(
         unwritten = writer.close(status)
         # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
         noted = "interrupted" if state == "complete" and unwritten else state
-        write_entry(folder, dataclasses.replace(entry, state=noted, trials=conductor.total))
+        counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
+        write_entry(folder, dataclasses.replace(entry, state=noted, **counts))
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
         shutil.rmtree(folder / STAGES, ignore_errors=True)

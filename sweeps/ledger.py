@@ -1,8 +1,8 @@
 """The sweep's single source of truth: which trials exist, what they are and how they ended.
 
-An Optuna study on a journal file (``optuna-dashboard`` opens it); baselines live in a sibling study of the same file.
-A trial enters with its whole config in one line of the journal, so a killed driver never leaves half a trial. Only the
-driver that holds the run lock writes.
+An Optuna study on a journal file (``optuna-dashboard`` opens it); baselines and confirm runs live in sibling studies
+of the same file. A trial enters with its whole config in one line of the journal, so a killed driver never leaves half a
+trial. Only the driver that holds the run lock writes.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,15 @@ _log = logging.getLogger(__name__)
 JOURNAL = "journal.log"
 _CONFIG, _POINT, _KEY = "config", "point", "key"
 _STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
+_WEIGHTS, _PROVENANCE = "weights_sha256", "provenance"
 
 
 @dataclass(frozen=True)
 class Record:
-    """One line of the ledger. ``values`` are the objectives, ``violations`` the constraints (<= 0 is kept)."""
+    """One line of the ledger. ``values`` are the objectives, ``violations`` the constraints (<= 0 is kept).
+
+    ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
+    """
 
     job: Job
     key: str
@@ -47,6 +51,8 @@ class Record:
     seconds: float
     values: tuple[float, ...] | None
     violations: dict[str, float]
+    weights_sha256: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
@@ -55,7 +61,7 @@ class Record:
 
 
 class Ledger:
-    """The two studies of a sweep's folder, created where they are missing.
+    """The three studies of a sweep's folder (trials, baselines, confirm runs), created where they are missing.
 
     Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
     look at a copy (:func:`read_records`).
@@ -71,6 +77,7 @@ class Ledger:
             storage = JournalStorage(backend)
             self._trials = _open_study(storage, name, objectives)
             self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
+            self._confirm = _open_study(storage, f"{name}/confirm", objectives)
 
     def add(
         self,
@@ -108,6 +115,8 @@ class Ledger:
         trial.set_user_attr(_FINALS, outcome.finals)
         trial.set_user_attr(_ERROR, outcome.error)
         trial.set_user_attr(_SECONDS, outcome.seconds)
+        trial.set_user_attr(_WEIGHTS, outcome.weights_sha256)
+        trial.set_user_attr(_PROVENANCE, outcome.provenance)
         for name, excess in (violations or {}).items():
             if name not in frozen.constraints:
                 trial.set_constraint(name, excess)
@@ -118,7 +127,7 @@ class Ledger:
             study.tell(job.number, values=values if state == TrialState.COMPLETE else None, state=state)
 
     def records(self, kind: Kind = "trial") -> list[Record]:
-        """All trials (or baselines) in the order of their numbers."""
+        """All records of a kind in the order of their numbers."""
         study = self._study(kind)
         return [self._record(kind, frozen) for frozen in study.get_trials(deepcopy=False)]
 
@@ -135,6 +144,8 @@ class Ledger:
             seconds=known.get(_SECONDS, 0.0),
             values=tuple(frozen.values) if frozen.state == TrialState.COMPLETE else None,
             violations={} if running else dict(frozen.constraints),
+            weights_sha256=known.get(_WEIGHTS, ""),
+            provenance=dict(known.get(_PROVENANCE, {})),
         )
 
     def _job(self, kind: Kind, number: int, config: TrialConfig, point: dict[str, Any]) -> Job:
@@ -142,18 +153,23 @@ class Ledger:
         return Job(name, kind, number, config, point, str(self.folder.absolute() / "trials" / name))
 
     def _study(self, kind: Kind) -> optuna.Study:
-        return self._trials if kind == "trial" else self._baselines
+        return {"trial": self._trials, "baseline": self._baselines, "confirm": self._confirm}[kind]
 
 
-def read_records(folder: Path, name: str, objectives: Mapping[str, str]) -> tuple[list[Record], list[Record]]:
-    """(trials, baselines) of a sweep that another process may be writing: reads a copy of the journal's whole lines."""
+def read_records(
+    folder: Path,
+    name: str,
+    objectives: Mapping[str, str],
+    kinds: Sequence[Kind] = ("trial", "baseline"),
+) -> tuple[list[Record], ...]:
+    """The records of each kind, of a sweep that another process may be writing: reads a copy of the whole lines."""
     path = folder / JOURNAL
     whole = path.read_bytes() if path.exists() else b""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / JOURNAL
         copy.write_bytes(whole[: whole.rfind(b"\n") + 1])
         ledger = Ledger(folder, name, objectives, journal=copy)
-        return ledger.records("trial"), ledger.records("baseline")
+        return tuple(ledger.records(kind) for kind in kinds)
 
 
 def _open_study(storage: JournalStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:
