@@ -90,6 +90,13 @@ class Tag:
     FRONT = "pareto.front"
     RANK = "pareto.rank"
     GIT_SHA = "git_sha"
+    #: Names the final weights bit by bit; ``gcp-sweep replay`` reproduces it.
+    WEIGHTS = "weights_sha256"
+    #: What the trial ran with: names the data, "torch=2.15.0 ...", the processor or GPU, threads.
+    DATA_DIGEST = "data_digest"
+    VERSIONS = "versions"
+    DEVICE = "device"
+    THREADS = "threads"
     SCHEMA = "schema"
     #: MLflow's own
     PARENT = "mlflow.parentRunId"

@@ -191,6 +191,23 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
     return OK if result.status in ("complete", "stopped") else FAILED
 
 
+@main.command()
+@_sweep
+@click.argument("trial")
+@_json
+@_command
+def replay(sweep: str, trial: str, as_json: bool) -> int:
+    """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?"""
+    from sweeps.replay import replay as train_again
+
+    def show(report: Any) -> None:
+        click.echo(f"epoch {report.epoch:3d}: train loss {report.metrics['train/loss']:.6g}", err=True)
+
+    found = train_again(Path(sweep), trial, show)
+    click.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
+    return OK if found.equal else FAILED
+
+
 def closing_words(sweep: Sweep, again: str) -> str:
     """How it ended, and what to type next."""
     counts = (

@@ -62,6 +62,7 @@ class Outcome:
         error: one sentence, empty if nothing went wrong.
         seconds: wall time of the run that ended it.
         weights_sha256: of the final weights, empty if there are none.
+        provenance: of the process that ended it (``sweeps.provenance``).
     """
 
     status: str
@@ -70,6 +71,7 @@ class Outcome:
     error: str = ""
     seconds: float = 0.0
     weights_sha256: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:

@@ -7,9 +7,10 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
-from gcp_core.config import PruneConfig, TrialConfig
+from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget
 from sweeps.job import Job, Outcome, read_outcome, trial_id
 from sweeps.trial import describe, run_job
@@ -81,6 +82,25 @@ def test_an_exception_of_somebody_else_is_named_with_its_type() -> None:
     assert describe(ValueError("two\nlines")) == "ValueError: two lines"
     assert describe(ZeroDivisionError()) == "ZeroDivisionError"
     assert describe(Diverged("the loss is nan", "train")) == "train: the loss is nan"
+
+
+def without_memory(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    (Path(checkpoint_dir) / "epochs" / "epoch_0001").mkdir(parents=True)
+    raise {"python": MemoryError(), "gpu": torch.OutOfMemoryError("CUDA out of memory"), "cpu": None}[
+        config.model.name
+    ] or RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+@pytest.mark.parametrize("where", ["python", "gpu", "cpu"])
+def test_memory_that_runs_out_fails_the_trial_and_says_what_to_lower(tmp_path: Path, where: str) -> None:
+    config = TrialConfig(model=ModelConfig(name=where), train=TrainConfig(batch_size=96))
+    job = _job(tmp_path, config)
+    outcome = run_job(job, f"{__name__}:without_memory", lambda row: None)
+    assert outcome.status == "failed"
+    assert outcome.error.startswith(
+        "out of memory with train.batch_size=96; lower it, or search.concurrency (trials on one machine share"
+    )
+    assert not (Path(job.folder) / "epochs").exists(), "a trial that has ended needs no checkpoints"
 
 
 def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
