@@ -24,6 +24,12 @@ COST_KINDS = ("macs", "params")
 NORMALISATIONS = ("auto", "none", "unit_l2", "mean", "max")
 ALLOCATORS = ("global", "uniform")
 
+#: Metadata of fields that say how the work is done and not what comes out of it: no part of a trial's identity.
+_HANDLING = {"identity": "never"}
+#: Metadata of fields that came later, with a default that means "as before": part of the identity only where they are
+#: set, so that every older configuration keeps its key.
+_LATER = {"identity": "where set"}
+
 
 def _number(where: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
     ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
@@ -68,7 +74,7 @@ class DataConfig:
 
     name: str = "digits"
     path: str | None = None
-    download: bool = False
+    download: bool = field(default=False, metadata=_HANDLING)
     image_size: int | None = None
     val_share: float = 0.1
     val_images: int | None = None
@@ -76,9 +82,9 @@ class DataConfig:
     split_seed: int = 0
     augment: str = "auto"
     crop_padding: int | None = None
-    streaming: bool | str = "auto"
-    memory_gib: float | None = None
-    workers: int = 2
+    streaming: bool | str = field(default="auto", metadata=_HANDLING)
+    memory_gib: float | None = field(default=None, metadata=_HANDLING)
+    workers: int = field(default=2, metadata=_HANDLING)
 
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
@@ -177,6 +183,8 @@ class PruneConfig:
         interval: epochs between events.
         ratio: share of the units still alive that each event removes. Default 0.2 unless ``count`` is given.
         count: units each event removes.
+        hidden_count: hidden linear layers are ranked on their own and lose this many units each event (the paper's VGG);
+            ``ratio`` and ``count`` then mean the other units. None = ranked with the rest.
         target: share of ``of`` to remove; no events after it is reached. None = no target: every event until
             ``until`` takes place (the paper's schedule).
         of: ``macs`` or ``params``.
@@ -198,6 +206,7 @@ class PruneConfig:
     interval: int = 2
     ratio: float | None = None
     count: int | None = None
+    hidden_count: int | None = field(default=None, metadata=_LATER)
     target: float | None = 0.5
     of: str = "macs"
     until: int | float = 0.75
@@ -227,6 +236,8 @@ class PruneConfig:
             _number("prune.ratio", self.ratio, 0.0, 1.0, open_low=True)
         if self.count is not None:
             _integer("prune.count", self.count, 1)
+        if self.hidden_count is not None:
+            _integer("prune.hidden_count", self.hidden_count, 1)
         if self.target is not None:
             _number("prune.target", self.target, 0.0, 1.0, open_low=True)
         if self.target == 1.0:
@@ -283,13 +294,30 @@ class TrialConfig:
                 parts[name] = _build(part, parts[name], f"{name}.")
         return _build(cls, parts, "")
 
+    def identity(self) -> dict[str, Any]:
+        """:meth:`to_dict` without what cannot change the result: ``threads``, and how the images are read.
+
+        ``data.path`` stays: a key is computed without looking at the images, and the path is what tells two data sets
+        of one kind apart.
+        """
+        values = self.to_dict()
+        del values["threads"]
+        for name, part in _PARTS.items():
+            for item in dataclasses.fields(part) if values[name] is not None else ():
+                kind = item.metadata.get("identity")
+                if kind == "never":
+                    values[name][item.name] = item.default
+                elif kind == "where set" and values[name][item.name] == item.default:
+                    del values[name][item.name]
+        return values
+
     def config_id(self) -> str:
-        """Twelve hex digits that name the configuration without its seed (replicates share it)."""
-        return digest({k: v for k, v in self.to_dict().items() if k not in ("seed", "threads")})
+        """Twelve hex digits that name the :meth:`identity` without the seed (replicates share it)."""
+        return digest({k: v for k, v in self.identity().items() if k != "seed"})
 
     def key(self) -> str:
-        """Twelve hex digits that name the configuration with its seed: equal keys are the same trial."""
-        return digest({k: v for k, v in self.to_dict().items() if k != "threads"})
+        """Twelve hex digits that name the :meth:`identity`: equal keys are the same trial."""
+        return digest(self.identity())
 
 
 _PARTS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}

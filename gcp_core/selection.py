@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from torch import Tensor
@@ -57,6 +58,8 @@ class Budget:
 
     Attributes:
         count: units to remove; or ``ratio``: share of the living units, rounded half up, at least one.
+        hidden_count: hidden linear layers are ranked on their own and lose this many units; ``count`` and ``ratio``
+            then mean the other units. None = one ranking for all.
         min_channels, min_share: a group keeps at least this many units, and this share of its original ones.
         of: ``macs`` or ``params``: what ``limit`` and cost weighting mean.
         limit: absolute cost to reach: the event is trimmed to the fewest units that bring the cost down to it.
@@ -67,6 +70,7 @@ class Budget:
 
     count: int | None = None
     ratio: float | None = None
+    hidden_count: int | None = None
     min_channels: int = 2
     min_share: float = 0.1
     of: str = "macs"
@@ -81,6 +85,8 @@ class Budget:
             raise ConfigError(f"{self.count!r} is negative", "budget.count")
         if self.ratio is not None and not 0 < self.ratio <= 1:
             raise ConfigError(f"{self.ratio!r} is not in (0, 1]", "budget.ratio")
+        if self.hidden_count is not None and self.hidden_count < 0:
+            raise ConfigError(f"{self.hidden_count!r} is negative", "budget.hidden_count")
         if self.min_channels < 1 or not 0 <= self.min_share <= 1:
             given = f"min_channels={self.min_channels!r}, min_share={self.min_share!r}"
             raise ConfigError(f"{given}: allowed are >= 1 and 0..1", "budget")
@@ -108,7 +114,8 @@ def select_channels(scores: Mapping[str, Tensor], groups: Groups, budget: Budget
     """The plan that removes the lowest-scored units: pure, exact and deterministic.
 
     A unit's score is the mean over its scored members (over their channels where one has several); a unit without any
-    score is never picked. Ties: lowest channel first, then the group that comes last in the forward.
+    score is never picked. Ties: lowest channel first, then the group that comes last in the forward. Where hidden
+    linear layers have a ranking of their own, an event that a limit cuts short takes the same share of both rankings.
 
     Args:
         scores: layer -> ``(C,)``, higher = keep. Layers may be missing; frozen layers are ignored.
@@ -121,16 +128,19 @@ def select_channels(scores: Mapping[str, Tensor], groups: Groups, budget: Budget
         InfeasibleTarget: ``budget.limit`` is below what is left when every group is at its floor.
     """
     keys = _unit_keys(_checked(scores, groups), groups, budget)
-    order = _removal_order(keys, groups, budget)
-    asked = budget.units(groups.num_units)
+    parts = _parts(groups, budget)
+    queues = [_Queue(_removal_order(keys, groups, own, budget), asked) for own, asked in parts]
     _check_limit(groups, budget)
-    picked = _pick(order, min(asked, len(order)), groups, budget)
+    turns = _turns(queues)
+    picked = _pick(queues, turns, groups, budget)
     if budget.limit is not None and _cost(groups, picked, budget) < budget.limit:
-        picked = _trim(order, len(picked), groups, budget)
+        picked = _trim(queues, turns, groups, budget)
     removed: dict[str, list[int]] = {}
     for group, unit in ((groups.groups[g], u) for g, u in picked):
         removed.setdefault(group.name, []).append(unit)
-    meta = {"asked": asked, "removed": len(picked)}
+    meta = {"asked": sum(asked for _, asked in parts), "removed": len(picked)}
+    if budget.hidden_count is not None:
+        meta["hidden_count"] = budget.hidden_count
     if budget.round_to > 1:
         meta["round_to"] = budget.round_to
     return groups.plan(removed, meta=meta)
@@ -198,10 +208,32 @@ def _member_means(member: Member, values: np.ndarray) -> np.ndarray:
     return np.add.reduceat(flat, starts) / counts
 
 
-def _removal_order(keys: np.ndarray, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
+def hidden_groups(groups: Groups) -> list[int]:
+    """Indices of the groups that hold hidden linear layers and nothing else."""
+    linear = groups.linear_layers()
+    return [g for g, group in enumerate(groups.groups) if all(m.layer in linear for m in group.members)]
+
+
+def _parts(groups: Groups, budget: Budget) -> list[tuple[list[int], int]]:
+    """The rankings: indices of the groups that compete in each, and the units asked of it."""
+    every = list(range(len(groups.groups)))
+    if budget.hidden_count is None:
+        return [(every, budget.units(groups.num_units))]
+    hidden = hidden_groups(groups)
+    others = [g for g in every if g not in hidden]
+    return [
+        (others, budget.units(sum(groups.groups[g].size for g in others))),
+        (hidden, budget.hidden_count),
+    ]
+
+
+def _removal_order(
+    keys: np.ndarray, groups: Groups, competing: list[int], budget: Budget
+) -> list[tuple[int, int]]:
     """(group index, unit) of all units that may go, first to go first. Each prefix keeps every floor."""
     order: list[tuple[float, float, int, int, int]] = []
-    for g, group in enumerate(groups.groups):
+    for g in competing:
+        group = groups.groups[g]
         first = group.first_channels()
         own = keys[group.first_unit : group.first_unit + group.size].tolist()
         ranked = sorted((key, first[unit], unit) for unit, key in enumerate(own) if not math.isnan(key))
@@ -212,10 +244,29 @@ def _removal_order(keys: np.ndarray, groups: Groups, budget: Budget) -> list[tup
     return [(-minus_g, unit) for _, _, _, minus_g, unit in sorted(order)]
 
 
-def _pick(order: list[tuple[int, int]], count: int, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
-    if budget.round_to == 1:
-        return order[:count]
-    return _rounded(order, count, groups, budget)
+class _Queue(NamedTuple):
+    """One ranking: (group index, unit), first to go first, and how many are asked for."""
+
+    order: list[tuple[int, int]]
+    asked: int
+
+
+def _turns(queues: list[_Queue]) -> np.ndarray:
+    """Which queue the first, second, ... unit comes from: every prefix takes about the same share of each."""
+    counts = [min(queue.asked, len(queue.order)) for queue in queues]
+    shares = [((rank + 1) / n, q) for q, n in enumerate(counts) for rank in range(n)]
+    return np.array([q for _, q in sorted(shares)], dtype=np.int64)
+
+
+def _pick(queues: list[_Queue], turns: np.ndarray, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
+    """As many units of each queue as it has turns."""
+    picked: list[tuple[int, int]] = []
+    for queue, count in zip(queues, np.bincount(turns, minlength=len(queues)).tolist(), strict=True):
+        if budget.round_to == 1:
+            picked += queue.order[:count]
+        else:
+            picked += _rounded(queue.order, count, groups, budget)
+    return picked
 
 
 def _rounded(
@@ -254,16 +305,16 @@ def _allowed_removals(group: Group, budget: Budget) -> list[int]:
     return [n for n in range(group.size - low + 1) if n == 0 or (group.size - n) % step == 0]
 
 
-def _trim(order: list[tuple[int, int]], count: int, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
+def _trim(queues: list[_Queue], turns: np.ndarray, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
     """The shortest pick whose cost is at or below the limit (the cost falls with every unit)."""
-    low, high = 0, count
+    low, high = 0, len(turns)
     while low < high:
         middle = (low + high) // 2
-        if _cost(groups, _pick(order, middle, groups, budget), budget) <= float(budget.limit or 0):
+        if _cost(groups, _pick(queues, turns[:middle], groups, budget), budget) <= float(budget.limit or 0):
             high = middle
         else:
             low = middle + 1
-    return _pick(order, low, groups, budget)
+    return _pick(queues, turns[:low], groups, budget)
 
 
 def _cost(groups: Groups, picked: list[tuple[int, int]], budget: Budget) -> int:
@@ -291,11 +342,17 @@ def _check_limit(groups: Groups, budget: Budget) -> None:
 def _costliest(groups: Groups, budget: Budget, of: str) -> Plan:
     """The plan of one event that always takes the unit with the largest marginal cost next."""
     slopes = _Slopes(groups, of)
-    room = np.array([group.size - budget.floor(group) for group in groups.groups], dtype=float)
+    room = np.array([group.size - budget.floor(group) for group in groups.groups], dtype=int)
     taken = np.zeros(len(room), dtype=int)
-    for _ in range(min(budget.units(groups.num_units), int(room.sum()))):
-        g = int(np.argmax(np.where(taken < room, slopes.per_unit(), -1.0)))
+    parts = _parts(groups, budget)
+    part_of = np.zeros(len(room), dtype=int)
+    for part, (own, _) in enumerate(parts):
+        part_of[own] = part
+    left = np.array([asked for _, asked in parts])
+    while (free := (taken < room) & (left[part_of] > 0)).any():
+        g = int(np.argmax(np.where(free, slopes.per_unit(), -1.0)))
         taken[g] += 1
+        left[part_of[g]] -= 1
         slopes.remove(g)
     return groups.plan(
         {group.name: range(int(n)) for group, n in zip(groups.groups, taken, strict=True) if n}

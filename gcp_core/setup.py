@@ -22,7 +22,7 @@ from gcp_core.groups import Groups, find_groups
 from gcp_core.models import build_model
 from gcp_core.schedule import event_epochs
 from gcp_core.seeds import derive_seed, generator
-from gcp_core.selection import Budget, Ranking, reachable_share
+from gcp_core.selection import Budget, Ranking, hidden_groups, reachable_share
 
 
 @dataclass(frozen=True)
@@ -91,6 +91,7 @@ def build_setup(config: TrialConfig) -> Setup:
         return Setup(*common, None, None, 0.0)
     criterion = build_criterion(prune.criterion, prune.options)
     limit = 0.0 if prune.target is None else (1 - prune.target) * getattr(dense, prune.of)
+    _check_hidden(prune, groups)
     _check_target(config, groups)
     scoring = scoring_batches(
         splits.train.to(device),
@@ -114,6 +115,7 @@ def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True)
     return Budget(
         count=prune.count,
         ratio=prune.ratio,
+        hidden_count=prune.hidden_count,
         min_channels=prune.min_channels,
         min_share=prune.min_share,
         of=prune.of,
@@ -125,6 +127,15 @@ def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True)
             allocator=prune.allocator,
         ),
     )
+
+
+def _check_hidden(prune: PruneConfig, groups: Groups) -> None:
+    if prune.hidden_count is not None and not hidden_groups(groups):
+        raise ConfigError(
+            f"{prune.hidden_count!r} units of hidden linear layers, but none can be pruned",
+            "prune.hidden_count",
+            "null ranks all layers together",
+        )
 
 
 def _check_target(config: TrialConfig, groups: Groups) -> None:

@@ -141,6 +141,10 @@ class Groups:
         scored = {m.layer for group in self.groups for m in group.members if m.scored}
         return {layer: len(units) for layer, units in self.layout.layers.items() if layer in scored}
 
+    def linear_layers(self) -> frozenset[str]:
+        """The producing layers that are linear (the others are convolutions)."""
+        return frozenset(item.module for item in self.layout.attributes if item.name == "out_features")
+
     def cost(self, removed: Mapping[str, Collection[int]] | None = None) -> tuple[int, int]:
         """``(macs, params)`` of the model with these units gone: one image, eval mode; trainable parameters."""
         return self.cost_of_mask(self.alive_mask(removed or {}))

@@ -17,6 +17,7 @@ BAD = [
     (lambda: PruneConfig(target=1.0), "prune.target: 1.0 would remove everything"),
     (lambda: PruneConfig(target=1.5), "prune.target: 1.5 is not a number in (0.0, 1.0]"),
     (lambda: PruneConfig(ratio=0.2, count=3), "ratio and count cannot both be given"),
+    (lambda: PruneConfig(hidden_count=True), "prune.hidden_count: True is not a whole number >= 1"),
     (lambda: PruneConfig(of="mac"), 'did you mean "macs"?'),
     (lambda: PruneConfig(until=0), "prune.until: 0 is not a whole number >= 1"),
     (lambda: PruneConfig(until=1.5), "prune.until: 1.5"),
@@ -49,6 +50,40 @@ def test_config_id_ignores_the_seed_and_the_key_does_not():
     assert one.config_id() == two.config_id()
     assert one.key() != two.key()
     assert one.key() == TrialConfig(seed=1, threads=2).key()
+
+
+@pytest.mark.parametrize(
+    "handling",
+    [{"streaming": True}, {"memory_gib": 0.5}, {"workers": 0}, {"download": True}],
+    ids=lambda options: next(iter(options)),
+)
+def test_how_images_are_read_is_no_part_of_a_trials_identity(handling):
+    plain, other = TrialConfig(), TrialConfig(data=DataConfig(**handling))
+    assert other != plain
+    assert (other.key(), other.config_id()) == (plain.key(), plain.config_id())
+    assert TrialConfig.from_dict(other.to_dict()) == other
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrialConfig(data=DataConfig("parquet", path="/elsewhere")),
+        TrialConfig(data=DataConfig(augment="none")),
+        TrialConfig(train=TrainConfig(precision="bf16")),
+        TrialConfig(prune=PruneConfig(hidden_count=22)),
+        TrialConfig(prune=PruneConfig(options={"read": None})),
+        TrialConfig(prune=None),
+    ],
+)
+def test_whatever_can_change_the_result_is_part_of_the_identity(config):
+    assert config.key() != TrialConfig(data=DataConfig(config.data.name)).key()
+    assert config.config_id() != TrialConfig(data=DataConfig(config.data.name)).config_id()
+
+
+def test_a_key_stays_what_it_was_when_fields_with_a_null_default_are_added():
+    """Keys of the first version: results and ledgers written by it are still found."""
+    assert TrialConfig().key() == "70cc94c56aeb"
+    assert TrialConfig(seed=3).key() == "67ba116bd395"
 
 
 def test_ratio_defaults_only_when_no_count_is_given():
