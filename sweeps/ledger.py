@@ -15,6 +15,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,7 @@ class Record:
     """One line of the ledger. ``values`` are the objectives, ``violations`` the constraints (<= 0 is kept).
 
     ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
+    ``started_ms`` and ``ended_ms``: when it was entered and closed, in milliseconds since 1970 (0 = not closed yet).
     """
 
     job: Job
@@ -53,6 +55,8 @@ class Record:
     violations: dict[str, float]
     weights_sha256: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
+    started_ms: int = 0
+    ended_ms: int = 0
 
     @property
     def finished(self) -> bool:
@@ -146,6 +150,8 @@ class Ledger:
             violations={} if running else dict(frozen.constraints),
             weights_sha256=known.get(_WEIGHTS, ""),
             provenance=dict(known.get(_PROVENANCE, {})),
+            started_ms=_ms(frozen.datetime_start),
+            ended_ms=_ms(frozen.datetime_complete),
         )
 
     def _job(self, kind: Kind, number: int, config: TrialConfig, point: dict[str, Any]) -> Job:
@@ -182,6 +188,11 @@ def _open_study(storage: JournalStorage, name: str, objectives: Mapping[str, str
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))  # optuna-dashboard shows them
     return study
+
+
+def _ms(moment: datetime | None) -> int:
+    """Optuna's times are local ones without a zone, which is how ``timestamp`` reads them."""
+    return 0 if moment is None else int(moment.timestamp() * 1000)
 
 
 def encode_point(point: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:

@@ -8,8 +8,10 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 from gcp_core.errors import ConfigError
 
@@ -34,19 +36,60 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a trial's lock.
+
+    Attributes:
+        name: of the Ray node, for instance; empty = nobody can ask about it.
+        gone: whether the holder of that name can no longer write, so that its lock is no obstacle.
+    """
+
+    name: str = ""
+    gone: Callable[[str], bool] = lambda name: False
+
+
 @contextlib.contextmanager
-def trial_lock(folder: Path, timeout_s: float = 120.0) -> Iterator[None]:
+def trial_lock(folder: Path, timeout_s: float = 120.0, holder: Holder | None = None) -> Iterator[None]:
     """Hold a trial's folder; waits for a process that outlived its driver and still writes there.
+
+    A machine that died without a word keeps its locks until the file server notices, which takes minutes. So whoever
+    holds the lock leaves a name in it, and those who wait ask about that name.
 
     Raises TimeoutError if the other process is still there after ``timeout_s``.
     """
-    with (folder / ".lock").open("a+", encoding="utf-8") as file:
-        end = time.monotonic() + timeout_s
-        while not _try_lock(file.fileno()):
-            if time.monotonic() > end:
-                raise TimeoutError(f"another process still writes to {folder} after {timeout_s:g} s")
+    path, holder = folder / ".lock", holder or Holder()
+    end = time.monotonic() + timeout_s
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if _try_lock(file.fileno()) and _is_at(path, file.fileno()):
+                _sign(file, holder.name)
+                yield
+                return
+            file.seek(0)
+            other = file.read().strip()
+        if other and holder.gone(other):
+            path.unlink(missing_ok=True)  # the lock goes with its file; the next round makes a new one
+        elif time.monotonic() > end:
+            raise TimeoutError(f"another process still writes to {folder} after {timeout_s:g} s")
+        else:
             time.sleep(_POLL_S)
-        yield
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the locked file is still the one at that path; another process may have replaced it meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: TextIO, name: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(name)
+    file.flush()
+    os.fsync(file.fileno())  # other nodes shall see it
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -1,11 +1,13 @@
 """Writes the sweep to MLflow: one parent run, one child per trial, from one thread of the driver, in batches.
 
 Trial processes never see MLflow. What cannot be written now is kept and tried again; what could not be written before
-the driver ended is written by the next ``run``, from the ledger and the trials' folders.
+the driver ended is written by the next ``run``, from the ledger and the trials' folders, at the time at which it
+happened. Every point has a fixed time, so a batch whose answer was lost can be sent again: the store keeps one row.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import math
@@ -15,13 +17,14 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError
 from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
+from sweeps import spool
 from sweeps.config import SweepConfig
 from sweeps.job import Job, Outcome, read_outcome
 from sweeps.ledger import Record
@@ -39,6 +42,8 @@ _TEXT_FILES = (schema.ARTIFACT_CONFIG, schema.ARTIFACT_LOG, schema.ARTIFACT_TRAC
 _PAUSE_S = 0.2
 _MAX_BACKOFF_S = 5.0
 _TAG_LENGTH = 5000
+#: MLflow's error codes that time does not mend, such as a value too long for its column or a run that was deleted.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 
 
 def tracking_uri(uri: str | None, folder: Path) -> str:
@@ -68,7 +73,7 @@ class _Child:
 
     run_id: str
     status: str
-    last_epoch: int = 0
+    epochs: set[int] = field(default_factory=set)
     finals: frozenset[str] = frozenset()
 
 
@@ -121,12 +126,7 @@ class MlflowWriter:
             if not record.finished:
                 continue
             if child is None or child.status != STATUSES[record.status].mlflow:
-                outcome = read_outcome(record.job.folder)
-                history = outcome.history if outcome is not None else ()
-                self.finished(
-                    record.job,
-                    Outcome(record.status, record.finals, history, record.error, record.seconds),
-                )
+                self._entries.put(functools.partial(self._catch_up, record))
             drop = known_drops.get(record.job.trial_id)
             if drop is not None and (child is None or "accuracy_drop" not in child.finals):
                 self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
@@ -161,7 +161,7 @@ class MlflowWriter:
                 entry()
                 return
             except Exception as exc:  # anything MLflow raises: it must never end the sweep
-                if time.monotonic() > self._deadline:
+                if time.monotonic() > self._deadline or _refused(exc):
                     self._unwritten += 1
                     _log.error("not written to MLflow: %s", _first_line(exc))
                     return
@@ -173,11 +173,19 @@ class MlflowWriter:
             time.sleep(pause)
             pause = min(2 * pause, _MAX_BACKOFF_S)
 
+    def _catch_up(self, record: Record) -> None:
+        """Write what the ledger and the trial's folder know about a trial that has ended."""
+        self._child(record.job, record.started_ms or _now_ms())
+        outcome = read_outcome(record.job.folder)
+        history = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
+        ended = Outcome(record.status, record.finals, history, record.error, record.seconds)
+        self._finish(record.job, ended, record.ended_ms or _now_ms())
+
     def _start(self, job: Job, now: int) -> None:
-        child = self._children.get(job.trial_id) or self._find(job)
-        if child is None:
-            self._create(job, now)
-        elif child.status != "RUNNING":
+        child = self._child(job, now)
+        for row in spool.rows(Path(job.folder)):  # epochs of an earlier driver that did not reach MLflow
+            self._epoch(job, row, now)
+        if child.status != "RUNNING":
             self._client.update_run(child.run_id, status="RUNNING")
             self._client.set_tag(child.run_id, Tag.STATUS, "running")
             child.status = "RUNNING"
@@ -219,18 +227,24 @@ class MlflowWriter:
     def _epoch(self, job: Job, row: Mapping[str, float], now: int) -> None:
         child = self._child(job, now)
         epoch = int(row["epoch"])
-        if epoch <= child.last_epoch:
+        if epoch in child.epochs:
             return
-        child.last_epoch = epoch
+        child.epochs.add(epoch)
+        at = int(row.get(spool.AT, now))
         for key in PER_EPOCH:
             if key in row:
-                self._metrics.setdefault(child.run_id, []).append((key, float(row[key]), now, epoch))
+                self._metrics.setdefault(child.run_id, []).append((key, float(row[key]), at, epoch))
 
     def _flush(self) -> None:
         from mlflow.entities import Metric
 
         for run_id in list(self._metrics):
-            self._client.log_batch(run_id, metrics=[Metric(*values) for values in self._metrics[run_id]])
+            try:
+                self._client.log_batch(run_id, metrics=[Metric(*values) for values in self._metrics[run_id]])
+            except Exception as exc:
+                if _refused(exc):  # the other runs' metrics shall not wait behind these
+                    del self._metrics[run_id]
+                raise
             del self._metrics[run_id]
 
     def _finish(self, job: Job, outcome: Outcome, now: int) -> None:
@@ -240,10 +254,12 @@ class MlflowWriter:
         for row in outcome.history:
             self._epoch(job, row, now)
         step = outcome.last_epoch
-        finals = [(FINALS[name].key, float(value), now, step) for name, value in outcome.finals.items()]
-        self._metrics.setdefault(child.run_id, []).extend(
-            entry for entry in finals if math.isfinite(entry[1])
-        )
+        finals = [
+            (FINALS[name].key, float(value), now, step)
+            for name, value in outcome.finals.items()
+            if name not in child.finals and math.isfinite(value)
+        ]
+        self._metrics.setdefault(child.run_id, []).extend(finals)
         self._flush()
         tags = [RunTag(Tag.STATUS, outcome.status)]
         if outcome.error:
@@ -349,10 +365,10 @@ def _children(client: MlflowClient, run: SweepRun, more: str = "") -> dict[str, 
         page = client.search_runs([run.experiment_id], query, max_results=1000, page_token=token)
         for found in page:
             finals = {key.removeprefix("final/") for key in found.data.metrics if key.startswith("final/")}
-            child = _Child(found.info.run_id, found.info.status, 0, frozenset(finals))
+            child = _Child(found.info.run_id, found.info.status, finals=frozenset(finals))
             if child.status != "FINISHED":
-                steps = client.get_metric_history(child.run_id, "val/accuracy")
-                child.last_epoch = max((metric.step for metric in steps), default=0)
+                points = client.get_metric_history(child.run_id, "val/accuracy")
+                child.epochs = {metric.step for metric in points}
             children[found.data.tags.get(Tag.TRIAL_ID, found.info.run_id)] = child
         token = page.token
         if not token:
@@ -375,6 +391,11 @@ def git_sha() -> str:
     except (OSError, subprocess.SubprocessError):
         return "unknown"
     return f"{sha}-dirty" if changes else sha
+
+
+def _refused(exc: BaseException) -> bool:
+    """Whether MLflow has read the entry and will never take it: trying again would only hold up the others."""
+    return getattr(exc, "error_code", "") in _REFUSALS
 
 
 def _now_ms() -> int:

@@ -25,8 +25,9 @@ import yaml
 from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
 from gcp_core.factory import load_factory
+from sweeps import spool
 from sweeps.job import Job, Outcome, read_outcome, write_outcome
-from sweeps.lock import trial_lock
+from sweeps.lock import Holder, trial_lock
 from sweeps.provenance import collect
 from sweeps.watchdog import Watchdog
 
@@ -59,12 +60,28 @@ def tune_trainable(config: dict[str, Any]) -> None:
         send,
         share=config.get("share", True),
         hang_s=config.get("hang_s"),
+        holder=_this_node(),
     )
     tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
 
 
+def _this_node() -> Holder:
+    """Ray knows which nodes are dead, long before a file server gives up waiting for them."""
+    import ray
+
+    def gone(name: str) -> bool:
+        return name not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+    return Holder(ray.get_runtime_context().get_node_id(), gone)
+
+
 def run_job(
-    job: Job, runner: str, sink: EpochSink, share: bool = True, hang_s: float | None = None
+    job: Job,
+    runner: str,
+    sink: EpochSink,
+    share: bool = True,
+    hang_s: float | None = None,
+    holder: Holder | None = None,
 ) -> Outcome:
     """Run (or go on with) a job in its folder; never raises because of the trial.
 
@@ -73,13 +90,14 @@ def run_job(
         sink: receives one row per epoch: ``epoch`` and the per-epoch metrics.
         share: take over and leave behind training that the sweep's other trials have in common with this one.
         hang_s: end this process if an epoch takes longer than this many seconds; None = never.
+        holder: in whose name to hold the folder; None = nobody else is asked about it.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
     ``traceback.txt`` if it raised; the epochs' checkpoints go.
     """
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with trial_lock(folder):
+    with trial_lock(folder, holder=holder):
         done = read_outcome(folder)
         if done is not None:
             return done
@@ -101,11 +119,10 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watc
     from gcp_core.latency import threads
 
     start = time.perf_counter()
-    rows: list[dict[str, float]] = []
 
     def report(epoch_report: Any) -> None:
-        row = _row(epoch_report)
-        rows.append(row)
+        row = spool.stamp(_row(epoch_report))
+        spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
 
@@ -120,11 +137,11 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watc
         _log.error("%s", text)
         status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
         error = _out_of_memory(exc, job) or describe(exc)
-        return Outcome(status, {}, tuple(rows), error, time.perf_counter() - start)
+        return Outcome(status, {}, spool.rows(folder), error, time.perf_counter() - start)
     return Outcome(
         status=result.status,
         finals={name: float(value) for name, value in result.finals.items()},
-        history=tuple(_row(entry) for entry in result.history),
+        history=spool.with_times(tuple(_row(entry) for entry in result.history), spool.rows(folder)),
         error=result.error or "",
         seconds=time.perf_counter() - start,
         weights_sha256=result.weights_sha256 or "",

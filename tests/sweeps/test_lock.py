@@ -9,21 +9,22 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.lock import run_lock, trial_lock
+from sweeps.lock import Holder, run_lock, trial_lock
 
 HOLD = """
 import sys, time
 from pathlib import Path
-from sweeps.lock import run_lock, trial_lock
+from sweeps.lock import Holder, run_lock, trial_lock
 lock = {"run": run_lock, "trial": trial_lock}[sys.argv[1]]
-with lock(Path(sys.argv[2])):
+names = {"holder": Holder(sys.argv[4])} if len(sys.argv) > 4 else {}
+with lock(Path(sys.argv[2]), **names):
     print("held", flush=True)
     time.sleep(float(sys.argv[3]))
 """
 
 
-def _holder(kind: str, folder: Path, seconds: float) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", HOLD, kind, str(folder), str(seconds)]
+def _holder(kind: str, folder: Path, seconds: float, *name: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", HOLD, kind, str(folder), str(seconds), *name]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
     assert process.stdout.readline() == "held\n"
     return process
@@ -58,6 +59,32 @@ def test_a_process_that_never_lets_go_is_an_error_with_the_folder(tmp_path: Path
             trial_lock(tmp_path, 0.3),
         ):
             pass
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_the_lock_of_a_node_that_is_gone_is_taken_over_and_protects_the_one_who_took_it(
+    tmp_path: Path,
+) -> None:
+    asked: list[str] = []
+
+    def gone(name: str) -> bool:
+        asked.append(name)
+        return name == "dead-node"
+
+    process = _holder(
+        "trial", tmp_path, 60, "dead-node"
+    )  # alive, as a frozen machine's files are still locked
+    try:
+        with trial_lock(tmp_path, timeout_s=5, holder=Holder("live-node", gone)):
+            assert asked == ["dead-node"]
+            with (
+                pytest.raises(TimeoutError),
+                trial_lock(tmp_path, timeout_s=0.2, holder=Holder("third", gone)),
+            ):
+                pass
+        assert set(asked[1:]) == {"live-node"}
     finally:
         process.kill()
         process.wait()
