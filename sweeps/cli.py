@@ -208,6 +208,67 @@ def replay(sweep: str, trial: str, as_json: bool) -> int:
     return OK if found.equal else FAILED
 
 
+@main.command()
+@_sweep
+@click.option("--wait", type=float, default=120.0, show_default=True, help="Seconds to wait for its end.")
+@_json
+@_command
+def stop(sweep: str, wait: float, as_json: bool) -> int:
+    """Ask the driver that runs a sweep, here or on another machine, to end in good order, as Ctrl-C does."""
+    from sweeps.folder import existing_entry
+    from sweeps.lock import driver_of, request_stop, wait_until_free
+
+    folder = Path(sweep)
+    entry = existing_entry(folder)
+    driver = driver_of(folder)
+    if driver is None and entry.state != "running":
+        answer = {"running": False, "stopped": False, "driver": None, "state": entry.state}
+        words = f"nothing to stop: nobody runs {entry.name} ({entry.state})"
+    else:
+        request_stop(folder)  # also where no lock is seen: some shared folders know none
+        ended = driver is not None and wait_until_free(folder, wait)
+        state = existing_entry(folder).state
+        answer = {
+            "running": not ended and driver is not None,
+            "stopped": ended,
+            "driver": driver,
+            "state": state,
+        }
+        if ended:
+            words = f"{driver} has ended; {entry.name} is {state}"
+        elif driver is None:
+            words = (
+                f"{entry.name} says it is running, but nobody holds it: its driver was killed, or it runs where locks"
+                " are not seen and will find the request. gcp-sweep run continues a killed sweep"
+            )
+        else:
+            words = f"{driver} was asked to end, and is still at it after {wait:g} s"
+    click.echo(json.dumps(answer) if as_json else words)
+    return FAILED if answer["running"] else OK
+
+
+@main.command()
+@_sweep
+@click.option(
+    "--keep",
+    type=click.Choice(["all", "front", "none"]),
+    default="all",
+    show_default=True,
+    help="Whose final weights stay; front = those of the front, of baselines and of confirmation runs.",
+)
+@click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+@_json
+@_command
+def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
+    """Free disk: shared training states, checkpoints of trials that have ended, weights you do not keep."""
+    from sweeps.cleaning import clean as clean_folder
+
+    cleaned = clean_folder(Path(sweep), keep, dry_run)
+    values = {**dataclasses.asdict(cleaned), "bytes": cleaned.bytes}
+    click.echo(json.dumps(values) if as_json else cleaned.text())
+    return OK
+
+
 def closing_words(sweep: Sweep, again: str) -> str:
     """How it ended, and what to type next."""
     counts = (

@@ -122,19 +122,21 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     """Run the conductor's jobs until it has no more (or wants to stop)."""
     from ray import tune
 
-    from sweeps.searcher import ConductorSearcher, ConductorStopper
+    from sweeps.searcher import ConductorSearcher, ConductorStopper, LossNotes
     from sweeps.trial import tune_trainable
 
     resources = conductor.config.resources
     scratch = folder / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
     trainable = tune.with_resources(tune_trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
+    searcher = ConductorSearcher(conductor, runner)
     with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):
         warnings.simplefilter("ignore")
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=ConductorSearcher(conductor, runner),
+                search_alg=searcher,
+                scheduler=LossNotes(searcher),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,

@@ -25,6 +25,7 @@ from sweeps.reading import flatten, merge, read_tree
 from sweeps.space import RANGE_KEYS, Dimension, Space, read_range
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
+STOPPING = ("rungs", "none")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -40,6 +41,9 @@ class SearchConfig:
         constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
         points: points to try first, each a mapping of every searched path to a value.
         share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
+        stopping: ``rungs`` (unpromising trials end early, see ``sweeps.stopping``) or ``none``.
+        rungs: where trials are compared, as shares of their epochs.
+        rung_share: share of the trials at a rung that goes on.
     """
 
     sampler: str = "tpe"
@@ -49,6 +53,9 @@ class SearchConfig:
     constraints: tuple[str, ...] = ()
     points: tuple[dict[str, Any], ...] = ()
     share: bool = True
+    stopping: str = "rungs"
+    rungs: tuple[float, ...] = (0.25, 0.5)
+    rung_share: float = 0.5
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -73,7 +80,24 @@ class SearchConfig:
                 raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, _steerable()))
             if direction not in ("max", "min"):
                 raise ConfigError(f"{direction!r} is unknown", where, "allowed: max, min")
+        self._check_stopping()
         self.limits()
+
+    def _check_stopping(self) -> None:
+        if self.stopping not in STOPPING:
+            raise ConfigError(
+                f"{self.stopping!r} is unknown", "search.stopping", did_you_mean(self.stopping, STOPPING)
+            )
+        for i, rung in enumerate(self.rungs):
+            if not 0 < rung < 1:
+                hint = "a share of the epochs; 0.25 = after a quarter of them"
+                raise ConfigError(f"{rung!r} is not a number between 0 and 1", f"search.rungs.{i}", hint)
+        if not 0 < self.rung_share <= 1:
+            raise ConfigError(
+                f"{self.rung_share!r} is not a number in (0, 1]",
+                "search.rung_share",
+                "0.5 = the better half goes on",
+            )
 
     def limits(self) -> tuple[Limit, ...]:
         """The constraints, parsed."""
@@ -89,11 +113,13 @@ class ResourcesConfig:
     """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a share of one.
 
     ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost.
+    ``hang_minutes``: a trial whose epoch takes longer counts as lost; null = never.
     """
 
     cpus: int = 1
     gpus: float = 0.0
     retries: int = 2
+    hang_minutes: float | None = None
 
     def __post_init__(self) -> None:
         if self.cpus < 1:
@@ -102,6 +128,9 @@ class ResourcesConfig:
             raise ConfigError(f"{self.gpus!r} is not a number in [0, 64]", "resources.gpus")
         if self.retries < 0:
             raise ConfigError(f"{self.retries!r} is not a whole number >= 0", "resources.retries")
+        if self.hang_minutes is not None and not self.hang_minutes > 0:
+            hint = "longer than the slowest epoch, loading the data included; null = never"
+            raise ConfigError(f"{self.hang_minutes!r} is not a number > 0", "resources.hang_minutes", hint)
 
 
 @dataclass(frozen=True)
@@ -157,6 +186,8 @@ _MAY_CHANGE = (
     "search.trials",
     "search.concurrency",
     "search.share",
+    "search.stopping",
+    "search.rung",
     "resources.",
     "tracking.",
     "storage",

@@ -50,6 +50,14 @@ def read_entry(folder: Path) -> Entry | None:
         raise ConfigError(f"is no sweep's entry: {exc}", str(path)) from exc
 
 
+def existing_entry(folder: Path) -> Entry:
+    """The sweep's entry; raises ConfigError if the folder holds no sweep."""
+    entry = read_entry(folder)
+    if entry is None:
+        raise ConfigError("the folder holds no sweep", str(folder), "a sweep's folder is STORAGE/NAME")
+    return entry
+
+
 def write_entry(folder: Path, entry: Entry) -> None:
     """Replace ``sweep.json`` in one step."""
     _replace(folder / ENTRY, json.dumps(dataclasses.asdict(entry), indent=1) + "\n")

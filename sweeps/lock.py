@@ -1,4 +1,7 @@
-"""One driver per sweep, one process per trial: advisory file locks that vanish with their holder."""
+"""One driver per sweep, one process per trial: advisory file locks that vanish with their holder.
+
+Whoever wants the driver to end leaves a file in the sweep's folder; the driver looks for it, on whichever machine it is.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +19,15 @@ from typing import TextIO
 from gcp_core.errors import ConfigError
 
 _POLL_S = 0.1
+RUN_LOCK = "run.lock"
+#: Its presence asks the driver to end in good order.
+STOP_REQUEST = "stop.request"
 
 
 @contextlib.contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
     """Hold the sweep's folder; a second driver is refused at once with the first one's host and process id."""
-    path = folder / "run.lock"
+    path = folder / RUN_LOCK
     with path.open("a+", encoding="utf-8") as file:
         if not _try_lock(file.fileno()):
             file.seek(0)
@@ -33,7 +39,47 @@ def run_lock(folder: Path) -> Iterator[None]:
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        yield
+        withdraw_stop(folder)  # of an earlier driver that was killed
+        try:
+            yield
+        finally:
+            withdraw_stop(folder)
+
+
+def driver_of(folder: Path) -> str | None:
+    """Who runs the sweep in ``folder`` (``process 123 on host``), None if nobody does."""
+    try:
+        with (folder / RUN_LOCK).open("r+", encoding="utf-8") as file:
+            if _try_lock(file.fileno()):
+                return None
+            return file.read().strip() or "another process"
+    except FileNotFoundError:
+        return None
+
+
+def request_stop(folder: Path) -> None:
+    """Ask the driver of the sweep in ``folder`` to end as after Ctrl-C."""
+    (folder / STOP_REQUEST).touch()
+
+
+def stop_requested(folder: Path) -> bool:
+    """Whether somebody has asked the driver to end."""
+    return (folder / STOP_REQUEST).exists()
+
+
+def withdraw_stop(folder: Path) -> None:
+    """Forget the request."""
+    (folder / STOP_REQUEST).unlink(missing_ok=True)
+
+
+def wait_until_free(folder: Path, timeout_s: float) -> bool:
+    """Whether the driver has let go of the folder before ``timeout_s`` were over."""
+    end = time.monotonic() + timeout_s
+    while driver_of(folder) is not None:
+        if time.monotonic() > end:
+            return False
+        time.sleep(_POLL_S)
+    return True
 
 
 @dataclass(frozen=True)

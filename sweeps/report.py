@@ -6,9 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gcp_core.errors import ConfigError
 from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK
-from sweeps.folder import read_config, read_entry
+from sweeps.folder import existing_entry, read_config
 from sweeps.ledger import Record, read_records
 
 _BAD = ("failed", "lost", "diverged", "infeasible")
@@ -62,9 +61,7 @@ class SweepStatus:
 
 def sweep_status(folder: Path) -> SweepStatus:
     """The status of the sweep in ``folder``; raises ConfigError if there is none."""
-    config, entry = read_config(folder), read_entry(folder)
-    if entry is None:
-        raise ConfigError("the folder holds no sweep", str(folder), "a sweep's folder is STORAGE/NAME")
+    config, entry = read_config(folder), existing_entry(folder)
     trials, baselines = read_records(folder, config.name, config.search.objectives)
     ended = [record for record in trials if record.finished]
     return SweepStatus(

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeps.conductor import Conductor
 from sweeps.job import Job, Outcome
+from sweeps.lock import stop_requested
+from sweeps.losses import loss_reason
 from sweeps.trial import PAYLOAD
 
 
@@ -27,6 +30,7 @@ class ConductorSearcher(Searcher):
         self._runner = runner
         self._names: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
+        self._losses: dict[str, tuple[str, int]] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         conductor = self._live()
@@ -34,8 +38,18 @@ class ConductorSearcher(Searcher):
         if job is None:
             return None if conductor.has_work else Searcher.FINISHED
         self._names[trial_id] = job.trial_id
-        share = conductor.config.search.share
-        return {"trial_id": job.trial_id, "job": job.to_json(), "runner": self._runner, "share": share}
+        minutes = conductor.config.resources.hang_minutes
+        return {
+            "trial_id": job.trial_id,
+            "job": job.to_json(),
+            "runner": self._runner,
+            "share": conductor.config.search.share,
+            "hang_s": None if minutes is None else 60 * minutes,
+        }
+
+    def lost(self, trial_id: str, said: str, attempts: int) -> None:
+        """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
+        self._losses[trial_id] = (said, attempts)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._receive(trial_id, result)
@@ -51,7 +65,9 @@ class ConductorSearcher(Searcher):
         if outcome is not None:
             conductor.finish(name, outcome)
         elif error or not conductor.interrupted:
-            conductor.finish(name, Outcome("lost", error="its process or node was lost, retries included"))
+            said, attempts = self._losses.pop(trial_id, ("", 1))
+            folder = Path(conductor.config.folder) / "trials" / name
+            conductor.finish(name, Outcome("lost", error=loss_reason(said, attempts, folder)))
 
     def _receive(self, trial_id: str, result: dict[str, Any]) -> None:
         payload = json.loads(result.get(PAYLOAD, "{}"))
@@ -77,8 +93,27 @@ class ConductorSearcher(Searcher):
         """Nothing to restore; see :meth:`save`."""
 
 
+class LossNotes(FIFOScheduler):
+    """First come, first served; and it tells the searcher, who is not told, why a trial was lost."""
+
+    def __init__(self, searcher: ConductorSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        file = trial.error_file
+        said = (
+            Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).exists() else ""
+        )
+        last = said.rpartition("Failure # ")[2]
+        self._searcher.lost(trial.trial_id, last, trial.num_failures)
+
+
 class ConductorStopper(Stopper):
-    """Ends all running trials once the conductor says so (Ctrl-C, or the first trials all failed alike)."""
+    """Ends all running trials once the conductor says so (Ctrl-C, or the first trials all failed alike).
+
+    ``gcp-sweep stop`` leaves a file in the sweep's folder; whoever runs the sweep finds it here.
+    """
 
     def __init__(self, conductor: Conductor) -> None:
         self._conductor: Conductor | None = conductor
@@ -87,7 +122,11 @@ class ConductorStopper(Stopper):
         return False
 
     def stop_all(self) -> bool:
-        return self._conductor is not None and self._conductor.interrupted
+        if self._conductor is None:
+            return False
+        if not self._conductor.interrupted and stop_requested(Path(self._conductor.config.folder)):
+            self._conductor.interrupt("stopped with gcp-sweep stop")
+        return self._conductor.interrupted
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_conductor": None}

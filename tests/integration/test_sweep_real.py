@@ -164,7 +164,8 @@ def test_a_trial_whose_process_dies_is_lost_after_its_retries_and_the_others_go_
     _, runs = _runs(sweep)
     lost = runs["t0001"]
     assert (lost.info.status, lost.data.tags[Tag.STATUS]) == ("FAILED", "lost")
-    assert lost.data.tags[Tag.ERROR] == "its process or node was lost, retries included"
+    reason = "the last time because its process ended with exit code 1"
+    assert lost.data.tags[Tag.ERROR] == f"lost in all 2 attempts, {reason}"
     log = (tmp_path / "dying" / "trials" / "t0001" / "trial.log").read_text()
     assert log.count("t0001 starts in process") == 2
 
