@@ -18,10 +18,11 @@ from gcp_core.config import TrialConfig
 from gcp_core.schema import FINALS
 from sweeps.config import SweepConfig
 from sweeps.confirm import confirm_runs
-from sweeps.job import Job, Outcome, read_outcome
+from sweeps.job import Job, Outcome, read_outcome, read_stop, write_stop
 from sweeps.ledger import Ledger, Record
 from sweeps.sampling import Proposer
 from sweeps.space import Point
+from sweeps.stopping import Rungs
 from sweeps.trunk import Trunk
 
 #: This many first jobs with the same error end the sweep.
@@ -58,6 +59,7 @@ class Conductor:
 
     ``impossible`` says which trials would be refused for their target; such points are never proposed. ``trunk`` holds
     back trials that would train what a running one is training; by default no training is shared and nobody waits.
+    ``rungs`` says which trials end early; by default none does.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
@@ -73,6 +75,7 @@ class Conductor:
         progress: Progress,
         impossible: Callable[[TrialConfig], bool] | None = None,
         trunk: Trunk | None = None,
+        rungs: Rungs | None = None,
     ) -> None:
         self.config = config
         self.stop_reason = ""
@@ -90,6 +93,7 @@ class Conductor:
         self._confirming = config.confirm.seeds == 0
         self._impossible = impossible or (lambda trial: False)
         self._trunk = trunk or Trunk(shared=False)
+        self._rungs = rungs
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -143,6 +147,9 @@ class Conductor:
         self._trunk.epoch(job, row)
         self._tracker.epoch(job, row)
         self._progress.epoch(job, row)
+        stop = None if self._rungs is None else self._rungs.epoch(job, row)
+        if stop is not None:
+            write_stop(job.folder, stop)
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
@@ -220,6 +227,8 @@ class Conductor:
     # --- what an answer means -------------------------------------------------------------------------------------
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
+        if self._rungs is not None:
+            self._rungs.ended(job, outcome)
         if job.kind == "baseline":
             self._close_baseline(job, outcome)
         elif self.config.search.needs_baseline() and job.baseline_key not in self._baselines:
@@ -248,9 +257,11 @@ class Conductor:
         if drop is not None:
             outcome = _with_finals(outcome, accuracy_drop=drop)
         outcome, values, violations = judge(self.config, outcome, baseline)
+        stop = read_stop(job.folder) if outcome.status == "stopped" else None
+        violations = violations if stop is None else stop.violations
         self._ledger.close(job, outcome, values, violations)
         if job.kind == "trial":
-            self._proposer.answer(job.number, values, violations)
+            self._proposer.answer(job.number, values, violations, outcome.status == "stopped")
             self._done += 1
         if baseline is None:
             self._without_drop.setdefault(job.baseline_key, []).append((job, outcome))
@@ -286,6 +297,7 @@ class Conductor:
             self._key,
         )
         self._proposer.replay(trials)
+        self._recall([*baselines, *trials])
         for record in baselines:
             self._take_over_baseline(record)
         unfinished = [record for record in [*trials, *self._ledger.records("confirm")] if not record.finished]
@@ -293,6 +305,13 @@ class Conductor:
             self._enter_baseline(record.job.config)
         for record in unfinished:
             self._resume(record.job)
+
+    def _recall(self, records: list[Record]) -> None:
+        """What later trials are compared with: the courses of those that have ended, from their folders."""
+        for record in records if self._rungs is not None else ():
+            outcome = read_outcome(record.job.folder) if record.finished else None
+            if outcome is not None:
+                self._rungs.ended(record.job, outcome)
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:

@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 
-from gcp_core.config import TrialConfig
+from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups, find_groups
 from gcp_core.schedule import event_epochs
 from gcp_core.selection import reachable_share, select_channels
 from gcp_core.setup import budget_for, build_setup
+
+_KINDS = ("macs", "params")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What a trial will cost, foreseen before it is run; every mapping has ``macs`` and ``params``.
+
+    Attributes:
+        dense: the unpruned model.
+        final: at the end, if its criterion had no preference (real ones land on either side of it).
+        least: what is left at least, whatever the criterion prefers; 0 where that is not known.
+        limit: no more events at or below this cost, in the unit of ``prune.of``; 0 = no target.
+    """
+
+    dense: dict[str, float]
+    final: dict[str, float]
+    least: dict[str, float]
+    limit: float = 0.0
 
 
 class Feasibility:
@@ -50,13 +72,35 @@ class Feasibility:
 
         That is what a criterion without preference would remove; real criteria land on either side of it.
         """
+        prune, played = trial.prune, list(self._played(trial, seed))
+        if prune.target is None:
+            return True, len(played)
+        limit = (1 - prune.target) * self.groups(trial).cost()[_KINDS.index(prune.of)]
+        last = played[-1] if played else None
+        return last is not None and last.cost()[_KINDS.index(prune.of)] <= limit, len(played)
+
+    def project(self, trial: TrialConfig) -> Projection:
+        """What the trial will cost at its end; a baseline costs what it costs."""
+        if trial.prune is None:
+            dense = _by_kind(self.groups(dataclasses.replace(trial, prune=PruneConfig())))
+            return Projection(dense, dense, dense)
         prune, groups = trial.prune, self.groups(trial)
-        kind = ("macs", "params").index(prune.of)
-        limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[kind]
+        dense = _by_kind(groups)
+        final = [groups, *self._played(trial, 0)][-1]
+        limit = 0.0 if prune.target is None else (1 - prune.target) * dense[prune.of]
+        least = dict.fromkeys(_KINDS, 0.0)
+        if limit and prune.round_to == 1:
+            # The event that passes the limit is trimmed to the fewest units, so at most one unit passes it.
+            least[prune.of] = max(0.0, limit - float(groups.marginal_cost(prune.of).max()))
+        return Projection(dense, _by_kind(final), least, limit)
+
+    def _played(self, trial: TrialConfig, seed: int) -> Iterator[Groups]:
+        """The groups after every event until the target is reached; the same ones again after one that cannot be."""
+        prune, groups = trial.prune, self.groups(trial)
+        limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[_KINDS.index(prune.of)]
         budget = budget_for(prune, limit)
         generator = torch.Generator().manual_seed(seed)
-        events = event_epochs(prune, trial.train.epochs)
-        for number, _ in enumerate(events, start=1):
+        for _ in event_epochs(prune, trial.train.epochs):
             scores = {
                 layer: torch.rand(channels, generator=generator, dtype=torch.float64)
                 for layer, channels in groups.scored_layers().items()
@@ -64,10 +108,11 @@ class Feasibility:
             try:
                 groups = groups.after(select_channels(scores, groups, budget))
             except InfeasibleTarget:
-                return False, number
-            if groups.cost()[kind] <= limit:
-                return True, number
-        return prune.target is None, len(events)
+                yield groups
+                return
+            yield groups
+            if groups.cost()[_KINDS.index(prune.of)] <= limit:
+                return
 
     def _model_key(self, trial: TrialConfig) -> str:
         described = trial.to_dict()
@@ -75,3 +120,7 @@ class Feasibility:
         return json.dumps(
             [described["data"], described["model"], prune["residual"], prune["exclude"]], sort_keys=True
         )
+
+
+def _by_kind(groups: Groups) -> dict[str, float]:
+    return dict(zip(_KINDS, map(float, groups.cost()), strict=True))

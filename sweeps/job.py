@@ -16,6 +16,7 @@ from gcp_core.errors import GcpError
 from gcp_core.schema import STATUSES, Kind
 
 OUTCOME_FILE = "outcome.json"
+STOP_FILE = "stop.json"
 _PREFIX: dict[str, str] = {"trial": "t", "baseline": "b", "confirm": "c"}
 
 
@@ -97,10 +98,7 @@ class Outcome:
 
 def write_outcome(folder: str | os.PathLike[str], outcome: Outcome) -> None:
     """Put the outcome into the job's folder in one step: a reader sees all of it or nothing."""
-    target = Path(folder) / OUTCOME_FILE
-    temporary = target.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_text(outcome.to_json() + "\n", encoding="utf-8")
-    os.replace(temporary, target)
+    _put(Path(folder) / OUTCOME_FILE, outcome.to_json())
 
 
 def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
@@ -109,6 +107,39 @@ def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
         return Outcome.from_json((Path(folder) / OUTCOME_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The driver's word that a running trial shall end early.
+
+    Attributes:
+        reason: one sentence.
+        violations: constraint -> how far it will be exceeded at least, in the value's unit; empty if none will.
+    """
+
+    reason: str
+    violations: dict[str, float] = field(default_factory=dict)
+
+
+def write_stop(folder: str | os.PathLike[str], stop: Stop) -> None:
+    """Leave the word in the trial's folder, where the trial looks after every epoch; it outlives the driver."""
+    _put(Path(folder) / STOP_FILE, json.dumps(dataclasses.asdict(stop), sort_keys=True))
+
+
+def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
+    """The word in a trial's folder, None if there is none."""
+    try:
+        return Stop(**json.loads((Path(folder) / STOP_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _put(target: Path, text: str) -> None:
+    """Write a file in one step: a reader sees all of it or nothing."""
+    temporary = target.with_suffix(f".tmp{os.getpid()}")
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, target)
 
 
 def _writable(value: Any) -> Any:

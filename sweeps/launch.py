@@ -28,6 +28,7 @@ from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
 from sweeps.lock import run_lock
 from sweeps.preflight import check_space, check_storage, check_tracking
 from sweeps.progress import LineProgress
+from sweeps.stopping import Rungs
 from sweeps.tracking import MlflowWriter, open_writer
 from sweeps.trial import DEFAULT_RUNNER, STAGES
 from sweeps.trunk import Trunk
@@ -186,7 +187,8 @@ def _conduct(
     baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
     writer.reconcile([*baselines, *others], known_drops(baselines, others))
     trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
-    conductor = Conductor(config, ledger, writer, progress, _impossible(launch), trunk)
+    impossible, rungs = _foresight(config, launch)
+    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs)
     state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
@@ -230,13 +232,20 @@ def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LinePro
     return ("failed" if conductor.failed_alike else "interrupted"), conductor.stop_reason
 
 
-def _impossible(launch: Launch) -> Callable[[TrialConfig], bool] | None:
-    """The core knows which targets are out of reach; a runner of somebody else's does not have to agree."""
+def _foresight(
+    config: SweepConfig, launch: Launch
+) -> tuple[Callable[[TrialConfig], bool] | None, Rungs | None]:
+    """(which targets are out of reach, which trials end early).
+
+    The core knows where a trial's cost will end; a runner of somebody else's does not have to agree.
+    """
     if launch.runner != DEFAULT_RUNNER:
-        return None
+        return None, None
     from sweeps.feasibility import Feasibility
 
-    return Feasibility().impossible
+    feasibility = Feasibility()
+    stops = config.search.stopping != "none"
+    return feasibility.impossible, Rungs(config.search, feasibility.project) if stops else None
 
 
 def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:

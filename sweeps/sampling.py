@@ -100,7 +100,7 @@ class Proposer:
             number = self._enter(record.job.point)
             self._numbers[record.job.number] = number
             if record.finished:
-                self.answer(record.job.number, record.values, record.violations)
+                self.answer(record.job.number, record.values, record.violations, record.status == "stopped")
 
     def propose(self, ledger_number: int) -> Point | None:
         """A point that is new, for the trial with this number; None when the space is used up."""
@@ -122,16 +122,24 @@ class Proposer:
         return unseen
 
     def answer(
-        self, ledger_number: int, values: tuple[float, ...] | None, violations: Mapping[str, float]
+        self,
+        ledger_number: int,
+        values: tuple[float, ...] | None,
+        violations: Mapping[str, float],
+        stopped: bool = False,
     ) -> None:
-        """Learn how the trial ended; None = it has no values to learn from."""
+        """Learn how the trial ended; None = it has no values to learn from.
+
+        A trial that was ``stopped`` early has none either, but its point counts: TPE takes it for worse than any that
+        was trained to the end, so it looks elsewhere; the other samplers only know that it was tried.
+        """
         number = self._numbers[ledger_number]
         trial = optuna.trial.Trial(self._mirror, self._mirror.get_trials(deepcopy=False)[number]._trial_id)
         for name, excess in violations.items():
             trial.set_constraint(name, excess)
         with quiet_optuna():
             if values is None:
-                self._mirror.tell(number, state=TrialState.FAIL)
+                self._mirror.tell(number, state=TrialState.PRUNED if stopped else TrialState.FAIL)
             else:
                 self._mirror.tell(number, values=list(values))
 

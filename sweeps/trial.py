@@ -26,7 +26,7 @@ from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
 from gcp_core.factory import load_factory
 from sweeps import spool
-from sweeps.job import Job, Outcome, read_outcome, write_outcome
+from sweeps.job import Job, Outcome, read_outcome, read_stop, write_outcome
 from sweeps.lock import Holder, trial_lock
 from sweeps.provenance import collect
 from sweeps.watchdog import Watchdog
@@ -120,11 +120,13 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watc
 
     start = time.perf_counter()
 
-    def report(epoch_report: Any) -> None:
+    def report(epoch_report: Any) -> bool:
         row = spool.stamp(_row(epoch_report))
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
+        # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
+        return read_stop(folder) is not None
 
     try:
         function = load_factory(runner, "runner", ConfigError)
@@ -142,10 +144,15 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watc
         status=result.status,
         finals={name: float(value) for name, value in result.finals.items()},
         history=spool.with_times(tuple(_row(entry) for entry in result.history), spool.rows(folder)),
-        error=result.error or "",
+        error=result.error or _why_stopped(result.status, folder),
         seconds=time.perf_counter() - start,
         weights_sha256=result.weights_sha256 or "",
     )
+
+
+def _why_stopped(status: str, folder: Path) -> str:
+    stop = read_stop(folder) if status == "stopped" else None
+    return "" if stop is None else stop.reason
 
 
 def _takes_stages(function: Callable[..., Any]) -> bool:
