@@ -45,6 +45,14 @@ def _integer(where: str, value: Any, low: int) -> None:
         raise ConfigError(f"{value!r} is not a whole number >= {low}", where)
 
 
+def _milestone(where: str, value: Any) -> float:
+    """An epoch as an int (YAML readers may have made 100.0 of it), a share below 1 as it is."""
+    _number(where, value, 0.0, math.inf)
+    if value >= 1 and value != int(value):
+        raise ConfigError(f"{value!r} is neither an epoch nor a share", where, "a whole number, or below 1")
+    return int(value) if value >= 1 else value
+
+
 def _one_of(where: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{value!r} is unknown", where, did_you_mean(value, allowed))
@@ -109,7 +117,10 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which network. ``width`` multiplies every channel count; ``weights`` starts from a state dict file."""
+    """Which network. ``width`` multiplies every channel count; ``weights`` starts from a state dict file.
+
+    Output layers that the file has for another number of classes start from random weights.
+    """
 
     name: str = "vgg_tiny"
     width: float = 1.0
@@ -129,7 +140,7 @@ class TrainConfig:
         lr: the peak learning rate.
         schedule: ``one_cycle`` (linear up over ``warmup``, linear down to zero), ``step`` (times ``gamma`` at each
             of ``milestones``), ``cosine``, ``constant``. None of them depends on the pruning.
-        milestones: shares of all epochs (floats) or epochs (ints).
+        milestones: epochs (whole numbers) or shares of all epochs (below 1).
         precision: ``bf16`` trains under autocast; the final evaluation is always float32.
         eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
         device: ``auto`` takes a GPU if the process sees one.
@@ -153,7 +164,6 @@ class TrainConfig:
     device: str = "auto"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "milestones", tuple(self.milestones))
         _integer("train.epochs", self.epochs, 1)
         _integer("train.batch_size", self.batch_size, 2)
         _number("train.lr", self.lr, 0.0, math.inf, open_low=True)
@@ -162,8 +172,11 @@ class TrainConfig:
         _number("train.weight_decay", self.weight_decay, 0.0, math.inf)
         _one_of("train.schedule", self.schedule, LR_SCHEDULES)
         _number("train.warmup", self.warmup, 0.0, 1.0)
-        for i, milestone in enumerate(self.milestones):
-            _number(f"train.milestones.{i}", milestone, 0.0, math.inf)
+        object.__setattr__(
+            self,
+            "milestones",
+            tuple(_milestone(f"train.milestones.{i}", m) for i, m in enumerate(self.milestones)),
+        )
         _number("train.gamma", self.gamma, 0.0, 1.0, open_low=True)
         _number("train.label_smoothing", self.label_smoothing, 0.0, 1.0)
         _one_of("train.precision", self.precision, PRECISIONS)

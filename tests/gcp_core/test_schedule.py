@@ -44,6 +44,12 @@ def test_step_schedule_multiplies_at_each_milestone():
     assert [by_epoch(s) for s in range(8)] == [pace(s) for s in range(8)]
 
 
+def test_a_whole_number_is_an_epoch_also_where_a_config_reader_made_a_float_of_it():
+    pace = learning_pace(TrainConfig(epochs=200, schedule="step", milestones=(100.0, 150.0)), 1)
+    assert [pace(s) for s in (0, 99, 100, 149, 150, 199)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+    assert TrainConfig(milestones=(1.0, 2)).milestones == (1, 2)
+
+
 def test_cosine_starts_at_one_and_passes_one_half_in_the_middle():
     pace = learning_pace(TrainConfig(epochs=4, schedule="cosine"), 2)
     assert pace(0) == 1
