@@ -16,8 +16,10 @@ from typing import Protocol
 
 from gcp_core.config import TrialConfig
 from gcp_core.schema import FINALS
+from sweeps.budget import Budget
 from sweeps.config import SweepConfig
 from sweeps.confirm import confirm_runs
+from sweeps.front import LiveFront
 from sweeps.job import Job, Outcome, read_outcome, read_stop, write_stop
 from sweeps.ledger import Ledger, Record
 from sweeps.sampling import Proposer
@@ -41,6 +43,9 @@ class Tracker(Protocol):
     def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
         """Final values that became known after the job had finished."""
 
+    def front(self, hypervolume: float, complete: int) -> None:
+        """The hypervolume of the front of the trials that are complete so far."""
+
 
 class Progress(Protocol):
     """Who tells the user (``sweeps.progress``)."""
@@ -48,6 +53,9 @@ class Progress(Protocol):
     def started(self, job: Job) -> None: ...
 
     def epoch(self, job: Job, row: dict[str, float]) -> None: ...
+
+    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+        """How far the sweep is, as far as that is known; comes before :meth:`finished`."""
 
     def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None: ...
 
@@ -59,7 +67,7 @@ class Conductor:
 
     ``impossible`` says which trials would be refused for their target; such points are never proposed. ``trunk`` holds
     back trials that would train what a running one is training; by default no training is shared and nobody waits.
-    ``rungs`` says which trials end early; by default none does.
+    ``rungs`` says which trials end early; by default none does. ``budget`` says when no new trial starts.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
@@ -76,6 +84,7 @@ class Conductor:
         impossible: Callable[[TrialConfig], bool] | None = None,
         trunk: Trunk | None = None,
         rungs: Rungs | None = None,
+        budget: Budget | None = None,
     ) -> None:
         self.config = config
         self.stop_reason = ""
@@ -94,6 +103,8 @@ class Conductor:
         self._impossible = impossible or (lambda trial: False)
         self._trunk = trunk or Trunk(shared=False)
         self._rungs = rungs
+        self._budget = budget or Budget(config.search, config.resources)
+        self._front = LiveFront(config.search.objectives)
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -110,7 +121,16 @@ class Conductor:
     @property
     def total(self) -> int:
         """Trials of the whole sweep, baselines not counted."""
-        return self._entered if self._exhausted else max(self.config.num_trials(), self._entered)
+        ended = self._exhausted or self.budget_spent
+        return self._entered if ended else max(self.config.num_trials(), self._entered)
+
+    @property
+    def budget_spent(self) -> str:
+        """Which budget keeps trials from being started, as a sentence; empty if none does."""
+        planned = self.config.num_trials()
+        if self._exhausted or self._entered >= planned:
+            return ""
+        return self._budget.spent(self._done, planned, self._front)
 
     @property
     def has_work(self) -> bool:
@@ -137,6 +157,7 @@ class Conductor:
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         self._active[job.trial_id] = job
         self._trunk.started(job)
+        self._budget.started(job)
         self._tracker.started(job)
         self._progress.started(job)
         return job
@@ -145,6 +166,7 @@ class Conductor:
         """One epoch of a running job is over; ``row`` holds ``epoch`` and the per-epoch metrics."""
         job = self._active[trial_id]
         self._trunk.epoch(job, row)
+        self._budget.tick()
         self._tracker.epoch(job, row)
         self._progress.epoch(job, row)
         stop = None if self._rungs is None else self._rungs.epoch(job, row)
@@ -155,6 +177,7 @@ class Conductor:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
         job = self._active.pop(trial_id)
         self._trunk.ended(job)
+        self._budget.ended(job, outcome)
         self._settle(job, outcome)
 
     def interrupt(self, reason: str) -> None:
@@ -188,6 +211,7 @@ class Conductor:
             return
         self._enter_baseline(self._resolve(point))
         job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
+        self._searched.add(job.baseline_key)
         self._entered += 1
         self._queue.append(job)
 
@@ -222,7 +246,7 @@ class Conductor:
         return None if self._impossible(trial) else trial.key()
 
     def _all_entered(self) -> bool:
-        return self._exhausted or self._entered >= self.config.num_trials()
+        return self._exhausted or self._entered >= self.config.num_trials() or bool(self.budget_spent)
 
     # --- what an answer means -------------------------------------------------------------------------------------
 
@@ -242,6 +266,7 @@ class Conductor:
         key = job.config.key()
         self._baselines[key] = outcome
         self._trunk.baseline(job, outcome)
+        self._weigh_baseline(job, outcome)
         self._ledger.close(job, outcome, _baseline_values(outcome))
         self._announce(job, outcome)
         for waiting, answer in self._waiting.pop(key, []):
@@ -263,12 +288,22 @@ class Conductor:
         if job.kind == "trial":
             self._proposer.answer(job.number, values, violations, outcome.status == "stopped")
             self._done += 1
+            self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
         if baseline is None:
             self._without_drop.setdefault(job.baseline_key, []).append((job, outcome))
         self._announce(job, outcome)
 
+    def _weigh_baseline(self, job: Job, outcome: Outcome) -> None:
+        """Baselines of confirmation seeds come after the search and do not move its scales."""
+        if outcome.status == "complete" and job.config.key() in self._searched:
+            self._front.baseline(outcome.finals, job.folder)
+
     def _announce(self, job: Job, outcome: Outcome) -> None:
         self._tracker.finished(job, outcome)
+        hypervolume = self._front.hypervolume()
+        if hypervolume is not None and job.kind != "confirm":
+            self._tracker.front(hypervolume, self._front.complete)
+        self._progress.front(hypervolume, self._budget.left_s(self._done, self.total))
         self._progress.finished(job, outcome, self._done, self.total)
         self._ended.append(outcome)
         if len(self._ended) == min(ALIKE, self.total + 1):
@@ -288,6 +323,7 @@ class Conductor:
         trials, baselines = self._ledger.records("trial"), self._ledger.records("baseline")
         self._entered = len(trials)
         self._done = sum(record.finished for record in trials)
+        self._searched = {record.job.baseline_key for record in trials}
         seed = self.config.space.base["seed"] + len(trials)
         self._proposer = Proposer(
             self.config.space,
@@ -298,6 +334,8 @@ class Conductor:
         )
         self._proposer.replay(trials)
         self._recall([*baselines, *trials])
+        self._budget.recall([*baselines, *trials])
+        self._front.recall(trials, baselines)
         for record in baselines:
             self._take_over_baseline(record)
         unfinished = [record for record in [*trials, *self._ledger.records("confirm")] if not record.finished]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import os
 import re
 import typing
@@ -19,6 +20,7 @@ from typing import Any
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
+from sweeps.budget import parse_plateau
 from sweeps.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
 from sweeps.limits import Limit, parse_limit
 from sweeps.reading import flatten, merge, read_tree
@@ -39,6 +41,9 @@ class SearchConfig:
         concurrency: trials at the same time, as far as the resources allow.
         objectives: short name of a final value -> ``max`` or ``min``.
         constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
+        hours: no new trial starts after this many hours of running trials, all drivers of the sweep together.
+        device_hours: the same for the wall time of all trials times their GPUs (their CPUs where they have none).
+        plateau: the same once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
         points: points to try first, each a mapping of every searched path to a value.
         share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
         stopping: ``rungs`` (unpromising trials end early, see ``sweeps.stopping``) or ``none``.
@@ -56,6 +61,9 @@ class SearchConfig:
     stopping: str = "rungs"
     rungs: tuple[float, ...] = (0.25, 0.5)
     rung_share: float = 0.5
+    hours: float | None = None
+    device_hours: float | None = None
+    plateau: str | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -81,7 +89,16 @@ class SearchConfig:
             if direction not in ("max", "min"):
                 raise ConfigError(f"{direction!r} is unknown", where, "allowed: max, min")
         self._check_stopping()
+        self._check_budgets()
         self.limits()
+
+    def _check_budgets(self) -> None:
+        for name in ("hours", "device_hours"):
+            value = getattr(self, name)
+            if value is not None and not (value > 0 and math.isfinite(value)):
+                raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", "null = no limit")
+        if self.plateau is not None:
+            parse_plateau(self.plateau, "search.plateau")
 
     def _check_stopping(self) -> None:
         if self.stopping not in STOPPING:
@@ -188,6 +205,9 @@ _MAY_CHANGE = (
     "search.share",
     "search.stopping",
     "search.rung",
+    "search.hours",
+    "search.device_hours",
+    "search.plateau",
     "resources.",
     "tracking.",
     "storage",

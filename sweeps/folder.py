@@ -24,7 +24,8 @@ class Entry:
     """``sweep.json``: how to find the sweep in MLflow, and whether it came to its end.
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
-    is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then.
+    is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then,
+    ``message`` why it ended, ``seconds`` for how long drivers ran trials.
     """
 
     id: str
@@ -36,6 +37,8 @@ class Entry:
     state: str = "running"
     trials: int = 0
     confirm_seeds: int = 0
+    message: str = ""
+    seconds: float = 0.0
 
 
 def read_entry(folder: Path) -> Entry | None:

@@ -19,6 +19,8 @@ from typing import Any
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from sweeps.budget import Budget, already_spent
+from sweeps.cleaning import clear_epochs
 from sweeps.cluster import ray_cluster, run_on_ray
 from sweeps.conductor import Conductor, accuracy_drop
 from sweeps.config import SweepConfig, load_config
@@ -42,7 +44,7 @@ class Sweep:
 
     Attributes:
         state: ``complete`` (every trial ended), ``interrupted`` or ``failed``.
-        message: why it is not complete, empty if it is.
+        message: why it is not complete, or which budget ended it; else empty.
         statuses: how many trials ended how (baselines not counted).
         unwritten: entries that MLflow did not take; the next ``run`` writes them.
     """
@@ -137,7 +139,6 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if (
         entry is None
         or entry.state != "complete"
-        or entry.trials < config.num_trials()
         or entry.confirm_seeds < config.confirm.seeds
         or not entry.parent_run_id
     ):
@@ -145,9 +146,14 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
         return None
     folder = Path(config.folder)
-    trials, _ = read_records(folder, config.name, config.search.objectives)
-    uri = entry.tracking_uri or ""
-    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", "", _statuses(trials))
+    trials, baselines = read_records(folder, config.name, config.search.objectives)
+    message = ""
+    if entry.trials < config.num_trials():
+        message = already_spent(config, entry.seconds, trials, baselines)
+        if not message:
+            return None
+    uri, statuses = entry.tracking_uri or "", _statuses(trials)
+    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
 def _run_locked(config: SweepConfig, launch: Launch, folder: Path) -> Sweep:
@@ -168,7 +174,10 @@ def _run_locked(config: SweepConfig, launch: Launch, folder: Path) -> Sweep:
             raise
         writer = opening.result()
         run_ = writer.run
-        entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest())
+        spent = entry.seconds if entry is not None else 0.0
+        entry = Entry(
+            sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
+        )
         write_entry(folder, entry)
         ledger = Ledger(folder, config.name, config.search.objectives)
         stack.enter_context(progress)
@@ -188,7 +197,14 @@ def _conduct(
     writer.reconcile([*baselines, *others], known_drops(baselines, others))
     trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
     impossible, rungs = _foresight(config, launch)
-    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs)
+    budget = Budget(
+        config.search,
+        config.resources,
+        entry.seconds,
+        lambda seconds: write_entry(folder, dataclasses.replace(entry, seconds=seconds)),
+    )
+    writer.show_with(lambda: publish(folder))
+    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs, budget)
     state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
@@ -200,10 +216,14 @@ def _conduct(
         # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
         noted = "interrupted" if state == "complete" and unwritten else state
         counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
-        write_entry(folder, dataclasses.replace(entry, state=noted, **counts))
+        known = {"state": noted, "message": message, "seconds": budget.seconds}
+        write_entry(folder, dataclasses.replace(entry, **known, **counts))
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
         shutil.rmtree(folder / STAGES, ignore_errors=True)
+        clear_epochs(
+            folder, [*ledger.records("baseline"), *ledger.records("trial"), *ledger.records("confirm")]
+        )
     if conductor.done:
         publish(folder)
     return Sweep(
@@ -228,7 +248,7 @@ def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LinePro
     except KeyboardInterrupt:
         return "interrupted", "interrupted"
     if conductor.complete:
-        return "complete", ""
+        return "complete", conductor.budget_spent
     return ("failed" if conductor.failed_alike else "interrupted"), conductor.stop_reason
 
 
@@ -270,6 +290,7 @@ def publish(folder: Path) -> None:
     except ImportError as exc:
         _log.warning("the front is not published to MLflow: %s", exc)
         return
+    shutil.rmtree(folder / ".analysis", ignore_errors=True)  # its copy of ended runs misses what came late
     try:
         publish_front(folder)
     except Exception as exc:  # a picture that cannot be drawn must not fail a finished sweep

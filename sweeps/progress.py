@@ -18,6 +18,7 @@ class LineProgress:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write = write
+        self._ahead = ""
 
     def __enter__(self) -> LineProgress:
         return self
@@ -31,8 +32,13 @@ class LineProgress:
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         """Neither is an epoch: MLflow shows it."""
 
+    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+        """Goes into the next line."""
+        self._ahead = front_text(hypervolume, left_s)
+
     def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None:
-        self._write(result_line(job, outcome, done, total))
+        words = f" ({self._ahead})" if self._ahead else ""
+        self._write(result_line(job, outcome, done, total) + words)
 
     def note(self, text: str) -> None:
         self._write(text)
@@ -86,7 +92,8 @@ class LiveProgress(LineProgress):
         from rich.table import Table
 
         done, total = self._counts
-        table = Table(title=f"{done} of {total} trials done" if total else "starting", title_justify="left")
+        title = ", ".join([f"{done} of {total} trials done", *filter(None, [self._ahead])])
+        table = Table(title=title if total else "starting", title_justify="left")
         for heading in ("running", "varies", "epoch", "val accuracy %", "MACs", "s"):
             table.add_column(heading)
         for job, start, row in self._running.values():
@@ -116,6 +123,22 @@ def result_line(job: Job, outcome: Outcome, done: int, total: int) -> str:
     if outcome.error:
         parts.append(outcome.error)
     return f"{counter} {job.trial_id} {outcome.status:10s} {point_text(job)}: {', '.join(parts)}"
+
+
+def front_text(hypervolume: float | None, left_s: float | None) -> str:
+    """``hypervolume 0.6120, about 4 min left``; only what is known."""
+    known = [] if hypervolume is None else [f"hypervolume {hypervolume:.4f}"]
+    if left_s:
+        known.append(f"about {duration(left_s)} left")
+    return ", ".join(known)
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def point_text(job: Job) -> str:

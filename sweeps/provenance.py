@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gcp_core import schema
+from gcp_core.schema import Tag
 
 #: Packages whose versions are recorded, besides Python's own.
 PACKAGES = ("torch", "torchvision", "numpy", "ray", "optuna", "mlflow")
@@ -41,6 +42,19 @@ def collect(threads: int, model_folder: Path | None = None) -> dict[str, str]:
         "threads": str(threads),
         **_of_model(model_folder),
     }
+
+
+def tags(weights_sha256: str, provenance: Mapping[str, str]) -> dict[str, str]:
+    """What MLflow shows of it, by tag name; nothing for what is not known."""
+    named = ("python", *PACKAGES)
+    found = {
+        Tag.WEIGHTS: weights_sha256,
+        Tag.DATA_DIGEST: provenance.get("data_digest", ""),
+        Tag.DEVICE: provenance.get("device", ""),
+        Tag.THREADS: provenance.get("threads", ""),
+        Tag.VERSIONS: " ".join(f"{name}={provenance[name]}" for name in named if name in provenance),
+    }
+    return {name: value for name, value in found.items() if value}
 
 
 def differences(recorded: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK
 from sweeps.folder import existing_entry, read_config
 from sweeps.ledger import Record, read_records
+from sweeps.progress import duration
 
 _BAD = ("failed", "lost", "diverged", "infeasible")
 
@@ -25,7 +26,11 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepStatus:
-    """What ``gcp-sweep status`` shows; ``statuses`` counts trials, baselines apart."""
+    """What ``gcp-sweep status`` shows.
+
+    ``statuses`` counts trials, baselines apart; ``message`` says why the sweep ended as it did; ``hours`` is the time
+    for which drivers ran trials.
+    """
 
     name: str
     folder: str
@@ -35,6 +40,8 @@ class SweepStatus:
     statuses: dict[str, int]
     baselines: dict[str, int]
     failures: list[Failure] = field(default_factory=list)
+    message: str = ""
+    hours: float = 0.0
 
     def text(self, failed: bool = False) -> str:
         """For people; ``failed`` adds the failures one by one."""
@@ -45,10 +52,11 @@ class SweepStatus:
             ", ".join(f"{number} {status}" for status, number in sorted(self.baselines.items())) or "none yet"
         )
         lines = [
-            f"{self.name}: {self.state}",
+            f"{self.name}: {self.state}{f' ({self.message})' if self.message else ''}",
             f"  folder     {self.folder}",
             f"  trials     {self.trials} of {self.planned} ended: {counts}",
             f"  baselines  {baselines}",
+            f"  time       {duration(3600 * self.hours)} of running trials",
         ]
         if failed:
             lines += [f"  {f.trial_id} {f.status}: {f.error}\n    {f.log}" for f in self.failures] or [
@@ -72,6 +80,8 @@ def sweep_status(folder: Path) -> SweepStatus:
         planned=max(config.num_trials(), len(trials)),
         statuses=dict(Counter(record.status for record in trials)),
         baselines=dict(Counter(record.status for record in baselines)),
+        message=entry.message,
+        hours=entry.seconds / 3600,
         failures=[_failure(record) for record in [*baselines, *trials] if record.status in _BAD],
     )
 

@@ -13,7 +13,6 @@ import logging
 import math
 import os
 import queue
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -28,6 +27,7 @@ from sweeps import spool
 from sweeps.config import SweepConfig
 from sweeps.job import Job, Outcome, read_outcome
 from sweeps.ledger import Record
+from sweeps.provenance import git_sha, tags, versions
 from sweeps.reading import flatten
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ _TEXT_FILES = (schema.ARTIFACT_CONFIG, schema.ARTIFACT_LOG, schema.ARTIFACT_TRAC
 _PAUSE_S = 0.2
 _MAX_BACKOFF_S = 5.0
 _TAG_LENGTH = 5000
+#: Note, figures and tags of the front are renewed this often at most, and for at most this share of the time.
+_SHOW_EVERY_S = 300.0
+_SHOW_SHARE = 0.02
 #: MLflow's error codes that time does not mend, such as a value too long for its column or a run that was deleted.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 
@@ -93,6 +96,8 @@ class MlflowWriter:
         self._metrics: dict[str, list[tuple[str, float, int, int]]] = {}
         self._deadline = math.inf
         self._unwritten = 0
+        self._show: Callable[[], None] | None = None
+        self._show_every_s = self._show_after = math.inf
         self.busy_s = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -114,6 +119,19 @@ class MlflowWriter:
     def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
         now = _now_ms()
         self._entries.put(lambda: self._late(job, finals, epoch, now))
+
+    def front(self, hypervolume: float, complete: int) -> None:
+        now = _now_ms()
+        key = schema.FRONT_HYPERVOLUME
+        self._entries.put(
+            lambda: self._client.log_metric(self.run.run_id, key, hypervolume, timestamp=now, step=complete)
+        )
+        self._entries.put(self._show_front)
+
+    def show_with(self, show: Callable[[], None], every_s: float = _SHOW_EVERY_S) -> None:
+        """Call ``show`` in the writer's thread, after a trial, but not more often than every ``every_s`` seconds."""
+        self._show, self._show_every_s = show, every_s
+        self._show_after = time.monotonic() + every_s
 
     def interrupted(self, job: Job) -> None:
         """The job's process is being ended; the sweep can be continued."""
@@ -178,7 +196,15 @@ class MlflowWriter:
         self._child(record.job, record.started_ms or _now_ms())
         outcome = read_outcome(record.job.folder)
         history = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
-        ended = Outcome(record.status, record.finals, history, record.error, record.seconds)
+        ended = Outcome(
+            record.status,
+            record.finals,
+            history,
+            record.error,
+            record.seconds,
+            record.weights_sha256,
+            record.provenance,
+        )
         self._finish(record.job, ended, record.ended_ms or _now_ms())
 
     def _start(self, job: Job, now: int) -> None:
@@ -261,14 +287,24 @@ class MlflowWriter:
         ]
         self._metrics.setdefault(child.run_id, []).extend(finals)
         self._flush()
-        tags = [RunTag(Tag.STATUS, outcome.status)]
+        known = {Tag.STATUS: outcome.status, **tags(outcome.weights_sha256, outcome.provenance)}
         if outcome.error:
-            tags.append(RunTag(Tag.ERROR, outcome.error[:_TAG_LENGTH]))
-        self._client.log_batch(child.run_id, tags=tags)
+            known[Tag.ERROR] = outcome.error[:_TAG_LENGTH]
+        self._client.log_batch(child.run_id, tags=[RunTag(name, value) for name, value in known.items()])
         self._log_files(child.run_id, Path(job.folder))
         status = STATUSES[outcome.status].mlflow
         self._client.set_terminated(child.run_id, status=status, end_time=now)
         child.status, child.finals = status, child.finals | set(outcome.finals)
+
+    def _show_front(self) -> None:
+        """Let ``analysis`` renew the parent's note and figures; a driver that ends does it once more itself."""
+        start = time.monotonic()
+        if self._show is None or start < self._show_after or self._deadline < math.inf:
+            return
+        self._flush()
+        self._show()
+        took = time.monotonic() - start
+        self._show_after = time.monotonic() + max(self._show_every_s, took / _SHOW_SHARE)
 
     def _log_files(self, run_id: str, folder: Path) -> None:
         for name in (*_MODEL_FILES, *_TEXT_FILES):
@@ -344,14 +380,15 @@ def _open_parent(
 def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:
     from mlflow.entities import Param
 
-    tags = {
+    about = {
         Tag.KIND: "sweep",
         Tag.SWEEP_ID: sweep_id,
         Tag.SWEEP_NAME: config.name,
         Tag.GIT_SHA: git_sha(),
         Tag.SCHEMA: schema.SCHEMA_VERSION,
+        **tags("", versions()),
     }
-    run = client.create_run(experiment_id, tags=tags, run_name=config.name)
+    run = client.create_run(experiment_id, tags=about, run_name=config.name)
     params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
     client.log_batch(run.info.run_id, params=params)
     return run.info.run_id
@@ -378,19 +415,6 @@ def _children(client: MlflowClient, run: SweepRun, more: str = "") -> dict[str, 
 def as_param(value: Any) -> str:
     """A config value as MLflow keeps it: text as it is, everything else as JSON (``null``, ``0.1``, ``[]``)."""
     return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
-
-
-def git_sha() -> str:
-    """Commit of the working directory, with ``-dirty`` if it has changes; ``unknown`` outside a repository."""
-    try:
-        options = {"capture_output": True, "text": True, "timeout": 5, "check": True}
-        sha = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain", "--untracked-files=no"], **options
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return "unknown"
-    return f"{sha}-dirty" if changes else sha
 
 
 def _refused(exc: BaseException) -> bool:

@@ -53,6 +53,9 @@ class Recorder:
         self.calls.append(("late", job.trial_id))
         self.finals[job.trial_id].update(finals)
 
+    def front(self, hypervolume: float | None, *progress: float | None) -> None:
+        self.calls.append(("front", hypervolume, *progress))
+
     def note(self, text: str) -> None:
         self.calls.append(("note", text))
 

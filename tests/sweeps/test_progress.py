@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from gcp_core.config import TrialConfig
 from sweeps.job import Job, Outcome
-from sweeps.progress import LineProgress, LiveProgress, result_line
+from sweeps.progress import LineProgress, LiveProgress, duration, front_text, result_line
 
 POINT = {"prune.interval": 2, "prune.ratio": 0.30000000000000004}
 JOB = Job("t0006", "trial", 6, TrialConfig(), POINT, "/nowhere")
@@ -44,3 +44,34 @@ def test_the_live_table_keeps_the_lines_and_forgets_finished_trials(capsys) -> N
         progress.finished(JOB, Outcome("complete", FINALS), 1, 2)
         assert progress._table().row_count == 0
     assert "[1/2] t0006 complete" in capsys.readouterr().out
+
+
+def test_hypervolume_and_time_left_stand_behind_the_result_as_far_as_they_are_known() -> None:
+    lines: list[str] = []
+    progress = LineProgress(lines.append)
+    for known in ((None, None), (0.61234, None), (0.61234, 200.0)):
+        progress.front(*known)
+        progress.finished(JOB, Outcome("complete", FINALS, seconds=1.44), 7, 24)
+    assert [line.partition("1.4 s")[2] for line in lines] == [
+        "",
+        " (hypervolume 0.6123)",
+        " (hypervolume 0.6123, about 3 min left)",
+    ]
+    assert front_text(0.5, 0.0) == "hypervolume 0.5000"
+
+
+def test_the_live_tables_title_says_how_far_the_sweep_is(capsys) -> None:
+    live = LiveProgress()
+    live.front(0.5, 30.0)
+    live.finished(JOB, Outcome("complete", FINALS), 1, 2)
+    assert live._table().title == "1 of 2 trials done, hypervolume 0.5000, about 30 s left"
+
+
+def test_durations_are_short() -> None:
+    assert [duration(s) for s in (0.4, 59, 61, 3599, 7500)] == [
+        "0 s",
+        "59 s",
+        "1 min",
+        "1 h 00 min",
+        "2 h 05 min",
+    ]

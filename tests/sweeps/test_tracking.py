@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 
 from gcp_core.errors import ConfigError
-from gcp_core.schema import PER_EPOCH, Tag
+from gcp_core.schema import FRONT_HYPERVOLUME, PER_EPOCH, Tag
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig
 from sweeps.folder import write_config
@@ -83,6 +85,51 @@ def test_one_parent_one_baseline_and_every_trial_with_finals_params_and_artifact
         assert final.step == 2
         assert run.data.params["prune.interval"] == str(record.job.point["prune.interval"])
         assert run.data.tags[Tag.CONFIG_ID] == record.job.config.config_id()
+
+
+def test_the_parent_has_the_hypervolume_after_every_trial(checked: SweepConfig) -> None:
+    writer = _open(checked)
+    _sweep(checked, writer)
+    writer.close("FINISHED")
+    client, runs = _runs(checked)
+    course = client.get_metric_history(runs["inline"].info.run_id, FRONT_HYPERVOLUME)
+    assert [metric.step for metric in course] == [0, 1, 2, 3]
+    values = [metric.value for metric in course]
+    assert values[0] == 0.0 < values[1]
+    assert values == sorted(values), "another trial never makes a front worse"
+    assert "hypervolume" not in runs["t0000"].data.metrics
+
+
+def test_every_run_says_what_it_ran_with(checked: SweepConfig) -> None:
+    writer = _open(checked)
+    ledger = _sweep(checked, writer)
+    writer.close("FINISHED")
+    _, runs = _runs(checked)
+    tags, known = runs["t0001"].data.tags, ledger.records("trial")[1].provenance
+    assert tags[Tag.WEIGHTS] == "0" * 64
+    assert tags[Tag.VERSIONS].split()[:2] == [f"python={known['python']}", f"torch={known['torch']}"]
+    assert (tags[Tag.DEVICE], tags[Tag.THREADS]) == (known["device"], "1")
+    assert Tag.DATA_DIGEST not in tags, "the fake runner has no data"
+    assert runs["inline"].data.tags[Tag.VERSIONS] == tags[Tag.VERSIONS]
+
+
+def test_the_front_is_shown_by_the_writers_thread_not_more_often_than_asked(checked: SweepConfig) -> None:
+    writer = _open(checked)
+    shown, threads = threading.Event(), []
+
+    def show() -> None:
+        threads.append(threading.current_thread().name)
+        shown.set()
+
+    writer.show_with(show, every_s=0.0)
+    _sweep(checked, writer)
+    assert shown.wait(60)
+    writer._show_after = math.inf
+    before = len(threads)
+    writer.front(0.5, 4)
+    writer.close("FINISHED")
+    assert set(threads) == {"mlflow-writer"}
+    assert len(threads) == before
 
 
 def test_a_failed_trial_is_failed_with_its_error_and_its_traceback(tmp_path: Path, empty_store: Path) -> None:
