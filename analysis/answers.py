@@ -176,4 +176,7 @@ def register(df: pd.DataFrame, choice: Choice, registered: Registered) -> dict[s
         "model_version": registered.version,
         "alias": registered.alias,
         "uri": registered.uri,
+        "model_id": registered.model_id,
+        "new": registered.new,
+        "moved_from": registered.moved_from or None,
     }

@@ -1,8 +1,9 @@
-"""What was read from MLflow, kept as parquet: keyed by the sweep's parent run and the newest end time it
-holds.
+"""What was read from MLflow, kept as parquet: keyed by the sweep's parent run and the newest end time it holds.
 
-A finished run never changes its values, so a later read asks only for runs that ended since and for those
-that still run. Runs deleted in MLflow afterwards are not noticed: pass ``cache=False`` (``--no-cache``) then.
+A finished run never changes its values, so a later read asks only for runs that ended since, for those that still run,
+and for the ids of those that were deleted; a run that was deleted leaves the table and one that was restored returns.
+Only runs that were deleted and then purged (``mlflow gc``) between two reads are not noticed: ``cache=False``
+(``--no-cache``) reads everything again.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.load import SweepRef, read_records
+from analysis.load import SweepRef, deleted_runs, read_records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,18 +29,21 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
     file = cache_file(ref)
     old = _read(file)
     if old is None or not old["ended"].notna().any():
-        fresh = read_records(ref)
+        fresh = read_records(ref, deleted_too=True)
         _write(fresh, file)
-        return fresh
+        return _active(fresh, deleted_runs(ref))
     newest = int(old["ended"].max())
-    new = read_records(ref, newer_than=newest)
-    known = old[~old["run_id"].isin(new["run_id"])] if len(new) else old
-    seen = new["run_id"].isin(old["run_id"]) & new["ended"].le(newest)
-    if seen.all():
-        return old
-    both = pd.concat([known, new], ignore_index=True).sort_values("started", kind="stable", ignore_index=True)
-    _write(both, file)
-    return both
+    new = read_records(ref, newer_than=newest, deleted_too=True)
+    if not (new["run_id"].isin(old["run_id"]) & new["ended"].le(newest)).all():
+        known = old[~old["run_id"].isin(new["run_id"])]
+        old = pd.concat([known, new], ignore_index=True)
+        old = old.sort_values("started", kind="stable", ignore_index=True)
+        _write(old, file)
+    return _active(old, deleted_runs(ref))
+
+
+def _active(records: pd.DataFrame, deleted: set[str]) -> pd.DataFrame:
+    return records[~records["run_id"].isin(deleted)].reset_index(drop=True) if deleted else records
 
 
 def cache_file(ref: SweepRef) -> Path:

@@ -344,6 +344,7 @@ def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
     "--out", type=click.Path(path_type=Path), required=True, help="Folder to write (whole or not at all)."
 )
 @click.option("--onnx", is_flag=True, help="Also write model.onnx, checked with onnxruntime.")
+@click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
 @guarded
 def export(
     sweep: str,
@@ -353,6 +354,7 @@ def export(
     no_cache: bool,
     out: Path,
     onnx: bool,
+    data_path: str | None,
     **verbs: Any,
 ) -> None:
     """Choose as in select, prove the model in a fresh process, and write it with a model card.
@@ -364,7 +366,7 @@ def export(
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
-    exported = write(df, choice.trial, out, reason=choice.reason, onnx=onnx)
+    exported = write(df, choice.trial, out, reason=choice.reason, onnx=onnx, data_path=data_path)
     if as_json:
         say_json(answers.export(df, choice, exported))
         return

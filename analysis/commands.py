@@ -117,7 +117,8 @@ def _print(found: Comparison, paired: list[Test], equal: str) -> None:
 @verb_options
 @common
 @click.option("--name", help="Name of the registered model (default: the sweep's name).")
-@click.option("--alias", help="Alias of this version (default: the operating point, such as macs-50).")
+@click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
+@click.option("--alias", help="Alias of this version (default: the point asked for, such as macs-50).")
 @guarded
 def register(
     sweep: str,
@@ -126,21 +127,29 @@ def register(
     as_json: bool,
     no_cache: bool,
     name: str | None,
+    data_path: str | None,
     alias: str | None,
     **verbs: Any,
 ) -> None:
     """Choose as in select, prove as in export, then put the model into MLflow's registry under an alias."""
     from analysis import answers
     from analysis.export import export
+    from analysis.register import alias_for
     from analysis.register import register as put
 
     df = read(sweep, tracking_uri, no_cache)
-    choice, _ = choose(df, constraints, verbs)
+    choice, parsed = choose(df, constraints, verbs)
+    row = choice.rows.iloc[0]
+    name, alias = name or str(row["sweep"]), alias or alias_for(row, parsed)
     with tempfile.TemporaryDirectory() as work:
-        exported = export(df, choice.trial, Path(work) / "model", reason=choice.reason)
-        registered = put(df, choice.rows.iloc[0], exported, name=name, alias=alias)
+        exported = export(
+            df, choice.trial, Path(work) / "model", reason=choice.reason, onnx=True, data_path=data_path
+        )
+        registered = put(df, row, exported, name=name, alias=alias)
     if as_json:
         say_json(answers.register(df, choice, registered))
         return
     click.echo(choice.reason)
-    click.echo(f"registered {registered.name} version {registered.version} as {registered.uri}")
+    what = "registered" if registered.new else "already registered:"
+    moved = f" (the alias was on version {registered.moved_from})" if registered.moved_from else ""
+    click.echo(f"{what} {registered.name} version {registered.version} as {registered.uri}{moved}")

@@ -56,13 +56,22 @@ class Exported:
     sha256: str
 
 
-def export(df: pd.DataFrame, trial: str, out: Path, *, reason: str = "", onnx: bool = False) -> Exported:
+def export(
+    df: pd.DataFrame,
+    trial: str,
+    out: Path,
+    *,
+    reason: str = "",
+    onnx: bool = False,
+    data_path: str | None = None,
+) -> Exported:
     """Prove trial ``trial`` of the table ``df`` and write it to ``out``.
 
     ``out`` receives ``weights.pt`` and ``manifest.json`` (the checkpoint:
     ``gcp_core.checkpoint.load_model``), ``model.pt2`` (``torch.export.load``), ``sample.npz`` (inputs and
     logits to test a deployment with), ``proof.json`` and ``MODEL_CARD.md``; with ``onnx`` also
-    ``model.onnx``. An earlier export at ``out`` is replaced; any other folder is refused.
+    ``model.onnx``. An earlier export at ``out`` is replaced; any other folder is refused. ``data_path``: where the
+    data lies on this machine, if not where it lay for the trial.
 
     Raises:
         VerificationError: a hash, a count, an accuracy or an output differs; nothing is written.
@@ -77,7 +86,7 @@ def export(df: pd.DataFrame, trial: str, out: Path, *, reason: str = "", onnx: b
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         manifest = _collect(df, row, work)
-        proof = run_proof(work, onnx=onnx)
+        proof = run_proof(work, onnx=onnx, data_path=data_path)
         checks = compare(row, proof)
         failed = [c for c in checks if not c.passed]
         if failed:
@@ -137,9 +146,11 @@ def _manifest(path: Path, trial: str) -> dict[str, Any]:
     return manifest
 
 
-def run_proof(work: Path, *, onnx: bool = False) -> dict[str, Any]:
+def run_proof(work: Path, *, onnx: bool = False, data_path: str | None = None) -> dict[str, Any]:
     """Run :mod:`analysis.prove` on the model in ``work`` in a fresh interpreter; its measurements."""
-    command = [sys.executable, "-m", "analysis.prove", str(work), str(work), *(["--onnx"] if onnx else [])]
+    command = [sys.executable, "-m", "analysis.prove", str(work), str(work)]
+    command += ["--onnx"] if onnx else []
+    command += ["--data-path", data_path] if data_path else []
     # -m puts the working directory on the path, so models named package.module:factory are found as in the
     # sweep.
     try:

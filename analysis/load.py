@@ -212,14 +212,15 @@ def _objectives(config: Path | None, parent: Run) -> dict[str, Direction]:
     return known or dict(DEFAULT_OBJECTIVES)
 
 
-def read_records(ref: SweepRef, *, newer_than: int | None = None) -> pd.DataFrame:
+def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: bool = False) -> pd.DataFrame:
     """Children of a sweep as they are in MLflow: one row per run, params and tags still strings.
 
     Columns: ``run_id, mlflow_status, started, ended`` (ms since 1970, NaN while running), ``metric:KEY``,
     ``param:KEY``, ``tag:KEY``. With ``newer_than`` (ms) only runs that ended then or later, and those still
-    running.
+    running. ``deleted_too``: also runs that were deleted in MLflow (and not yet purged).
     """
     import pandas as pd
+    from mlflow.entities import ViewType
 
     client = client_for(ref.tracking_uri)
     children = f"tags.`{Tag.PARENT}` = '{ref.parent_run_id}'"
@@ -230,19 +231,32 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None) -> pd.DataFram
             f"{children} and attributes.end_time >= {int(newer_than)}",
             f"{children} and attributes.status = 'RUNNING'",
         ]
+    view = ViewType.ALL if deleted_too else ViewType.ACTIVE_ONLY
     rows = {
-        run.info.run_id: _record(run) for query in queries for run in _pages(client, ref.experiment_id, query)
+        run.info.run_id: _record(run)
+        for query in queries
+        for run in _pages(client, ref.experiment_id, query, view)
     }
     frame = pd.DataFrame(list(rows.values()))
     return frame if len(frame) else pd.DataFrame(columns=["run_id", "mlflow_status", "started", "ended"])
 
 
-def _pages(client: MlflowClient, experiment_id: str, query: str) -> Iterator[Run]:
+def deleted_runs(ref: SweepRef) -> set[str]:
+    """Ids of the sweep's children that were deleted in MLflow."""
+    from mlflow.entities import ViewType
+
+    query = f"tags.`{Tag.PARENT}` = '{ref.parent_run_id}'"
+    pages = _pages(client_for(ref.tracking_uri), ref.experiment_id, query, ViewType.DELETED_ONLY)
+    return {run.info.run_id for run in pages}
+
+
+def _pages(client: MlflowClient, experiment_id: str, query: str, view: int) -> Iterator[Run]:
     token: str | None = None
     while True:
         page = client.search_runs(
             [experiment_id],
             query,
+            run_view_type=view,
             max_results=_PAGE,
             order_by=["attributes.start_time ASC"],
             page_token=token,
@@ -295,7 +309,7 @@ def fetch_artifact(ref: SweepRef, run_id: str, name: str, into: Path | None = No
     from mlflow.exceptions import MlflowException
 
     client = client_for(ref.tracking_uri)
-    with _no_progress_bar():
+    with no_progress_bar():
         try:
             if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
                 return None
@@ -305,7 +319,7 @@ def fetch_artifact(ref: SweepRef, run_id: str, name: str, into: Path | None = No
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """MLflow draws a bar on stderr for every file; it can only be told not to through the environment."""
     name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
     before = os.environ.get(name)

@@ -1,12 +1,13 @@
 """Run in a fresh process: rebuild a model from its files, measure it again, export it, compare the export.
 
-``python -m analysis.prove MODEL_FOLDER WORK_FOLDER [--onnx]`` writes ``model.pt2``, ``sample.npz`` and
+``python -m analysis.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--data-path PATH]`` writes ``model.pt2``, ``sample.npz`` and
 ``proof.json`` into WORK_FOLDER. Nothing of the process that chose the model is in this one, and nothing is
 unpickled.
 """
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -69,11 +70,12 @@ class Proof:
     onnx_val_accuracy: float | None = None
 
 
-def prove(folder: Path, work: Path, *, onnx: bool = False) -> Proof:
+def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None = None) -> Proof:
     """Measure the model in ``folder`` and write its exported program and a sample of outputs into ``work``.
 
     Args:
         onnx: also write ``model.onnx`` and evaluate it with onnxruntime.
+        data_path: where the data lies on this machine, if not where it lay for the trial; its digest must be the same.
 
     Raises:
         CheckpointError: the files are damaged, or the data is not what the model was trained on.
@@ -83,7 +85,8 @@ def prove(folder: Path, work: Path, *, onnx: bool = False) -> Proof:
     config = TrialConfig.from_dict(manifest["config"])
     torch.set_num_threads(int(manifest["threads"]))
     device = _device(str(manifest["device"]))
-    splits = load_splits(config.data)
+    data = config.data if data_path is None else dataclasses.replace(config.data, path=data_path)
+    splits = load_splits(data)
     if splits.digest != manifest["data_digest"]:
         raise CheckpointError(
             f"the data now has digest {splits.digest}, the model was trained on {manifest['data_digest']}",
@@ -186,13 +189,19 @@ def _onnx(model: nn.Module, sample: Tensor, splits: Splits, work: Path) -> tuple
 
 def main(arguments: list[str]) -> int:
     """Exit code 0 with ``proof.json``, or 1 with the error's parts in it."""
-    folder, work = Path(arguments[0]), Path(arguments[1])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--onnx", action="store_true")
+    parser.add_argument("--data-path")
+    options = parser.parse_args(arguments)
     answer: dict[str, Any]
     try:
-        answer = dataclasses.asdict(prove(folder, work, onnx="--onnx" in arguments[2:]))
+        proof = prove(options.folder, options.work, onnx=options.onnx, data_path=options.data_path)
+        answer = dataclasses.asdict(proof)
     except GcpError as error:
         answer = {"error": error.message, "where": error.where, "hint": error.hint}
-    (work / PROOF).write_text(json.dumps(answer))
+    (options.work / PROOF).write_text(json.dumps(answer))
     return 1 if "error" in answer else 0
 
 

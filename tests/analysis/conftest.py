@@ -1,13 +1,27 @@
-"""One synthetic sweep per session: 24 finished trials, a baseline, one of every bad end."""
+"""One synthetic sweep per session (24 finished trials, a baseline, one of every bad end), one with a real model, and
+that model's export.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import analysis
-from tests.analysis.synthetic import baseline_trial, broken_trials, some_trials, write_sweep
+from analysis.cli import main
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from tests.analysis.models import write_model
+from tests.analysis.synthetic import FakeTrial, baseline_trial, broken_trials, some_trials, write_sweep
+
+CONFIG = TrialConfig(
+    data=DataConfig("digits", val_share=0.25),
+    model=ModelConfig("vgg_tiny", 0.25),
+    train=TrainConfig(epochs=1, batch_size=64),
+    prune=PruneConfig(criterion="l1", interval=1, target=0.4),
+)
+REMOVED = {"features.3": [0, 2, 5], "features.7": [1, 3, 4, 6]}
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +39,28 @@ def _table(sweep: Path):
 @pytest.fixture
 def df(_table):
     return _table.copy()
+
+
+@pytest.fixture(scope="session")
+def modelled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of a baseline and one pruned trial that have real models with honest numbers; not to be changed."""
+    folder = tmp_path_factory.mktemp("export") / "real"
+    trials = []
+    for name, config, kind, removed in (
+        ("b0000", CONFIG.baseline(), "baseline", {}),
+        ("t0000", CONFIG, "trial", REMOVED),
+    ):
+        trials.append(FakeTrial(name, config, write_model(folder / "trials" / name, config, removed), kind))
+    write_sweep(folder, trials)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def export_run(modelled: Path, tmp_path_factory: pytest.TempPathFactory):
+    """One real export over an earlier one: the folder, and what the command said with ``--json``."""
+    root = tmp_path_factory.mktemp("exported")
+    out = root / "out"
+    out.mkdir()
+    (out / "MODEL_CARD.md").write_text("an earlier export")
+    command = ["export", modelled, "macs <= 100%", "--best", "accuracy", "--out", out, "--json", "--onnx"]
+    return out, CliRunner().invoke(main, [str(word) for word in command])

@@ -15,67 +15,29 @@ import analysis
 from analysis.cli import main
 from analysis.errors import VerificationError
 from analysis.export import compare, export
-from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError
-from tests.analysis.models import write_model
-from tests.analysis.synthetic import FakeTrial, write_sweep
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / "export.json"
-CONFIG = TrialConfig(
-    data=DataConfig("digits", val_share=0.25),
-    model=ModelConfig("vgg_tiny", 0.25),
-    train=TrainConfig(epochs=1, batch_size=64),
-    prune=PruneConfig(criterion="l1", interval=1, target=0.4),
-)
-REMOVED = {"features.3": [0, 2, 5], "features.7": [1, 3, 4, 6]}
-
-
-@pytest.fixture(scope="module")
-def original(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export") / "real"
-    trials = []
-    for name, config, kind, removed in (
-        ("b0000", CONFIG.baseline(), "baseline", {}),
-        ("t0000", CONFIG, "trial", REMOVED),
-    ):
-        trials.append(FakeTrial(name, config, write_model(folder / "trials" / name, config, removed), kind))
-    write_sweep(folder, trials)
-    return folder
 
 
 @pytest.fixture
-def sweep(original, tmp_path):
+def sweep(modelled, tmp_path):
     """A copy that a test may damage; found by the database in the folder, so a moved sweep works too."""
-    return shutil.copytree(original, tmp_path / "moved")
+    return shutil.copytree(modelled, tmp_path / "moved")
 
 
-@pytest.fixture(scope="module")
-def exported(original, tmp_path_factory):
-    """One real export over an earlier one: the folder and the JSON answer."""
-    root = tmp_path_factory.mktemp("exported")
-    out = root / "out"
-    out.mkdir()
-    (out / "MODEL_CARD.md").write_text("an earlier export")
-    command = [
-        "export",
-        str(original),
-        "macs <= 100%",
-        "--best",
-        "accuracy",
-        "--out",
-        str(out),
-        "--json",
-        "--onnx",
-    ]
-    done = CliRunner().invoke(main, command)
+@pytest.fixture
+def exported(export_run):
+    """The export's folder and the JSON answer."""
+    out, done = export_run
     assert done.exit_code == 0, done.output
-    jsonschema.validate(json.loads(done.stdout), json.loads(SCHEMA.read_text()))
-    assert [p.name for p in root.iterdir()] == ["out"], "no temporary folder is left"
     return out, json.loads(done.stdout)
 
 
 def test_export_replaces_an_earlier_one_by_weights_programs_sample_proof_and_card(exported):
     out, answer = exported
+    jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
+    assert [p.name for p in out.parent.iterdir()] == ["out"], "no temporary folder is left"
     assert {p.name for p in out.iterdir()} == {
         "weights.pt", "manifest.json", "model.pt2", "model.onnx", "sample.npz", "proof.json", "MODEL_CARD.md",
     }  # fmt: skip
@@ -85,9 +47,9 @@ def test_export_replaces_an_earlier_one_by_weights_programs_sample_proof_and_car
     assert "| features.3 | 5 | 8 |" in card
 
 
-def test_the_fresh_process_measures_what_was_logged(exported, original):
+def test_the_fresh_process_measures_what_was_logged(exported, modelled):
     _, answer = exported
-    logged = analysis.load(original).set_index("trial").loc["t0000"]
+    logged = analysis.load(modelled).set_index("trial").loc["t0000"]
     measured = {c["name"]: c["measured"] for c in answer["checks"]}
     for name in ("macs", "params", "val_accuracy", "test_accuracy"):
         assert measured[name] == logged[name], name

@@ -137,6 +137,21 @@ def test_the_cache_gives_the_same_table_and_sees_what_ended_since(sweep, tmp_pat
     assert len(again) == len(direct)
 
 
+def test_the_cache_sees_what_was_deleted_and_what_was_restored(sweep, tmp_path):
+    folder = shutil.copytree(sweep, tmp_path / "deleted")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    gone = analysis.load(folder).set_index("trial").loc[["t0003", "t0007"], "run_id"]
+    client.delete_run(gone["t0003"])
+    assert "t0003" not in set(analysis.load(folder)["trial"])
+    shutil.rmtree(folder / ".analysis")  # a cache that never saw t0003 alive, or t0007 deleted
+    assert "t0003" not in set(analysis.load(folder)["trial"])
+    client.delete_run(gone["t0007"])
+    client.restore_run(gone["t0003"])
+    again = analysis.load(folder)
+    assert {"t0003", "t0007"} & set(again["trial"]) == {"t0003"}
+    pd.testing.assert_frame_equal(again, analysis.load(folder, cache=False))
+
+
 def test_a_running_sweep_is_read_and_says_so(tmp_path):
     trials = some_trials(3)
     trials[2].status, trials[2].finals = "running", {}
