@@ -56,10 +56,9 @@ def is_comparable(criterion: Criterion) -> bool:
 
 
 @dataclass(frozen=True)
-class Checked:
-    """A criterion under its name, with every score checked: all layers, one finite number a channel."""
+class Wrapped:
+    """Base of a criterion that changes another one's scores and promises what that one promises."""
 
-    name: str
     inner: Criterion
 
     @property
@@ -69,6 +68,13 @@ class Checked:
     @property
     def comparable(self) -> bool:
         return is_comparable(self.inner)
+
+
+@dataclass(frozen=True)
+class Checked(Wrapped):
+    """A criterion under its name, with every score checked: all layers, one finite number a channel."""
+
+    name: str
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

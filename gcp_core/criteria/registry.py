@@ -60,7 +60,7 @@ def build_criterion(name: str, options: Mapping[str, Any] | None = None) -> Crit
     Raises:
         ConfigError: unknown name or option, or a value that the criterion refuses.
     """
-    return Checked(name, _build(name, dict(options or {})))
+    return Checked(_build(name, dict(options or {})), name)
 
 
 def _build(name: str, options: dict[str, Any]) -> Criterion:

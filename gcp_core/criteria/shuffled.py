@@ -13,22 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria.base import Batches, Criterion, GroupsLike, Needs, is_comparable
+from gcp_core.criteria.base import Batches, GroupsLike, Wrapped
 
 
 @dataclass(frozen=True)
-class Shuffled:
-    """Wraps another criterion."""
-
-    inner: Criterion
-
-    @property
-    def needs(self) -> Needs:
-        return self.inner.needs
-
-    @property
-    def comparable(self) -> bool:
-        return is_comparable(self.inner)
+class Shuffled(Wrapped):
+    """Another criterion's scores in another order."""
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,15 +14,25 @@ from torch.nn import functional as F
 from gcp_core.groups.labels import Dynamic, Label, compressed
 from gcp_core.groups.trace import Handler, Tracer
 
-_Func = Callable[..., Any]
-_Args = tuple[Any, ...]
-_Kwargs = dict[str, Any]
 
+class _Call(NamedTuple):
+    """One operation on a labelled value, after it ran; ``shape`` is the value's before."""
 
-def _apply(func: _Func, ids: Tensor, args: _Args, kwargs: _Kwargs) -> Any:
-    """The same shape operation on the label ids (which live on the CPU)."""
-    rest = {name: _on_cpu(value) for name, value in kwargs.items() if name not in ("input", "self")}
-    return func(ids, *(_on_cpu(value) for value in args[1:]), **rest)
+    func: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    label: Label
+    shape: torch.Size
+    out: Any
+
+    def argument(self, position: int, name: str, default: Any = None) -> Any:
+        """An argument given by position or by name."""
+        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+
+    def on_labels(self) -> Any:
+        """The same operation on the label's ids at full size (they live on the CPU)."""
+        rest = {name: _on_cpu(value) for name, value in self.kwargs.items() if name not in ("input", "self")}
+        return self.func(self.label.ids.expand(self.shape), *(_on_cpu(v) for v in self.args[1:]), **rest)
 
 
 def _on_cpu(value: Any) -> Any:
@@ -34,96 +44,94 @@ def _on_cpu(value: Any) -> Any:
     return value
 
 
-def _first(args: _Args, kwargs: _Kwargs) -> Any:
-    return args[0] if args else kwargs.get("input")
+def _labelled(rule: Callable[[Tracer, _Call], Any]) -> Handler:
+    """A handler that runs the operation and, if its first argument has a label, lets ``rule`` label the result."""
+
+    def handler(
+        tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        x = args[0] if args else kwargs.get("input")
+        label = tracer.label(x)
+        if label is None:
+            return func(*args, **kwargs)
+        shape = x.shape
+        call = _Call(func, args, kwargs, label, shape, func(*args, **kwargs))
+        tracer.note_use(label)
+        return rule(tracer, call)
+
+    return handler
 
 
-def _size(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:
+    """Freeze what the operation read; its result carries no label."""
+    tracer.consume(call.label)
+    tracer.freeze(call.label, reason)
+    return tracer.attach(call.out, None) if isinstance(call.out, Tensor) else call.out
+
+
+def _size(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``x.shape`` and ``x.size()`` of a labelled value give sizes that are known to follow it."""
     out = func(*args, **kwargs)
-    if tracer.label(_first(args, kwargs)) is None:
+    if tracer.label(args[0] if args else kwargs.get("input")) is None:
         return out
     return Dynamic(out) if isinstance(out, int) else torch.Size([Dynamic(size) for size in out])
 
 
-def _spatial(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+@_labelled
+def _spatial(tracer: Tracer, call: _Call) -> Any:
     """Pools and resampling work inside each channel, as long as dimension 1 is the only one with labels."""
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    out = func(*args, **kwargs)
-    if label is None:
-        return out
-    tracer.note_use(label)
-    if any(dim > 1 for dim in label.varying()) or not isinstance(out, Tensor):
-        tracer.consume(label)
-        tracer.freeze(label, f"{func.__name__} over a dimension that holds channels, or with indices")
-        return out
-    return tracer.attach(out, replace(label, norm=None))
+    if any(dim > 1 for dim in call.label.varying()) or not isinstance(call.out, Tensor):
+        return _lost(
+            tracer, call, f"{call.func.__name__} over a dimension that holds channels, or with indices"
+        )
+    return tracer.attach(call.out, replace(call.label, norm=None))
 
 
-def _reduce(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+@_labelled
+def _reduce(tracer: Tracer, call: _Call) -> Any:
     """mean, sum or amax over dimensions that hold no channels."""
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    out = func(*args, **kwargs)
-    if label is None or not isinstance(out, Tensor):
-        return out
-    given = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis"))
+    rank = len(call.shape)
+    given = call.argument(1, "dim", call.kwargs.get("axis"))
     if given is None or isinstance(given, torch.dtype):
-        dims = set(range(x.dim()))
+        dims = set(range(rank))
     else:
-        dims = {d % x.dim() for d in (given if isinstance(given, (tuple, list)) else (given,))}
-    if dims & set(label.varying()):
-        tracer.consume(label)
-        tracer.freeze(label, f"{func.__name__} over the channels")
-        return tracer.attach(out, None)
-    tracer.note_use(label)
-    ids = label.ids
-    if out.dim() != x.dim():
+        dims = {d % rank for d in (given if isinstance(given, (tuple, list)) else (given,))}
+    if dims & set(call.label.varying()):
+        return _lost(tracer, call, f"{call.func.__name__} over the channels")
+    ids = call.label.ids
+    if call.out.dim() != rank:
         ids = ids.reshape([size for d, size in enumerate(ids.shape) if d not in dims])
-    return tracer.attach(out, label.with_ids(ids))
+    return tracer.attach(call.out, call.label.with_ids(ids))
 
 
-def _move(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+@_labelled
+def _move(tracer: Tracer, call: _Call) -> Any:
     """permute, flatten, squeeze, chunked selections: the operation itself, done to the labels."""
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    shape = x.shape
-    out = func(*args, **kwargs)
-    if label is None:
-        return out
-    tracer.note_use(label)
-    moved = _apply(func, label.ids.expand(shape), args, kwargs)
+    out, label = call.out, call.label
+    moved = call.on_labels()
     results = list(zip(out, moved, strict=True)) if isinstance(out, (tuple, list)) else [(out, moved)]
     before = np.unique(label.atoms())
     for tensor, ids in results:
         tracer.attach(tensor, label.with_ids(ids))
     if any(len(np.unique(compressed(ids).numpy())) < len(before) for _, ids in results):
         tracer.consume(label)
-        tracer.freeze(label, f"{func.__name__} picks channels at fixed positions")
+        tracer.freeze(label, f"{call.func.__name__} picks channels at fixed positions")
     return out
 
 
-def _view(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+@_labelled
+def _view(tracer: Tracer, call: _Call) -> Any:
     """view and reshape: a size that is written as a literal must not change, one read from a shape may."""
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    shape = x.shape
-    out = func(*args, **kwargs)
-    if label is None:
-        return out
-    tracer.note_use(label)
-    sizes = args[1:] if len(args) > 1 else tuple(kwargs.values())[-1:]
+    sizes = call.args[1:] if len(call.args) > 1 else tuple(call.kwargs.values())[-1:]
     if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
         sizes = tuple(sizes[0])
     if any(isinstance(size, torch.dtype) for size in sizes):
-        tracer.consume(label)
-        tracer.freeze(label, "its bytes are viewed as another type")
-        return tracer.attach(out, None)
-    return tracer.attach(out, _viewed(tracer, label, label.ids.expand(shape).reshape(out.shape), sizes))
+        return _lost(tracer, call, "its bytes are viewed as another type")
+    ids = call.label.ids.expand(call.shape).reshape(call.out.shape)
+    return tracer.attach(call.out, _viewed(tracer, call.label, ids, sizes))
 
 
-def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: _Args) -> Label:
+def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: tuple[Any, ...]) -> Label:
     new = label.with_ids(ids)
     fixed = [d for d in new.varying() if not isinstance(sizes[d], Dynamic) and int(sizes[d]) != -1]
     free = [d for d in new.varying() if d not in fixed]
@@ -143,27 +151,20 @@ def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: _Args) -> Label:
     return new
 
 
-def _chunk(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+@_labelled
+def _chunk(tracer: Tracer, call: _Call) -> Any:
     """Equal parts along the channels stay equal if the same position goes in each of them."""
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    shape = x.shape
-    out = func(*args, **kwargs)
-    if label is None:
-        return out
-    tracer.note_use(label)
-    given = args[1] if len(args) > 1 else next(v for k, v in kwargs.items() if k not in ("input", "dim"))
-    dim = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % len(shape)
-    parts = _apply(func, label.ids.expand(shape), args, kwargs)
+    out, label = call.out, call.label
+    given = call.args[1] if len(call.args) > 1 else _number_of_parts(call.kwargs)
+    dim = call.argument(2, "dim", 0) % len(call.shape)
+    parts = call.on_labels()
     for tensor, ids in zip(out, parts, strict=True):
         tracer.attach(tensor, label.with_ids(ids))
     if dim not in label.varying() or len(out) == 1:
         return out
-    follows = func.__name__ == "chunk" or isinstance(given, Dynamic)
+    follows = call.func.__name__ == "chunk" or isinstance(given, Dynamic)
     if not follows or len({tuple(p.shape) for p in parts}) > 1:
-        tracer.consume(label)
-        tracer.freeze(label, f"{func.__name__} cuts its channels at fixed positions")
-        return out
+        return _lost(tracer, call, f"{call.func.__name__} cuts its channels at fixed positions")
     for part in parts[1:]:
         first, other = torch.broadcast_tensors(compressed(parts[0]), compressed(part))
         tracer.atoms.merge(
@@ -172,45 +173,36 @@ def _chunk(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     return out
 
 
-def _pad(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+def _number_of_parts(kwargs: dict[str, Any]) -> Any:
+    """``chunks``, ``split_size`` or ``split_size_or_sections``."""
+    return next(value for name, value in kwargs.items() if name not in ("input", "dim"))
+
+
+@_labelled
+def _pad(tracer: Tracer, call: _Call) -> Any:
     """Padding inside channels keeps labels; zero channels padded on are never removed."""
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    shape = x.shape
-    out = func(*args, **kwargs)
-    if label is None:
-        return out
-    tracer.note_use(label)
-    pad = list(args[1] if len(args) > 1 else kwargs["pad"])
-    touched = {len(shape) - 1 - i // 2 for i, amount in enumerate(pad) if amount}
+    label, rank = call.label, len(call.shape)
+    pad = list(call.argument(1, "pad"))
+    touched = {rank - 1 - i // 2 for i, amount in enumerate(pad) if amount}
     if not touched & set(label.varying()):
-        mode = args[2] if len(args) > 2 else kwargs.get("mode", "constant")
-        value = args[3] if len(args) > 3 else kwargs.get("value")
-        zero = label.zero and (mode != "constant" or not value)
-        return tracer.attach(out, replace(label, zero=zero, norm=None))
-    keep = [0 if len(shape) - 1 - i // 2 not in label.varying() else amount for i, amount in enumerate(pad)]
+        zero = label.zero and (
+            call.argument(2, "mode", "constant") != "constant" or not call.argument(3, "value")
+        )
+        return tracer.attach(call.out, replace(label, zero=zero, norm=None))
+    keep = [0 if rank - 1 - i // 2 not in label.varying() else amount for i, amount in enumerate(pad)]
     if any(amount < 0 for amount in keep):
-        tracer.consume(label)
-        tracer.freeze(label, "pad cuts its channels at fixed positions")
-        return tracer.attach(out, None)
-    return tracer.attach(out, label.with_ids(F.pad(label.ids, keep)))
+        return _lost(tracer, call, "pad cuts its channels at fixed positions")
+    return tracer.attach(call.out, label.with_ids(F.pad(label.ids, keep)))
 
 
-def _expand(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
-    x = _first(args, kwargs)
-    label = tracer.label(x)
-    rank = x.dim()
-    out = func(*args, **kwargs)
-    if label is None:
-        return out
-    tracer.note_use(label)
-    if out.dim() < 2 or (label.varying() == [] and out.shape[1:2] != x.shape[1:2]):
-        tracer.consume(label)
-        tracer.freeze(label, "its one channel is broadcast over several")
-        return tracer.attach(out, None)
-    return tracer.attach(
-        out, label.with_ids(label.ids.reshape([1] * (out.dim() - rank) + list(label.ids.shape)))
-    )
+@_labelled
+def _expand(tracer: Tracer, call: _Call) -> Any:
+    """expand and expand_as, unless one channel becomes several."""
+    out, label = call.out, call.label
+    if out.dim() < 2 or (label.varying() == [] and out.shape[1:2] != call.shape[1:2]):
+        return _lost(tracer, call, "its one channel is broadcast over several")
+    new_dims = [1] * (out.dim() - len(call.shape))
+    return tracer.attach(out, label.with_ids(label.ids.reshape(new_dims + list(label.ids.shape))))
 
 
 _POOLS = [

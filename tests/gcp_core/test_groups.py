@@ -200,10 +200,22 @@ def test_models_that_cannot_be_pruned_are_refused(model, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 32, 32), (3, 32), (1, 3, 2, 2), (0, 3, 32, 32)])
-def test_an_example_input_of_the_wrong_shape_is_named(shape):
-    with pytest.raises(ModelError, match="example_input"):
-        find_groups(build_model("vgg16_bn", 10, width=0.125), torch.zeros(shape))
+@pytest.mark.parametrize(
+    ("example", "message"),
+    [
+        (torch.zeros(1, 1, 32, 32), "the model does not run on an input of shape (1, 1, 32, 32): "),
+        (torch.zeros(3, 32), "the model does not run on an input of shape (3, 32): "),
+        (torch.zeros(1, 3, 2, 2), "the model does not run on an input of shape (1, 3, 2, 2): "),
+        (torch.zeros(0, 3, 32, 32), "(0, 3, 32, 32) is not a batch of images (give a tensor (N, C, H, W))"),
+        (torch.zeros(32), "(32,) is not a batch of images"),
+        ([[1.0]], "list is not a batch of images"),
+    ],
+    ids=lambda value: str(getattr(value, "shape", "")),
+)
+def test_an_example_input_of_the_wrong_shape_is_named(example, message):
+    with pytest.raises(ModelError) as caught:
+        find_groups(build_model("vgg16_bn", 10, width=0.0625), example)
+    assert str(caught.value).startswith(f"example_input: {message}")
 
 
 def test_an_unknown_residual_mode_gets_a_hint():

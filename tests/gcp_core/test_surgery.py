@@ -40,7 +40,7 @@ def test_the_removed_model_equals_the_gated_one_in_eval_and_training(name, width
 
 def test_bottleneck_blocks_too():
     model, x = own_net("resnet164", 0.125), images(size=8)
-    for residual in ("coupled", "scatter"):
+    for residual in ("coupled", "scatter", "inner"):
         assert removed_against_gated(model, random_plan(model, x, residual), x)[0] <= 1e-12
 
 
