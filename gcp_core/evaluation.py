@@ -75,12 +75,15 @@ def evaluate_folder(folder: str | Path, split: str = "val", device: str | None =
     if split not in ("val", "test"):
         raise ConfigError(f"{split!r} is not a split to evaluate on", "split", "val or test")
     manifest = read_manifest(folder)
-    config = TrialConfig.from_dict(manifest["config"])
+    try:
+        config = TrialConfig.from_dict(manifest["config"])
+        trained_on, batch_size = manifest["data_digest"], int(manifest["evaluation_batch"])
+    except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as exc:
+        raise CheckpointError(f"the manifest is incomplete: {exc!r}", str(folder)) from exc
     splits = load_splits(config.data)
-    if splits.digest != manifest["data_digest"]:
+    if splits.digest != trained_on:
         raise CheckpointError(
-            f"the data now has digest {splits.digest}, the model was trained on {manifest['data_digest']}",
-            str(folder),
+            f"the data now has digest {splits.digest}, the model was trained on {trained_on}", str(folder)
         )
     model = load_model(folder).to(device or "cpu")
     if config.train.channels_last:
@@ -89,6 +92,6 @@ def evaluate_folder(folder: str | Path, split: str = "val", device: str | None =
         model,
         getattr(splits, split),
         splits.normalise,
-        batch_size=manifest["evaluation_batch"],
+        batch_size=batch_size,
         channels_last=config.train.channels_last,
     )

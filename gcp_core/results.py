@@ -10,7 +10,7 @@ from typing import Any
 
 from gcp_core.checkpoint import plans_from, plans_to_json
 from gcp_core.config import TrialConfig
-from gcp_core.errors import CheckpointError
+from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
 
 
@@ -95,20 +95,24 @@ def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
     """The result of a finished trial, None if it is not finished.
 
     Raises:
-        CheckpointError: it is another configuration's.
+        CheckpointError: it is another configuration's, or was damaged.
     """
     path = folder / "result.json"
     if not path.exists():
         return None
-    content = json.loads(path.read_text())
-    check_same_trial(content, config, str(folder))
-    return TrialResult(
-        content["status"],
-        content["finals"],
-        tuple(plans_from(content)),
-        tuple(history_from(content)),
-        content["error"],
-        folder / "model" if content["model"] else None,
-        content["weights_sha256"],
-        content["trained_epochs"],
-    )
+    try:
+        content = json.loads(path.read_text())
+        check_same_trial(content, config, str(folder))
+        return TrialResult(
+            content["status"],
+            content["finals"],
+            tuple(plans_from(content)),
+            tuple(history_from(content)),
+            content["error"],
+            folder / "model" if content["model"] else None,
+            content["weights_sha256"],
+            content["trained_epochs"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, PlanError) as exc:
+        hint = "delete it to train again"
+        raise CheckpointError(f"the result cannot be read: {exc!r}", str(path), hint) from exc

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -10,11 +12,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gcp_core.checkpoint import load_weights
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import Criterion, build_criterion
-from gcp_core.data import Images, Splits, load_splits, scoring_batches
-from gcp_core.data.pipeline import ScoringBatches
+from gcp_core.data import Images, Splits, load_splits
+from gcp_core.data.pipeline import ScoringBatches, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
 from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, did_you_mean
@@ -23,6 +26,8 @@ from gcp_core.models import build_model
 from gcp_core.schedule import event_epochs
 from gcp_core.seeds import derive_seed, generator
 from gcp_core.selection import Budget, Ranking, hidden_groups, reachable_share
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,14 +98,9 @@ def build_setup(config: TrialConfig) -> Setup:
     limit = 0.0 if prune.target is None else (1 - prune.target) * getattr(dense, prune.of)
     _check_hidden(prune, groups)
     _check_target(config, groups)
-    scoring = scoring_batches(
-        splits.train.to(device),
-        splits.normalise,
-        prune.scoring_images,
-        splits.num_classes,
-        config.seed,
-        config.train.channels_last,
-    )
+    # Chosen before it travels: a GPU should not hold the training images twice.
+    sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
+    scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
     return Setup(*common, criterion, scoring, limit)
 
 
@@ -176,9 +176,20 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as exc:
         raise ConfigError(f"{name!r} is not a device", "train.device", "auto, cpu, cuda, cuda:1") from exc
-    if device.type == "cuda" and not torch.cuda.is_available():
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{name!r} is not supported", "train.device", "auto, cpu, cuda, cuda:1")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
         raise ConfigError(f"{name!r}: this process sees no GPU", "train.device", "auto or cpu")
-    return device
+    number = torch.cuda.current_device() if device.index is None else device.index
+    if number >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise ConfigError(
+            f"{name!r}: this process sees {seen} GPUs", "train.device", f"cuda:0 .. cuda:{seen - 1}"
+        )
+    # With its number: tensors know theirs, and "cuda" is not equal to "cuda:0".
+    return torch.device("cuda", number)
 
 
 def _new_model(config: TrialConfig, splits: Splits, device: torch.device) -> nn.Module:
@@ -188,18 +199,33 @@ def _new_model(config: TrialConfig, splits: Splits, device: torch.device) -> nn.
         torch.manual_seed(derive_seed(config.seed, "init"))
         model = build_model(described.name, splits.num_classes, splits.in_channels, described.width)
     if described.weights is not None:
-        _load_initial(model, described.weights)
+        _load_initial(model, described.weights, splits.num_classes)
     model = model.to(device)
     return model.to(memory_format=torch.channels_last) if config.train.channels_last else model
 
 
-def _load_initial(model: nn.Module, path: str) -> None:
-    from gcp_core.checkpoint import load_weights
-
+def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
+    """Start from a state dict file. Output layers made for another number of classes keep their random weights."""
     if not Path(path).is_file():
         raise ConfigError(f"{path!r} is not a file", "model.weights")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many kinds here; all of them mean the same to the user
-        raise CheckpointError(f"cannot be read as plain tensors: {exc}", path) from exc
-    load_weights(model, state, "model.weights")
+        raise CheckpointError(f"cannot be read as plain tensors: {_first_line(exc)}", path) from exc
+    for name in ("state_dict", "model"):  # where training scripts put it
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"holds a {type(state).__name__}, not a state dict", path)
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    own = model.state_dict()
+    for name in own.keys() & state.keys():
+        have, given = own[name].shape, getattr(state[name], "shape", ())
+        if have != given and have[1:] == given[1:] and have[:1] == (num_classes,):
+            log.warning("%s in %s is for %d classes: it starts from random weights", name, path, given[0])
+            state[name] = own[name]
+    load_weights(model, state, f"model.weights={path}")
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

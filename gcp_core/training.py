@@ -37,7 +37,7 @@ from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import is_comparable
 from gcp_core.data import training_batches
 from gcp_core.data.pipeline import num_steps
-from gcp_core.errors import CheckpointError, Diverged
+from gcp_core.errors import CheckpointError, Diverged, PlanError
 from gcp_core.evaluation import EVALUATION_BATCH, evaluate
 from gcp_core.groups import Groups
 from gcp_core.latency import measure_latency, threads
@@ -330,7 +330,11 @@ def _finals(state: _State, setup: Setup, status: str) -> dict[str, float]:
     """Everything a trial can say about itself, by short name."""
     config, splits, cost, dense = setup.config, setup.splits, state.cost, setup.dense_cost
     options = {"batch_size": EVALUATION_BATCH, "channels_last": config.train.channels_last}
-    finals = {"val_accuracy": evaluate(state.model, splits.val, splits.normalise, **options).accuracy}
+    if len(setup.epoch_val_images) == len(splits.val):
+        # The last epoch's evaluation was this one: same weights, images, batch size and memory format, no autocast.
+        finals = {"val_accuracy": state.history[-1].metrics["val/accuracy"]}
+    else:
+        finals = {"val_accuracy": evaluate(state.model, splits.val, splits.normalise, **options).accuracy}
     if status == "complete":
         # Test images are looked at once, at the end, and steer nothing.
         finals["test_accuracy"] = evaluate(state.model, splits.test, splits.normalise, **options).accuracy
@@ -389,14 +393,18 @@ def _resume(state: _State, setup: Setup, checkpoints: EpochCheckpoints) -> None:
     manifest, tensors = found
     where = str(checkpoints.root)
     check_same_trial(manifest, setup.config, where)
-    if manifest["data_digest"] != setup.splits.digest:
+    if manifest.get("data_digest") != setup.splits.digest:
         raise CheckpointError("the data changed since the checkpoint was written", where)
-    for plan in plans_from(manifest):
-        apply_plan(state.model, plan, state.optimizer)
-        state.groups = state.groups.after(plan)
-        state.plans.append(plan)
-    load_weights(state.model, tensors["model"], where)
-    state.optimizer.load_state_dict(tensors["optimizer"])
-    state.history = history_from(manifest)
+    try:
+        for plan in plans_from(manifest):
+            apply_plan(state.model, plan, state.optimizer)
+            state.groups = state.groups.after(plan)
+            state.plans.append(plan)
+        load_weights(state.model, tensors["model"], where)
+        state.optimizer.load_state_dict(tensors["optimizer"])
+        state.history = history_from(manifest)
+    except (KeyError, TypeError, ValueError, PlanError) as exc:
+        hint = "delete it to train from the start"
+        raise CheckpointError(f"the checkpoint does not describe this trial: {exc}", where, hint) from exc
     state.cost = measure_cost(state.model, setup.example)
     log.info("resumed after epoch %d", state.epoch)

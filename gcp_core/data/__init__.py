@@ -1,7 +1,7 @@
 """Images in memory: data sets by name, stratified splits, augmentation on tensors."""
 
 from gcp_core.data.images import Images, Normalise, RawData, Splits
-from gcp_core.data.pipeline import evaluation_batches, scoring_batches, training_batches
+from gcp_core.data.pipeline import evaluation_batches, training_batches
 from gcp_core.data.registry import data_names, load_splits
 
 __all__ = [
@@ -12,6 +12,5 @@ __all__ = [
     "data_names",
     "evaluation_batches",
     "load_splits",
-    "scoring_batches",
     "training_batches",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -206,10 +207,20 @@ class Normalise:
     std: tuple[float, ...]
 
     def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor:
-        scale = torch.tensor([1 / (255 * s) for s in self.std], device=images.device)
-        shift = torch.tensor([m / s for m, s in zip(self.mean, self.std)], device=images.device)
+        scale, shift = _scale_and_shift(self.mean, self.std, images.device)
         out = (images.to(torch.float32) * scale - shift).permute(0, 3, 1, 2)
         return out if channels_last else out.contiguous()
+
+
+@lru_cache(maxsize=16)
+def _scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Built once per device: a GPU would otherwise wait for two small copies in every batch."""
+    with torch.inference_mode(False):
+        scale = torch.tensor([1 / (255 * s) for s in std], device=device)
+        shift = torch.tensor([m / s for m, s in zip(mean, std)], device=device)
+    return scale, shift
 
 
 @dataclass(frozen=True)

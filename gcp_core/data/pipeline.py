@@ -111,15 +111,3 @@ class ScoringBatches:
 
     def __len__(self) -> int:
         return -(-len(self._images) // SCORING_BATCH)
-
-
-def scoring_batches(
-    images: Images,
-    normalise: Normalise,
-    wanted: int | str,
-    num_classes: int,
-    seed: int,
-    channels_last: bool = True,
-) -> ScoringBatches:
-    """Batches of :func:`scoring_sample`."""
-    return ScoringBatches(scoring_sample(images, wanted, num_classes, seed), normalise, channels_last)

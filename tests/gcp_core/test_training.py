@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -121,26 +119,6 @@ def large_digits(config):
     return RawData.build(big[0], raw.train_labels, big[1], raw.test_labels)
 
 
-def test_a_killed_process_resumes_in_a_new_one_with_equal_weights(tmp_path):
-    """The same law with a real SIGKILL and a fresh interpreter."""
-    code = """
-import json, os, signal, sys
-from gcp_core.config import TrialConfig
-from gcp_core.training import run_trial
-config = TrialConfig.from_dict(json.loads(sys.argv[1]))
-stop = int(sys.argv[3])
-def report(seen):
-    if seen.epoch == stop:
-        os.kill(os.getpid(), signal.SIGKILL)
-print(run_trial(config, report=report, checkpoint_dir=sys.argv[2]).weights_sha256)
-"""
-    arguments = [sys.executable, "-c", code, json.dumps(SMALL.to_dict()), str(tmp_path)]
-    killed = subprocess.run([*arguments, "4"], capture_output=True, text=True, check=False)
-    assert killed.returncode == -9, killed.stderr
-    resumed = subprocess.run([*arguments, "0"], capture_output=True, text=True, check=True)
-    assert resumed.stdout.strip() == run_trial(SMALL).weights_sha256
-
-
 def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(tmp_path):
     with pytest.raises(Killed):
         run_trial(SMALL, report=kill_after(5), checkpoint_dir=tmp_path)
@@ -220,7 +198,16 @@ def change(**parts):
             "torchvision has no classifier 'resnet19'",
         ),
         (change(data={"name": "digitz"}), DataError, 'did you mean "digits"?'),
-        (change(train={"device": "gpu"}), ConfigError, "train.device"),
+        (
+            change(train={"device": "gpu"}),
+            ConfigError,
+            "train.device: 'gpu' is not a device (auto, cpu, cuda",
+        ),
+        (
+            change(train={"device": "meta"}),
+            ConfigError,
+            "train.device: 'meta' is not supported (auto, cpu, cuda",
+        ),
         (change(model={"weights": "absent.pt"}), ConfigError, "model.weights: 'absent.pt' is not a file"),
     ],
 )
