@@ -98,6 +98,7 @@ class MlflowWriter:
         self._unwritten = 0
         self._show: Callable[[], None] | None = None
         self._show_every_s = self._show_after = math.inf
+        self._doubtful = False
         self.busy_s = 0.0
         self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
         self._thread.start()
@@ -153,6 +154,7 @@ class MlflowWriter:
         """End the parent run, write what is queued, end the thread. The number of entries left unwritten."""
         now = _now_ms()
         self._deadline = time.monotonic() + timeout_s
+        self._entries.put(self._remove_doubles)
         self._entries.put(lambda: self._client.set_terminated(self.run.run_id, status=status, end_time=now))
         self._entries.put(None)
         self._thread.join(timeout_s + 60.0)
@@ -219,13 +221,21 @@ class MlflowWriter:
     def _create(self, job: Job, now: int) -> _Child:
         from mlflow.entities import Param
 
-        run = self._client.create_run(
-            self.run.experiment_id, start_time=now, tags=self._tags(job), run_name=job.trial_id
-        )
+        try:
+            run = self._client.create_run(
+                self.run.experiment_id, start_time=now, tags=self._tags(job), run_name=job.trial_id
+            )
+        except Exception:
+            self._doubtful = True  # the server may have made it all the same
+            raise
         child = self._children[job.trial_id] = _Child(run.info.run_id, "RUNNING")
         params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
         self._client.log_batch(child.run_id, params=params)
         return child
+
+    def _remove_doubles(self) -> None:
+        if self._doubtful:
+            _children(self._client, self.run)
 
     def _tags(self, job: Job) -> dict[str, str]:
         return {
@@ -264,14 +274,17 @@ class MlflowWriter:
     def _flush(self) -> None:
         from mlflow.entities import Metric
 
+        refusal: Exception | None = None
         for run_id in list(self._metrics):
             try:
                 self._client.log_batch(run_id, metrics=[Metric(*values) for values in self._metrics[run_id]])
             except Exception as exc:
-                if _refused(exc):  # the other runs' metrics shall not wait behind these
-                    del self._metrics[run_id]
-                raise
+                if not _refused(exc):
+                    raise
+                refusal = exc  # the other runs' metrics shall not wait behind these
             del self._metrics[run_id]
+        if refusal is not None:
+            raise refusal
 
     def _finish(self, job: Job, outcome: Outcome, now: int) -> None:
         from mlflow.entities import RunTag
@@ -395,21 +408,34 @@ def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str
 
 
 def _children(client: MlflowClient, run: SweepRun, more: str = "") -> dict[str, _Child]:
+    """The sweep's children by trial id. Of two runs of one trial (a creation whose answer was lost) the emptier goes."""
     query = f"tags.`{Tag.PARENT}` = '{run.run_id}'{more}"
-    children: dict[str, _Child] = {}
+    found: dict[str, Any] = {}
     token: str | None = None
-    while True:
+    while token != "":
         page = client.search_runs([run.experiment_id], query, max_results=1000, page_token=token)
-        for found in page:
-            finals = {key.removeprefix("final/") for key in found.data.metrics if key.startswith("final/")}
-            child = _Child(found.info.run_id, found.info.status, finals=frozenset(finals))
-            if child.status != "FINISHED":
-                points = client.get_metric_history(child.run_id, "val/accuracy")
-                child.epochs = {metric.step for metric in points}
-            children[found.data.tags.get(Tag.TRIAL_ID, found.info.run_id)] = child
-        token = page.token
-        if not token:
-            return children
+        for child in page:
+            name = child.data.tags.get(Tag.TRIAL_ID, child.info.run_id)
+            other = found.setdefault(name, child)
+            if other is not child:
+                emptier, found[name] = sorted((other, child), key=_fullness)
+                client.delete_run(emptier.info.run_id)
+        token = page.token or ""
+    return {name: _known(client, child) for name, child in found.items()}
+
+
+def _fullness(run: Any) -> int:
+    return len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
+
+
+def _known(client: MlflowClient, run: Any) -> _Child:
+    """What a run in MLflow holds already."""
+    finals = {key.removeprefix("final/") for key in run.data.metrics if key.startswith("final/")}
+    child = _Child(run.info.run_id, run.info.status, finals=frozenset(finals))
+    if child.status != "FINISHED":
+        points = client.get_metric_history(child.run_id, "val/accuracy")
+        child.epochs = {metric.step for metric in points}
+    return child
 
 
 def as_param(value: Any) -> str:

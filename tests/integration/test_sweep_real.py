@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gcp_core.schema import Tag
+from sweeps.conductor import Conductor
+from sweeps.config import load_config
+from sweeps.folder import write_config
 from sweeps.launch import Launch, Sweep, run
+from sweeps.ledger import Ledger
 from sweeps.progress import LineProgress
+from sweeps.tracking import open_writer
+from tests.sweeps.inline import drive
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 BROKEN = "tests.integration.broken_criterion:build"
@@ -42,8 +51,18 @@ POINTS = [
 ]
 
 
+@dataclass(frozen=True)
+class Server:
+    uri: str
+    process: subprocess.Popen[bytes]
+
+    def signal(self, number: int) -> None:
+        """To the server and its workers."""
+        os.killpg(self.process.pid, number)
+
+
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A real MLflow server on a free loopback port."""
     folder = tmp_path_factory.mktemp("server")
     with socket.socket() as free:
@@ -75,7 +94,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     uri = f"http://127.0.0.1:{port}"
     try:
         _wait_for(f"{uri}/health", process)
-        yield uri
+        yield Server(uri, process)
     finally:
         os.killpg(
             process.pid, signal.SIGKILL
@@ -83,7 +102,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         process.wait()
 
 
-def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 120) -> None:
+@pytest.fixture(scope="module")
+def server(running: Server) -> str:
+    return running.uri
+
+
+def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 300) -> None:
     end = time.monotonic() + timeout_s
     while time.monotonic() < end:
         assert process.poll() is None, "the MLflow server ended"
@@ -168,6 +192,44 @@ def test_a_trial_whose_process_dies_is_lost_after_its_retries_and_the_others_go_
     assert lost.data.tags[Tag.ERROR] == f"lost in all 2 attempts, {reason}"
     log = (tmp_path / "dying" / "trials" / "t0001" / "trial.log").read_text()
     assert log.count("t0001 starts in process") == 2
+
+
+def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
+    tmp_path: Path, running: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped, it still takes requests in and carries them out later: both the first try and its repetition."""
+    lines: list[str] = []
+    search = {"trials": 2, "concurrency": 2}
+    tree = {"name": "hanging", "train": {"epochs": 3}, "search": search, "tracking": {"uri": running.uri}}
+    checked = load_config({**tree, "prune": {"interval": {"choice": [1, 3]}}, "storage": str(tmp_path)})
+    folder = Path(checked.folder)
+    folder.mkdir()
+    write_config(folder, checked)
+    writer = open_writer(checked, folder, "fedcba987654")
+    gave_up = threading.Event()
+    handler = logging.Handler()
+    handler.emit = lambda record: (lines.append(record.getMessage()), len(lines) < 3 or gave_up.set())
+    log = logging.getLogger("sweeps.tracking")
+    log.addHandler(handler)
+    try:
+        running.signal(signal.SIGSTOP)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        ledger = Ledger(folder, checked.name, checked.search.objectives)
+        drive(Conductor(checked, ledger, writer, LineProgress(lines.append)))
+        lines.clear()
+        assert gave_up.wait(120), "the writer did not notice"
+    finally:
+        running.signal(signal.SIGCONT)
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "60")
+        log.removeHandler(handler)
+    assert writer.close("FINISHED", timeout_s=120) == 0
+    client, runs = _runs(Sweep(folder, "hanging", "", running.uri, "", ""))
+    assert set(runs) == {"hanging", "b0000", "t0000", "t0001"}
+    for name in ("b0000", "t0000", "t0001"):
+        assert runs[name].info.status == "FINISHED"
+        for key in ("val/accuracy", "cost/macs"):
+            assert [m.step for m in client.get_metric_history(runs[name].info.run_id, key)] == [1, 2, 3]
+        assert len(client.get_metric_history(runs[name].info.run_id, "final/macs")) == 1
 
 
 def _check_children(client: Any, runs: dict[str, Any]) -> None:
