@@ -16,7 +16,6 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +23,7 @@ from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError
 from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
 from sweeps import spool
+from sweeps.children import Child, SweepRun, children_of
 from sweeps.config import SweepConfig
 from sweeps.job import Job, Outcome, read_outcome
 from sweeps.ledger import Record
@@ -58,28 +58,6 @@ def tracking_uri(uri: str | None, folder: Path) -> str:
     return uri
 
 
-@dataclass(frozen=True)
-class SweepRun:
-    """The parent run: where it is and what it is called."""
-
-    sweep_id: str
-    name: str
-    uri: str
-    experiment: str
-    experiment_id: str
-    run_id: str
-
-
-@dataclass
-class _Child:
-    """What is known of a trial's run in MLflow."""
-
-    run_id: str
-    status: str
-    epochs: set[int] = field(default_factory=set)
-    finals: frozenset[str] = frozenset()
-
-
 class MlflowWriter:
     """Implements ``sweeps.conductor.Tracker``; every call returns at once, a thread writes.
 
@@ -87,7 +65,7 @@ class MlflowWriter:
     ``busy_s`` is the CPU time of the thread so far.
     """
 
-    def __init__(self, client: MlflowClient, run: SweepRun, children: dict[str, _Child]) -> None:
+    def __init__(self, client: MlflowClient, run: SweepRun, children: dict[str, Child]) -> None:
         self.run = run
         self._client = client
         self._children = children
@@ -218,7 +196,7 @@ class MlflowWriter:
             self._client.set_tag(child.run_id, Tag.STATUS, "running")
             child.status = "RUNNING"
 
-    def _create(self, job: Job, now: int) -> _Child:
+    def _create(self, job: Job, now: int) -> Child:
         from mlflow.entities import Param
 
         try:
@@ -228,14 +206,14 @@ class MlflowWriter:
         except Exception:
             self._doubtful = True  # the server may have made it all the same
             raise
-        child = self._children[job.trial_id] = _Child(run.info.run_id, "RUNNING")
+        child = self._children[job.trial_id] = Child(run.info.run_id, "RUNNING")
         params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
         self._client.log_batch(child.run_id, params=params)
         return child
 
     def _remove_doubles(self) -> None:
         if self._doubtful:
-            _children(self._client, self.run)
+            children_of(self._client, self.run)
 
     def _tags(self, job: Job) -> dict[str, str]:
         return {
@@ -251,13 +229,13 @@ class MlflowWriter:
             Tag.PARENT: self.run.run_id,
         }
 
-    def _find(self, job: Job) -> _Child | None:
+    def _find(self, job: Job) -> Child | None:
         """A run that a lost answer or an earlier driver left behind."""
-        found = _children(self._client, self.run, f" and tags.`{Tag.TRIAL_ID}` = '{job.trial_id}'")
+        found = children_of(self._client, self.run, f" and tags.`{Tag.TRIAL_ID}` = '{job.trial_id}'")
         self._children.update(found)
         return found.get(job.trial_id)
 
-    def _child(self, job: Job, now: int) -> _Child:
+    def _child(self, job: Job, now: int) -> Child:
         return self._children.get(job.trial_id) or self._find(job) or self._create(job, now)
 
     def _epoch(self, job: Job, row: Mapping[str, float], now: int) -> None:
@@ -360,7 +338,7 @@ def open_writer(config: SweepConfig, folder: Path, sweep_id: str) -> MlflowWrite
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         run = _open_parent(client, config, folder, sweep_id, uri)
-        return MlflowWriter(client, run, _children(client, run))
+        return MlflowWriter(client, run, children_of(client, run))
     except (MlflowException, OSError) as exc:
         raise ConfigError(f"MLflow cannot be used: {_first_line(exc)}", "tracking.uri", uri) from exc
     except Exception as exc:
@@ -405,37 +383,6 @@ def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str
     params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
     client.log_batch(run.info.run_id, params=params)
     return run.info.run_id
-
-
-def _children(client: MlflowClient, run: SweepRun, more: str = "") -> dict[str, _Child]:
-    """The sweep's children by trial id. Of two runs of one trial (a creation whose answer was lost) the emptier goes."""
-    query = f"tags.`{Tag.PARENT}` = '{run.run_id}'{more}"
-    found: dict[str, Any] = {}
-    token: str | None = None
-    while token != "":
-        page = client.search_runs([run.experiment_id], query, max_results=1000, page_token=token)
-        for child in page:
-            name = child.data.tags.get(Tag.TRIAL_ID, child.info.run_id)
-            other = found.setdefault(name, child)
-            if other is not child:
-                emptier, found[name] = sorted((other, child), key=_fullness)
-                client.delete_run(emptier.info.run_id)
-        token = page.token or ""
-    return {name: _known(client, child) for name, child in found.items()}
-
-
-def _fullness(run: Any) -> int:
-    return len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
-
-
-def _known(client: MlflowClient, run: Any) -> _Child:
-    """What a run in MLflow holds already."""
-    finals = {key.removeprefix("final/") for key in run.data.metrics if key.startswith("final/")}
-    child = _Child(run.info.run_id, run.info.status, finals=frozenset(finals))
-    if child.status != "FINISHED":
-        points = client.get_metric_history(child.run_id, "val/accuracy")
-        child.epochs = {metric.step for metric in points}
-    return child
 
 
 def as_param(value: Any) -> str:
