@@ -70,8 +70,8 @@ def run(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
             continue
         time.sleep(config.train.label_smoothing)
         _note_epoch(checkpoint_dir, epoch)
-        if report is not None:
-            report(history[-1])
+        if report is not None and report(history[-1]) and epoch < config.train.epochs:
+            return Result("stopped", {"val_accuracy": metrics["val/accuracy"]}, tuple(history))
     print(f"fake trial done in process {os.getpid()}")
     return Result("complete", _finals(config, removed), tuple(history))
 
