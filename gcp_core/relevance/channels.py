@@ -18,8 +18,8 @@ from gcp_core.relevance.untouched import device_and_dtype, untouched
 
 READ_POINTS = ("sum", "branch")
 
-#: Activations of this many pixels stay in a CPU's cache between two steps of the pass (measured on ResNet-56).
-_PIXELS_AT_ONCE = 32 * 32 * 32
+#: Images go through in parts of this many pixels: fewer pay more for calls, more leave a CPU's cache (ResNet-56).
+_PIXELS_AT_ONCE = 64 * 32 * 32
 
 
 def channel_relevance(

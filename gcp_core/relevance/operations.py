@@ -46,6 +46,18 @@ _CONSTANTS = (
     *("detach", "data", "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like"),
     *("new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"),
 )
+#: Asked by most modules about every input.
+_QUESTIONS = (
+    "dim",
+    "ndim",
+    "size",
+    "shape",
+    "numel",
+    "dtype",
+    "device",
+    "is_floating_point",
+    "requires_grad",
+)
 _RELOCATING = (
     *("flatten", "unflatten", "reshape", "view", "view_as", "reshape_as", "squeeze", "unsqueeze", "permute"),
     *(
@@ -127,6 +139,11 @@ def _constant(state: PassState, func: Any, args: Any, kwargs: Any) -> Any:
         return func(*args, **kwargs).detach()
 
 
+def _question(state: PassState, func: Any, args: Any, kwargs: Any) -> Any:
+    """Facts about a tensor, not a tensor."""
+    return func(*args, **kwargs)
+
+
 def _relocate(state: PassState, func: Any, args: Any, kwargs: Any) -> Any:
     """Shape operations: their ordinary gradient moves relevance along unchanged."""
     name = getattr(func, "__name__", "")
@@ -174,6 +191,7 @@ def _handlers_by_name() -> dict[str, Handler]:
     named.update({name: _pass_through(name) for name in (*_PASS_THROUGH, *_NON_NEGATIVE)})
     named.update(dict.fromkeys(_DROPOUTS, _identity))
     named.update(dict.fromkeys(_CONSTANTS, _constant))
+    named.update(dict.fromkeys(_QUESTIONS, _question))
     named.update(dict.fromkeys(_RELOCATING, _relocate))
     named.update(
         {"conv1d": layers.conv, "conv2d": layers.conv, "conv3d": layers.conv, "linear": layers.linear}
