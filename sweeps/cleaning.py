@@ -74,7 +74,7 @@ def clean(folder: Path, keep: str = "all", dry_run: bool = False) -> Cleaned:
     config, entry = read_config(folder), existing_entry(folder)
     with run_lock(folder):
         trials, baselines, confirmed = read_records(
-            folder, config.name, config.search.objectives, ("trial", "baseline", "confirm")
+            folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.ledger
         )
         records = [*baselines, *trials, *confirmed]
         wanted = {

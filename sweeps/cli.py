@@ -88,7 +88,8 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
         click.echo(json.dumps({**values, "folder": str(sweep.folder), "exit_code": code}))
     else:
         again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
-        click.echo(closing_words(sweep, again if not new else f"{again} name={sweep.name}"))
+        again = again if not new else f"{again} name={sweep.name}"
+        click.echo(closing_words(sweep, again, checked.ledger))
     return code
 
 
@@ -269,7 +270,7 @@ def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
     return OK
 
 
-def closing_words(sweep: Sweep, again: str) -> str:
+def closing_words(sweep: Sweep, again: str, ledger: str | None = None) -> str:
     """How it ended, and what to type next."""
     counts = (
         ", ".join(f"{number} {status}" for status, number in sorted(sweep.statuses.items()))
@@ -292,7 +293,7 @@ def closing_words(sweep: Sweep, again: str) -> str:
             f'  gcp-analyze select {folder} "macs <= 50%" --best accuracy',
             f"  gcp-analyze report {folder}",
         ]
-    lines += ["look at it:", f"  {_ui(sweep)}", f"  optuna-dashboard {folder}/journal.log"]
+    lines += ["look at it:", f"  {_ui(sweep)}", f"  optuna-dashboard {ledger or f'{folder}/journal.log'}"]
     return "\n".join(lines)
 
 

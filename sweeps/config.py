@@ -21,6 +21,7 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
 from sweeps.budget import parse_plateau
+from sweeps.database import check_url
 from sweeps.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
 from sweeps.limits import Limit, parse_limit
 from sweeps.reading import flatten, merge, read_tree
@@ -179,6 +180,7 @@ class SweepConfig:
     resources: ResourcesConfig
     tracking: TrackingConfig
     storage: str
+    ledger: str | None
     tree: dict[str, Any]
 
     @property
@@ -260,7 +262,7 @@ _SWEEP_PARTS: dict[str, type] = {
     "resources": ResourcesConfig,
     "tracking": TrackingConfig,
 }
-_TOP = ("name", "seed", *_TRIAL_PARTS, *_SWEEP_PARTS, "storage")
+_TOP = ("name", "seed", *_TRIAL_PARTS, *_SWEEP_PARTS, "storage", "ledger")
 _NOT_SET = object()
 
 
@@ -278,8 +280,9 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         sweep_parts[part] = cls(**values)
         merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
+    merged["ledger"] = ledger = _ledger(tree.get("ledger"))
     space = Space(base, tuple(dimensions))
-    config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, tree=merged)
+    config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, ledger=ledger, tree=merged)
     _check_whole(config)
     return config
 
@@ -316,7 +319,7 @@ def all_paths() -> tuple[str, ...]:
     """Every dotted path a config may hold."""
     parts = {**_TRIAL_PARTS, **_SWEEP_PARTS}
     nested = (f"{part}.{f.name}" for part, cls in parts.items() for f in dataclasses.fields(cls))
-    return ("name", "seed", "storage", *nested)
+    return ("name", "seed", "storage", "ledger", *nested)
 
 
 def _trial_part(value: Any, cls: type, part: str, dimensions: list[Dimension]) -> tuple[Any, Any]:
@@ -403,11 +406,19 @@ def _storage(value: Any) -> str:
     storage = typed(value, str, "storage")
     if "://" in storage:
         raise ConfigError(
-            f"{storage!r} is not a folder", "storage", "a local folder, or one that all nodes share"
+            f"{storage!r} is not a folder",
+            "storage",
+            "object stores are not supported; a local folder, or one that all nodes share (NFS, a mounted volume)",
         )
     if not storage:
         raise ConfigError("is empty", "storage", "a folder, for instance runs")
     return storage
+
+
+def _ledger(value: Any) -> str | None:
+    """A database's URL; None = a journal in the sweep's folder."""
+    url = typed(value, str | None, "ledger")
+    return None if url is None else check_url(url)
 
 
 def _steerable() -> list[str]:

@@ -24,11 +24,12 @@ from sweeps.cleaning import clear_epochs
 from sweeps.cluster import ray_cluster, run_on_ray
 from sweeps.conductor import Conductor, accuracy_drop
 from sweeps.config import SweepConfig, load_config
+from sweeps.database import driver_lock
 from sweeps.folder import Entry, check_unchanged, read_entry, renamed, write_config, write_entry
 from sweeps.job import Outcome
 from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
 from sweeps.lock import run_lock
-from sweeps.preflight import check_space, check_storage, check_tracking
+from sweeps.preflight import check_ledger, check_space, check_storage, check_tracking
 from sweeps.progress import LineProgress
 from sweeps.stopping import Rungs
 from sweeps.tracking import MlflowWriter, open_writer
@@ -107,6 +108,7 @@ def run(
         return done
     check_storage(checked.folder)
     check_tracking(checked.tracking.uri)
+    check_ledger(checked.ledger)
     _check_trials(checked, launch)
     with contextlib.ExitStack() as stack:
         if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
@@ -118,7 +120,7 @@ def run(
         try:
             return _run_locked(checked, launch, folder)
         except ConfigError:
-            if fresh and not (folder / JOURNAL).exists():
+            if fresh and not (folder / JOURNAL).exists() and checked.ledger is None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -146,7 +148,7 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
         return None
     folder = Path(config.folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives)
+    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.ledger)
     message = ""
     if entry.trials < config.num_trials():
         message = already_spent(config, entry.seconds, trials, baselines)
@@ -179,7 +181,8 @@ def _run_locked(config: SweepConfig, launch: Launch, folder: Path) -> Sweep:
             sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
         )
         write_entry(folder, entry)
-        ledger = Ledger(folder, config.name, config.search.objectives)
+        stack.enter_context(driver_lock(config.ledger, sweep_id))
+        ledger = Ledger(folder, config.name, config.search.objectives, url=config.ledger)
         stack.enter_context(progress)
         return _conduct(config, launch, folder, ledger, writer, entry, progress)
 

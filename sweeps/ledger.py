@@ -1,8 +1,8 @@
 """The sweep's single source of truth: which trials exist, what they are and how they ended.
 
-An Optuna study on a journal file (``optuna-dashboard`` opens it); baselines and confirm runs live in sibling studies
-of the same file. A trial enters with its whole config in one line of the journal, so a killed driver never leaves half a
-trial. Only the driver that holds the run lock writes.
+An Optuna study on a journal file, or in a database (``optuna-dashboard`` opens both); baselines and confirm runs live
+in sibling studies of the same storage. A trial enters with its whole config in one line of the journal, so a killed
+driver never leaves half a trial. Only the driver that holds the run lock writes.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution
-from optuna.storages import JournalStorage
+from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError
 from gcp_core.schema import STATUSES, Kind
+from sweeps.database import open_storage, study_name
 from sweeps.job import Job, Outcome, trial_id
 
 _log = logging.getLogger(__name__)
@@ -68,17 +69,25 @@ class Ledger:
     """The three studies of a sweep's folder (trials, baselines, confirm runs), created where they are missing.
 
     Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
-    look at a copy (:func:`read_records`).
+    look at a copy (:func:`read_records`); ``url`` names a database to use instead of a journal.
     """
 
     def __init__(
-        self, folder: Path, name: str, objectives: Mapping[str, str], journal: Path | None = None
+        self,
+        folder: Path,
+        name: str,
+        objectives: Mapping[str, str],
+        journal: Path | None = None,
+        url: str | None = None,
     ) -> None:
         self.folder = folder
-        # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
-        backend = JournalFileBackend(str(journal or folder.absolute() / JOURNAL))
         with quiet_optuna():
-            storage = JournalStorage(backend)
+            if url is None:
+                # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
+                backend = JournalFileBackend(str(journal or folder.absolute() / JOURNAL))
+                storage: BaseStorage = JournalStorage(backend)
+            else:
+                storage, name = open_storage(url), study_name(folder, name)
             self._trials = _open_study(storage, name, objectives)
             self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
             self._confirm = _open_study(storage, f"{name}/confirm", objectives)
@@ -167,8 +176,12 @@ def read_records(
     name: str,
     objectives: Mapping[str, str],
     kinds: Sequence[Kind] = ("trial", "baseline"),
+    url: str | None = None,
 ) -> tuple[list[Record], ...]:
     """The records of each kind, of a sweep that another process may be writing: reads a copy of the whole lines."""
+    if url is not None:
+        ledger = Ledger(folder, name, objectives, url=url)
+        return tuple(ledger.records(kind) for kind in kinds)
     path = folder / JOURNAL
     whole = path.read_bytes() if path.exists() else b""
     with tempfile.TemporaryDirectory() as place:
@@ -178,7 +191,7 @@ def read_records(
         return tuple(ledger.records(kind) for kind in kinds)
 
 
-def _open_study(storage: JournalStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:
+def _open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:
     """Load it, or create it; never both, because trying to create an existing one leaves a line in the journal."""
     if name in optuna.get_all_study_names(storage):
         return optuna.load_study(storage=storage, study_name=name)

@@ -12,6 +12,7 @@ from pathlib import Path
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget
 from sweeps.config import SweepConfig
+from sweeps.database import open_storage
 from sweeps.space import Point
 
 _TIMEOUT_S = 5.0
@@ -96,6 +97,12 @@ def check_tracking(uri: str | None) -> None:
         raise ConfigError(
             f"the tracking server {uri} does not answer: {reason}", "tracking.uri", hint
         ) from exc
+
+
+def check_ledger(url: str | None) -> None:
+    """The database answers and lets us in; a journal needs nothing but the storage."""
+    if url is not None:
+        open_storage(url).engine.dispose()
 
 
 def check_cpus(config: SweepConfig, available: float) -> None:

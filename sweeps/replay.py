@@ -113,7 +113,7 @@ def replay(
 def _record(folder: Path, trial_id: str) -> Record:
     config = read_config(folder)
     kinds = ("trial", "baseline", "confirm")
-    lists = read_records(folder, config.name, config.search.objectives, kinds)
+    lists = read_records(folder, config.name, config.search.objectives, kinds, config.ledger)
     found = {record.job.trial_id: record for records in lists for record in records}
     if trial_id not in found:
         hint = did_you_mean(trial_id, found) if found else "it has no trials yet"

@@ -70,7 +70,7 @@ class SweepStatus:
 def sweep_status(folder: Path) -> SweepStatus:
     """The status of the sweep in ``folder``; raises ConfigError if there is none."""
     config, entry = read_config(folder), existing_entry(folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives)
+    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.ledger)
     ended = [record for record in trials if record.finished]
     return SweepStatus(
         name=entry.name,
