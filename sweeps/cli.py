@@ -126,16 +126,28 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     from gcp_core.setup import check_config
     from sweeps.cluster import ray_cluster
     from sweeps.folder import check_unchanged
-    from sweeps.preflight import check_space, check_storage, check_tracking
+    from sweeps.preflight import (
+        check_disk,
+        check_driver,
+        check_ledger,
+        check_space,
+        check_storage,
+        check_tracking,
+        leftovers,
+    )
 
     check_unchanged(checked)
+    check_driver(checked.folder)
     check_storage(checked.folder)
+    check_disk(checked.folder)
     check_tracking(checked.tracking.uri)
+    check_ledger(checked.ledger)
     unreachable = check_space(checked, check_config)
     if address is not None:
         with ray_cluster(checked, address):
             pass
     notes = [f"target out of reach at {point}: {problem.message}" for point, problem in unreachable]
+    notes += leftovers(checked.folder)
     if as_json:
         click.echo(json.dumps({"ok": True, "folder": checked.folder, "notes": notes}))
     else:

@@ -9,15 +9,18 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from gcp_core.errors import ConfigError
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig
-from sweeps.preflight import check_cpus, check_shared
+from sweeps.nodes import Node, check_nodes, check_resources, check_shared, data_paths, describe
 
 _log = logging.getLogger(__name__)
 _MIB = 2**20
 _ATTEMPTS = 3
+#: A node that does not answer within this many seconds is of no use.
+_PROBE_S = 60
 
 #: What a trial's process is started with. glibc keeps big blocks (7-10 % faster steps); one arena, because every trial
 #: of a reused actor runs in a new thread and a new arena each would grow the process by hundreds of MB per trial.
@@ -46,7 +49,7 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
     A connection that exists already is used and left open.
 
     Raises:
-        ConfigError: no cluster there, too few CPUs, or a storage folder that some node does not see.
+        ConfigError: no cluster there, too few CPUs or GPUs, or a node without our code, the data or the storage.
     """
     for name, value in _DRIVER_ENV.items():
         os.environ.setdefault(name, value)
@@ -57,11 +60,12 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
         _connect(config, address)
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
-        check_cpus(config, max(node["Resources"].get("CPU", 0.0) for node in nodes))
+        check_resources(config, nodes)
         if len(nodes) > 1:
-            check_shared(
-                config.storage, [(node["NodeManagerAddress"], _probe(node["NodeID"])) for node in nodes]
-            )
+            named = [(node["NodeManagerAddress"], node["NodeID"]) for node in nodes]
+            check_shared(config.storage, [(name, _probe(node)) for name, node in named])
+            paths = data_paths(config)
+            check_nodes(describe("the driver", paths), _describe_all(named, paths))
         yield
     finally:
         if ours:
@@ -106,16 +110,33 @@ def _connect(config: SweepConfig, address: str | None) -> None:
                 os.environ[name] = value
 
 
-def _probe(node_id: str) -> Callable[[str], bool]:
+def _on(node_id: str, function: Callable[..., Any]) -> Any:
+    """A task that runs ``function`` on that node and nowhere else."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    def sees(path: str) -> bool:
-        strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
-        task = ray.remote(os.path.exists).options(num_cpus=0, scheduling_strategy=strategy)
-        return bool(ray.get(task.remote(path), timeout=60))
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=strategy)
 
-    return sees
+
+def _probe(node_id: str) -> Callable[[str], bool]:
+    import ray
+
+    return lambda path: bool(ray.get(_on(node_id, os.path.exists).remote(path), timeout=_PROBE_S))
+
+
+def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
+    """What the nodes say about themselves, asked side by side."""
+    import ray
+
+    answers = [(name, _on(node_id, describe).remote(name, paths)) for name, node_id in nodes]
+    described = []
+    for name, answer in answers:
+        try:
+            described.append(ray.get(answer, timeout=_PROBE_S))
+        except Exception as exc:  # our code is missing there, or it does not answer
+            described.append(Node(name, error=str(exc).strip().splitlines()[-1]))
+    return described
 
 
 def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:

@@ -29,7 +29,7 @@ from sweeps.folder import Entry, check_unchanged, read_entry, renamed, write_con
 from sweeps.job import Outcome
 from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
 from sweeps.lock import run_lock
-from sweeps.preflight import check_ledger, check_space, check_storage, check_tracking
+from sweeps.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
 from sweeps.progress import LineProgress
 from sweeps.stopping import Rungs
 from sweeps.tracking import MlflowWriter, open_writer
@@ -107,6 +107,7 @@ def run(
     if done is not None:
         return done
     check_storage(checked.folder)
+    check_disk(checked.folder)
     check_tracking(checked.tracking.uri)
     check_ledger(checked.ledger)
     _check_trials(checked, launch)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget
 from sweeps.config import SweepConfig
 from sweeps.database import open_storage
+from sweeps.ledger import JOURNAL
+from sweeps.lock import driver_of
 from sweeps.space import Point
 
 _TIMEOUT_S = 5.0
+_MB = 1_000_000
+#: With less than this no sweep is begun, whatever it needs.
+_LEAST_FREE = 100 * _MB
 
 
 def check_space(
@@ -105,35 +110,37 @@ def check_ledger(url: str | None) -> None:
         open_storage(url).engine.dispose()
 
 
-def check_cpus(config: SweepConfig, available: float) -> None:
-    """At least one trial fits on the largest node."""
-    if config.resources.cpus > available:
+def check_disk(folder: str, needed: int = _LEAST_FREE) -> None:
+    """There is room for ``needed`` bytes where the folder is, or will be."""
+    path = Path(folder)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if free < needed:
         raise ConfigError(
-            f"{config.resources.cpus} CPUs per trial, but the largest node has {available:g}",
-            "resources.cpus",
-        )
-
-
-def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]]]) -> None:
-    """Every node sees the same storage: a file written here exists there.
-
-    Args:
-        probes: (node's name, function that says whether a path exists on that node).
-    """
-    folder = Path(os.path.abspath(os.path.expanduser(storage)))
-    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
-    marker = folder / f".shared-{uuid.uuid4().hex}"
-    try:
-        marker.write_text("x", encoding="utf-8")
-        blind = [name for name, sees in probes if not sees(str(marker))]
-    finally:
-        marker.unlink(missing_ok=True)
-        for parent in created:
-            parent.rmdir()
-    if blind:
-        raise ConfigError(
-            f"{folder} is local: {len(blind)} node(s) of the cluster do not see it ({', '.join(blind)})",
+            f"{free / _MB:,.0f} MB are free at {path}, about {needed / _MB:,.0f} MB are needed",
             "storage",
-            "give a folder that all nodes share, for instance on NFS",
+            "storage=FOLDER names another place; gcp-sweep clean SWEEP makes room",
         )
+
+
+def check_driver(folder: str) -> None:
+    """Nobody else runs the sweep."""
+    holder = driver_of(Path(folder))
+    if holder is not None:
+        raise ConfigError(f"the sweep is being run by {holder}", folder, "wait for it, or stop it first")
+
+
+def leftovers(folder: str, here: str = ".") -> list[str]:
+    """What is no mistake but may surprise: locks of a killed driver, and somebody else's MLflow files."""
+    notes = []
+    stale = [path.name for path in Path(folder).glob(f"{JOURNAL}.lock*")]
+    if stale:
+        notes.append(f"{', '.join(stale)} was left by a driver that was killed; run removes it")
+    for place in dict.fromkeys((Path(here), Path(folder).parent)):
+        if (place / "mlruns").is_dir():
+            notes.append(
+                f"{place.absolute() / 'mlruns'} is not this sweep's: MLflow shows it if it is started there without"
+                " --backend-store-uri"
+            )
+    return notes

@@ -1,15 +1,25 @@
 from __future__ import annotations
 
+import os
 import socket
 import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget
-from sweeps.preflight import check_cpus, check_shared, check_space, check_storage, check_tracking
+from sweeps.lock import run_lock
+from sweeps.preflight import (
+    check_disk,
+    check_driver,
+    check_space,
+    check_storage,
+    check_tracking,
+    leftovers,
+)
 from tests.sweeps.inline import config
 
 
@@ -101,17 +111,36 @@ def test_a_folder_is_no_tracking_server() -> None:
         check_tracking("./mlruns")
 
 
-def test_too_few_cpus_for_one_trial_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"resources\.cpus: 8 CPUs per trial, but the largest node has 2"):
-        check_cpus(config(tmp_path, {"resources.cpus": 8}), 2.0)
-
-
-def test_local_storage_with_a_remote_node_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
-    import os
-
-    probes = [("10.0.0.1", os.path.exists), ("10.0.0.2", lambda path: False)]
+def test_too_little_disk_is_refused_with_both_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=30_000_000))
     with pytest.raises(ConfigError) as caught:
-        check_shared(str(tmp_path / "runs"), probes)
-    assert "is local: 1 node(s) of the cluster do not see it (10.0.0.2)" in str(caught.value)
-    assert list(tmp_path.iterdir()) == []
-    check_shared(str(tmp_path / "runs"), probes[:1])
+        check_disk(str(tmp_path / "runs" / "x"), needed=2_500_000_000)
+    assert str(caught.value).startswith(
+        f"storage: 30 MB are free at {tmp_path}, about 2,500 MB are needed (storage=FOLDER"
+    )
+    with pytest.raises(ConfigError, match="about 100 MB are needed"):
+        check_disk(str(tmp_path))
+    check_disk(str(tmp_path), needed=30_000_000)
+
+
+def test_a_sweep_that_somebody_runs_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    check_driver(str(tmp_path / "nothing" / "there"))
+    with (
+        run_lock(tmp_path),
+        pytest.raises(ConfigError, match=f"{tmp_path}: the sweep is being run by process {os.getpid()} on"),
+    ):
+        check_driver(str(tmp_path))
+    check_driver(str(tmp_path))
+
+
+def test_stale_locks_and_stray_mlflow_files_are_pointed_out(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "x"
+    folder.mkdir(parents=True)
+    assert leftovers(str(folder), str(tmp_path)) == []
+    (folder / "journal.log.lock").touch()
+    (tmp_path / "mlruns").mkdir()
+    stale, stray = leftovers(str(folder), str(tmp_path))
+    assert stale == "journal.log.lock was left by a driver that was killed; run removes it"
+    assert stray.startswith(f"{tmp_path}/mlruns is not this sweep's: MLflow shows it if")
