@@ -16,6 +16,7 @@ random; the seeds below were not looked at for that.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import statistics
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Course:
     point: Point
     rows: tuple[dict[str, float], ...]
     final: dict[str, float]
-    projection: Projection
+    projection: Projection | None
 
 
 # --- recording ----------------------------------------------------------------------------------------------------------
@@ -75,7 +76,7 @@ def record(folder: Path) -> None:
                 f"{entry.job.trial_id} is {outcome['status']}: only trained trials can be replayed"
             )
         history, finals = outcome["history"], outcome["finals"]
-        projection = feasibility.project(entry.job.config)
+        projection = feasibility.project(entry.job.config) if entry.job.kind == "trial" else None
         lines.append(
             {
                 "trial": entry.job.trial_id,
@@ -85,12 +86,7 @@ def record(folder: Path) -> None:
                 "macs": [int(row["cost/macs"]) for row in history],
                 "params": [int(row["cost/params"]) for row in history],
                 "final": {name: finals[name] for name in ("val_accuracy", "macs", "params")},
-                "foreseen": {
-                    "dense": projection.dense,
-                    "final": projection.final,
-                    "least": projection.least,
-                    "limit": projection.limit,
-                },
+                "foreseen": None if projection is None else dataclasses.asdict(projection),
             }
         )
     TABLE.parent.mkdir(exist_ok=True)
@@ -108,7 +104,7 @@ def read_table() -> list[Course]:
             {"epoch": e, "val/accuracy": a, "cost/macs": float(m), "cost/params": float(p)}
             for e, (a, m, p) in enumerate(per_epoch, start=1)
         )
-        projection = Projection(**entry["foreseen"])
+        projection = Projection(**entry["foreseen"]) if entry["foreseen"] else None
         courses.append(
             Course(entry["trial"], entry["kind"], entry["point"], rows, entry["final"], projection)
         )

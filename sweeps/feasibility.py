@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from gcp_core.config import PruneConfig, TrialConfig
+from gcp_core.config import TrialConfig
 from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups, find_groups
 from gcp_core.schedule import event_epochs
@@ -80,10 +79,7 @@ class Feasibility:
         return last is not None and last.cost()[_KINDS.index(prune.of)] <= limit, len(played)
 
     def project(self, trial: TrialConfig) -> Projection:
-        """What the trial will cost at its end; a baseline costs what it costs."""
-        if trial.prune is None:
-            dense = _by_kind(self.groups(dataclasses.replace(trial, prune=PruneConfig())))
-            return Projection(dense, dense, dense)
+        """What the trial (not a baseline) will cost at its end."""
         prune, groups = trial.prune, self.groups(trial)
         dense = _by_kind(groups)
         final = [groups, *self._played(trial, 0)][-1]

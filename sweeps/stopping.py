@@ -38,10 +38,13 @@ _SHARES_REMOVED = {"macs_removed": "macs", "params_removed": "params"}
 
 @dataclass
 class _Course:
-    """What is known of one trial: its accuracy after each epoch in per cent, its cost now, and how it ended."""
+    """What is known of one trial: its accuracy after each epoch in per cent, its cost now, and how it ended.
+
+    A baseline has no ``projection``: it costs what it costs.
+    """
 
     job: Job
-    projection: Projection
+    projection: Projection | None
     accuracy: dict[int, float] = field(default_factory=dict)
     now: dict[str, float] = field(default_factory=dict)
     final_accuracy: float | None = None
@@ -94,6 +97,8 @@ class Rungs:
 
     def epoch(self, job: Job, row: Mapping[str, float]) -> Stop | None:
         """Take in one epoch of a running job; a :class:`Stop` if it shall end now. Only trials are ever stopped."""
+        if job.kind == "confirm":
+            return None
         course = self._course(job)
         _take(course, row)
         if job.kind != "trial" or course.stopped or course.epoch >= course.epochs:
@@ -104,6 +109,8 @@ class Rungs:
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Take in how a job ended, its history included (of a sweep that is continued nothing else is known)."""
+        if job.kind == "confirm":
+            return
         course = self._course(job)
         for row in outcome.history:
             _take(course, row)
@@ -116,8 +123,7 @@ class Rungs:
 
     def _course(self, job: Job) -> _Course:
         if job.trial_id not in self._courses:
-            course = _Course(job, self._project(job.config))
-            course.now = dict(course.projection.dense)
+            course = _Course(job, None if job.kind == "baseline" else self._project(job.config))
             self._courses[job.trial_id] = course
             if job.kind == "baseline":
                 self._baselines[job.config.key()] = course
@@ -148,6 +154,8 @@ class Rungs:
         """Whether the better share of all trials at this rung is better than this one."""
         search = self._search
         if epoch not in rung_epochs(search.rungs, course.epochs) or not self.objectives:
+            return None
+        if epoch not in course.accuracy:  # it was no number
             return None
         peers = self.peers(course.epochs, epoch)
         if len(peers) < ENOUGH_AT_RUNG:
