@@ -29,6 +29,8 @@ from sweeps.space import RANGE_KEYS, Dimension, Space, read_range
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
 STOPPING = ("rungs", "none")
+#: These look where it is promising; the others make tables, of which every cell counts.
+_LEARNING_SAMPLERS = ("tpe", "nsga2", "gp")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -47,7 +49,8 @@ class SearchConfig:
         plateau: the same once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
         points: points to try first, each a mapping of every searched path to a value.
         share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
-        stopping: ``rungs`` (unpromising trials end early, see ``sweeps.stopping``) or ``none``.
+        stopping: ``rungs`` (unpromising trials end early, see ``sweeps.stopping``) or ``none``; None = ``rungs`` with a
+            sampler that learns (tpe, nsga2, gp), ``none`` with one that does not.
         rungs: where trials are compared, as shares of their epochs.
         rung_share: share of the trials at a rung that goes on.
     """
@@ -59,7 +62,7 @@ class SearchConfig:
     constraints: tuple[str, ...] = ()
     points: tuple[dict[str, Any], ...] = ()
     share: bool = True
-    stopping: str = "rungs"
+    stopping: str | None = None
     rungs: tuple[float, ...] = (0.25, 0.5)
     rung_share: float = 0.5
     hours: float | None = None
@@ -102,6 +105,8 @@ class SearchConfig:
             parse_plateau(self.plateau, "search.plateau")
 
     def _check_stopping(self) -> None:
+        if self.stopping is None:
+            object.__setattr__(self, "stopping", "rungs" if self.sampler in _LEARNING_SAMPLERS else "none")
         if self.stopping not in STOPPING:
             raise ConfigError(
                 f"{self.stopping!r} is unknown", "search.stopping", did_you_mean(self.stopping, STOPPING)

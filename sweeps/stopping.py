@@ -301,23 +301,6 @@ def crowding(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
     return distance
 
 
-def expected_share(search: SearchConfig, epochs: int, trials: int) -> float:
-    """Share (0..1] of their epochs that ``trials`` trials of ``epochs`` epochs are likely to be trained for."""
-    if search.stopping == "none":
-        return 1.0
-    total, reach = 0.0, [1.0] * trials
-    before = 0
-    for rung in rung_epochs(search.rungs, epochs):
-        total += (rung - before) * sum(reach)
-        before, come = rung, 0.0
-        for i, chance in enumerate(reach):
-            come += chance
-            if come >= ENOUGH_AT_RUNG:
-                reach[i] = chance * min(1.0, math.ceil(search.rung_share * come - 1e-9) / come)
-    total += (epochs - before) * sum(reach)
-    return total / (epochs * trials)
-
-
 def _take(course: _Course, row: Mapping[str, float]) -> None:
     if math.isfinite(row["val/accuracy"]):
         course.accuracy[int(row["epoch"])] = row["val/accuracy"]

@@ -23,7 +23,6 @@ from sweeps.stopping import (
     Rungs,
     crowding,
     expected_accuracy,
-    expected_share,
     goes_on,
     pareto_ranks,
     rung_epochs,
@@ -388,7 +387,7 @@ def test_tpe_looks_away_from_where_trials_were_stopped(tmp_path: Path) -> None:
     assert stopped > forgotten + 0.03
 
 
-# --- config and plan --------------------------------------------------------------------------------------------------
+# --- config ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -407,15 +406,24 @@ def test_a_mistake_in_the_stopping_section_is_named(
     assert error.value.where.startswith(path)
 
 
-def test_the_share_of_epochs_to_expect_counts_the_first_four_in_full(tmp_path: Path) -> None:
-    search = config(tmp_path).search
-    # Nobody is stopped among the first three; of four, ceil(4 / 2) = 2 go on: the fourth with probability 1/2 at each
-    # rung: 3 + (3 + 0.5 * 9) / 12 trials' worth of epochs; at the second rung only 3.5 are expected, so all go on.
-    assert expected_share(search, 12, 4) == pytest.approx((3 + 7.5 / 12) / 4)
-    # In the long run: a quarter of the epochs, half of the next quarter, a quarter of the rest.
-    assert expected_share(search, 12, 20_000) == pytest.approx(0.25 + 0.125 + 0.125, abs=0.01)
-    off = config(tmp_path, {"search.stopping": "none"}).search
-    assert expected_share(off, 12, 4) == 1.0
+@pytest.mark.parametrize(
+    ("sampler", "given", "expected"),
+    [
+        ("tpe", None, "rungs"),
+        ("gp", None, "rungs"),
+        ("nsga2", None, "rungs"),
+        ("grid", None, "none"),
+        ("random", None, "none"),
+        ("qmc", None, "none"),
+        ("tpe", "none", "none"),
+        ("grid", "rungs", "rungs"),
+    ],
+)
+def test_early_stopping_is_on_by_default_where_the_sampler_learns(
+    tmp_path: Path, sampler: str, given: str | None, expected: str
+) -> None:
+    checked = config(tmp_path, {"search.sampler": sampler, "search.stopping": given})
+    assert checked.search.stopping == checked.tree["search"]["stopping"] == expected
 
 
 # --- foresight --------------------------------------------------------------------------------------------------------
