@@ -96,9 +96,10 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
 @main.command()
 @_config
 @_overrides
+@click.option("--untimed", is_flag=True, help="Do not measure how long training steps take here.")
 @_json
 @_command
-def plan(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
+def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) -> int:
     """Say what the sweep would cost, and find mistakes, before anything runs."""
     from sweeps.config import load_config
     from sweeps.reading import parse_overrides
@@ -106,7 +107,7 @@ def plan(config: str, overrides: tuple[str, ...], as_json: bool) -> int:
     checked = load_config(config, parse_overrides(overrides))
     from sweeps.forecast import forecast
 
-    prediction = forecast(checked)
+    prediction = forecast(checked, timed=not untimed)
     click.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
     return OK
 

@@ -104,9 +104,13 @@ def run_job(
         (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
         with _captured(folder / schema.ARTIFACT_LOG):
             _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
+            cpu = time.process_time()
             with Watchdog(folder, hang_s) as watchdog:
                 outcome = _run(job, runner, sink, folder, share, watchdog)
-            outcome = dataclasses.replace(outcome, provenance=collect(job.config.threads, folder))
+            # Far below the trial's wall time: the machine was busy elsewhere.
+            cpu_s = f"{time.process_time() - cpu:.2f}"
+            known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}
+            outcome = dataclasses.replace(outcome, provenance=known)
             _log.info("%s ends: %s %s", job.trial_id, outcome.status, outcome.error)
         write_outcome(folder, outcome)
         # The core removes them too, unless the trial raised.

@@ -12,7 +12,9 @@ from click.testing import CliRunner
 from gcp_core.errors import ConfigError
 from sweeps.cli import main
 from sweeps.config import load_config
-from sweeps.folder import write_config
+from sweeps.feasibility import Feasibility
+from sweeps.folder import read_config, write_config
+from sweeps.rehearsal import Rehearsal, distinct_states
 from sweeps.replay import replay
 from sweeps.trial import DEFAULT_RUNNER, run_job
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
@@ -55,6 +57,17 @@ def test_the_command_prints_json_and_leaves_the_sweep_alone(trained: Path) -> No
     answer = json.loads(done.stdout)
     assert (answer["equal"], answer["trial_id"], len(answer["weights_sha256"])) == (True, "t0000", 64)
     assert sorted((path, path.stat().st_mtime_ns) for path in trained.rglob("*")) == before
+
+
+def test_the_epochs_trained_are_about_those_that_the_plan_foresees(trained: Path) -> None:
+    config = read_config(trained)
+    rehearsal = Rehearsal(Feasibility())
+    played = [rehearsal.play(config.space.resolve(point)) for point in config.space.grid()]
+    played.append(rehearsal.play(played[0].config.baseline()))
+    results = [json.loads(file.read_text()) for file in trained.glob("trials/*/result.json")]
+    # Random scores reach a target with other units than real ones do: an event more or less is possible.
+    assert abs(sum(result["trained_epochs"] for result in results) - distinct_states(played)) <= 1
+    assert distinct_states(played) < 9, "three runs of three epochs"
 
 
 def _fake(tmp_path: Path, **recorded: object) -> Path:
