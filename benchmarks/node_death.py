@@ -49,11 +49,14 @@ class Saboteur(LineProgress):
         self._lose = lose
         self.lost_at = 0.0
         self.arrivals: list[tuple[int, float]] = []
+        self.cpu_s = 0.0
 
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         if job.kind != "trial":
             return
         self.arrivals.append((int(row["epoch"]), time.monotonic()))
+        if self.lost_at and not self.cpu_s:
+            self.cpu_s = _cpu_seconds(_process(job))
         if self._lose is not None and not self.lost_at and row["epoch"] >= LOST_AFTER:
             self.lost_at = time.monotonic()
             self._lose(_process(job))
@@ -67,6 +70,12 @@ def _process(job: Job) -> int:
 
 def _parent(process: int) -> int:
     return int(Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def _cpu_seconds(process: int) -> float:
+    """CPU time of a process so far; what recovery would take if nothing else ran on the machine."""
+    fields = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def _descendants(process: int) -> list[int]:
@@ -132,6 +141,8 @@ def one_case(storage: Path, lose: str | None) -> dict[str, Any]:
         "first_epoch_after": after,
         "loss_to_detection_s": round(noticed[0] - saboteur.lost_at, 2),
         "detection_to_report_s": round(at - noticed[0], 2),
+        "new_process_cpu_s": round(saboteur.cpu_s, 2),
+        "load_average": round(os.getloadavg()[0], 1),
         "retries": len(noticed),
     }
 
@@ -144,10 +155,10 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
         twin = one_case(Path(place) / "twin", None)
-        results: dict[str, Any] = {"load_average": os.getloadavg()[0]}
+        results: dict[str, Any] = {}
         for case in arguments.cases:
             runs = [one_case(Path(place) / f"{case}{i}", case) for i in range(arguments.repeats)]
-            times = ("loss_to_detection_s", "detection_to_report_s")
+            times = ("loss_to_detection_s", "detection_to_report_s", "new_process_cpu_s")
             results[case] = {
                 "weights_as_undisturbed": all(found["weights"] == twin["weights"] for found in runs),
                 "lost": sum(found["statuses"].get("lost", 0) for found in runs),

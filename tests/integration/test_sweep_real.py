@@ -23,6 +23,7 @@ from gcp_core.schema import Tag
 from sweeps.conductor import Conductor
 from sweeps.config import load_config
 from sweeps.folder import write_config
+from sweeps.job import Job
 from sweeps.launch import Launch, Sweep, run
 from sweeps.ledger import Ledger
 from sweeps.progress import LineProgress
@@ -230,6 +231,48 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
         for key in ("val/accuracy", "cost/macs"):
             assert [m.step for m in client.get_metric_history(runs[name].info.run_id, key)] == [1, 2, 3]
         assert len(client.get_metric_history(runs[name].info.run_id, "final/macs")) == 1
+
+
+class KillsANode(LineProgress):
+    """Kills the node on which a trial runs, while the trial reports its third epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda text: None)
+        self.killed = ""
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None:
+        if job.kind == "trial" and row["epoch"] == 3 and not self.killed:
+            self.killed = job.trial_id
+            log = (Path(job.folder) / "trial.log").read_text()
+            worker = int(log.split("starts in process ")[1].split(":")[0])
+            stat = Path(f"/proc/{worker}/stat").read_text()
+            raylet = int(stat.rsplit(")", 1)[1].split()[1])
+            assert "raylet" in Path(f"/proc/{raylet}/cmdline").read_text()
+            for process in (raylet, worker):
+                os.kill(process, signal.SIGKILL)
+
+
+def test_when_a_node_dies_its_trial_goes_on_elsewhere_from_its_last_epoch_pruned_as_it_was(
+    tmp_path: Path, server: str, cluster: str
+) -> None:
+    """The last test on this cluster: one of its two workers is gone afterwards."""
+    search = {"trials": 1, "points": POINTS[:1], "sampler": "random"}
+    prune = {**TREE["prune"], "interval": 1, "ratio": {"choice": [0.2, 0.4]}}
+    tree = {**TREE, "name": "node-death", "prune": prune, "train": {"epochs": 5, "batch_size": 64}}
+    killer = KillsANode()
+    launch = Launch(address=cluster, progress=killer)
+    sweep = run(
+        {**tree, "storage": str(tmp_path), "search": search, "tracking": {"uri": server}}, launch=launch
+    )
+    assert (sweep.state, sweep.statuses, killer.killed) == ("complete", {"complete": 1}, "t0000")
+    log = (tmp_path / "node-death" / "trials" / "t0000" / "trial.log").read_text()
+    before, after = log.split("t0000 starts in process")[1:]
+    assert "removed" in before.split("epoch 2/5")[0], "it was to be pruned before its node died"
+    assert "resumed after epoch 2" in after
+    client, runs = _runs(sweep)
+    for key in ("cost/macs", "val/accuracy"):
+        points = client.get_metric_history(runs["t0000"].info.run_id, key)
+        assert [point.step for point in points] == [1, 2, 3, 4, 5]
 
 
 def _check_children(client: Any, runs: dict[str, Any]) -> None:
