@@ -17,10 +17,13 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.compare import Comparison, Test
+    from analysis.advice import Advice
+    from analysis.compare import Comparison
+    from analysis.compare_page import ComparedFiles
     from analysis.errors import NothingFeasible
     from analysis.export import Exported
     from analysis.pareto import Hypervolume
+    from analysis.permutation import Test
     from analysis.publish import Published
     from analysis.register import Registered
     from analysis.report import Written
@@ -76,9 +79,16 @@ def about(df: pd.DataFrame) -> dict[str, Any]:
 
 
 def front(
-    df: pd.DataFrame, rows: pd.DataFrame, objectives: dict[str, str], volume: Hypervolume, scale: str
+    df: pd.DataFrame,
+    rows: pd.DataFrame,
+    objectives: dict[str, str],
+    volume: Hypervolume,
+    scale: str,
+    noise: dict[str, Any],
 ) -> dict:
-    """Answer of ``front``: the front (or, with ranks, the rows asked for), baselines and the hypervolume."""
+    """Answer of ``front``: the front (or, with ranks, the rows asked for), baselines, hypervolume, and what replicates
+    tell about it.
+    """
     config = table.config_columns(df)
     return {
         "answer": "front",
@@ -88,6 +98,7 @@ def front(
         "front": trials(rows, config),
         "baselines": trials(df[df["kind"] == "baseline"], config),
         "hypervolume": {"value": volume.value, "cut": volume.cut, "points": volume.points, "anchors": scale},
+        "noise": noise,
     }
 
 
@@ -150,8 +161,14 @@ def export(df: pd.DataFrame, choice: Choice, exported: Exported) -> dict[str, An
     }
 
 
-def compare(df: pd.DataFrame, by: str, found: Comparison, paired: Sequence[Test]) -> dict[str, Any]:
-    """Answer of ``compare``: hypervolume per label and seed, and every test with its verdict."""
+def compare(
+    df: pd.DataFrame,
+    by: str,
+    found: Comparison,
+    paired: Sequence[Test],
+    written: ComparedFiles | None = None,
+) -> dict[str, Any]:
+    """Answer of ``compare``: hypervolume per label and seed, every test with its verdict, and the page if written."""
     return {
         "answer": "compare",
         "version": VERSION,
@@ -161,6 +178,25 @@ def compare(df: pd.DataFrame, by: str, found: Comparison, paired: Sequence[Test]
         "anchors": found.anchors,
         "volumes": [{k: plain(v) for k, v in row.items()} for row in found.volumes.to_dict("records")],
         "tests": [{k: plain(v) for k, v in dataclasses.asdict(t).items()} for t in (*found.tests, *paired)],
+        "page": str(written.page) if written else None,
+        "files": [str(file) for file in written.files] if written else [],
+    }
+
+
+def advise(
+    df: pd.DataFrame, found: Advice, mattered: pd.DataFrame | None, why: str, path: str | None
+) -> dict[str, Any]:
+    """Answer of ``advise``: importance with its range and method, gaps of the front, points to try next."""
+    rows = [] if mattered is None else mattered.to_dict("records")
+    return {
+        "answer": "advise",
+        "version": VERSION,
+        **about(df),
+        "importance": [{k: plain(v) for k, v in row.items()} for row in rows],
+        "importance_unknown": why or None,
+        "gaps": [{k: plain(v) for k, v in vars(gap).items()} for gap in found.gaps],
+        "points": [{k: plain(v) for k, v in point.items()} for point in found.points],
+        "written": path,
     }
 
 

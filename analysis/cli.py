@@ -17,6 +17,7 @@ import click
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.assurance import Assurance
     from analysis.constraints import Constraint
     from analysis.select import Choice
 
@@ -143,6 +144,7 @@ def front(
     """Print the front: the finished trials that no other trial beats in every objective."""
     from analysis import answers, pareto, table, text
     from analysis.anchors import anchors_for
+    from analysis.assurance import assurance
 
     df = read(sweep, tracking_uri, no_cache)
     goals = _objectives(objectives) or df.attrs["objectives"]
@@ -156,14 +158,18 @@ def front(
         reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
         raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
     volume = pareto.hypervolume(df, goals, scales)
+    sure = assurance(df, goals)
     if csv_path is not None:
         rows.to_csv(csv_path, index=False)
     if as_json:
-        say_json(answers.front(df, rows, goals, volume, scales.describe()))
+        say_json(answers.front(df, rows, goals, volume, scales.describe(), sure.plain()))
         return
-    click.echo(text.trials_table(_with_baselines(df, rows), table.varying(df), _marks(df, rows, everything)))
+    shown, columns = _with_chances(_with_baselines(df, rows), sure)
+    click.echo(text.trials_table(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
     click.echo()
     click.echo(_summary(df, goals, volume, scales.describe()))
+    for line in sure.lines():
+        click.echo(line)
 
 
 def _objectives(given: tuple[str, ...]) -> dict[str, str]:
@@ -185,6 +191,15 @@ def _with_baselines(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
 
     return pd.concat([df[df["kind"] == "baseline"], rows])
+
+
+def _with_chances(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list[str]]:
+    """The rows with their configuration's chance of being on the front, where the noise is known."""
+    if sure.groups is None:
+        return rows, []
+    chance = dict(zip(sure.groups["config_id"], sure.groups["probability"]))
+    said = [f"{100 * chance[c]:.0f} %" if c in chance else None for c in rows["config_id"]]
+    return rows.assign(chance=said), ["chance"]
 
 
 def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Further commands of ``gcp-analyze``: compare and register. Imported by ``analysis.cli``; nothing heavy on
+"""Further commands of ``gcp-analyze``: compare, advise and register. Imported by ``analysis.cli``; nothing heavy on
 top.
 """
 
@@ -15,7 +15,9 @@ from analysis.cli import choose, common, guarded, main, read, say_json, verb_opt
 if TYPE_CHECKING:
     import pandas as pd
 
-    from analysis.compare import Comparison, Test
+    from analysis.advice import Advice
+    from analysis.compare import Comparison
+    from analysis.permutation import Test
 
 
 @main.command()
@@ -30,7 +32,9 @@ if TYPE_CHECKING:
     help="Hold equal: device_hours, epochs, trials or nothing.",
     show_default=True,
 )
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for the figures and their CSV.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for the page, the figures and their CSV."
+)
 @click.option("--force", is_flag=True, help="Compare sweeps with different data or baselines anyway.")
 @guarded
 def compare(
@@ -54,46 +58,18 @@ def compare(
     if not force:
         comparison.check_comparable(df)
     found = comparison.compare(df, by, equal=equal)
-    paired = _paired(df, by, found)
+    paired = comparison.paired_tests(df, by)
+    written = None
     if out is not None:
-        _figures(df, by, out)
+        from analysis import compare_page
+
+        written = compare_page.write(df, by, found, paired, out)
     if as_json:
-        say_json(answers.compare(df, by, found, paired))
+        say_json(answers.compare(df, by, found, paired, written))
         return
     _print(found, paired, equal)
-
-
-def _paired(df: pd.DataFrame, by: str, found: Comparison) -> list[Test]:
-    """Accuracy, configuration by configuration, where both sides ran the same ones."""
-    from analysis import compare as comparison
-
-    tests = []
-    for test in found.tests:
-        differences = comparison.paired_differences(df, by, test.first, test.second, "val_accuracy")
-        if len(differences) >= 2:
-            what = "validation accuracy at equal configuration and seed"
-            tests.append(comparison.paired_test(differences, test.first, test.second, what))
-    return tests
-
-
-def _figures(df: pd.DataFrame, by: str, out: Path) -> None:
-    from itertools import combinations
-
-    from analysis import attainment, figures
-    from analysis import compare as comparison
-
-    goals = {"macs": "min", "val_accuracy": "max"}
-    parts = comparison.split(df, by)
-    surfaces = attainment.attainment(parts, goals)
-    figures.save(attainment.draw_attainment(surfaces, "macs", "val_accuracy"), surfaces, out, "attainment")
-    for a, b in combinations(parts, 2):
-        boxes = attainment.attainment_difference(parts[a], parts[b], goals)
-        drawing = attainment.draw_difference(boxes, "macs", "val_accuracy", a, b)
-        figures.save(drawing, boxes, out, f"difference_{_file(a)}_{_file(b)}")
-
-
-def _file(label: str) -> str:
-    return "".join(c if c.isalnum() else "-" for c in label)
+    if written is not None:
+        click.echo(f"\npage     {written.page}")
 
 
 def _print(found: Comparison, paired: list[Test], equal: str) -> None:
@@ -109,6 +85,90 @@ def _print(found: Comparison, paired: list[Test], equal: str) -> None:
     click.echo()
     for test in [*found.tests, *paired]:
         click.echo(test.verdict)
+
+
+@main.command()
+@click.argument("sweep")
+@common
+@click.option(
+    "--points", type=click.IntRange(min=1), default=6, show_default=True, help="How many to propose."
+)
+@click.option(
+    "--method", default="fanova", show_default=True, help="How importance is measured: fanova or pedanova."
+)
+@click.option(
+    "--write",
+    "path",
+    type=click.Path(path_type=Path),
+    help="Config of the next sweep, with the points to try first.",
+)
+@guarded
+def advise(
+    sweep: str,
+    tracking_uri: str | None,
+    as_json: bool,
+    no_cache: bool,
+    points: int,
+    method: str,
+    path: Path | None,
+) -> None:
+    """Say what mattered, where the front is thin, and which configurations to try next."""
+    from analysis import advice, answers
+    from analysis.anchors import anchors_for
+
+    df = read(sweep, tracking_uri, no_cache)
+    goals = df.attrs["objectives"]
+    if not df["candidate"].any():
+        from analysis.errors import NothingFeasible
+
+        raise NothingFeasible("the sweep has no finished trial", sweep)
+    found = advice.advise(df, goals, anchors_for(df, goals), points=points)
+    mattered, why = _importance(df, goals, method)
+    name = advice.write_config(df, found, path) if path is not None else None
+    if as_json:
+        say_json(answers.advise(df, found, mattered, why, str(path) if path is not None else None))
+        return
+    _print_advice(found, mattered, why)
+    if path is not None:
+        click.echo(f"\nwrote {path}: sweep {name}, first the points above")
+
+
+def _importance(df: pd.DataFrame, goals: dict[str, str], method: str) -> tuple[pd.DataFrame | None, str]:
+    """Importance for the objective that is no cost, and why it is not known."""
+    from analysis.errors import NothingFeasible
+    from analysis.importance import importance
+
+    target = next((name for name, direction in goals.items() if direction == "max"), "val_accuracy")
+    try:
+        return importance(df, target, method=method), ""
+    except NothingFeasible as error:
+        return None, error.message
+
+
+def _print_advice(found: Advice, mattered: pd.DataFrame | None, why: str) -> None:
+    from analysis import text
+
+    if mattered is None:
+        click.echo(f"importance: not known ({why})")
+    else:
+        click.echo(f"What mattered for {mattered['target'].iloc[0]} ({mattered['method'].iloc[0]}):")
+        rows = [
+            [
+                r["parameter"],
+                f"{100 * r['importance']:.0f} %",
+                f"{100 * r['low']:.0f} to {100 * r['high']:.0f} %",
+            ]
+            for r in mattered.to_dict("records")
+        ]
+        click.echo(text.grid(["parameter", "importance", "10 to 90 % of resamplings"], rows))
+    click.echo("\nWhere the front is thin:")
+    for gap in found.gaps:
+        click.echo(f"  {gap.words}")
+    click.echo(
+        "\nTo try next:" if found.points else "\nEverything between the ends of these gaps ran already."
+    )
+    for point in found.points:
+        click.echo("  " + " ".join(f"{path}={text.parameter(value)}" for path, value in point.items()))
 
 
 @main.command()

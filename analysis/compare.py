@@ -1,54 +1,27 @@
 """Which of several sweeps, criteria or samplers found the better front, and whether the data can tell.
 
 The unit of evidence is a seed: one hypervolume per seed with the same fixed anchors, then an exact
-permutation test. Where so few seeds cannot reach 5 %, that is said instead of a p-value.
+permutation test (:mod:`analysis.permutation`).
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations
 from typing import TYPE_CHECKING
-
-import numpy as np
 
 from analysis import pareto
 from analysis.anchors import Anchors, anchors_for
+from analysis.permutation import Test, holm, paired_test, permutation_test
+from analysis.progress import running_hypervolume
 from gcp_core.errors import ConfigError, did_you_mean
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Exact up to this many rearrangements, drawn at random beyond.
-_EXACT = 200_000
-_LEVEL = 0.05
-
-
-@dataclass(frozen=True)
-class Test:
-    """A two-sided permutation test of ``first`` against ``second``.
-
-    Attributes:
-        difference: mean of first - mean of second; ``low`` to ``high`` its 95 % bootstrap interval.
-        p: two-sided p-value; ``smallest``: the smallest this design could give.
-        decided: p <= 0.05. ``verdict`` says it in words.
-    """
-
-    first: str
-    second: str
-    what: str
-    n_first: int
-    n_second: int
-    difference: float
-    low: float
-    high: float
-    p: float
-    smallest: float
-    exact: bool
-    decided: bool
-    verdict: str
+#: Seeds from which on paired differences are judged seed by seed; fewer could not decide anything.
+_ENOUGH = 6
 
 
 @dataclass(frozen=True)
@@ -77,27 +50,51 @@ def split(df: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
 
 
 def check_comparable(df: pd.DataFrame) -> None:
-    """Refuse sweeps on different data or with different baselines.
+    """Refuse sweeps on different data or with different baselines (their model, their training, their MACs).
+
+    Where the images lie may differ if their digests, which every trial's manifest holds, are the same.
 
     Raises:
         ConfigError: names what differs.
     """
     if df["sweep"].nunique() < 2:
         return
-    different = []
-    for column in [c for c in df.columns if c.startswith("data.")]:
-        values = df.groupby("sweep")[column].agg(lambda v: ", ".join(sorted(set(v.astype(str)))))
-        if values.nunique() > 1:
-            different.append(f"{column}: " + " / ".join(f"{v} ({k})" for k, v in values.items()))
-    base = df[df["kind"] == "baseline"].groupby("sweep")["macs"].max()
-    if base.nunique() > 1:
-        different.append("baseline MACs: " + " / ".join(f"{v:g} ({k})" for k, v in base.items()))
+    digests = _data_digests(df)
+    known = all(digests.values())
+    placed = ("data.path", "data.download", "data.streaming", "data.workers", "data.memory_gib")
+    columns = [c for c in df.columns if c.startswith("data.") and not (known and c in placed)]
+    different = [said for column in columns if (said := _difference(df, column))]
+    if known and len(set(digests.values())) > 1:
+        different.append("data digest: " + " / ".join(f"{v} ({k})" for k, v in digests.items()))
+    base = df[df["kind"] == "baseline"]
+    columns = [c for c in df.columns if c.startswith(("model.", "train."))]
+    different += [f"baseline {said}" for column in columns if (said := _difference(base, column))]
+    macs = base.groupby("sweep")["macs"].max()
+    if macs.nunique() > 1:
+        different.append("baseline MACs: " + " / ".join(f"{v:g} ({k})" for k, v in macs.items()))
     if different:
         raise ConfigError(
             "the sweeps do not answer the same question: " + "; ".join(different),
             "compare",
             "--force compares anyway",
         )
+
+
+def _difference(df: pd.DataFrame, column: str) -> str:
+    """``column: value (sweep) / value (sweep)`` if the sweeps differ in it, else ""."""
+    values = df.groupby("sweep")[column].agg(lambda v: ", ".join(sorted(set(v.map(str)))))
+    return f"{column}: " + " / ".join(f"{v} ({k})" for k, v in values.items()) if values.nunique() > 1 else ""
+
+
+def _data_digests(df: pd.DataFrame) -> dict[str, str]:
+    """Sweep -> digest of its images, from the manifest of its first finished run; "" if it has none."""
+    from analysis.widths import manifest_of
+
+    found = {}
+    for name, rows in df[df["status"] == "complete"].groupby("sweep") if "status" in df.columns else ():
+        manifest = manifest_of(df, rows.iloc[0]) or {}
+        found[str(name)] = str(manifest.get("data_digest") or "")
+    return found or {"": ""}
 
 
 def compare(
@@ -118,8 +115,8 @@ def compare(
     parts = {label: _at_equal_cost(df, part, by, equal) for label, part in split(df, by).items()}
     volumes = seed_volumes(parts, goals, scales)
     values = {label: rows["hypervolume"].to_numpy() for label, rows in volumes.groupby("label", sort=True)}
-    tests = tuple(permutation_test(values[a], values[b], a, b) for a, b in combinations(values, 2))
-    return Comparison(volumes, tests, scales.describe(), equal)
+    tests = holm([permutation_test(values[a], values[b], a, b) for a, b in combinations(values, 2)])
+    return Comparison(volumes, tuple(tests), scales.describe(), equal)
 
 
 def _at_equal_cost(df: pd.DataFrame, part: pd.DataFrame, by: str, equal: str) -> pd.DataFrame:
@@ -166,54 +163,12 @@ def seed_volumes(
     return pd.DataFrame(rows)
 
 
-def permutation_test(
-    a: np.ndarray, b: np.ndarray, first: str, second: str, what: str = "hypervolume"
-) -> Test:
-    """Two-sided test of equal means over all ways to deal the seeds to two groups (random ones beyond
-    200,000).
+def paired_differences(df: pd.DataFrame, by: str, first: str, second: str, column: str) -> pd.DataFrame:
+    """One row per configuration and seed that both ran, all other parameters equal: ``seed``, the two values
+    (``first``, ``second``) and ``difference`` of ``column``, first - second.
     """
-    a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    ways = math.comb(len(a) + len(b), len(a))
-    # With equal sizes every arrangement has a mirror image with the same distance.
-    smallest = min(1.0, (2.0 if len(a) == len(b) else 1.0) / ways)
-    pool, observed = np.concatenate([a, b]), a.mean() - b.mean()
-    if ways <= _EXACT:
-        sums = np.array([pool[list(chosen)].sum() for chosen in combinations(range(len(pool)), len(a))])
-    else:
-        rng = np.random.default_rng(0)
-        sums = np.array([rng.permutation(pool)[: len(a)].sum() for _ in range(20_000)])
-    distance = np.abs(sums / len(a) - (pool.sum() - sums) / len(b))
-    extreme = int((distance >= abs(observed) - 1e-12).sum())
-    p = extreme / len(sums) if ways <= _EXACT else (extreme + 1) / (len(sums) + 1)
-    low, high = _interval(a, b)
-    return _test(first, second, what, a, b, (observed, low, high), (p, smallest, ways <= _EXACT))
+    import pandas as pd
 
-
-def paired_test(differences: np.ndarray, first: str, second: str, what: str) -> Test:
-    """Two-sided sign-flip test that paired differences (first - second, same configuration and seed) have
-    mean 0.
-    """
-    d = np.asarray(differences, dtype=float)
-    exact = len(d) <= 16
-    if exact:
-        signs = np.array(list(product((1.0, -1.0), repeat=len(d))))
-    else:
-        signs = np.random.default_rng(0).choice((1.0, -1.0), size=(20_000, len(d)))
-    distance = np.abs(signs @ d) / len(d)
-    extreme = int((distance >= abs(d.mean()) - 1e-12).sum())
-    p = extreme / len(signs) if exact else (extreme + 1) / (len(signs) + 1)
-    rng = np.random.default_rng(0)
-    means = d[rng.integers(len(d), size=(5000, len(d)))].mean(axis=1)
-    low, high = (float(v) for v in np.quantile(means, (0.025, 0.975)))
-    return _test(
-        first, second, what, d, d, (float(d.mean()), low, high), (p, min(1.0, 2.0 / 2 ** len(d)), exact)
-    )
-
-
-def paired_differences(df: pd.DataFrame, by: str, first: str, second: str, column: str) -> np.ndarray:
-    """``column`` of first - second for every configuration and seed that both have (all other parameters
-    equal).
-    """
     from analysis.table import config_columns
 
     rows = df[df["candidate"]]
@@ -224,52 +179,56 @@ def paired_differences(df: pd.DataFrame, by: str, first: str, second: str, colum
         label: rows[rows[by].astype(str) == label].groupby(keys)[column].mean() for label in (first, second)
     }
     both = values[first].index.intersection(values[second].index)
-    return (values[first][both] - values[second][both]).to_numpy(dtype=float)
+    a, b = (values[label][both].to_numpy(dtype=float) for label in (first, second))
+    seeds = [key.rsplit("|", 1)[1] for key in both]
+    return pd.DataFrame({"seed": seeds, "first": a, "second": b, "difference": a - b})
 
 
-def _interval(a: np.ndarray, b: np.ndarray) -> tuple[float, float]:
-    """95 % bootstrap interval of the difference of means."""
-    rng = np.random.default_rng(0)
-    draws = [s[rng.integers(len(s), size=(5000, len(s)))].mean(axis=1) for s in (a, b)]
-    low, high = np.quantile(draws[0] - draws[1], (0.025, 0.975))
-    return float(low), float(high)
+def paired_tests(df: pd.DataFrame, by: str, column: str = "val_accuracy") -> list[Test]:
+    """``column`` of every two labels of ``by`` at equal configuration and seed, where both ran the same ones.
+
+    From six seeds on a seed is the unit of evidence. Fewer could never reach 5 %; then every pair counts by itself,
+    and the answer holds for these seeds only, which ``what`` says.
+    """
+    tests = []
+    for first, second in combinations(split(df, by), 2):
+        pairs = paired_differences(df, by, first, second, column)
+        if len(pairs) < 2:
+            continue
+        enough = pairs["seed"].nunique() >= _ENOUGH
+        what = f"{column} at equal configuration and seed"
+        if not enough:
+            what = f"{column} over {len(pairs)} equal configurations (for these seeds only)"
+        clusters = list(pairs["seed"]) if enough else None
+        tests.append(paired_test(pairs["difference"].to_numpy(), first, second, what, clusters))
+    return holm(tests)
 
 
-def _test(
-    first: str,
-    second: str,
-    what: str,
-    a: np.ndarray,
-    b: np.ndarray,
-    effect: tuple[float, float, float],
-    chance: tuple[float, float, bool],
-) -> Test:
-    difference, low, high = effect
-    p, smallest, exact = chance
-    interval = (
-        f"95 % interval {low:+.4g} to {high:+.4g}" if min(len(a), len(b)) > 1 else "one value: no interval"
-    )
-    said = f"{first} against {second}, {what}: {difference:+.4g} ({interval})"
-    if smallest > _LEVEL:
-        n = f"{len(a)} pairs" if a is b else f"{len(a)} and {len(b)} seeds"
-        verdict = f"{said}; {n} cannot reach 5 % (smallest possible p = {smallest:.2g}): undecided"
-    elif p <= _LEVEL:
-        verdict = f"{said}; p = {p:.3g}: {first if difference > 0 else second} is better"
-    else:
-        verdict = f"{said}; p = {p:.3g}: the data cannot tell them apart"
-    decided = bool(p <= _LEVEL and smallest <= _LEVEL)
-    counts = (len(a), len(b))
-    return Test(
-        first,
-        second,
-        what,
-        *counts,
-        float(difference),
-        low,
-        high,
-        float(p),
-        smallest,
-        exact,
-        decided,
-        verdict,
-    )
+def growth(
+    df: pd.DataFrame, by: str, equal: str, objectives: pareto.Objectives | None = None
+) -> pd.DataFrame:
+    """Hypervolume so far against the cost so far, per label of ``by`` and seed: who is ahead at which cost.
+
+    Columns: ``label, seed, cost`` (device hours, epochs or trials, running sum), ``hypervolume``.
+    """
+    import pandas as pd
+
+    goals = objectives or df.attrs["objectives"]
+    scales = anchors_for(df, goals)
+    frames = []
+    for label, part in split(df, by).items():
+        for seed, rows in part.groupby("seed"):
+            spent = _cost(rows, "trials" if equal == "nothing" else equal)
+            values, known = pareto.costs(rows.loc[spent.index], goals)
+            losses = scales.losses(values, goals)
+            frames.append(
+                pd.DataFrame(
+                    {
+                        "label": label,
+                        "seed": seed,
+                        "cost": spent.to_numpy(dtype=float)[known],
+                        "hypervolume": running_hypervolume(losses),
+                    }
+                )
+            )
+    return pd.concat(frames, ignore_index=True)

@@ -94,7 +94,7 @@ def front_view(
         column, bounds = _as_axis(constraint.column, bounds, candidates)
         if column in (x, y) and len(bounds) and np.isfinite(bounds).any():
             limits.append((column, float(np.nanmedian(bounds)), str(constraint)))
-    scale, prefix = _prefix(points[x].max()) if x in _SCALED else (1.0, "")
+    scale, prefix = cost_prefix(x, points[x].max())
     columns = ["trial", "role", "criterion", x, y]
     return FrontView(title, x, y, points[columns].reset_index(drop=True), tuple(limits), scale, prefix)
 
@@ -112,7 +112,10 @@ def _as_axis(column: str, bounds: np.ndarray, df: pd.DataFrame) -> tuple[str, np
     return column, bounds
 
 
-def _prefix(largest: float) -> tuple[float, str]:
+def cost_prefix(column: str, largest: float) -> tuple[float, str]:
+    """Divisor and decimal prefix with which the numbers of a count column stay short: ``(1e6, "M")``."""
+    if column not in _SCALED:
+        return 1.0, ""
     for size, prefix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if largest >= size:
             return size, prefix

@@ -28,9 +28,13 @@ class Confirmation:
         n: fresh runs; ``mean`` is theirs, ``low`` to ``high`` the interval for the true mean.
         drop: selected - mean; positive where the search was lucky (for a maximised column).
         spread_from: ``these runs``, or ``all configurations`` if there is a single fresh run.
+        trial, config_id: the configuration and its first trial; ``macs`` the mean of the fresh runs.
     """
 
     column: str
+    config_id: str
+    trial: str
+    macs: float
     selected: float
     n: int
     mean: float
@@ -41,15 +45,20 @@ class Confirmation:
     spread_from: str
 
 
-def by_config(df: pd.DataFrame, columns: Sequence[str], kind: str = "trial") -> pd.DataFrame:
+#: Rows of the search; confirm runs never take part in choosing.
+SEARCH = ("trial",)
+#: Rows that tell the noise: runs of equal configuration differ only by their seed.
+REPLICATES = ("trial", "confirm")
+
+
+def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = SEARCH) -> pd.DataFrame:
     """One row per configuration: ``sweep, config_id, trial`` (first id), ``trials`` (all ids), ``n``, and
     for each of ``columns`` its mean under the column's name and its standard deviation (n - 1) as
     ``<column>_std`` (NaN if n = 1).
     """
     import pandas as pd
 
-    rows = df[(df["kind"] == kind) & (df["left_out"] == "")]
-    rows = rows[pareto.usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
+    rows = _sound(df, columns, kinds)
     groups = rows.groupby(["sweep", "config_id"], sort=False, dropna=False)
     result = pd.DataFrame({"trial": groups["trial"].first(), "n": groups.size()})
     result["trials"] = groups["trial"].agg(lambda ids: ", ".join(sorted(ids)))
@@ -59,6 +68,23 @@ def by_config(df: pd.DataFrame, columns: Sequence[str], kind: str = "trial") -> 
     result = result.reset_index()
     result["candidate"] = True
     return result
+
+
+def _sound(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
+    """Finished rows of these kinds with a finite value in every column."""
+    rows = df[df["kind"].isin(kinds) & (df["left_out"] == "")]
+    return rows[pareto.usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
+
+
+def replicates(df: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """:func:`by_config` rows of search and confirm runs apart (column ``kind``): what tells the noise.
+
+    Apart, because the search's value of a chosen configuration is lucky and would make the spread look larger.
+    """
+    import pandas as pd
+
+    parts = [by_config(df, columns, (kind,)).assign(kind=kind) for kind in REPLICATES]
+    return pd.concat([part for part in parts if len(part)] or parts, ignore_index=True)
 
 
 def pooled_std(groups: pd.DataFrame, column: str) -> float:
@@ -79,32 +105,43 @@ def pooled_std(groups: pd.DataFrame, column: str) -> float:
     return float(np.sqrt(((many["n"] - 1) * many[f"{column}_std"] ** 2).sum() / freedom))
 
 
-def robust_front(groups: pd.DataFrame, objectives: pareto.Objectives, k: float = 1.0) -> pd.DataFrame:
+def robust_front(
+    groups: pd.DataFrame, objectives: pareto.Objectives, k: float = 1.0, noise: pd.DataFrame | None = None
+) -> pd.DataFrame:
     """Front of the pessimistic values mean - k std (mean + k std where minimised) of :func:`by_config` rows.
 
-    The spread of a single configuration is too uncertain to rank by, so the pooled one is used for all; the
-    standard error shrinks with a configuration's own number of seeds.
+    The spread of a single configuration is too uncertain to rank by, so the pooled one (of ``noise``, as
+    :func:`replicates` returns it; default ``groups``) is used for all; the standard error shrinks with a
+    configuration's own number of seeds.
     """
     shifted = groups.copy()
     for column, direction in objectives.items():
-        error = pooled_std(groups, column) / np.sqrt(groups["n"])
+        error = pooled_std(groups if noise is None else noise, column) / np.sqrt(groups["n"])
         shifted[column] = groups[column] - k * error if direction == "max" else groups[column] + k * error
     return groups.loc[pareto.front(shifted, objectives).index]
 
 
 def front_probability(
-    df: pd.DataFrame, objectives: pareto.Objectives, *, draws: int = 1000, seed: int = 0
+    df: pd.DataFrame,
+    objectives: pareto.Objectives,
+    *,
+    kinds: Sequence[str] = REPLICATES,
+    draws: int = 1000,
+    seed: int = 0,
 ) -> pd.DataFrame:
     """:func:`by_config` rows with ``probability``: share of bootstrap draws in which the configuration is on
     the front.
 
     Each draw moves every mean by the mean of n residuals drawn from all configurations with several seeds
     (each residual is inflated by sqrt(n / (n - 1)), which removes the bias of residuals about their own
-    mean). Residuals of one run stay together, so correlated objectives stay correlated.
+    mean). Residuals of one run stay together, so correlated objectives stay correlated. Every seed of a configuration
+    counts, fresh ones of confirm runs too; configurations that only have confirm runs are left out.
     """
     columns = list(objectives)
-    groups = by_config(df, columns)
-    residuals = _residuals(df, groups, columns)
+    groups = by_config(df, columns, kinds)
+    searched = set(_sound(df, columns, SEARCH)["config_id"])
+    groups = groups[groups["config_id"].isin(searched)].reset_index(drop=True)
+    residuals = _residuals(df, columns)
     rng = np.random.default_rng(seed)
     means = groups[columns].to_numpy(dtype=float)
     counts = groups["n"].to_numpy()
@@ -119,27 +156,31 @@ def front_probability(
     return groups.assign(probability=hits / draws)
 
 
-def _residuals(df: pd.DataFrame, groups: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """(r, m) unbiased residuals of all runs whose configuration has several seeds."""
+def _residuals(df: pd.DataFrame, columns: list[str]) -> np.ndarray:
+    """(r, m) unbiased residuals of all runs whose configuration has several seeds of one kind."""
+    groups = replicates(df, columns)
     for column in columns:
         pooled_std(groups, column)
-    many = groups.loc[groups["n"] > 1, ["sweep", "config_id", "n", *columns]]
-    rows = df[(df["kind"] == "trial") & (df["left_out"] == "")]
-    joined = rows[["sweep", "config_id", *columns]].merge(
-        many, on=["sweep", "config_id"], suffixes=("", "_mean")
-    )
+    many = groups.loc[groups["n"] > 1, ["sweep", "config_id", "kind", "n", *columns]]
+    keys = ["sweep", "config_id", "kind"]
+    rows = _sound(df, columns, REPLICATES)[[*keys, *columns]]
+    joined = rows.merge(many, on=keys, suffixes=("", "_mean"))
     raw = joined[columns].to_numpy(dtype=float) - joined[[f"{c}_mean" for c in columns]].to_numpy(dtype=float)
     n = joined["n"].to_numpy(dtype=float)[:, None]
     return raw * np.sqrt(n / (n - 1))
 
 
 def confirm(
-    df: pd.DataFrame, config_id: str, column: str = "val_accuracy", level: float = 0.8
+    df: pd.DataFrame,
+    config_id: str,
+    column: str = "val_accuracy",
+    level: float = 0.8,
+    noise: pd.DataFrame | None = None,
 ) -> Confirmation:
     """Compare what a configuration was chosen by with what its confirm runs (kind=confirm, fresh seeds) give.
 
-    The interval is Student's t for the mean of the confirm runs; with a single one, the pooled spread of all
-    configurations stands in.
+    The interval is Student's t for the mean of the confirm runs; with a single one, the spread pooled over all
+    configurations with several seeds (``noise``, as :func:`replicates` returns it) stands in.
 
     Raises:
         ConfigError: the configuration has no confirm run, or nothing tells the noise.
@@ -147,16 +188,50 @@ def confirm(
     from scipy import stats
 
     chosen = df[(df["kind"] == "trial") & (df["config_id"] == config_id) & (df["left_out"] == "")]
-    fresh = df[(df["kind"] == "confirm") & (df["config_id"] == config_id) & (df["left_out"] == "")][column]
+    runs = _sound(df, [column], ("confirm",))
+    runs = runs[runs["config_id"] == config_id]
+    fresh = runs[column]
     if fresh.empty or chosen.empty:
         raise ConfigError("has no finished confirm run", config_id, "run the finalists again on fresh seeds")
     n, mean = len(fresh), float(fresh.mean())
     if n > 1:
         spread, freedom, source = float(fresh.std(ddof=1)), n - 1, "these runs"
     else:
-        groups = by_config(df, [column])
+        groups = replicates(df, [column]) if noise is None else noise
         spread, source = pooled_std(groups, column), "all configurations"
         freedom = int((groups["n"] - 1).clip(lower=0).sum())
     half = float(stats.t.ppf(0.5 + level / 2, freedom)) * spread / np.sqrt(n)
     selected = float(chosen[column].mean())
-    return Confirmation(column, selected, n, mean, mean - half, mean + half, level, selected - mean, source)
+    trial, macs = str(chosen["trial"].iloc[0]), float(runs["macs"].mean())
+    return Confirmation(
+        column,
+        config_id,
+        trial,
+        macs,
+        selected,
+        n,
+        mean,
+        mean - half,
+        mean + half,
+        level,
+        selected - mean,
+        source,
+    )
+
+
+def confirmations(df: pd.DataFrame, column: str = "val_accuracy", level: float = 0.8) -> list[Confirmation]:
+    """:func:`confirm` for every configuration of the search that has finished confirm runs, fewest MACs first.
+
+    A configuration with a single fresh run is left out where no other tells the noise.
+    """
+    fresh = set(_sound(df, [column], ("confirm",))["config_id"]) & set(
+        _sound(df, [column], SEARCH)["config_id"]
+    )
+    noise = replicates(df, [column]) if fresh else None
+    found = []
+    for config_id in fresh:
+        try:
+            found.append(confirm(df, config_id, column, level, noise))
+        except ConfigError:
+            continue
+    return sorted(found, key=lambda c: (c.macs, c.config_id))

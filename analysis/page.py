@@ -193,6 +193,15 @@ def document(title: str, body: str, data: dict[str, Any]) -> str:
     )
 
 
+def static(title: str, body: str) -> str:
+    """A whole page without any script."""
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="data:,"><style>{STYLE}</style></head><body>\n{body}\n</body></html>\n'
+    )
+
+
 def escape(value: object) -> str:
     """Text that is safe inside the page."""
     return html.escape(str(value))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis import answers, figures, page, pareto, sections, table, text
 from analysis.anchors import Anchors, anchors_for
+from analysis.assurance import Assurance, assurance, confirmed_table, draw_confirmed
 from analysis.constraints import Constraint
 from analysis.progress import progress
 from analysis.publish import write_figures
@@ -65,7 +66,11 @@ def write(
     df.to_csv(folder / "trials.csv", index=False)
     files += [folder / "front.csv", folder / "trials.csv"]
     target = folder / "report.html"
-    body = _body(df, best, choice, scales, files)
+    sure = assurance(df, goals)
+    if sure.confirmed:
+        fresh = confirmed_table(sure.confirmed)
+        files += figures.save(draw_confirmed(fresh), fresh, folder, "confirmed")
+    body = _body(df, best, choice, scales, files, sure)
     target.write_text(
         page.document(f"Report: {_name(df)}", body, _data(df, choice, history)), encoding="utf-8"
     )
@@ -77,7 +82,12 @@ def _name(df: pd.DataFrame) -> str:
 
 
 def _body(
-    df: pd.DataFrame, best: pd.DataFrame, choice: Choice | None, scales: Anchors, files: Sequence[Path]
+    df: pd.DataFrame,
+    best: pd.DataFrame,
+    choice: Choice | None,
+    scales: Anchors,
+    files: Sequence[Path],
+    sure: Assurance,
 ) -> str:
     goals = df.attrs["objectives"]
     parts = [_head(df, best, scales)]
@@ -92,7 +102,9 @@ def _body(
         '<div id="plot-progress" class="plot"></div>'
     )
     parts.append(sections.what_mattered(df))
-    parts.append(sections.sureness(df))
+    parts.append(sections.sureness(df, sure))
+    parts.append(sections.confirmed(sure))
+    parts.append(sections.what_next(df, scales))
     parts.append(_health(df))
     parts.append(_reading(goals, scales, files))
     return "\n".join(parts)

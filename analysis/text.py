@@ -43,6 +43,13 @@ def quantity(name: str, value: float) -> str:
     return f"{value:g} {unit}".strip()
 
 
+def spread(name: str, value: float) -> str:
+    """A standard deviation of a quantity: accuracies spread by points, not by per cent."""
+    if name in FINALS and FINALS[name].unit == "%":
+        return f"{value:.2f} points"
+    return quantity(name, value)
+
+
 def plural(n: int, word: str) -> str:
     """``plural(1, "trial")`` -> "1 trial", ``plural(2, "trial")`` -> "2 trials"."""
     return f"{n} {word}{'' if n == 1 else 's'}"

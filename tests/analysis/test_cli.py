@@ -1,5 +1,6 @@
 """The commands: exit codes, messages, JSON."""
 
+import dataclasses
 import json
 
 import pytest
@@ -86,6 +87,16 @@ def test_nothing_feasible_is_exit_code_3_with_the_numbers(sweep):
         (["select", "nowhere", "--knee"], "a sweep's folder, or its name with --tracking-uri"),
         (["export", "SWEEP", "--id", "t0000", "--out", "SWEEP"], "exists and is no earlier export"),
         (["select", "SWEEP", "--top", "0"], "0 is not in the range"),
+        (["select", "SWEEP", "--bset", "accuracy"], "--best"),
+        (["select", "SWEEP", "--best", "acuracy"], 'did you mean "accuracy"?'),
+        (["select", "SWEEP", "--cheapest", "mac"], 'did you mean "macs"?'),
+        (["select", "SWEEP", "--best", "test_accuracy"], "test accuracy never steers a choice"),
+        (["select", "SWEEP", "accuracy_drop <= 1%", "--knee"], "it is counted in points: accuracy_drop <= 1"),
+        (["select", "SWEEP", "accuracy >= 0.92", "--knee"], "write 92"),
+        (["compare", "SWEEP", "--by", "prune.criterium"], 'did you mean "prune.criterion"?'),
+        (["compare", "SWEEP", "--by", "model.name"], "nothing to compare"),
+        (["compare", "SWEEP", "--by", "prune.criterion", "--equal", "hours"], "cannot be held equal"),
+        (["front", "SWEEP", "--objective", "macs:down"], "is not NAME:max or NAME:min"),
     ],
 )
 def test_bad_usage_is_exit_code_2_with_a_hint(sweep, arguments, message):
@@ -106,6 +117,22 @@ def test_a_running_sweep_is_answered_with_a_note(tmp_path):
     done = run("front", tmp_path / "now")
     assert done.exit_code == 0
     assert "sweep now is still running" in done.stderr
+
+
+def test_sweeps_that_answer_different_questions_are_compared_only_by_force(sweep, tmp_path):
+    trials = [baseline_trial(), *some_trials(4, seed=3)]
+    for trial in trials:
+        config = trial.config
+        trial.config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=40))
+    write_sweep(tmp_path / "longer", trials)
+    refused = run("compare", sweep, tmp_path / "longer")
+    assert refused.exit_code == 2
+    assert "do not answer the same question" in refused.stderr
+    assert "baseline train.epochs: 40 (longer) / 20 (synthetic)" in refused.stderr
+    assert "--force" in refused.stderr
+    forced = run("compare", sweep, tmp_path / "longer", "--force", "--equal", "trials")
+    assert forced.exit_code == 0, forced.output
+    assert "1 and 1 seeds cannot reach 5 %" in forced.stdout
 
 
 def test_report_writes_the_page_and_publishes(tmp_path):

@@ -1,5 +1,7 @@
 """Noise, comparison, importance: what the data can and cannot tell."""
 
+import json
+import re
 from itertools import permutations
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 import yaml
 
 import analysis
-from analysis import compare, importance, noise
+from analysis import compare, compare_page, importance, noise, permutation
 from analysis.attainment import attainment, attainment_difference, draw_attainment, draw_difference
 from analysis.errors import NothingFeasible
 from analysis.recipe import write_config
@@ -112,27 +114,92 @@ def test_the_permutation_test_equals_counting_all_orderings():
     rng = np.random.default_rng(2)
     for sizes in ((3, 3), (2, 4), (4, 3)):
         a, b = rng.normal(0, 1, sizes[0]), rng.normal(1, 1, sizes[1])
-        assert compare.permutation_test(a, b, "a", "b").p == pytest.approx(brute_p(a, b))
+        assert permutation.permutation_test(a, b, "a", "b").p == pytest.approx(brute_p(a, b))
 
 
 @pytest.mark.parametrize(("n", "smallest"), [(3, 0.1), (4, 2 / 70), (5, 2 / 252)])
 def test_the_smallest_possible_p_follows_from_the_number_of_seeds(n, smallest):
-    found = compare.permutation_test(np.arange(n) + 100.0, np.arange(n), "a", "b")
+    found = permutation.permutation_test(np.arange(n) + 100.0, np.arange(n), "a", "b")
     assert found.smallest == pytest.approx(smallest)
     assert found.p == pytest.approx(smallest), "groups that do not overlap reach it"
     assert found.decided == (n > 3)
 
 
 def test_three_seeds_cannot_reach_five_per_cent_and_that_is_said():
-    found = compare.permutation_test(np.array([9.0, 9.1, 9.2]), np.array([1.0, 1.1, 1.2]), "frs", "l1")
+    found = permutation.permutation_test(np.array([9.0, 9.1, 9.2]), np.array([1.0, 1.1, 1.2]), "frs", "l1")
     assert "3 and 3 seeds cannot reach 5 % (smallest possible p = 0.1): undecided" in found.verdict
     assert not found.decided
 
 
 def test_the_paired_test_flips_signs():
-    found = compare.paired_test(np.array([1.0, 2.0, 3.0, 1.5, 2.5, 0.5]), "a", "b", "accuracy")
+    found = permutation.paired_test(np.array([1.0, 2.0, 3.0, 1.5, 2.5, 0.5]), "a", "b", "accuracy")
     assert found.p == pytest.approx(2 / 64)
     assert found.decided
+
+
+def test_signs_of_one_seed_flip_together():
+    # Per seed sums 3, 3, 3, -1: of 16 sign choices, |sum| >= 8 in 4 (all plus; only the -1 flipped gives 10; mirrored).
+    d, seeds = np.array([1.0, 2.0, 3.0, 3.0, -1.0]), ["0", "0", "1", "2", "3"]
+    found = permutation.paired_test(d, "a", "b", "accuracy", seeds)
+    assert (found.p, found.smallest, found.n_first) == (4 / 16, 2 / 16, 4)
+    assert "4 paired seeds cannot reach 5 %" in found.verdict
+
+
+def test_several_comparisons_are_corrected_by_holm():
+    def of(p):
+        return permutation.Test("a", "b", "x", "seeds", 9, 9, 1.0, 0.5, 1.5, p, 1e-4, True, p, 1, False, "")
+
+    found = permutation.holm([of(0.03), of(0.01), of(0.04)])
+    # Sorted 0.01, 0.03, 0.04 times 3, 2, 1; never below one before it.
+    assert [t.adjusted for t in found] == pytest.approx([0.06, 0.03, 0.06])
+    assert [t.decided for t in found] == [False, True, False]
+    assert "p = 0.01, 0.03 corrected for 3 comparisons: a is better" in found[1].verdict
+    lone = permutation.holm([of(0.04)])[0]
+    assert lone.decided
+    assert "corrected" not in lone.verdict
+
+
+def test_a_design_that_a_correction_makes_too_small_is_undecided():
+    three = [permutation.permutation_test(np.arange(5) + 9.0, np.arange(5), "a", "b") for _ in range(7)]
+    assert all(t.decided for t in three)
+    corrected = permutation.holm(three)
+    assert not any(t.decided for t in corrected)
+    assert (
+        "5 and 5 seeds cannot reach 5 % in 7 comparisons (smallest possible p = 0.056)"
+        in corrected[0].verdict
+    )
+
+
+def test_intervals_are_welch_and_student():
+    found = permutation.permutation_test(np.array([1.0, 2.0, 3.0]), np.array([0.0, 0.0, 0.0]), "a", "b")
+    # mean 2, standard error sqrt(1/3), t(2) = 4.303
+    assert (found.low, found.high) == pytest.approx(
+        (2 - 4.3027 / np.sqrt(3), 2 + 4.3027 / np.sqrt(3)), abs=1e-3
+    )
+    single = permutation.permutation_test(np.array([1.0]), np.array([0.0]), "a", "b")
+    assert np.isnan(single.low)
+    assert "one value: no interval" in single.verdict
+
+
+def test_pairs_are_judged_by_seed_where_there_are_enough_and_say_so_where_not():
+    few = compare.paired_tests(two_methods(2.0, seeds=5), "prune.criterion")[0]
+    assert (few.unit, few.n_first) == ("pairs", 15)
+    assert "over 15 equal configurations (for these seeds only)" in few.what
+    enough = compare.paired_tests(two_methods(2.0, seeds=6), "prune.criterion")[0]
+    assert (enough.unit, enough.n_first) == ("paired seeds", 6)
+    assert enough.p == pytest.approx(2 / 64)
+    assert enough.decided
+
+
+def test_growth_is_the_hypervolume_of_what_the_cost_bought_so_far():
+    df = two_methods(1.0, seeds=2)
+    found = compare.growth(df, "prune.criterion", "epochs")
+    assert len(found) == 12
+    one = found[(found["label"] == "good") & (found["seed"] == 1)]
+    assert one["cost"].tolist() == [10.0, 20.0, 30.0]
+    assert (np.diff(one["hypervolume"]) >= 0).all()
+    volumes = compare.compare(df, "prune.criterion", equal="nothing").volumes.set_index(["label", "seed"])
+    assert one["hypervolume"].iloc[-1] == pytest.approx(volumes.loc[("good", 1), "hypervolume"])
 
 
 def two_methods(gap: float, seeds: int = 5) -> pd.DataFrame:
@@ -167,7 +234,8 @@ def test_pairs_share_configuration_and_seed():
     df = two_methods(2.0)
     differences = compare.paired_differences(df, "prune.criterion", "good", "poor", "val_accuracy")
     assert len(differences) == 15
-    assert differences.mean() == pytest.approx(2.0, abs=0.15)
+    assert differences["difference"].mean() == pytest.approx(2.0, abs=0.15)
+    assert differences["seed"].value_counts().to_dict() == dict.fromkeys("01234", 3)
 
 
 def test_equal_cost_counts_only_what_the_cheapest_could_afford():
@@ -192,6 +260,23 @@ def test_sweeps_on_different_data_or_baselines_are_not_compared():
     assert "baseline MACs: 50 (other) / 100 (s)" in str(error.value)
 
 
+def test_the_place_of_the_images_may_differ_if_their_digests_agree(tmp_path):
+    tables = []
+    for name, digest in (("here", "abc"), ("there", "abc"), ("other", "xyz")):
+        rows = two_methods(0.0).assign(sweep=name, status="complete", **{"data.path": f"/disk/{name}"})
+        manifest = tmp_path / name / "trials" / rows["trial"].iloc[0] / "model" / "manifest.json"
+        manifest.parent.mkdir(parents=True)
+        manifest.write_text(json.dumps({"data_digest": digest}))
+        tables.append(rows)
+    both = pd.concat(tables[:2], ignore_index=True)
+    both.attrs["sweeps"] = [{"name": n, "folder": str(tmp_path / n)} for n in ("here", "there", "other")]
+    compare.check_comparable(both)
+    three = pd.concat(tables, ignore_index=True)
+    three.attrs = both.attrs
+    with pytest.raises(ConfigError, match=r"data digest: abc \(here\) / xyz \(other\) / abc \(there\)"):
+        compare.check_comparable(three)
+
+
 def test_one_value_is_nothing_to_compare():
     with pytest.raises(ConfigError, match="nothing to compare"):
         compare.compare(runs([("a", 0, 90.0, 1)]), "config_id")
@@ -211,12 +296,32 @@ def test_median_attainment_is_reached_by_half_of_the_seeds():
     assert draw_attainment(surfaces, "macs", "val_accuracy").axes[0].get_xlabel().startswith("Multiply-adds")
 
 
+def test_the_comparison_page_says_what_is_real_and_what_is_open_and_every_figure_has_its_csv(tmp_path):
+    df = two_methods(2.0, seeds=6)
+    found = compare.compare(df, "prune.criterion", equal="epochs")
+    paired = compare.paired_tests(df, "prune.criterion")
+    written = compare_page.write(df, "prune.criterion", found, paired, tmp_path / "page")
+    text = written.page.read_text()
+    real, rest = text.split("<h2>Real differences</h2>")[1].split("<h2>What these data cannot decide</h2>")
+    assert found.tests[0].verdict in real
+    assert "Nothing: every difference was decided." in rest
+    pictures = {file.stem for file in written.files if file.suffix == ".png"}
+    assert pictures == {"hypervolume_seeds", "pairs", "growth", "attainment", "difference_good_poor"}
+    for name in pictures:
+        assert (tmp_path / "page" / f"{name}.csv").stat().st_size > 0, name
+        assert (tmp_path / "page" / f"{name}.svg").is_file()
+    assert "<script" not in text
+    links = re.findall(r'(?:href|src)="([^"]+)"', text)
+    assert all(link.startswith("data:") or (tmp_path / "page" / link).is_file() for link in links)
+    assert len(pd.read_csv(tmp_path / "page" / "tests.csv")) == 2
+
+
 def test_the_difference_map_favours_the_better_method_everywhere():
     parts = compare.split(two_methods(2.0), "prune.criterion")
     boxes = attainment_difference(parts["good"], parts["poor"], GOALS)
     assert (boxes["difference"] >= 0).all()
     assert boxes["difference"].max() == pytest.approx(1.0)
-    assert draw_difference(boxes, "macs", "val_accuracy", "good", "poor").axes
+    assert draw_difference(boxes, "macs", "val_accuracy", ("good", "#0072B2"), ("poor", "#E69F00")).axes
 
 
 def test_importance_names_the_parameter_that_mattered_with_its_spread(df):
