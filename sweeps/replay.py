@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import sys
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -94,7 +96,8 @@ def replay(
         return record.status == "stopped" and row.epoch >= last
 
     function = load_factory(runner, "runner", ConfigError)
-    with tempfile.TemporaryDirectory(prefix="gcp-replay-") as place:
+    # What the training prints is for people; the standard output belongs to the answer.
+    with tempfile.TemporaryDirectory(prefix="gcp-replay-") as place, contextlib.redirect_stdout(sys.stderr):
         result = function(config, report=epoch, checkpoint_dir=place)
         now = collect(config.threads, Path(place))
     then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in outcome.history} if outcome else {}

@@ -1,0 +1,67 @@
+"""The ``--json`` answers about a sweep validate against their schemas in docs/schemas/sweep; these can refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+import sweeps.replay
+from sweeps.cli import main
+from sweeps.folder import Entry, write_config, write_entry
+from tests.sweeps.inline import RUNNER, config, drive, new_conductor
+
+SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas" / "sweep"
+DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
+
+
+def _check(name: str, answer: dict[str, Any]) -> None:
+    schema = json.loads((SCHEMAS / f"{name}.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(answer, schema)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checked = config(tmp_path_factory.mktemp("runs"), {"model.name": "third-broken"})
+    conductor, _, _ = new_conductor(checked)
+    drive(conductor)
+    place = Path(checked.folder)
+    write_config(place, checked)
+    write_entry(place, Entry("0123456789ab", checked.name, None, "e", "run", checked.digest(), "complete"))
+    return place
+
+
+def _answer(*words: str) -> dict[str, Any]:
+    done = CliRunner().invoke(main, [*words, "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["status"], ["status", "--failed"], ["stop"], ["clean", "--dry-run"], ["clean", "--keep", "front"]],
+)
+def test_the_answer_about_a_sweep_validates(folder: Path, words: list[str]) -> None:
+    _check(words[0], _answer(words[0], str(folder), *words[1:]))
+
+
+def test_the_answer_of_replay_validates(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sweeps.replay.replay, "__defaults__", (None, RUNNER))
+    _check("replay", _answer("replay", str(folder), "b0000"))
+
+
+def test_the_answer_of_plan_validates(tmp_path: Path) -> None:
+    small = [DEMO, f"storage={tmp_path}", "search.trials=3", "train.epochs=8"]
+    _check("plan", _answer("plan", *small, "--untimed"))
+
+
+def test_a_schema_refuses_an_answer_with_a_missing_or_unknown_part(folder: Path) -> None:
+    answer = _answer("stop", str(folder))
+    for broken in ({**answer, "extra": 1}, {k: v for k, v in answer.items() if k != "state"}):
+        with pytest.raises(jsonschema.ValidationError):
+            _check("stop", broken)
