@@ -45,7 +45,9 @@ TREE: dict[str, Any] = {
         "until": 1.0,
     },
 }
-#: The last one fails: a failing trial does not end the sweep.
+#: More than a target of 0.3 leaves: such a trial is stopped after its first epoch.
+CAP = "macs <= 62%"
+#: One fails: a failing trial does not end the sweep.
 POINTS = [
     {"prune.criterion": name, "prune.ratio": ratio, "prune.target": target}
     for name, ratio, target in [("l1", 0.4, 0.3), ("l1", 0.4, 0.6), (BROKEN, 0.4, 0.5), ("l1", 0.2, 0.3)]
@@ -134,7 +136,15 @@ def cluster() -> Iterator[str]:
 
 def _run(storage: Path, server: str, address: str, trials: int) -> tuple[Sweep, list[str]]:
     lines: list[str] = []
-    search = {"trials": trials, "concurrency": 2, "points": POINTS, "sampler": "random"}
+    search = {
+        "trials": trials,
+        "concurrency": 2,
+        "points": POINTS,
+        "sampler": "random",
+        "constraints": [CAP],
+        "stopping": "rungs",
+        "rungs": [],
+    }
     tree = {**TREE, "storage": str(storage), "search": search, "tracking": {"uri": server}}
     return run(tree, launch=Launch(address=address, progress=LineProgress(lines.append))), lines
 
@@ -154,7 +164,8 @@ def test_a_sweep_on_real_ray_and_a_real_server_is_complete_honest_and_can_be_con
     tmp_path: Path, server: str, cluster: str
 ) -> None:
     sweep, lines = _run(tmp_path, server, cluster, 4)
-    assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", {"complete": 3, "failed": 1}, 0)
+    statuses = {"stopped": 2, "complete": 1, "failed": 1}
+    assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", statuses, 0)
     assert len(lines) == 5
     client, runs = _runs(sweep)
     assert set(runs) == {"real", "b0000", "t0000", "t0001", "t0002", "t0003"}
@@ -290,10 +301,14 @@ def _check_children(client: Any, runs: dict[str, Any]) -> None:
             assert tags[Tag.ERROR].startswith("RuntimeError: broken on purpose")
             assert {"trial.log", "traceback.txt", "config.yaml"} <= files
             continue
-        assert (child.info.status, tags[Tag.STATUS]) == ("FINISHED", "complete")
+        stopped = child.data.params.get("prune.target") == "0.3"
+        assert (child.info.status, tags[Tag.STATUS]) == ("FINISHED", "stopped" if stopped else "complete")
+        if stopped:
+            assert tags[Tag.ERROR] == f"stopped after epoch 1: can no longer keep {CAP}"
         assert {"model", "config.yaml", "trial.log"} <= files
         model = {artifact.path for artifact in client.list_artifacts(child.info.run_id, "model")}
         assert model == {"model/weights.pt", "model/manifest.json"}
         drop = baseline["final/val_accuracy"] - metrics["final/val_accuracy"]
         assert metrics["final/accuracy_drop"] == pytest.approx(drop)
-        assert [m.step for m in client.get_metric_history(child.info.run_id, "cost/macs")] == [1, 2, 3]
+        steps = [m.step for m in client.get_metric_history(child.info.run_id, "cost/macs")]
+        assert steps == ([1] if stopped else [1, 2, 3])
