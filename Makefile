@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo test lint clean
+.PHONY: demo gallery test lint clean
 
 # The stamp is written last, so an interrupted installation is started again.
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -28,6 +28,14 @@ demo: $(VENV)/.installed
 	@echo "Look at it:"
 	@echo "  report      xdg-open runs/digits-demo/report/report.html"
 	@echo "  MLflow UI   $(BIN)/mlflow ui --backend-store-uri sqlite:///runs/digits-demo/mlflow.db"
+
+# The pictures in docs/gallery, and a test of report page and MLflow UI in a real browser (Debian: apt-get install
+# chromium). Another sweep: make gallery SWEEP=runs/my-sweep GALLERY=docs/gallery/my_sweep
+SWEEP ?= runs/digits-demo
+GALLERY ?= docs/gallery/digits_demo
+gallery: $(VENV)/.installed
+	test -f $(SWEEP)/sweep.json || $(BIN)/gcp-sweep run configs/demo.yaml
+	$(BIN)/python docs/gallery/make.py $(SWEEP) --out $(GALLERY)
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -q
