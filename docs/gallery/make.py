@@ -1,56 +1,34 @@
 """Make the gallery of a sweep: its report, figures and tables, and what the MLflow UI shows, as pictures.
 
+    make gallery                                              # of the demo sweep
     python docs/gallery/make.py SWEEP_FOLDER --out docs/gallery/NAME [--chromium chromium]
 
-Needs a Chromium for the pictures; the report itself does not. Fails on a console error of the report page.
+Opens the report page and the MLflow UI in a real headless Chromium and fails (exit code 1) on a console error, a broken
+link, a filter that does not filter, a front that is not the front, or anything loaded from outside.
 """
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import csv
+import json
 import shutil
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.parse import quote
 
-FILES = ("front_macs.png", "front_macs.csv", "front_params.png", "front_params.csv", "front.csv")
-FRONT_FILTER = "tags.`pareto.front` = 'true'"
+sys.path.insert(0, str(Path(__file__).parent))
+from browser import BrowserError, chromium
+from check import check_mlflow, check_report
 
-
-def screenshot(chromium: str, url: str, target: Path, size: tuple[int, int], wait_ms: int) -> list[str]:
-    """Write a picture of ``url``; the page's console errors."""
-    with tempfile.TemporaryDirectory() as profile:
-        done = subprocess.run(
-            [
-                chromium,
-                "--headless=new",
-                "--no-sandbox",
-                "--disable-gpu",
-                "--hide-scrollbars",
-                "--enable-logging=stderr",
-                f"--user-data-dir={profile}",
-                f"--window-size={size[0]},{size[1]}",
-                f"--virtual-time-budget={wait_ms}",
-                f"--screenshot={target}",
-                url,
-            ],
-            capture_output=True,
-            text=True,
-            timeout=300,
-            check=False,
-        )
-    if not target.exists():
-        sys.exit(f"{chromium} made no picture of {url}: {done.stderr[-500:]}")
-    return [line for line in done.stderr.splitlines() if "CONSOLE" in line and "Error" in line]
+FILES = ("front_macs", "front_params", "confirmed")
 
 
 @contextmanager
@@ -59,21 +37,9 @@ def mlflow_server(store: str) -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
+    where = ["--host", "127.0.0.1", "--port", str(port), "--workers", "1", "--backend-store-uri", store]
     server = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "mlflow",
-            "server",
-            "--host",
-            "127.0.0.1",
-            "--port",
-            str(port),
-            "--workers",
-            "1",
-            "--backend-store-uri",
-            store,
-        ],
+        [sys.executable, "-m", "mlflow", "server", *where],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
@@ -87,7 +53,7 @@ def mlflow_server(store: str) -> Iterator[str]:
 
 
 def _wait(url: str, server: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5).read()
@@ -109,36 +75,49 @@ def forget_place(table: Path) -> None:
         writer.writerows(rows)
 
 
-def main() -> None:
-    """Collect files and pictures of one sweep."""
+async def look(sweep: Path, out: Path, server: str, program: str) -> None:
+    """Check report and MLflow UI in the browser and take the pictures."""
+    answer = urllib.request.urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={_parent(sweep)}", timeout=120)
+    experiment = json.load(answer)["run"]["info"]["experiment_id"]
+    async with chromium(program) as page:
+        seen = await check_report(page, sweep / "report", server, out)
+        print("report: " + ", ".join(f"{value} {name}" for name, value in seen.items()))
+        await check_mlflow(page, server, experiment, sweep / "report", out)
+        print("MLflow: the filter shows exactly the front")
+
+
+def _parent(sweep: Path) -> str:
+    return str(json.loads((sweep / "sweep.json").read_text())["parent_run_id"])
+
+
+def main() -> int:
+    """Collect files and pictures of one sweep; 1 if a check fails."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("sweep", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--chromium", default="chromium")
     options = parser.parse_args()
+    if shutil.which(options.chromium) is None:
+        print(f"no {options.chromium} here: apt-get install chromium, or --chromium PROGRAM", file=sys.stderr)
+        return 1
     options.out.mkdir(parents=True, exist_ok=True)
-    programs = Path(sys.executable).parent
-    subprocess.run([programs / "gcp-analyze", "report", options.sweep], check=True)
-    table = subprocess.run(
-        [programs / "gcp-analyze", "front", options.sweep], check=True, capture_output=True, text=True
-    )
+    program = Path(sys.executable).parent / "gcp-analyze"
+    subprocess.run([program, "report", options.sweep], check=True)
+    table = subprocess.run([program, "front", options.sweep], check=True, capture_output=True, text=True)
     (options.out / "front.txt").write_text(table.stdout)
     report = options.sweep / "report"
-    for name in FILES:
+    for name in [f"{stem}.{kind}" for stem in FILES for kind in ("png", "csv")] + ["front.csv"]:
         if (report / name).exists():
             shutil.copy(report / name, options.out / name)
     forget_place(options.out / "front.csv")
-    page = (report / "report.html").resolve().as_uri()
-    errors = screenshot(options.chromium, page, options.out / "report.png", (1400, 3000), 15_000)
-    if errors:
-        sys.exit("the report page logs errors:\n" + "\n".join(errors))
-    with mlflow_server(f"sqlite:///{(options.sweep / 'mlflow.db').resolve()}") as url:
-        # Sorted by a metric, the table is flat; sorted by time, children hide below their parent.
-        runs = f"{url}/#/experiments/1/runs?orderByKey={quote('metrics.`final/macs`')}&orderByAsc=true"
-        screenshot(options.chromium, runs, options.out / "mlflow_runs.png", (1900, 1500), 30_000)
-        front = f"{runs}&searchFilter={quote(FRONT_FILTER)}"
-        screenshot(options.chromium, front, options.out / "mlflow_front.png", (1900, 900), 30_000)
+    try:
+        with mlflow_server(f"sqlite:///{(options.sweep / 'mlflow.db').resolve()}") as url:
+            asyncio.run(look(options.sweep, options.out, url, options.chromium))
+    except BrowserError as error:
+        print(f"gallery: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,0 +1,151 @@
+"""What a report page and the MLflow UI must do in a real browser; each check raises BrowserError with what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote, unquote, urlparse
+
+from browser import BrowserError, Page
+
+FRONT_FILTER = "tags.`pareto.front` = 'true'"
+
+
+def need(right: object, what: str) -> None:
+    """Raise BrowserError with ``what`` unless ``right``."""
+    if not right:
+        raise BrowserError(what)
+
+
+def front_of(report: Path) -> set[str]:
+    """Trials in the report's ``front.csv``."""
+    with (report / "front.csv").open(newline="") as file:
+        return {row["trial"] for row in csv.DictReader(file)}
+
+
+async def check_report(page: Page, report: Path, server: str, shots: Path) -> dict[str, int]:
+    """Open ``report/report.html``: front, filters, clicks and links work, nothing is loaded from outside.
+
+    Args:
+        server: address of an MLflow server over the sweep's store; links to runs are followed there.
+        shots: folder for the pictures.
+    """
+    await page.open((report / "report.html").resolve().as_uri())
+    await page.until(
+        "document.querySelectorAll('#plot-front .scatterlayer .trace').length > 2", "the front is drawn"
+    )
+    expected = front_of(report)
+    drawn = await page.ask(
+        "$('plot-front').data.find(t => (t.name || '').startsWith('front')).customdata"
+        ".map(k => D.trials.find(r => r.key === k).trial)"
+    )
+    need(set(drawn) == expected, f"the drawn front {sorted(drawn)} is not {sorted(expected)}")
+    await page.picture(shots / "report.png", whole=True)
+    filtered = await _filters(page)
+    await page.picture(shots / "report_filtered.png")
+    await _clicks(page)
+    links = await _links(page, report, server)
+    outside = [url for url in page.requests if urlparse(url).scheme not in ("file", "data", "blob")]
+    need(not outside, f"the page loads from outside: {outside[:3]}")
+    need(not page.complaints, "the page complains: " + "; ".join(page.complaints[:3]))
+    return {
+        "front": len(expected),
+        "trials": await page.ask("D.trials.length"),
+        "left at 50 %": filtered,
+        **links,
+    }
+
+
+async def _filters(page: Page) -> int:
+    """Half of the MACs at most, then any parameter value, all trials instead of the front, another cost axis."""
+    await page.ask("$('f-macs').value = 50; $('f-macs').oninput()")
+    expected = await page.ask("D.trials.filter(r => r.macs_kept !== null && 100 * r.macs_kept <= 50).length")
+    shown = await page.ask("$('shown').textContent")
+    need(shown.startswith(f"{expected} of "), f"the MACs filter shows {shown!r}, not {expected}")
+    rows = "document.querySelectorAll('#rows tbody tr:not(.baseline)').length"
+    front_rows = await page.ask(rows)
+    await page.ask("$('f-only').click()")
+    need(await page.ask(rows) == expected >= front_rows, "the table does not list all trials that pass")
+    await page.ask("$('f-only').click()")
+    if await page.ask("$('f-value').options.length > 1"):
+        await page.ask("$('f-value').selectedIndex = 1; $('f-value').onchange()")
+        wanted = await page.ask(
+            "D.trials.filter(r => 100 * r.macs_kept <= 50 && String(r.config[$('f-name').value]) === $('f-value').value)"
+            ".length"
+        )
+        need(
+            (await page.ask("$('shown').textContent")).startswith(f"{wanted} of "),
+            "the parameter filter is wrong",
+        )
+        await page.ask("$('f-value').selectedIndex = 0; $('f-value').onchange()")
+    await page.ask("$('f-x').selectedIndex = 1; $('f-x').onchange()")
+    label = await page.ask("$('plot-front').layout.xaxis.title.text")
+    need("Parameters" in label, f"the cost axis did not change: {label!r}")
+    await page.ask("$('f-x').selectedIndex = 0; $('f-x').onchange()")
+    return int(expected)
+
+
+async def _clicks(page: Page) -> None:
+    """A click on a point and on a row shows that trial; a click on a head sorts."""
+    await page.ask("$('f-macs').value = 100; $('f-macs').oninput(); $('plot-front').scrollIntoView()")
+    # Front markers are the trace after the line; the topmost element at a point's centre is plotly's drag layer.
+    await page.until(
+        "[...document.querySelectorAll('#plot-front .trace')].some(t => t.querySelectorAll('.point').length)",
+        "points",
+    )
+    place = await page.ask(
+        "(() => { const traces = [...document.querySelectorAll('#plot-front .scatterlayer .trace')];"
+        " const at = $('plot-front').data.findIndex(t => (t.name || '').startsWith('front'));"
+        " const boxes = [...traces[at].querySelectorAll('.point')].map(p => p.getBoundingClientRect());"
+        " const b = boxes[0]; return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+    )
+    before = await page.ask("$('detail').innerHTML = 'nothing yet'")
+    await page.click(*place)
+    await page.until(f"$('detail').innerHTML !== {json.dumps(before)}", "a click on a point shows its trial")
+    last = "document.querySelector('#rows tbody tr:last-child')"
+    await page.ask(f"{last}.click()")
+    name = await page.ask(f"{last}.querySelector('td').textContent")
+    need(
+        (await page.ask("$('detail').textContent")).startswith(name),
+        f"a click on row {name} does not show it",
+    )
+    values = "[...document.querySelectorAll('#rows tbody tr td:nth-child(2)')].map(c => +c.textContent)"
+    await page.ask("document.querySelector('#rows th:nth-child(2)').click()")
+    ordered = await page.ask(values)
+    need(ordered == sorted(ordered), "a click on the head does not sort")
+
+
+async def _links(page: Page, report: Path, server: str) -> dict[str, int]:
+    """Every file link leads to a file beside the page; every run link to a run that the server knows."""
+    links = await page.ask("[...document.querySelectorAll('a')].map(a => a.getAttribute('href'))")
+    files = [link for link in links if not link.startswith("http")]
+    broken = [link for link in files if not (report / unquote(link)).is_file()]
+    need(not broken, f"broken links: {broken}")
+    runs = sorted({link.rsplit("/", 1)[1] for link in links if "/runs/" in link})
+    need(runs, "no trial links to its MLflow run")
+    for run in runs:
+        with urllib.request.urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={run}", timeout=60) as answer:
+            need(answer.status == 200, f"MLflow does not know run {run}")
+    return {"file links": len(files), "run links": len(runs)}
+
+
+async def check_mlflow(page: Page, server: str, experiment: str, report: Path, shots: Path) -> None:
+    """One filter in the MLflow UI shows exactly the front; a picture of all runs and one of the front."""
+    expected = front_of(report)
+    # Sorted by a metric, the table is flat; sorted by time, children hide below their parent.
+    runs = (
+        f"{server}/#/experiments/{experiment}/runs?orderByKey={quote('metrics.`final/macs`')}&orderByAsc=true"
+        "&startTime=ALL"
+    )
+    names = "[...document.querySelectorAll('[role=row] a[href*=\"/runs/\"]')].map(a => a.textContent.trim())"
+    await page.open(runs, 1900, 1500)
+    await page.until(f"{names}.length > 0", "the run table appears")
+    await page.picture(shots / "mlflow_runs.png")
+    await page.open("about:blank")
+    await page.open(f"{runs}&searchFilter={quote(FRONT_FILTER)}", 1900, 1100)
+    await page.until(f"{names}.length >= {len(expected)}", "the filtered run table appears")
+    shown = {name for name in await page.ask(names) if name}
+    need(shown == expected, f"the filter shows {sorted(shown)}, the front is {sorted(expected)}")
+    await page.picture(shots / "mlflow_front.png")
