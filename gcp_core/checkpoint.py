@@ -58,7 +58,7 @@ def write_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
     try:
-        torch.save(state, temporary / file)
+        _save(state, temporary / file)
         full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
         (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
         for path in temporary.iterdir() if durable else ():
@@ -68,6 +68,17 @@ def write_folder(
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """torch.save; where torch only says that the file came out too short, the reason: an OSError of a full disk."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(state, file)
+    except RuntimeError as exc:
+        if isinstance(exc.__context__, OSError):
+            raise exc.__context__ from None
+        raise
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
+from sweeps.disk import advice, is_full
 
 if TYPE_CHECKING:
     from sweeps.launch import Sweep
@@ -41,6 +42,11 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
                 click.echo(json.dumps({"error": exc.message, "where": exc.where, "hint": exc.hint}))
             click.echo(f"error: {exc}", err=True)
             code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
+        except OSError as exc:
+            if not is_full(exc):
+                raise
+            click.echo(f"error: {advice(exc.filename or 'the sweep')}", err=True)
+            code = FAILED
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             code = FAILED

@@ -84,7 +84,7 @@ class Ledger:
         with quiet_optuna():
             if url is None:
                 # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
-                backend = JournalFileBackend(str(journal or folder.absolute() / JOURNAL))
+                backend = _WholeLines(str(journal or folder.absolute() / JOURNAL))
                 storage: BaseStorage = JournalStorage(backend)
             else:
                 storage, name = open_storage(url), study_name(folder, name)
@@ -201,6 +201,18 @@ def _open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) 
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))  # optuna-dashboard shows them
     return study
+
+
+class _WholeLines(JournalFileBackend):
+    """Takes back what a full disk let through only in part: a line appended behind it would spoil the journal."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
 
 
 def _ms(moment: datetime | None) -> int:

@@ -15,6 +15,7 @@ from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeps.conductor import Conductor
+from sweeps.disk import advice, is_full
 from sweeps.job import Job, Outcome
 from sweeps.lock import stop_requested
 from sweeps.losses import loss_reason
@@ -34,7 +35,11 @@ class ConductorSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         conductor = self._live()
-        job: Job | None = conductor.next_job()
+        try:
+            job: Job | None = conductor.next_job()
+        except OSError as exc:
+            self._stop_if_full(exc)
+            return None
         if job is None:
             return None if conductor.has_work else Searcher.FINISHED
         self._names[trial_id] = job.trial_id
@@ -63,7 +68,10 @@ class ConductorSearcher(Searcher):
         outcome = self._outcomes.pop(name, None)
         conductor = self._live()
         if outcome is not None:
-            conductor.finish(name, outcome)
+            try:
+                conductor.finish(name, outcome)
+            except OSError as exc:  # the outcome is in the trial's folder; the next driver enters it
+                self._stop_if_full(exc)
         elif error or not conductor.interrupted:
             said, attempts = self._losses.pop(trial_id, ("", 1))
             folder = Path(conductor.config.folder) / "trials" / name
@@ -76,6 +84,14 @@ class ConductorSearcher(Searcher):
             self._outcomes[name] = Outcome.from_json(payload["outcome"])
         elif "epoch" in payload and name not in self._outcomes:
             self._live().epoch(name, payload["epoch"])
+        elif "full" in payload:
+            self._live().interrupt(advice(payload["full"]))
+
+    def _stop_if_full(self, exc: OSError) -> None:
+        if not is_full(exc):
+            raise exc
+        conductor = self._live()
+        conductor.interrupt(advice(conductor.config.folder))
 
     def _live(self) -> Conductor:
         if self._conductor is None:

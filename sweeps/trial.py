@@ -26,6 +26,7 @@ from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
 from gcp_core.factory import load_factory
 from sweeps import spool
+from sweeps.disk import is_full
 from sweeps.job import Job, Outcome, read_outcome, read_stop, write_outcome
 from sweeps.lock import Holder, trial_lock
 from sweeps.provenance import collect
@@ -39,7 +40,8 @@ STAGES = "stages"
 #: Folder of the epochs' checkpoints in a trial's folder.
 EPOCHS = "epochs"
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
-#: Name of the one value in a Tune report: JSON of ``{"epoch": row}`` or ``{"outcome": outcome}``.
+#: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"outcome": outcome}`` or
+#: ``{"full": folder}`` (the disk is full; the trial is not over)
 PAYLOAD = "payload"
 _log = logging.getLogger(__name__)
 
@@ -54,14 +56,21 @@ def tune_trainable(config: dict[str, Any]) -> None:
     def send(row: dict[str, float]) -> None:
         tune.report({PAYLOAD: json.dumps({"epoch": row})})
 
-    outcome = run_job(
-        Job.from_json(config["job"]),
-        config["runner"],
-        send,
-        share=config.get("share", True),
-        hang_s=config.get("hang_s"),
-        holder=_this_node(),
-    )
+    job = Job.from_json(config["job"])
+    try:
+        outcome = run_job(
+            job,
+            config["runner"],
+            send,
+            share=config.get("share", True),
+            hang_s=config.get("hang_s"),
+            holder=_this_node(),
+        )
+    except OSError as exc:
+        if not is_full(exc):
+            raise
+        tune.report({PAYLOAD: json.dumps({"full": job.folder})})
+        return
     tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
 
 
@@ -84,6 +93,8 @@ def run_job(
     holder: Holder | None = None,
 ) -> Outcome:
     """Run (or go on with) a job in its folder; never raises because of the trial.
+
+    Raises OSError if the disk is full: the job is then as unfinished as before.
 
     Args:
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
@@ -138,6 +149,8 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watc
             shared = {"stages": _stages(folder)} if share and _takes_stages(function) else {}
             result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
+        if is_full(exc):
+            raise
         text = traceback.format_exc()
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
         _log.error("%s", text)
