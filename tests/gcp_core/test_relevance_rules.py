@@ -142,3 +142,19 @@ def test_filters_without_negative_weights_keep_relevance_finite_and_exact_in_flo
     double = channel_relevance(model.double(), x.double(), y)
     for layer, r in double.items():
         assert float((single[layer] - r).abs().max() / r.abs().max()) < 1e-4, layer
+
+
+def test_positions_without_negative_contributions_keep_relevance_finite_and_exact_in_float32():
+    # At (0, 0) the input that has negative weights is zero, so Z- is 0 there, and a bare Z - Z+ would be rounding noise.
+    model = nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1), nn.Flatten(), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(2).reshape(2, 2, 1, 1))
+        model[0].bias.zero_()
+        model[2].bias.zero_()
+        model[2].weight.copy_(torch.tensor([[0.3, -0.7], [1.1, -0.2]]).reshape(2, 2, 1, 1))
+    x, y = torch.rand(3, 2, 2, 2) + 0.1, torch.tensor([0, 1, 1])
+    x[:, 1, 0, 0] = 0.0
+    single = channel_relevance(model, x, y)
+    double = channel_relevance(model.double(), x.double(), y)
+    for layer, r in double.items():
+        assert float((single[layer] - r).abs().max() / r.abs().max()) < 1e-4, layer
