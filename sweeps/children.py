@@ -1,14 +1,11 @@
-"""What MLflow already holds of a sweep: the parent run, and one child per trial."""
+"""What MLflow already holds of a sweep: the parent run, and one child per trial. ``client`` is an MlflowClient."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from gcp_core.schema import Tag
-
-if TYPE_CHECKING:
-    from mlflow.tracking import MlflowClient
 
 
 @dataclass(frozen=True)
@@ -33,7 +30,7 @@ class Child:
     finals: frozenset[str] = frozenset()
 
 
-def children_of(client: MlflowClient, run: SweepRun, more: str = "") -> dict[str, Child]:
+def children_of(client: Any, run: SweepRun, more: str = "") -> dict[str, Child]:
     """The sweep's children by trial id. Of two runs of one trial (a creation whose answer was lost) the emptier goes."""
     query = f"tags.`{Tag.PARENT}` = '{run.run_id}'{more}"
     found: dict[str, Any] = {}
@@ -54,7 +51,7 @@ def _fullness(run: Any) -> int:
     return len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
 
 
-def _known(client: MlflowClient, run: Any) -> Child:
+def _known(client: Any, run: Any) -> Child:
     """What a run in MLflow holds already."""
     finals = {key.removeprefix("final/") for key in run.data.metrics if key.startswith("final/")}
     child = Child(run.info.run_id, run.info.status, finals=frozenset(finals))
