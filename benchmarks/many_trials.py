@@ -22,6 +22,7 @@ from typing import Any
 
 import processes
 import record
+from patient_ray import private_ray
 
 #: A trial of this length is what the time to hand out a job is compared with.
 TRIAL_S = 10.0
@@ -200,7 +201,7 @@ def main() -> None:
 
     stopwatch, memory, before = watch(), Memory(), processes.load()
     search = {"trials": options.trials, "concurrency": 2, "sampler": options.sampler}
-    with tempfile.TemporaryDirectory() as storage:
+    with tempfile.TemporaryDirectory() as storage, private_ray({**TREE, "storage": storage}):
         launch = Launch(runner="many_trials:stub", check=lambda config: None, progress=memory)
         start = time.perf_counter()
         sweep = run({**TREE, "search": search, "storage": storage}, launch=launch)

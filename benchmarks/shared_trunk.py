@@ -24,6 +24,7 @@ from typing import Any
 import processes
 import record
 import trial_logs
+from patient_ray import private_ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the tests' oracle
 from tests.oracles.prefix_tree import ideal_epochs
@@ -135,7 +136,7 @@ def main() -> None:
     record.add_out(parser)
     options = parser.parse_args()
     before = processes.load()
-    with tempfile.TemporaryDirectory() as storage:
+    with tempfile.TemporaryDirectory() as storage, private_ray({**TREE, "storage": storage}):
         runs = {"shared": sweep(f"{storage}/shared", share=True)}
         runs["owner_killed"] = sweep(f"{storage}/killed", share=True, kill=True)
         if not options.skip_unshared_sweep:

@@ -1,0 +1,31 @@
+"""A private Ray as a sweep starts it, for a machine that is too busy to start one in the 30 s that Ray allows itself."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+ATTEMPTS = 10
+
+
+@contextlib.contextmanager
+def private_ray(tree: Mapping[str, Any]) -> Iterator[None]:
+    """Ray for the sweeps of this process: ``sweeps.run`` uses a connection that exists.
+
+    Args:
+        tree: the config of one of the sweeps.
+    """
+    from sweeps.cluster import ray_cluster
+    from sweeps.config import load_config
+
+    config = load_config(tree)
+    with contextlib.ExitStack() as stack:
+        for attempt in range(ATTEMPTS):
+            try:
+                stack.enter_context(ray_cluster(config, None))
+                break
+            except Exception as exc:  # Ray raises a bare Exception for this
+                if attempt + 1 == ATTEMPTS or "timed out during startup" not in str(exc):
+                    raise
+        yield
