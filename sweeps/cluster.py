@@ -7,13 +7,14 @@ import logging
 import os
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from gcp_core.errors import ConfigError
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig
+from sweeps.job import Job
 from sweeps.nodes import Node, check_nodes, check_resources, check_shared, data_paths, describe
 
 _log = logging.getLogger(__name__)
@@ -139,9 +140,22 @@ def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
     return described
 
 
+class WorkersLost(Exception):
+    """Tune has given up: it does not survive that Ray ends workers for lack of memory. ``jobs`` were running then."""
+
+    def __init__(self, reason: str, jobs: Sequence[Job]) -> None:
+        super().__init__(reason)
+        self.jobs = tuple(jobs)
+
+
 def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
-    """Run the conductor's jobs until it has no more (or wants to stop)."""
+    """Run the conductor's jobs until it has no more (or wants to stop).
+
+    Raises:
+        WorkersLost: workers were ended in a way that Tune does not handle; the sweep can be continued.
+    """
     from ray import tune
+    from ray.exceptions import RayError
 
     from sweeps.searcher import ConductorSearcher, ConductorStopper, LossNotes
     from sweeps.trial import tune_trainable
@@ -171,7 +185,13 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
                 failure_config=tune.FailureConfig(max_failures=resources.retries),
             ),
         )
-        tuner.fit()
+        try:
+            tuner.fit()
+        except RuntimeError as exc:
+            if not isinstance(exc.__cause__, RayError) or not conductor.active:
+                raise
+            reason = str(exc.__cause__).strip().partition("\n")[0] or type(exc.__cause__).__name__
+            raise WorkersLost(reason, conductor.active) from exc
     shutil.rmtree(scratch, ignore_errors=True)
 
 

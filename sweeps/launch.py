@@ -21,12 +21,12 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
 from sweeps.budget import Budget, already_spent
 from sweeps.cleaning import clear_epochs
-from sweeps.cluster import ray_cluster, run_on_ray
+from sweeps.cluster import WorkersLost, ray_cluster, run_on_ray
 from sweeps.conductor import Conductor, accuracy_drop
 from sweeps.config import SweepConfig, load_config
 from sweeps.database import driver_lock
 from sweeps.folder import Entry, check_unchanged, read_entry, renamed, write_config, write_entry
-from sweeps.job import Outcome
+from sweeps.job import Outcome, write_outcome
 from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
 from sweeps.lock import run_lock
 from sweeps.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
@@ -111,6 +111,28 @@ def run(
     check_tracking(checked.tracking.uri)
     check_ledger(checked.ledger)
     _check_trials(checked, launch)
+    losses: Counter[str] = Counter()
+    while True:
+        try:
+            return _run_once(checked, launch)
+        except WorkersLost as exc:
+            # Every round counts for the jobs that were running, so there are only so many rounds.
+            _log.warning("%s; the sweep goes on from its ledger", exc)
+            _give_up(exc, losses, checked.resources.retries)
+
+
+def _give_up(loss: WorkersLost, losses: Counter[str], retries: int) -> None:
+    """A job that was running each time that workers were lost is not started for ever."""
+    for job in loss.jobs:
+        losses[job.trial_id] += 1
+        if losses[job.trial_id] > retries:
+            hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
+            error = f"its process was lost {losses[job.trial_id]} times: {loss}; {hint}"
+            write_outcome(job.folder, Outcome("lost", error=error))
+
+
+def _run_once(checked: SweepConfig, launch: Launch) -> Sweep:
+    """One connection to Ray, from the ledger on."""
     with contextlib.ExitStack() as stack:
         if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
             stack.enter_context(ray_cluster(checked, launch.address))

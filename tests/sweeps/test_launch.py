@@ -14,10 +14,13 @@ import pytest
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, DataError
 from sweeps import launch
+from sweeps.cluster import WorkersLost
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig
 from sweeps.launch import Launch, Sweep
 from sweeps.lock import run_lock
+from sweeps.report import sweep_status
+from sweeps.trial import run_job
 from tests.sweeps.inline import RUNNER, config, drive
 
 PUBLISHED: list[Path] = []
@@ -127,3 +130,39 @@ def test_an_error_in_the_driver_leaves_a_sweep_that_can_be_continued(
     entry = json.loads((tmp_path / "runs" / "inline" / "sweep.json").read_text())
     assert entry["state"] == "failed"
     assert _run(_config(tmp_path, store)).statuses == {"complete": 6}
+
+
+def test_a_sweep_goes_on_when_tune_gives_up_over_a_lost_worker(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    rounds = []
+
+    def losing_once(conductor: Conductor, folder: Path, runner: str) -> None:
+        rounds.append(conductor)
+        if len(rounds) == 1:
+            conductor.next_job()
+            raise WorkersLost(
+                "1 worker(s) were killed due to the node running low on memory", conductor.active
+            )
+        drive(conductor, runner)
+
+    monkeypatch.setattr(launch, "run_on_ray", losing_once)
+    sweep = _run(_config(tmp_path, store))
+    assert (sweep.state, sweep.statuses, len(rounds)) == ("complete", {"complete": 6}, 2)
+
+
+def test_a_trial_that_takes_its_worker_down_every_time_is_lost_and_the_others_run(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    def too_large(conductor: Conductor, folder: Path, runner: str) -> None:
+        while (job := conductor.next_job()) is not None:
+            if job.trial_id == "t0002":
+                raise WorkersLost("low on memory", conductor.active)
+            conductor.finish(job.trial_id, run_job(job, runner, lambda row: None))
+
+    monkeypatch.setattr(launch, "run_on_ray", too_large)
+    sweep = _run(_config(tmp_path, store))
+    assert (sweep.state, sweep.statuses) == ("complete", {"complete": 5, "lost": 1})
+    (failure,) = sweep_status(sweep.folder).failures
+    assert failure.trial_id == "t0002"
+    assert failure.error.startswith("its process was lost 3 times: low on memory; lower train.batch_size")
