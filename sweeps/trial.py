@@ -115,8 +115,11 @@ def run_job(
         (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
         with _captured(folder / schema.ARTIFACT_LOG):
             _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
+            # Brings torch: the first trial of a process pays for it; neither its time nor the watchdog's does.
+            from gcp_core.latency import threads
+
             cpu = time.process_time()
-            with Watchdog(folder, hang_s) as watchdog:
+            with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
                 outcome = _run(job, runner, sink, folder, share, watchdog)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
@@ -130,9 +133,6 @@ def run_job(
 
 
 def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watchdog: Watchdog) -> Outcome:
-    # Brings torch: the first trial of a process pays for it; the time of the trial does not.
-    from gcp_core.latency import threads
-
     start = time.perf_counter()
 
     def report(epoch_report: Any) -> bool:
@@ -145,9 +145,8 @@ def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watc
 
     try:
         function = load_factory(runner, "runner", ConfigError)
-        with threads(job.config.threads):
-            shared = {"stages": _stages(folder)} if share and _takes_stages(function) else {}
-            result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
+        shared = {"stages": _stages(folder)} if share and _takes_stages(function) else {}
+        result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
         if is_full(exc):
             raise
