@@ -1,6 +1,7 @@
 """Does ``gcp-sweep plan`` foresee what the sweep will cost? Forecast, then the sweep itself, both recorded.
 
     python benchmarks/plan_forecast.py configs/demo.yaml --out benchmarks/results/plan_forecast_demo.json
+    python benchmarks/plan_forecast.py configs/demo.yaml --in-process     # no Ray: device time and epochs only
     python benchmarks/plan_forecast.py configs/cifar10_quick.yaml data.path=FOLDER --done SWEEP_FOLDER
 
 Device time is compared as CPU time where trials have one thread on a CPU: it does not depend on what else the machine
@@ -14,17 +15,22 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from record import add_out, write
 
-from sweeps.config import load_config
+from sweeps.conductor import Conductor
+from sweeps.config import SweepConfig, load_config
+from sweeps.feasibility import Feasibility
 from sweeps.forecast import forecast
 from sweeps.launch import run
-from sweeps.ledger import JOURNAL, Record, read_records
+from sweeps.ledger import JOURNAL, Ledger, Record, read_records
 from sweeps.reading import parse_overrides
+from sweeps.stopping import Rungs
+from sweeps.trial import DEFAULT_RUNNER, run_job
 
 
 def main() -> None:
@@ -32,6 +38,8 @@ def main() -> None:
     parser.add_argument("config")
     parser.add_argument("overrides", nargs="*")
     parser.add_argument("--done", type=Path, help="compare with this finished sweep instead of running one")
+    parser.add_argument("--in-process", action="store_true", help="trials one after the other, here")
+    parser.add_argument("--note", default="", help="what else a reader of the record must know")
     add_out(parser)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -42,10 +50,15 @@ def main() -> None:
         foreseen = forecast(config)
         plan_s = time.perf_counter() - start
         start = time.perf_counter()
-        folder = options.done or Path(run(config).folder)
-        wall_s = None if options.done else time.perf_counter() - start
+        if options.in_process:
+            folder, wall_s = one_after_the_other(config), None
+        else:
+            folder = options.done or Path(run(config).folder)
+            wall_s = None if options.done else time.perf_counter() - start
         kinds = read_records(folder, folder.name, config.search.objectives)
         actual = observed(folder, [record for records in kinds for record in records], wall_s)
+    if options.in_process:
+        del actual["wall_s"]
     ratios = {
         name: foreseen_value / actual[name]
         for name, foreseen_value in (
@@ -69,6 +82,7 @@ def main() -> None:
     results = {
         "config": Path(options.config).name,
         "seed": config.space.base["seed"],
+        "note": options.note,
         "load_average_before": load,
         "plan_s": plan_s,
         "foreseen": known,
@@ -76,6 +90,28 @@ def main() -> None:
         "foreseen_over_actual": ratios,
     }
     write(options.out, results)
+
+
+class Silent:
+    """A tracker and progress that nobody reads."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *words: None
+
+
+def one_after_the_other(config: SweepConfig) -> Path:
+    """Run the sweep's trials in this process, with everything but Ray and MLflow; the sweep's folder."""
+    folder = Path(config.folder)
+    folder.mkdir(parents=True)
+    feasibility, silent = Feasibility(), Silent()
+    rungs = Rungs(config.search, feasibility.project) if config.search.stopping != "none" else None
+    ledger = Ledger(folder, config.name, config.search.objectives)
+    conductor = Conductor(config, ledger, silent, silent, feasibility.impossible, rungs=rungs)
+    while (job := conductor.next_job()) is not None:
+        outcome = run_job(job, DEFAULT_RUNNER, lambda row, name=job.trial_id: conductor.epoch(name, row))
+        conductor.finish(job.trial_id, outcome)
+        print(job.trial_id, outcome.status, f"{outcome.seconds:.1f} s", flush=True)
+    return folder
 
 
 def observed(folder: Path, records: list[Record], wall_s: float | None) -> dict[str, Any]:

@@ -1,0 +1,100 @@
+"""On a real Ray: a trial that hangs goes on elsewhere, one whose process is killed is lost with a reason, `stop` ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from sweeps.cli import main
+from sweeps.config import load_config
+from sweeps.folder import read_entry
+from sweeps.ledger import read_records
+from sweeps.watchdog import hung
+from tests.sweeps.inline import TREE
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+POINTS = [{"prune.interval": i, "prune.ratio": 0.1, "prune.target": 0.5} for i in (1, 3, 4)]
+
+DRIVER = """
+import json, sys
+from sweeps.launch import Launch, run
+from sweeps.progress import LineProgress
+launch = Launch(runner="tests.integration.test_sweep_faults:faulty", check=lambda config: None,
+                progress=LineProgress(lambda text: print(text, flush=True)))
+sweep = run(json.loads(sys.argv[1]), launch=launch)
+print(json.dumps({"state": sweep.state, "message": sweep.message}), flush=True)
+"""
+
+
+def faulty(config, *, report=None, checkpoint_dir=None):
+    """The fake runner: interval 1 hangs once after its second epoch, interval 3 kills its process, 4 takes for ever."""
+    import signal
+    import threading
+
+    from tests.sweeps import fake_runner
+
+    interval = config.prune.interval if config.prune is not None else 0
+    resumed = (Path(checkpoint_dir) / "epochs.jsonl").exists()
+
+    def passed_on(row):
+        report(row)
+        if interval == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if (interval == 1 and row.epoch == 2 and not resumed) or (interval == 4 and row.epoch == 3):
+            threading.Event().wait()
+
+    return fake_runner.run(config, report=passed_on, checkpoint_dir=checkpoint_dir)
+
+
+def _tree(storage: Path, hang_minutes: float | None) -> dict:
+    search = {"trials": 3, "concurrency": 1, "points": POINTS, "sampler": "random"}
+    resources = {"retries": 1, "hang_minutes": hang_minutes}
+    return {**TREE, "storage": str(storage), "train": {"epochs": 4}, "search": search, "resources": resources}
+
+
+def test_hanging_killed_and_endless_trials_and_a_stop_from_another_process(tmp_path: Path) -> None:
+    tree = _tree(tmp_path, hang_minutes=0.25)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, json.dumps(tree)],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    lines = []
+    for line in driver.stdout:
+        lines.append(line)
+        if " t0001 lost" in line:
+            break
+    else:
+        pytest.fail(driver.communicate()[1])
+    folder = tmp_path / "inline"
+    done = CliRunner().invoke(main, ["stop", str(folder), "--wait", "300"])
+    output, errors = driver.communicate(timeout=300)
+    assert done.exit_code == 0, done.output
+    assert "has ended; inline is interrupted" in done.stdout
+    assert driver.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1]) == {
+        "state": "interrupted",
+        "message": "stopped with gcp-sweep stop",
+    }
+    assert read_entry(folder).state == "interrupted"
+    trials, _ = read_records(folder, "inline", load_config(tree).search.objectives)
+    assert [record.status for record in trials[:2]] == ["complete", "lost"]
+    assert all(record.status == "running" for record in trials[2:])
+    assert hung(trials[0].job.folder)
+    epochs = (Path(trials[0].job.folder) / "epochs.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in epochs] == [1, 2, 3, 4]
+    assert trials[1].error.startswith("lost in all 2 attempts, the last time because its process was killed")
+    text = CliRunner().invoke(main, ["status", str(folder), "--failed"]).stdout
+    assert "t0001 lost: lost in all 2 attempts" in text
+    assert "inline: interrupted (stopped with gcp-sweep stop)" in text
