@@ -16,6 +16,7 @@ from analysis.anchors import Anchors, anchors_for
 from analysis.permutation import Test, holm, paired_test, permutation_test
 from analysis.progress import running_hypervolume
 from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.schema import FINALS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -196,9 +197,10 @@ def paired_tests(df: pd.DataFrame, by: str, column: str = "val_accuracy") -> lis
         if len(pairs) < 2:
             continue
         enough = pairs["seed"].nunique() >= _ENOUGH
-        what = f"{column} at equal configuration and seed"
+        unit = {"%": "points"}.get(FINALS[column].unit, FINALS[column].unit)
+        what = f"{column} ({unit}) at equal configuration and seed"
         if not enough:
-            what = f"{column} over {len(pairs)} equal configurations (for these seeds only)"
+            what = f"{column} ({unit}) over {len(pairs)} equal configurations (for these seeds only)"
         clusters = list(pairs["seed"]) if enough else None
         tests.append(paired_test(pairs["difference"].to_numpy(), first, second, what, clusters))
     return holm(tests)

@@ -181,6 +181,8 @@ def draw_growth(grown: pd.DataFrame, equal: str, colours: dict[str, str]) -> Fig
     for label, rows in grown.groupby("label", sort=True):
         grid, curves = _on_one_grid(rows)
         colour = colours[str(label)]
+        # The last value as a short level, or it would be a bare vertical line.
+        grid, curves = np.append(grid, 1.04 * grid[-1]), np.column_stack([curves, curves[:, -1]])
         axes.fill_between(
             grid, curves.min(axis=0), curves.max(axis=0), step="post", color=colour, alpha=0.16, linewidth=0
         )

@@ -171,52 +171,22 @@ def _residuals(df: pd.DataFrame, columns: list[str]) -> np.ndarray:
 
 
 def confirm(
-    df: pd.DataFrame,
-    config_id: str,
-    column: str = "val_accuracy",
-    level: float = 0.8,
-    noise: pd.DataFrame | None = None,
+    df: pd.DataFrame, config_id: str, column: str = "val_accuracy", level: float = 0.8
 ) -> Confirmation:
     """Compare what a configuration was chosen by with what its confirm runs (kind=confirm, fresh seeds) give.
 
     The interval is Student's t for the mean of the confirm runs; with a single one, the spread pooled over all
-    configurations with several seeds (``noise``, as :func:`replicates` returns it) stands in.
+    configurations with several seeds stands in.
 
     Raises:
         ConfigError: the configuration has no confirm run, or nothing tells the noise.
     """
-    from scipy import stats
-
-    chosen = df[(df["kind"] == "trial") & (df["config_id"] == config_id) & (df["left_out"] == "")]
-    runs = _sound(df, [column], ("confirm",))
-    runs = runs[runs["config_id"] == config_id]
-    fresh = runs[column]
+    chosen, fresh = (_sound(df, [column], (kind,)) for kind in REPLICATES)
+    chosen, fresh = (rows[rows["config_id"] == config_id] for rows in (chosen, fresh))
     if fresh.empty or chosen.empty:
         raise ConfigError("has no finished confirm run", config_id, "run the finalists again on fresh seeds")
-    n, mean = len(fresh), float(fresh.mean())
-    if n > 1:
-        spread, freedom, source = float(fresh.std(ddof=1)), n - 1, "these runs"
-    else:
-        groups = replicates(df, [column]) if noise is None else noise
-        spread, source = pooled_std(groups, column), "all configurations"
-        freedom = int((groups["n"] - 1).clip(lower=0).sum())
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * spread / np.sqrt(n)
-    selected = float(chosen[column].mean())
-    trial, macs = str(chosen["trial"].iloc[0]), float(runs["macs"].mean())
-    return Confirmation(
-        column,
-        config_id,
-        trial,
-        macs,
-        selected,
-        n,
-        mean,
-        mean - half,
-        mean + half,
-        level,
-        selected - mean,
-        source,
-    )
+    pooled = _pooled(df, column) if len(fresh) == 1 else None
+    return _confirmation(config_id, chosen, fresh, column, level, pooled)
 
 
 def confirmations(df: pd.DataFrame, column: str = "val_accuracy", level: float = 0.8) -> list[Confirmation]:
@@ -224,14 +194,44 @@ def confirmations(df: pd.DataFrame, column: str = "val_accuracy", level: float =
 
     A configuration with a single fresh run is left out where no other tells the noise.
     """
-    fresh = set(_sound(df, [column], ("confirm",))["config_id"]) & set(
-        _sound(df, [column], SEARCH)["config_id"]
-    )
-    noise = replicates(df, [column]) if fresh else None
-    found = []
-    for config_id in fresh:
-        try:
-            found.append(confirm(df, config_id, column, level, noise))
-        except ConfigError:
-            continue
+    chosen, fresh = (dict(iter(_sound(df, [column], (kind,)).groupby("config_id"))) for kind in REPLICATES)
+    both = [config_id for config_id in fresh if config_id in chosen]
+    try:
+        pooled = _pooled(df, column) if any(len(fresh[one]) == 1 for one in both) else None
+    except ConfigError:
+        pooled = None
+        both = [one for one in both if len(fresh[one]) > 1]
+    found = [_confirmation(str(one), chosen[one], fresh[one], column, level, pooled) for one in both]
     return sorted(found, key=lambda c: (c.macs, c.config_id))
+
+
+def _pooled(df: pd.DataFrame, column: str) -> tuple[float, int]:
+    """Spread between seeds over all configurations, and its degrees of freedom."""
+    groups = replicates(df, [column])
+    return pooled_std(groups, column), int((groups["n"] - 1).clip(lower=0).sum())
+
+
+def _confirmation(
+    config_id: str,
+    chosen: pd.DataFrame,
+    fresh: pd.DataFrame,
+    column: str,
+    level: float,
+    pooled: tuple[float, int] | None,
+) -> Confirmation:
+    from scipy import stats
+
+    values = fresh[column].to_numpy(dtype=float)
+    n, mean, source = len(values), float(values.mean()), "these runs"
+    if n > 1:
+        spread, freedom = float(values.std(ddof=1)), n - 1
+    else:
+        assert pooled is not None  # the callers see to it
+        (spread, freedom), source = pooled, "all configurations"
+    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * spread / np.sqrt(n)
+    selected = float(chosen[column].mean())
+    trial, macs = str(chosen["trial"].iloc[0]), float(fresh["macs"].mean())
+    drop = selected - mean
+    return Confirmation(
+        column, config_id, trial, macs, selected, n, mean, mean - half, mean + half, level, drop, source
+    )

@@ -12,10 +12,13 @@ import pytest
 from click.testing import CliRunner
 
 import analysis
+from analysis import prove
 from analysis.cli import main
 from analysis.errors import VerificationError
-from analysis.export import compare, export
-from gcp_core.errors import ConfigError
+from analysis.export import compare, export, run_proof
+from gcp_core.config import DataConfig
+from gcp_core.data import load_splits
+from gcp_core.errors import CheckpointError, ConfigError
 
 SCHEMA = Path(__file__).resolve().parents[2] / "docs" / "schemas" / "export.json"
 
@@ -130,3 +133,24 @@ def test_a_trial_whose_files_are_gone_is_named(sweep, tmp_path):
     shutil.rmtree(sweep / "trials" / "t0000")
     with pytest.raises(ConfigError, match=r"t0000: model/weights\.pt: its files are neither in"):
         export(analysis.load(sweep), "t0000", tmp_path / "out")
+
+
+def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatch):
+    told = []
+
+    def instead(command, **options):
+        told.append(command)
+        (tmp_path / "proof.json").write_text('{"macs": 1}')
+
+    monkeypatch.setattr(subprocess, "run", instead)
+    assert run_proof(tmp_path, onnx=True, data_path="/mnt/images") == {"macs": 1}
+    run_proof(tmp_path)
+    assert told[0][-3:] == ["--onnx", "--data-path", "/mnt/images"]
+    assert told[1][-1] == str(tmp_path)
+
+
+def test_data_that_is_not_the_trial_s_data_is_refused(modelled, tmp_path, monkeypatch):
+    other = load_splits(DataConfig("digits", val_share=0.2))
+    monkeypatch.setattr(prove, "load_splits", lambda data: other if data.path == "/mnt/other" else None)
+    with pytest.raises(CheckpointError, match=r"the data now has digest \w+, the model was trained on \w+"):
+        prove.prove(modelled / "trials" / "t0000" / "model", tmp_path, data_path="/mnt/other")
