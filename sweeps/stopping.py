@@ -3,8 +3,8 @@
 At a rung (an epoch; a quarter and a half of the training, unless the config says otherwise) a trial is compared with all
 others at the same epoch of a training of the same length, whether those have ended since or not. Not where they are is
 compared, but where they will end: the *projected final* cost (a trial that prunes late is not dearer than one that
-prunes early) and the final accuracy that the accuracy so far lets expect. The better share of them, by non-dominated
-sorting with crowding distance (Deb et al. 2002), goes on; nobody waits for anybody.
+prunes early) and the final accuracy that the accuracy so far lets expect. The better share goes on, by non-dominated
+sorting with crowding distance (Deb et al. 2002) to the trials that went on; nobody waits for anybody.
 
 Besides, a trial stops as soon as its final cost is certain to break a hard constraint.
 """
@@ -26,9 +26,8 @@ from sweeps.job import Job, Outcome, Stop
 if TYPE_CHECKING:  # it brings torch
     from sweeps.feasibility import Projection
 
-#: Nobody is stopped at a rung before this many trials have come to it.
-ENOUGH_AT_RUNG = 4
-#: Fewer trials trained to the end (baselines included) say too little about how final accuracies come about.
+#: Nobody is stopped before this many runs of its length (baselines included) have been trained to the end: fewer say
+#: too little about how final accuracies come about.
 ENOUGH_ENDED = 6
 #: Of the ridge regression on standardised columns.
 _RIDGE = 1.0
@@ -40,7 +39,7 @@ _SHARES_REMOVED = {"macs_removed": "macs", "params_removed": "params"}
 class _Course:
     """What is known of one trial: its accuracy after each epoch in per cent, its cost now, and how it ended.
 
-    A baseline has no ``projection``: it costs what it costs.
+    A baseline has no ``projection``: it costs what it costs. ``stopped``: it will not be trained to the end.
     """
 
     job: Job
@@ -114,10 +113,10 @@ class Rungs:
         course = self._course(job)
         for row in outcome.history:
             _take(course, row)
+        course.stopped = outcome.status not in ("complete", "infeasible")
         finals = outcome.finals
-        if outcome.status in ("complete", "infeasible") and all(
-            math.isfinite(finals.get(name, math.nan)) for name in ("val_accuracy", *_COSTS)
-        ):
+        needed = ("val_accuracy", *_COSTS)
+        if not course.stopped and all(math.isfinite(finals.get(name, math.nan)) for name in needed):
             course.final_accuracy = finals["val_accuracy"]
             course.now = {kind: finals[kind] for kind in _COSTS}
 
@@ -157,16 +156,17 @@ class Rungs:
             return None
         if epoch not in course.accuracy:  # it was no number
             return None
-        peers = self.peers(course.epochs, epoch)
-        if len(peers) < ENOUGH_AT_RUNG:
+        known = self.known(course.epochs, epoch)
+        if len(known) < ENOUGH_ENDED:
             return None
-        values = self.outlook(peers, epoch)
+        peers = self.peers(course.epochs, epoch)
+        values = self.outlook(peers, known, epoch)
         usable = np.isfinite(values).all(axis=1)
         me = next(i for i, peer in enumerate(peers) if peer is course)
-        if not usable[me] or usable.sum() < ENOUGH_AT_RUNG:
-            return None
-        place = int(usable[:me].sum())
-        if goes_on(values[usable], place, search.rung_share):
+        alive = np.array([not peer.stopped for peer in peers])
+        if not usable[me] or goes_on(
+            values[usable], int(usable[:me].sum()), search.rung_share, alive[usable]
+        ):
             return None
         return Stop(f"stopped after epoch {epoch}: not among the better {search.rung_share:.0%} there")
 
@@ -178,15 +178,16 @@ class Rungs:
             if course.job.kind == "trial" and course.epochs == epochs and epoch in course.accuracy
         ]
 
-    def outlook(self, peers: Sequence[_Course], epoch: int) -> np.ndarray:
-        """(n, m): what each trial is expected to end with, every objective to be minimised; NaN = not known."""
-        known = [
+    def known(self, epochs: int, epoch: int) -> list[_Course]:
+        """Runs of this length that were trained to the end, baselines included."""
+        return [
             course
             for course in self._courses.values()
-            if course.final_accuracy is not None
-            and course.epochs == peers[0].epochs
-            and epoch in course.accuracy
+            if course.final_accuracy is not None and course.epochs == epochs and epoch in course.accuracy
         ]
+
+    def outlook(self, peers: Sequence[_Course], known: Sequence[_Course], epoch: int) -> np.ndarray:
+        """(n, m): what each trial is expected to end with, every objective to be minimised; NaN = not known."""
         lacking = [b for b in map(self._baseline, peers) if b is not None and epoch in b.accuracy]
         courses = [*peers, *lacking]
         accuracy = expected_accuracy(_facts(courses, epoch), _facts(known, epoch), _finals(known))
@@ -241,12 +242,9 @@ def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) 
 
     Args:
         facts: (n, 2) accuracy so far, log of the final MACs.
-        known: (k, 2) the same of trials that have ended; with fewer than :data:`ENOUGH_ENDED` of them the accuracy so
-            far is returned.
+        known: (k, 2) the same of trials that have ended.
         finals: (k,) their final accuracies.
     """
-    if len(finals) < ENOUGH_ENDED:
-        return facts[:, 0].copy()
     centre, scale = known.mean(axis=0), known.std(axis=0)
     scale[scale == 0] = 1.0
     x, y = (known - centre) / scale, finals - finals.mean()
@@ -256,16 +254,16 @@ def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) 
     return finals.mean() + ((facts - centre) / scale) @ weights
 
 
-def goes_on(values: np.ndarray, place: int, share: float) -> bool:
+def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> bool:
     """Whether row ``place`` is among the better ``share`` (0..1], rounded up) of ``values`` (n, m; minimised).
 
     Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always go on.
     """
     ranks = pareto_ranks(values)
-    spacing = crowding(values, ranks)
-    if ranks[place] == 0 and math.isinf(spacing[place]):
+    room = spacing(values, ranks, alive)
+    if ranks[place] == 0 and math.isinf(room[place]):
         return True
-    order = np.lexsort((np.arange(len(values)), -spacing, ranks))
+    order = np.lexsort((np.arange(len(values)), -room, ranks))
     return int(np.flatnonzero(order == place)[0]) < math.ceil(share * len(values) - 1e-9)
 
 
@@ -284,21 +282,23 @@ def pareto_ranks(values: np.ndarray) -> np.ndarray:
     return ranks
 
 
-def crowding(values: np.ndarray, ranks: np.ndarray) -> np.ndarray:
-    """(n,) crowding distance of each row among those of its rank: the sides of the box between its two neighbours, each
-    as a share of the rank's extent; infinite at the ends (of equal rows only the first is an end)."""
-    distance = np.zeros(len(values))
-    for rank in np.unique(ranks):
-        rows = np.flatnonzero(ranks == rank)
-        for column in values[rows].T:
-            order = np.argsort(column, kind="stable")
-            steps = np.diff(column[order])
-            extent = column[order[-1]] - column[order[0]]
-            if extent > 0:
-                distance[rows[order[1:-1]]] += (steps[:-1] + steps[1:]) / extent
-            distance[rows[order[0]]] = np.inf
-            distance[rows[order[-1] if extent > 0 else order[0]]] = np.inf
-    return distance
+def spacing(values: np.ndarray, ranks: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """(n,) crowding distance: the gap between a row's two neighbours in every objective, as a share of its rank's
+    extent, summed; infinite without a neighbour on either side. Neighbours are other rows of its rank that are
+    ``alive`` ((n,) bool): where all have been stopped there is room."""
+    room = np.zeros(len(values))
+    for i, value in enumerate(values):
+        peers = ranks == ranks[i]
+        others = peers & alive
+        others[i] = False
+        near = values[others]
+        for d, extent in enumerate(np.ptp(values[peers], axis=0)):
+            below, above = near[near[:, d] <= value[d], d], near[near[:, d] >= value[d], d]
+            if not (len(below) and len(above)):
+                room[i] = math.inf
+            elif extent > 0:
+                room[i] += (above.min() - below.max()) / extent
+    return room
 
 
 def _take(course: _Course, row: Mapping[str, float]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import random
 from pathlib import Path
@@ -21,11 +22,11 @@ from sweeps.ledger import Ledger
 from sweeps.sampling import Proposer
 from sweeps.stopping import (
     Rungs,
-    crowding,
     expected_accuracy,
     goes_on,
     pareto_ranks,
     rung_epochs,
+    spacing,
 )
 from tests.oracles.dominance import ranks as slow_ranks
 from tests.sweeps.fake_runner import DENSE_MACS, DENSE_PARAMS
@@ -33,7 +34,7 @@ from tests.sweeps.inline import Recorder, Silent, config, drive
 
 DENSE = {"macs": DENSE_MACS, "params": DENSE_PARAMS}
 #: Few different values, so that ties are common.
-POINTS = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 2), min_size=1, max_size=12)
+POINTS = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 2, st.booleans()), min_size=1, max_size=12)
 
 
 def fake_projection(trial: TrialConfig) -> Projection:
@@ -69,55 +70,73 @@ def row(epoch: int, accuracy: float, left: float = 1.0) -> dict[str, float]:
 # --- the sorting ------------------------------------------------------------------------------------------------------
 
 
-def slow_crowding(values: list[tuple[float, ...]], ranks: list[int]) -> list[float]:
-    """Deb's distance, one row and one objective at a time."""
-    distance = [0.0] * len(values)
+def slow_spacing(values: list[tuple[float, ...]], ranks: list[int], alive: list[bool]) -> list[float]:
+    """One row and one objective at a time: walk along the sorted rank until somebody alive is met on either side."""
+    room = [0.0] * len(values)
     for i in range(len(values)):
-        peers = [j for j in range(len(values)) if ranks[j] == ranks[i]]
+        rank = [j for j in range(len(values)) if ranks[j] == ranks[i]]
         for d in range(len(values[0])):
-            line = sorted(peers, key=lambda j: (values[j][d], j))
-            extent = values[line[-1]][d] - values[line[0]][d]
-            at = line.index(i)
-            if at == 0 or (at == len(line) - 1 and extent > 0):
-                distance[i] = math.inf
+            mine = values[i][d]
+            near = sorted(values[j][d] for j in rank if j != i and alive[j])
+            below = [value for value in near if value <= mine]
+            above = [value for value in near if value >= mine]
+            extent = max(values[j][d] for j in rank) - min(values[j][d] for j in rank)
+            if not below or not above:
+                room[i] = math.inf
             elif extent > 0:
-                distance[i] += (values[line[at + 1]][d] - values[line[at - 1]][d]) / extent
-    return distance
+                room[i] += (above[0] - below[-1]) / extent
+    return room
 
 
-def slow_goes_on(values: list[tuple[float, ...]], place: int, share: float) -> bool:
+def slow_goes_on(values: list[tuple[float, ...]], place: int, share: float, alive: list[bool]) -> bool:
     """Count who stands before whom."""
     ranks = slow_ranks(np.array(values))
-    spacing = slow_crowding(values, ranks)
-    if ranks[place] == 1 and spacing[place] == math.inf:
+    room = slow_spacing(values, ranks, alive)
+    if ranks[place] == 1 and room[place] == math.inf:
         return True
-    mine = (ranks[place], -spacing[place], place)
-    before = sum((ranks[i], -spacing[i], i) < mine for i in range(len(values)))
+    mine = (ranks[place], -room[place], place)
+    before = sum((ranks[i], -room[i], i) < mine for i in range(len(values)))
     return before < math.ceil(share * len(values) - 1e-9)
 
 
 @settings(max_examples=60, deadline=None)
-@given(points=POINTS, share=st.sampled_from([0.25, 0.5, 0.75, 1.0]))
+@given(rows=POINTS, share=st.sampled_from([0.25, 0.5, 0.75, 1.0]))
 def test_ranks_spacing_and_the_better_share_agree_with_their_slow_definitions(
-    points: Any, share: float
+    rows: Any, share: float
 ) -> None:
-    values = np.array(points)
+    points, alive = [row[:2] for row in rows], [row[2] for row in rows]
+    values, mask = np.array(points), np.array(alive)
     ranks = pareto_ranks(values)
     assert (ranks + 1).tolist() == slow_ranks(values)
-    assert crowding(values, ranks).tolist() == pytest.approx(slow_crowding(points, ranks.tolist()))
-    fast = [goes_on(values, i, share) for i in range(len(points))]
-    assert fast == [slow_goes_on(points, i, share) for i in range(len(points))]
+    assert spacing(values, ranks, mask).tolist() == pytest.approx(slow_spacing(points, ranks.tolist(), alive))
+    fast = [goes_on(values, i, share, mask) for i in range(len(points))]
+    assert fast == [slow_goes_on(points, i, share, alive) for i in range(len(points))]
 
 
 def test_the_ends_of_the_front_go_on_whatever_the_share() -> None:
     values = np.array([[0.0, 9.0], [4.0, 4.0], [4.5, 3.5], [9.0, 0.0], [9.0, 9.0]])
-    assert [goes_on(values, i, 0.01) for i in range(5)] == [True, False, False, True, False]
+    assert [goes_on(values, i, 0.01, np.ones(5, dtype=bool)) for i in range(5)] == [
+        True,
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 def test_of_equals_the_lonelier_one_goes_on() -> None:
-    # All on one front; neighbours of (1, 9) span (0.4 + 0.4) of the extents, those of (5, 5) span (0.8 + 0.8).
+    # All on one front of extent 10 x 10; the neighbours of (1, 9) are 2 + 2 apart, those of (5, 5) 8 + 8.
     values = np.array([[0.0, 10.0], [1.0, 9.0], [2.0, 8.0], [5.0, 5.0], [10.0, 0.0]])
-    assert [goes_on(values, i, 0.6) for i in range(5)] == [True, False, False, True, True]
+    alive = np.ones(5, dtype=bool)
+    assert [goes_on(values, i, 0.6, alive) for i in range(5)] == [True, False, False, True, True]
+
+
+def test_where_all_others_were_stopped_there_is_room() -> None:
+    values = np.array([[0.0, 10.0], [4.0, 6.0], [4.1, 5.9], [8.0, 2.0], [10.0, 0.0], [4.05, 5.95]])
+    alive = np.ones(6, dtype=bool)
+    assert not goes_on(values, 5, 0.6, alive)
+    alive[[1, 2]] = False  # its two near neighbours: between (0, 10) and (8, 2) nobody is left
+    assert goes_on(values, 5, 0.6, alive)
 
 
 @pytest.mark.parametrize(
@@ -157,104 +176,100 @@ def test_accuracy_so_far_that_predicts_the_wrong_way_round_is_not_used() -> None
     assert expected[0] == expected[1]
 
 
-def test_few_finished_trials_teach_nothing_and_the_accuracy_so_far_counts() -> None:
-    known = np.column_stack([[10.0, 20, 30, 40, 50], np.zeros(5)])
-    assert expected_accuracy(np.array([[33.0, 1.0]]), known, np.arange(5.0)).tolist() == [33.0]
-
-
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
-def test_the_fourth_at_a_rung_is_the_first_that_can_be_stopped(tmp_path: Path) -> None:
+def finish(rungs: Rungs, tmp_path: Path, targets: list[float], first: int = 0, **overrides: Any) -> None:
+    """Trials that were trained to the end: 40 % after two epochs, then 90 - 10 * target; the start says nothing."""
+    for number, target in enumerate(targets, start=first):
+        history = tuple(row(epoch, 40.0 if epoch <= 4 else 80.0, 1 - target) for epoch in range(1, 9))
+        finals = {
+            "val_accuracy": 90 - 10 * target,
+            "macs": DENSE_MACS * (1 - target),
+            "params": DENSE_PARAMS * (1 - target),
+        }
+        rungs.ended(job(tmp_path, number, target, **overrides), Outcome("complete", finals, history))
+
+
+def informed(tmp_path: Path, **overrides: Any) -> Rungs:
+    """The rule once six trials have been trained to the end, from the dearest to the cheapest."""
+    rungs = rungs_for(tmp_path, **overrides)
+    finish(rungs, tmp_path, [0.3, 0.4, 0.5, 0.6, 0.7, 0.9], **overrides)
+    return rungs
+
+
+def test_nobody_is_stopped_before_six_were_trained_to_the_end(tmp_path: Path) -> None:
     rungs = rungs_for(tmp_path)
-    # Each is worse than the one before in accuracy and in its final cost.
-    answers = []
-    for number, target in enumerate((0.9, 0.8, 0.7, 0.6)):
-        trial = job(tmp_path, number, target)
-        assert rungs.epoch(trial, row(1, 20.0)) is None
-        answers.append(rungs.epoch(trial, row(2, 50.0 - number)))
-    assert answers[:3] == [None] * 3
-    assert answers[3] == Stop("stopped after epoch 2: not among the better 50% there")
+    finish(rungs, tmp_path, [0.3, 0.4, 0.5, 0.6, 0.9])
+    assert rungs.epoch(job(tmp_path, 10, 0.35), row(2, 1.0)) is None
+    finish(rungs, tmp_path, [0.7], first=5)
+    stop = rungs.epoch(job(tmp_path, 11, 0.35), row(2, 1.0))
+    assert stop == Stop("stopped after epoch 2: not among the better 50% there")
 
 
 def test_a_trial_is_judged_by_its_final_cost_not_by_its_cost_at_the_rung(tmp_path: Path) -> None:
-    rungs = rungs_for(tmp_path)
-    for number, target in enumerate((0.5, 0.6, 0.7)):
-        assert rungs.epoch(job(tmp_path, number, target), row(2, 60.0, left=1 - target)) is None
-    # It has not pruned yet and has no better accuracy, but it will end cheapest of all.
-    assert rungs.epoch(job(tmp_path, 3, 0.9), row(2, 60.0, left=1.0)) is None
-    # It has pruned less so far and will end dearest of all.
-    assert rungs.epoch(job(tmp_path, 4, 0.4), row(2, 60.0, left=0.7)) is not None
+    rungs = informed(tmp_path)
+    # It has not pruned yet and is no better than others, but between targets 0.7 and 0.9 there is room.
+    assert rungs.epoch(job(tmp_path, 6, 0.8), row(2, 40.0, left=1.0)) is None
+    # It has pruned as much as that one will, but it will end where there are two already.
+    assert rungs.epoch(job(tmp_path, 7, 0.6), row(2, 40.0, left=0.45)) is not None
 
 
 def test_a_dip_right_after_an_event_is_not_held_against_a_trial(tmp_path: Path) -> None:
-    rungs = rungs_for(tmp_path)
-    for number, accuracy in enumerate((50.0, 52.0, 54.0)):
-        rungs.epoch(job(tmp_path, number, 0.5), row(2, accuracy))
-    dipped = job(tmp_path, 3, 0.5)
-    rungs.epoch(dipped, row(1, 60.0))
+    overrides = {"search.objectives": {"val_accuracy": "max"}}
+    rungs = rungs_for(tmp_path, **overrides)
+    for number in range(6):  # the better so far, the better in the end
+        history = tuple(row(epoch, 40.0 + number) for epoch in range(1, 9))
+        finals = {"val_accuracy": 80.0 + number, "macs": 1e5, "params": 1e4}
+        rungs.ended(job(tmp_path, number, 0.9, **overrides), Outcome("complete", finals, history))
+    dipped, poor = job(tmp_path, 6, 0.9, **overrides), job(tmp_path, 7, 0.9, **overrides)
+    rungs.epoch(dipped, row(1, 44.5))
+    rungs.epoch(poor, row(1, 40.5))
     assert rungs.epoch(dipped, row(2, 10.0)) is None
+    assert rungs.epoch(poor, row(2, 10.0)) is not None
 
 
 def test_baselines_and_confirm_runs_are_never_stopped(tmp_path: Path) -> None:
-    rungs = rungs_for(tmp_path)
-    for number in range(6):
-        rungs.epoch(job(tmp_path, number, 0.9), row(2, 90.0))
+    rungs = informed(tmp_path)
+    poor = job(tmp_path, 6, 0.35)
     assert rungs.epoch(job(tmp_path, 0, None), row(2, 1.0)) is None
-    confirm = Job("c0000", "confirm", 0, job(tmp_path, 0, 0.3).config, {}, str(tmp_path))
-    assert rungs.epoch(confirm, row(2, 1.0)) is None
+    assert rungs.epoch(dataclasses.replace(poor, trial_id="c0000", kind="confirm"), row(2, 1.0)) is None
+    assert rungs.epoch(poor, row(2, 1.0)) is not None
 
 
 def test_trials_of_another_length_are_not_compared(tmp_path: Path) -> None:
-    rungs = rungs_for(tmp_path)
-    for number in range(6):
-        rungs.epoch(job(tmp_path, number, 0.9, **{"train.epochs": 9}), row(2, 90.0))
-    assert rungs.epoch(job(tmp_path, 6, 0.3), row(2, 1.0)) is None
+    rungs = informed(tmp_path)
+    assert rungs.epoch(job(tmp_path, 6, 0.35, **{"train.epochs": 9}), row(2, 1.0)) is None
 
 
 def test_stopped_trials_still_count_at_their_rung(tmp_path: Path) -> None:
-    rungs = rungs_for(tmp_path)
-    for number, accuracy in enumerate((60.0, 59.0, 58.0, 57.0)):
-        last = rungs.epoch(job(tmp_path, number, 0.5), row(2, accuracy))
-    assert last is not None
-    # Third of five: ceil(5 / 2) = 3 go on. Without the stopped one it would be third of four and stop.
-    assert rungs.epoch(job(tmp_path, 4, 0.5), row(2, 58.5)) is None
+    rungs = informed(tmp_path, **{"search.objectives": {"macs": "min"}})
+    for number in (6, 7, 8):  # the dearest of all
+        assert rungs.epoch(job(tmp_path, number, 0.3), row(2, 40.0)) is not None
+    # Fifth of ten by cost, so among the better five; of the seven that were not stopped only four would go on.
+    assert rungs.epoch(job(tmp_path, 9, 0.5), row(2, 40.0)) is None
 
 
 def test_an_accuracy_that_is_no_number_neither_stops_nor_disturbs_anybody(tmp_path: Path) -> None:
-    rungs = rungs_for(tmp_path)
-    for number in range(6):
-        assert rungs.epoch(job(tmp_path, number, 0.5), row(2, math.nan)) is None
-    for number in range(6, 12):
-        assert rungs.epoch(job(tmp_path, number, 0.5), row(2, 5.0 + number)) is None
-    assert rungs.epoch(job(tmp_path, 12, 0.5), row(2, math.nan)) is None
+    rungs = informed(tmp_path)
+    assert rungs.epoch(job(tmp_path, 6, 0.35), row(2, math.nan)) is None
+    assert rungs.epoch(job(tmp_path, 7, 0.8), row(2, 40.0)) is None
+    assert rungs.epoch(job(tmp_path, 8, 0.35), row(2, 1.0)) is not None
 
 
 def test_accuracy_drop_is_judged_against_the_trials_own_baseline(tmp_path: Path) -> None:
-    overrides = {"search.objectives": {"accuracy_drop": "min"}}
-    rungs = rungs_for(tmp_path, **overrides)
-    for number in range(5):  # the baseline has not come as far: nobody can be judged
-        assert rungs.epoch(job(tmp_path, number, 0.5), row(2, 60.0 - number)) is None
-    rungs.epoch(job(tmp_path, 0, None), row(2, 70.0))
-    assert rungs.epoch(job(tmp_path, 5, 0.5), row(2, 61.0)) is None
-    assert rungs.epoch(job(tmp_path, 6, 0.5), row(2, 50.0)) is not None
+    rungs = informed(tmp_path, **{"search.objectives": {"accuracy_drop": "min", "macs": "min"}})
+    # The baseline has not come as far: nobody can be judged.
+    assert rungs.epoch(job(tmp_path, 6, 0.35), row(2, 1.0)) is None
+    rungs.epoch(job(tmp_path, 0, None), row(2, 50.0))
+    assert rungs.epoch(job(tmp_path, 7, 0.35), row(2, 1.0)) is not None
+    assert rungs.epoch(job(tmp_path, 8, 0.8), row(2, 40.0)) is None
 
 
 def test_an_objective_that_cannot_be_foreseen_is_left_out(tmp_path: Path) -> None:
     objectives = {"epochs": "min", "latency_ms": "min", "val_accuracy": "max"}
     rungs = rungs_for(tmp_path, **{"search.objectives": objectives})
     assert list(rungs.objectives) == ["latency_ms", "val_accuracy"]
-
-
-def test_what_a_sweep_of_an_earlier_driver_knew_counts(tmp_path: Path) -> None:
-    fresh, informed = rungs_for(tmp_path), rungs_for(tmp_path)
-    for number in range(6):
-        history = tuple(row(epoch, 10.0 * epoch) for epoch in range(1, 9))
-        finals = {"val_accuracy": 80.0 + number, "macs": 1e5, "params": 1e4}
-        informed.ended(job(tmp_path, number, 0.9), Outcome("complete", finals, history))
-    poor = job(tmp_path, 6, 0.3)
-    assert fresh.epoch(poor, row(2, 1.0)) is None
-    assert informed.epoch(poor, row(2, 1.0)) is not None
 
 
 # --- caps -------------------------------------------------------------------------------------------------------------
