@@ -133,6 +133,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     from gcp_core.setup import check_config
     from sweeps.cluster import ray_cluster
     from sweeps.folder import check_unchanged
+    from sweeps.forecast import forecast
     from sweeps.preflight import (
         check_disk,
         check_driver,
@@ -150,6 +151,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     check_tracking(checked.tracking.uri)
     check_ledger(checked.ledger)
     unreachable = check_space(checked, check_config)
+    check_disk(checked.folder, forecast(checked, timed=False).disk_bytes)
     if address is not None:
         with ray_cluster(checked, address):
             pass

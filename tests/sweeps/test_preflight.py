@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import socket
 import threading
@@ -123,6 +124,27 @@ def test_too_little_disk_is_refused_with_both_numbers(
     with pytest.raises(ConfigError, match="about 100 MB are needed"):
         check_disk(str(tmp_path))
     check_disk(str(tmp_path), needed=30_000_000)
+
+
+def test_check_compares_the_disk_with_what_the_whole_sweep_would_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from click.testing import CliRunner
+
+    import sweeps.forecast
+    from sweeps.cli import main
+
+    path = tmp_path / "sweep.yaml"
+    prune = {"criterion": "l1", "ratio": {"choice": [0.2, 0.3]}, "interval": 1, "target": 0.3, "until": 1.0}
+    tree = {"name": "x", "train": {"epochs": 4}, "prune": prune}
+    path.write_text(json.dumps(tree))
+    words = ["check", str(path), f"storage={tmp_path}/runs", "search.trials=2", "data.train_images=200"]
+    fine = CliRunner().invoke(main, words)
+    assert (fine.exit_code, fine.output) == (0, f"ok: {tmp_path}/runs/x can be run\n")
+    monkeypatch.setattr(sweeps.forecast, "_disk", lambda *args: 10**18)
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2
+    assert "about 1,000,000,000,000 MB are needed" in refused.stderr
 
 
 def test_a_sweep_that_somebody_runs_is_refused_before_anything_is_started(tmp_path: Path) -> None:
