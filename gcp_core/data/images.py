@@ -208,8 +208,17 @@ class Normalise:
 
     def __call__(self, images: Tensor, channels_last: bool = True) -> Tensor:
         scale, shift = _scale_and_shift(self.mean, self.std, images.device)
-        out = (images.to(torch.float32) * scale - shift).permute(0, 3, 1, 2)
+        out = _new_floats(images).copy_(images).mul_(scale).sub_(shift).permute(0, 3, 1, 2)
         return out if channels_last else out.contiguous()
+
+
+def _new_floats(like: Tensor) -> Tensor:
+    """Uninitialised float32 of this shape, on this device."""
+    if like.device.type != "cpu":
+        return torch.empty(like.shape, dtype=torch.float32, device=like.device)
+    # NumPy's memory: glibc before 2.38 does not use freed *aligned* blocks (torch's) again, so that the heap of a process
+    # that streams large batches grew by a batch every step.
+    return torch.from_numpy(np.empty(like.shape, dtype=np.float32))
 
 
 @lru_cache(maxsize=16)
