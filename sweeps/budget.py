@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 _PLATEAU = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s+over\s+([0-9]+)\s+trials?\s*")
 _SAVE_EVERY_S = 30.0
+#: Objectives whose hypervolume has no scale but the results' own, so that it is not known while the sweep runs.
+WITHOUT_SCALE = frozenset({"compression", "epochs"})
 
 
 @dataclass(frozen=True)

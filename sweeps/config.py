@@ -20,7 +20,7 @@ from typing import Any
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
-from sweeps.budget import parse_plateau
+from sweeps.budget import WITHOUT_SCALE, parse_plateau
 from sweeps.database import check_url
 from sweeps.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
 from sweeps.limits import Limit, parse_limit
@@ -103,6 +103,12 @@ class SearchConfig:
                 raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", "null = no limit")
         if self.plateau is not None:
             parse_plateau(self.plateau, "search.plateau")
+            for name in sorted(WITHOUT_SCALE & set(self.objectives)):
+                raise ConfigError(
+                    f"the objective {name} has no fixed scale, so there is no hypervolume to watch",
+                    "search.plateau",
+                    "search.hours or search.device_hours end a sweep too",
+                )
 
     def _check_stopping(self) -> None:
         if self.stopping is None:

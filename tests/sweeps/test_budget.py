@@ -11,7 +11,8 @@ from click.testing import CliRunner
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
-from sweeps.budget import Budget, Plateau, already_spent, parse_plateau
+from gcp_core.schema import FINALS
+from sweeps.budget import WITHOUT_SCALE, Budget, Plateau, already_spent, parse_plateau
 from sweeps.cli import main
 from sweeps.conductor import Conductor
 from sweeps.config import ResourcesConfig, SearchConfig
@@ -185,6 +186,16 @@ def test_an_objective_without_a_scale_of_the_task_has_no_hypervolume_while_the_s
     front.baseline({"val_accuracy": 90.0, "compression": 1.0}, tmp_path)
     front.trial({"val_accuracy": 80.0, "compression": 2.0})
     assert front.hypervolume() is None
+
+
+def test_a_plateau_needs_objectives_with_a_scale_of_the_task(tmp_path: Path) -> None:
+    finals = dict.fromkeys(FINALS, 0.5) | {"val_accuracy": 90.0, "test_accuracy": 90.0}
+    for name in FINALS:
+        front = LiveFront({name: "max"})
+        front.baseline(finals, tmp_path)
+        assert (front.hypervolume() is None) == (name in WITHOUT_SCALE), name
+    with pytest.raises(ConfigError, match=r"search\.plateau: the objective compression has no fixed scale"):
+        SearchConfig(objectives={"compression": "max"}, plateau="1% over 5 trials")
 
 
 def test_it_is_what_analysis_publishes(tmp_path: Path) -> None:
