@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import tempfile
 import urllib.request
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
@@ -23,6 +24,23 @@ def front_of(report: Path) -> set[str]:
     """Trials in the report's ``front.csv``."""
     with (report / "front.csv").open(newline="") as file:
         return {row["trial"] for row in csv.DictReader(file)}
+
+
+BROKEN = """<!DOCTYPE html><title>broken</title><img src="missing.png"><img src="http://127.0.0.1:9/outside.png">
+<script>console.error("said"); setTimeout(() => { throw new Error("thrown"); });</script>"""
+
+
+async def check_hearing(page: Page) -> None:
+    """A broken page must be noticed, or silence about the others would mean nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "broken.html"
+        file.write_text(BROKEN)
+        await page.open(file.as_uri())
+        await page.until("document.readyState === 'complete'", "the broken page is loaded")
+        heard = "\n".join(page.complaints)
+        for what in ("said", "thrown", "missing.png"):
+            need(what in heard, f"the browser did not report {what!r} of a page that is broken on purpose")
+        need(any("outside" in url for url in page.requests), "a request to the outside was not noticed")
 
 
 async def check_report(page: Page, report: Path, server: str, shots: Path) -> dict[str, int]:

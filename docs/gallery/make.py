@@ -26,7 +26,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import BrowserError, chromium
-from check import check_mlflow, check_report
+from check import check_hearing, check_mlflow, check_report
 
 FILES = ("front_macs", "front_params", "confirmed")
 
@@ -80,6 +80,7 @@ async def look(sweep: Path, out: Path, server: str, program: str) -> None:
     answer = urllib.request.urlopen(f"{server}/api/2.0/mlflow/runs/get?run_id={_parent(sweep)}", timeout=120)
     experiment = json.load(answer)["run"]["info"]["experiment_id"]
     async with chromium(program) as page:
+        await check_hearing(page)
         seen = await check_report(page, sweep / "report", server, out)
         print("report: " + ", ".join(f"{value} {name}" for name, value in seen.items()))
         await check_mlflow(page, server, experiment, sweep / "report", out)
