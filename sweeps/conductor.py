@@ -16,6 +16,7 @@ from typing import Protocol
 
 from gcp_core.config import TrialConfig
 from gcp_core.schema import FINALS
+from sweeps import spool
 from sweeps.budget import Budget
 from sweeps.config import SweepConfig
 from sweeps.confirm import confirm_runs
@@ -345,11 +346,13 @@ class Conductor:
             self._resume(record.job)
 
     def _recall(self, records: list[Record]) -> None:
-        """What later trials are compared with: the courses of those that have ended, from their folders."""
+        """What later trials are compared with: the courses of those before them, from their folders."""
         for record in records if self._rungs is not None else ():
             outcome = read_outcome(record.job.folder) if record.finished else None
             if outcome is not None:
                 self._rungs.ended(record.job, outcome)
+            else:
+                self._rungs.recall(record.job, spool.rows(Path(record.job.folder)))
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:

@@ -12,7 +12,7 @@ Besides, a trial stops as soon as its final cost is certain to break a hard cons
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -106,13 +106,17 @@ class Rungs:
         course.stopped = stop is not None
         return stop
 
+    def recall(self, job: Job, rows: Iterable[Mapping[str, float]]) -> None:
+        """Take in epochs that an earlier driver has dealt with."""
+        for row in rows:
+            _take(self._course(job), row)
+
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Take in how a job ended, its history included (of a sweep that is continued nothing else is known)."""
         if job.kind == "confirm":
             return
+        self.recall(job, outcome.history)
         course = self._course(job)
-        for row in outcome.history:
-            _take(course, row)
         course.stopped = outcome.status not in ("complete", "infeasible")
         finals = outcome.finals
         needed = ("val_accuracy", *_COSTS)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from sweeps import spool
 from sweeps.conductor import Conductor
 from sweeps.feasibility import Feasibility, Projection
 from sweeps.job import Job, Outcome, Stop, read_outcome, read_stop, write_stop
@@ -28,9 +29,10 @@ from sweeps.stopping import (
     rung_epochs,
     spacing,
 )
+from sweeps.trial import run_job
 from tests.oracles.dominance import ranks as slow_ranks
 from tests.sweeps.fake_runner import DENSE_MACS, DENSE_PARAMS
-from tests.sweeps.inline import Recorder, Silent, config, drive
+from tests.sweeps.inline import RUNNER, Recorder, Silent, config, drive
 
 DENSE = {"macs": DENSE_MACS, "params": DENSE_PARAMS}
 #: Few different values, so that ties are common.
@@ -373,6 +375,18 @@ def test_a_continued_sweep_decides_as_if_its_driver_had_never_died(tmp_path: Pat
     second, _, ledger = conductor_with_rungs(tmp_path / "parts", **overrides)
     drive(second)
     assert [r.status for r in ledger.records("trial")] == [r.status for r in expected.records("trial")]
+
+
+def test_a_running_trials_epochs_under_an_earlier_driver_count_at_their_rung(tmp_path: Path) -> None:
+    first, _, _ = conductor_with_rungs(tmp_path)
+    assert [first.next_job().trial_id] == ["b0000"]
+    first.finish("b0000", run_job(first.active[0], RUNNER, lambda row: None))
+    running = first.next_job()
+    for epoch in (1, 2, 3):  # as the trial's process does, before the driver hears of it
+        spool.append(Path(running.folder), spool.stamp(row(epoch, 10.0 * epoch)))
+    second, _, _ = conductor_with_rungs(tmp_path)
+    (course,) = second._rungs.peers(8, 2)
+    assert (course.job.trial_id, course.reading(2)) == (running.trial_id, 20.0)
 
 
 def test_the_drivers_word_outlives_the_driver(tmp_path: Path) -> None:
