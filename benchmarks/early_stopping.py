@@ -72,6 +72,8 @@ def record(folder: Path) -> None:
     lines = []
     for entry in [*baselines, *trials]:
         outcome = json.loads((folder / "trials" / entry.job.trial_id / "outcome.json").read_text())
+        if not outcome["history"]:
+            continue  # refused before it was trained: nothing to save
         if outcome["status"] != "complete":
             raise SystemExit(
                 f"{entry.job.trial_id} is {outcome['status']}: only trained trials can be replayed"
@@ -92,7 +94,7 @@ def record(folder: Path) -> None:
         )
     TABLE.parent.mkdir(exist_ok=True)
     TABLE.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    print(f"{len(trials)} trials and {len(baselines)} baselines -> {TABLE.name}")
+    print(f"{len(lines)} of {len(trials)} trials and {len(baselines)} baselines -> {TABLE.name}")
 
 
 def read_table() -> list[Course]:
