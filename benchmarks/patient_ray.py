@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-ATTEMPTS = 10
+import processes
+
+ATTEMPTS = 3
 
 
 @contextlib.contextmanager
@@ -22,10 +25,13 @@ def private_ray(tree: Mapping[str, Any]) -> Iterator[None]:
     config = load_config(tree)
     with contextlib.ExitStack() as stack:
         for attempt in range(ATTEMPTS):
+            before = processes.descendants(os.getpid())
             try:
                 stack.enter_context(ray_cluster(config, None))
                 break
             except Exception as exc:  # Ray raises a bare Exception for this
                 if attempt + 1 == ATTEMPTS or "timed out during startup" not in str(exc):
                     raise
+            # ray.shutdown() leaves the processes of a start that failed running: they would slow down the next one.
+            processes.end(processes.descendants(os.getpid()) - before, patience_s=0.0)
         yield
