@@ -88,7 +88,9 @@ class Trunk:
             running.slowest_s = max(running.slowest_s, now - running.last_sign)
         running.epoch, running.last_sign = int(row["epoch"]), now
         if job.kind == "baseline":
-            self._dense[job.baseline_key] = {name: row.get(f"cost/{name}", 0.0) for name in ("macs", "params")}
+            self._dense[job.baseline_key] = {
+                name: row.get(f"cost/{name}", 0.0) for name in ("macs", "params")
+            }
         else:
             self._note_cost(running, row)
 
