@@ -86,10 +86,12 @@ def picture(done: pd.DataFrame, target: Path) -> None:
         right.barh(height, 100 * runs["params_removed"].mean(), color="#999999", height=0.6)
     left.set_yticks(range(len(order)), order)
     macs = 100 * done.loc[done["kind"] == "trial", "macs_removed"].mean()
-    left.set_xlabel(
-        f"test accuracy, % (dots: seeds, bars: means; pruned nets have lost {macs:.0f} % of their MACs)"
+    left.set_title(
+        f"dots: seeds, bars: means; the pruned nets have lost {macs:.0f} % of their MACs",
+        fontsize=9,
+        loc="left",
     )
-    left.xaxis.set_label_coords(0.45, -0.14)
+    left.set_xlabel("test accuracy, %")
     right.set_xlabel("parameters removed, %")
     for axes in (left, right):
         axes.grid(axis="x", color="#dddddd")
