@@ -42,6 +42,7 @@ from gcp_core.training import build_optimizer, loss_of
 
 GOALS = {"event_over_epoch": 0.07, "plain": 0.99, "winsorised": 0.995}
 QUANTILE = 0.999
+BATCHES_A_CALL = 4
 
 
 def config_of(path: str, model: str) -> TrialConfig:
@@ -54,21 +55,20 @@ def config_of(path: str, model: str) -> TrialConfig:
 
 
 def event_cost(path: str, name: str, rounds: int) -> dict[str, Any]:
-    """One event in shares of one epoch, ``rounds`` times two training steps, one scored batch and one removal."""
+    """One event in shares of one epoch, ``rounds`` times two training steps, four scored batches and one removal."""
     setup = build_setup(config_of(path, name))
     train = setup.config.train
     model = setup.new_model()
     optimizer = build_optimizer(model, train)
     steps = training_steps(setup, model, optimizer)
-    scoring = itertools.cycle(setup.scoring)
+    # Whole batches only; several a call, since an event prepares the model once for all of its batches.
+    scoring = list(itertools.islice(setup.scoring, BATCHES_A_CALL))
     times: dict[str, list[float]] = {"step": [], "score": [], "remove": []}
     next(steps)
     for _ in range(rounds):
         times["step"].append(statistics.mean(cpu_s(lambda: next(steps)) for _ in range(2)))
-        batch = [next(scoring)]
-        if len(batch[0][1]) < SCORING_BATCH:
-            batch = [next(scoring)]
-        times["score"].append(cpu_s(lambda b=batch: feature_relevance_scores(model, b, 10)))
+        seconds = cpu_s(lambda: feature_relevance_scores(model, scoring, 10))
+        times["score"].append(seconds / BATCHES_A_CALL)
         times["remove"].append(cpu_s(lambda: remove_some(setup)))
     median = {part: statistics.median(values) for part, values in times.items()}
     sample = scoring_sample(setup.splits.train, "auto", 10, 0)
@@ -84,11 +84,17 @@ def event_cost(path: str, name: str, rounds: int) -> dict[str, Any]:
         "training_images": len(setup.train_images),
         "batch_size": train.batch_size,
         "sample_images": len(sample),
-        "measured": {"training_steps": 2 * rounds, "scored_batches": rounds, "scoring_batch": SCORING_BATCH},
+        "measured": {
+            "training_steps": 2 * rounds,
+            "scored_batches": BATCHES_A_CALL * rounds,
+            "scoring_batch": SCORING_BATCH,
+        },
         "median_cpu_s": {part: round(value, 4) for part, value in median.items()},
         "epoch_s_extrapolated": round(epoch, 1),
         "event_s_extrapolated": round(event, 2),
         "event_over_epoch": event / epoch,
+        "goal": GOALS["event_over_epoch"],
+        "met": event / epoch <= GOALS["event_over_epoch"],
         "quartiles": statistics.quantiles(per_round, n=4),
         "scored_image_in_trained_images": (median["score"] / SCORING_BATCH)
         / (median["step"] / train.batch_size),
