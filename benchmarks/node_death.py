@@ -23,12 +23,12 @@ from sweeps.job import Job, read_outcome
 from sweeps.launch import Launch, run
 from sweeps.progress import LineProgress
 
-#: A trial with short epochs, so that what is measured is the way back to training; events after epochs 1, 2 and 3.
+#: A trial whose events come after epochs 1, 2 and 3.
 TREE: dict[str, Any] = {
     "name": "node-death",
     "data": {"name": "digits", "val_share": 0.25},
-    "model": {"name": "vgg_tiny", "width": 0.5},
-    "train": {"epochs": 10, "batch_size": 64},
+    "model": {"name": "vgg_tiny", "width": 1.0},
+    "train": {"epochs": 10, "batch_size": 16},
     "prune": {
         "criterion": "l1",
         "interval": 1,
