@@ -79,16 +79,18 @@ def test_front_probability_is_high_for_clear_and_half_for_equal_configurations()
 def test_intervals_of_confirmed_accuracy_cover_the_truth_in_about_80_per_cent():
     """200 simulated searches of 30 configurations: the chosen one is confirmed on three fresh seeds."""
     rng = np.random.default_rng(1)
+    search = runs([(str(i), 0, 90.0, 1.0) for i in range(30)])
+    fresh = runs([("", s, 90.0, 1.0) for s in (7, 8, 9)], kind="confirm")
+    df = pd.concat([search, fresh], ignore_index=True)
+    names = search["config_id"].tolist()
     covered, drops = 0, []
     for _ in range(200):
         truth = 90 + rng.normal(0, 0.3, 30)
         seen = truth + rng.normal(0, 0.3, 30)
         best = int(seen.argmax())
-        df = runs([(str(i), 0, seen[i], 1.0) for i in range(30)])
-        fresh = runs(
-            [(str(best), s, truth[best] + rng.normal(0, 0.3), 1.0) for s in (7, 8, 9)], kind="confirm"
-        )
-        found = noise.confirm(pd.concat([df, fresh], ignore_index=True), str(best))
+        df["config_id"] = [*names, *[str(best)] * 3]
+        df["val_accuracy"] = np.concatenate([seen, truth[best] + rng.normal(0, 0.3, 3)])
+        found = noise.confirm(df, str(best))
         covered += found.low <= truth[best] <= found.high
         drops.append(found.drop)
     assert 0.70 <= covered / 200 <= 0.90

@@ -1,5 +1,6 @@
 """An export is proven in a fresh process, refused on any mismatch, and whole or absent."""
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -150,7 +151,7 @@ def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatc
 
 
 def test_data_that_is_not_the_trial_s_data_is_refused(modelled, tmp_path, monkeypatch):
-    other = load_splits(DataConfig("digits", val_share=0.2))
+    other = dataclasses.replace(load_splits(DataConfig("digits", val_share=0.25)), digest="0" * 12)
     monkeypatch.setattr(prove, "load_splits", lambda data: other if data.path == "/mnt/other" else None)
     with pytest.raises(CheckpointError, match=r"the data now has digest \w+, the model was trained on \w+"):
         prove.prove(modelled / "trials" / "t0000" / "model", tmp_path, data_path="/mnt/other")
