@@ -74,6 +74,7 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
 
 
 def _connect(config: SweepConfig, address: str | None) -> None:
+    import psutil  # comes with Ray
     import ray
 
     env = {
@@ -94,21 +95,44 @@ def _connect(config: SweepConfig, address: str | None) -> None:
     os.environ.update(env)
     try:
         cpus = max(config.resources.cpus, len(os.sched_getaffinity(0)))
-        for attempt in range(_ATTEMPTS):
+        for _ in range(_ATTEMPTS):
+            earlier = _ray_processes()
             try:
                 ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-                break
+                return
             except Exception as exc:  # Ray raises a bare Exception when its processes are not up within 30 s
                 ray.shutdown()
-                if attempt + 1 == _ATTEMPTS or "timed out during startup" not in str(exc):
+                if "timed out during startup" not in str(exc):
                     raise
-                _log.warning("this machine is busy: Ray did not start within its time, trying again")
+            # ray.shutdown() knows nothing of a start that failed: its processes would slow down the next one.
+            for process in _ray_processes() - earlier:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            _log.warning("this machine is busy: Ray did not start within its time, trying again")
+        load = ", ".join(f"{value:.0f}" for value in os.getloadavg())
+        raise ConfigError(
+            f"Ray did not start in {_ATTEMPTS} x 30 s; load of the machine: {load}",
+            "resources",
+            "wait until less runs here, or give --address of a cluster",
+        )
     finally:
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+def _ray_processes() -> set[Any]:
+    """Processes of Ray's that this one has started (psutil objects; two of one process are equal)."""
+    import psutil  # comes with Ray
+
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("/ray/" in word or word.startswith("ray::") for word in process.cmdline()):
+                found.add(process)
+    return found
 
 
 def _on(node_id: str, function: Callable[..., Any]) -> Any:
