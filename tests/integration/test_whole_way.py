@@ -18,6 +18,7 @@ model: {name: vgg_tiny, width: 0.25}
 train: {epochs: 4, batch_size: 64}
 prune: {interval: 1, ratio: {choice: [0.2, 0.4]}, target: {low: 0.3, high: 0.6, step: 0.1}, until: 1.0}
 search: {trials: 4, concurrency: 2}
+confirm: {seeds: 1}
 """
 
 
@@ -37,13 +38,13 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "way"
 
 
-def runs_of(sweep: Path) -> list[dict]:
+def runs_of(sweep: Path, kind: str = "trial") -> list[dict]:
     """What MLflow itself says about the children, read without any code of ours."""
     import mlflow
 
     mlflow.set_tracking_uri(f"sqlite:///{sweep}/mlflow.db")
     table = mlflow.search_runs(experiment_names=["way"])
-    return table[table["tags.kind"] == "trial"].to_dict("records")
+    return table[table["tags.kind"] == kind].to_dict("records")
 
 
 def dominates(a: dict, b: dict) -> bool:
@@ -60,6 +61,15 @@ def test_the_front_is_the_brute_force_front_of_what_mlflow_holds(sweep):
     assert {row["trial"] for row in answer["front"]} == expected
     tagged = {run["tags.trial.id"] for run in runs if run["tags.pareto.front"] == "true"}
     assert tagged == expected
+
+
+def test_the_front_is_confirmed_on_a_fresh_seed_and_confirm_runs_stay_off_the_front(sweep):
+    front = [run for run in runs_of(sweep) if run["tags.pareto.front"] == "true"]
+    confirm = runs_of(sweep, "confirm")
+    assert sorted(run["tags.config_id"] for run in confirm) == sorted(run["tags.config_id"] for run in front)
+    assert {(run["tags.seed"], run["status"]) for run in confirm} == {("1", "FINISHED")}
+    assert not any(run.get("tags.pareto.front") == "true" for run in confirm)
+    assert sorted(run["tags.seed"] for run in runs_of(sweep, "baseline")) == ["0", "1"]
 
 
 def test_an_exported_model_reproduces_accuracy_and_macs_in_a_fresh_process(sweep, tmp_path):
