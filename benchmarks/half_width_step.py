@@ -1,12 +1,13 @@
 """Does a training step get faster when channels go? Steps of pruned ResNet-56 against the dense one.
 
+    MALLOC_ARENA_MAX=1 MALLOC_MMAP_THRESHOLD_=1073741824 MALLOC_TRIM_THRESHOLD_=4294967296 MALLOC_TOP_PAD_=268435456 \\
+        OMP_NUM_THREADS=1 python benchmarks/half_width_step.py --out benchmarks/results/half_width_step.json
+
 Every network starts as the same dense model with its optimiser and is really pruned (surgery moves weights and
 momentum): all groups to half their width in each residual mode, and ``scatter`` and ``inner`` also down to the MACs of
-``coupled`` at half widths. Batch 64, one thread, float32, channels-last, fused SGD: the recipe of a trial. Every round
-gives each network a few steps in turn, so that the machine's other work slows all alike; CPU time of the process,
-medians of rounds, ratios within a round.
-
-    OMP_NUM_THREADS=1 python benchmarks/half_width_step.py --out benchmarks/results/half_width_step.json
+``coupled`` at half widths. Batch 128, one thread, float32, channels-last, fused SGD and the malloc settings of a sweep's
+workers: what a trial runs with. Every round gives each network a few steps in turn, so that the machine's other work
+slows all alike; CPU time of the process, medians of rounds, ratios within a round.
 """
 
 from __future__ import annotations
@@ -110,7 +111,7 @@ def main() -> None:
     """Build, prune, measure in turn, print."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="resnet56")
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--batch", type=int, default=128)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--steps", type=int, default=2, help="per network and round")
     record.add_out(parser)

@@ -203,7 +203,7 @@ class PruneConfig:
         of: ``macs`` or ``params``.
         until: no event after this epoch (int), or after this share of all epochs (float).
         residual: ``coupled``, ``scatter`` or ``inner``.
-        scoring_images: ``auto`` = min(2500, 5 % of the training images), at least 10 a class.
+        scoring_images: ``auto`` = min(2000, 4 % of the training images), at least 10 a class.
         min_channels, min_share: floors of every group: a number, and a share of its original units.
         exclude: module-name patterns (``fnmatch``) that are never pruned.
         round_to: living widths of pruned layers stay multiples of this (the count is met as closely as that allows).

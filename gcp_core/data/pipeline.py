@@ -91,9 +91,9 @@ def _batches(images: Images, draws: Iterator[_Draw]) -> Iterator[tuple[Tensor, T
 def scoring_sample(images: Images, wanted: int | str, num_classes: int, seed: int) -> Images:
     """The class-balanced sample that criteria see; fixed for a seed, without augmentation.
 
-    ``"auto"`` is min(2500, 5 % of the training images), at least 10 a class.
+    ``"auto"`` is min(2000, 4 % of the training images), at least 10 a class.
     """
-    number = max(min(2500, round(0.05 * len(images))), 10 * num_classes) if wanted == "auto" else int(wanted)
+    number = max(min(2000, round(0.04 * len(images))), 10 * num_classes) if wanted == "auto" else int(wanted)
     number = min(number, len(images))
     return images.subset(
         balanced_choice(images.labels.cpu(), number, generator(seed, "scoring")).to(images.rows.device)
