@@ -45,7 +45,7 @@ class Clock:
 def epoch_share(setup: object, model: object, optimizer: object, epoch: int) -> tuple[float, float]:
     """Seconds of one epoch, and the share of them that is not waiting for a batch."""
     clock = Clock()
-    with mock.patch.object(training, "training_batches", clock):
+    with mock.patch("gcp_core.setup.training_batches", clock):
         start = time.perf_counter()
         training.train_epoch(model, optimizer, setup, epoch)
         seconds = time.perf_counter() - start

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from gcp_core.checkpoint import load_model, read_manifest
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.cost import measure_cost
-from gcp_core.data import Images, training_batches
+from gcp_core.data import Images
 from gcp_core.data.pipeline import SCORING_BATCH, ScoringBatches, num_steps, scoring_sample
 from gcp_core.groups import Groups, find_groups
 from gcp_core.relevance import feature_relevance_scores, relevance_pass
@@ -105,17 +105,7 @@ def training_steps(setup: Setup, model: nn.Module, optimizer: torch.optim.Optimi
     """Yields after every training step, data included; starts over when an epoch is through."""
     train = setup.config.train
     for epoch in itertools.count(1):
-        batches = training_batches(
-            setup.train_images,
-            setup.splits.normalise,
-            batch_size=train.batch_size,
-            augment=setup.augment,
-            padding=setup.padding,
-            seed=0,
-            epoch=epoch,
-            channels_last=train.channels_last,
-        )
-        for images, labels in batches:
+        for images, labels in setup.epoch_batches(epoch):
             model.train()
             loss = loss_of(model(images), labels, train.label_smoothing)
             optimizer.zero_grad(set_to_none=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
@@ -16,7 +16,7 @@ from gcp_core.checkpoint import load_weights
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import Criterion, build_criterion
-from gcp_core.data import Images, Splits, load_splits
+from gcp_core.data import Images, Splits, load_splits, training_batches
 from gcp_core.data.pipeline import ScoringBatches, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
@@ -60,6 +60,20 @@ class Setup:
     def train_images(self) -> Images:
         """Training images on the device (on a CPU they stay where they are)."""
         return self.splits.train.to(self.device)
+
+    def epoch_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One shuffled, augmented epoch (1 = the first): images ``(B, C, H, W)`` and labels, on the device."""
+        train = self.config.train
+        return training_batches(
+            self.train_images,
+            self.splits.normalise,
+            batch_size=train.batch_size,
+            augment=self.augment,
+            padding=self.padding,
+            seed=self.config.seed,
+            epoch=epoch,
+            channels_last=train.channels_last,
+        )
 
     @cached_property
     def epoch_val_images(self) -> Images:

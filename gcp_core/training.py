@@ -35,7 +35,6 @@ from gcp_core.checkpoint import (
 from gcp_core.config import TrainConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import is_comparable
-from gcp_core.data import training_batches
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import CheckpointError, Diverged, PlanError
 from gcp_core.evaluation import EVALUATION_BATCH, evaluate
@@ -213,25 +212,15 @@ def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, setup: Setup
     Raises:
         Diverged: the loss was not finite.
     """
-    train, splits, device = setup.config.train, setup.splits, setup.device
+    train, device = setup.config.train, setup.device
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
     torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
     pace = learning_pace(train, num_steps(setup.train_images, train.batch_size))
-    batches = training_batches(
-        setup.train_images,
-        splits.normalise,
-        batch_size=train.batch_size,
-        augment=setup.augment,
-        padding=setup.padding,
-        seed=setup.config.seed,
-        epoch=epoch,
-        channels_last=train.channels_last,
-    )
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
     step = (epoch - 1) * num_steps(setup.train_images, train.batch_size)
-    for images, labels in batches:
+    for images, labels in setup.epoch_batches(epoch):
         for group in optimizer.param_groups:
             group["lr"] = train.lr * pace(step)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):

@@ -19,7 +19,6 @@ import torch
 from gcp_core.checkpoint import EpochCheckpoints
 from gcp_core.config import TrialConfig
 from gcp_core.criteria import build_criterion
-from gcp_core.data import training_batches
 from gcp_core.data.pipeline import num_steps
 from gcp_core.evaluation import evaluate
 from gcp_core.groups import Groups
@@ -157,18 +156,8 @@ def _step_s(model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Set
 
 
 def _endless_batches(setup: Setup) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    train = setup.config.train
     for epoch in itertools.count(1):
-        yield from training_batches(
-            setup.train_images,
-            setup.splits.normalise,
-            batch_size=train.batch_size,
-            augment=setup.augment,
-            padding=setup.padding,
-            seed=0,
-            epoch=epoch,
-            channels_last=train.channels_last,
-        )
+        yield from setup.epoch_batches(epoch)
 
 
 def _image_s(model: torch.nn.Module, setup: Setup, watch: _Watch) -> float:
