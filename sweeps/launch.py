@@ -26,7 +26,7 @@ from sweeps.conductor import Conductor, accuracy_drop
 from sweeps.config import SweepConfig, load_config
 from sweeps.database import driver_lock
 from sweeps.folder import Entry, check_unchanged, read_entry, renamed, write_config, write_entry
-from sweeps.job import Outcome, write_outcome
+from sweeps.job import Outcome, read_outcome, write_outcome
 from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
 from sweeps.lock import run_lock
 from sweeps.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
@@ -125,7 +125,7 @@ def _give_up(loss: WorkersLost, losses: Counter[str], retries: int) -> None:
     """A job that was running each time that workers were lost is not started for ever."""
     for job in loss.jobs:
         losses[job.trial_id] += 1
-        if losses[job.trial_id] > retries:
+        if losses[job.trial_id] > retries and read_outcome(job.folder) is None:
             hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
             error = f"its process was lost {losses[job.trial_id]} times: {loss}; {hint}"
             write_outcome(job.folder, Outcome("lost", error=error))

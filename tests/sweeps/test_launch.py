@@ -166,3 +166,18 @@ def test_a_trial_that_takes_its_worker_down_every_time_is_lost_and_the_others_ru
     (failure,) = sweep_status(sweep.folder).failures
     assert failure.trial_id == "t0002"
     assert failure.error.startswith("its process was lost 3 times: low on memory; lower train.batch_size")
+
+
+def test_a_trial_that_had_ended_when_its_worker_was_lost_keeps_its_result(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    def late(conductor: Conductor, folder: Path, runner: str) -> None:
+        while (job := conductor.next_job()) is not None:
+            outcome = run_job(job, runner, lambda row: None)
+            if job.trial_id == "t0002":  # its outcome is in its folder, but Tune does not hear of it
+                raise WorkersLost("low on memory", conductor.active)
+            conductor.finish(job.trial_id, outcome)
+
+    monkeypatch.setattr(launch, "run_on_ray", late)
+    sweep = _run(_config(tmp_path, store, **{"resources.retries": 0}))
+    assert (sweep.state, sweep.statuses) == ("complete", {"complete": 6})
