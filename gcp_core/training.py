@@ -72,6 +72,7 @@ def run_trial(
     report: Report | None = None,
     checkpoint_dir: str | Path | None = None,
     stages: StageStore | None = None,
+    saved: Callable[[Path], None] | None = None,
 ) -> TrialResult:
     """Run one trial from start to end, or go on from where ``checkpoint_dir`` says it was.
 
@@ -81,6 +82,7 @@ def run_trial(
             returned as it is; an unfinished one continues from its newest whole epoch.
         stages: training shared with other trials: states found there are not trained again, states reached are left
             there. The result is bit-equal to one without (CPU, same thread count).
+        saved: called with the folder of every epoch's checkpoint once that is whole, to copy it elsewhere, say.
 
     Raises:
         ConfigError, DataError, ModelError: the configuration cannot be run (``InfeasibleTarget`` among them).
@@ -99,7 +101,7 @@ def run_trial(
     with threads(config.threads):
         setup = build_setup(config)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
-            return _run(setup, report, folder, stages)
+            return _run(setup, report, folder, stages, saved)
 
 
 @dataclass
@@ -119,7 +121,13 @@ class _State:
         return len(self.history)
 
 
-def _run(setup: Setup, report: Report | None, folder: Path | None, stages: StageStore | None) -> TrialResult:
+def _run(
+    setup: Setup,
+    report: Report | None,
+    folder: Path | None,
+    stages: StageStore | None,
+    saved: Callable[[Path], None] | None,
+) -> TrialResult:
     config = setup.config
     trunk = "" if stages is None else trunk_key(config, setup.splits.digest, setup.device)
     checkpoints = None if folder is None else EpochCheckpoints(folder / "epochs")
@@ -148,7 +156,9 @@ def _run(setup: Setup, report: Report | None, folder: Path | None, stages: Stage
         if _tell(report, state.history[rows_before:]) and epoch < config.train.epochs:
             status = "stopped"
         elif checkpoints is not None and epoch < config.train.epochs:
-            checkpoints.save(epoch, _tensors(state), _manifest(state, setup))
+            whole = checkpoints.save(epoch, _tensors(state), _manifest(state, setup))
+            if saved is not None:
+                saved(whole)
     result = _finish(state, setup, status, error, folder)
     if folder is not None:
         write_result(folder, config, result)

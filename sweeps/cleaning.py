@@ -6,6 +6,8 @@ Ledger, configs, logs, plans, MLflow's records and the epochs of unfinished tria
 from __future__ import annotations
 
 import json
+import logging
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,12 +18,15 @@ import numpy as np
 from gcp_core import schema
 from gcp_core.errors import ConfigError
 from sweeps.config import SweepConfig
-from sweeps.folder import existing_entry, read_config
+from sweeps.exchange import EPOCHS, STAGES, TRIALS, Exchange, ObjectExchange, trial_path
+from sweeps.folder import existing_entry
 from sweeps.ledger import Record, read_records
 from sweeps.lock import run_lock
+from sweeps.place import open_sweep
+from sweeps.presence import refuse_second
 from sweeps.tracking import ARTIFACTS
-from sweeps.trial import EPOCHS, STAGES
 
+_log = logging.getLogger(__name__)
 KEEP = ("all", "front", "none")
 #: Ray Tune's scratch folder in the sweep's folder.
 TUNE = ".tune"
@@ -59,8 +64,8 @@ class Cleaned:
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
 
-def clean(folder: Path, keep: str = "all", dry_run: bool = False) -> Cleaned:
-    """Remove what the sweep in ``folder`` no longer needs.
+def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = False) -> Cleaned:
+    """Remove what a sweep no longer needs, in its folder and in its object store.
 
     Args:
         keep: whose final weights stay; the others can be had again with ``gcp-sweep replay`` only.
@@ -71,10 +76,13 @@ def clean(folder: Path, keep: str = "all", dry_run: bool = False) -> Cleaned:
     """
     if keep not in KEEP:
         raise ConfigError(f"{keep!r} is unknown", "--keep", f"allowed: {', '.join(KEEP)}")
-    config, entry = read_config(folder), existing_entry(folder)
+    place = open_sweep(sweep)
+    folder, config, entry = place.folder, place.config, existing_entry(place.folder)
     with run_lock(folder):
+        if isinstance(place.exchange, ObjectExchange):
+            refuse_second(place.exchange.store)
         trials, baselines, confirmed = read_records(
-            folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.ledger
+            folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.database
         )
         records = [*baselines, *trials, *confirmed]
         wanted = {
@@ -84,17 +92,25 @@ def clean(folder: Path, keep: str = "all", dry_run: bool = False) -> Cleaned:
         }[keep]
         going = [*_states(folder, records), *_weights(folder, records, wanted)]
         removed = {str(path.relative_to(folder)): size_of(path) for path in going}
+        remote = _in_store(place.exchange, records, wanted)
+        removed |= {f"{place.exchange.url}/{path}": size for path, size in remote.items()}
         for path in () if dry_run else going:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+        place.exchange.remove(*(() if dry_run else remote))
+    there = place.exchange.sizes(TRIALS)
     kept = sorted(
         record.job.trial_id
         for record in records
-        if record.job.trial_id in wanted and (_folder(folder, record) / schema.ARTIFACT_WEIGHTS).exists()
+        if record.job.trial_id in wanted
+        and (
+            (_folder(folder, record) / schema.ARTIFACT_WEIGHTS).exists()
+            or f"{trial_path(record.job.trial_id)}/{schema.ARTIFACT_WEIGHTS}" in there
+        )
     )
-    remote = entry.tracking_uri is not None and not (folder / ARTIFACTS).exists()
+    elsewhere = entry.tracking_uri is not None and not (folder / ARTIFACTS).exists()
     note = (
         f"MLflow keeps its own copies of the weights at {entry.tracking_uri}: delete the runs there, then `mlflow gc`"
-        if keep != "all" and remote
+        if keep != "all" and elsewhere
         else ""
     )
     return Cleaned(str(folder.absolute()), keep, dry_run, removed, kept, note)
@@ -112,11 +128,20 @@ def front_of(config: SweepConfig, trials: list[Record]) -> list[Record]:
     return [record for record, best in zip(usable, mask, strict=True) if best]
 
 
-def clear_epochs(folder: Path, records: list[Record]) -> None:
-    """Remove the epochs' checkpoints of trials that have ended (a lost one's process could not do it)."""
-    for record in records:
-        if record.finished:
-            shutil.rmtree(_folder(folder, record) / EPOCHS, ignore_errors=True)
+def clear_states(exchange: Exchange, records: list[Record]) -> None:
+    """Remove shared training, and the checkpoints of trials that have ended (a lost one's process could not do it).
+
+    A store that is away keeps its copies until the next ``gcp-sweep clean``.
+    """
+    ended = [record for record in records if record.finished]
+    shutil.rmtree(exchange.root / STAGES, ignore_errors=True)
+    for record in ended:
+        shutil.rmtree(_folder(exchange.root, record) / EPOCHS, ignore_errors=True)
+    lost = [f"{trial_path(record.job.trial_id)}/{EPOCHS}" for record in ended if record.status == "lost"]
+    try:
+        exchange.remove(STAGES, *lost)
+    except OSError as exc:
+        _log.warning("training states stay in the store: %s", exc)
 
 
 def size_of(path: Path) -> int:
@@ -144,6 +169,19 @@ def _weights(folder: Path, records: list[Record], wanted: set[str]) -> Iterator[
         file = manifest.parents[1] / schema.ARTIFACT_WEIGHTS
         if file.exists() and json.loads(manifest.read_text(encoding="utf-8")).get("config_key") in keys:
             yield file
+
+
+def _in_store(exchange: Exchange, records: list[Record], wanted: set[str]) -> dict[str, int]:
+    """The same of an object store: path -> bytes."""
+    ended = [record.job.trial_id for record in records if record.finished]
+    going = [STAGES, *(f"{trial_path(name)}/{EPOCHS}" for name in ended)]
+    going += [f"{trial_path(name)}/{schema.ARTIFACT_WEIGHTS}" for name in ended if name not in wanted]
+    found = {**exchange.sizes(STAGES), **exchange.sizes(TRIALS)}
+    sums = {
+        path: sum(size for file, size in found.items() if file == path or file.startswith(f"{path}/"))
+        for path in going
+    }
+    return {path: size for path, size in sums.items() if size}
 
 
 def _folder(folder: Path, record: Record) -> Path:

@@ -95,7 +95,7 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
     else:
         again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
         again = again if not new else f"{again} name={sweep.name}"
-        click.echo(closing_words(sweep, again, checked.ledger))
+        click.echo(closing_words(sweep, again, checked.database))
     return code
 
 
@@ -132,8 +132,11 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     checked = load_config(config, parse_overrides(overrides))
     from gcp_core.setup import check_config
     from sweeps.cluster import ray_cluster
+    from sweeps.exchange import open_exchange
     from sweeps.folder import check_unchanged
     from sweeps.forecast import forecast
+    from sweeps.objects import store_errors
+    from sweeps.place import bring_home
     from sweeps.preflight import (
         check_disk,
         check_driver,
@@ -144,12 +147,15 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
         leftovers,
     )
 
+    with store_errors():
+        exchange = open_exchange(Path(checked.folder), checked.store)
+        bring_home(exchange)
     check_unchanged(checked)
-    check_driver(checked.folder)
-    check_storage(checked.folder)
+    check_driver(exchange)
+    check_storage(checked.folder, checked.store)
     check_disk(checked.folder)
     check_tracking(checked.tracking.uri)
-    check_ledger(checked.ledger)
+    check_ledger(checked.database)
     unreachable = check_space(checked, check_config)
     check_disk(checked.folder, forecast(checked, timed=False).disk_bytes)
     if address is not None:
@@ -173,7 +179,7 @@ def status(sweep: str, failed: bool, as_json: bool) -> int:
     """Say how far a sweep is, while it runs or afterwards."""
     from sweeps.report import sweep_status
 
-    state = sweep_status(Path(sweep))
+    state = sweep_status(sweep)
     click.echo(json.dumps(dataclasses.asdict(state)) if as_json else state.text(failed))
     return OK
 
@@ -225,7 +231,7 @@ def replay(sweep: str, trial: str, as_json: bool) -> int:
     def show(report: Any) -> None:
         click.echo(f"epoch {report.epoch:3d}: train loss {report.metrics['train/loss']:.6g}", err=True)
 
-    found = train_again(Path(sweep), trial, show)
+    found = train_again(sweep, trial, show)
     click.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
     return OK if found.equal else FAILED
 
@@ -237,36 +243,16 @@ def replay(sweep: str, trial: str, as_json: bool) -> int:
 @_command
 def stop(sweep: str, wait: float, as_json: bool) -> int:
     """Ask the driver that runs a sweep, here or on another machine, to end in good order, as Ctrl-C does."""
-    from sweeps.folder import existing_entry
-    from sweeps.lock import driver_of, request_stop, wait_until_free
+    from sweeps.halt import stop as stop_driver
 
-    folder = Path(sweep)
-    entry = existing_entry(folder)
-    driver = driver_of(folder)
-    if driver is None and entry.state != "running":
-        answer = {"running": False, "stopped": False, "driver": None, "state": entry.state}
-        words = f"nothing to stop: nobody runs {entry.name} ({entry.state})"
+    found = stop_driver(sweep, wait)
+    if as_json:
+        values = dataclasses.asdict(found)
+        del values["message"]
+        click.echo(json.dumps(values))
     else:
-        request_stop(folder)  # also where no lock is seen: some shared folders know none
-        ended = driver is not None and wait_until_free(folder, wait)
-        state = existing_entry(folder).state
-        answer = {
-            "running": not ended and driver is not None,
-            "stopped": ended,
-            "driver": driver,
-            "state": state,
-        }
-        if ended:
-            words = f"{driver} has ended; {entry.name} is {state}"
-        elif driver is None:
-            words = (
-                f"{entry.name} says it is running, but nobody holds it: its driver was killed, or it runs where locks"
-                " are not seen and will find the request. gcp-sweep run continues a killed sweep"
-            )
-        else:
-            words = f"{driver} was asked to end, and is still at it after {wait:g} s"
-    click.echo(json.dumps(answer) if as_json else words)
-    return FAILED if answer["running"] else OK
+        click.echo(found.message)
+    return FAILED if found.running else OK
 
 
 @main.command()
@@ -285,7 +271,7 @@ def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
     """Free disk: shared training states, checkpoints of trials that have ended, weights you do not keep."""
     from sweeps.cleaning import clean as clean_folder
 
-    cleaned = clean_folder(Path(sweep), keep, dry_run)
+    cleaned = clean_folder(sweep, keep, dry_run)
     values = {**dataclasses.asdict(cleaned), "bytes": cleaned.bytes}
     click.echo(json.dumps(values) if as_json else cleaned.text())
     return OK

@@ -15,7 +15,8 @@ from gcp_core.errors import ConfigError
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig
 from sweeps.job import Job
-from sweeps.nodes import Node, check_nodes, check_resources, check_shared, data_paths, describe
+from sweeps.nodes import Node, check_nodes, check_reach, check_resources, check_shared, data_paths, describe
+from sweeps.objects import first_line, store_problem
 
 _log = logging.getLogger(__name__)
 _MIB = 2**20
@@ -64,7 +65,12 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
         check_resources(config, nodes)
         if len(nodes) > 1:
             named = [(node["NodeManagerAddress"], node["NodeID"]) for node in nodes]
-            check_shared(config.storage, [(name, _probe(node)) for name, node in named])
+            if config.store is None:
+                check_shared(config.storage, [(name, _probe(node)) for name, node in named])
+            else:
+                check_reach(
+                    config.store, [(name, _store_problem(config.store, node)) for name, node in named]
+                )
             paths = data_paths(config)
             check_nodes(describe("the driver", paths), _describe_all(named, paths))
         yield
@@ -148,6 +154,15 @@ def _probe(node_id: str) -> Callable[[str], bool]:
     import ray
 
     return lambda path: bool(ray.get(_on(node_id, os.path.exists).remote(path), timeout=_PROBE_S))
+
+
+def _store_problem(url: str, node_id: str) -> str:
+    import ray
+
+    try:
+        return ray.get(_on(node_id, store_problem).remote(url), timeout=_PROBE_S)
+    except Exception as exc:  # a package is missing there, or it does not answer
+        return first_line(exc)
 
 
 def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:

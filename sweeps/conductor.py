@@ -6,8 +6,7 @@ needs its baseline waits for it; other trials go on.
 
 from __future__ import annotations
 
-import dataclasses
-import math
+import logging
 import re
 from collections import deque
 from collections.abc import Callable
@@ -15,19 +14,22 @@ from pathlib import Path
 from typing import Protocol
 
 from gcp_core.config import TrialConfig
-from gcp_core.schema import FINALS
 from sweeps import spool
 from sweeps.budget import Budget
 from sweeps.config import SweepConfig
 from sweeps.confirm import confirm_runs
+from sweeps.exchange import Exchange, trial_path
 from sweeps.front import LiveFront
-from sweeps.job import Job, Outcome, read_outcome, read_stop, write_stop
-from sweeps.ledger import Ledger, Record
+from sweeps.job import STOP_FILE, Job, Outcome, read_outcome, read_stop, write_stop
+from sweeps.judging import accuracy_drop, baseline_values, judge, with_finals
+from sweeps.ledger import JOURNAL, Ledger, Record
+from sweeps.place import bring_trial
 from sweeps.sampling import Proposer
 from sweeps.space import Point
 from sweeps.stopping import Rungs
 from sweeps.trunk import Trunk
 
+_log = logging.getLogger(__name__)
 #: This many first jobs with the same error end the sweep.
 ALIKE = 3
 
@@ -68,7 +70,8 @@ class Conductor:
 
     ``impossible`` says which trials would be refused for their target; such points are never proposed. ``trunk`` holds
     back trials that would train what a running one is training; by default no training is shared and nobody waits.
-    ``rungs`` says which trials end early; by default none does. ``budget`` says when no new trial starts.
+    ``rungs`` says which trials end early; by default none does. ``budget`` says when no new trial starts. ``exchange``
+    carries files to and from the trials where they do not see the sweep's folder.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
@@ -86,8 +89,10 @@ class Conductor:
         trunk: Trunk | None = None,
         rungs: Rungs | None = None,
         budget: Budget | None = None,
+        exchange: Exchange | None = None,
     ) -> None:
         self.config = config
+        self.exchange = exchange or Exchange(Path(config.folder))
         self.stop_reason = ""
         self.failed_alike = False
         self.interrupted = False
@@ -156,6 +161,7 @@ class Conductor:
         if job is None:
             return None
         Path(job.folder).mkdir(parents=True, exist_ok=True)
+        self.exchange.send(JOURNAL)  # no trial is begun that a copy of the ledger does not know
         self._active[job.trial_id] = job
         self._trunk.started(job)
         self._budget.started(job)
@@ -173,10 +179,12 @@ class Conductor:
         stop = None if self._rungs is None else self._rungs.epoch(job, row)
         if stop is not None:
             write_stop(job.folder, stop)
+            self.exchange.send(f"{trial_path(job.trial_id)}/{STOP_FILE}")
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
         job = self._active.pop(trial_id)
+        bring_trial(self.exchange, trial_path(trial_id), _log.warning)
         self._trunk.ended(job)
         self._budget.ended(job, outcome)
         self._settle(job, outcome)
@@ -263,12 +271,12 @@ class Conductor:
 
     def _close_baseline(self, job: Job, outcome: Outcome) -> None:
         if outcome.status == "complete":
-            outcome = _with_finals(outcome, accuracy_drop=0.0)
+            outcome = with_finals(outcome, accuracy_drop=0.0)
         key = job.config.key()
         self._baselines[key] = outcome
         self._trunk.baseline(job, outcome)
         self._weigh_baseline(job, outcome)
-        self._ledger.close(job, outcome, _baseline_values(outcome))
+        self._ledger.close(job, outcome, baseline_values(outcome))
         self._announce(job, outcome)
         for waiting, answer in self._waiting.pop(key, []):
             self._close_trial(waiting, answer)
@@ -281,7 +289,7 @@ class Conductor:
         baseline = self._baselines.get(job.baseline_key)
         drop = None if baseline is None else accuracy_drop(outcome, baseline)
         if drop is not None:
-            outcome = _with_finals(outcome, accuracy_drop=drop)
+            outcome = with_finals(outcome, accuracy_drop=drop)
         outcome, values, violations = judge(self.config, outcome, baseline)
         stop = read_stop(job.folder) if outcome.status == "stopped" else None
         violations = violations if stop is None else stop.violations
@@ -370,50 +378,6 @@ class Conductor:
             self._queue.append(job)
         else:
             self._settle(job, outcome)
-
-
-def accuracy_drop(outcome: Outcome, baseline: Outcome) -> float | None:
-    """Baseline minus pruned validation accuracy in points; None if either is not known."""
-    if "val_accuracy" not in outcome.finals or "val_accuracy" not in baseline.finals:
-        return None
-    return baseline.finals["val_accuracy"] - outcome.finals["val_accuracy"]
-
-
-def judge(
-    config: SweepConfig, outcome: Outcome, baseline: Outcome | None
-) -> tuple[Outcome, tuple[float, ...] | None, dict[str, float]]:
-    """(outcome with its last word on the status, objective values, constraint excesses) of a trial."""
-    if outcome.status != "complete":
-        return outcome, None, {}
-    search = config.search
-    if search.needs_baseline() and (baseline is None or baseline.status != "complete"):
-        reason = baseline.error if baseline is not None else "it was not run"
-        return dataclasses.replace(outcome, status="failed", error=f"its baseline failed: {reason}"), None, {}
-    limits = search.limits()
-    needed = [*search.objectives, *(limit.name for limit in limits)]
-    unusable = [name for name in needed if not math.isfinite(outcome.finals.get(name, math.nan))]
-    if unusable:
-        error = f"final {unusable[0]} is {outcome.finals.get(unusable[0], 'missing')}"
-        return dataclasses.replace(outcome, status="failed", error=error), None, {}
-    known = baseline.finals if baseline is not None else None
-    violations = {limit.text: limit.excess(outcome.finals, known) for limit in limits}
-    values = tuple(outcome.finals[name] for name in search.objectives)
-    broken = [text for text, excess in violations.items() if excess > 0]
-    if broken:
-        outcome = dataclasses.replace(outcome, status="infeasible", error=f"violates {', '.join(broken)}")
-    return outcome, values, violations
-
-
-def _baseline_values(outcome: Outcome) -> tuple[float, ...] | None:
-    value = outcome.finals.get("val_accuracy")
-    return (value,) if outcome.status == "complete" and value is not None and math.isfinite(value) else None
-
-
-def _with_finals(outcome: Outcome, **more: float) -> Outcome:
-    unknown = set(more) - set(FINALS)
-    if unknown:
-        raise KeyError(f"not in the schema: {sorted(unknown)}")
-    return dataclasses.replace(outcome, finals={**outcome.finals, **more})
 
 
 def _shape(error: str) -> str:

@@ -9,132 +9,24 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 import os
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import FINALS
-from sweeps.budget import WITHOUT_SCALE, parse_plateau
-from sweeps.database import check_url
+from sweeps.database import check_url, is_url
+from sweeps.exchange import working_folder
 from sweeps.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
-from sweeps.limits import Limit, parse_limit
+from sweeps.objects import check_store_url, is_object_store, join
 from sweeps.reading import flatten, merge, read_tree
+from sweeps.search import SearchConfig
 from sweeps.space import RANGE_KEYS, Dimension, Space, read_range
 
-SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
-STOPPING = ("rungs", "none")
-#: These look where it is promising; the others make tables, of which every cell counts.
-_LEARNING_SAMPLERS = ("tpe", "nsga2", "gp")
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-
-
-@dataclass(frozen=True)
-class SearchConfig:
-    """What is searched for, how, and how long.
-
-    Attributes:
-        sampler: ``tpe`` (multivariate, knows what is still running), ``random``, ``grid``, ``nsga2``, ``gp``, ``qmc``.
-        trials: how many trials besides the baselines; None = every point (``grid`` only).
-        concurrency: trials at the same time, as far as the resources allow.
-        objectives: short name of a final value -> ``max`` or ``min``.
-        constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
-        hours: no new trial starts after this many hours of running trials, all drivers of the sweep together.
-        device_hours: the same for the wall time of all trials times their GPUs (their CPUs where they have none).
-        plateau: the same once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
-        points: points to try first, each a mapping of every searched path to a value.
-        share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
-        stopping: ``rungs`` (unpromising trials end early, see ``sweeps.stopping``) or ``none``; None = ``rungs`` with a
-            sampler that learns (tpe, nsga2, gp), ``none`` with one that does not.
-        rungs: where trials are compared, as shares of their epochs.
-        rung_share: share of the trials at a rung that goes on.
-    """
-
-    sampler: str = "tpe"
-    trials: int | None = 24
-    concurrency: int = 1
-    objectives: dict[str, str] = field(default_factory=lambda: {"val_accuracy": "max", "macs": "min"})
-    constraints: tuple[str, ...] = ()
-    points: tuple[dict[str, Any], ...] = ()
-    share: bool = True
-    stopping: str | None = None
-    rungs: tuple[float, ...] = (0.25, 0.5)
-    rung_share: float = 0.5
-    hours: float | None = None
-    device_hours: float | None = None
-    plateau: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.sampler not in SAMPLERS:
-            raise ConfigError(
-                f"{self.sampler!r} is unknown", "search.sampler", did_you_mean(self.sampler, SAMPLERS)
-            )
-        if self.trials is None and self.sampler != "grid":
-            raise ConfigError("null means every point, which only the grid sampler knows", "search.trials")
-        if self.trials is not None and self.trials < 1:
-            raise ConfigError(
-                f"{self.trials!r} is not a whole number >= 1", "search.trials", "a sweep needs a trial"
-            )
-        if self.concurrency < 1:
-            raise ConfigError(f"{self.concurrency!r} is not a whole number >= 1", "search.concurrency")
-        if not self.objectives:
-            raise ConfigError("is empty", "search.objectives", "for instance {val_accuracy: max, macs: min}")
-        for name, direction in self.objectives.items():
-            where = f"search.objectives.{name}"
-            if name == "test_accuracy":
-                raise ConfigError("the test split never steers the search", where, "use val_accuracy")
-            if name not in FINALS:
-                raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, _steerable()))
-            if direction not in ("max", "min"):
-                raise ConfigError(f"{direction!r} is unknown", where, "allowed: max, min")
-        self._check_stopping()
-        self._check_budgets()
-        self.limits()
-
-    def _check_budgets(self) -> None:
-        for name in ("hours", "device_hours"):
-            value = getattr(self, name)
-            if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", "null = no limit")
-        if self.plateau is not None:
-            parse_plateau(self.plateau, "search.plateau")
-            for name in sorted(WITHOUT_SCALE & set(self.objectives)):
-                raise ConfigError(
-                    f"the objective {name} has no fixed scale, so there is no hypervolume to watch",
-                    "search.plateau",
-                    "search.hours or search.device_hours end a sweep too",
-                )
-
-    def _check_stopping(self) -> None:
-        if self.stopping is None:
-            object.__setattr__(self, "stopping", "rungs" if self.sampler in _LEARNING_SAMPLERS else "none")
-        if self.stopping not in STOPPING:
-            raise ConfigError(
-                f"{self.stopping!r} is unknown", "search.stopping", did_you_mean(self.stopping, STOPPING)
-            )
-        for i, rung in enumerate(self.rungs):
-            if not 0 < rung < 1:
-                hint = "a share of the epochs; 0.25 = after a quarter of them"
-                raise ConfigError(f"{rung!r} is not a number between 0 and 1", f"search.rungs.{i}", hint)
-        if not 0 < self.rung_share <= 1:
-            raise ConfigError(
-                f"{self.rung_share!r} is not a number in (0, 1]",
-                "search.rung_share",
-                "0.5 = the better half goes on",
-            )
-
-    def limits(self) -> tuple[Limit, ...]:
-        """The constraints, parsed."""
-        return tuple(parse_limit(text, f"search.constraints.{i}") for i, text in enumerate(self.constraints))
-
-    def needs_baseline(self) -> bool:
-        """Whether an answer to the sampler needs the baseline's values."""
-        return "accuracy_drop" in self.objectives or any(limit.needs_baseline() for limit in self.limits())
 
 
 @dataclass(frozen=True)
@@ -182,7 +74,11 @@ class TrackingConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """A whole sweep, checked. ``tree`` is the merged config with every default filled in (ranges as written)."""
+    """A whole sweep, checked. ``tree`` is the merged config with every default filled in (ranges as written).
+
+    ``ledger`` is a database's URL, or with an object store as ``storage`` a folder on the driver's machine; None = a
+    journal in the sweep's folder.
+    """
 
     name: str
     space: Space
@@ -196,8 +92,18 @@ class SweepConfig:
 
     @property
     def folder(self) -> str:
-        """Absolute path of the sweep's folder, ``storage/name``."""
-        return os.path.join(os.path.abspath(os.path.expanduser(self.storage)), self.name)
+        """Absolute path of the sweep's folder on the driver's machine: ``storage/name``, unless that is remote."""
+        return working_folder(self.storage, self.name, self.ledger)
+
+    @property
+    def store(self) -> str | None:
+        """The sweep's URL in an object store, None if its folder is where everybody looks."""
+        return join(self.storage, self.name) if is_object_store(self.storage) else None
+
+    @property
+    def database(self) -> str | None:
+        """The URL of the database that holds the ledger, None = a journal file."""
+        return self.ledger if self.ledger is not None and is_url(self.ledger) else None
 
     def num_trials(self) -> int:
         """Trials besides the baselines; never more than there are distinct points."""
@@ -230,7 +136,10 @@ _MAY_CHANGE = (
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what may change between two runs of one sweep."""
-    return {path: value for path, value in flatten(tree).items() if not path.startswith(_MAY_CHANGE)}
+    flat = {path: value for path, value in flatten(tree).items() if not path.startswith(_MAY_CHANGE)}
+    if not is_url(flat.get("ledger") or ""):
+        flat["ledger"] = None  # a journal may lie anywhere
+    return flat
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
@@ -291,7 +200,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         sweep_parts[part] = cls(**values)
         merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
-    merged["ledger"] = ledger = _ledger(tree.get("ledger"))
+    merged["ledger"] = ledger = _ledger(tree.get("ledger"), storage)
     space = Space(base, tuple(dimensions))
     config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, ledger=ledger, tree=merged)
     _check_whole(config)
@@ -415,22 +324,20 @@ def _name(tree: Mapping[str, Any]) -> str:
 
 def _storage(value: Any) -> str:
     storage = typed(value, str, "storage")
-    if "://" in storage:
-        raise ConfigError(
-            f"{storage!r} is not a folder",
-            "storage",
-            "object stores are not supported; a local folder, or one that all nodes share (NFS, a mounted volume)",
-        )
+    if is_object_store(storage):
+        return check_store_url(storage)
     if not storage:
         raise ConfigError("is empty", "storage", "a folder, for instance runs")
     return storage
 
 
-def _ledger(value: Any) -> str | None:
-    """A database's URL; None = a journal in the sweep's folder."""
-    url = typed(value, str | None, "ledger")
-    return None if url is None else check_url(url)
-
-
-def _steerable() -> list[str]:
-    return [name for name in FINALS if name != "test_accuracy"]
+def _ledger(value: Any, storage: str) -> str | None:
+    """A database's URL, or a folder beside an object store; None = a journal in the sweep's folder."""
+    ledger = typed(value, str | None, "ledger")
+    remote = is_object_store(storage)
+    if ledger is None and remote:
+        hint = "a folder on this machine, for instance ledger=ledgers, or postgresql://USER@HOST/DATABASE"
+        raise ConfigError("is required when storage is an object store", "ledger", hint)
+    if ledger is None or (remote and ledger and not is_url(ledger)):
+        return ledger
+    return check_url(ledger)

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 _HINT = "null (a journal in the sweep's folder) or postgresql://USER@HOST/DATABASE"
 
 
+def is_url(ledger: str) -> bool:
+    """Whether ``ledger`` names a database rather than a folder."""
+    return "://" in ledger
+
+
 def check_url(url: str) -> str:
     """``url``, if it names a database and carries no secret; the config it stands in is copied to many places.
 
@@ -47,7 +52,7 @@ def open_storage(url: str) -> RDBStorage:
         # A connection that the server has closed meanwhile (a trial may take hours) is noticed and replaced.
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as exc:
-        raise ConfigError(f"the driver is missing: {exc}", "ledger", "pip install 'psycopg[binary]'") from exc
+        raise ConfigError(f"the driver is missing: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'") from exc
     except SQLAlchemyError as exc:
         reason = str(exc).strip().splitlines()[0]
         raise ConfigError(f"the database cannot be used: {reason}", "ledger", url) from exc

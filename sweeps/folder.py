@@ -14,6 +14,7 @@ import yaml
 
 from gcp_core.errors import ConfigError
 from sweeps.config import SweepConfig, check_tree, differences
+from sweeps.exchange import open_exchange
 
 ENTRY = "sweep.json"
 CONFIG = "config.yaml"
@@ -102,7 +103,8 @@ def renamed(config: SweepConfig) -> SweepConfig:
     for number in itertools.count(1):
         name = config.name if number == 1 else f"{config.name}-{number}"
         candidate = check_tree({**config.tree, "name": name})
-        if not os.path.exists(candidate.folder):
+        folder = Path(candidate.folder)
+        if not folder.exists() and not open_exchange(folder, candidate.store).has(ENTRY):
             return candidate
     raise AssertionError("unreachable")
 

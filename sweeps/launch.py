@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import shutil
@@ -20,20 +21,34 @@ from typing import Any
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
 from sweeps.budget import Budget, already_spent
-from sweeps.cleaning import clear_epochs
+from sweeps.cleaning import clear_states
 from sweeps.cluster import WorkersLost, ray_cluster, run_on_ray
-from sweeps.conductor import Conductor, accuracy_drop
+from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig, load_config
 from sweeps.database import driver_lock
-from sweeps.folder import Entry, check_unchanged, read_entry, renamed, write_config, write_entry
-from sweeps.job import Outcome, read_outcome, write_outcome
+from sweeps.exchange import Exchange, ObjectExchange, open_exchange, trial_path
+from sweeps.folder import (
+    CONFIG,
+    ENTRY,
+    Entry,
+    check_unchanged,
+    read_entry,
+    renamed,
+    write_config,
+    write_entry,
+)
+from sweeps.job import OUTCOME_FILE, Outcome, read_outcome, write_outcome
+from sweeps.judging import accuracy_drop
 from sweeps.ledger import JOURNAL, Ledger, Record, read_records, repair_journal
-from sweeps.lock import run_lock
+from sweeps.lock import request_stop, run_lock
+from sweeps.objects import store_errors
+from sweeps.place import bring_home
 from sweeps.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
+from sweeps.presence import presence
 from sweeps.progress import LineProgress
 from sweeps.stopping import Rungs
 from sweeps.tracking import MlflowWriter, open_writer
-from sweeps.trial import DEFAULT_RUNNER, STAGES
+from sweeps.trial import DEFAULT_RUNNER
 from sweeps.trunk import Trunk
 
 _log = logging.getLogger(__name__)
@@ -102,26 +117,29 @@ def run(
     checked = config if isinstance(config, SweepConfig) else load_config(config, overrides)
     if launch.new:
         checked = renamed(checked)
+    with store_errors():
+        exchange = open_exchange(Path(checked.folder), checked.store)
+        bring_home(exchange)
     check_unchanged(checked)
     done = _already_complete(checked)
     if done is not None:
         return done
-    check_storage(checked.folder)
+    check_storage(checked.folder, checked.store)
     check_disk(checked.folder)
     check_tracking(checked.tracking.uri)
-    check_ledger(checked.ledger)
+    check_ledger(checked.database)
     _check_trials(checked, launch)
     losses: Counter[str] = Counter()
     while True:
         try:
-            return _run_once(checked, launch)
+            return _run_once(checked, launch, exchange)
         except WorkersLost as exc:
             # Every round counts for the jobs that were running, so there are only so many rounds.
             _log.warning("%s; the sweep goes on from its ledger", exc)
-            _give_up(exc, losses, checked.resources.retries)
+            _give_up(exc, losses, checked.resources.retries, exchange)
 
 
-def _give_up(loss: WorkersLost, losses: Counter[str], retries: int) -> None:
+def _give_up(loss: WorkersLost, losses: Counter[str], retries: int, exchange: Exchange) -> None:
     """A job that was running each time that workers were lost is not started for ever."""
     for job in loss.jobs:
         losses[job.trial_id] += 1
@@ -129,9 +147,10 @@ def _give_up(loss: WorkersLost, losses: Counter[str], retries: int) -> None:
             hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
             error = f"its process was lost {losses[job.trial_id]} times: {loss}; {hint}"
             write_outcome(job.folder, Outcome("lost", error=error))
+            exchange.send(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
 
 
-def _run_once(checked: SweepConfig, launch: Launch) -> Sweep:
+def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
     """One connection to Ray, from the ledger on."""
     with contextlib.ExitStack() as stack:
         if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
@@ -141,9 +160,11 @@ def _run_once(checked: SweepConfig, launch: Launch) -> Sweep:
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(run_lock(folder))
         try:
-            return _run_locked(checked, launch, folder)
+            if isinstance(exchange, ObjectExchange):
+                stack.enter_context(presence(exchange.store, functools.partial(request_stop, folder)))
+            return _run_locked(checked, launch, folder, exchange)
         except ConfigError:
-            if fresh and not (folder / JOURNAL).exists() and checked.ledger is None:
+            if fresh and not (folder / JOURNAL).exists() and checked.database is None:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
 
@@ -171,7 +192,7 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
         return None
     folder = Path(config.folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.ledger)
+    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
     message = ""
     if entry.trials < config.num_trials():
         message = already_spent(config, entry.seconds, trials, baselines)
@@ -181,15 +202,18 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
-def _run_locked(config: SweepConfig, launch: Launch, folder: Path) -> Sweep:
+def _run_locked(config: SweepConfig, launch: Launch, folder: Path, exchange: Exchange) -> Sweep:
     repair_journal(folder)
     entry = read_entry(folder)
     sweep_id = entry.id if entry is not None else uuid.uuid4().hex[:12]
     write_config(folder, config)
+    exchange.send(CONFIG)
     progress = launch.progress or LineProgress(_log.info)
     with contextlib.ExitStack() as stack:
         # Opening MLflow (imports, a new database) and starting Ray take seconds each: side by side.
-        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(open_writer, config, folder, sweep_id)
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            open_writer, config, folder, sweep_id, exchange
+        )
         try:
             if launch.address is None:
                 stack.enter_context(ray_cluster(config, None))
@@ -203,22 +227,29 @@ def _run_locked(config: SweepConfig, launch: Launch, folder: Path) -> Sweep:
         entry = Entry(
             sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
         )
-        write_entry(folder, entry)
-        stack.enter_context(driver_lock(config.ledger, sweep_id))
-        ledger = Ledger(folder, config.name, config.search.objectives, url=config.ledger)
+        _note(entry, exchange)
+        stack.enter_context(driver_lock(config.database, sweep_id))
+        ledger = Ledger(folder, config.name, config.search.objectives, url=config.database)
         stack.enter_context(progress)
-        return _conduct(config, launch, folder, ledger, writer, entry, progress)
+        return _conduct(config, launch, exchange, ledger, writer, entry, progress)
+
+
+def _note(entry: Entry, exchange: Exchange) -> None:
+    """Write the sweep's entry, here and where the sweep is kept."""
+    write_entry(exchange.root, entry)
+    exchange.send(ENTRY)
 
 
 def _conduct(
     config: SweepConfig,
     launch: Launch,
-    folder: Path,
+    exchange: Exchange,
     ledger: Ledger,
     writer: MlflowWriter,
     entry: Entry,
     progress: LineProgress,
 ) -> Sweep:
+    folder = exchange.root
     baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
     writer.reconcile([*baselines, *others], known_drops(baselines, others))
     trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
@@ -227,10 +258,10 @@ def _conduct(
         config.search,
         config.resources,
         entry.seconds,
-        lambda seconds: write_entry(folder, dataclasses.replace(entry, seconds=seconds)),
+        lambda seconds: _note(dataclasses.replace(entry, seconds=seconds), exchange),
     )
     writer.show_with(lambda: publish(folder))
-    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs, budget)
+    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange)
     state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
@@ -243,12 +274,12 @@ def _conduct(
         noted = "interrupted" if state == "complete" and unwritten else state
         counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
         known = {"state": noted, "message": message, "seconds": budget.seconds}
-        write_entry(folder, dataclasses.replace(entry, **known, **counts))
+        exchange.send(JOURNAL)
+        _note(dataclasses.replace(entry, **known, **counts), exchange)
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
-        shutil.rmtree(folder / STAGES, ignore_errors=True)
-        clear_epochs(
-            folder, [*ledger.records("baseline"), *ledger.records("trial"), *ledger.records("confirm")]
+        clear_states(
+            exchange, [*ledger.records("baseline"), *ledger.records("trial"), *ledger.records("confirm")]
         )
     if conductor.done:
         publish(folder)

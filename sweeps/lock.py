@@ -57,14 +57,17 @@ def driver_of(folder: Path) -> str | None:
         return None
 
 
-def request_stop(folder: Path) -> None:
+def request_stop(folder: Path, reason: str = "stopped with gcp-sweep stop") -> None:
     """Ask the driver of the sweep in ``folder`` to end as after Ctrl-C."""
-    (folder / STOP_REQUEST).touch()
+    _replace(folder / STOP_REQUEST, reason)
 
 
-def stop_requested(folder: Path) -> bool:
-    """Whether somebody has asked the driver to end."""
-    return (folder / STOP_REQUEST).exists()
+def stop_requested(folder: Path) -> str:
+    """Why the driver has been asked to end, empty if nobody has asked."""
+    try:
+        return (folder / STOP_REQUEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
 
 
 def withdraw_stop(folder: Path) -> None:
@@ -128,6 +131,12 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
+
+
+def _replace(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def _sign(file: TextIO, name: str) -> None:

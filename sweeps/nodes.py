@@ -143,3 +143,18 @@ def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]
             "storage",
             "give a folder that all nodes share, for instance on NFS",
         )
+
+
+def check_reach(url: str, problems: Iterable[tuple[str, str]]) -> None:
+    """Every node may write to the object store.
+
+    Args:
+        problems: (node's name, what is wrong there; empty = nothing).
+    """
+    found = [f"{name}: {problem}" for name, problem in problems if problem]
+    if found:
+        raise ConfigError(
+            f"{len(found)} node(s) cannot use {url} ({'; '.join(found)})",
+            "storage",
+            "every node needs credentials (environment, profile or the machine's role) and a way to the store",
+        )

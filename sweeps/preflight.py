@@ -13,8 +13,11 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget
 from sweeps.config import SweepConfig
 from sweeps.database import open_storage
+from sweeps.exchange import Exchange, ObjectExchange
 from sweeps.ledger import JOURNAL
 from sweeps.lock import driver_of
+from sweeps.objects import check_store
+from sweeps.presence import refuse_second
 from sweeps.space import Point
 
 _TIMEOUT_S = 5.0
@@ -59,22 +62,25 @@ def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], firs
     )
 
 
-def check_storage(folder: str) -> None:
-    """The sweep's folder can be created and written; leaves nothing behind."""
+def check_storage(folder: str, store: str | None = None) -> None:
+    """The sweep's folder can be created and written, and so can its object store; leaves nothing behind."""
+    where = "storage" if store is None else "ledger"
     path = Path(folder)
     existing = path
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise ConfigError(f"{existing} is not a folder", "storage", "storage=FOLDER names another place")
+        raise ConfigError(f"{existing} is not a folder", where, f"{where}=FOLDER names another place")
     probe = existing / f".write-test-{uuid.uuid4().hex}"
     try:
         probe.write_text("x", encoding="utf-8")
         probe.unlink()
     except OSError as exc:
         raise ConfigError(
-            f"{existing} cannot be written: {exc.strerror}", "storage", "storage=FOLDER names another place"
+            f"{existing} cannot be written: {exc.strerror}", where, f"{where}=FOLDER names another place"
         ) from exc
+    if store is not None:
+        check_store(store)
 
 
 def check_tracking(uri: str | None) -> None:
@@ -124,11 +130,14 @@ def check_disk(folder: str, needed: int = _LEAST_FREE) -> None:
         )
 
 
-def check_driver(folder: str) -> None:
+def check_driver(exchange: Exchange) -> None:
     """Nobody else runs the sweep."""
-    holder = driver_of(Path(folder))
+    holder = driver_of(exchange.root)
     if holder is not None:
-        raise ConfigError(f"the sweep is being run by {holder}", folder, "wait for it, or stop it first")
+        where = str(exchange.root)
+        raise ConfigError(f"the sweep is being run by {holder}", where, "wait for it, or stop it first")
+    if isinstance(exchange, ObjectExchange):
+        refuse_second(exchange.store)
 
 
 def leftovers(folder: str, here: str = ".") -> list[str]:

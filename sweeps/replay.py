@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import sys
 import tempfile
 from collections.abc import Callable
@@ -13,9 +14,9 @@ from typing import Any
 
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.factory import load_factory
-from sweeps.folder import read_config
 from sweeps.job import read_outcome
 from sweeps.ledger import Record, read_records
+from sweeps.place import Place, open_sweep
 from sweeps.provenance import collect, differences
 from sweeps.trial import DEFAULT_RUNNER
 
@@ -61,12 +62,12 @@ class Replay:
 
 
 def replay(
-    folder: Path,
+    sweep: str | os.PathLike[str],
     trial_id: str,
     report: Callable[[Any], None] | None = None,
     runner: str = DEFAULT_RUNNER,
 ) -> Replay:
-    """Train ``trial_id`` of the sweep in ``folder`` again, in a temporary folder, sharing nothing with other trials.
+    """Train ``trial_id`` of a sweep again, in a temporary folder, sharing nothing with other trials.
 
     Args:
         report: called after every epoch.
@@ -76,7 +77,7 @@ def replay(
         ConfigError: no such sweep or trial, or a trial without final weights.
         DataError, ModelError: the trial's data or model cannot be had here.
     """
-    record = _record(folder, trial_id)
+    record = _record(open_sweep(sweep), trial_id)
     outcome = read_outcome(record.job.folder)
     recorded = record.weights_sha256 or (outcome.weights_sha256 if outcome is not None else "")
     if record.status not in _ENDED_WITH_WEIGHTS or not recorded:
@@ -113,10 +114,10 @@ def replay(
     )
 
 
-def _record(folder: Path, trial_id: str) -> Record:
-    config = read_config(folder)
+def _record(place: Place, trial_id: str) -> Record:
+    folder, config = place.folder, place.config
     kinds = ("trial", "baseline", "confirm")
-    lists = read_records(folder, config.name, config.search.objectives, kinds, config.ledger)
+    lists = read_records(folder, config.name, config.search.objectives, kinds, config.database)
     found = {record.job.trial_id: record for records in lists for record in records}
     if trial_id not in found:
         hint = did_you_mean(trial_id, found) if found else "it has no trials yet"

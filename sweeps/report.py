@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK
-from sweeps.folder import existing_entry, read_config
+from sweeps.folder import existing_entry
 from sweeps.ledger import Record, read_records
+from sweeps.place import open_sweep
 from sweeps.progress import duration
 
 _BAD = ("failed", "lost", "diverged", "infeasible")
@@ -67,10 +69,11 @@ class SweepStatus:
         return "\n".join(lines)
 
 
-def sweep_status(folder: Path) -> SweepStatus:
-    """The status of the sweep in ``folder``; raises ConfigError if there is none."""
-    config, entry = read_config(folder), existing_entry(folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.ledger)
+def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
+    """The status of a sweep; raises ConfigError if there is none."""
+    place = open_sweep(sweep)
+    folder, config, entry = place.folder, place.config, existing_entry(place.folder)
+    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
     ended = [record for record in trials if record.finished]
     return SweepStatus(
         name=entry.name,

@@ -50,6 +50,7 @@ class ConductorSearcher(Searcher):
             "runner": self._runner,
             "share": conductor.config.search.share,
             "hang_s": None if minutes is None else 60 * minutes,
+            "store": conductor.exchange.url,
         }
 
     def lost(self, trial_id: str, said: str, attempts: int) -> None:
@@ -128,7 +129,8 @@ class LossNotes(FIFOScheduler):
 class ConductorStopper(Stopper):
     """Ends all running trials once the conductor says so (Ctrl-C, or the first trials all failed alike).
 
-    ``gcp-sweep stop`` leaves a file in the sweep's folder; whoever runs the sweep finds it here.
+    ``gcp-sweep stop`` (and a driver that has taken over, ``sweeps.presence``) leaves a file in the sweep's folder;
+    whoever runs the sweep finds it here.
     """
 
     def __init__(self, conductor: Conductor) -> None:
@@ -140,8 +142,9 @@ class ConductorStopper(Stopper):
     def stop_all(self) -> bool:
         if self._conductor is None:
             return False
-        if not self._conductor.interrupted and stop_requested(Path(self._conductor.config.folder)):
-            self._conductor.interrupt("stopped with gcp-sweep stop")
+        reason = "" if self._conductor.interrupted else stop_requested(Path(self._conductor.config.folder))
+        if reason:
+            self._conductor.interrupt(reason)
         return self._conductor.interrupted
 
     def __getstate__(self) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
 from sweeps import spool
 from sweeps.children import Child, SweepRun, children_of
 from sweeps.config import SweepConfig
+from sweeps.exchange import Exchange, trial_path
 from sweeps.job import Job, Outcome, read_outcome
 from sweeps.ledger import Record
 from sweeps.provenance import git_sha, tags, versions
@@ -65,8 +66,15 @@ class MlflowWriter:
     ``busy_s`` is the CPU time of the thread so far.
     """
 
-    def __init__(self, client: MlflowClient, run: SweepRun, children: dict[str, Child]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        run: SweepRun,
+        children: dict[str, Child],
+        exchange: Exchange | None = None,
+    ) -> None:
         self.run = run
+        self._exchange = exchange
         self._client = client
         self._children = children
         self._sha = git_sha()
@@ -282,7 +290,7 @@ class MlflowWriter:
         if outcome.error:
             known[Tag.ERROR] = outcome.error[:_TAG_LENGTH]
         self._client.log_batch(child.run_id, tags=[RunTag(name, value) for name, value in known.items()])
-        self._log_files(child.run_id, Path(job.folder))
+        self._log_files(child.run_id, job)
         status = STATUSES[outcome.status].mlflow
         self._client.set_terminated(child.run_id, status=status, end_time=now)
         child.status, child.finals = status, child.finals | set(outcome.finals)
@@ -297,7 +305,10 @@ class MlflowWriter:
         took = time.monotonic() - start
         self._show_after = time.monotonic() + max(self._show_every_s, took / _SHOW_SHARE)
 
-    def _log_files(self, run_id: str, folder: Path) -> None:
+    def _log_files(self, run_id: str, job: Job) -> None:
+        folder = Path(job.folder)
+        if self._exchange is not None and not (folder / schema.ARTIFACT_WEIGHTS).exists():
+            self._exchange.fetch(f"{trial_path(job.trial_id)}/{schema.ARTIFACT_WEIGHTS}")
         for name in (*_MODEL_FILES, *_TEXT_FILES):
             file = folder / name
             if file.is_file():
@@ -317,8 +328,12 @@ class MlflowWriter:
             child.status = "KILLED"
 
 
-def open_writer(config: SweepConfig, folder: Path, sweep_id: str) -> MlflowWriter:
+def open_writer(
+    config: SweepConfig, folder: Path, sweep_id: str, exchange: Exchange | None = None
+) -> MlflowWriter:
     """Create database, experiment and parent run where they are missing, read the children, start the thread.
+
+    ``exchange`` fetches the weights of trials that do not see ``folder``.
 
     Raises:
         ConfigError: the tracking server refuses, or the store cannot be opened.
@@ -338,7 +353,7 @@ def open_writer(config: SweepConfig, folder: Path, sweep_id: str) -> MlflowWrite
     try:
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         run = _open_parent(client, config, folder, sweep_id, uri)
-        return MlflowWriter(client, run, children_of(client, run))
+        return MlflowWriter(client, run, children_of(client, run), exchange)
     except (MlflowException, OSError) as exc:
         raise ConfigError(f"MLflow cannot be used: {_first_line(exc)}", "tracking.uri", uri) from exc
     except Exception as exc:

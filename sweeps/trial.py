@@ -18,7 +18,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import yaml
 
@@ -27,18 +27,12 @@ from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
 from gcp_core.factory import load_factory
 from sweeps import spool
 from sweeps.disk import is_full
-from sweeps.job import Job, Outcome, read_outcome, read_stop, write_outcome
+from sweeps.exchange import EPOCHS, Exchange, trial_exchange, trial_path
+from sweeps.job import STOP_FILE, Job, Outcome, read_outcome, read_stop, write_outcome
 from sweeps.lock import Holder, trial_lock
 from sweeps.provenance import collect
 from sweeps.watchdog import Watchdog
 
-if TYPE_CHECKING:
-    from gcp_core.stages import StageStore
-
-#: Folder of shared training states in the sweep's folder.
-STAGES = "stages"
-#: Folder of the epochs' checkpoints in a trial's folder.
-EPOCHS = "epochs"
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
 #: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"outcome": outcome}`` or
 #: ``{"full": folder}`` (the disk is full; the trial is not over)
@@ -49,8 +43,8 @@ EpochSink = Callable[[dict[str, float]], None]
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
-    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``
-    and ``hang_s``."""
+    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
+    ``hang_s`` and ``store`` (the sweep's URL in an object store, None if its folder is shared)."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
@@ -58,14 +52,16 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
     job = Job.from_json(config["job"])
     try:
-        outcome = run_job(
-            job,
-            config["runner"],
-            send,
-            share=config.get("share", True),
-            hang_s=config.get("hang_s"),
-            holder=_this_node(),
-        )
+        with trial_exchange(sweep_folder(job), config.get("store")) as exchange:
+            outcome = run_job(
+                job,
+                config["runner"],
+                send,
+                share=config.get("share", True),
+                hang_s=config.get("hang_s"),
+                holder=_this_node(),
+                exchange=exchange,
+            )
     except OSError as exc:
         if not is_full(exc):
             raise
@@ -91,10 +87,12 @@ def run_job(
     share: bool = True,
     hang_s: float | None = None,
     holder: Holder | None = None,
+    exchange: Exchange | None = None,
 ) -> Outcome:
     """Run (or go on with) a job in its folder; never raises because of the trial.
 
-    Raises OSError if the disk is full: the job is then as unfinished as before.
+    Raises OSError if the disk is full, or the object store does not take the result: the job is then as unfinished as
+    before.
 
     Args:
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
@@ -102,16 +100,20 @@ def run_job(
         share: take over and leave behind training that the sweep's other trials have in common with this one.
         hang_s: end this process if an epoch takes longer than this many seconds; None = never.
         holder: in whose name to hold the folder; None = nobody else is asked about it.
+        exchange: where the job's files come from and go to; None = its folder is where everybody looks.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
     ``traceback.txt`` if it raised; the epochs' checkpoints go.
     """
+    exchange = exchange or Exchange(sweep_folder(job))
+    job = exchange.here(job)
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     with trial_lock(folder, holder=holder):
         done = read_outcome(folder)
         if done is not None:
             return done
+        exchange.claim(job)
         (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
         with _captured(folder / schema.ARTIFACT_LOG):
             _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
@@ -120,7 +122,7 @@ def run_job(
 
             cpu = time.process_time()
             with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
-                outcome = _run(job, runner, sink, folder, share, watchdog)
+                outcome = _run(job, runner, sink, share, watchdog, exchange)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
             known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}
@@ -129,24 +131,35 @@ def run_job(
         write_outcome(folder, outcome)
         # The core removes them too, unless the trial raised.
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+        exchange.send(trial_path(job.trial_id))
+        exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
         return outcome
 
 
-def _run(job: Job, runner: str, sink: EpochSink, folder: Path, share: bool, watchdog: Watchdog) -> Outcome:
+def _run(
+    job: Job, runner: str, sink: EpochSink, share: bool, watchdog: Watchdog, exchange: Exchange
+) -> Outcome:
     start = time.perf_counter()
+    folder = Path(job.folder)
 
     def report(epoch_report: Any) -> bool:
         row = spool.stamp(_row(epoch_report))
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
-        # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
+            # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
+            _fetch_word(job, exchange)
         return read_stop(folder) is not None
+
+    def saved(checkpoint: Path) -> None:
+        with watchdog.pause():
+            _send_epoch(job, checkpoint, exchange)
 
     try:
         function = load_factory(runner, "runner", ConfigError)
-        shared = {"stages": _stages(folder)} if share and _takes_stages(function) else {}
-        result = function(job.config, report=report, checkpoint_dir=str(folder), **shared)
+        wanted = {"saved": saved} | ({"stages": exchange.stages()} if share else {})
+        more = {name: value for name, value in wanted.items() if _takes(function, name)}
+        result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
         if is_full(exc):
             raise
@@ -171,16 +184,44 @@ def _why_stopped(status: str, folder: Path) -> str:
     return "" if stop is None else stop.reason
 
 
-def _takes_stages(function: Callable[..., Any]) -> bool:
-    """Whether a runner can share training between trials; one of the user's own need not."""
-    return "stages" in inspect.signature(function).parameters
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a runner has that parameter; one of the user's own need not share training between trials, say."""
+    return name in inspect.signature(function).parameters
 
 
-def _stages(folder: Path) -> StageStore:
-    """Training that the sweep's trials have in common: ``stages/`` beside ``trials/`` in the sweep's folder."""
-    from gcp_core.stages import StageStore
+def sweep_folder(job: Job) -> Path:
+    """The sweep's folder, where the driver is."""
+    return Path(job.folder).parent.parent
 
-    return StageStore(folder.parent.parent / STAGES)
+
+def _fetch_word(job: Job, exchange: Exchange) -> None:
+    with _tolerated("the driver's word is not known"):
+        exchange.fetch(f"{trial_path(job.trial_id)}/{STOP_FILE}")
+
+
+def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
+    """What another node needs to go on from here; older epochs go as they do here."""
+    trial, folder = trial_path(job.trial_id), Path(job.folder)
+    with _tolerated("the checkpoint stays on this node"):
+        if not exchange.is_ours(job):
+            # Its node was silent for so long that the trial was given to another one, which shall not be disturbed.
+            _log.error("%s belongs to another process by now; this one ends", job.trial_id)
+            os._exit(1)
+        exchange.send(
+            f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
+        )
+        kept = {path.name for path in (folder / EPOCHS).iterdir()}
+        there = {path.split("/")[3] for path in exchange.sizes(f"{trial}/{EPOCHS}")}
+        exchange.remove(*(f"{trial}/{EPOCHS}/{name}" for name in sorted(there - kept)))
+
+
+@contextlib.contextmanager
+def _tolerated(consequence: str) -> Iterator[None]:
+    """A store that is away costs what is not sent, not the trial."""
+    try:
+        yield
+    except OSError as exc:
+        _log.warning("%s: %s", consequence, exc)
 
 
 def describe(exc: BaseException) -> str:

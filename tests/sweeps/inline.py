@@ -9,6 +9,7 @@ from typing import Any
 
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig, load_config
+from sweeps.exchange import Exchange, trial_exchange
 from sweeps.job import Job, Outcome
 from sweeps.ledger import Ledger
 from sweeps.trial import run_job
@@ -67,12 +68,14 @@ class Silent(Recorder):
     """A progress nobody reads."""
 
 
-def new_conductor(checked: SweepConfig) -> tuple[Conductor, Recorder, Ledger]:
+def new_conductor(
+    checked: SweepConfig, exchange: Exchange | None = None
+) -> tuple[Conductor, Recorder, Ledger]:
     folder = Path(checked.folder)
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder, checked.name, checked.search.objectives)
     recorder = Recorder()
-    return Conductor(checked, ledger, recorder, Silent()), recorder, ledger
+    return Conductor(checked, ledger, recorder, Silent(), exchange=exchange), recorder, ledger
 
 
 def drive(conductor: Conductor, runner: str = RUNNER) -> None:
@@ -86,5 +89,8 @@ def drive(conductor: Conductor, runner: str = RUNNER) -> None:
         if not running:
             return
         job = running.pop(0)
-        outcome = run_job(job, runner, lambda row, job=job: conductor.epoch(job.trial_id, row))
+        with trial_exchange(Path(conductor.config.folder), conductor.exchange.url) as exchange:
+            outcome = run_job(
+                job, runner, lambda row, job=job: conductor.epoch(job.trial_id, row), exchange=exchange
+            )
         conductor.finish(job.trial_id, outcome)

@@ -66,7 +66,14 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"search.constraints": ["mac <= 2"]}, "search.constraints.0: 'mac' is unknown (did you mean \"macs\"?)"),
     ({"search.points": [{"prune.interval": 1}]}, "search.points: a point lacks prune.ratio, prune.target"),
     ({"resources.gpus": "one"}, "resources.gpus: 'one' is not a number"),
-    ({"storage": "s3://bucket"}, "storage: 's3://bucket' is not a folder"),
+    ({"storage": "s3://bucket/team"}, "ledger: is required when storage is an object store"),
+    ({"storage": "s3://", "ledger": "here"}, "storage: 's3://' names no bucket"),
+    ({"storage": "file:///data/runs", "ledger": "here"}, "storage: 'file:///data/runs' is a folder"),
+    (
+        {"storage": "s3://key:word@bucket/team", "ledger": "here"},
+        "storage: holds a key, which would be copied",
+    ),
+    ({"ledger": "here"}, "ledger: 'here' is not a database's address"),
     ({"name": "../elsewhere"}, "name: '../elsewhere' is not a sweep's name"),
     ({"data": 3}, "data: 3 is not a section (data: {key: value})"),
 ]

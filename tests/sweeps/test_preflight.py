@@ -12,6 +12,7 @@ import pytest
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget
+from sweeps.exchange import Exchange
 from sweeps.lock import run_lock
 from sweeps.preflight import (
     check_disk,
@@ -148,13 +149,13 @@ def test_check_compares_the_disk_with_what_the_whole_sweep_would_need(
 
 
 def test_a_sweep_that_somebody_runs_is_refused_before_anything_is_started(tmp_path: Path) -> None:
-    check_driver(str(tmp_path / "nothing" / "there"))
+    check_driver(Exchange(tmp_path / "nothing" / "there"))
     with (
         run_lock(tmp_path),
         pytest.raises(ConfigError, match=f"{tmp_path}: the sweep is being run by process {os.getpid()} on"),
     ):
-        check_driver(str(tmp_path))
-    check_driver(str(tmp_path))
+        check_driver(Exchange(tmp_path))
+    check_driver(Exchange(tmp_path))
 
 
 def test_stale_locks_and_stray_mlflow_files_are_pointed_out(tmp_path: Path) -> None:

@@ -1,0 +1,187 @@
+"""How the driver and the trials of a sweep get at each other's files.
+
+On a shared folder everybody sees everything, and :class:`Exchange` does nothing. With an object store as ``storage``
+the driver has a working folder on its own machine and every trial a temporary one on its node; :class:`ObjectExchange`
+carries files between those and the store, where the sweep is kept. The layout is the same in all three places.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import os
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from gcp_core import schema
+from sweeps.database import is_url
+from sweeps.job import OUTCOME_FILE, Job
+from sweeps.objects import ObjectStore, is_object_store
+
+if TYPE_CHECKING:
+    from gcp_core.stages import StageStore
+
+TRIALS = "trials"
+#: Folder of the epochs' checkpoints in a trial's folder.
+EPOCHS = "epochs"
+#: Folder of shared training states in the sweep's folder.
+STAGES = "stages"
+#: In a trial's folder in the store: which process it belongs to.
+OWNER = "owner"
+#: These tell a reader that what lies beside them is whole, so they are sent last.
+_LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
+
+
+class Exchange:
+    """A folder that everybody sees: there is nothing to carry. ``root`` is the sweep's folder."""
+
+    url: str | None = None
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def here(self, job: Job) -> Job:
+        """The job with its folder on this machine, filled with what is known of it."""
+        return job
+
+    def claim(self, job: Job) -> None:
+        """From now on the job's files in the store are this process's; an earlier one finds that out."""
+
+    def is_ours(self, job: Job) -> bool:
+        """Whether no other process has claimed the job meanwhile."""
+        return True
+
+    def send(self, *paths: str) -> None:
+        """Files or folders, relative to the sweep's folder: make the store's copy like ours."""
+
+    def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
+        """Make our copy of a file or folder like the store's, leaving out names that are in ``without``."""
+
+    def fetch_as(self, path: str, file: Path) -> None:
+        """Put the store's copy of a file somewhere else; nothing happens if there is none."""
+
+    def remove(self, *paths: str) -> None:
+        """Remove files or folders from the store (not from here)."""
+
+    def sizes(self, path: str) -> Mapping[str, int]:
+        """Path -> bytes of what the store alone holds below ``path``."""
+        return {}
+
+    def has(self, path: str) -> bool:
+        """Whether the store alone holds that file."""
+        return False
+
+    def stages(self) -> StageStore:
+        """Training that the sweep's trials have in common."""
+        from gcp_core.stages import StageStore
+
+        return StageStore(self.root / STAGES)
+
+
+class ObjectExchange(Exchange):
+    """Carries files between ``root`` and the objects below ``url``, both of one sweep."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        super().__init__(root)
+        self.url = url
+        self.store = ObjectStore(url)
+        self._token = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}".encode()
+
+    def here(self, job: Job) -> Job:
+        folder = trial_path(job.trial_id)
+        self.fetch(folder)
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        return dataclasses.replace(job, folder=str(self.root / folder))
+
+    def claim(self, job: Job) -> None:
+        self.store.write(f"{trial_path(job.trial_id)}/{OWNER}", self._token)
+
+    def is_ours(self, job: Job) -> bool:
+        return self.store.read(f"{trial_path(job.trial_id)}/{OWNER}") in (self._token, None)
+
+    def send(self, *paths: str) -> None:
+        for path in paths:
+            local = self.root / path
+            if local.is_dir():
+                files = [file.relative_to(self.root) for file in local.rglob("*") if _travels(file)]
+                last = [str(PurePosixPath(file)) for file in files if file.name in _LAST]
+                first = [str(PurePosixPath(file)) for file in files if file.name not in _LAST]
+                self.store.all(self._send_file, first)
+                self.store.all(self._send_file, last)
+            elif local.exists():
+                self._send_file(path)
+
+    def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
+        if self.store.get(path, self.root / path):
+            return
+        found = [
+            file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & {*without, OWNER}
+        ]
+        self.store.all(lambda file: self.store.get(file, self.root / file), found)
+
+    def fetch_as(self, path: str, file: Path) -> None:
+        self.store.get(path, file)
+
+    def remove(self, *paths: str) -> None:
+        for path in paths:
+            self.store.remove(path)
+
+    def sizes(self, path: str) -> Mapping[str, int]:
+        return self.store.sizes(path)
+
+    def has(self, path: str) -> bool:
+        return self.store.written_at(path) is not None
+
+    def stages(self) -> StageStore:
+        from sweeps.object_stages import ObjectStages
+
+        return ObjectStages(self)
+
+    def _send_file(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # an old checkpoint that has gone meanwhile
+            self.store.put(self.root / path, path)
+
+
+def working_folder(storage: str, name: str, ledger: str | None) -> str:
+    """Absolute path of a sweep's folder on this machine.
+
+    With an object store it is below the folder that holds the ledger, or, where that is a database, in the user's cache
+    (``$XDG_CACHE_HOME/gcp-sweep``): all of it can be had again from store and database.
+    """
+    if not is_object_store(storage):
+        place = storage
+    elif ledger is not None and not is_url(ledger):
+        place = ledger
+    else:
+        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        place = os.path.join(cache, "gcp-sweep", hashlib.sha256(storage.encode()).hexdigest()[:12])
+    return os.path.join(os.path.abspath(os.path.expanduser(place)), name)
+
+
+def trial_path(trial_id: str) -> str:
+    """A trial's folder, relative to the sweep's."""
+    return f"{TRIALS}/{trial_id}"
+
+
+def open_exchange(root: Path, url: str | None) -> Exchange:
+    """For the sweep at ``url`` (None = ``root`` is where everybody looks)."""
+    return Exchange(root) if url is None else ObjectExchange(root, url)
+
+
+@contextlib.contextmanager
+def trial_exchange(root: Path, url: str | None) -> Iterator[Exchange]:
+    """For a process that runs one trial: with an object store, in a temporary folder of its own."""
+    if url is None:
+        yield Exchange(root)
+        return
+    with tempfile.TemporaryDirectory(prefix="gcp-trial-") as place:
+        yield ObjectExchange(Path(place), url)
+
+
+def _travels(file: Path) -> bool:
+    """Not folders, locks and what is being written."""
+    return file.is_file() and not any(part.startswith(".") for part in file.parts[-3:])

@@ -1,0 +1,105 @@
+"""A sweep kept in an object store (a real S3 server on loopback), on a real Ray: its driver's machine may be lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from gcp_core.schema import Tag
+from gcp_core.training import run_trial
+from sweeps.config import load_config
+from sweeps.exchange import EPOCHS, STAGES
+from sweeps.ledger import read_records
+from sweeps.objects import ObjectStore
+from sweeps.report import sweep_status
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+TRIALS = 4
+DRIVER = """
+import json, sys
+from sweeps.launch import Launch, run
+from sweeps.progress import LineProgress
+sweep = run(json.loads(sys.argv[1]), launch=Launch(progress=LineProgress(lambda text: print(text, flush=True))))
+print(json.dumps({"state": sweep.state, "statuses": sweep.statuses, "unwritten": sweep.unwritten}), flush=True)
+"""
+
+
+def _tree(storage: str, machine: Path, tracking: Path) -> dict:
+    return {
+        "name": "remote",
+        "data": {"name": "digits", "val_share": 0.25, "train_images": 300},
+        "model": {"name": "vgg_tiny", "width": 0.25},
+        "train": {"epochs": 4, "batch_size": 64},
+        "prune": {
+            "criterion": "l1",
+            "interval": {"choice": [1, 2]},
+            "ratio": {"choice": [0.2, 0.4]},
+            "target": {"low": 0.3, "high": 0.6, "step": 0.1},
+            "until": 1.0,
+        },
+        "search": {"trials": TRIALS, "concurrency": 2, "sampler": "random"},
+        "storage": storage,
+        "ledger": str(machine),
+        "tracking": {"uri": f"sqlite:///{tracking}"},
+    }
+
+
+def _start(tree: dict) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", DRIVER, json.dumps(tree)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str, tmp_path: Path) -> None:
+    tracking = tmp_path / "tracking.db"
+    killed = _start(_tree(s3, tmp_path / "first", tracking))
+    try:
+        assert any(line.startswith("[2/") for line in killed.stdout), killed.communicate()[1]
+    finally:
+        killed.kill()  # SIGKILL, and nobody looks at its disk again
+        killed.communicate()
+    (tmp_path / "first").rename(tmp_path / "lost")
+
+    tree = _tree(s3, tmp_path / "second", tracking)
+    second = _start(tree)
+    output, errors = second.communicate(timeout=400)
+    assert second.returncode == 0, errors
+    assert json.loads(output.splitlines()[-1]) == {
+        "state": "complete",
+        "statuses": {"complete": TRIALS},
+        "unwritten": 0,
+    }
+
+    checked = load_config(tree)
+    folder, store = Path(checked.folder), ObjectStore(checked.store)
+    trials, baselines = read_records(folder, "remote", checked.search.objectives)
+    assert len({record.key for record in trials}) == TRIALS
+    for record in [*baselines, *trials[:2]]:
+        assert record.weights_sha256 == run_trial(record.job.config).weights_sha256
+        assert store.sizes()[f"trials/{record.job.trial_id}/model/weights.pt"] > 0
+    assert not [path for path in store.sizes() if path.startswith(STAGES) or f"/{EPOCHS}/" in path]
+    assert sweep_status(checked.store).statuses == {"complete": TRIALS}
+    _check_mlflow(tracking)
+
+
+def _check_mlflow(tracking: Path) -> None:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{tracking}")
+    runs = client.search_runs([client.get_experiment_by_name("remote").experiment_id])
+    kinds = Counter(run.data.tags[Tag.KIND] for run in runs)
+    assert kinds == {"sweep": 1, "baseline": 1, "trial": TRIALS}
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    for run in runs:
+        if run.data.tags[Tag.KIND] != "sweep":
+            assert {"final/macs", "final/val_accuracy"} <= set(run.data.metrics)
+            assert [file.path for file in client.list_artifacts(run.info.run_id, "model")]
