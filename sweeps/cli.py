@@ -20,6 +20,7 @@ import click
 
 from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
 from sweeps.disk import advice, is_full
+from sweeps.objects import StoreError
 
 if TYPE_CHECKING:
     from sweeps.launch import Sweep
@@ -42,6 +43,9 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
                 click.echo(json.dumps({"error": exc.message, "where": exc.where, "hint": exc.hint}))
             click.echo(f"error: {exc}", err=True)
             code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
+        except StoreError as exc:
+            click.echo(f"error: {exc}", err=True)
+            code = FAILED
         except OSError as exc:
             if not is_full(exc):
                 raise
@@ -95,7 +99,7 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
     else:
         again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
         again = again if not new else f"{again} name={sweep.name}"
-        click.echo(closing_words(sweep, again, checked.database))
+        click.echo(closing_words(sweep, again, checked.database, checked.store))
     return code
 
 
@@ -277,8 +281,8 @@ def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
     return OK
 
 
-def closing_words(sweep: Sweep, again: str, ledger: str | None = None) -> str:
-    """How it ended, and what to type next."""
+def closing_words(sweep: Sweep, again: str, ledger: str | None = None, store: str | None = None) -> str:
+    """How it ended, and what to type next; ``ledger`` and ``store`` are URLs where they are not in the sweep's folder."""
     counts = (
         ", ".join(f"{number} {status}" for status, number in sorted(sweep.statuses.items()))
         or "no trial ended"
@@ -287,6 +291,8 @@ def closing_words(sweep: Sweep, again: str, ledger: str | None = None) -> str:
     if sweep.message:
         lines.append(f"  {sweep.message}")
     folder = _short_path(sweep.folder)
+    if store is not None:
+        lines.append(f"  kept at {store}; {folder} is the driver's working folder")
     if sweep.unwritten:
         lines.append(f"  {sweep.unwritten} entries did not reach MLflow; the next run writes them")
     if sweep.state != "complete" or sweep.unwritten:

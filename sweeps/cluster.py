@@ -118,7 +118,7 @@ def _connect(config: SweepConfig, address: str | None) -> None:
         load = ", ".join(f"{value:.0f}" for value in os.getloadavg())
         raise ConfigError(
             f"Ray did not start in {_ATTEMPTS} x 30 s; load of the machine: {load}",
-            "resources",
+            "Ray on this machine",
             "wait until less runs here, or give --address of a cluster",
         )
     finally:

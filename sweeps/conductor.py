@@ -179,7 +179,7 @@ class Conductor:
         stop = None if self._rungs is None else self._rungs.epoch(job, row)
         if stop is not None:
             write_stop(job.folder, stop)
-            self.exchange.send(f"{trial_path(job.trial_id)}/{STOP_FILE}")
+            self.exchange.offer(f"{trial_path(job.trial_id)}/{STOP_FILE}")
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""

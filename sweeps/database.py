@@ -52,7 +52,9 @@ def open_storage(url: str) -> RDBStorage:
         # A connection that the server has closed meanwhile (a trial may take hours) is noticed and replaced.
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as exc:
-        raise ConfigError(f"the driver is missing: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'") from exc
+        raise ConfigError(
+            f"the driver is missing: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
+        ) from exc
     except SQLAlchemyError as exc:
         reason = str(exc).strip().splitlines()[0]
         raise ConfigError(f"the database cannot be used: {reason}", "ledger", url) from exc

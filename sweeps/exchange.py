@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import logging
 import os
 import tempfile
 import time
@@ -18,6 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from gcp_core import schema
+from gcp_core.cachedir import cache_folder
 from sweeps.database import is_url
 from sweeps.job import OUTCOME_FILE, Job
 from sweeps.objects import ObjectStore, is_object_store
@@ -25,6 +27,7 @@ from sweeps.objects import ObjectStore, is_object_store
 if TYPE_CHECKING:
     from gcp_core.stages import StageStore
 
+_log = logging.getLogger(__name__)
 TRIALS = "trials"
 #: Folder of the epochs' checkpoints in a trial's folder.
 EPOCHS = "epochs"
@@ -58,6 +61,9 @@ class Exchange:
     def send(self, *paths: str) -> None:
         """Files or folders, relative to the sweep's folder: make the store's copy like ours."""
 
+    def offer(self, *paths: str) -> None:
+        """Send what can be done without: a store that is away is not waited for."""
+
     def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
         """Make our copy of a file or folder like the store's, leaving out names that are in ``without``."""
 
@@ -89,6 +95,7 @@ class ObjectExchange(Exchange):
         super().__init__(root)
         self.url = url
         self.store = ObjectStore(url)
+        self._at_once = ObjectStore(url, patience_s=0.0)
         self._token = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}".encode()
 
     def here(self, job: Job) -> Job:
@@ -115,12 +122,20 @@ class ObjectExchange(Exchange):
             elif local.exists():
                 self._send_file(path)
 
+    def offer(self, *paths: str) -> None:
+        try:
+            for path in paths:
+                if (self.root / path).exists():
+                    self._at_once.put(self.root / path, path)
+        except OSError as exc:
+            _log.warning("not sent: %s", exc)
+
     def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
         if self.store.get(path, self.root / path):
             return
-        found = [
-            file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & {*without, OWNER}
-        ]
+        # Object names are whatever somebody wrote; none of them shall lead out of the folder.
+        skipped = {*without, OWNER, ".."}
+        found = [file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & skipped]
         self.store.all(lambda file: self.store.get(file, self.root / file), found)
 
     def fetch_as(self, path: str, file: Path) -> None:
@@ -150,15 +165,14 @@ def working_folder(storage: str, name: str, ledger: str | None) -> str:
     """Absolute path of a sweep's folder on this machine.
 
     With an object store it is below the folder that holds the ledger, or, where that is a database, in the user's cache
-    (``$XDG_CACHE_HOME/gcp-sweep``): all of it can be had again from store and database.
+    (``gcp_core.cachedir``): all of it can be had again from store and database.
     """
     if not is_object_store(storage):
         place = storage
     elif ledger is not None and not is_url(ledger):
         place = ledger
     else:
-        cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        place = os.path.join(cache, "gcp-sweep", hashlib.sha256(storage.encode()).hexdigest()[:12])
+        place = str(cache_folder() / "sweeps" / hashlib.sha256(storage.encode()).hexdigest()[:12])
     return os.path.join(os.path.abspath(os.path.expanduser(place)), name)
 
 

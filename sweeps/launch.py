@@ -115,9 +115,9 @@ def run(
     """
     launch = launch or Launch()
     checked = config if isinstance(config, SweepConfig) else load_config(config, overrides)
-    if launch.new:
-        checked = renamed(checked)
     with store_errors():
+        if launch.new:
+            checked = renamed(checked)
         exchange = open_exchange(Path(checked.folder), checked.store)
         bring_home(exchange)
     check_unchanged(checked)
@@ -147,7 +147,7 @@ def _give_up(loss: WorkersLost, losses: Counter[str], retries: int, exchange: Ex
             hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
             error = f"its process was lost {losses[job.trial_id]} times: {loss}; {hint}"
             write_outcome(job.folder, Outcome("lost", error=error))
-            exchange.send(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
+            exchange.offer(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
 
 
 def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
@@ -237,7 +237,7 @@ def _run_locked(config: SweepConfig, launch: Launch, folder: Path, exchange: Exc
 def _note(entry: Entry, exchange: Exchange) -> None:
     """Write the sweep's entry, here and where the sweep is kept."""
     write_entry(exchange.root, entry)
-    exchange.send(ENTRY)
+    exchange.offer(ENTRY)
 
 
 def _conduct(
@@ -274,7 +274,7 @@ def _conduct(
         noted = "interrupted" if state == "complete" and unwritten else state
         counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
         known = {"state": noted, "message": message, "seconds": budget.seconds}
-        exchange.send(JOURNAL)
+        exchange.offer(JOURNAL)
         _note(dataclasses.replace(entry, **known, **counts), exchange)
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
 from gcp_core.errors import ConfigError
+from sweeps.disk import is_full
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -37,6 +38,10 @@ _FINAL = re.compile(
     r"ACCESS_DENIED|NO_SUCH_BUCKET|INVALID_ACCESS_KEY|SIGNATURE|InvalidAccessKey|Forbidden|HTTP status 40[13]"
 )
 _HINT = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or a folder that all nodes share"
+
+
+class StoreError(OSError):
+    """An object store refuses, or does not answer for longer than anybody waits."""
 
 
 def is_object_store(storage: str) -> bool:
@@ -76,7 +81,8 @@ class ObjectStore:
 
     Raises:
         ConfigError: nobody knows such URLs, or a package for them is missing.
-        OSError: the store refuses, or stays away for longer.
+        StoreError: the store refuses, or stays away for longer.
+        OSError: the local disk is full, or the file to be stored is gone.
     """
 
     def __init__(self, url: str, patience_s: float = PATIENCE_S) -> None:
@@ -85,12 +91,14 @@ class ObjectStore:
 
     def put(self, file: Path, path: str) -> None:
         """Store a file; readers see the old object or the new one, never part of it."""
+        with file.open("rb") as source:
 
-        def copy() -> None:
-            with file.open("rb") as source, self._fs.open_output_stream(self._at(path)) as sink:
-                shutil.copyfileobj(source, sink, _BLOCK)
+            def copy() -> None:
+                source.seek(0)
+                with self._fs.open_output_stream(self._at(path)) as sink:
+                    shutil.copyfileobj(source, sink, _BLOCK)
 
-        self._patiently(copy)
+            self._patiently(copy)
 
     def get(self, path: str, file: Path) -> bool:
         """Fetch an object into a file, in one step; False = there is none (the file stays as it was)."""
@@ -183,8 +191,10 @@ class ObjectStore:
             try:
                 return request()
             except OSError as exc:
-                if _FINAL.search(str(exc)) or time.monotonic() > end:
+                if is_full(exc):
                     raise
+                if _FINAL.search(str(exc)) or time.monotonic() >= end:
+                    raise StoreError(f"{self.url}: {first_line(exc)}") from exc
                 _log.warning(
                     "%s does not answer, trying again in %.1f s: %s", self.url, pause, first_line(exc)
                 )

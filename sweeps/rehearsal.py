@@ -131,21 +131,30 @@ def stopped_early(
     from sweeps.stopping import Rungs
 
     rungs, rng = Rungs(search, feasibility.project), random.Random(seed)
+    for number, trial in enumerate({run.config.baseline().key(): run for run in played}.values()):
+        dense = {"macs": trial.macs[0], "params": trial.params[0]}
+        rows = _rows(_TOP, [dense["macs"]] * trial.epochs, [dense["params"]] * trial.epochs)
+        job = Job(f"b{number:04d}", "baseline", number, trial.config.baseline(), {}, "")
+        rungs.ended(job, Outcome("complete", {"val_accuracy": _TOP, **dense}, rows))
     kept: list[Played] = []
     for number, trial in enumerate(played):
         job = Job(f"t{number:04d}", "trial", number, trial.config, {}, "")
-        dense = trial.macs[0]
-        top = _TOP - _DROP * (1 - trial.final[0] / dense) ** 3 + rng.gauss(0.0, _SPREAD)
-        rows = [
-            {"epoch": e, "val/accuracy": top * e / (e + 1), "cost/macs": macs, "cost/params": params}
-            for e, (macs, params) in enumerate(zip(trial.macs, trial.params, strict=True), start=1)
-        ]
+        top = _TOP - _DROP * (1 - trial.final[0] / trial.macs[0]) ** 3 + rng.gauss(0.0, _SPREAD)
+        rows = _rows(top, trial.macs, trial.params)
         end = next((int(row["epoch"]) for row in rows if rungs.epoch(job, row) is not None), None)
         if end is None:
             finals = {"val_accuracy": top, "macs": trial.final[0], "params": trial.final[1]}
-            rungs.ended(job, Outcome("complete", finals, tuple(rows)))
+            rungs.ended(job, Outcome("complete", finals, rows))
         kept.append(trial if end is None else trial.until(end))
     return kept
+
+
+def _rows(top: float, macs: Sequence[float], params: Sequence[float]) -> tuple[dict[str, float], ...]:
+    """The epochs of a trial whose accuracy rises towards ``top``."""
+    return tuple(
+        {"epoch": e, "val/accuracy": top * e / (e + 1), "cost/macs": m, "cost/params": p}
+        for e, (m, p) in enumerate(zip(macs, params, strict=True), start=1)
+    )
 
 
 def distinct_states(played: Iterable[Played]) -> int:

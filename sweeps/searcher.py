@@ -19,6 +19,7 @@ from sweeps.disk import advice, is_full
 from sweeps.job import Job, Outcome
 from sweeps.lock import stop_requested
 from sweeps.losses import loss_reason
+from sweeps.objects import StoreError
 from sweeps.trial import PAYLOAD
 
 
@@ -37,6 +38,9 @@ class ConductorSearcher(Searcher):
         conductor = self._live()
         try:
             job: Job | None = conductor.next_job()
+        except StoreError as exc:
+            conductor.interrupt(f"the object store is away ({exc})")
+            return None
         except OSError as exc:
             self._stop_if_full(exc)
             return None
@@ -50,6 +54,7 @@ class ConductorSearcher(Searcher):
             "runner": self._runner,
             "share": conductor.config.search.share,
             "hang_s": None if minutes is None else 60 * minutes,
+            "gpus": conductor.config.resources.gpus,
             "store": conductor.exchange.url,
         }
 

@@ -28,6 +28,7 @@ from gcp_core.factory import load_factory
 from sweeps import spool
 from sweeps.disk import is_full
 from sweeps.exchange import EPOCHS, Exchange, trial_exchange, trial_path
+from sweeps.gpu import free_memory, wait_for_memory
 from sweeps.job import STOP_FILE, Job, Outcome, read_outcome, read_stop, write_outcome
 from sweeps.lock import Holder, trial_lock
 from sweeps.provenance import collect
@@ -44,7 +45,7 @@ EpochSink = Callable[[dict[str, float]], None]
 
 def tune_trainable(config: dict[str, Any]) -> None:
     """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
-    ``hang_s`` and ``store`` (the sweep's URL in an object store, None if its folder is shared)."""
+    ``hang_s``, ``gpus`` and ``store`` (the sweep's URL in an object store, None if its folder is shared)."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
@@ -59,6 +60,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 send,
                 share=config.get("share", True),
                 hang_s=config.get("hang_s"),
+                gpus=config.get("gpus", 0.0),
                 holder=_this_node(),
                 exchange=exchange,
             )
@@ -86,6 +88,7 @@ def run_job(
     sink: EpochSink,
     share: bool = True,
     hang_s: float | None = None,
+    gpus: float = 0.0,
     holder: Holder | None = None,
     exchange: Exchange | None = None,
 ) -> Outcome:
@@ -99,6 +102,7 @@ def run_job(
         sink: receives one row per epoch: ``epoch`` and the per-epoch metrics.
         share: take over and leave behind training that the sweep's other trials have in common with this one.
         hang_s: end this process if an epoch takes longer than this many seconds; None = never.
+        gpus: how many GPUs the job was given; their memory is waited for before it starts, and given back afterwards.
         holder: in whose name to hold the folder; None = nobody else is asked about it.
         exchange: where the job's files come from and go to; None = its folder is where everybody looks.
 
@@ -120,9 +124,11 @@ def run_job(
             # Brings torch: the first trial of a process pays for it; neither its time nor the watchdog's does.
             from gcp_core.latency import threads
 
+            wait_for_memory(gpus)
             cpu = time.process_time()
             with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
                 outcome = _run(job, runner, sink, share, watchdog, exchange)
+            free_memory(gpus)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
             known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}

@@ -7,7 +7,6 @@ import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gcp_core.cachedir import cache_folder
 from gcp_core.data.images import RawData
 from gcp_core.errors import DataError
 
@@ -24,15 +24,6 @@ log = logging.getLogger(__name__)
 DECODER_VERSION = 1
 TRAIN_IMAGES, TEST_IMAGES = "train_images.npy", "test_images.npy"
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
-
-
-def cache_folder() -> Path:
-    """``$GCP_CACHE_DIR``, or ``gcp-sweep`` in the user's cache folder."""
-    given = os.environ.get("GCP_CACHE_DIR")
-    if given:
-        return Path(given).expanduser().absolute()
-    base = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-    return Path(base).expanduser().absolute() / "gcp-sweep"
 
 
 def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: str = "") -> RawData:

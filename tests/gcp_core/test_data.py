@@ -2,6 +2,9 @@
 
 import io
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -18,6 +21,8 @@ from gcp_core.data.pipeline import num_steps, scoring_sample
 from gcp_core.data.split import balanced_choice, stratified_choice
 from gcp_core.errors import DataError
 from tests.oracles.augment import crop_flip_by_loop
+
+ROOT = Path(__file__).parents[2]
 
 
 def png(pixels: np.ndarray) -> bytes:
@@ -69,6 +74,43 @@ def test_the_cache_serves_the_second_reading_and_notices_a_changed_file(parquet,
     load_splits.cache_clear()
     write_parquet(folder, "train", images[:40][::-1], labels[:40][::-1])
     assert load(folder).digest != first.digest
+
+
+READER = """
+import json, logging, sys
+from pathlib import Path
+said = []
+handler = logging.Handler()
+handler.emit = lambda record: said.append(record.getMessage())
+logging.getLogger("gcp_core.data.cache").addHandler(handler)
+logging.getLogger("gcp_core.data.cache").setLevel(logging.INFO)
+from gcp_core.config import DataConfig
+from gcp_core.data import load_splits
+print("ready", flush=True)
+sys.stdin.readline()
+splits = load_splits(DataConfig(name="parquet", path=sys.argv[1], val_share=0.25))
+mapped = {line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".npy")}
+decoded = sum(text.startswith("decoding") for text in said)
+print(json.dumps({"decoded": decoded, "digest": splits.digest, "mapped": sorted(mapped)}))
+"""
+
+
+def test_processes_that_start_together_decode_once_and_map_the_same_file(parquet):
+    folder, *_ = parquet
+    command = [sys.executable, "-c", READER, str(folder)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    readers = [subprocess.Popen(command, cwd=ROOT, **pipes) for _ in range(3)]
+    for reader in readers:
+        assert reader.stdout.readline() == "ready\n"
+    for reader in readers:
+        reader.stdin.write("go\n")
+        reader.stdin.flush()
+    answers = [json.loads(reader.communicate()[0]) for reader in readers]
+    assert sum(answer["decoded"] for answer in answers) == 1
+    assert len({answer["digest"] for answer in answers}) == 1
+    files = {tuple(answer["mapped"]) for answer in answers}
+    assert len(files) == 1, "all of them look at the same pages"
+    assert any(name.endswith("train_images.npy") for name in files.pop())
 
 
 def corrupt_parquet(folder):

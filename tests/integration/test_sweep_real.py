@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import signal
@@ -63,46 +64,39 @@ class Server:
         """To the server and its workers."""
         os.killpg(self.process.pid, number)
 
+    def end(self) -> None:
+        """Kill its process group, which was started for it; nothing in it is worth waiting for."""
+        self.signal(signal.SIGKILL)
+        self.process.wait()
 
-@pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A real MLflow server on a free loopback port."""
-    folder = tmp_path_factory.mktemp("server")
+
+def _start_server(folder: Path) -> Server:
+    """A real MLflow server on a free loopback port, its database and files in ``folder``."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "mlflow",
-        "server",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--workers",
-        "1",
-    ]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/server.db",
-        "--artifacts-destination",
-        str(folder / "files"),
-    ]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
+    command += ["--artifacts-destination", str(folder / "files")]
     environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (folder / "log").open("w")
-    process = subprocess.Popen(
-        command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True
-    )
-    uri = f"http://127.0.0.1:{port}"
+    with (folder / "log").open("a") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True
+        )
+    server = Server(f"http://127.0.0.1:{port}", process)
     try:
-        _wait_for(f"{uri}/health", process)
-        yield Server(uri, process)
-    finally:
-        os.killpg(
-            process.pid, signal.SIGKILL
-        )  # its own group, started above; nothing in it is worth waiting for
-        process.wait()
+        _wait_for(f"{server.uri}/health", process)
+    except BaseException:
+        server.end()
+        raise
+    return server
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    server = _start_server(tmp_path_factory.mktemp("server"))
+    yield server
+    server.end()
 
 
 @pytest.fixture(scope="module")
@@ -242,6 +236,53 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
         for key in ("val/accuracy", "cost/macs"):
             assert [m.step for m in client.get_metric_history(runs[name].info.run_id, key)] == [1, 2, 3]
         assert len(client.get_metric_history(runs[name].info.run_id, "final/macs")) == 1
+
+
+def test_a_server_that_is_gone_for_good_costs_nothing_once_there_is_one_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed in the middle of a sweep; the next driver writes to its successor on the same database."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
+    folder = tmp_path / "server"
+    folder.mkdir()
+    first = _start_server(folder)
+    search = {"trials": 3, "concurrency": 1}
+    tree = {"name": "gone", "train": {"epochs": 3}, "search": search, "tracking": {"uri": first.uri}}
+    tree |= {"prune": {"interval": {"choice": [1, 3, 4]}}, "storage": str(tmp_path)}
+    launch = Launch(
+        runner="tests.sweeps.fake_runner:run", check=lambda trial: None, progress=KillsTheServer(first)
+    )
+    sweep = run(tree, launch=launch)
+    assert (sweep.state, sweep.statuses) == ("complete", {"complete": 3})
+    assert sweep.unwritten > 0
+    assert first.process.poll() is not None
+    second = _start_server(folder)
+    try:
+        tree["tracking"] = {"uri": second.uri}
+        again = run(tree, launch=dataclasses.replace(launch, progress=None))
+        assert (again.state, again.unwritten, again.id) == ("complete", 0, sweep.id)
+        client, runs = _runs(again)
+        assert set(runs) == {"gone", "b0000", "t0000", "t0001", "t0002"}
+        for name, child in runs.items():
+            assert child.info.status == "FINISHED"
+            if name != "gone":
+                points = client.get_metric_history(child.info.run_id, "val/accuracy")
+                assert [point.step for point in points] == [1, 2, 3]
+                assert child.data.metrics["final/macs"] > 0
+    finally:
+        second.end()
+
+
+class KillsTheServer(LineProgress):
+    """Kills the tracking server, workers and all, when the first trial has ended."""
+
+    def __init__(self, server: Server) -> None:
+        super().__init__(lambda text: None)
+        self._server = server
+
+    def finished(self, job: Job, outcome: Any, done: int, total: int) -> None:
+        if done == 1 and self._server.process.poll() is None:
+            self._server.end()
 
 
 class KillsANode(LineProgress):

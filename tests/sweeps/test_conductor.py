@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -135,6 +136,21 @@ def test_a_finished_sweep_has_nothing_to_do_until_more_trials_are_asked_for(tmp_
     drive(more)
     assert sorted(recorder.named("started")) == ["t0006", "t0007", "t0008"]
     assert len({record.key for record in ledger.records("trial")}) == 9
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_64_trials_of_tpe_on_a_grid_of_240_points_train_nothing_twice(tmp_path: Path, seed: int) -> None:
+    grid = {"prune.target": {"low": 0.2, "high": 0.9, "step": 0.05}, "search.trials": 64, "seed": seed}
+    checked = config(tmp_path, {**grid, "search.concurrency": 4, "train.epochs": 1})
+    assert checked.space.size() == 240
+    conductor, recorder, ledger = new_conductor(checked)
+    drive(conductor)
+    trials = ledger.records("trial")
+    assert len({record.key for record in trials}) == len(trials) == 64
+    assert Counter(recorder.named("started")) == Counter(
+        ["b0000", *(record.job.trial_id for record in trials)]
+    )
+    assert {record.status for record in trials} == {"complete"}
 
 
 def test_a_used_up_space_ends_the_sweep_and_says_so(tmp_path: Path) -> None:

@@ -21,12 +21,12 @@ from sweeps.halt import stop
 from sweeps.job import Job, Stop, read_outcome, write_stop
 from sweeps.ledger import JOURNAL
 from sweeps.lock import run_lock, stop_requested
-from sweeps.objects import ObjectStore
+from sweeps.objects import ObjectStore, StoreError
 from sweeps.place import bring_home, open_sweep
 from sweeps.presence import DRIVER, presence, refuse_second
 from sweeps.report import sweep_status
 from sweeps.trial import DEFAULT_RUNNER, run_job
-from tests.sweeps.inline import TREE, config, drive, new_conductor
+from tests.sweeps.inline import config, drive, new_conductor
 
 ROOT = Path(__file__).parents[2]
 TRIAL = TrialConfig(
@@ -195,7 +195,7 @@ def test_the_driver_has_every_outcome_log_and_no_weights(s3: str, tmp_path: Path
 
 def test_another_machine_sees_and_continues_the_sweep(s3: str, tmp_path: Path, monkeypatch) -> None:
     checked, exchange, ledger = _finished(s3, tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
     (tmp_path / "driver").rename(tmp_path / "lost")
     status = sweep_status(checked.store)
     assert (status.trials, status.statuses) == (6, {"complete": 6})
@@ -243,6 +243,29 @@ def test_a_copy_of_the_ledger_that_contradicts_it_is_refused(s3: str, tmp_path: 
     assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
 
 
+def test_a_store_that_goes_away_ends_the_driver_in_order_and_the_sweep_goes_on_later(
+    s3: str, tmp_path: Path, monkeypatch
+) -> None:
+    from sweeps.searcher import ConductorSearcher
+
+    checked, exchange, conductor, *_ = _sweep(s3, tmp_path)
+    searcher = ConductorSearcher(conductor, DEFAULT_RUNNER)
+    with monkeypatch.context() as patch:
+
+        def away(*args):
+            raise StoreError(f"{s3}: no answer")
+
+        patch.setattr(exchange.store, "put", away)
+        assert searcher.suggest("1") is None
+        exchange.offer(JOURNAL)  # what can be done without raises nothing
+    assert conductor.interrupted
+    assert conductor.stop_reason == f"the object store is away ({s3}: no answer)"
+    again, recorder, ledger = new_conductor(checked, exchange)
+    drive(again)
+    assert [record.status for record in ledger.records("trial")] == ["complete"] * 6
+    assert len(recorder.named("started")) == 7
+
+
 def test_clean_frees_what_lies_in_the_store(s3: str, tmp_path: Path) -> None:
     checked, exchange, _ledger = _finished(s3, tmp_path)
     for path in (
@@ -269,14 +292,25 @@ def test_a_place_without_a_sweep_is_one_clear_error(s3: str) -> None:
         open_sweep(f"{s3}/inline")
 
 
+def test_an_objects_name_does_not_lead_out_of_the_folder(s3: str, tmp_path: Path, monkeypatch) -> None:
+    exchange = ObjectExchange(tmp_path / "sweep", s3)
+    exchange.store.write("trials/t0000/a", b"x")
+    names = {"trials/t0000/a": 1, "trials/t0000/../../../out": 1}
+    monkeypatch.setattr(exchange.store, "sizes", lambda path: names)
+    asked = []
+    real = exchange.store.get
+    monkeypatch.setattr(exchange.store, "get", lambda path, file: asked.append(path) or real(path, file))
+    exchange.fetch("trials")
+    assert asked == ["trials", "trials/t0000/a"]
+
+
 def test_where_the_drivers_folder_is(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path))
     assert working_folder("s3://b/x", "n", "/ledgers") == "/ledgers/n"
     first, second = (working_folder(url, "n", "postgresql://h/d") for url in ("s3://b/x", "s3://b/y"))
-    assert Path(first).parents[1] == tmp_path / "gcp-sweep"
+    assert Path(first).parents[1] == tmp_path / "sweeps"
     assert first != second
     assert working_folder("runs", "n", None) == str(Path("runs/n").absolute())
-    assert TREE["name"] == "inline"
 
 
 # --- one driver at a time -----------------------------------------------------------------------------------------

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import threading
 from pathlib import Path
 
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.objects import ObjectStore, check_store, check_store_url, join, store_errors, store_problem
+from sweeps.objects import (
+    ObjectStore,
+    StoreError,
+    check_store,
+    check_store_url,
+    join,
+    store_errors,
+    store_problem,
+)
 
 
 def test_what_is_put_can_be_listed_and_got_again(s3: str, tmp_path: Path) -> None:
@@ -59,6 +68,29 @@ def test_a_store_that_is_away_for_a_while_is_asked_again(s3: str, monkeypatch, c
     store._fs = Away()
     assert store.read("a") == b"x"
     assert caplog.text.count("does not answer, trying again") == 2
+
+
+def test_a_store_that_stays_away_is_one_error_in_the_end(s3: str, monkeypatch) -> None:
+    store = ObjectStore(s3, patience_s=0.0)
+
+    class Away:
+        def open_input_stream(self, path: str):
+            raise OSError("AWS Error NETWORK_CONNECTION\nand more")
+
+    store._fs = Away()
+    with pytest.raises(StoreError, match=f"{s3}: AWS Error NETWORK_CONNECTION$"):
+        store.read("a")
+
+
+def test_a_full_disk_here_is_not_the_stores_fault(s3: str, tmp_path: Path, monkeypatch) -> None:
+    store = ObjectStore(s3)
+    store.write("a", b"x")
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr("shutil.copyfileobj", lambda *args: (_ for _ in ()).throw(full))
+    with pytest.raises(OSError, match="No space left") as caught:
+        store.get("a", tmp_path / "a")
+    assert caught.value is full
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_refusal_is_not_asked_twice(s3: str) -> None:

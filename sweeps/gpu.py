@@ -1,0 +1,63 @@
+"""GPU memory between trials: given back after one, waited for before the next.
+
+A process that was killed keeps its memory for a moment, and so does a trial that ran in this process before.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Callable
+
+_log = logging.getLogger(__name__)
+WAIT_S = 60.0
+_POLL_S = 1.0
+#: Of a trial's share of a GPU this much must be free; contexts of other processes and of the display take the rest.
+_ENOUGH = 0.8
+
+
+def wait_for_memory(
+    gpus: float,
+    memory: Callable[[], tuple[int, int]] | None = None,
+    wait_s: float = WAIT_S,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bool:
+    """Wait until a trial's share of its GPU is free; whether it is. Without a GPU there is nothing to wait for.
+
+    Args:
+        gpus: how many GPUs the trial was given; below 1 it shares one with others.
+        memory: (free, total) bytes of the GPU in use.
+        wait_s: after this many seconds the trial starts all the same, with a warning.
+    """
+    if gpus <= 0:
+        return True
+    memory = memory or _memory
+    share = min(1.0, gpus) * _ENOUGH
+    for waited in range(int(wait_s / _POLL_S) + 1):
+        free, total = memory()
+        if free >= share * total:
+            return True
+        if waited == 0:
+            _log.info("%.1f of %.1f GB of the GPU are free, waiting for more", free / 1e9, total / 1e9)
+        sleep(_POLL_S)
+    _log.warning("after %.0f s only %.1f of %.1f GB of the GPU are free", wait_s, free / 1e9, total / 1e9)
+    return False
+
+
+def free_memory(gpus: float) -> None:
+    """Give back what a trial of this process has left behind."""
+    if gpus <= 0:
+        return
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+
+
+def _memory() -> tuple[int, int]:
+    import torch
+
+    # A node that offers GPUs where torch sees none runs on its CPU; the preflight's versions tell why.
+    return torch.cuda.mem_get_info() if torch.cuda.is_available() else (1, 1)
