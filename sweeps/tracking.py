@@ -42,6 +42,8 @@ _MODEL_FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
 _TEXT_FILES = (schema.ARTIFACT_CONFIG, schema.ARTIFACT_LOG, schema.ARTIFACT_TRACEBACK)
 _PAUSE_S = 0.2
 _MAX_BACKOFF_S = 5.0
+#: Writing epochs takes at most this share of the driver's time, as long as that delays none by more than ...
+_FLUSH_SHARE, _MAX_GATHER_S = 0.02, 2.0
 _TAG_LENGTH = 5000
 #: Note, figures and tags of the front are renewed this often at most, and for at most this share of the time.
 _SHOW_EVERY_S = 300.0
@@ -81,6 +83,7 @@ class MlflowWriter:
         self._entries: queue.Queue[Callable[[], None] | None] = queue.Queue()
         self._metrics: dict[str, list[tuple[str, float, int, int]]] = {}
         self._deadline = math.inf
+        self._closing = threading.Event()
         self._unwritten = 0
         self._show: Callable[[], None] | None = None
         self._show_every_s = self._show_after = math.inf
@@ -140,6 +143,7 @@ class MlflowWriter:
         """End the parent run, write what is queued, end the thread. The number of entries left unwritten."""
         now = _now_ms()
         self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
         self._entries.put(self._remove_doubles)
         self._entries.put(lambda: self._client.set_terminated(self.run.run_id, status=status, end_time=now))
         self._entries.put(None)
@@ -153,8 +157,11 @@ class MlflowWriter:
         while entry is not None:
             self._persist(entry)
             if self._entries.empty():
+                before = self.busy_s
                 self._persist(self._flush)
-                time.sleep(_PAUSE_S)  # gather a batch: one request per run instead of one per epoch
+                # Gather a batch, one request per run instead of one per epoch; for longer where requests are dear.
+                gather_s = min(max(_PAUSE_S, (self.busy_s - before) / _FLUSH_SHARE), _MAX_GATHER_S)
+                self._closing.wait(gather_s)
             entry = self._entries.get()
         self._persist(self._flush)
 
