@@ -163,6 +163,9 @@ class Memory:
             self.rows.append({"trials": done, "rss_mib": rss_mib(), "seconds": round(seconds, 1)})
             print(self.rows[-1], flush=True)
 
+    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+        """Nor is the front."""
+
     def note(self, text: str) -> None:
         print(text, flush=True)
 

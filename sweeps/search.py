@@ -14,7 +14,7 @@ from sweeps.limits import Limit, parse_limit
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
 STOPPING = ("rungs", "none")
 #: These look where it is promising; the others make tables, of which every cell counts.
-_LEARNING_SAMPLERS = ("tpe", "nsga2", "gp")
+LEARNING_SAMPLERS = ("tpe", "nsga2", "gp")
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class SearchConfig:
 
     def _check_stopping(self) -> None:
         if self.stopping is None:
-            object.__setattr__(self, "stopping", "rungs" if self.sampler in _LEARNING_SAMPLERS else "none")
+            object.__setattr__(self, "stopping", "rungs" if self.sampler in LEARNING_SAMPLERS else "none")
         if self.stopping not in STOPPING:
             raise ConfigError(
                 f"{self.stopping!r} is unknown", "search.stopping", did_you_mean(self.stopping, STOPPING)

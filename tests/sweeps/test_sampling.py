@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.config import SAMPLERS, SweepConfig
+from sweeps.config import SweepConfig
 from sweeps.sampling import Proposer
+from sweeps.search import SAMPLERS
 from tests.sweeps.fake_runner import accuracy
 from tests.sweeps.inline import config
 
@@ -53,6 +54,32 @@ def test_gp_proposes_new_points_of_the_space(tmp_path: Path) -> None:
     points = _play(checked, 12, parallel=2)
     assert len({_text(point) for point in points}) == 12
     assert all(checked.space.canonical(point) == point for point in points)
+
+
+def test_a_repeat_of_a_sampler_that_learns_becomes_the_nearest_new_point(tmp_path: Path, monkeypatch) -> None:
+    checked = config(tmp_path, {"search.trials": 40})
+    proposer, asked = _proposer(checked), []
+    wanted = {"prune.interval": 2, "prune.ratio": 0.2, "prune.target": 0.5}
+    monkeypatch.setattr(proposer, "_decode", lambda params: asked.append(params) or dict(wanted))
+    points = [proposer.propose(number) for number in range(9)]
+    assert points[0] == wanted
+    assert len({_text(point) for point in points}) == 9
+    assert len(asked) == 1 + 8 * 21, "each was drawn anew twenty times, then a new point was taken"
+    changed = [[name for name in wanted if point[name] != wanted[name]] for point in points[1:]]
+    assert all(len(names) == 1 for names in changed), "it is a neighbour"
+    assert len({names[0] for names in changed}) > 1, "not always in the same dimension"
+    for point, (name,) in zip(points[1:5], changed, strict=False):
+        step = {"prune.ratio": 0.1, "prune.target": 0.1}.get(name)
+        assert step is None or abs(point[name] - wanted[name]) == pytest.approx(step)
+
+
+def test_the_more_a_sampler_knows_the_less_often_a_repeat_is_drawn_anew(tmp_path: Path) -> None:
+    proposer = _proposer(config(tmp_path))
+    assert proposer._redraws() == 20
+    proposer._seen = {str(number) for number in range(60)}
+    assert proposer._redraws() == 3
+    proposer._seen = {str(number) for number in range(300)}
+    assert proposer._redraws() == 0
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
