@@ -43,6 +43,12 @@ SMOKE = {
     "train": {"epochs": 4, "eval_images": 100},
     "prune": {"interval": {"choice": [1, 2]}},
 }
+#: What a run of short trials changes: enough of them end for the search itself to show, not only its first trials.
+SHORT = {
+    "data": {"train_images": 2000, "val_images": 2000},
+    "train": {"epochs": 6, "eval_images": 1000},
+    "prune": {"interval": {"choice": [1, 2, 3]}},
+}
 MINUTES, SMOKE_MINUTES = 45.0, 1.5
 
 
@@ -61,9 +67,8 @@ class Ran:
 def config_of(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """Our sweep's config: the quick one with more trials than the time allows."""
     tree = yaml.safe_load(CONFIG.read_text())
-    if options.smoke:
-        for part, values in SMOKE.items():
-            tree[part] |= values
+    for part, values in (SMOKE if options.smoke else SHORT if options.short else {}).items():
+        tree[part] |= values
     tree["name"] = "ours"
     tree["data"]["path"] = str(options.path.absolute())
     tree["prune"]["criterion"] = options.criterion
@@ -223,6 +228,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--criterion", default="l1", help="ours; the peer's is the filters' L1 norm")
     parser.add_argument("--smoke", action="store_true", help="tiny images and 1.5 minutes a side")
+    parser.add_argument("--short", action="store_true", help="2,000 images and 6 epochs: trials of seconds")
     parser.add_argument("--first", choices=("ours", "peer"), default="ours", help="which side runs first")
     parser.add_argument(
         "--judge", type=Path, help="run nothing: judge what an earlier run left in this folder"
@@ -275,7 +281,8 @@ def main() -> None:
     results, rows = judge(ran, tree, 60.0 * options.minutes, work)
     results["config"] = {part: tree[part] for part in ("seed", "model", "train", "prune")}
     results["config"]["data"] = {name: v for name, v in tree["data"].items() if name != "path"}
-    name = "head_to_head_smoke" if options.smoke else "head_to_head"
+    kind = "_smoke" if options.smoke else "_short" if options.short else ""
+    name = f"head_to_head{kind}"
     record.write(options.out / f"{name}.json", results)
     draw(options.out / name, rows, results)
 
