@@ -70,10 +70,11 @@ class Server:
         self.process.wait()
 
 
-def _start_server(folder: Path) -> Server:
-    """A real MLflow server on a free loopback port, its database and files in ``folder``."""
+def _start_server(folder: Path, port: int = 0) -> Server:
+    """A real MLflow server on a loopback port (0 = a free one), its database and files in ``folder``."""
     with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
+        free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        free.bind(("127.0.0.1", port))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{folder}/server.db"]
@@ -239,7 +240,7 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
 
 
 def test_a_server_that_is_gone_for_good_costs_nothing_once_there_is_one_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of a sweep; the next driver writes to its successor on the same database."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
@@ -249,16 +250,14 @@ def test_a_server_that_is_gone_for_good_costs_nothing_once_there_is_one_again(
     search = {"trials": 3, "concurrency": 1}
     tree = {"name": "gone", "train": {"epochs": 3}, "search": search, "tracking": {"uri": first.uri}}
     tree |= {"prune": {"interval": {"choice": [1, 3, 4]}}, "storage": str(tmp_path)}
-    launch = Launch(
-        runner="tests.sweeps.fake_runner:run", check=lambda trial: None, progress=KillsTheServer(first)
-    )
+    killer, runner = KillsTheServer(first), "tests.sweeps.fake_runner:run"
+    launch = Launch(address=cluster, runner=runner, check=lambda trial: None, progress=killer)
     sweep = run(tree, launch=launch)
     assert (sweep.state, sweep.statuses) == ("complete", {"complete": 3})
     assert sweep.unwritten > 0
     assert first.process.poll() is not None
-    second = _start_server(folder)
+    second = _start_server(folder, int(first.uri.rpartition(":")[2]))
     try:
-        tree["tracking"] = {"uri": second.uri}
         again = run(tree, launch=dataclasses.replace(launch, progress=None))
         assert (again.state, again.unwritten, again.id) == ("complete", 0, sweep.id)
         client, runs = _runs(again)
