@@ -73,3 +73,8 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
     if close:
         return f'did you mean "{close[0]}"?'
     return "allowed: " + ", ".join(names)
+
+
+def first_line(exc: BaseException) -> str:
+    """The first line of anybody's exception, not too long; its type's name if it says nothing."""
+    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]

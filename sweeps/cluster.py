@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig
 from sweeps.job import Job
 from sweeps.nodes import Node, check_nodes, check_reach, check_resources, check_shared, data_paths, describe
-from sweeps.objects import first_line, store_problem
+from sweeps.objects import store_problem
 
 _log = logging.getLogger(__name__)
 _MIB = 2**20

@@ -6,7 +6,6 @@ needs its baseline waits for it; other trials go on.
 
 from __future__ import annotations
 
-import logging
 import re
 from collections import deque
 from collections.abc import Callable
@@ -29,7 +28,6 @@ from sweeps.space import Point
 from sweeps.stopping import Rungs
 from sweeps.trunk import Trunk
 
-_log = logging.getLogger(__name__)
 #: This many first jobs with the same error end the sweep.
 ALIKE = 3
 
@@ -184,7 +182,7 @@ class Conductor:
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
         job = self._active.pop(trial_id)
-        bring_trial(self.exchange, trial_path(trial_id), _log.warning)
+        bring_trial(self.exchange, trial_path(trial_id))
         self._trunk.ended(job)
         self._budget.ended(job, outcome)
         self._settle(job, outcome)

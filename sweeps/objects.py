@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 from urllib.parse import urlsplit, urlunsplit
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 from sweeps.disk import is_full
 
 if TYPE_CHECKING:
@@ -253,8 +253,3 @@ def store_errors() -> Iterator[None]:
     except OSError as exc:
         hint = "does the bucket exist, and may you write there? pyarrow looks for credentials as the cloud's own tools do"
         raise ConfigError(f"the object store cannot be used: {first_line(exc)}", "storage", hint) from exc
-
-
-def first_line(exc: BaseException) -> str:
-    """One line of an exception's text."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]

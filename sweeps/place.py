@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from sweeps.folder import CONFIG, ENTRY, read_config
 from sweeps.ledger import JOURNAL
 from sweeps.objects import check_store_url, is_object_store, store_errors
 
+_log = logging.getLogger(__name__)
 #: Not needed to know how a trial went.
 _HEAVY = (EPOCHS, Path(schema.ARTIFACT_WEIGHTS).name)
 
@@ -72,12 +73,12 @@ def bring_home(exchange: Exchange) -> None:
     exchange.fetch(TRIALS, without=_HEAVY)
 
 
-def bring_trial(exchange: Exchange, path: str, log: Callable[..., None]) -> None:
+def bring_trial(exchange: Exchange, path: str) -> None:
     """What tells how a trial went. A store that is away costs that only, for now."""
     try:
         exchange.fetch(path, without=_HEAVY)
     except OSError as exc:
-        log("the files of %s stay in the store: %s", path, exc)
+        _log.warning("the files of %s stay in the store: %s", path, exc)
 
 
 def _bring_journal(exchange: Exchange) -> None:

@@ -17,9 +17,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 from sweeps.lock import STOP_REQUEST
-from sweeps.objects import ObjectStore, first_line
+from sweeps.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
 DRIVER = "driver.json"

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
-from gcp_core.errors import ConfigError, GcpError
+from gcp_core.errors import ConfigError, GcpError, first_line
 from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
 from sweeps import spool
 from sweeps.children import Child, SweepRun, children_of
@@ -176,10 +176,10 @@ class MlflowWriter:
             except Exception as exc:  # anything MLflow raises: it must never end the sweep
                 if time.monotonic() > self._deadline or _refused(exc):
                     self._unwritten += 1
-                    _log.error("not written to MLflow: %s", _first_line(exc))
+                    _log.error("not written to MLflow: %s", first_line(exc))
                     return
                 _log.warning(
-                    "MLflow does not take an entry, trying again in %.1f s: %s", pause, _first_line(exc)
+                    "MLflow does not take an entry, trying again in %.1f s: %s", pause, first_line(exc)
                 )
             finally:
                 self.busy_s += time.thread_time() - start
@@ -362,11 +362,11 @@ def open_writer(
         run = _open_parent(client, config, folder, sweep_id, uri)
         return MlflowWriter(client, run, children_of(client, run), exchange)
     except (MlflowException, OSError) as exc:
-        raise ConfigError(f"MLflow cannot be used: {_first_line(exc)}", "tracking.uri", uri) from exc
+        raise ConfigError(f"MLflow cannot be used: {first_line(exc)}", "tracking.uri", uri) from exc
     except Exception as exc:
         if isinstance(exc, GcpError):
             raise
-        raise ConfigError(f"MLflow cannot be opened: {_first_line(exc)}", "tracking.uri", uri) from exc
+        raise ConfigError(f"MLflow cannot be opened: {first_line(exc)}", "tracking.uri", uri) from exc
 
 
 def _open_parent(
@@ -419,8 +419,3 @@ def _refused(exc: BaseException) -> bool:
 
 def _now_ms() -> int:
     return int(time.time() * 1000)
-
-
-def _first_line(exc: BaseException) -> str:
-    text = str(exc).strip()
-    return text.splitlines()[0][:300] if text else type(exc).__name__
