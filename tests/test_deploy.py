@@ -30,7 +30,8 @@ def _cluster() -> dict[str, Any]:
 def _gcp_sweep_lines() -> list[str]:
     """Every ``gcp-sweep`` command of the manifest and of the page, continuation lines joined."""
     page = (ROOT / "docs" / "cluster.md").read_text()
-    blocks = "\n".join(re.findall(r"```\n(.*?)```", page, flags=re.S)).replace("\\\n", " ")
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.S | re.M)
+    blocks = "\n".join(text for language, text in fenced if not language).replace("\\\n", " ")
     lines = [line[line.index("gcp-sweep ") :] for line in blocks.splitlines() if "gcp-sweep " in line]
     return [_rayjob()["entrypoint"], *(line.split("   #")[0] for line in lines)]
 
