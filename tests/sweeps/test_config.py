@@ -12,6 +12,7 @@ from sweeps.config import differences, load_config, load_trial
 
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "configs" / "demo.yaml"
+A_FILE_URL = (ROOT / "runs").as_uri()
 
 
 def _error(overrides: dict[str, Any]) -> str:
@@ -68,7 +69,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"resources.gpus": "one"}, "resources.gpus: 'one' is not a number"),
     ({"storage": "s3://bucket/team"}, "ledger: is required when storage is an object store"),
     ({"storage": "s3://", "ledger": "here"}, "storage: 's3://' names no bucket"),
-    ({"storage": "file:///data/runs", "ledger": "here"}, "storage: 'file:///data/runs' is a folder"),
+    ({"storage": A_FILE_URL, "ledger": "here"}, f"storage: {A_FILE_URL!r} is a folder"),
     (
         {"storage": "s3://key:word@bucket/team", "ledger": "here"},
         "storage: holds a key, which would be copied",
