@@ -1,14 +1,23 @@
-"""A disk without room: whose errors say so, and what to tell the user.
+"""Files that are whole or not there, and disks without room: whose errors say so, and what to tell the user.
 
-It is nobody's fault but the disk's: no trial may fail for it, and the sweep can be continued.
+A full disk is nobody's fault but the disk's: no trial may fail for it, and the sweep can be continued.
 """
 
 from __future__ import annotations
 
 import errno
+import os
+from pathlib import Path
 
 #: No room on the device, a quota used up, a file at its largest.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write or replace a file in one step: a reader sees all of it or nothing of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
 
 
 def is_full(exc: BaseException | None) -> bool:

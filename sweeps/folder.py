@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import yaml
 
 from gcp_core.errors import ConfigError
 from sweeps.config import SweepConfig, check_tree, differences
+from sweeps.disk import write_whole
 from sweeps.exchange import open_exchange
 
 ENTRY = "sweep.json"
@@ -64,12 +64,12 @@ def existing_entry(folder: Path) -> Entry:
 
 def write_entry(folder: Path, entry: Entry) -> None:
     """Replace ``sweep.json`` in one step."""
-    _replace(folder / ENTRY, json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
+    write_whole(folder / ENTRY, json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
 
 
 def write_config(folder: Path, config: SweepConfig) -> None:
     """Replace ``config.yaml`` (everything filled in, ranges as written) in one step."""
-    _replace(folder / CONFIG, yaml.safe_dump(config.tree, sort_keys=False))
+    write_whole(folder / CONFIG, yaml.safe_dump(config.tree, sort_keys=False))
 
 
 def read_config(folder: Path) -> SweepConfig:
@@ -107,9 +107,3 @@ def renamed(config: SweepConfig) -> SweepConfig:
         if not folder.exists() and not open_exchange(folder, candidate.store).has(ENTRY):
             return candidate
     raise AssertionError("unreachable")
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

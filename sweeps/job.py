@@ -14,6 +14,7 @@ from typing import Any
 from gcp_core.config import TrialConfig
 from gcp_core.errors import GcpError
 from gcp_core.schema import STATUSES, Kind
+from sweeps.disk import write_whole
 
 OUTCOME_FILE = "outcome.json"
 STOP_FILE = "stop.json"
@@ -98,7 +99,7 @@ class Outcome:
 
 def write_outcome(folder: str | os.PathLike[str], outcome: Outcome) -> None:
     """Put the outcome into the job's folder in one step: a reader sees all of it or nothing."""
-    _put(Path(folder) / OUTCOME_FILE, outcome.to_json())
+    write_whole(Path(folder) / OUTCOME_FILE, outcome.to_json() + "\n")
 
 
 def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
@@ -124,7 +125,7 @@ class Stop:
 
 def write_stop(folder: str | os.PathLike[str], stop: Stop) -> None:
     """Leave the word in the trial's folder, where the trial looks after every epoch; it outlives the driver."""
-    _put(Path(folder) / STOP_FILE, json.dumps(dataclasses.asdict(stop), sort_keys=True))
+    write_whole(Path(folder) / STOP_FILE, json.dumps(dataclasses.asdict(stop), sort_keys=True) + "\n")
 
 
 def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
@@ -133,13 +134,6 @@ def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
         return Stop(**json.loads((Path(folder) / STOP_FILE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
-
-
-def _put(target: Path, text: str) -> None:
-    """Write a file in one step: a reader sees all of it or nothing."""
-    temporary = target.with_suffix(f".tmp{os.getpid()}")
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, target)
 
 
 def _writable(value: Any) -> Any:

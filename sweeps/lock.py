@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TextIO
 
 from gcp_core.errors import ConfigError
+from sweeps.disk import write_whole
 
 _POLL_S = 0.1
 RUN_LOCK = "run.lock"
@@ -59,7 +60,7 @@ def driver_of(folder: Path) -> str | None:
 
 def request_stop(folder: Path, reason: str = "stopped with gcp-sweep stop") -> None:
     """Ask the driver of the sweep in ``folder`` to end as after Ctrl-C."""
-    _replace(folder / STOP_REQUEST, reason)
+    write_whole(folder / STOP_REQUEST, reason)
 
 
 def stop_requested(folder: Path) -> str:
@@ -75,13 +76,13 @@ def withdraw_stop(folder: Path) -> None:
     (folder / STOP_REQUEST).unlink(missing_ok=True)
 
 
-def wait_until_free(folder: Path, timeout_s: float) -> bool:
-    """Whether the driver has let go of the folder before ``timeout_s`` were over."""
+def wait_until_gone(driver: Callable[[], str | None], timeout_s: float, poll_s: float = _POLL_S) -> bool:
+    """Whether ``driver`` names nobody any more before ``timeout_s`` were over."""
     end = time.monotonic() + timeout_s
-    while driver_of(folder) is not None:
+    while driver() is not None:
         if time.monotonic() > end:
             return False
-        time.sleep(_POLL_S)
+        time.sleep(poll_s)
     return True
 
 
@@ -131,12 +132,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
 
 
 def _sign(file: TextIO, name: str) -> None:
