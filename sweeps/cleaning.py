@@ -18,12 +18,11 @@ import numpy as np
 from gcp_core import schema
 from gcp_core.errors import ConfigError
 from sweeps.config import SweepConfig
-from sweeps.exchange import EPOCHS, STAGES, TRIALS, Exchange, ObjectExchange, trial_path
+from sweeps.exchange import EPOCHS, STAGES, TRIALS, Exchange, trial_path
 from sweeps.folder import existing_entry
 from sweeps.ledger import Record, read_records
 from sweeps.lock import run_lock
 from sweeps.place import open_sweep
-from sweeps.presence import refuse_second
 from sweeps.tracking import ARTIFACTS
 
 _log = logging.getLogger(__name__)
@@ -79,8 +78,7 @@ def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = Fals
     place = open_sweep(sweep)
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
     with run_lock(folder):
-        if isinstance(place.exchange, ObjectExchange):
-            refuse_second(place.exchange.store)
+        place.exchange.refuse_second()
         trials, baselines, confirmed = read_records(
             folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.database
         )

@@ -14,7 +14,7 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,7 @@ from gcp_core.cachedir import cache_folder
 from sweeps.database import is_url
 from sweeps.job import OUTCOME_FILE, Job
 from sweeps.objects import ObjectStore, is_object_store
+from sweeps.presence import driver_sign, presence, refuse_second
 
 if TYPE_CHECKING:
     from gcp_core.stages import StageStore
@@ -35,7 +36,7 @@ EPOCHS = "epochs"
 STAGES = "stages"
 #: In a trial's folder in the store: which process it belongs to.
 OWNER = "owner"
-#: These tell a reader that what lies beside them is whole, so they are sent last.
+#: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
 _LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
 
 
@@ -57,6 +58,17 @@ class Exchange:
     def is_ours(self, job: Job) -> bool:
         """Whether no other process has claimed the job meanwhile."""
         return True
+
+    def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """Be the sweep's driver where no file lock reaches (``sweeps.presence``); ``end`` is told why to stop."""
+        return contextlib.nullcontext()
+
+    def driver(self) -> str | None:
+        """Who drives the sweep, as far as the store knows."""
+        return None
+
+    def refuse_second(self) -> None:
+        """Raise ConfigError if the store knows of a driver on another machine that may still be at work."""
 
     def send(self, *paths: str) -> None:
         """Files or folders, relative to the sweep's folder: make the store's copy like ours."""
@@ -110,15 +122,22 @@ class ObjectExchange(Exchange):
     def is_ours(self, job: Job) -> bool:
         return self.store.read(f"{trial_path(job.trial_id)}/{OWNER}") in (self._token, None)
 
+    def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        return presence(self.store, end)
+
+    def driver(self) -> str | None:
+        sign = driver_sign(self.store)
+        return str(sign) if sign is not None and sign.alive else None
+
+    def refuse_second(self) -> None:
+        refuse_second(self.store)
+
     def send(self, *paths: str) -> None:
         for path in paths:
             local = self.root / path
             if local.is_dir():
                 files = [file.relative_to(self.root) for file in local.rglob("*") if _travels(file)]
-                last = [str(PurePosixPath(file)) for file in files if file.name in _LAST]
-                first = [str(PurePosixPath(file)) for file in files if file.name not in _LAST]
-                self.store.all(self._send_file, first)
-                self.store.all(self._send_file, last)
+                self._carry(self._send_file, [str(PurePosixPath(file)) for file in files])
             elif local.exists():
                 self._send_file(path)
 
@@ -136,7 +155,7 @@ class ObjectExchange(Exchange):
         # Object names are whatever somebody wrote; none of them shall lead out of the folder.
         skipped = {*without, OWNER, ".."}
         found = [file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & skipped]
-        self.store.all(lambda file: self.store.get(file, self.root / file), found)
+        self._carry(lambda file: self.store.get(file, self.root / file), found)
 
     def fetch_as(self, path: str, file: Path) -> None:
         self.store.get(path, file)
@@ -155,6 +174,14 @@ class ObjectExchange(Exchange):
         from sweeps.object_stages import ObjectStages
 
         return ObjectStages(self)
+
+    def _carry(self, one: Callable[[str], object], files: list[str]) -> None:
+        turns: list[list[str]] = [[] for _ in range(1 + len(_LAST))]
+        for file in files:
+            name = PurePosixPath(file).name
+            turns[1 + _LAST.index(name) if name in _LAST else 0].append(file)
+        for turn in turns:
+            self.store.all(one, turn)
 
     def _send_file(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # an old checkpoint that has gone meanwhile

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import os
-import time
 from dataclasses import dataclass
 
-from sweeps.exchange import ObjectExchange
 from sweeps.folder import ENTRY, existing_entry
-from sweeps.lock import STOP_REQUEST, driver_of, request_stop, wait_until_free
+from sweeps.lock import STOP_REQUEST, driver_of, request_stop, wait_until_gone
 from sweeps.place import Place, open_sweep
-from sweeps.presence import driver_sign
 
-_POLL_S = 2.0
+_POLL_S, _POLL_STORE_S = 0.1, 2.0
 
 
 @dataclass(frozen=True)
@@ -44,9 +41,9 @@ def stop(sweep: str | os.PathLike[str], wait_s: float) -> Halt:
             False, False, None, entry.state, f"nothing to stop: nobody runs {entry.name} ({entry.state})"
         )
     request_stop(place.folder)  # also where no lock is seen: some shared folders know none
-    if isinstance(place.exchange, ObjectExchange):
-        place.exchange.send(STOP_REQUEST)
-    ended = driver is not None and _wait(place, wait_s)
+    place.exchange.send(STOP_REQUEST)
+    poll_s = _POLL_S if place.exchange.url is None else _POLL_STORE_S
+    ended = driver is not None and wait_until_gone(lambda: _driver(place), wait_s, poll_s)
     if ended:
         place.exchange.fetch(ENTRY)
     state = existing_entry(place.folder).state
@@ -63,19 +60,4 @@ def stop(sweep: str | os.PathLike[str], wait_s: float) -> Halt:
 
 
 def _driver(place: Place) -> str | None:
-    here = driver_of(place.folder)
-    if here is not None or not isinstance(place.exchange, ObjectExchange):
-        return here
-    sign = driver_sign(place.exchange.store)
-    return str(sign) if sign is not None and sign.alive else None
-
-
-def _wait(place: Place, wait_s: float) -> bool:
-    if not isinstance(place.exchange, ObjectExchange):
-        return wait_until_free(place.folder, wait_s)
-    end = time.monotonic() + wait_s
-    while _driver(place) is not None:
-        if time.monotonic() > end:
-            return False
-        time.sleep(_POLL_S)
-    return True
+    return driver_of(place.folder) or place.exchange.driver()

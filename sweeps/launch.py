@@ -26,7 +26,7 @@ from sweeps.cluster import WorkersLost, ray_cluster, run_on_ray
 from sweeps.conductor import Conductor
 from sweeps.config import SweepConfig, load_config
 from sweeps.database import driver_lock
-from sweeps.exchange import Exchange, ObjectExchange, open_exchange, trial_path
+from sweeps.exchange import Exchange, open_exchange, trial_path
 from sweeps.folder import (
     CONFIG,
     ENTRY,
@@ -44,7 +44,6 @@ from sweeps.lock import request_stop, run_lock
 from sweeps.objects import store_errors
 from sweeps.place import bring_home
 from sweeps.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
-from sweeps.presence import presence
 from sweeps.progress import LineProgress
 from sweeps.stopping import Rungs
 from sweeps.tracking import MlflowWriter, open_writer
@@ -160,9 +159,8 @@ def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep
         folder.mkdir(parents=True, exist_ok=True)
         stack.enter_context(run_lock(folder))
         try:
-            if isinstance(exchange, ObjectExchange):
-                stack.enter_context(presence(exchange.store, functools.partial(request_stop, folder)))
-            return _run_locked(checked, launch, folder, exchange)
+            stack.enter_context(exchange.present(functools.partial(request_stop, folder)))
+            return _run_locked(checked, launch, exchange)
         except ConfigError:
             if fresh and not (folder / JOURNAL).exists() and checked.database is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -202,12 +200,12 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
-def _run_locked(config: SweepConfig, launch: Launch, folder: Path, exchange: Exchange) -> Sweep:
+def _run_locked(config: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+    folder = exchange.root
     repair_journal(folder)
     entry = read_entry(folder)
     sweep_id = entry.id if entry is not None else uuid.uuid4().hex[:12]
     write_config(folder, config)
-    exchange.send(CONFIG)
     progress = launch.progress or LineProgress(_log.info)
     with contextlib.ExitStack() as stack:
         # Opening MLflow (imports, a new database) and starting Ray take seconds each: side by side.
@@ -227,6 +225,7 @@ def _run_locked(config: SweepConfig, launch: Launch, folder: Path, exchange: Exc
         entry = Entry(
             sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
         )
+        exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
         _note(entry, exchange)
         stack.enter_context(driver_lock(config.database, sweep_id))
         ledger = Ledger(folder, config.name, config.search.objectives, url=config.database)

@@ -12,6 +12,7 @@ from gcp_core.errors import ConfigError
 from sweeps.config import SweepConfig
 from sweeps.exchange import EPOCHS, TRIALS, Exchange, ObjectExchange, open_exchange, working_folder
 from sweeps.folder import CONFIG, ENTRY, read_config
+from sweeps.job import OUTCOME_FILE
 from sweeps.ledger import JOURNAL
 from sweeps.objects import check_store_url, is_object_store, store_errors
 
@@ -48,7 +49,7 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
         return Place(folder, read_config(folder), exchange)
     storage, _, name = check_store_url(text).partition("?")[0].rstrip("/").rpartition("/")
     with store_errors():
-        exchange = ObjectExchange(Path(working_folder(storage, name, "database://")), text)
+        exchange = ObjectExchange(Path(working_folder(storage, name, ledger=None)), text)
         if not exchange.has(ENTRY):
             raise ConfigError("there is no sweep", text, "a sweep's place is STORAGE/NAME")
         exchange.fetch(CONFIG)
@@ -62,6 +63,8 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
 def bring_home(exchange: Exchange) -> None:
     """Bring the sweep's folder up to what the store holds; weights and checkpoints stay there.
 
+    Of trials whose end is known here nothing new can come: their outcome is carried last, and it is final.
+
     Raises:
         ConfigError: the ledger here and the store's copy contradict each other.
     """
@@ -70,7 +73,8 @@ def bring_home(exchange: Exchange) -> None:
     exchange.fetch(ENTRY)
     exchange.fetch(CONFIG)
     _bring_journal(exchange)
-    exchange.fetch(TRIALS, without=_HEAVY)
+    ended = (path.parent.name for path in (exchange.root / TRIALS).glob(f"*/{OUTCOME_FILE}"))
+    exchange.fetch(TRIALS, without=(*_HEAVY, *ended))
 
 
 def bring_trial(exchange: Exchange, path: str) -> None:

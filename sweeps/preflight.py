@@ -13,11 +13,10 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget
 from sweeps.config import SweepConfig
 from sweeps.database import open_storage
-from sweeps.exchange import Exchange, ObjectExchange
+from sweeps.exchange import Exchange
 from sweeps.ledger import JOURNAL
 from sweeps.lock import driver_of
 from sweeps.objects import check_store
-from sweeps.presence import refuse_second
 from sweeps.space import Point
 
 _TIMEOUT_S = 5.0
@@ -136,8 +135,7 @@ def check_driver(exchange: Exchange) -> None:
     if holder is not None:
         where = str(exchange.root)
         raise ConfigError(f"the sweep is being run by {holder}", where, "wait for it, or stop it first")
-    if isinstance(exchange, ObjectExchange):
-        refuse_second(exchange.store)
+    exchange.refuse_second()
 
 
 def leftovers(folder: str, here: str = ".") -> list[str]:

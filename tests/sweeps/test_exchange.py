@@ -223,6 +223,32 @@ def test_a_trial_whose_end_the_driver_did_not_live_to_see_is_not_trained_again(
     assert job.trial_id not in [queued.trial_id for queued in again._queue]
 
 
+def test_what_is_known_to_have_ended_is_not_fetched_again(s3: str, tmp_path: Path, monkeypatch) -> None:
+    checked, *_ = _finished(s3, tmp_path)
+    other = ObjectExchange(tmp_path / "other", checked.store)
+    bring_home(other)
+    files = sorted(path.relative_to(other.root) for path in other.root.glob("trials/*/*"))
+    assert Path("trials/t0005/outcome.json") in files
+    assert Path("trials/t0005/trial.log") in files
+    asked, real = [], other.store.get
+    monkeypatch.setattr(other.store, "get", lambda path, file: asked.append(path) or real(path, file))
+    bring_home(other)
+    assert asked == [ENTRY, CONFIG, JOURNAL, "trials"]
+
+
+def test_what_tells_that_the_rest_is_whole_comes_last(s3: str, tmp_path: Path, monkeypatch) -> None:
+    exchange, sent = ObjectExchange(tmp_path, s3), []
+    for name in ("outcome.json", "model/manifest.json", "model/weights.pt", "trial.log", ".lock"):
+        (tmp_path / "trials/t0000" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "trials/t0000" / name).write_text("x")
+    monkeypatch.setattr(
+        exchange.store, "put", lambda file, path: sent.append(path.removeprefix("trials/t0000/"))
+    )
+    exchange.send("trials/t0000")
+    assert sorted(sent[:2]) == ["model/weights.pt", "trial.log"]
+    assert sent[2:] == ["model/manifest.json", "outcome.json"]
+
+
 def test_a_copy_of_the_ledger_that_contradicts_it_is_refused(s3: str, tmp_path: Path) -> None:
     exchange = ObjectExchange(tmp_path, s3)
     journal = tmp_path / JOURNAL
