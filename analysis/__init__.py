@@ -12,32 +12,32 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
-# ``load`` is a function here and a module beside it; binding it now keeps a later submodule import
-# from putting the module in its place.
-from analysis.load import load
+from analysis.runs.load import load
 
-_SUBMODULES = (
-    "anchors",
-    "compare",
-    "constraints",
-    "errors",
-    "export",
-    "figures",
-    "importance",
-    "noise",
-    "pareto",
-    "publish",
-    "register",
-    "report",
-    "select",
-    "table",
-    "verbs",
-)
+#: Name in this package -> the room where the module stands.
+_MODULES = {
+    "anchors": "front",
+    "compare": "evidence",
+    "constraints": "choose",
+    "export": "ship",
+    "figures": "show",
+    "importance": "evidence",
+    "noise": "evidence",
+    "pareto": "front",
+    "publish": "show",
+    "register": "ship",
+    "report": "show",
+    "select": "choose",
+    "table": "runs",
+    "verbs": "choose",
+}
 
-__all__ = ["load", *_SUBMODULES]
+__all__ = ["errors", "load", *_MODULES]
 
 
 def __getattr__(name: str) -> ModuleType:
-    if name in _SUBMODULES:
-        return importlib.import_module(f"analysis.{name}")
+    if name in _MODULES:
+        return importlib.import_module(f"analysis.{_MODULES[name]}.{name}")
+    if name == "errors":
+        return importlib.import_module("analysis.errors")
     raise AttributeError(f"module 'analysis' has no attribute {name!r}")

@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 import record
 
-from analysis import noise, pareto
+from analysis.evidence import noise
+from analysis.front import pareto
 from gcp_core.schema import Direction
 
 GOALS: dict[str, Direction] = {"val_accuracy": "max", "macs": "min"}

@@ -24,7 +24,7 @@ import numpy as np
 import record
 
 import analysis
-from analysis.anchors import anchors_for
+from analysis.front.anchors import anchors_for
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.schema import FINALS, SCHEMA_VERSION, Tag
 

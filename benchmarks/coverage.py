@@ -28,8 +28,8 @@ from torch import Tensor, nn
 from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
-from gcp_core.selection import Budget, select_channels
-from gcp_core.surgery import apply_plan, gate_channels
+from gcp_core.pruning.selection import Budget, select_channels
+from gcp_core.pruning.surgery import apply_plan, gate_channels
 
 # The same lively networks and scores as in the tests.
 sys.path.insert(0, str(Path(__file__).parents[1]))

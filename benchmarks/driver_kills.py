@@ -95,7 +95,7 @@ class Sweep:
 
     def trial_seconds(self) -> float:
         """A typical trial's length so far."""
-        from sweeps.job import read_outcome
+        from sweeps.records.job import read_outcome
 
         seconds = [read_outcome(p.parent).seconds for p in self.folder.glob("trials/*/outcome.json")]
         return sorted(seconds)[len(seconds) // 2] if seconds else 2.0
@@ -181,8 +181,8 @@ def verdict(sweep: Sweep, kills: list[dict[str, Any]], trials: int) -> dict[str,
     from mlflow.tracking import MlflowClient
 
     from gcp_core.schema import Tag
-    from sweeps.config import load_config
-    from sweeps.ledger import read_records
+    from sweeps.config.sweep_config import load_config
+    from sweeps.records.ledger import read_records
 
     objectives = load_config(sweep.path).search.objectives
     records, baselines = read_records(sweep.folder, NAME, objectives)

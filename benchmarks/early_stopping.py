@@ -6,8 +6,8 @@
 The table (``benchmarks/data/cifar10_quick_trials.jsonl``) holds the course of every trial: validation accuracy, MACs and
 params after each epoch, how it ended, and what it was foreseen to cost. A replay draws the trials in the order in which
 the sampler (TPE, seeded; every suggestion is moved to the nearest trial left) asks for them, runs two at a time and lets
-the rule of ``sweeps.stopping`` decide, as the driver does. Hypervolume: ``analysis.pareto``, accuracy from 10 % (chance)
-to the baseline's, MACs from the baseline's to 0; that of the trials which were not stopped, as a share of that of all.
+the rule of ``sweeps.strategy.stopping`` decide, as the driver does. Hypervolume: ``analysis.pareto``, accuracy from 10 %
+(chance) to the baseline's, MACs from the baseline's to 0; that of the trials which were not stopped, as a share of that of all.
 
 The rule and its defaults were chosen on the first 32 of these trials with other seeds than the ones reported, and with
 an eye on the demo; so the table is not unseen, the orders are. Stopped trials never stand on the reported front (their
@@ -30,16 +30,16 @@ import pandas as pd
 from optuna.trial import TrialState, create_trial
 from record import add_out, write
 
-from analysis.anchors import anchors_for
-from analysis.pareto import front, hypervolume
-from sweeps.config import SweepConfig, load_config
-from sweeps.feasibility import Feasibility, Projection
-from sweeps.folder import read_config
-from sweeps.job import Job, Outcome
-from sweeps.ledger import encode_point, quiet_optuna, read_records
-from sweeps.sampling import build_sampler, distributions
-from sweeps.space import Point
-from sweeps.stopping import Rungs
+from analysis.front.anchors import anchors_for
+from analysis.front.pareto import front, hypervolume
+from sweeps.config.space import Point
+from sweeps.config.sweep_config import SweepConfig, load_config
+from sweeps.records.folder import read_config
+from sweeps.records.job import Job, Outcome
+from sweeps.records.ledger import encode_point, quiet_optuna, read_records
+from sweeps.strategy.feasibility import Feasibility, Projection
+from sweeps.strategy.sampling import build_sampler, distributions
+from sweeps.strategy.stopping import Rungs
 
 HERE = Path(__file__).parent
 TABLE = HERE / "data" / "cifar10_quick_trials.jsonl"

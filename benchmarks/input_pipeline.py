@@ -18,9 +18,9 @@ import record
 
 from gcp_core import training
 from gcp_core.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
+from gcp_core.cost.latency import threads
 from gcp_core.data import training_batches
-from gcp_core.latency import threads
-from gcp_core.setup import build_setup
+from gcp_core.training.setup import build_setup
 
 GOAL = 0.95
 
@@ -45,7 +45,7 @@ class Clock:
 def epoch_share(setup: object, model: object, optimizer: object, epoch: int) -> tuple[float, float]:
     """Seconds of one epoch, and the share of them that is not waiting for a batch."""
     clock = Clock()
-    with mock.patch("gcp_core.setup.training_batches", clock):
+    with mock.patch("gcp_core.training.setup.training_batches", clock):
         start = time.perf_counter()
         training.train_epoch(model, optimizer, setup, epoch)
         seconds = time.perf_counter() - start

@@ -51,7 +51,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a stub trial, with the fields of ``gcp_core.results.TrialResult``."""
+    """The end of a stub trial, with the fields of ``gcp_core.training.results.TrialResult``."""
 
     status: str
     finals: dict[str, float]
@@ -178,9 +178,9 @@ def rss_mib() -> float:
 
 def watch() -> Stopwatch:
     """Time what the driver does for a trial."""
-    from sweeps.conductor import Conductor
-    from sweeps.ledger import Ledger
-    from sweeps.sampling import Proposer
+    from sweeps.driver.conductor import Conductor
+    from sweeps.records.ledger import Ledger
+    from sweeps.strategy.sampling import Proposer
 
     watch = Stopwatch()
     watch.attach(Conductor, "next_job", keep=lambda job: job is not None)
@@ -200,7 +200,7 @@ def main() -> None:
     parser.add_argument("--sampler", default="tpe")
     record.add_out(parser)
     options = parser.parse_args()
-    from sweeps.launch import Launch, run
+    from sweeps.driver.launch import Launch, run
 
     stopwatch, memory, before = watch(), Memory(), processes.load()
     search = {"trials": options.trials, "concurrency": 2, "sampler": options.sampler}

@@ -19,9 +19,9 @@ from typing import Any
 
 from record import add_out, write
 
-from sweeps.job import Job, read_outcome
-from sweeps.launch import Launch, run
-from sweeps.progress import LineProgress
+from sweeps.driver.launch import Launch, run
+from sweeps.driver.progress import LineProgress
+from sweeps.records.job import Job, read_outcome
 
 #: A trial whose events come after epochs 1, 2 and 3.
 TREE: dict[str, Any] = {

@@ -21,13 +21,13 @@ import torch
 from torch import nn
 
 from gcp_core.cost import measure_cost
+from gcp_core.cost.latency import onnx_forward, threads, time_side_by_side
 from gcp_core.export import export_onnx
 from gcp_core.groups import find_groups
-from gcp_core.latency import onnx_forward, threads, time_side_by_side
 from gcp_core.models import build_model
-from gcp_core.padding import padded_to_multiple
-from gcp_core.selection import Budget, Ranking, select_channels
-from gcp_core.surgery import apply_plan
+from gcp_core.pruning.padding import padded_to_multiple
+from gcp_core.pruning.selection import Budget, Ranking, select_channels
+from gcp_core.pruning.surgery import apply_plan
 
 GOAL = 0.45
 

@@ -19,8 +19,8 @@ def private_ray(tree: Mapping[str, Any]) -> Iterator[None]:
     Args:
         tree: the config of one of the sweeps.
     """
-    from sweeps.cluster import ray_cluster
-    from sweeps.config import load_config
+    from sweeps.config.sweep_config import load_config
+    from sweeps.driver.cluster import ray_cluster
 
     config = load_config(tree)
     with contextlib.ExitStack() as stack:

@@ -22,15 +22,17 @@ from typing import Any
 
 from record import add_out, write
 
-from sweeps.conductor import Conductor
-from sweeps.config import SweepConfig, load_config
-from sweeps.feasibility import Feasibility
-from sweeps.forecast import forecast
-from sweeps.launch import run
-from sweeps.ledger import JOURNAL, Ledger, Record, read_records
-from sweeps.reading import parse_overrides
-from sweeps.stopping import Rungs
-from sweeps.trial import DEFAULT_RUNNER, run_job
+from sweeps.commands.forecast import forecast
+from sweeps.config.reading import parse_overrides
+from sweeps.config.sweep_config import SweepConfig, load_config
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.launch import run
+from sweeps.records.job import Record
+from sweeps.records.layout import JOURNAL
+from sweeps.records.ledger import Ledger, read_records
+from sweeps.strategy.feasibility import Feasibility
+from sweeps.strategy.stopping import Rungs
+from sweeps.worker.trial import DEFAULT_RUNNER, run_job
 
 
 def main() -> None:

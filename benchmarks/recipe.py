@@ -23,9 +23,9 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
 from gcp_core.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
-from gcp_core.latency import threads
-from gcp_core.setup import Setup, build_setup
-from gcp_core.training import build_optimizer, train_epoch
+from gcp_core.cost.latency import threads
+from gcp_core.training.setup import Setup, build_setup
+from gcp_core.training.trial import build_optimizer, train_epoch
 
 
 class PilImages(Dataset):

@@ -27,7 +27,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
-        # A sweep's workers run with settings of their own (sweeps.cluster.WORKER_ENV).
+        # A sweep's workers run with settings of their own (sweeps.driver.cluster.WORKER_ENV).
         "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "date": date.today().isoformat(),
         "command": " ".join(Path(word).name if "/" in word else word for word in sys.argv),

@@ -5,7 +5,8 @@
 Both sides run alternately in one process on one thread: CPU time, medians, ratios within a round. CPU time hides what
 other processes take, but not the cache and memory they share. The forward is plain NCHW inference; the batch is the
 one that events score with. "In a series" is a batch of a scoring run (weights are split by sign once a run), "alone" a
-single call. Runs of the sweep set malloc to keep freed blocks (``sweeps.cluster``); set here or not, it is recorded.
+single call. Runs of the sweep set malloc to keep freed blocks (``sweeps.driver.cluster``); set here or not, it is
+recorded.
 """
 
 from __future__ import annotations

@@ -27,18 +27,18 @@ import record
 import torch
 from torch import Tensor, nn
 
-from gcp_core.checkpoint import load_model, read_manifest
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.cost import measure_cost
 from gcp_core.data import Images
 from gcp_core.data.pipeline import SCORING_BATCH, ScoringBatches, num_steps, scoring_sample
 from gcp_core.groups import Groups, find_groups
+from gcp_core.pruning.selection import Budget, select_channels
+from gcp_core.pruning.surgery import apply_plan
 from gcp_core.relevance import feature_relevance_scores, relevance_pass
 from gcp_core.relevance.frs import class_sums, class_weights, scores_from_sums, winsorised
-from gcp_core.selection import Budget, select_channels
-from gcp_core.setup import Setup, build_setup
-from gcp_core.surgery import apply_plan
-from gcp_core.training import build_optimizer, loss_of
+from gcp_core.training.checkpoint import load_model, read_manifest
+from gcp_core.training.setup import Setup, build_setup
+from gcp_core.training.trial import build_optimizer, loss_of
 
 GOALS = {"event_over_epoch": 0.07, "plain": 0.99, "winsorised": 0.995}
 QUANTILE = 0.999

@@ -78,8 +78,8 @@ def _killing(folder: Path, wanted: bool) -> Iterator[Killer | None]:
 
 def sweep(storage: str, *, share: bool, kill: bool = False) -> dict[str, Any]:
     """Run the grid; epochs trained, hashes and configurations by trial."""
-    from sweeps.launch import run
-    from sweeps.ledger import read_records
+    from sweeps.driver.launch import run
+    from sweeps.records.ledger import read_records
 
     tree = {**TREE, "storage": storage, "search": {**TREE["search"], "share": share}}
     start = time.perf_counter()
@@ -104,7 +104,7 @@ def sweep(storage: str, *, share: bool, kill: bool = False) -> dict[str, Any]:
 
 
 def _hash(folder: str) -> str:
-    from sweeps.job import read_outcome
+    from sweeps.records.job import read_outcome
 
     outcome = read_outcome(folder)
     return "" if outcome is None else outcome.weights_sha256

@@ -21,8 +21,8 @@ from torch.nn import functional as F
 
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
-from gcp_core.selection import Budget, select_channels
-from gcp_core.surgery import apply_plan
+from gcp_core.pruning.selection import Budget, select_channels
+from gcp_core.pruning.surgery import apply_plan
 
 NETS = ("resnet56", "resnet164", "torchvision:densenet121")
 BATCH = 64

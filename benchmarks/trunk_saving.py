@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Any
 import record
 import trial_logs
 
-from sweeps.config import SweepConfig, check_tree
-from sweeps.folder import read_config
-from sweeps.job import read_outcome
-from sweeps.ledger import Record, read_records
+from sweeps.config.sweep_config import SweepConfig, check_tree
+from sweeps.records.folder import read_config
+from sweeps.records.job import Record, read_outcome
+from sweeps.records.ledger import read_records
 
 if TYPE_CHECKING:
-    from sweeps.rehearsal import Played
+    from sweeps.commands.rehearsal import Played
 
 #: Trials at the same time in a sweep that is played.
 PARALLEL = 2
@@ -70,9 +70,9 @@ def played(config: SweepConfig, trials: int, seed: int) -> dict[str, Any]:
     Accuracies are imagined (they fall with the cube of the MACs removed, plus noise), scores are random; MACs stand for
     time, which leaves out scoring and evaluation.
     """
-    from sweeps.feasibility import Feasibility
-    from sweeps.rehearsal import Rehearsal
-    from sweeps.sampling import Proposer
+    from sweeps.commands.rehearsal import Rehearsal
+    from sweeps.strategy.feasibility import Feasibility
+    from sweeps.strategy.sampling import Proposer
 
     tree = {**config.tree, "search": {**config.tree["search"], "trials": trials, "sampler": "tpe"}}
     config = check_tree(tree)

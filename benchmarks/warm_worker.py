@@ -20,10 +20,10 @@ from typing import Any
 
 from record import add_out, write
 
-from sweeps import spool
-from sweeps.job import Job, read_outcome
-from sweeps.launch import Launch, run
-from sweeps.progress import LineProgress
+from sweeps.driver.launch import Launch, run
+from sweeps.driver.progress import LineProgress
+from sweeps.records import spool
+from sweeps.records.job import Job, read_outcome
 
 TREE: dict[str, Any] = {
     "name": "warm-worker",

@@ -97,8 +97,8 @@ def cpu_s(pid: int) -> float:
 
 def measure(storage: str, uri: str | None, trials: int, epochs: int) -> dict[str, Any]:
     """Run the sweep; the writer's CPU time against the seconds of all trials."""
-    from sweeps import launch
-    from sweeps.ledger import read_records
+    from sweeps.driver import launch
+    from sweeps.records.ledger import read_records
 
     writers: list[Any] = []
     original = launch.open_writer

@@ -1,7 +1,7 @@
 """What one trial is made of: frozen dataclasses that check themselves.
 
-``sweeps.config`` builds these from YAML; a notebook builds them by hand. A path such as ``prune.interval`` in an
-error message is the path in the YAML file too.
+``sweeps.config.sweep_config`` builds these from YAML; a notebook builds them by hand. A path such as ``prune.interval``
+in an error message is the path in the YAML file too.
 """
 
 from __future__ import annotations

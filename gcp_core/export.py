@@ -22,9 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.cost import fit_to_model
+from gcp_core.cost.latency import onnx_forward
 from gcp_core.errors import GcpError
-from gcp_core.latency import onnx_forward
-from gcp_core.padding import pad_widths
+from gcp_core.pruning.padding import pad_widths
 
 #: Largest difference to the model, relative to its largest logit.
 TOLERANCE = 1e-5
@@ -58,7 +58,7 @@ def export_program(model: nn.Module, example: Tensor, path: str | Path, *, multi
 
     Args:
         example: ``(N, C, H, W)``; only its shape and type matter.
-        multiple: pad widths up to a multiple of this first (1 = as they are; see :mod:`gcp_core.padding`).
+        multiple: pad widths up to a multiple of this first (1 = as they are; see :mod:`gcp_core.pruning.padding`).
 
     Raises:
         ExportError: the model cannot be exported, or the program does not compute what the model computes.

@@ -1,6 +1,6 @@
 """Every name that is logged, tagged or reported, with its unit and its direction (stdlib only).
 
-A metric, tag or status that is not in this file is not written anywhere. Writers (``sweeps.tracking``) and
+A metric, tag or status that is not in this file is not written anywhere. Writers (``sweeps.tracking.writer``) and
 readers (``analysis.load``) both take their names from here, so they cannot drift apart.
 """
 

@@ -19,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
-from sweeps.disk import advice, is_full
-from sweeps.objects import StoreError
+from sweeps.records.disk import advice, is_full
+from sweeps.storage.objects import StoreError
 
 if TYPE_CHECKING:
-    from sweeps.launch import Sweep
-    from sweeps.progress import LineProgress
+    from sweeps.driver.launch import Sweep
+    from sweeps.driver.progress import LineProgress
 
 OK, FAILED, USAGE, INFEASIBLE = 0, 1, 2, 3
 #: Errors of the training itself; all others are the user's to mend.
@@ -84,12 +84,12 @@ def main() -> None:
 @_command
 def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool, as_json: bool) -> int:
     """Start the sweep in storage/name, or continue it: finished trials are kept, the rest run."""
-    from sweeps.config import load_config
-    from sweeps.reading import parse_overrides
+    from sweeps.config.reading import parse_overrides
+    from sweeps.config.sweep_config import load_config
 
     checked = load_config(config, parse_overrides(overrides))
-    from sweeps.launch import Launch
-    from sweeps.launch import run as run_sweep
+    from sweeps.driver.launch import Launch
+    from sweeps.driver.launch import run as run_sweep
 
     sweep = run_sweep(checked, launch=Launch(address=address, new=new, progress=_progress(as_json)))
     code = _exit_code(sweep)
@@ -111,11 +111,11 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
 @_command
 def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) -> int:
     """Say what the sweep would cost, and find mistakes, before anything runs."""
-    from sweeps.config import load_config
-    from sweeps.reading import parse_overrides
+    from sweeps.config.reading import parse_overrides
+    from sweeps.config.sweep_config import load_config
 
     checked = load_config(config, parse_overrides(overrides))
-    from sweeps.forecast import forecast
+    from sweeps.commands.forecast import forecast
 
     prediction = forecast(checked, timed=not untimed)
     click.echo(json.dumps(dataclasses.asdict(prediction)) if as_json else prediction.text())
@@ -130,18 +130,14 @@ def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) 
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
     """Look for what would go wrong: config, data, model, targets, storage, tracking server, cluster."""
-    from sweeps.config import load_config
-    from sweeps.reading import parse_overrides
+    from sweeps.config.reading import parse_overrides
+    from sweeps.config.sweep_config import load_config
 
     checked = load_config(config, parse_overrides(overrides))
-    from gcp_core.setup import check_config
-    from sweeps.cluster import ray_cluster
-    from sweeps.exchange import open_exchange
-    from sweeps.folder import check_unchanged
-    from sweeps.forecast import forecast
-    from sweeps.objects import store_errors
-    from sweeps.place import bring_home
-    from sweeps.preflight import (
+    from gcp_core.training.setup import check_config
+    from sweeps.commands.forecast import forecast
+    from sweeps.driver.cluster import ray_cluster
+    from sweeps.driver.preflight import (
         check_disk,
         check_driver,
         check_ledger,
@@ -150,6 +146,10 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
         check_tracking,
         leftovers,
     )
+    from sweeps.records.folder import check_unchanged
+    from sweeps.storage.exchange import open_exchange
+    from sweeps.storage.objects import store_errors
+    from sweeps.storage.place import bring_home
 
     with store_errors():
         exchange = open_exchange(Path(checked.folder), checked.store)
@@ -181,7 +181,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
 @_command
 def status(sweep: str, failed: bool, as_json: bool) -> int:
     """Say how far a sweep is, while it runs or afterwards."""
-    from sweeps.report import sweep_status
+    from sweeps.commands.status import sweep_status
 
     state = sweep_status(sweep)
     click.echo(json.dumps(dataclasses.asdict(state)) if as_json else state.text(failed))
@@ -196,8 +196,8 @@ def status(sweep: str, failed: bool, as_json: bool) -> int:
 @_command
 def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:
     """Run one trial in this process, without Ray and MLflow; a range counts as its first value."""
-    from sweeps.config import load_trial
-    from sweeps.reading import parse_overrides
+    from sweeps.config.reading import parse_overrides
+    from sweeps.config.sweep_config import load_trial
 
     one = load_trial(config, parse_overrides(overrides))
     from gcp_core.schema import FINALS
@@ -230,7 +230,7 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 @_command
 def replay(sweep: str, trial: str, as_json: bool) -> int:
     """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?"""
-    from sweeps.replay import replay as train_again
+    from sweeps.commands.replay import replay as train_again
 
     def show(report: Any) -> None:
         click.echo(f"epoch {report.epoch:3d}: train loss {report.metrics['train/loss']:.6g}", err=True)
@@ -247,7 +247,7 @@ def replay(sweep: str, trial: str, as_json: bool) -> int:
 @_command
 def stop(sweep: str, wait: float, as_json: bool) -> int:
     """Ask the driver that runs a sweep, here or on another machine, to end in good order, as Ctrl-C does."""
-    from sweeps.halt import stop as stop_driver
+    from sweeps.commands.stop import stop as stop_driver
 
     found = stop_driver(sweep, wait)
     if as_json:
@@ -273,7 +273,7 @@ def stop(sweep: str, wait: float, as_json: bool) -> int:
 @_command
 def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
     """Free disk: shared training states, checkpoints of trials that have ended, weights you do not keep."""
-    from sweeps.cleaning import clean as clean_folder
+    from sweeps.commands.clean import clean as clean_folder
 
     cleaned = clean_folder(sweep, keep, dry_run)
     values = {**dataclasses.asdict(cleaned), "bytes": cleaned.bytes}
@@ -329,7 +329,7 @@ def _exit_code(sweep: Sweep) -> int:
 
 def _progress(as_json: bool) -> LineProgress:
     """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
-    from sweeps.progress import LineProgress, LiveProgress
+    from sweeps.driver.progress import LineProgress, LiveProgress
 
     if not as_json and sys.stdout.isatty():
         try:

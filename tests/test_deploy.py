@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sweeps.config import all_paths, load_config
+from sweeps.config.sweep_config import all_paths, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
@@ -98,7 +98,7 @@ def test_commands_of_the_page_and_the_manifest_name_real_options_and_keys(line: 
 
 
 def test_the_overrides_of_the_manifest_are_accepted(tmp_path: Path) -> None:
-    from sweeps.reading import parse_overrides
+    from sweeps.config.reading import parse_overrides
 
     words = shlex.split(_rayjob()["entrypoint"])
     overrides = [word for word in words if "=" in word and not word.startswith("--")]

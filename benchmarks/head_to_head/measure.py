@@ -11,11 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.anchors import Anchor, Anchors
-from analysis.pareto import front, hypervolume
+from analysis.front.anchors import Anchor, Anchors
+from analysis.front.pareto import front, hypervolume
 from benchmarks import trial_logs
-from sweeps.job import OUTCOME_FILE, read_outcome
-from sweeps.ledger import read_records
+from sweeps.records.job import read_outcome
+from sweeps.records.layout import OUTCOME_FILE
+from sweeps.records.ledger import read_records
 
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}
 

@@ -80,8 +80,8 @@ def config_of(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 def spec_of(tree: dict[str, Any], options: argparse.Namespace, work: Path) -> dict[str, Any]:
     """What the peer must have in common with us, the rows of each split included."""
-    from gcp_core.setup import build_setup
-    from sweeps.config import load_trial
+    from gcp_core.training.setup import build_setup
+    from sweeps.config.sweep_config import load_trial
 
     setup = build_setup(load_trial(tree))
     val = setup.splits.val.rows.tolist()
@@ -206,7 +206,7 @@ def reference(ours: list[measure.Trial], tree: dict[str, Any]) -> tuple[float, f
         if trial.kind == "baseline" and trial.complete:
             return trial.val_accuracy, trial.macs
     from gcp_core.training import run_trial
-    from sweeps.config import load_trial
+    from sweeps.config.sweep_config import load_trial
 
     print("training the unpruned model, as the sweep had no time to", flush=True)
     finals = run_trial(load_trial(tree).baseline()).finals

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 import analysis
-from analysis.cli import main
+from analysis.cli.program import main
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from tests.analysis.models import write_model
 from tests.analysis.synthetic import FakeTrial, baseline_trial, broken_trials, some_trials, write_sweep

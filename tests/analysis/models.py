@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from gcp_core import schema
-from gcp_core.checkpoint import plans_to_json, save_model
 from gcp_core.config import TrialConfig
 from gcp_core.cost import measure_cost
 from gcp_core.data import load_splits
-from gcp_core.evaluation import EVALUATION_BATCH, evaluate
 from gcp_core.models import build_model
-from gcp_core.surgery import remove_channels
+from gcp_core.pruning.surgery import remove_channels
+from gcp_core.training.checkpoint import plans_to_json, save_model
+from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
 
 
 def write_model(folder: Path, config: TrialConfig, removed: dict[str, list[int]]) -> dict[str, float]:

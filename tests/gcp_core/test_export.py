@@ -7,11 +7,11 @@ import torch
 from torch import nn
 
 from gcp_core import export
+from gcp_core.cost.latency import latency_table, onnx_forward
 from gcp_core.export import ExportError, export_onnx, export_program, run_program
 from gcp_core.groups import find_groups
-from gcp_core.latency import latency_table, onnx_forward
-from gcp_core.selection import Budget, select_channels
-from gcp_core.surgery import apply_plan
+from gcp_core.pruning.selection import Budget, select_channels
+from gcp_core.pruning.surgery import apply_plan
 from tests.oracles.nets import own_net, random_scores
 
 EXAMPLE = torch.zeros(1, 3, 16, 16)

@@ -8,7 +8,7 @@ import pytest
 from gcp_core.errors import PlanError
 from gcp_core.groups import find_groups
 from gcp_core.plan import Plan
-from gcp_core.selection import Budget, select_channels
+from gcp_core.pruning.selection import Budget, select_channels
 from tests.oracles.nets import images, own_net, random_scores
 
 

@@ -12,10 +12,10 @@ import pytest
 from click.testing import CliRunner
 
 from sweeps.cli import main
-from sweeps.config import load_config
-from sweeps.folder import read_entry
-from sweeps.ledger import read_records
-from sweeps.watchdog import hung
+from sweeps.config.sweep_config import load_config
+from sweeps.records.folder import read_entry
+from sweeps.records.ledger import read_records
+from sweeps.worker.watchdog import hung
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -24,8 +24,8 @@ POINTS = [{"prune.interval": i, "prune.ratio": 0.1, "prune.target": 0.5} for i i
 
 DRIVER = """
 import json, sys
-from sweeps.launch import Launch, run
-from sweeps.progress import LineProgress
+from sweeps.driver.launch import Launch, run
+from sweeps.driver.progress import LineProgress
 launch = Launch(runner="tests.integration.test_sweep_faults:faulty", check=lambda config: None,
                 progress=LineProgress(lambda text: print(text, flush=True)))
 sweep = run(json.loads(sys.argv[1]), launch=launch)

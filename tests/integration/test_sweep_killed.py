@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from gcp_core.schema import Tag
-from sweeps.config import load_config
-from sweeps.folder import read_entry
-from sweeps.ledger import read_records
+from sweeps.config.sweep_config import load_config
+from sweeps.records.folder import read_entry
+from sweeps.records.ledger import read_records
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -26,8 +26,8 @@ EPOCH_S = 0.15
 
 DRIVER = """
 import json, sys
-from sweeps.launch import Launch, run
-from sweeps.progress import LineProgress
+from sweeps.driver.launch import Launch, run
+from sweeps.driver.progress import LineProgress
 tree = json.loads(sys.argv[1])
 launch = Launch(runner="tests.sweeps.fake_runner:run", check=lambda config: None,
                 progress=LineProgress(lambda text: print(text, flush=True)))

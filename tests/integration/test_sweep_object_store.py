@@ -13,19 +13,19 @@ import pytest
 
 from gcp_core.schema import Tag
 from gcp_core.training import run_trial
-from sweeps.config import load_config
-from sweeps.exchange import EPOCHS, STAGES
-from sweeps.ledger import read_records
-from sweeps.objects import ObjectStore
-from sweeps.report import sweep_status
+from sweeps.commands.status import sweep_status
+from sweeps.config.sweep_config import load_config
+from sweeps.records.layout import EPOCHS, STAGES
+from sweeps.records.ledger import read_records
+from sweeps.storage.objects import ObjectStore
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 TRIALS = 4
 DRIVER = """
 import json, sys
-from sweeps.launch import Launch, run
-from sweeps.progress import LineProgress
+from sweeps.driver.launch import Launch, run
+from sweeps.driver.progress import LineProgress
 sweep = run(json.loads(sys.argv[1]), launch=Launch(progress=LineProgress(lambda text: print(text, flush=True))))
 print(json.dumps({"state": sweep.state, "statuses": sweep.statuses, "unwritten": sweep.unwritten}), flush=True)
 """

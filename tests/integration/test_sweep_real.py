@@ -21,14 +21,14 @@ from typing import Any
 import pytest
 
 from gcp_core.schema import Tag
-from sweeps.conductor import Conductor
-from sweeps.config import load_config
-from sweeps.folder import write_config
-from sweeps.job import Job
-from sweeps.launch import Launch, Sweep, run
-from sweeps.ledger import Ledger
-from sweeps.progress import LineProgress
-from sweeps.tracking import open_writer
+from sweeps.config.sweep_config import load_config
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.launch import Launch, Sweep, run
+from sweeps.driver.progress import LineProgress
+from sweeps.records.folder import write_config
+from sweeps.records.job import Job
+from sweeps.records.ledger import Ledger
+from sweeps.tracking.writer import open_writer
 from tests.sweeps.inline import drive
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -216,7 +216,7 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
     gave_up = threading.Event()
     handler = logging.Handler()
     handler.emit = lambda record: (lines.append(record.getMessage()), len(lines) < 3 or gave_up.set())
-    log = logging.getLogger("sweeps.tracking")
+    log = logging.getLogger("sweeps.tracking.writer")
     log.addHandler(handler)
     try:
         running.signal(signal.SIGSTOP)

@@ -81,7 +81,7 @@ import sys
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 from gcp_core.checkpoint import load_model
-from gcp_core.evaluation import evaluate_folder
+from gcp_core.training.evaluation import evaluate_folder
 torch.set_num_threads(1)
 model = load_model(sys.argv[1])
 with FlopCounterMode(display=False) as counter:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.plan import Plan
-from gcp_core.surgery import gate_channels
+from gcp_core.pruning.surgery import gate_channels
 
 
 def zero_columns(model: nn.Module, image: Tensor, plan: Plan) -> dict[str, set[int]]:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from gcp_core.models import build_model
 from gcp_core.plan import Plan
-from gcp_core.surgery import apply_plan, gate_channels
+from gcp_core.pruning.surgery import apply_plan, gate_channels
 
 
 def lively(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps.conductor import Conductor
-from sweeps.config import SweepConfig, load_config
-from sweeps.exchange import Exchange, trial_exchange
-from sweeps.job import Job, Outcome
-from sweeps.ledger import Ledger
-from sweeps.trial import run_job
+from sweeps.config.sweep_config import SweepConfig, load_config
+from sweeps.driver.conductor import Conductor
+from sweeps.records.job import Job, Outcome
+from sweeps.records.ledger import Ledger
+from sweeps.storage.exchange import Exchange, trial_exchange
+from sweeps.worker.trial import run_job
 
 RUNNER = "tests.sweeps.fake_runner:run"
 TREE: dict[str, Any] = {

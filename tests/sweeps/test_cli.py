@@ -11,8 +11,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from sweeps.cli import _exit_code, closing_words, main
-from sweeps.folder import Entry, write_config, write_entry
-from sweeps.launch import Sweep
+from sweeps.driver.launch import Sweep
+from sweeps.records.folder import Entry, write_config, write_entry
 from tests.sweeps.inline import config, drive, new_conductor
 
 ROOT = Path(__file__).parents[2]

@@ -10,9 +10,9 @@ import jsonschema
 import pytest
 from click.testing import CliRunner
 
-import sweeps.replay
+import sweeps.commands.replay
 from sweeps.cli import main
-from sweeps.folder import Entry, write_config, write_entry
+from sweeps.records.folder import Entry, write_config, write_entry
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas" / "sweep"
@@ -51,7 +51,7 @@ def test_the_answer_about_a_sweep_validates(folder: Path, words: list[str]) -> N
 
 
 def test_the_answer_of_replay_validates(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps.replay.replay, "__defaults__", (None, RUNNER))
+    monkeypatch.setattr(sweeps.commands.replay.replay, "__defaults__", (None, RUNNER))
     _check("replay", _answer("replay", str(folder), "b0000"))
 
 

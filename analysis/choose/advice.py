@@ -1,0 +1,231 @@
+"""What to try next: where the front is thin, and configurations that aim into its gaps.
+
+A gap is the distance between two neighbours of the front on the anchored scales. Into each of the widest gaps aim
+configurations made from its two ends: numbers half way between, snapped to what the sweep's config allows, choices
+from either end. Nothing that already ran is proposed again. This is interpolation, no model of the objective: it says
+where to look, not what will be found.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis import text
+from analysis.errors import NothingFeasible
+from analysis.front import pareto
+from analysis.front.anchors import Anchors
+from analysis.front.objectives import Objectives, costs
+from analysis.plain import plain
+from analysis.runs.table import varying
+from gcp_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Seeds are replicates, not something to aim with.
+_SEED = "seed"
+_RANGE = ("choice", "low")
+#: Shares of the way from the cheaper to the dearer end.
+_STEPS = (0.5, 0.25, 0.75)
+_MOST_CHOICES = 8
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Two neighbours on the front and the distance between them (anchored scales; 1 = worst to best anchor)."""
+
+    cheaper: str
+    dearer: str
+    width: float
+    words: str
+
+
+@dataclass(frozen=True)
+class Advice:
+    """The widest gaps, widest first, and the points that aim into them (searched path -> value)."""
+
+    gaps: tuple[Gap, ...]
+    points: tuple[dict[str, Any], ...]
+
+
+def gaps(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> pd.DataFrame:
+    """One row per pair of neighbours on the front, widest gap first: ``cheaper, dearer`` (row labels), ``width``.
+
+    Neighbours are consecutive by the first minimised objective; with more than two objectives the width counts all.
+
+    Raises:
+        NothingFeasible: the front has a single point.
+    """
+    import pandas as pd
+
+    best = pareto.front(df, objectives).drop_duplicates(subset=list(objectives))
+    if len(best) < 2:
+        raise NothingFeasible(
+            "the front has fewer than two points, so it has no gap", "advise", "run more trials"
+        )
+    cost = next((c for c, direction in objectives.items() if direction == "min"), next(iter(objectives)))
+    best = best.sort_values(cost)
+    losses = anchors.losses(costs(best, objectives)[0], objectives)
+    widths = np.sqrt((np.diff(losses, axis=0) ** 2).sum(axis=1))
+    rows = pd.DataFrame({"cheaper": best.index[:-1], "dearer": best.index[1:], "width": widths})
+    return rows.sort_values("width", ascending=False, kind="stable", ignore_index=True)
+
+
+def advise(
+    df: pd.DataFrame, objectives: Objectives, anchors: Anchors, *, points: int = 6, widest: int = 3
+) -> Advice:
+    """Up to ``points`` configurations that aim into the ``widest`` gaps, the widest gap first, taking turns.
+
+    Raises:
+        NothingFeasible: there is no gap.
+        ConfigError: nothing was searched.
+    """
+    searched = searched_ranges(df)
+    if not set(searched) - {_SEED}:
+        raise ConfigError("nothing was searched: no parameter varies", "advise")
+    found = gaps(df, objectives, anchors).head(widest)
+    ran = {_key(_point(row, searched)) for _, row in df[df["kind"] == "trial"].iterrows()}
+    aims = [_aims(df.loc[a], df.loc[b], searched) for a, b in zip(found["cheaper"], found["dearer"])]
+    chosen: list[dict[str, Any]] = []
+    while aims and len(chosen) < points:
+        for aim in list(aims):
+            point = next((p for p in aim if _key(p) not in ran), None)
+            if point is None:
+                aims.remove(aim)
+                continue
+            ran.add(_key(point))
+            chosen.append(point)
+            if len(chosen) == points:
+                break
+    said = tuple(_described(df, row, objectives) for row in found.to_dict("records"))
+    return Advice(said, tuple(chosen))
+
+
+def _described(df: pd.DataFrame, row: dict[str, Any], objectives: Objectives) -> Gap:
+    a, b = df.loc[row["cheaper"]], df.loc[row["dearer"]]
+    ends = ", ".join(f"{text.quantity(c, a[c])} to {text.quantity(c, b[c])}" for c in objectives)
+    words = f"nothing between {a['trial']} and {b['trial']}: {ends}"
+    return Gap(str(a["trial"]), str(b["trial"]), float(row["width"]), words)
+
+
+def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
+    """Searched path -> its range as the sweep's config wrote it, else the values that were seen (``choice``)."""
+    tree = config_tree(df)
+    found = dict(_ranges(tree)) if tree else {}
+    if found:
+        return found
+    rows = df[df["candidate"]]
+    names = varying(df) + ([_SEED] if rows[_SEED].nunique() > 1 else [])
+    return {name: {"choice": sorted({plain(v) for v in rows[name]}, key=str)} for name in names}
+
+
+def config_tree(df: pd.DataFrame) -> dict[str, Any]:
+    """The merged config in the sweep's folder; {} where there is none."""
+    import yaml
+
+    folder = df.attrs["sweeps"][0].get("folder")
+    file = Path(folder) / "config.yaml" if folder else None
+    return (yaml.safe_load(file.read_text()) or {}) if file is not None and file.is_file() else {}
+
+
+def _ranges(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if not isinstance(value, Mapping) or (
+            not prefix and key in ("search", "resources", "tracking", "confirm")
+        ):
+            continue
+        if any(word in value for word in _RANGE):
+            yield f"{prefix}{key}", dict(value)
+        else:
+            yield from _ranges(value, f"{prefix}{key}.")
+
+
+def _point(row: pd.Series, searched: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: plain(row[path]) if path in row else None for path in searched}
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    """A point without its seed: another seed of a configuration that ran is no new configuration."""
+    values = {path: value for path, value in point.items() if path != _SEED}
+    return repr(
+        [(path, float(v) if isinstance(v, (int, float)) else str(v)) for path, v in sorted(values.items())]
+    )
+
+
+def _aims(cheaper: pd.Series, dearer: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Points between two configurations, the middle first; choices of the dearer end before those of the cheaper."""
+    for share in _STEPS:
+        options = []
+        for path, leaf in searched.items():
+            low, high = (plain(row[path]) if path in row else None for row in (cheaper, dearer))
+            options.append(_between(low, high, leaf, share))
+        combinations = product(*options)
+        for _, values in zip(range(_MOST_CHOICES), combinations):
+            yield dict(zip(searched, values))
+
+
+def _between(low: Any, high: Any, leaf: Mapping[str, Any], share: float) -> list[Any]:
+    """Values of one parameter between its values at the two ends."""
+    if "choice" in leaf:
+        choices = list(leaf["choice"])
+        numeric = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
+        if numeric and isinstance(low, (int, float)) and isinstance(high, (int, float)):
+            wish = low + share * (high - low)
+            return [min(choices, key=lambda c: (abs(c - wish), c))]
+        return [v for v in dict.fromkeys([high, low]) if v in choices] or [choices[0]]
+    first, last = float(leaf["low"]), float(leaf["high"])
+    low = first if low is None else float(low)
+    high = last if high is None else float(high)
+    if leaf.get("log"):
+        wish = float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
+    else:
+        wish = low + share * (high - low)
+    return [_snapped(wish, leaf, first, last)]
+
+
+def _snapped(wish: float, leaf: Mapping[str, Any], first: float, last: float) -> float | int:
+    whole = all(isinstance(leaf[k], int) for k in ("low", "high"))
+    step = leaf.get("step") or (1 if whole else None)
+    value = min(max(wish, first), last)
+    if step:
+        value = first + round((value - first) / step) * step
+        value = value if value <= last + 1e-12 else value - step
+    return round(value) if whole else float(f"{value:.10g}")
+
+
+def write_config(df: pd.DataFrame, advice: Advice, path: Path) -> str:
+    """Write the next sweep's config: this one's, renamed, with the points to try first; returns the new name.
+
+    Raises:
+        ConfigError: the sweep's folder, and with it its config, is not at hand, or there is no point to write.
+    """
+    import yaml
+
+    tree = copy.deepcopy(config_tree(df))
+    if not tree:
+        raise ConfigError(
+            "the sweep's config is not at hand", str(path), "give the sweep's folder, not its name"
+        )
+    if not advice.points:
+        raise ConfigError("there is no new point to write: all between the gaps' ends ran already", str(path))
+    name = f"{tree['name']}-next"
+    search = tree.setdefault("search", {})
+    search["points"] = [dict(point) for point in advice.points]
+    if search.get("sampler") == "grid":
+        search["sampler"] = "random"  # a grid takes no points
+    search["trials"] = max(len(advice.points), int(search.get("trials") or 0))
+    head = (
+        f"# The next sweep after {tree['name']}: the first {len(advice.points)} trials aim into the gaps of its front.\n"
+        + "".join(f"#   {gap.words}\n" for gap in advice.gaps)
+        + f"#   gcp-sweep run {path.name}\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(head + yaml.safe_dump({**tree, "name": name}, sort_keys=False), encoding="utf-8")
+    return name

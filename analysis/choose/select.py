@@ -1,0 +1,335 @@
+"""From the trials that satisfy the constraints to one choice, with the reason in a sentence.
+
+Hard constraints come first, then exactly one verb. Each verb is a function ``(survivors, objectives,
+anchors) -> Choice``; ``analysis.choose.verbs`` turns the words of the command line into one.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis import text
+from analysis.choose import constraints as hard
+from analysis.errors import NothingFeasible
+from analysis.front import pareto
+from analysis.front.anchors import Anchors, anchors_for
+from analysis.front.objectives import Objectives, costs
+from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.schema import FINALS, Direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Costs ``--cheapest`` understands.
+COSTS = ("macs", "params", "latency_ms", "device_hours")
+
+#: Runners-up that are shown.
+_NEXT = 3
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a verb chose.
+
+    Attributes:
+        rows: the chosen trial; several for ``--top``, the most accurate first.
+        runners_up: the next best by the same verb, best first (at most three).
+        reason: one or two sentences: what was chosen from how many and why.
+        feasible: trials that satisfied the constraints.
+        considered: trials before the constraints.
+        constraints: as understood.
+    """
+
+    rows: pd.DataFrame
+    runners_up: pd.DataFrame
+    reason: str
+    feasible: int = 0
+    considered: int = 0
+    constraints: tuple[str, ...] = ()
+
+    @property
+    def trial(self) -> str:
+        """Id of the (first) chosen trial."""
+        return str(self.rows["trial"].iloc[0])
+
+
+Verb = Callable[["pd.DataFrame", Objectives, Anchors], Choice]
+
+
+def choose(
+    df: pd.DataFrame,
+    constraints: Sequence[hard.Constraint],
+    verb: Verb,
+    objectives: Objectives | None = None,
+) -> Choice:
+    """Apply ``constraints`` to the candidates of ``df``, then let ``verb`` choose.
+
+    Raises:
+        NothingFeasible: there is no candidate, or none satisfies the constraints.
+        ConfigError: a constraint or verb asks for what the table does not have.
+    """
+    objectives = objectives or df.attrs.get("objectives") or {"val_accuracy": "max", "macs": "min"}
+    candidates = df[df["candidate"]] if "candidate" in df.columns else df
+    if candidates.empty:
+        reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs.get("left_out", {}).items())
+        raise NothingFeasible("no finished trial to choose from", "select", reasons)
+    survivors = hard.apply(candidates, constraints)
+    choice = verb(survivors, objectives, anchors_for(df, _scales(df, objectives)))
+    said = " and ".join(str(c) for c in constraints)
+    scope = f" with {said}" if said else ""
+    among = f"of {text.plural(len(survivors), 'trial')}{scope}"
+    return replace(
+        choice,
+        reason=f"{choice.reason.replace('{among}', among)} {_evidence(choice.rows.iloc[0])}",
+        feasible=len(survivors),
+        considered=len(candidates),
+        constraints=tuple(str(c) for c in constraints),
+    )
+
+
+def _evidence(row: pd.Series) -> str:
+    parts = [f"It reaches {row['val_accuracy']:.2f} % validation accuracy"]
+    if np.isfinite(row.get("accuracy_drop", np.nan)):
+        drop = row["accuracy_drop"]
+        parts[0] += f" ({abs(drop):.2f} points {'below' if drop >= 0 else 'above'} its baseline)"
+    cost = f"{text.quantity('macs', row['macs'])}"
+    if np.isfinite(row.get("macs_kept", np.nan)):
+        cost += f" ({100 * row['macs_kept']:.1f} % of the baseline's)"
+    return f"{parts[0]} at {cost} and {text.quantity('params', row['params'])}."
+
+
+def best(column: str) -> Verb:
+    """The best value of ``column`` in its own direction; ties go to fewer MACs, then fewer parameters."""
+    column, direction = _directed(column)
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        ordered = _order(df, column, direction)
+        word = "highest" if direction == "max" else "lowest"
+        value = text.quantity(column, ordered[column].iloc[0])
+        return _first(ordered, f"{{trial}} has the {word} {_words(column)} ({value}) {{among}}.")
+
+    return verb
+
+
+def cheapest(column: str) -> Verb:
+    """The smallest cost; ties go to the higher validation accuracy."""
+    column = hard.ALIASES.get(column, column)
+    if column not in COSTS:
+        raise ConfigError(f"{column!r} is not a cost", "--cheapest", did_you_mean(column, COSTS))
+    return best(column)
+
+
+def knee() -> Verb:
+    """Where the feasible front bends most; the sentence names the trade-off on either side."""
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        benefit, cost = _pair(objectives)
+        found = pareto.knee(df, benefit, cost)
+        if found is None:
+            raise NothingFeasible(
+                "the feasible front has no knee (fewer than three points, or no bend toward the ideal)",
+                "--knee",
+                "use --best or --cheapest",
+            )
+        sides = [
+            f"one step {name} changes {_words(benefit)} by {side[1]:+.2f} points and {cost} by {100 * side[2]:+.0f} %"
+            for name, side in (("cheaper", found.cheaper), ("dearer", found.dearer))
+            if side is not None
+        ]
+        reason = f"{{trial}} is where the front {{among}} bends most: {'; '.join(sides)}."
+        return _first(df.loc[list(found.order)], reason)
+
+    return verb
+
+
+def weighted(weights: Mapping[str, float]) -> Verb:
+    """The highest weighted sum of anchored gains (1 = baseline accuracy or zero cost, 0 = chance or baseline
+    cost).
+    """
+    if not weights:
+        raise ConfigError("no weight given", "--weighted", 'for instance "accuracy=3 macs=1"')
+    named = {_directed(column)[0]: weight for column, weight in weights.items()}
+    for column, weight in named.items():
+        if not (np.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"{weight!r} is not a weight >= 0", f"--weighted {column}")
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        directions: dict[str, Direction] = {column: _directed(column)[1] for column in named}
+        for column in directions:
+            _need(df, column)
+        scales = Anchors({column: anchors.of[column] for column in directions})
+        score = sum(w * scales.gain(c, df[c].to_numpy(dtype=float)) for c, w in named.items())
+        ordered = df.assign(_score=score).sort_values(
+            ["_score", "trial"], ascending=[False, True], kind="stable"
+        )
+        said = " + ".join(f"{w:g} x {c}" for c, w in named.items())
+        reason = f"{{trial}} has the highest weighted gain {{among}} ({said}; {scales.describe()})."
+        if len(directions) == 2:
+            reach = pareto.supported(df, directions, scales)
+            dents = int((~reach).sum())
+            reason += (
+                f" No weights could pick {dents} of the {len(reach)} front trials: they lie in dents."
+                if dents
+                else ""
+            )
+        return _first(ordered.drop(columns="_score"), reason)
+
+    return verb
+
+
+def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
+    """Level by level keep what is within the tolerance of the best; the last level decides."""
+    if not levels:
+        raise ConfigError("no level given", "--lexicographic", 'for instance "accuracy:0.2 macs"')
+    checked = [(*_directed(column), tolerance) for column, tolerance in levels]
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        kept, story = df, []
+        for column, direction, tolerance in checked:
+            _need(kept, column)
+            sign = -1.0 if direction == "max" else 1.0
+            cost = sign * kept[column].to_numpy(dtype=float)
+            kept = kept[cost <= np.nanmin(cost) + tolerance]
+            story.append(
+                f"{text.plural(len(kept), 'trial')} within {tolerance:g} of the best {_words(column)}"
+            )
+        last, direction, _ = checked[-1]
+        ordered = _order(kept, last, direction)
+        rest = _order(df.drop(index=ordered.index), last, direction)
+        import pandas as pd
+
+        reason = f"{{trial}} wins level by level {{among}}: {', then '.join(story)}."
+        return _first(pd.concat([ordered, rest]), reason)
+
+    return verb
+
+
+def nearest(targets: Mapping[str, tuple[float, bool]]) -> Verb:
+    """The front trial closest to the wished values: column -> (value, relative to the baseline)."""
+    if not targets:
+        raise ConfigError("no target given", "--nearest", 'for instance "macs=40%"')
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        rows = pareto.front(df, objectives)
+        distance = np.zeros(len(rows))
+        for column, (value, relative) in targets.items():
+            column, _ = _directed(column)
+            _need(rows, column)
+            scale = anchors.of[column]
+            wish = value * rows[f"baseline_{column}"].to_numpy(dtype=float) if relative else value
+            distance += ((rows[column].to_numpy(dtype=float) - wish) / (scale.best - scale.worst)) ** 2
+        if not np.isfinite(distance).any():
+            raise ConfigError("a share of the baseline needs a finished baseline; there is none", "--nearest")
+        rows = rows.assign(_distance=np.sqrt(distance)).sort_values(
+            ["_distance", "val_accuracy", "params", "trial"],
+            ascending=[True, False, True, True],
+            kind="stable",
+        )
+        said = ", ".join(
+            f"{c} = {100 * v:g} % of the baseline" if r else f"{c} = {v:g}" for c, (v, r) in targets.items()
+        )
+        return _first(
+            rows.drop(columns="_distance"), f"{{trial}} is nearest to {said} on the front {{among}}."
+        )
+
+    return verb
+
+
+def top(k: int) -> Verb:
+    """``k`` trials that represent the front: those whose loss would cost the most hypervolume."""
+    if k < 1:
+        raise ConfigError(f"{k!r} is not a whole number >= 1", "--top")
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        chosen = pareto.spread(df, objectives, anchors, k).sort_values("macs", ascending=False)
+        rest = pareto.front(df, objectives).drop(index=chosen.index, errors="ignore")
+        names = ", ".join(chosen["trial"])
+        reason = (
+            f"{names} represent the front {{among}}: taking any of them away would lose the most hypervolume."
+        )
+        return Choice(chosen, rest.head(_NEXT), f"{reason} The first is {chosen['trial'].iloc[0]}.")
+
+    return verb
+
+
+def by_id(trial: str) -> Verb:
+    """The trial of this id, if it satisfies the constraints."""
+
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        rows = df[df["trial"] == trial]
+        if rows.empty:
+            hint = did_you_mean(trial, df["trial"])
+            raise NothingFeasible(f"{trial} is not among the {len(df)} feasible trials", "--id", hint)
+        on_front = trial in set(pareto.front(df, objectives)["trial"])
+        state = "on the front" if on_front else "dominated"
+        return Choice(rows.head(1), df.head(0), f"{trial} was asked for by id; it is {state} {{among}}.")
+
+    return verb
+
+
+def _directed(column: str) -> tuple[str, Direction]:
+    """The column a word means and its better direction; refuses test accuracy and columns without a
+    direction.
+    """
+    name = hard.ALIASES.get(column, column)
+    if name in hard.HELD_BACK:
+        raise ConfigError("test accuracy never steers a choice", column, "use accuracy (validation)")
+    good = {n for n, q in FINALS.items() if q.better is not None and n not in hard.HELD_BACK}
+    if name not in good:
+        raise ConfigError(
+            "is not a quantity to choose by", column, did_you_mean(column, {*good, "accuracy", "latency"})
+        )
+    return name, FINALS[name].better  # type: ignore[return-value]
+
+
+def _pair(objectives: Objectives) -> tuple[str, str]:
+    benefits = [c for c, d in objectives.items() if d == "max"] or ["val_accuracy"]
+    prices = [c for c, d in objectives.items() if d == "min"] or ["macs"]
+    return benefits[0], prices[0]
+
+
+def _scales(df: pd.DataFrame, objectives: Objectives) -> dict[str, Direction]:
+    """Every quantity of the table that has a direction and some value: what a verb may need a scale for."""
+    directed = {n: q.better for n, q in FINALS.items() if q.better is not None and n not in hard.HELD_BACK}
+    present = {n: d for n, d in directed.items() if n in df.columns and costs(df, {n: d})[1].any()}
+    return {**present, **objectives}
+
+
+def _need(df: pd.DataFrame, column: str) -> None:
+    if column not in df.columns or not df[column].notna().any():
+        raise ConfigError("no trial has a value", column, "was it measured in this sweep?")
+
+
+def _order(df: pd.DataFrame, column: str, direction: Direction) -> pd.DataFrame:
+    """Best first; ties by higher accuracy, fewer MACs, fewer parameters, trial id. Rows without a value
+    last.
+    """
+    _need(df, column)
+    ties = {"val_accuracy": False, "macs": True, "params": True, "trial": True}
+    keys = {column: direction == "min", **{name: up for name, up in ties.items() if name != column}}
+    return df.sort_values(list(keys), ascending=list(keys.values()), na_position="last", kind="stable")
+
+
+def _first(ordered: pd.DataFrame, reason: str) -> Choice:
+    return Choice(
+        ordered.head(1),
+        ordered.iloc[1 : 1 + _NEXT],
+        reason.replace("{trial}", str(ordered["trial"].iloc[0])),
+    )
+
+
+@functools.cache
+def _words(column: str) -> str:
+    return {
+        "val_accuracy": "validation accuracy",
+        "macs": "MACs",
+        "params": "parameter count",
+        "latency_ms": "latency",
+        "device_hours": "device hours",
+        "accuracy_drop": "accuracy drop",
+    }.get(column, column.replace("_", " "))

@@ -1,0 +1,124 @@
+"""``gcp-analyze front``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from analysis.cli.shared import common, guarded, read, say_json
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.evidence.assurance import Assurance
+
+
+@click.command()
+@click.argument("sweep", nargs=-1, required=True)
+@common
+@click.option(
+    "--objective", "objectives", multiple=True, metavar="NAME:max|min", help="Instead of the sweep's own."
+)
+@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the front as CSV.")
+@click.option("--all", "everything", is_flag=True, help="All finished trials with their Pareto rank.")
+@guarded
+def front(
+    sweep: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
+    no_cache: bool,
+    objectives: tuple[str, ...],
+    csv_path: Path | None,
+    everything: bool,
+) -> None:
+    """Print the front: the finished trials that no other trial beats in every objective."""
+    from analysis import text
+    from analysis.cli import answers
+    from analysis.evidence.assurance import assurance
+    from analysis.front import pareto
+    from analysis.front.anchors import anchors_for
+    from analysis.runs import table
+
+    df = read(sweep, tracking_uri, no_cache)
+    goals = _objectives(objectives) or df.attrs["objectives"]
+    df["pareto_rank"] = pareto.ranks(df, goals)
+    scales = anchors_for(df, goals) if df["candidate"].any() else None
+    rows = df[df["pareto_rank"].notna()] if everything else df[df["pareto_rank"] == 1]
+    rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
+    if scales is None:
+        from analysis.errors import NothingFeasible
+
+        reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
+        raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
+    volume = pareto.hypervolume(df, goals, scales)
+    sure = assurance(df, goals)
+    if csv_path is not None:
+        rows.to_csv(csv_path, index=False)
+    if as_json:
+        say_json(answers.front(df, rows, goals, volume, scales.describe(), sure.plain()))
+        return
+    shown, columns = _with_chances(_with_baselines(df, rows), sure)
+    click.echo(text.trials_table(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
+    click.echo()
+    click.echo(_summary(df, goals, volume, scales.describe()))
+    for line in sure.lines():
+        click.echo(line)
+
+
+def _objectives(given: tuple[str, ...]) -> dict[str, str]:
+    from gcp_core.errors import ConfigError
+    from gcp_core.schema import FINALS
+
+    goals = {}
+    for one in given:
+        name, _, direction = one.partition(":")
+        if not direction and name in FINALS:
+            direction = FINALS[name].better or ""
+        if direction not in ("max", "min"):
+            raise ConfigError(f"{one!r} is not NAME:max or NAME:min", "--objective", "for instance macs:min")
+        goals[name] = direction
+    return goals
+
+
+def _with_baselines(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.concat([df[df["kind"] == "baseline"], rows])
+
+
+def _with_chances(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list[str]]:
+    """The rows with their configuration's chance of being on the front, where the noise is known."""
+    if sure.groups is None:
+        return rows, []
+    chance = dict(zip(sure.groups["config_id"], sure.groups["probability"]))
+    said = [f"{100 * chance[c]:.0f} %" if c in chance else None for c in rows["config_id"]]
+    return rows.assign(chance=said), ["chance"]
+
+
+def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]:
+    marks = dict.fromkeys(df.loc[df["kind"] == "baseline", "trial"], "baseline")
+    if ranked:
+        marks.update({trial: f"rank {rank}" for trial, rank in zip(rows["trial"], rows["pareto_rank"])})
+    return marks
+
+
+def _summary(df: pd.DataFrame, goals: dict[str, str], volume: Any, scale: str) -> str:
+    from analysis import text
+    from analysis.runs import table
+
+    counts = table.counts(df)
+    said = ", ".join(f"{name} ({direction})" for name, direction in goals.items())
+    lines = [
+        f"{volume.points} of {text.plural(counts['candidates'], 'finished trial')} on the front of {said}.",
+        f"hypervolume {volume.value:.4f} of the box {scale}",
+    ]
+    if volume.cut:
+        lines.append(f"{volume.cut} front trials lie outside that box and add nothing to the hypervolume")
+    for reason, trials in df.attrs["left_out"].items():
+        shown = ", ".join(trials[:6]) + (", ..." if len(trials) > 6 else "")
+        lines.append(f"left out: {len(trials)} {reason} [{shown}]")
+    if not counts["baselines"]:
+        lines.append("no baseline: drops and shares of the baseline are unknown")
+    return "\n".join(lines)

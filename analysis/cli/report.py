@@ -1,0 +1,82 @@
+"""``gcp-analyze report``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.choose.constraints import Constraint
+
+
+@click.command()
+@click.argument("sweep", nargs=-1, required=True)
+@common
+@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to (default: SWEEP/report).")
+@click.option(
+    "--where", "constraints", multiple=True, metavar="CONSTRAINT", help="Draw it, choose within it."
+)
+@verb_options
+@click.option(
+    "--publish/--no-publish", default=True, help="Also tag the front in MLflow and attach the figures."
+)
+@guarded
+def report(
+    sweep: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
+    no_cache: bool,
+    out: Path | None,
+    constraints: tuple[str, ...],
+    publish: bool,
+    **verbs: Any,
+) -> None:
+    """Write one self-contained HTML page, figures (PNG, SVG) and their CSV; works offline."""
+    from analysis.cli import answers
+    from analysis.show import report as page
+
+    df = read(sweep, tracking_uri, no_cache)
+    asked = any(value not in (None, False) for value in verbs.values())
+    choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
+    folder = out or _report_folder(sweep, df)
+    # First, because it draws the same figures without a choice.
+    published = _publish(df, tracking_uri) if publish else None
+    written = page.write(df, folder, choice=choice, constraints=parsed)
+    if as_json:
+        say_json(answers.report(df, written, published))
+        return
+    click.echo(f"report   {written.page}")
+    click.echo(f"figures  {', '.join(p.name for p in written.files)}")
+    if published is not None:
+        click.echo(
+            f"MLflow   {len(published.front)} trials tagged pareto.front = true; figures and note on the parent"
+        )
+
+
+def _parse(df: pd.DataFrame, constraints: tuple[str, ...]) -> list[Constraint]:
+    from analysis.choose import constraints as hard
+    from analysis.runs import table
+
+    return [hard.parse(one, table.config_columns(df)) for one in constraints]
+
+
+def _report_folder(sweep: tuple[str, ...], df: pd.DataFrame) -> Path:
+    folder = df.attrs["sweeps"][0].get("folder")
+    return Path(folder) / "report" if folder and len(sweep) == 1 else Path("report")
+
+
+def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
+    """Publish a single sweep that lives in MLflow; several sweeps or a file have no parent to write to."""
+    from analysis.show.publish import publish
+
+    entries = df.attrs["sweeps"]
+    if len(entries) != 1 or "parent_run_id" not in entries[0]:
+        return None
+    entry = entries[0]
+    return publish(entry["folder"] or entry["id"], tracking_uri=tracking_uri or entry["tracking_uri"])

@@ -1,0 +1,67 @@
+"""``gcp-analyze select``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options
+
+
+@click.command()
+@click.argument("sweep")
+@click.argument("constraints", nargs=-1)
+@verb_options
+@common
+@click.option(
+    "--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the choice and runners-up as CSV."
+)
+@click.option(
+    "--write-config", type=click.Path(path_type=Path), help="Config to train the choice on fresh seeds."
+)
+@click.option(
+    "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="With --write-config."
+)
+@click.option("--epochs", type=click.IntRange(min=1), help="With --write-config: another training length.")
+@guarded
+def select(
+    sweep: str,
+    constraints: tuple[str, ...],
+    tracking_uri: str | None,
+    as_json: bool,
+    no_cache: bool,
+    csv_path: Path | None,
+    write_config: Path | None,
+    seeds: int,
+    epochs: int | None,
+    **verbs: Any,
+) -> None:
+    """Choose one trial: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one verb."""
+    import pandas as pd
+
+    from analysis import text
+    from analysis.cli import answers
+    from analysis.runs import table
+
+    df = read(sweep, tracking_uri, no_cache)
+    choice, _ = choose(df, constraints, verbs)
+    shown = pd.concat([choice.rows, choice.runners_up])
+    if csv_path is not None:
+        shown.to_csv(csv_path, index=False)
+    if write_config is not None:
+        from analysis.choose import recipe
+
+        recipe.write_config(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
+    if as_json:
+        say_json(answers.select(df, choice))
+        return
+    for constraint in choice.constraints:
+        click.echo(f"constraint: {constraint}")
+    click.echo(f"{choice.feasible} of {text.plural(choice.considered, 'finished trial')} feasible")
+    click.echo()
+    marks = dict.fromkeys(choice.rows["trial"], "<- chosen")
+    click.echo(text.trials_table(shown, table.varying(df), marks))
+    click.echo()
+    click.echo(choice.reason)

@@ -1,0 +1,108 @@
+"""What the commands share: their options, how they read a sweep, how an error becomes an exit code."""
+
+from __future__ import annotations
+
+import functools
+import json
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.choose.constraints import Constraint
+    from analysis.choose.select import Choice
+
+
+def guarded(command: Callable) -> Callable:
+    """Our own errors become one line on stderr and the exit code that belongs to them."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> None:
+        from analysis.errors import NothingFeasible
+        from gcp_core.errors import CheckpointError, ConfigError, DataError, GcpError
+
+        try:
+            command(*args, **kwargs)
+        except NothingFeasible as error:
+            if kwargs.get("as_json"):
+                from analysis.cli import answers
+
+                say_json(answers.nothing(error))
+            click.echo(f"nothing feasible: {error}", err=True)
+            sys.exit(3)
+        except (ConfigError, DataError, CheckpointError) as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(2)
+        except GcpError as error:
+            click.echo(f"error: {error}", err=True)
+            sys.exit(1)
+
+    return run
+
+
+def common(command: Callable) -> Callable:
+    """Options of every command."""
+    options = [
+        click.option("--tracking-uri", help="MLflow store of a sweep that is given by name or id."),
+        click.option("--json", "as_json", is_flag=True, help="Print the answer as JSON (docs/schemas)."),
+        click.option("--no-cache", is_flag=True, help="Read everything from MLflow again."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def verb_options(command: Callable) -> Callable:
+    """One option per verb of ``select``."""
+    options = [
+        click.option("--best", metavar="QUANTITY", help="The best value, for instance: accuracy."),
+        click.option(
+            "--cheapest", metavar="COST", help="The smallest of macs, params, latency_ms, device_hours."
+        ),
+        click.option("--knee", is_flag=True, help="Where the feasible front bends most; a suggestion."),
+        click.option("--weighted", metavar="W", help='Highest weighted gain: "accuracy=3 macs=1".'),
+        click.option(
+            "--lexicographic", metavar="L", help='Level by level, with tolerances: "accuracy:0.2 macs".'
+        ),
+        click.option("--nearest", metavar="T", help='The front trial nearest to: "macs=40%".'),
+        click.option(
+            "--top", type=click.IntRange(min=1), metavar="K", help="K trials spread over the front."
+        ),
+        click.option("--id", metavar="TRIAL", help="This trial, if it satisfies the constraints."),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def read(sweep: str | tuple[str, ...], tracking_uri: str | None, no_cache: bool) -> pd.DataFrame:
+    """The table of one or several sweeps; says so if one still runs."""
+    from analysis.runs.load import load
+
+    df = load(sweep, tracking_uri=tracking_uri, cache=not no_cache)
+    for entry in df.attrs["sweeps"]:
+        if entry.get("running"):
+            click.echo(f"note: sweep {entry['name']} is still running; this is the state of now", err=True)
+    return df
+
+
+def choose(
+    df: pd.DataFrame, constraints: tuple[str, ...], verbs: dict[str, Any]
+) -> tuple[Choice, list[Constraint]]:
+    """Parse constraints and verb, choose; the choice and the parsed constraints."""
+    from analysis.choose import constraints as hard
+    from analysis.choose import select
+    from analysis.choose.verbs import parse_verb
+    from analysis.runs import table
+
+    parsed = [hard.parse(one, table.config_columns(df)) for one in constraints]
+    return select.choose(df, parsed, parse_verb(verbs)), parsed
+
+
+def say_json(answer: dict[str, Any]) -> None:
+    """Print an answer of ``analysis.cli.answers``."""
+    click.echo(json.dumps(answer, indent=1, allow_nan=False))

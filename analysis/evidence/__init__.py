@@ -1,0 +1,1 @@
+"""What the data can decide: noise, tests, comparisons, importance, confirmation."""

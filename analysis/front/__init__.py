@@ -1,0 +1,1 @@
+"""The mathematics of fronts: objectives, scales, Pareto sets, hypervolume, attainment."""

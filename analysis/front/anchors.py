@@ -1,0 +1,116 @@
+"""Fixed scales for objectives: what counts as 0 and what as 1, and where each number comes from.
+
+A hypervolume depends on its units. Scales taken from the data's own minimum and maximum would make two sweeps
+incomparable, so they come from the task: chance accuracy, the unpruned baseline, zero cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis import text
+from gcp_core.errors import ConfigError
+from gcp_core.schema import Direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Costs whose worst anchor is the baseline's value and whose best is zero.
+_COSTS = ("macs", "params", "latency_ms", "device_hours")
+_SHARES = ("macs_removed", "params_removed", "target_reached")
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The worst (loss 1) and the best (loss 0) value of one column, with the words that say why."""
+
+    worst: float
+    best: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Anchors:
+    """One anchor per column."""
+
+    of: Mapping[str, Anchor]
+
+    def losses(self, costs: np.ndarray, objectives: Mapping[str, Direction]) -> np.ndarray:
+        """Scale minimised ``costs`` (n, m) to losses: 0 at the best anchor, 1 at the worst, lower =
+        better.
+        """
+        signs = np.array([-1.0 if direction == "max" else 1.0 for direction in objectives.values()])
+        best = np.array([self.of[column].best for column in objectives]) * signs
+        worst = np.array([self.of[column].worst for column in objectives]) * signs
+        return (costs - best) / (worst - best)
+
+    def gain(self, column: str, values: np.ndarray) -> np.ndarray:
+        """Scale ``values`` of one column to gains: 1 at the best anchor, 0 at the worst, higher = better."""
+        anchor = self.of[column]
+        return (np.asarray(values, dtype=float) - anchor.worst) / (anchor.best - anchor.worst)
+
+    def describe(self) -> str:
+        """One line that states every scale."""
+        return "; ".join(
+            f"{name} from {text.quantity(name, a.worst)} to {text.quantity(name, a.best)} ({a.source})"
+            for name, a in self.of.items()
+        )
+
+
+def anchors_for(df: pd.DataFrame, objectives: Mapping[str, Direction]) -> Anchors:
+    """The anchors of ``objectives`` for a table as ``analysis.load`` returns it.
+
+    Accuracy runs from chance (``df.attrs["chance"]``, per cent; 0 if unknown) to the mean baseline accuracy;
+    costs run from the baseline's value to 0. Without a baseline, or for a column without a natural scale,
+    the worst value on the front plus a tenth of its range stands in, and the source says so.
+    """
+    return Anchors({column: _anchor(df, column, direction) for column, direction in objectives.items()})
+
+
+def _anchor(df: pd.DataFrame, column: str, direction: Direction) -> Anchor:
+    chance = float(df.attrs.get("chance", 0.0))
+    if column in ("val_accuracy", "test_accuracy"):
+        top = _baseline(df, column, "mean")
+        if top is not None and top > chance:
+            return Anchor(chance, top, "chance, or 0 if unknown, to the mean baseline")
+    elif column == "accuracy_drop":
+        top = _baseline(df, "val_accuracy", "mean")
+        if top is not None and top > chance:
+            return Anchor(top - chance, 0.0, "as bad as chance to no loss")
+    elif column in _COSTS:
+        worst = _baseline(df, column, "max")
+        if worst is not None and worst > 0:
+            return Anchor(worst, 0.0, "baseline to nothing")
+    elif column in _SHARES:
+        return Anchor(0.0, 1.0, "none to all")
+    return _from_data(df, column, direction)
+
+
+def _baseline(df: pd.DataFrame, column: str, how: str) -> float | None:
+    if "kind" not in df.columns or column not in df.columns:
+        return None
+    values = df.loc[df["kind"] == "baseline", column].to_numpy(dtype=float, na_value=np.nan)
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    return float(values.mean() if how == "mean" else values.max())
+
+
+def _from_data(df: pd.DataFrame, column: str, direction: Direction) -> Anchor:
+    from analysis.front.objectives import costs
+
+    values, _ = costs(df, {column: direction})
+    if not len(values):
+        raise ConfigError("no trial has a finite value, so it has no scale", column)
+    best, worst = float(values.min()), float(values.max())
+    margin = 0.1 * (worst - best) or max(abs(worst), 1.0) * 0.1
+    sign = -1.0 if direction == "max" else 1.0
+    return Anchor(
+        sign * (worst + margin),
+        sign * best,
+        "from these trials, worst plus a tenth to best; not comparable across sweeps",
+    )

@@ -1,0 +1,89 @@
+"""Attainment surfaces: which accuracy at which cost was reached by a quarter, half, three quarters of the
+seeds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.front import pareto
+from analysis.front.objectives import Objectives, costs
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Seeds below which quartiles mean little: best, median and worst are shown instead.
+_FEW = 5
+
+
+def attainment(parts: Mapping[str, pd.DataFrame], objectives: Objectives) -> pd.DataFrame:
+    """Points of the attainment surfaces per label (empirical attainment function, Grunert da Fonseca et al.
+    2001).
+
+    Columns: ``label, level`` (share of seeds that reached the point or better: 25, 50, 75 %; with fewer than
+    five seeds the best, median and worst), ``band`` (best, median, worst), and the objectives in their own
+    units.
+    """
+    import moocore
+    import pandas as pd
+
+    frames = []
+    for label, part in parts.items():
+        seeds = sorted(part["seed"].dropna().unique())
+        points, sets = [], []
+        for i, seed in enumerate(seeds, start=1):
+            values, _ = costs(part[part["seed"] == seed], objectives)
+            best = values[pareto.nondominated(values)]
+            points.append(best)
+            sets.append(np.full(len(best), i))
+        # moocore minimises and takes the share of runs that attain a point, in per cent.
+        levels = (25.0, 50.0, 75.0) if len(seeds) >= _FEW else (100.0 / len(seeds), 50.0, 100.0)
+        surface = moocore.eaf(np.vstack(points), sets=np.concatenate(sets), percentiles=sorted(set(levels)))
+        rows = pd.DataFrame(surface[:, :-1], columns=list(objectives))
+        for column, direction in objectives.items():
+            if direction == "max":
+                rows[column] = -rows[column]
+        rows.insert(0, "level", surface[:, -1])
+        bands = {round(level, 6): band for level, band in zip(levels, ("best", "median", "worst"))}
+        rows.insert(0, "band", [bands.get(round(v, 6), "median") for v in rows["level"]])
+        rows.insert(0, "label", label)
+        frames.append(rows)
+    return pd.concat(frames, ignore_index=True)
+
+
+def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
+    """Rectangles of the objective space with ``difference``: share of seeds of ``a`` minus that of ``b``
+    that reach it.
+
+    Columns ``<cost>_low, <cost>_high, <benefit>_low, <benefit>_high, difference`` (-1..1); only where they
+    differ.
+    """
+    import moocore
+    import pandas as pd
+
+    sides = []
+    for part in (a, b):
+        rows = []
+        for i, (_, group) in enumerate(part.groupby("seed"), start=1):
+            values, _ = costs(group, objectives)
+            best = values[pareto.nondominated(values)]
+            rows.append(np.column_stack([best, np.full(len(best), i)]))
+        sides.append(np.vstack(rows))
+    found = moocore.eafdiff(sides[0], sides[1], rectangles=True)
+    names = list(objectives)
+    frame = pd.DataFrame(
+        {
+            f"{names[0]}_low": found[:, 0], f"{names[1]}_low": found[:, 1],
+            f"{names[0]}_high": found[:, 2], f"{names[1]}_high": found[:, 3],
+        }
+    )  # fmt: skip
+    for name, direction in objectives.items():
+        if direction == "max":
+            low, high = -frame[f"{name}_high"], -frame[f"{name}_low"]
+            frame[f"{name}_low"], frame[f"{name}_high"] = low, high
+    # moocore gives the difference in numbers of intervals; the largest possible is the number of runs.
+    frame["difference"] = found[:, 4] / max(a["seed"].nunique(), b["seed"].nunique())
+    return frame

@@ -1,0 +1,73 @@
+"""Named objectives, each with a direction, and their values as numbers to be minimised.
+
+Objectives are a mapping ``{column: "max" | "min"}`` in the caller's order. Rows with a value that is not finite, or of
+magnitude >= 1e300 (how MLflow stores an infinity), are rejected before anything is computed: one NaN can otherwise
+destroy a front. A frame with a boolean column ``candidate`` (as ``analysis.load`` returns it) is restricted to its
+candidates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis.runs.store import HUGE
+from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.schema import Direction
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Objectives = Mapping[str, Direction]
+
+
+def check_objectives(df: pd.DataFrame, objectives: Objectives) -> None:
+    """Raise ConfigError unless every objective is a column of ``df`` with a direction."""
+    if not objectives:
+        raise ConfigError(
+            "no objective given", "objectives", 'for instance {"val_accuracy": "max", "macs": "min"}'
+        )
+    for column, direction in objectives.items():
+        if column not in df.columns:
+            raise ConfigError("no such column", f"objectives.{column}", did_you_mean(column, df.columns))
+        if direction not in ("max", "min"):
+            raise ConfigError(
+                f"{direction!r} is no direction", f"objectives.{column}", 'allowed: "max", "min"'
+            )
+
+
+def usable(values: np.ndarray) -> np.ndarray:
+    """(n,) bool: rows of ``values`` (n, m) in which every number is finite and below 1e300 in magnitude."""
+    with np.errstate(invalid="ignore"):
+        return (np.isfinite(values) & (np.abs(values) < HUGE)).all(axis=1)
+
+
+def costs(df: pd.DataFrame, objectives: Objectives) -> tuple[np.ndarray, np.ndarray]:
+    """``(costs, keep)``: (k, m) float64 to be minimised of the k usable candidates, and their (n,) mask in
+    ``df``.
+    """
+    check_objectives(df, objectives)
+    values = np.column_stack([_numbers(df, column) for column in objectives])
+    keep = usable(values)
+    if "candidate" in df.columns:
+        keep &= df["candidate"].to_numpy(dtype=bool)
+    return minimised(values[keep], objectives.values()), keep
+
+
+def minimised(values: np.ndarray, directions: object) -> np.ndarray:
+    """``values`` (n, m) with the maximised columns negated; adding 0.0 turns -0.0 into 0.0, so that ties
+    stay ties.
+    """
+    signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])  # type: ignore[attr-defined]
+    return values * signs + 0.0
+
+
+def _numbers(df: pd.DataFrame, column: str) -> np.ndarray:
+    import pandas as pd
+
+    try:
+        return pd.to_numeric(df[column]).to_numpy(dtype=float, na_value=np.nan)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError("is not a column of numbers", f"objectives.{column}") from exc

@@ -1,0 +1,1 @@
+"""The only reader of MLflow: from a sweep to a tidy table."""

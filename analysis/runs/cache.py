@@ -1,0 +1,81 @@
+"""What was read from MLflow, kept as parquet: keyed by the sweep's parent run and the newest end time it holds.
+
+A finished run never changes its values, so a later read asks only for runs that ended since, for those that still run,
+and for the ids of those that were deleted; a run that was deleted leaves the table and one that was restored returns.
+Only runs that were deleted and then purged (``mlflow gc``) between two reads are not noticed: ``cache=False``
+(``--no-cache``) reads everything again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.runs.store import SweepRef, deleted_runs, read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+
+def cached_records(ref: SweepRef) -> pd.DataFrame:
+    """The same rows as :func:`analysis.load.read_records`, from the cache as far as it reaches."""
+    import pandas as pd
+
+    file = cache_file(ref)
+    old = _read(file)
+    if old is None or not old["ended"].notna().any():
+        fresh = read_records(ref, deleted_too=True)
+        _write(fresh, file)
+        return _active(fresh, deleted_runs(ref))
+    newest = int(old["ended"].max())
+    new = read_records(ref, newer_than=newest, deleted_too=True)
+    if not (new["run_id"].isin(old["run_id"]) & new["ended"].le(newest)).all():
+        known = old[~old["run_id"].isin(new["run_id"])]
+        old = pd.concat([known, new], ignore_index=True)
+        old = old.sort_values("started", kind="stable", ignore_index=True)
+        _write(old, file)
+    return _active(old, deleted_runs(ref))
+
+
+def _active(records: pd.DataFrame, deleted: set[str]) -> pd.DataFrame:
+    return records[~records["run_id"].isin(deleted)].reset_index(drop=True) if deleted else records
+
+
+def cache_file(ref: SweepRef) -> Path:
+    """In the sweep's folder; for a sweep found by name, in the user's cache folder."""
+    key = hashlib.sha256(f"{ref.tracking_uri}|{ref.parent_run_id}".encode()).hexdigest()[:16]
+    if ref.folder is not None:
+        return ref.folder / ".analysis" / f"records-{ref.parent_run_id[:16]}.parquet"
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return root / "gcp-sweep" / f"records-{key}.parquet"
+
+
+def _read(file: Path) -> pd.DataFrame | None:
+    import pandas as pd
+
+    if not file.is_file():
+        return None
+    try:
+        return pd.read_parquet(file)
+    except (OSError, ValueError) as exc:
+        log.warning("cache %s is unreadable and will be written again: %s", file, exc)
+        return None
+
+
+def _write(records: pd.DataFrame, file: Path) -> None:
+    """Keep finished rows; a cache that cannot be written costs time, not correctness."""
+    finished = records[records["ended"].notna()] if len(records) else records
+    if not len(finished):
+        return
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_suffix(f".{os.getpid()}.tmp")
+        finished.to_parquet(temporary, index=False)
+        temporary.replace(file)
+    except (OSError, ValueError, ImportError) as exc:
+        log.warning("cannot keep the table in %s: %s", file, exc)

@@ -1,0 +1,63 @@
+"""From a sweep's name, folder or table file to one tidy table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis.errors import SweepNotFound
+from analysis.runs.store import find, num_classes, read_records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def load(
+    sweep: str | Path | Sequence[str | Path], *, tracking_uri: str | None = None, cache: bool = True
+) -> pd.DataFrame:
+    """One row per trial, baseline and confirm run of a sweep, with typed columns.
+
+    Args:
+        sweep: the sweep's folder; or its name, id or parent run id (then with ``tracking_uri``); or a
+            ``.csv`` or ``.parquet`` file with the same columns; or a sequence of these, which end up in one
+            frame.
+        tracking_uri: where MLflow keeps the runs, if ``sweep`` is no folder.
+        cache: keep the table as parquet in the sweep's folder and read only what is newer from MLflow.
+
+    Columns: ``sweep, trial, run_id, kind, status, candidate, left_out, config_id, seed, started, ended``,
+    the short names of ``final/*`` (units in ``gcp_core.schema``), the config as dotted paths, and what is
+    derived from the paired baseline (``baseline_*``, ``macs_kept``, ``params_kept``, ``accuracy_delta``).
+    ``candidate`` marks the rows that may stand on a front; every other trial says why in ``left_out``.
+    ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
+    ``left_out`` (reason -> trials).
+
+    Raises:
+        SweepNotFound: no such sweep, or nothing in it.
+        DataError: runs of another schema version, or required columns missing.
+    """
+    from analysis.runs import table
+
+    if isinstance(sweep, (str, Path)):
+        return _load_one(sweep, tracking_uri, cache)
+    if not sweep:
+        raise SweepNotFound("no sweep given", "sweep")
+    return table.concat([_load_one(one, tracking_uri, cache) for one in sweep])
+
+
+def _load_one(sweep: str | Path, tracking_uri: str | None, cache: bool) -> pd.DataFrame:
+    from analysis.runs import table
+
+    path = Path(sweep)
+    if path.suffix in (".csv", ".parquet"):
+        return table.from_file(path)
+    ref = find(sweep, tracking_uri=tracking_uri)
+    if cache:
+        from analysis.runs.cache import cached_records
+
+        records = cached_records(ref)
+    else:
+        records = read_records(ref)
+    if records.empty:
+        raise SweepNotFound("has no trials yet", ref.name, "has the sweep been started?")
+    return table.tidy(records, ref, num_classes(ref, records))

@@ -1,0 +1,293 @@
+"""The only reader of MLflow: from a sweep's name or folder to one tidy table.
+
+Nothing heavy is imported until something is read, so that ``gcp-analyze --help`` stays instant.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import SweepNotFound
+from gcp_core.errors import ConfigError, DataError
+from gcp_core.schema import FINALS, SCHEMA_VERSION, Direction, Tag
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+#: What a sweep looks for unless its config says otherwise.
+DEFAULT_OBJECTIVES: dict[str, Direction] = {"val_accuracy": "max", "macs": "min"}
+
+#: Values of at least this magnitude count as missing: MLflow stores an infinity as one.
+HUGE = 1e300
+
+_PAGE = 5000
+
+
+@dataclass(frozen=True)
+class SweepRef:
+    """Where a sweep lives. ``folder`` is None if it was found by name; ``parent_run_id`` is its MLflow
+    run.
+    """
+
+    id: str
+    name: str
+    tracking_uri: str
+    experiment_id: str
+    parent_run_id: str
+    folder: Path | None
+    objectives: dict[str, Direction]
+    running: bool = False
+
+
+def find(sweep: str | Path, *, tracking_uri: str | None = None) -> SweepRef:
+    """Locate a sweep by folder, or by name, id or parent run id at ``tracking_uri``."""
+    path = Path(sweep)
+    if (path / "sweep.json").is_file():
+        return _from_folder(path.resolve(), tracking_uri)
+    if tracking_uri is None:
+        what = "the folder has no sweep.json" if path.is_dir() else "no such folder"
+        raise SweepNotFound(what, str(sweep), "a sweep's folder, or its name with --tracking-uri")
+    return _by_name(str(sweep), tracking_uri)
+
+
+def client_for(tracking_uri: str) -> MlflowClient:
+    """A client for one store; unlike ``mlflow.set_tracking_uri`` it changes nothing for anybody else."""
+    try:
+        from mlflow.tracking import MlflowClient
+    except ImportError as exc:
+        raise ConfigError("mlflow is not installed", "analysis", 'pip install "gcp-sweep[analysis]"') from exc
+    _check_store(tracking_uri)
+    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def _check_store(tracking_uri: str) -> None:
+    """Opening a SQLite file that does not exist would create an empty store; say so instead."""
+    if tracking_uri.startswith("sqlite:///"):
+        file = Path(tracking_uri.removeprefix("sqlite:///"))
+        if not file.is_file():
+            raise SweepNotFound("no such SQLite store", str(file), "was the sweep's folder moved or deleted?")
+
+
+def _from_folder(folder: Path, tracking_uri: str | None) -> SweepRef:
+    try:
+        entry = json.loads((folder / "sweep.json").read_text())
+        sweep_id, name, parent = entry["id"], entry["name"], entry["parent_run_id"]
+        uri = tracking_uri or entry.get("tracking_uri")
+    except (json.JSONDecodeError, KeyError, TypeError) as exc:
+        raise DataError(f"not a sweep's description: {exc}", str(folder / "sweep.json")) from exc
+    own = folder / "mlflow.db"
+    if tracking_uri is None and own.is_file() and (uri is None or uri.startswith("sqlite:")):
+        uri = f"sqlite:///{own}"  # right even after the folder was moved
+    if uri is None or parent is None:
+        raise SweepNotFound("has not started yet: no tracking store", name)
+    run = _parent_run(client_for(uri), parent, name)
+    return SweepRef(
+        id=sweep_id,
+        name=name,
+        tracking_uri=uri,
+        experiment_id=run.info.experiment_id,
+        parent_run_id=parent,
+        folder=folder,
+        objectives=_objectives(folder / "config.yaml", run),
+        running=run.info.status == "RUNNING",
+    )
+
+
+def _parent_run(client: MlflowClient, run_id: str, name: str) -> Run:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return client.get_run(run_id)
+    except MlflowException as exc:
+        reason = str(exc).splitlines()[0]
+        raise SweepNotFound(f"MLflow has no run {run_id}: {reason}", name) from exc
+
+
+def _by_name(name: str, tracking_uri: str) -> SweepRef:
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(tracking_uri)
+    try:
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        parents = client.search_runs(experiments, f"tags.`{Tag.KIND}` = 'sweep'", max_results=_PAGE)
+    except MlflowException as exc:
+        reason = str(exc).splitlines()[0]
+        raise SweepNotFound(f"cannot read the tracking store: {reason}", tracking_uri) from exc
+    hits = [
+        run
+        for run in parents
+        if name in (run.info.run_id, run.data.tags.get(Tag.SWEEP_NAME), run.data.tags.get(Tag.SWEEP_ID))
+    ]
+    if not hits:
+        from gcp_core.errors import did_you_mean
+
+        known = {run.data.tags.get(Tag.SWEEP_NAME, "") for run in parents}
+        hint = did_you_mean(name, known) if known else "the store holds no sweep"
+        raise SweepNotFound(f"no sweep of this name at {tracking_uri}", name, hint)
+    if len(hits) > 1:
+        ids = ", ".join(run.data.tags.get(Tag.SWEEP_ID, run.info.run_id) for run in hits)
+        raise SweepNotFound(f"{len(hits)} sweeps have this name", name, f"give an id instead: {ids}")
+    run = hits[0]
+    return SweepRef(
+        id=run.data.tags.get(Tag.SWEEP_ID, run.info.run_id),
+        name=run.data.tags.get(Tag.SWEEP_NAME, name),
+        tracking_uri=tracking_uri,
+        experiment_id=run.info.experiment_id,
+        parent_run_id=run.info.run_id,
+        folder=None,
+        objectives=_objectives(None, run),
+        running=run.info.status == "RUNNING",
+    )
+
+
+def _objectives(config: Path | None, parent: Run) -> dict[str, Direction]:
+    """From the sweep's merged config, else from the parent's params ``search.objectives.*``, else the
+    default.
+    """
+    found: dict[str, Any] = {}
+    if config is not None and config.is_file():
+        import yaml
+
+        merged = yaml.safe_load(config.read_text()) or {}
+        found = (merged.get("search") or {}).get("objectives") or {}
+    if not found:
+        prefix = "search.objectives."
+        found = {k.removeprefix(prefix): v for k, v in parent.data.params.items() if k.startswith(prefix)}
+    known = {name: direction for name, direction in found.items() if name in FINALS}
+    return known or dict(DEFAULT_OBJECTIVES)
+
+
+def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: bool = False) -> pd.DataFrame:
+    """Children of a sweep as they are in MLflow: one row per run, params and tags still strings.
+
+    Columns: ``run_id, mlflow_status, started, ended`` (ms since 1970, NaN while running), ``metric:KEY``,
+    ``param:KEY``, ``tag:KEY``. With ``newer_than`` (ms) only runs that ended then or later, and those still
+    running. ``deleted_too``: also runs that were deleted in MLflow (and not yet purged).
+    """
+    import pandas as pd
+    from mlflow.entities import ViewType
+
+    client = client_for(ref.tracking_uri)
+    children = f"tags.`{Tag.PARENT}` = '{ref.parent_run_id}'"
+    queries = [children]
+    if newer_than is not None:
+        # MLflow's filters know no OR, and a run without an end time matches no comparison of it.
+        queries = [
+            f"{children} and attributes.end_time >= {int(newer_than)}",
+            f"{children} and attributes.status = 'RUNNING'",
+        ]
+    view = ViewType.ALL if deleted_too else ViewType.ACTIVE_ONLY
+    rows = {
+        run.info.run_id: _record(run)
+        for query in queries
+        for run in _pages(client, ref.experiment_id, query, view)
+    }
+    frame = pd.DataFrame(list(rows.values()))
+    return frame if len(frame) else pd.DataFrame(columns=["run_id", "mlflow_status", "started", "ended"])
+
+
+def deleted_runs(ref: SweepRef) -> set[str]:
+    """Ids of the sweep's children that were deleted in MLflow."""
+    from mlflow.entities import ViewType
+
+    query = f"tags.`{Tag.PARENT}` = '{ref.parent_run_id}'"
+    pages = _pages(client_for(ref.tracking_uri), ref.experiment_id, query, ViewType.DELETED_ONLY)
+    return {run.info.run_id for run in pages}
+
+
+def _pages(client: MlflowClient, experiment_id: str, query: str, view: int) -> Iterator[Run]:
+    token: str | None = None
+    while True:
+        page = client.search_runs(
+            [experiment_id],
+            query,
+            run_view_type=view,
+            max_results=_PAGE,
+            order_by=["attributes.start_time ASC"],
+            page_token=token,
+        )
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _record(run: Run) -> dict[str, Any]:
+    info, data = run.info, run.data
+    record: dict[str, Any] = {
+        "run_id": info.run_id,
+        "mlflow_status": info.status,
+        "started": info.start_time,
+        "ended": info.end_time,
+    }
+    record.update({f"metric:{k}": v for k, v in data.metrics.items() if k.startswith("final/")})
+    record.update({f"param:{k}": v for k, v in data.params.items()})
+    record.update({f"tag:{k}": v for k, v in data.tags.items() if k != Tag.NOTE})
+    return record
+
+
+def num_classes(ref: SweepRef, records: pd.DataFrame) -> int | None:
+    """Number of classes of the sweep's task, from the first manifest found in its folder or in MLflow."""
+    if ref.folder is not None:
+        for manifest in sorted((ref.folder / "trials").glob("*/model/manifest.json")):
+            return _classes_in(manifest)
+    finished = records[records["mlflow_status"] == "FINISHED"]
+    for run_id in finished["run_id"].head(3):
+        file = fetch_artifact(ref, run_id, "model/manifest.json")
+        if file is not None:
+            return _classes_in(file)
+    return None
+
+
+def _classes_in(manifest: Path) -> int | None:
+    try:
+        value = json.loads(manifest.read_text()).get("num_classes")
+    except (json.JSONDecodeError, OSError):
+        return None
+    return value if isinstance(value, int) and value > 1 else None
+
+
+def fetch_artifact(ref: SweepRef, run_id: str, name: str, into: Path | None = None) -> Path | None:
+    """Download one artifact of a run into ``into`` (a temporary folder by default); None if it does not
+    exist.
+    """
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(ref.tracking_uri)
+    with no_progress_bar():
+        try:
+            if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
+                return None
+            return Path(client.download_artifacts(run_id, name, str(into) if into else None))
+        except (MlflowException, OSError):
+            return None
+
+
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """MLflow draws a bar on stderr for every file; it can only be told not to through the environment."""
+    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
+    before = os.environ.get(name)
+    os.environ[name] = "false"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+
+
+def schema_problem(version: object) -> str:
+    """Why a row of this schema version cannot be read; "" if it can."""
+    if version is None or version != version or str(version) == SCHEMA_VERSION:
+        return ""
+    return f"written by schema {version}; this version reads schema {SCHEMA_VERSION}"

@@ -1,0 +1,334 @@
+"""From raw MLflow records to a typed, tidy table: casting, baselines, derived columns, who is left out and
+why.
+
+Every derived column has its one place here.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from analysis.errors import SweepNotFound
+from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
+from gcp_core import config as core_config
+from gcp_core.errors import ConfigError, DataError
+from gcp_core.schema import FINALS, STATUSES, Tag
+
+if TYPE_CHECKING:
+    from analysis.runs.store import SweepRef
+
+#: A trial without a finite value for one of these cannot be judged.
+REQUIRED = ("val_accuracy", "macs", "params")
+
+#: First columns of every table, in this order.
+IDENTITY = (
+    "sweep", "trial", "run_id", "kind", "status", "candidate", "left_out", "config_id", "seed", "started", "ended",
+)  # fmt: skip
+
+_CONFIG_PARTS = {
+    "data": core_config.DataConfig,
+    "model": core_config.ModelConfig,
+    "train": core_config.TrainConfig,
+    "prune": core_config.PruneConfig,
+}
+#: Trials with equal values here (and an equal seed) share a baseline.
+_BASELINE_PARTS = ("data.", "model.", "train.")
+
+
+def tidy(records: pd.DataFrame, ref: SweepRef, num_classes: int | None) -> pd.DataFrame:
+    """The table of one sweep (columns: see ``analysis.load.load``) from
+    :func:`analysis.load.read_records`.
+    """
+    tags = {name: _tag(records, name) for name in (Tag.KIND, Tag.STATUS, Tag.SCHEMA, Tag.ERROR)}
+    problems = sorted({text for text in map(schema_problem, tags[Tag.SCHEMA]) if text})
+    if problems:
+        raise DataError(problems[0], ref.name, "read it with the version that wrote it")
+    df = pd.DataFrame(
+        {
+            "sweep": ref.name,
+            "trial": _tag(records, Tag.TRIAL_ID).fillna(_tag(records, Tag.RUN_NAME)),
+            "run_id": records["run_id"],
+            "kind": tags[Tag.KIND].fillna("trial"),
+            "status": _statuses(tags[Tag.STATUS], records["mlflow_status"]),
+            "error": tags[Tag.ERROR].fillna(""),
+            "config_id": _tag(records, Tag.CONFIG_ID),
+            "started": pd.to_datetime(records["started"], unit="ms", utc=True),
+            "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
+        }
+    )
+    params = {c.removeprefix("param:"): records[c] for c in records.columns if c.startswith("param:")}
+    cast = {name: cast_param(name, values) for name, values in params.items()}
+    seed = cast.pop("seed", None)
+    df["seed"] = seed if seed is not None else pd.to_numeric(_tag(records, Tag.SEED)).astype("Int64")
+    finals = {
+        name: pd.to_numeric(records[f"metric:{q.key}"])
+        for name, q in FINALS.items()
+        if f"metric:{q.key}" in records
+    }
+    for name in REQUIRED:
+        finals.setdefault(name, pd.Series(np.nan, index=df.index))
+    df = pd.concat([df, pd.DataFrame(finals), pd.DataFrame(cast, index=df.index)], axis=1)
+    df.attrs["sweeps"] = [_describe(ref)]
+    df.attrs["objectives"] = dict(ref.objectives)
+    df.attrs["chance"] = 100.0 / num_classes if num_classes else 0.0
+    return finish(df)
+
+
+def from_file(path: Path) -> pd.DataFrame:
+    """A table from a CSV or parquet file with the columns of ``analysis.load``; what is derived is derived
+    again.
+    """
+    if not path.is_file():
+        raise SweepNotFound("no such file", str(path))
+    try:
+        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+    except (ValueError, OSError) as exc:
+        raise DataError(f"cannot be read as a table: {exc}", str(path)) from exc
+    missing = [name for name in ("trial", *REQUIRED) if name not in df.columns]
+    if missing:
+        raise DataError(
+            "columns missing: " + ", ".join(missing), str(path), "expected the columns of analysis.load"
+        )
+    if df.empty:
+        raise SweepNotFound("has no rows", str(path))
+    defaults = {
+        "sweep": path.stem,
+        "run_id": "",
+        "kind": "trial",
+        "status": "complete",
+        "error": "",
+        "seed": 0,
+    }
+    for name, value in defaults.items():
+        df[name] = df[name].fillna(value) if name in df.columns else value
+    df["config_id"] = df["config_id"] if "config_id" in df.columns else df["trial"]
+    for name in ("started", "ended"):
+        df[name] = pd.to_datetime(df[name], utc=True) if name in df.columns else pd.NaT
+    df.attrs.setdefault("objectives", dict(DEFAULT_OBJECTIVES))
+    df.attrs.setdefault("chance", 0.0)
+    df.attrs.setdefault("sweeps", [{"name": name} for name in df["sweep"].unique()])
+    return finish(df)
+
+
+def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Several sweeps in one table; the ``sweep`` column tells them apart, the objectives are the first
+    one's.
+    """
+    tables = list(tables)
+    attrs = {
+        "sweeps": [entry for t in tables for entry in t.attrs["sweeps"]],
+        "objectives": tables[0].attrs["objectives"],
+        "chance": tables[0].attrs["chance"],
+    }
+    bare = [t.copy() for t in tables]
+    for t in bare:
+        t.attrs = {}
+    df = pd.concat(bare, ignore_index=True)
+    df.attrs = attrs
+    return finish(df)
+
+
+def finish(df: pd.DataFrame) -> pd.DataFrame:
+    """Pair baselines, derive columns, mark candidates, order rows and columns. Idempotent."""
+    df = _with_baseline(df)
+    df["left_out"] = [_left_out(row) for row in df[["kind", "status", "error", *REQUIRED]].to_dict("records")]
+    df["candidate"] = (df["kind"] == "trial") & (df["left_out"] == "")
+    first = [c for c in (*IDENTITY, "error") if c in df.columns]
+    derived = [c for c in df.columns if c.startswith("baseline_")] + [
+        "macs_kept",
+        "params_kept",
+        "accuracy_delta",
+    ]
+    finals = [c for c in FINALS if c in df.columns]
+    rest = [c for c in df.columns if c not in {*first, *derived, *finals}]
+    attrs = dict(df.attrs)
+    df = df[[*first, *finals, *derived, *sorted(rest)]].sort_values(["sweep", "trial"], kind="stable")
+    df = df.reset_index(drop=True)
+    df.attrs = attrs
+    df.attrs["left_out"] = left_out(df)
+    return df
+
+
+def left_out(df: pd.DataFrame) -> dict[str, list[str]]:
+    """Reason -> trials that may not stand on the front, most frequent reason first."""
+    trials = df[(df["kind"] == "trial") & (df["left_out"] != "")]
+    groups = {str(reason): list(rows["trial"]) for reason, rows in trials.groupby("left_out", sort=True)}
+    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+
+
+def counts(df: pd.DataFrame) -> dict[str, int]:
+    """How many rows of each status (trials), and how many baselines and confirm runs: the health of a
+    sweep.
+    """
+    trials = df[df["kind"] == "trial"]
+    found = {status: int((trials["status"] == status).sum()) for status in STATUSES}
+    result = {"trials": len(trials), "candidates": int(df["candidate"].sum())}
+    result.update({status: n for status, n in found.items() if n})
+    for kind in ("baseline", "confirm"):
+        result[f"{kind}s"] = int((df["kind"] == kind).sum())
+    return result
+
+
+def config_columns(df: pd.DataFrame) -> list[str]:
+    """Columns that hold configuration (dotted paths)."""
+    return [c for c in df.columns if c.split(".")[0] in (*_CONFIG_PARTS, "search", "resources") and "." in c]
+
+
+def varying(df: pd.DataFrame) -> list[str]:
+    """Configuration columns in which the candidates differ: what the sweep searched."""
+    rows = df[df["candidate"]]
+    return [c for c in config_columns(df) if rows[c].astype(str).nunique() > 1]
+
+
+def cast_param(name: str, values: pd.Series) -> pd.Series:
+    """MLflow's strings as the type the config declares for ``name``; unknown names are guessed."""
+    kind = _declared_type(name)
+    if kind is None:
+        return _guess(values)
+    try:
+        # Few distinct values, many rows: cast each distinct one once.
+        known = {v: _cast(v, kind) for v in values.unique()}
+        return pd.Series(
+            [known[v] if v == v else _cast(v, kind) for v in values], index=values.index, dtype=_dtype(kind)
+        )
+    except (ValueError, TypeError) as exc:
+        raise DataError(f"a logged value is no {kind.__name__}: {exc}", name) from exc
+
+
+def _declared_type(name: str) -> type | None:
+    if name in ("seed", "threads"):
+        return int
+    part, _, leaf = name.partition(".")
+    if part not in _CONFIG_PARTS or "." in leaf:
+        return None
+    hint = typing.get_type_hints(_CONFIG_PARTS[part]).get(leaf)
+    if isinstance(hint, types.UnionType):
+        choices = [t for t in typing.get_args(hint) if t is not type(None)]
+        hint = choices[0] if len(choices) == 1 else None
+    return hint if hint in (int, float, str, bool) else None
+
+
+def _dtype(kind: type) -> Any:
+    return {int: "Int64", float: "float64", bool: "boolean", str: "object"}[kind]
+
+
+def _missing(value: object) -> bool:
+    return value is None or value != value or str(value) in ("None", "null", "")
+
+
+def _cast(value: object, kind: type) -> Any:
+    if _missing(value):
+        return {int: pd.NA, float: np.nan, bool: pd.NA, str: None}[kind]
+    if kind is bool:
+        return str(value).lower() == "true"
+    if kind is int:
+        number = float(str(value))
+        if number != int(number):
+            raise ValueError(f"{value!r}")
+        return int(number)
+    return kind(str(value))
+
+
+def _guess(values: pd.Series) -> pd.Series:
+    """Numbers if all values are numbers, text otherwise."""
+    present = values.map(lambda v: not _missing(v))
+    numbers = pd.to_numeric(values.where(present), errors="coerce")
+    if present.any() and numbers[present].notna().all():
+        return numbers
+    return values.where(present, None).astype(object)
+
+
+def _tag(records: pd.DataFrame, name: str) -> pd.Series:
+    column = f"tag:{name}"
+    if column in records.columns:
+        return records[column].astype(object)
+    return pd.Series([None] * len(records), index=records.index, dtype=object)
+
+
+def _statuses(tagged: pd.Series, mlflow: pd.Series) -> pd.Series:
+    """The status tag; without one, what MLflow's own state says."""
+    fallback = {"FINISHED": "complete", "FAILED": "failed", "KILLED": "lost"}
+    return pd.Series(
+        [t if isinstance(t, str) else fallback.get(m, "running") for t, m in zip(tagged, mlflow)],
+        index=tagged.index,
+    )
+
+
+def _describe(ref: SweepRef) -> dict[str, Any]:
+    return {
+        "id": ref.id,
+        "name": ref.name,
+        "tracking_uri": ref.tracking_uri,
+        "experiment_id": ref.experiment_id,
+        "parent_run_id": ref.parent_run_id,
+        "folder": str(ref.folder) if ref.folder else None,
+        "running": ref.running,
+    }
+
+
+def _baseline_key(row: dict[str, Any], names: list[str]) -> str:
+    return json.dumps([str(row["sweep"]), str(row["seed"]), *(str(row[n]) for n in names)])
+
+
+def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
+    """Pair each row with the finished baseline of equal data, model, training and seed."""
+    names = [c for c in df.columns if c.startswith(_BASELINE_PARTS)]
+    keys = [_baseline_key(row, names) for row in df[["sweep", "seed", *names]].to_dict("records")]
+    measured = df[list(REQUIRED)].apply(pd.to_numeric, errors="coerce")
+    good = (df["kind"] == "baseline") & (df["status"] == "complete") & np.isfinite(measured).all(axis=1)
+    of_key = {keys[i]: i for i in np.flatnonzero(good.to_numpy())}
+    pair = np.array([of_key.get(key, -1) for key in keys])
+    df = df[[c for c in df.columns if not c.startswith("baseline_")]].copy()
+    has = pair >= 0
+    df["baseline_trial"] = np.where(has, df["trial"].to_numpy(dtype=object)[pair], None)
+    for name in ("val_accuracy", "test_accuracy", "macs", "params", "latency_ms", "device_hours"):
+        if name in df.columns:
+            values = pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=float)
+            df[f"baseline_{name}"] = np.where(has, values[pair], np.nan)
+    df["macs_kept"] = df["macs"] / df["baseline_macs"]
+    df["params_kept"] = df["params"] / df["baseline_params"]
+    df["accuracy_delta"] = df["val_accuracy"] - df["baseline_val_accuracy"]
+    drop = -df["accuracy_delta"]
+    df["accuracy_drop"] = df["accuracy_drop"].fillna(drop) if "accuracy_drop" in df.columns else drop
+    return df
+
+
+def _left_out(row: dict[str, Any]) -> str:
+    if row["kind"] not in ("trial", "confirm"):
+        return ""
+    status = STATUSES.get(str(row["status"]))
+    if status is None:
+        return f"unknown status {row['status']!r}"
+    if not status.on_front:
+        return f"{status.name}: {status.text}"
+    bad = [name for name in REQUIRED if not _sound(row[name])]
+    return f"no finite {', '.join(bad)}" if bad else ""
+
+
+def _sound(value: Any) -> bool:
+    try:
+        return bool(np.isfinite(value)) and abs(value) < HUGE
+    except TypeError:
+        return False
+
+
+def row_of(df: pd.DataFrame, trial: str) -> pd.Series:
+    """The row of one trial id; ConfigError with a near match if there is none or if several sweeps have
+    it.
+    """
+    from gcp_core.errors import did_you_mean
+
+    rows = df[df["trial"] == trial]
+    if rows.empty:
+        raise ConfigError("no such trial", trial, did_you_mean(trial, df["trial"]))
+    if len(rows) > 1:
+        raise ConfigError("several sweeps have a trial of this id", trial, "load one sweep at a time")
+    return rows.iloc[0]

@@ -1,0 +1,132 @@
+"""The model card: what the exported model is, what it was measured to do, and how to use it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from analysis import text
+from analysis.runs.widths import layer_widths
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+class Compared(Protocol):
+    """What the card needs of a check."""
+
+    name: str
+    logged: float
+    measured: float
+    note: str
+
+
+def model_card(
+    row: pd.Series, manifest: dict[str, Any], proof: dict[str, Any], checks: Sequence[Compared], reason: str
+) -> str:
+    """Markdown. Numbers are those measured in the fresh process; costs of the baseline stand beside them."""
+    config = manifest["config"]
+    height, width = manifest["image_size"]
+    parts = [
+        f"# {config['model']['name']}, pruned while training: {row['trial']} of {row['sweep']}",
+        "",
+        reason or f"Trial {row['trial']} was chosen by id.",
+        "",
+        *_numbers(row, proof),
+        *_checks(checks, proof),
+        "## Input and output",
+        "",
+        f"Input: float32 (N, {manifest['in_channels']}, {height}, {width}); pixels scaled to 0..1, then "
+        f"(x - mean) / std per channel with mean {_list(manifest['mean'])} and std {_list(manifest['std'])}.",
+        f"Output: logits (N, {manifest['num_classes']}) for {', '.join(map(str, manifest['class_names']))}.",
+        "",
+        "## Use",
+        "",
+        "```python",
+        "import torch",
+        "",
+        'model = torch.export.load("model.pt2").module()   # needs torch only; any batch size',
+        "",
+        "from gcp_core.checkpoint import load_model",
+        'model = load_model(".")                            # an ordinary module: fine-tune or prune further',
+        "```",
+        "",
+        "`sample.npz` holds inputs and the logits they must give: test a deployment with it.",
+        "",
+        *_training(row, config),
+        *_layers(manifest),
+        "## Provenance",
+        "",
+        f"- MLflow run `{row['run_id']}`, configuration `{row['config_id']}`, seed {row['seed']}",
+        f"- weights SHA-256 `{manifest['sha256']}`, data digest `{manifest['data_digest']}`",
+        f"- trained with torch {manifest['torch']} on {manifest['device']}; proven on {proof['place']}",
+        "",
+        "## Limits",
+        "",
+        "Accuracy was measured on one validation and one test split and holds for images like those. The choice was made "
+        "on validation data among many trials, which makes the validation number optimistic; the test number was "
+        "not used to choose. Latency depends on the machine.",
+        "",
+    ]
+    return "\n".join(parts)
+
+
+def _numbers(row: pd.Series, proof: dict[str, Any]) -> list[str]:
+    def base(name: str) -> str:
+        value = row.get(f"baseline_{name}", float("nan"))
+        return text.quantity(name, float(value))
+
+    rows = [
+        ("validation accuracy", f"{proof['val_accuracy']:.2f} %", base("val_accuracy")),
+        ("test accuracy", f"{proof['test_accuracy']:.2f} %", base("test_accuracy")),
+        ("multiply-adds, one image", text.quantity("macs", proof["macs"]), base("macs")),
+        ("parameters", text.quantity("params", proof["params"]), base("params")),
+        (
+            "latency, batch 1, eager",
+            f"{proof['latency_ms']:.3g} ms ({proof['latency_low_ms']:.3g} to {proof['latency_high_ms']:.3g})",
+            base("latency_ms"),
+        ),
+    ]
+    lines = ["| | this model | unpruned baseline |", "|---|---|---|"]
+    return [*lines, *(f"| {a} | {b} | {c} |" for a, b, c in rows), ""]
+
+
+def _checks(checks: Sequence[Compared], proof: dict[str, Any]) -> list[str]:
+    lines = [
+        "## Proof",
+        "",
+        f"Rebuilt from weights and plans in a fresh process ({proof['place']}); MACs by torch's own counter.",
+        "",
+        "| check | logged | measured anew |",
+        "|---|---|---|",
+    ]
+    return [*lines, *(f"| {c.name} | {c.logged:.10g} | {c.measured:.10g}{c.note} |" for c in checks), ""]
+
+
+def _training(row: pd.Series, config: dict[str, Any]) -> list[str]:
+    train, prune, data = config["train"], config.get("prune"), config["data"]
+    lines = [
+        "## Training",
+        "",
+        f"- data `{data['name']}`, {train['epochs']} epochs, batch {train['batch_size']}, {train['optimizer']} with "
+        f"peak learning rate {train['lr']:g}, {train['schedule']} schedule",
+    ]
+    if prune:
+        amount = f"{prune['ratio']:g} of the units" if prune.get("ratio") else f"{prune['count']} units"
+        lines.append(
+            f"- pruning: criterion `{prune['criterion']}`, every {prune['interval']} epochs {amount}, "
+            f"target {100 * prune['target']:g} % of {prune['of']}, residual mode `{prune['residual']}`"
+        )
+    return [*lines, ""]
+
+
+def _layers(manifest: dict[str, Any]) -> list[str]:
+    widths = layer_widths(manifest)
+    if not widths:
+        return []
+    lines = ["## Layers", "", "| layer | outputs left | of |", "|---|---|---|"]
+    return [*lines, *(f"| {w.layer} | {w.after} | {w.before} |" for w in widths), ""]
+
+
+def _list(values: Sequence[float]) -> str:
+    return "[" + ", ".join(f"{v:.6g}" for v in values) + "]"

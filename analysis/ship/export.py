@@ -1,0 +1,215 @@
+"""From a chosen trial to a folder that can be shipped: proven first, written whole or not at all.
+
+The model is rebuilt in a fresh process from weights and plans, counted and evaluated again, exported and
+compared. Only if everything agrees with what was logged does the finished folder move into place.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.errors import VerificationError
+from analysis.runs.store import fetch_artifact, find
+from analysis.ship.card import model_card
+from gcp_core.errors import ConfigError
+from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CARD = "MODEL_CARD.md"
+#: What the fresh process writes; not imported from there, because that would load torch here.
+PROOF = "proof.json"
+#: Exported and rebuilt model may differ by rounding: fused kernels add in another order.
+EXPORT_TOLERANCE = 1e-5
+_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True)
+class Check:
+    """One comparison: what was logged, what was measured now, whether that is good enough."""
+
+    name: str
+    logged: float
+    measured: float
+    passed: bool
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A finished export."""
+
+    folder: Path
+    trial: str
+    checks: tuple[Check, ...]
+    proof: dict[str, Any]
+    sha256: str
+
+
+def export(
+    df: pd.DataFrame,
+    trial: str,
+    out: Path,
+    *,
+    reason: str = "",
+    onnx: bool = False,
+    data_path: str | None = None,
+) -> Exported:
+    """Prove trial ``trial`` of the table ``df`` and write it to ``out``.
+
+    ``out`` receives ``weights.pt`` and ``manifest.json`` (the checkpoint:
+    ``gcp_core.checkpoint.load_model``), ``model.pt2`` (``torch.export.load``), ``sample.npz`` (inputs and
+    logits to test a deployment with), ``proof.json`` and ``MODEL_CARD.md``; with ``onnx`` also
+    ``model.onnx``. An earlier export at ``out`` is replaced; any other folder is refused. ``data_path``: where the
+    data lies on this machine, if not where it lay for the trial.
+
+    Raises:
+        VerificationError: a hash, a count, an accuracy or an output differs; nothing is written.
+        ConfigError: no such trial, its files are gone, or ``out`` holds something else.
+    """
+    from analysis.runs.table import row_of
+
+    row = row_of(df, trial)
+    out = Path(out)
+    _check_target(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
+    try:
+        manifest = _collect(df, row, work)
+        proof = run_proof(work, onnx=onnx, data_path=data_path)
+        checks = compare(row, proof)
+        failed = [c for c in checks if not c.passed]
+        if failed:
+            said = "; ".join(
+                f"{c.name}: logged {c.logged:.10g}, now {c.measured:.10g}{c.note}" for c in failed
+            )
+            raise VerificationError(
+                f"the model is not what was logged: {said}", trial, "nothing was exported"
+            )
+        (work / CARD).write_text(model_card(row, manifest, proof, checks, reason), encoding="utf-8")
+        _move(work, out)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+    return Exported(out, trial, checks, proof, str(manifest["sha256"]))
+
+
+def _check_target(out: Path) -> None:
+    if out.exists() and not (out.is_dir() and ((out / CARD).is_file() or not any(out.iterdir()))):
+        raise ConfigError("exists and is no earlier export", str(out), "give another --out")
+
+
+def _collect(df: pd.DataFrame, row: pd.Series, work: Path) -> dict[str, Any]:
+    """Copy weights and manifest into ``work``, from the trial's folder or from MLflow; check the hash."""
+    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    trial = str(row["trial"])
+    own = Path(entry["folder"]) / "trials" / trial if entry.get("folder") else None
+    for name in (ARTIFACT_WEIGHTS, ARTIFACT_MANIFEST):
+        source: Path | None = own / name if own is not None and (own / name).is_file() else None
+        if source is None and entry.get("tracking_uri"):
+            ref = find(entry["id"], tracking_uri=entry["tracking_uri"])
+            source = fetch_artifact(ref, row["run_id"], name)
+        if source is None:
+            raise ConfigError(
+                "its files are neither in the sweep's folder nor in MLflow",
+                f"{trial}: {name}",
+                "was it cleaned up?",
+            )
+        shutil.copyfile(source, work / Path(name).name)
+    manifest = _manifest(work / "manifest.json", trial)
+    found = hashlib.sha256((work / "weights.pt").read_bytes()).hexdigest()
+    if found != manifest.get("sha256"):
+        raise VerificationError(
+            f"the weights were changed: SHA-256 {found[:12]}..., in the manifest {str(manifest.get('sha256'))[:12]}...",
+            trial,
+            "nothing was exported",
+        )
+    return manifest
+
+
+def _manifest(path: Path, trial: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text())
+    except ValueError as exc:
+        raise VerificationError(f"the manifest is damaged: {exc}", trial, "nothing was exported") from exc
+    if not isinstance(manifest, dict):
+        raise VerificationError("the manifest is damaged: not an object", trial, "nothing was exported")
+    return manifest
+
+
+def run_proof(work: Path, *, onnx: bool = False, data_path: str | None = None) -> dict[str, Any]:
+    """Run :mod:`analysis.ship.prove` on the model in ``work`` in a fresh interpreter; its measurements."""
+    command = [sys.executable, "-m", "analysis.ship.prove", str(work), str(work)]
+    command += ["--onnx"] if onnx else []
+    command += ["--data-path", data_path] if data_path else []
+    # -m puts the working directory on the path, so models named package.module:factory are found as in the
+    # sweep.
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=dict(os.environ), check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise VerificationError(f"the fresh process did not end within {_TIMEOUT_S} s", "prove") from exc
+    file = work / PROOF
+    if not file.is_file():
+        last = done.stderr.strip().splitlines()[-1:] or ["no message"]
+        raise VerificationError(f"the fresh process failed (exit {done.returncode}): {last[0]}", "prove")
+    proof = json.loads(file.read_text())
+    if "error" in proof:
+        raise VerificationError(proof["error"], proof["where"], proof["hint"] or "nothing was exported")
+    return proof
+
+
+def compare(row: pd.Series, proof: dict[str, Any]) -> tuple[Check, ...]:
+    """What was logged against what was measured.
+
+    Accuracy must be equal on the same device type, thread count and torch version. Elsewhere rounding may
+    flip images whose two best logits are closer than 1e-4, and no others.
+    """
+    checks = [_equal(name, row, proof[name]) for name in ("macs", "params")]
+    slack = 0.0 if proof["same_place"] else 100.0 * proof["val_close_calls"] / proof["val_images"]
+    checks.append(_accuracy("val_accuracy", row, proof, slack))
+    if "test_accuracy" in row and row["test_accuracy"] == row["test_accuracy"]:
+        checks.append(_accuracy("test_accuracy", row, proof, slack))
+    difference = float(proof["export_difference"])
+    checks.append(Check("exported outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)"))
+    if proof.get("onnx_difference") is not None:
+        difference = float(proof["onnx_difference"])
+        checks.append(Check("ONNX outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)"))
+        # Another runtime rounds differently even on the same machine.
+        slack = 100.0 * proof["val_close_calls"] / proof["val_images"]
+        by_onnx = {**proof, "val_accuracy": proof["onnx_val_accuracy"]}
+        checks.append(replace(_accuracy("val_accuracy", row, by_onnx, slack), name="ONNX val_accuracy"))
+    return tuple(checks)
+
+
+def _equal(name: str, row: pd.Series, measured: float) -> Check:
+    return Check(name, float(row[name]), float(measured), float(row[name]) == float(measured))
+
+
+def _accuracy(name: str, row: pd.Series, proof: dict[str, Any], slack: float) -> Check:
+    logged, measured = float(row[name]), float(proof[name])
+    note = "" if proof["same_place"] else f" (measured on {proof['place']}; {slack:.3g} points allowed)"
+    # 1e-9: accuracies are quotients of whole numbers, stored as decimal text by some stores.
+    return Check(name, logged, measured, abs(logged - measured) <= slack + 1e-9, note)
+
+
+def _move(work: Path, out: Path) -> None:
+    """Put the finished folder in place by renames; an earlier export goes only when the new one is there."""
+    os.chmod(work, 0o755)
+    if not out.exists():
+        work.rename(out)
+        return
+    old = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-old-"))
+    out.rename(old / "export")
+    work.rename(out)
+    shutil.rmtree(old, ignore_errors=True)

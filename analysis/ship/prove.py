@@ -1,0 +1,209 @@
+"""Run in a fresh process: rebuild a model from its files, measure it again, export it, compare the export.
+
+``python -m analysis.ship.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--data-path PATH]`` writes ``model.pt2``,
+``sample.npz`` and ``proof.json`` into WORK_FOLDER. Nothing of the process that chose the model is in this one, and nothing is
+unpickled.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from gcp_core.config import TrialConfig
+from gcp_core.cost.latency import measure_latency, onnx_forward
+from gcp_core.data import Images, Splits, evaluation_batches, load_splits
+from gcp_core.errors import CheckpointError, GcpError
+from gcp_core.export import export_onnx, export_program, run_program
+from gcp_core.training.checkpoint import load_model, read_manifest
+from gcp_core.training.evaluation import evaluate
+
+PROOF = "proof.json"
+PROGRAM = "model.pt2"
+ONNX = "model.onnx"
+SAMPLE = "sample.npz"
+#: Predictions may differ between machines only where the two best logits are closer than this.
+CLOSE = 1e-4
+_SAMPLE_IMAGES = 8
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What was measured anew.
+
+    Attributes:
+        macs: multiply-adds of one image, half of what torch's FlopCounterMode counts.
+        val_accuracy, test_accuracy: per cent, float32, in the manifest's batch size and memory format.
+        val_close_calls: validation images whose two best logits are closer than 1e-4.
+        export_difference: largest difference of the exported program's logits, over the largest logit.
+        onnx_difference, onnx_val_accuracy: the same for the ONNX file, and its accuracy by onnxruntime; None
+            without one.
+        latency_ms: median forward time now, batch 1, eager.
+        same_place: device type, thread count and torch version are those of the trial.
+    """
+
+    macs: int
+    params: int
+    val_accuracy: float
+    test_accuracy: float
+    val_images: int
+    test_images: int
+    val_close_calls: int
+    export_difference: float
+    latency_ms: float
+    latency_low_ms: float
+    latency_high_ms: float
+    same_place: bool
+    place: str
+    onnx_difference: float | None = None
+    onnx_val_accuracy: float | None = None
+
+
+def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None = None) -> Proof:
+    """Measure the model in ``folder`` and write its exported program and a sample of outputs into ``work``.
+
+    Args:
+        onnx: also write ``model.onnx`` and evaluate it with onnxruntime.
+        data_path: where the data lies on this machine, if not where it lay for the trial; its digest must be the same.
+
+    Raises:
+        CheckpointError: the files are damaged, or the data is not what the model was trained on.
+        ModelError: the model cannot be exported.
+    """
+    manifest = read_manifest(folder)
+    config = TrialConfig.from_dict(manifest["config"])
+    torch.set_num_threads(int(manifest["threads"]))
+    device = _device(str(manifest["device"]))
+    data = config.data if data_path is None else dataclasses.replace(config.data, path=data_path)
+    splits = load_splits(data)
+    if splits.digest != manifest["data_digest"]:
+        raise CheckpointError(
+            f"the data now has digest {splits.digest}, the model was trained on {manifest['data_digest']}",
+            str(folder),
+        )
+    model = load_model(folder).to(device)
+    if config.train.channels_last:
+        model = model.to(memory_format=torch.channels_last)
+    options = {"batch_size": int(manifest["evaluation_batch"]), "channels_last": config.train.channels_last}
+    val = evaluate(model, splits.val, splits.normalise, **options)
+    test = evaluate(model, splits.test, splits.normalise, **options)
+    close = _close_calls(model, splits.val, splits, **options)
+    sample = next(_batches(splits.test, splits, _SAMPLE_IMAGES, config.train.channels_last, device))
+    latency = measure_latency(model, sample[:1], num_threads=int(manifest["threads"]))
+    place = f"{device.type}, {manifest['threads']} threads, torch {torch.__version__}"
+    trained = (
+        f"{torch.device(manifest['device']).type}, {manifest['threads']} threads, torch {manifest['torch']}"
+    )
+    macs, difference = count_macs(model, sample[:1]), _export(model.cpu(), sample.cpu(), work)
+    onnx_difference, onnx_accuracy = _onnx(model, sample.cpu(), splits, work) if onnx else (None, None)
+    return Proof(
+        macs=macs,
+        params=sum(p.numel() for p in model.parameters()),
+        val_accuracy=val.accuracy,
+        test_accuracy=test.accuracy,
+        val_images=val.num_images,
+        test_images=test.num_images,
+        val_close_calls=close,
+        export_difference=difference,
+        latency_ms=latency.median_ms,
+        latency_low_ms=latency.low_ms,
+        latency_high_ms=latency.high_ms,
+        same_place=place == trained,
+        place=place,
+        onnx_difference=onnx_difference,
+        onnx_val_accuracy=onnx_accuracy,
+    )
+
+
+def _device(trained_on: str) -> torch.device:
+    wanted = torch.device(trained_on)
+    return wanted if wanted.type != "cuda" or torch.cuda.is_available() else torch.device("cpu")
+
+
+def count_macs(model: nn.Module, image: Tensor) -> int:
+    """Multiply-adds of one forward pass by torch's own counter, independent of ``gcp_core.cost``."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(image)
+    return int(counter.get_total_flops()) // 2
+
+
+def _batches(
+    images: Images, splits: Splits, size: int, channels_last: bool, device: torch.device
+) -> Iterator[Tensor]:
+    for batch, _ in evaluation_batches(images.to(device), splits.normalise, size, channels_last):
+        yield batch
+
+
+@torch.no_grad()
+def _close_calls(
+    model: nn.Module, images: Images, splits: Splits, *, batch_size: int, channels_last: bool
+) -> int:
+    device = next(model.parameters()).device
+    close = 0
+    for batch in _batches(images, splits, batch_size, channels_last, device):
+        best = model(batch).topk(2, dim=1).values
+        close += int((best[:, 0] - best[:, 1] < CLOSE).sum())
+    return close
+
+
+@torch.no_grad()
+def _export(model: nn.Module, sample: Tensor, work: Path) -> float:
+    """Export, read the file back, compare on the sample and on one image; the largest relative difference."""
+    export_program(model, sample[:2], work / PROGRAM)
+    expected = model(sample)
+    scale = float(expected.abs().max()) or 1.0
+    differences = [
+        float((run_program(work / PROGRAM, sample[:n]) - model(sample[:n])).abs().max())
+        for n in (len(sample), 1)
+    ]
+    np.savez(work / SAMPLE, inputs=sample.contiguous().numpy(), logits=expected.numpy())
+    return max(differences) / scale
+
+
+@torch.no_grad()
+def _onnx(model: nn.Module, sample: Tensor, splits: Splits, work: Path) -> tuple[float, float]:
+    """Write the ONNX file; its largest relative difference on the sample, and its validation accuracy."""
+    export_onnx(model, sample[:2], work / ONNX)
+    forward = onnx_forward(work / ONNX)
+    expected = model(sample)
+    scale = float(expected.abs().max()) or 1.0
+    difference = float((forward(sample.contiguous()) - expected).abs().max()) / scale
+    correct = sum(
+        int((forward(images.contiguous()).argmax(1) == labels).sum())
+        for images, labels in evaluation_batches(splits.val, splits.normalise, 250, False)
+    )
+    return difference, 100.0 * correct / len(splits.val)
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0 with ``proof.json``, or 1 with the error's parts in it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("work", type=Path)
+    parser.add_argument("--onnx", action="store_true")
+    parser.add_argument("--data-path")
+    options = parser.parse_args(arguments)
+    answer: dict[str, Any]
+    try:
+        proof = prove(options.folder, options.work, onnx=options.onnx, data_path=options.data_path)
+        answer = dataclasses.asdict(proof)
+    except GcpError as error:
+        answer = {"error": error.message, "where": error.where, "hint": error.hint}
+    (options.work / PROOF).write_text(json.dumps(answer))
+    return 1 if "error" in answer else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,272 @@
+"""The comparison as one self-contained HTML page with its figures (PNG, SVG, CSV): verdicts first, pictures after."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from analysis import text
+from analysis.evidence import compare
+from analysis.evidence.permutation import Test
+from analysis.front import attainment
+from analysis.show import attainment_figures, figures, page
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_COST_WORDS = {
+    "device_hours": "device hours spent (wall time of the trials; other work on the machine counts too)",
+    "epochs": "epochs trained",
+    "trials": "finished trials",
+    "nothing": "finished trials",
+}
+_GOALS = {"macs": "min", "val_accuracy": "max"}
+
+
+@dataclass(frozen=True)
+class ComparedFiles:
+    """The page and every figure and table beside it."""
+
+    page: Path
+    files: tuple[Path, ...]
+
+
+def write(
+    df: pd.DataFrame, by: str, found: compare.Comparison, paired: Sequence[Test], folder: Path
+) -> ComparedFiles:
+    """Write ``compare.html``, its figures and ``tests.csv`` into ``folder``."""
+    import pandas as pd
+
+    folder.mkdir(parents=True, exist_ok=True)
+    colours = colours_of(found.volumes["label"])
+    shown = _figures(df, by, found, paired, folder, colours)
+    files = [file for _, _, names in shown for file in names]
+    tests = pd.DataFrame([vars(t) for t in (*found.tests, *paired)])
+    tests.to_csv(folder / "tests.csv", index=False)
+    files.append(folder / "tests.csv")
+    target = folder / "compare.html"
+    target.write_text(
+        page.static(f"Comparison by {by}", _body(df, by, found, paired, shown)), encoding="utf-8"
+    )
+    return ComparedFiles(target, tuple(files))
+
+
+def colours_of(labels: Sequence[str]) -> dict[str, str]:
+    """One colour per label, criteria in their own."""
+    names = list(dict.fromkeys(labels))
+    spare = [c for c in figures.SERIES if c not in {figures.CRITERION_COLOURS.get(n) for n in names}]
+    others = [n for n in names if n not in figures.CRITERION_COLOURS]
+    free = dict(zip(others, spare * (1 + len(others) // len(spare))))
+    return {name: figures.CRITERION_COLOURS.get(name) or free[name] for name in names}
+
+
+def _figures(
+    df: pd.DataFrame,
+    by: str,
+    found: compare.Comparison,
+    paired: Sequence[Test],
+    folder: Path,
+    colours: dict[str, str],
+) -> list[tuple[str, str, list[Path]]]:
+    """(heading, explanation, files) of every figure; the first file is the picture."""
+    parts = compare.split(df, by)
+    grown = compare.growth(df, by, found.equal)
+    surfaces = attainment.attainment(parts, _GOALS)
+    shown = [
+        (
+            "Hypervolume per seed",
+            "Each dot is one seed at equal cost; the bar is the mean.",
+            figures.save(draw_volumes(found.volumes, colours), found.volumes, folder, "hypervolume_seeds"),
+        ),
+        (
+            "At every cost, not only at the end",
+            "Median over the seeds; the band goes from the worst to the best seed.",
+            figures.save(draw_growth(grown, found.equal, colours), grown, folder, "growth"),
+        ),
+        (
+            "What a typical seed reaches",
+            "Attainment surfaces: the accuracy that half of the seeds reach at a cost; the band shows the quartiles, or "
+            "all seeds if fewer than five.",
+            figures.save(
+                attainment_figures.draw_attainment(surfaces, "macs", "val_accuracy", colours),
+                surfaces,
+                folder,
+                "attainment",
+            ),
+        ),
+    ]
+    for a, b in combinations(parts, 2):
+        boxes = attainment.attainment_difference(parts[a], parts[b], _GOALS)
+        drawing = attainment_figures.draw_difference(
+            boxes, "macs", "val_accuracy", (a, colours[a]), (b, colours[b])
+        )
+        shown.append(
+            (
+                f"Where {a} and {b} differ",
+                "Colour: which side reaches a point with more of its seeds, and by how many.",
+                figures.save(drawing, boxes, folder, f"difference_{_file(a)}_{_file(b)}"),
+            )
+        )
+    if paired:
+        pairs = _all_pairs(df, by, paired)
+        shown.insert(
+            1,
+            (
+                "Accuracy at equal configuration and seed",
+                "Each dot is one pair; above zero the first of the two is better.",
+                figures.save(draw_pairs(pairs), pairs, folder, "pairs"),
+            ),
+        )
+    return shown
+
+
+def _all_pairs(df: pd.DataFrame, by: str, paired: Sequence[Test]) -> pd.DataFrame:
+    import pandas as pd
+
+    frames = []
+    for test in paired:
+        rows = compare.paired_differences(df, by, test.first, test.second, "val_accuracy")
+        frames.append(rows.assign(pair=f"{test.first} - {test.second}"))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _file(label: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in label)
+
+
+def draw_volumes(volumes: pd.DataFrame, colours: dict[str, str]) -> Figure:
+    """A column of dots per label, its mean as a bar."""
+    figure, axes = figures.new_figure(7.2, 3.8)
+    for i, (label, rows) in enumerate(volumes.groupby("label", sort=True)):
+        values = rows["hypervolume"].to_numpy(dtype=float)
+        _dots(axes, i, values, colours[str(label)])
+    labels = sorted(volumes["label"].unique())
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_xlim(-0.6, len(labels) - 0.4)
+    axes.set_ylabel("hypervolume   better →")
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def draw_pairs(pairs: pd.DataFrame) -> Figure:
+    """Paired differences of validation accuracy, one column per pair of labels, around zero."""
+    figure, axes = figures.new_figure(7.2, 3.8)
+    names = list(dict.fromkeys(pairs["pair"]))
+    for i, name in enumerate(names):
+        _dots(axes, i, pairs.loc[pairs["pair"] == name, "difference"].to_numpy(dtype=float), figures.FRONT)
+    axes.axhline(0.0, color=figures.INK, linewidth=0.9)
+    axes.set_xticks(range(len(names)), names)
+    axes.set_xlim(-0.6, len(names) - 0.4)
+    axes.set_ylabel("difference in validation accuracy\n(points)")
+    axes.grid(axis="x", visible=False)
+    return figure
+
+
+def _dots(axes: Axes, at: int, values: np.ndarray, colour: str) -> None:
+    # Spread by rank, not at random: the same data give the same picture.
+    shift = (np.argsort(np.argsort(values)) % 5 - 2) * 0.05
+    axes.scatter(at + shift, values, s=34, c=colour, alpha=0.75, linewidths=0)
+    axes.plot([at - 0.22, at + 0.22], [values.mean()] * 2, color=colour, linewidth=2.4)
+    axes.annotate(
+        f"{values.mean():.3g}", (at + 0.25, values.mean()), fontsize=9, color=figures.INK, va="center"
+    )
+
+
+def draw_growth(grown: pd.DataFrame, equal: str, colours: dict[str, str]) -> Figure:
+    """Median hypervolume over the cost spent, per label, with the band between the seeds."""
+    figure, axes = figures.new_figure(7.2, 4.2)
+    for label, rows in grown.groupby("label", sort=True):
+        grid, curves = _on_one_grid(rows)
+        colour = colours[str(label)]
+        # The last value as a short level, or it would be a bare vertical line.
+        grid, curves = np.append(grid, 1.04 * grid[-1]), np.column_stack([curves, curves[:, -1]])
+        axes.fill_between(
+            grid, curves.min(axis=0), curves.max(axis=0), step="post", color=colour, alpha=0.16, linewidth=0
+        )
+        axes.step(
+            grid, np.median(curves, axis=0), where="post", color=colour, linewidth=1.9, label=str(label)
+        )
+    axes.set_xlim(left=0.0)
+    axes.set_xlabel(_COST_WORDS[equal])
+    axes.set_ylabel("hypervolume so far   better →")
+    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    return figure
+
+
+def _on_one_grid(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """(g,) costs and (seeds, g) hypervolumes, from where all seeds have a first value to where the first one ends."""
+    seeds = [group.sort_values("cost") for _, group in rows.groupby("seed")]
+    first, last = max(s["cost"].iloc[0] for s in seeds), min(s["cost"].iloc[-1] for s in seeds)
+    grid = np.unique(np.concatenate([[first, max(first, last)], *(s["cost"] for s in seeds)]))
+    grid = grid[(grid >= first) & (grid <= max(first, last))]
+    curves = [
+        s["hypervolume"].to_numpy()[np.searchsorted(s["cost"].to_numpy(), grid, side="right") - 1]
+        for s in seeds
+    ]
+    return grid, np.array(curves)
+
+
+def _body(
+    df: pd.DataFrame,
+    by: str,
+    found: compare.Comparison,
+    paired: Sequence[Test],
+    shown: Sequence[tuple[str, str, list[Path]]],
+) -> str:
+    tests = [*found.tests, *paired]
+    real = [t.verdict for t in tests if t.decided]
+    open_ = [t.verdict for t in tests if not t.decided]
+    names = ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
+    parts = [
+        f"<h1>Comparison by {page.escape(by)}</h1>",
+        f'<p class="soft">{page.escape(names)}; at equal {page.escape(found.equal.replace("_", " "))}; hypervolume of '
+        f"the box {page.escape(found.anchors)}.</p>",
+        "<h2>Real differences</h2>",
+        _list(real, "None: no difference reaches 5 %."),
+        "<h2>What these data cannot decide</h2>",
+        _list(open_, "Nothing: every difference was decided."),
+        _table(found.volumes),
+    ]
+    for heading, words, files in shown:
+        picture = base64.b64encode(files[0].read_bytes()).decode()
+        links = ", ".join(f'<a href="{page.escape(f.name)}">{page.escape(f.suffix[1:])}</a>' for f in files)
+        parts.append(
+            f'<h2>{page.escape(heading)}</h2><p class="soft">{page.escape(words)} ({links})</p>'
+            f'<img alt="{page.escape(heading)}" src="data:image/png;base64,{picture}" style="max-width:100%">'
+        )
+    parts.append(
+        "<h2>How to read this</h2><p>A seed is the unit of evidence. p is the share of all ways to deal the seeds to the "
+        "two sides (for pairs: of all ways to swap the sides) that give a difference at least as large; several "
+        "comparisons of one question are corrected by Holm's method. Undecided does not mean equal: the interval "
+        'says how large a difference could still be. All tests: <a href="tests.csv">tests.csv</a>.</p>'
+    )
+    return "\n".join(parts)
+
+
+def _list(lines: Sequence[str], empty: str) -> str:
+    if not lines:
+        return f"<p>{page.escape(empty)}</p>"
+    return "<ul>" + "".join(f"<li>{page.escape(line)}</li>" for line in lines) + "</ul>"
+
+
+def _table(volumes: pd.DataFrame) -> str:
+    groups = volumes.groupby("label", sort=True)
+    rows = [
+        (
+            label,
+            len(g),
+            text.plural(int(g["trials"].sum()), "trial"),
+            f"{g['hypervolume'].mean():.4f}",
+            f"{g['hypervolume'].std(ddof=1):.4f}" if len(g) > 1 else "-",
+        )
+        for label, g in groups
+    ]
+    return page.grid(["", "seeds", "trials counted", "hypervolume, mean", "std"], rows)

@@ -1,0 +1,134 @@
+"""Show the front inside MLflow: tags on the children, figures, table and note on the parent.
+
+Afterwards one filter in the MLflow UI, ``tags.`pareto.front` = 'true'``, lists exactly the front.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from analysis import text
+from analysis.front import pareto
+from analysis.front.anchors import anchors_for
+from analysis.runs import table
+from analysis.runs.load import load
+from analysis.runs.store import SweepRef, client_for, find
+from analysis.show import figures
+from gcp_core.schema import FRONT_HYPERVOLUME, Tag
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: Folder of the artifacts on the parent run.
+ARTIFACT_FOLDER = "front"
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was written: trials on the front, tags changed, hypervolume, files in the sweep's report
+    folder.
+    """
+
+    front: tuple[str, ...]
+    tags_changed: int
+    hypervolume: float
+    files: tuple[Path, ...]
+
+
+def publish(sweep: str | Path, *, tracking_uri: str | None = None, out: Path | None = None) -> Published:
+    """Tag the front of a sweep in MLflow and attach figures, CSV and a Markdown note to its parent run.
+
+    Safe to repeat: only tags that changed are written, and a trial that left the front is tagged so. A sweep
+    without a finished trial gets nothing. Figures are also written to ``out`` (default: ``report/`` in the
+    sweep's folder).
+    """
+    ref = find(sweep, tracking_uri=tracking_uri)
+    df = load(sweep, tracking_uri=tracking_uri)
+    if not df["candidate"].any():
+        return Published((), 0, 0.0, ())
+    folder = out or (ref.folder / "report" if ref.folder else Path.cwd() / f"{ref.name}-report")
+    ranks = pareto.ranks(df, ref.objectives)
+    best = pareto.front(df, ref.objectives).sort_values("macs")
+    volume = pareto.hypervolume(df, ref.objectives, anchors_for(df, ref.objectives)).value
+    files = write_figures(df, folder)
+    best.to_csv(folder / "front.csv", index=False)
+    files.append(folder / "front.csv")
+    changed = _tag_children(ref, df, ranks)
+    _attach(ref, files, note(df, best, volume), volume, int(df["candidate"].sum()))
+    return Published(tuple(best["trial"]), changed, volume, tuple(files))
+
+
+def write_figures(df: pd.DataFrame, folder: Path, **options: object) -> list[Path]:
+    """The accuracy-cost figures of a table (PNG, SVG, CSV each): against MACs, parameters and, if measured,
+    latency.
+    """
+    name = ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
+    files: list[Path] = []
+    for column, words in (("macs", "multiply-adds"), ("params", "parameters"), ("latency_ms", "latency")):
+        if column not in df.columns or not df.loc[df["candidate"], column].notna().any():
+            continue
+        title = f"{name}: accuracy against {words}"
+        view = figures.front_view(df, column, title=title, **options)  # type: ignore[arg-type]
+        files += figures.save(figures.draw_front(view), view.points, folder, f"front_{column}")
+    return files
+
+
+def note(df: pd.DataFrame, best: pd.DataFrame, hypervolume: float) -> str:
+    """Markdown for the parent run: the front as a table, the counts, and the filter that shows it."""
+    header, rows = text.trials_cells(best, table.varying(df)[:6])
+    lines = [
+        f"## Front: {len(best)} of {text.plural(int(df['candidate'].sum()), 'finished trial')}",
+        "",
+        f"Hypervolume {hypervolume:.4f} ({anchors_for(df, df.attrs['objectives']).describe()}).",
+        f"In the run list, filter by ``tags.`{Tag.FRONT}` = 'true'``.",
+        "",
+        "| " + " | ".join(header) + " |",
+        "|" + "---|" * len(header),
+        *("| " + " | ".join(row) + " |" for row in rows),
+        "",
+    ]
+    lines += [f"Left out, {reason}: {len(trials)}." for reason, trials in df.attrs["left_out"].items()]
+    return "\n".join(lines)
+
+
+def _tag_children(ref: SweepRef, df: pd.DataFrame, ranks: pd.Series) -> int:
+    """Write rank and front tags where they differ from what a run has; returns the number of runs changed."""
+    import pandas as pd
+    from mlflow.entities import RunTag
+
+    client = client_for(ref.tracking_uri)
+    known = _known_tags(ref)
+    changed = 0
+    for run_id, kind, rank in zip(df["run_id"], df["kind"], ranks):
+        if kind != "trial":
+            continue
+        wanted = {Tag.FRONT: "false", Tag.RANK: ""}
+        if not pd.isna(rank):
+            wanted = {Tag.FRONT: "true" if rank == 1 else "false", Tag.RANK: str(int(rank))}
+        if known.get(run_id, {}) == wanted:
+            continue
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in wanted.items()])
+        changed += 1
+    return changed
+
+
+def _known_tags(ref: SweepRef) -> dict[str, dict[str, str]]:
+    """Front tags as they are now; read fresh, because the cache keeps what a run had when it ended."""
+    from analysis.runs.store import read_records
+
+    records = read_records(ref)
+    names = [name for name in (Tag.FRONT, Tag.RANK) if f"tag:{name}" in records.columns]
+    return {
+        row["run_id"]: {n: row[f"tag:{n}"] for n in names if isinstance(row[f"tag:{n}"], str)}
+        for row in records.to_dict("records")
+    }
+
+
+def _attach(ref: SweepRef, files: list[Path], markdown: str, hypervolume: float, finished: int) -> None:
+    client = client_for(ref.tracking_uri)
+    for file in files:
+        client.log_artifact(ref.parent_run_id, str(file), ARTIFACT_FOLDER)
+    client.set_tag(ref.parent_run_id, Tag.NOTE, markdown[:8000])
+    client.log_metric(ref.parent_run_id, FRONT_HYPERVOLUME, hypervolume, step=finished)

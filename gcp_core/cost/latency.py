@@ -1,0 +1,189 @@
+"""How long one forward pass takes, in eager torch and in onnxruntime: warmed up, repeated, with its spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.errors import ConfigError, GcpError
+from gcp_core.models.mode import mode
+
+#: One image, as in an interactive service, and many, as in a nightly job.
+BATCH_SIZES = (1, 64)
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Milliseconds per forward pass of a whole batch: median and quartiles over ``repeats`` timed passes."""
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    batch_size: int
+    threads: int
+    repeats: int
+    runtime: str = "eager"
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """``number`` intra-op threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def time_calls(
+    call: Callable[[], object],
+    repeats: int,
+    warmup: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[float]:
+    """Milliseconds of each of ``repeats`` calls after ``warmup`` untimed ones, by ``clock`` (which gives seconds)."""
+    for _ in range(warmup):
+        call()
+    times = []
+    for _ in range(repeats):
+        start = clock()
+        call()
+        times.append((clock() - start) * 1e3)
+    return times
+
+
+def time_side_by_side(
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
+    """Milliseconds of each of ``rounds`` calls, by name; every round calls each once, in turning order.
+
+    What else the machine does hits all of them alike, so ratios of medians mean something where absolute times
+    may not.
+    """
+    for call in calls.values():
+        for _ in range(warmup):
+            call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names = list(calls)
+    for turn in range(rounds):
+        for name in names if turn % 2 == 0 else reversed(names):
+            times[name] += time_calls(calls[name], 1, 0, clock)
+    return times
+
+
+def measure_latency(
+    model: nn.Module, example_input: Tensor, *, num_threads: int = 1, repeats: int = 30, warmup: int = 5
+) -> Latency:
+    """Eager-mode latency of ``model`` on ``example_input`` (its batch size counts), in eval mode.
+
+    Latency varies 10-40 % with what else the machine does: compare medians measured side by side only.
+
+    Raises:
+        ConfigError: fewer than two repeats.
+    """
+    _check_repeats(repeats)
+    with threads(num_threads), mode(model, training=False):
+        times = time_calls(_eager(model, example_input), repeats, warmup)
+    return _latency(times, len(example_input), num_threads, "eager")
+
+
+def measure_onnx_latency(
+    path: str | Path, example_input: Tensor, *, num_threads: int = 1, repeats: int = 30, warmup: int = 5
+) -> Latency:
+    """The same for an ONNX file in onnxruntime, on the CPU, with ``num_threads`` threads and no other pool.
+
+    Raises:
+        GcpError: see :func:`onnx_forward`.
+        ConfigError: fewer than two repeats.
+    """
+    _check_repeats(repeats)
+    forward = onnx_forward(path, num_threads)
+    images = example_input.detach().cpu()
+    times = time_calls(lambda: forward(images), repeats, warmup)
+    return _latency(times, len(images), num_threads, "onnxruntime")
+
+
+def latency_table(
+    model: nn.Module,
+    example_input: Tensor,
+    onnx_path: str | Path | None = None,
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    num_threads: int = 1,
+    repeats: int = 30,
+    warmup: int = 5,
+) -> tuple[Latency, ...]:
+    """Eager torch and (with ``onnx_path``) onnxruntime, side by side, at each batch size.
+
+    Args:
+        example_input: ``(N, C, H, W)``; its first image is repeated.
+
+    Returns:
+        For each batch size one entry per runtime.
+    """
+    _check_repeats(repeats)
+    forward = None if onnx_path is None else onnx_forward(onnx_path, num_threads)
+    table = []
+    with threads(num_threads), mode(model, training=False):
+        for size in batch_sizes:
+            images = example_input[:1].detach().expand(size, *example_input.shape[1:]).contiguous()
+            calls: dict[str, Callable[[], object]] = {"eager": _eager(model, images)}
+            if forward is not None:
+                on_cpu = images.cpu()
+                calls["onnxruntime"] = lambda x=on_cpu: forward(x)
+            for runtime, times in time_side_by_side(calls, repeats, warmup).items():
+                table.append(_latency(times, size, num_threads, runtime))
+    return tuple(table)
+
+
+def onnx_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """The model in an ONNX file as a function of a CPU tensor ``(N, C, H, W)``.
+
+    Raises:
+        GcpError: onnxruntime is not installed, or the file cannot be read as ONNX.
+    """
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise GcpError("this needs onnxruntime", str(path), "pip install 'gcp-sweep[onnx]'") from exc
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as exc:  # its error classes are private; all of them mean that the file is of no use
+        raise GcpError(f"cannot be read as ONNX: {str(exc).splitlines()[0]}", str(path)) from exc
+    name = session.get_inputs()[0].name
+    return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
+
+
+def _eager(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    def forward() -> None:
+        with torch.no_grad():
+            model(images)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+
+    return forward
+
+
+def _check_repeats(repeats: int) -> None:
+    if repeats < 2:
+        raise ConfigError(f"{repeats!r} is too few for a spread", "repeats", "at least 2")
+
+
+def _latency(times: Sequence[float], batch_size: int, num_threads: int, runtime: str) -> Latency:
+    low, median, high = statistics.quantiles(times, n=4)
+    return Latency(median, low, high, batch_size, num_threads, len(times), runtime)

@@ -1,0 +1,1 @@
+"""From scores to a smaller model: selection, surgery, padding."""

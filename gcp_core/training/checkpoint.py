@@ -1,0 +1,234 @@
+"""What a trial keeps on disk: weights-only files with a JSON manifest, whole or absent, never unpickled.
+
+Two kinds of folder share one form (``<file>.pt`` + ``manifest.json``):
+
+* an epoch folder holds model and optimiser state, to resume exactly;
+* a ``model`` folder holds the final weights, the plans that lead to their shapes, the merged configuration and the
+  measured values: all that is needed to rebuild the small dense model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import pickle
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.errors import CheckpointError, GcpError
+from gcp_core.models import build_model
+from gcp_core.plan import Plan
+from gcp_core.pruning.surgery import apply_plan
+
+log = logging.getLogger(__name__)
+
+#: Raised when the meaning of a manifest changes.
+FORMAT = 1
+MANIFEST = "manifest.json"
+WEIGHTS = "weights.pt"
+STATE = "state.pt"
+
+
+def weights_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, shapes, types and values of a state dict, in name order (hex)."""
+    sha = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().cpu().contiguous()
+        sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        sha.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
+
+
+def write_folder(
+    folder: Path, file: str, state: Mapping[str, Any], manifest: Mapping[str, Any], *, durable: bool = True
+) -> None:
+    """Write ``folder`` with ``file`` (torch, weights-only) and the manifest; replaces an existing folder.
+
+    The folder appears by one rename, so a killed process leaves the old one, the new one or none. ``durable`` waits
+    for the disk, so that a power cut cannot leave a damaged one either (readers would notice, by its SHA-256).
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        _save(state, temporary / file)
+        full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
+        (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
+        for path in temporary.iterdir() if durable else ():
+            _flush(path)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _save(state: Mapping[str, Any], path: Path) -> None:
+    """torch.save; where torch only says that the file came out too short, the reason: an OSError of a full disk."""
+    try:
+        with open(path, "wb") as file:
+            torch.save(state, file)
+    except RuntimeError as exc:
+        if isinstance(exc.__context__, OSError):
+            raise exc.__context__ from None
+        raise
+
+
+def read_manifest(folder: str | Path) -> dict[str, Any]:
+    """The manifest beside a weights file (``folder`` may also be the file itself).
+
+    Raises:
+        CheckpointError: there is none, it is not JSON, or it has another format.
+    """
+    path = _folder(folder) / MANIFEST
+    try:
+        manifest = json.loads(path.read_text())
+    except FileNotFoundError as exc:
+        raise CheckpointError("there is no manifest", str(path)) from exc
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"the manifest cannot be read: {exc}", str(path)) from exc
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise CheckpointError(f"format {found!r} is not {FORMAT}", str(path), "written by another version?")
+    return manifest
+
+
+def read_state(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of ``folder``, checked against the manifest's SHA-256 before they are read.
+
+    Raises:
+        CheckpointError: the file is missing, truncated or changed, or holds anything but plain data.
+    """
+    path = _folder(folder) / str(manifest.get("file", WEIGHTS))
+    if path.parent != _folder(folder):
+        raise CheckpointError(
+            f"the manifest names a file outside its folder: {manifest['file']!r}", str(folder)
+        )
+    if not path.is_file():
+        raise CheckpointError("the file is missing", str(path))
+    if _file_digest(path) != manifest.get("sha256"):
+        raise CheckpointError("the file is truncated or was changed (SHA-256 differs)", str(path))
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as exc:
+        raise CheckpointError(f"cannot be read as plain tensors: {exc}", str(path)) from exc
+
+
+def save_model(folder: Path, model: nn.Module, manifest: Mapping[str, Any]) -> None:
+    """Write the final ``model`` folder; ``manifest`` needs what :func:`load_model` reads."""
+    state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}
+    write_folder(folder, WEIGHTS, state, {**manifest, "weights_sha256": weights_digest(state)})
+
+
+def load_model(path: str | Path) -> nn.Module:
+    """The small dense model of a ``model`` folder (or of the weights file in it), on the CPU, in eval mode.
+
+    The factory's full-size model is built, the plans are replayed on it, then the weights are loaded; nothing is
+    unpickled.
+
+    Raises:
+        CheckpointError: a file is missing, damaged, of another version, or does not fit the architecture.
+    """
+    folder = _folder(path)
+    manifest = read_manifest(folder)
+    state = read_state(folder, manifest)
+    model = rebuild(manifest, str(folder))
+    load_weights(model, state, str(folder))
+    return model.eval()
+
+
+def rebuild(manifest: Mapping[str, Any], where: str) -> nn.Module:
+    """The architecture a manifest describes, with untrained weights."""
+    try:
+        described = manifest["config"]["model"]
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(
+                described["name"], manifest["num_classes"], manifest["in_channels"], described["width"]
+            )
+        for plan in plans_from(manifest):
+            apply_plan(model, plan)
+    except (KeyError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"the manifest is incomplete: {exc!r}", where) from exc
+    except CheckpointError:
+        raise
+    except GcpError as exc:
+        raise CheckpointError(f"the model cannot be rebuilt: {exc}", where) from exc
+    return model
+
+
+def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Load a state dict strictly; a mismatch is one clear error."""
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, TypeError, AttributeError) as exc:
+        first = str(exc).strip().splitlines()[-1].strip()
+        raise CheckpointError(f"the weights do not fit the architecture: {first}", where) from exc
+
+
+def plans_from(manifest: Mapping[str, Any]) -> list[Plan]:
+    """The plans of a manifest, oldest first."""
+    return [Plan.from_json(json.dumps(plan)) for plan in manifest["plans"]]
+
+
+def plans_to_json(plans: Sequence[Plan]) -> list[dict[str, Any]]:
+    """Inverse of :func:`plans_from`."""
+    return [json.loads(plan.to_json()) for plan in plans]
+
+
+class EpochCheckpoints:
+    """The last two epoch folders below ``root``: the newest to resume from, the one before as a fallback.
+
+    Args:
+        root: created on the first save.
+        keep: how many epochs to keep.
+    """
+
+    def __init__(self, root: Path, keep: int = 2) -> None:
+        self.root, self.keep = root, keep
+
+    def save(self, epoch: int, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
+        """Write one epoch, then drop those that are no longer kept."""
+        folder = self.root / f"epoch_{epoch:04d}"
+        write_folder(folder, STATE, state, {**manifest, "epoch": epoch}, durable=False)
+        for old in self._folders()[: -self.keep]:
+            shutil.rmtree(old, ignore_errors=True)
+        return folder
+
+    def newest(self) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Manifest and state of the newest epoch that is whole; damaged ones are passed over with a warning."""
+        for folder in reversed(self._folders()):
+            try:
+                manifest = read_manifest(folder)
+                return manifest, read_state(folder, manifest)
+            except CheckpointError as exc:
+                log.warning("checkpoint passed over: %s", exc)
+        return None
+
+    def clear(self) -> None:
+        """Remove all of them (the trial is done)."""
+        shutil.rmtree(self.root, ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        return sorted(self.root.glob("epoch_*"))
+
+
+def _folder(path: str | Path) -> Path:
+    path = Path(path)
+    return path.parent if path.is_file() else path
+
+
+def _file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(path: Path) -> None:
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,118 @@
+"""What a trial reports and how it ends; ``result.json``, whose presence says that the trial is over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import CheckpointError, PlanError
+from gcp_core.plan import Plan
+from gcp_core.training.checkpoint import plans_from, plans_to_json
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """What is known after one epoch.
+
+    Attributes:
+        epoch: 1 = the first.
+        metrics: by the keys of :data:`gcp_core.schema.PER_EPOCH`.
+        plan: what an event at the end of this epoch removed.
+    """
+
+    epoch: int
+    metrics: Mapping[str, float]
+    plan: Plan | None = None
+
+
+@dataclass(frozen=True)
+class TrialResult:
+    """The end of a trial.
+
+    Attributes:
+        status: ``complete``, ``stopped`` (``report`` asked for it) or ``diverged``.
+        finals: by the short names of :data:`gcp_core.schema.FINALS`; no ``accuracy_drop`` (needs the baseline), and
+            no ``test_accuracy`` unless complete.
+        plans: what was removed, in order.
+        history: one report per epoch; plans only on the epochs trained by this call.
+        folder: the ``model`` folder, if a ``checkpoint_dir`` was given and the trial did not diverge.
+        weights_sha256: names the final weights bit by bit.
+        trained_epochs: epochs trained by this call; the others were resumed or taken over from other trials.
+    """
+
+    status: str
+    finals: Mapping[str, float]
+    plans: tuple[Plan, ...]
+    history: tuple[EpochReport, ...]
+    error: str = ""
+    folder: Path | None = None
+    weights_sha256: str = ""
+    trained_epochs: int = 0
+
+
+def rows_of(history: Iterable[EpochReport]) -> list[dict[str, Any]]:
+    """JSON-ready reports, without their plans; inverse of :func:`history_from`."""
+    return [{"epoch": r.epoch, "metrics": dict(r.metrics)} for r in history]
+
+
+def history_from(content: Mapping[str, Any]) -> list[EpochReport]:
+    """The reports in ``content["history"]``."""
+    return [EpochReport(r["epoch"], r["metrics"]) for r in content["history"]]
+
+
+def check_same_trial(manifest: Mapping[str, Any], config: TrialConfig, where: str) -> None:
+    """Raise CheckpointError if a record belongs to another configuration or seed."""
+    if manifest.get("config_key") != config.key():
+        raise CheckpointError(
+            "the folder holds a trial of another configuration", where, "use another checkpoint_dir"
+        )
+
+
+def write_result(folder: Path, config: TrialConfig, result: TrialResult) -> None:
+    """``result.json``, written last and by one rename: its presence says that the trial is over."""
+    content = {
+        "config_key": config.key(),
+        "status": result.status,
+        "error": result.error,
+        "finals": dict(result.finals),
+        "plans": plans_to_json(result.plans),
+        "history": rows_of(result.history),
+        "trained_epochs": result.trained_epochs,
+        "weights_sha256": result.weights_sha256,
+        "model": result.folder is not None,
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / ".result.json"
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.rename(folder / "result.json")
+
+
+def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
+    """The result of a finished trial, None if it is not finished.
+
+    Raises:
+        CheckpointError: it is another configuration's, or was damaged.
+    """
+    path = folder / "result.json"
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        check_same_trial(content, config, str(folder))
+        return TrialResult(
+            content["status"],
+            content["finals"],
+            tuple(plans_from(content)),
+            tuple(history_from(content)),
+            content["error"],
+            folder / "model" if content["model"] else None,
+            content["weights_sha256"],
+            content["trained_epochs"],
+        )
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, PlanError) as exc:
+        hint = "delete it to train again"
+        raise CheckpointError(f"the result cannot be read: {exc!r}", str(path), hint) from exc

@@ -1,0 +1,245 @@
+"""Everything of a trial that does not change while it runs: built once, checked before anything is trained."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.config import PruneConfig, TrialConfig
+from gcp_core.cost import Cost, measure_cost
+from gcp_core.criteria import Criterion, build_criterion
+from gcp_core.data import Images, Splits, load_splits, training_batches
+from gcp_core.data.pipeline import ScoringBatches, scoring_sample
+from gcp_core.data.registry import resolve_augmentation
+from gcp_core.data.split import stratified_choice
+from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, did_you_mean
+from gcp_core.groups import Groups, find_groups
+from gcp_core.models import build_model
+from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
+from gcp_core.seeds import derive_seed, generator
+from gcp_core.training.checkpoint import load_weights
+from gcp_core.training.schedule import event_epochs
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Setup:
+    """Data, dense model and pruning machinery of one trial.
+
+    Attributes:
+        example: zeros ``(1, C, H, W)`` on the device: the input that costs refer to.
+        groups, criterion, scoring: None for a baseline, as is ``limit``.
+        limit: absolute cost (``prune.of``) at which pruning ends; 0 without a target.
+    """
+
+    config: TrialConfig
+    splits: Splits
+    device: torch.device
+    augment: str
+    padding: int
+    example: Tensor
+    dense_cost: Cost
+    groups: Groups
+    criterion: Criterion | None
+    scoring: ScoringBatches | None
+    limit: float
+
+    def new_model(self) -> nn.Module:
+        """The dense model with its initial weights, on the device."""
+        return _new_model(self.config, self.splits, self.device)
+
+    @cached_property
+    def train_images(self) -> Images:
+        """Training images on the device (on a CPU they stay where they are)."""
+        return self.splits.train.to(self.device)
+
+    def epoch_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """One shuffled, augmented epoch (1 = the first): images ``(B, C, H, W)`` and labels, on the device."""
+        train = self.config.train
+        return training_batches(
+            self.train_images,
+            self.splits.normalise,
+            batch_size=train.batch_size,
+            augment=self.augment,
+            padding=self.padding,
+            seed=self.config.seed,
+            epoch=epoch,
+            channels_last=train.channels_last,
+        )
+
+    @cached_property
+    def epoch_val_images(self) -> Images:
+        """The validation images looked at after each epoch."""
+        val, wanted = self.splits.val, self.config.train.eval_images
+        if wanted is not None and wanted < len(val):
+            rng = generator(self.config.data.split_seed, "epoch-val")
+            val = val.subset(stratified_choice(val.labels, wanted, rng))
+        return val.to(self.device)
+
+
+def build_setup(config: TrialConfig) -> Setup:
+    """Load the data, build the model, find its groups, and refuse what cannot work.
+
+    Raises:
+        ConfigError, DataError, ModelError, InfeasibleTarget: each names the config path and what to try.
+    """
+    device = _device(config.train.device)
+    splits = load_splits(config.data)
+    augment, padding = resolve_augmentation(config.data, splits.image_size)
+    model = _new_model(config, splits, device)
+    example = torch.zeros(1, splits.in_channels, *splits.image_size, device=device)
+    prune = config.prune
+    dense = measure_cost(model, example)
+    _check_exclude(model, prune)
+    groups = find_groups(
+        model,
+        example,
+        residual="coupled" if prune is None else prune.residual,
+        exclude=() if prune is None else prune.exclude,
+    )
+    common = (config, splits, device, augment, padding, example, dense, groups)
+    if prune is None:
+        return Setup(*common, None, None, 0.0)
+    criterion = build_criterion(prune.criterion, prune.options)
+    limit = 0.0 if prune.target is None else (1 - prune.target) * getattr(dense, prune.of)
+    _check_hidden(prune, groups)
+    _check_target(config, groups)
+    # Chosen before it travels: a GPU should not hold the training images twice.
+    sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
+    scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
+    return Setup(*common, criterion, scoring, limit)
+
+
+def check_config(config: TrialConfig) -> None:
+    """Raise what :func:`gcp_core.training.run_trial` would raise before its first step; train nothing."""
+    build_setup(config)
+
+
+def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True) -> Budget:
+    """What one event may take; ``comparable`` is the criterion's (see :class:`gcp_core.criteria.Criterion`)."""
+    own = "none" if comparable else "unit_l2"
+    return Budget(
+        count=prune.count,
+        ratio=prune.ratio,
+        hidden_count=prune.hidden_count,
+        min_channels=prune.min_channels,
+        min_share=prune.min_share,
+        of=prune.of,
+        limit=limit or None,
+        round_to=prune.round_to,
+        ranking=Ranking(
+            normalise=own if prune.normalise == "auto" else prune.normalise,
+            cost_power=prune.cost_power,
+            allocator=prune.allocator,
+        ),
+    )
+
+
+def _check_hidden(prune: PruneConfig, groups: Groups) -> None:
+    if prune.hidden_count is not None and not hidden_groups(groups):
+        raise ConfigError(
+            f"{prune.hidden_count!r} units of hidden linear layers, but none can be pruned",
+            "prune.hidden_count",
+            "null ranks all layers together",
+        )
+
+
+def _check_target(config: TrialConfig, groups: Groups) -> None:
+    prune, epochs = config.prune, config.train.epochs
+    events = event_epochs(prune, epochs)
+    if not events:
+        raise InfeasibleTarget(
+            f"no event falls between start and until in {epochs} epochs",
+            "prune",
+            "lower start or interval, raise until",
+        )
+    if prune.target is None:
+        return
+    best = reachable_share(groups, [budget_for(prune, None)] * len(events))
+    if best < prune.target:
+        raise InfeasibleTarget(
+            f"{prune.target:g} of the {prune.of} cannot be removed: {len(events)} events reach at most {best:.3f}",
+            "prune.target",
+            "lower the target or the floors, raise ratio or until, shorten interval",
+        )
+
+
+def _check_exclude(model: nn.Module, prune: PruneConfig | None) -> None:
+    names = [name for name, _ in model.named_modules() if name]
+    for i, pattern in enumerate(prune.exclude if prune else ()):
+        if not any(fnmatch(name, pattern) for name in names):
+            raise ConfigError(
+                f"pattern {pattern!r} matches no module",
+                f"prune.exclude.{i}",
+                did_you_mean(pattern, names[:40]),
+            )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise ConfigError(f"{name!r} is not a device", "train.device", "auto, cpu, cuda, cuda:1") from exc
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{name!r} is not supported", "train.device", "auto, cpu, cuda, cuda:1")
+    if device.type == "cpu":
+        return device
+    if not torch.cuda.is_available():
+        raise ConfigError(f"{name!r}: this process sees no GPU", "train.device", "auto or cpu")
+    number = torch.cuda.current_device() if device.index is None else device.index
+    if number >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise ConfigError(
+            f"{name!r}: this process sees {seen} GPUs", "train.device", f"cuda:0 .. cuda:{seen - 1}"
+        )
+    # With its number: tensors know theirs, and "cuda" is not equal to "cuda:0".
+    return torch.device("cuda", number)
+
+
+def _new_model(config: TrialConfig, splits: Splits, device: torch.device) -> nn.Module:
+    """Initial weights are drawn on the CPU, so they do not depend on the device."""
+    described = config.model
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(config.seed, "init"))
+        model = build_model(described.name, splits.num_classes, splits.in_channels, described.width)
+    if described.weights is not None:
+        _load_initial(model, described.weights, splits.num_classes)
+    model = model.to(device)
+    return model.to(memory_format=torch.channels_last) if config.train.channels_last else model
+
+
+def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
+    """Start from a state dict file. Output layers made for another number of classes keep their random weights."""
+    if not Path(path).is_file():
+        raise ConfigError(f"{path!r} is not a file", "model.weights")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as exc:  # torch raises many kinds here; all of them mean the same to the user
+        raise CheckpointError(f"cannot be read as plain tensors: {_first_line(exc)}", path) from exc
+    for name in ("state_dict", "model"):  # where training scripts put it
+        if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
+            state = state[name]
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"holds a {type(state).__name__}, not a state dict", path)
+    state = {str(name).removeprefix("module."): value for name, value in state.items()}
+    own = model.state_dict()
+    for name in own.keys() & state.keys():
+        have, given = own[name].shape, getattr(state[name], "shape", ())
+        if have != given and have[1:] == given[1:] and have[:1] == (num_classes,):
+            log.warning("%s in %s is for %d classes: it starts from random weights", name, path, given[0])
+            state[name] = own[name]
+    load_weights(model, state, f"model.weights={path}")
+
+
+def _first_line(exc: Exception) -> str:
+    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

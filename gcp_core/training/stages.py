@@ -1,0 +1,112 @@
+"""Training that several trials have in common, done once.
+
+Until its first event a trial trains exactly as its unpruned baseline does; after it, exactly as every trial that removed
+the same channels at the same epochs. A *stage* is the state after some epoch, before that epoch's event, addressed by
+everything that decides about it. A trial that finds a stage goes on from there, bit by bit as if it had trained itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gcp_core.config import TrialConfig, digest
+from gcp_core.errors import CheckpointError
+from gcp_core.plan import Plan
+from gcp_core.training.checkpoint import STATE, read_manifest, read_state, write_folder
+
+log = logging.getLogger(__name__)
+
+#: Default bound of a store, in bytes.
+MAX_BYTES = 4 * 1024**3
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Names the source of this package: other code may train differently."""
+    sha = hashlib.sha256()
+    root = Path(__file__).parents[1]
+    for path in sorted(root.rglob("*.py")):
+        sha.update(str(path.relative_to(root)).encode())
+        sha.update(path.read_bytes())
+    return sha.hexdigest()[:16]
+
+
+def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> str:
+    """Names everything but the pruning that decides about a trial's weights."""
+    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    values = config.baseline().to_dict()
+    return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
+
+
+def stage_key(trunk: str, plans: Sequence[Plan], epoch: int) -> str:
+    """Names the state after training epoch ``epoch`` (before its event) of a trial with these events behind it."""
+    # Only what was cut, where and when; how the plan was found does not matter.
+    events = [[plan.meta.get("epoch"), *[list(v) for v in sorted(plan.removed.items())]] for plan in plans]
+    return digest([trunk, events, epoch])
+
+
+class StageStore:
+    """Stages in a folder that all trials of a sweep can reach.
+
+    Args:
+        root: created on the first save.
+        max_bytes: when the folder grows past this, stages that were not used for longest go.
+    """
+
+    def __init__(self, root: str | Path, max_bytes: int = MAX_BYTES) -> None:
+        self.root, self.max_bytes = Path(root), max_bytes
+
+    def has(self, key: str) -> bool:
+        """Whether the stage is there (it may still turn out to be damaged)."""
+        return (self.root / key).is_dir()
+
+    def load(self, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+        """Manifest and tensors, or None if the stage is missing or damaged (a damaged one is removed)."""
+        folder = self.root / key
+        if not folder.is_dir():
+            return None
+        try:
+            manifest = read_manifest(folder)
+            state = read_state(folder, manifest)
+        except CheckpointError as exc:
+            # Another process may have evicted it between the two lines above; both cases mean: train it.
+            log.warning("stage passed over: %s", exc)
+            shutil.rmtree(folder, ignore_errors=True)
+            return None
+        os.utime(folder, (time.time(), time.time()))
+        return manifest, state
+
+    def save(self, key: str, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+        """Keep a stage; one that is there already stays. A full disk costs the stage, not the trial."""
+        if self.has(key):
+            return
+        try:
+            write_folder(self.root / key, STATE, state, manifest, durable=False)
+            self._evict(keep=key)
+        except OSError as exc:
+            log.warning("stage not kept: %s", exc)
+
+    def _evict(self, keep: str) -> None:
+        stages = []
+        for folder in self.root.iterdir():
+            try:
+                size = sum(file.stat().st_size for file in folder.iterdir())
+                stages.append((folder.name != keep, folder.stat().st_mtime, size, folder))
+            except OSError:
+                continue  # evicted by another process meanwhile
+        total = sum(size for _, _, size, _ in stages)
+        for may_go, _, size, folder in sorted(stages, key=lambda s: (not s[0], s[1])):
+            if total <= self.max_bytes or not may_go:
+                return
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size

@@ -1,0 +1,294 @@
+"""What a sweep would cost, without running it: points, baselines, epochs, time, disk, and which targets are missed."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+import random
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.training.setup import check_config
+from gcp_core.training.stages import MAX_BYTES
+from sweeps.commands.calibration import Calibration, calibrate
+from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
+from sweeps.config.space import Point
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.preflight import check_space, check_storage, check_tracking
+from sweeps.driver.progress import duration
+from sweeps.records.folder import check_unchanged
+from sweeps.strategy.feasibility import Feasibility
+
+_SAMPLE = 64
+_MAX_COUNTED = 20_000
+#: Seconds that do not depend on the trials: Ray and MLflow start side by side; the first trial of a worker process
+#: waits for torch; Tune takes a moment between two trials; at the end the front is drawn and everything closed.
+START_S, COLD_S, BETWEEN_S, CLOSE_S = 9.0, 4.0, 0.3, 5.0
+#: Bytes of a trial besides its weights: logs, config, plans, its share of the journal and of MLflow's database.
+_TRIAL_BYTES, _SWEEP_BYTES = 200_000, 3_000_000
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """Numbers of ``gcp-sweep plan``.
+
+    Attributes:
+        points: distinct points of the space, None = no end to them.
+        trials: trials that will be run besides the baselines.
+        baselines: unpruned runs; an upper bound where the space is continuous.
+        epochs: epochs of all trials and baselines together if each trained alone, to its end.
+        epochs_trained: epochs to be trained with shared training and early stopping, as far as they are on.
+        short_share: estimated share (0..1) of the space whose trials end short of their target, from ``sampled``
+            points whose events were played through with random scores.
+        impossible_share: share of the sampled points whose target is out of reach even when the costliest units go
+            first; they are never proposed.
+        mean_events: events until the target or the end of the schedule, mean of the sampled points.
+        stopped_share: share of the trials that would be stopped early, with imagined accuracies.
+        device_hours: of all trials and baselines together, one device (slot) each; None = not measured.
+        wall_hours: on this machine with ``slots`` trials at a time; None = not measured.
+        slots: trials at the same time, as far as this machine's CPUs allow.
+        disk_bytes: the most the sweep's folder will hold while the sweep runs.
+        disk_free: bytes free there now.
+        confirm_seeds: runs on fresh seeds per member of the front after the search; not in the other numbers.
+    """
+
+    name: str
+    folder: str
+    points: int | None
+    trials: int
+    baselines: int
+    epochs: int
+    epochs_trained: int
+    sampled: int
+    short_share: float
+    impossible_share: float
+    mean_events: float
+    stopped_share: float
+    device_hours: float | None
+    wall_hours: float | None
+    slots: int
+    disk_bytes: int
+    disk_free: int
+    confirm_seeds: int = 0
+
+    def text(self) -> str:
+        """For people."""
+        points = "no end (a range without a step)" if self.points is None else f"{self.points}"
+        saved = 1 - self.epochs_trained / self.epochs
+        lines = [
+            f"{self.name} -> {self.folder}",
+            f"  distinct points   {points}",
+            f"  trials            {self.trials}",
+            f"  baselines         {self.baselines}",
+            f"  epochs in all     {self.epochs}",
+            f"  epochs to train   {self.epochs_trained}"
+            f" ({100 * saved:.0f} % saved by shared training and early stopping)",
+            f"  stopped early     about {100 * self.stopped_share:.0f} % of the trials",
+            f"  short of target   about {100 * self.short_share:.0f} % of the space"
+            f" ({self.sampled} points played through with random scores)",
+            f"  impossible        {100 * self.impossible_share:.0f} % of the space (never proposed)",
+            f"  events per trial  {self.mean_events:.1f}",
+        ]
+        if self.wall_hours is not None and self.device_hours is not None:
+            at_a_time = f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time"
+            lines += [
+                f"  time              about {duration(3600 * self.wall_hours)} on this machine ({at_a_time})",
+                f"  device-hours      {self.device_hours:.3g}",
+            ]
+        if self.confirm_seeds:
+            lines.append(
+                f"  on top            {self.confirm_seeds} runs per member of the front, to confirm it"
+            )
+        lines.append(
+            f"  disk              {self.disk_bytes / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free"
+        )
+        if self.disk_bytes > self.disk_free:
+            lines.append("  !                 the disk is too small: storage=FOLDER names another place")
+        return "\n".join(lines)
+
+
+def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
+    """Check everything ``run`` would check before it starts, then estimate; writes nothing.
+
+    ``timed`` measures a few training steps and scoring passes; without, times are None.
+    """
+    start = time.process_time()
+    check_unchanged(config)
+    check_storage(config.folder)
+    check_tracking(config.tracking.uri)
+    check_space(config, check_config)
+    checked_s = time.process_time() - start
+    feasibility = Feasibility()
+    points = sample_points(config, max(_SAMPLE, config.num_trials()))
+    trials = [config.space.resolve(point, config.resources.cpus) for point in points]
+    possible = [trial for trial in trials if not feasibility.impossible(trial)]
+    rehearsal = Rehearsal(feasibility)
+    played = [rehearsal.play(trial) for trial in possible]
+    likely = likely_trials(config, played, rehearsal)
+    run = stopped_early(config.search, likely, feasibility)
+    baselines = [rehearsal.play(trial) for trial in _distinct_baselines(run)]
+    everything = [*baselines, *run]
+    slots = _slots(config)
+    times = _times(config, everything, possible) if timed and possible else []
+    wall = START_S + checked_s + COLD_S + makespan(times, slots) + CLOSE_S
+    spare = max(0, num_baselines(config) - len(baselines))  # of seeds, say, that the sample does not hold
+    more = round(spare * sum(trial.train.epochs for trial in trials) / len(trials))
+    trained = distinct_states(everything) if config.search.share else sum(t.epochs for t in everything)
+    return Forecast(
+        name=config.name,
+        folder=config.folder,
+        points=config.space.size(),
+        trials=config.num_trials(),
+        baselines=len(baselines) + spare,
+        epochs=sum(trial.config.train.epochs for trial in everything) + more,
+        epochs_trained=trained + more,
+        sampled=len(points),
+        short_share=sum(not trial.reached for trial in played) / len(trials),
+        impossible_share=1 - len(possible) / len(trials),
+        mean_events=sum(len(trial.events) for trial in played) / max(1, len(played)),
+        stopped_share=sum(a.epochs < b.epochs for a, b in zip(run, likely, strict=True)) / max(1, len(run)),
+        device_hours=sum(times) / 3600 if times else None,
+        wall_hours=wall / 3600 if times else None,
+        slots=slots,
+        disk_bytes=_disk(config, everything, slots),
+        disk_free=_free(config.folder),
+        confirm_seeds=config.confirm.seeds,
+    )
+
+
+def likely_trials(config: SweepConfig, played: Sequence[Played], rehearsal: Rehearsal) -> list[Played]:
+    """As many of the played trials as will be run: the points given first, then the sample in its (random) order."""
+    first = [
+        config.space.resolve(config.space.canonical(point), config.resources.cpus)
+        for point in config.search.points
+    ]
+    given = {trial.key() for trial in first}
+    rest = [trial for trial in played if trial.config.key() not in given]
+    return [*(rehearsal.play(trial) for trial in first), *rest][: config.num_trials()]
+
+
+def _distinct_baselines(trials: Sequence[Played]) -> list[TrialConfig]:
+    return list({trial.config.baseline().key(): trial.config.baseline() for trial in trials}.values())
+
+
+# --- time ---------------------------------------------------------------------------------------------------------
+
+
+def _times(config: SweepConfig, trials: Sequence[Played], possible: Sequence[TrialConfig]) -> list[float]:
+    """Seconds of every trial in the order in which they start; what an earlier one trained is not trained again."""
+    criteria: dict[str, dict[str, Any]] = {}
+    for trial in possible:
+        criteria.setdefault(trial.prune.criterion, trial.prune.options)
+    measured = calibrate(possible[0], criteria)
+    known: set[str] = set()
+    times = []
+    for trial in trials:
+        new = [e for e, state in enumerate(trial.states, start=1) if state not in known]
+        times.append(trial_seconds(trial, new, measured))
+        if config.search.share:
+            known |= set(trial.states)
+    return times
+
+
+def trial_seconds(trial: Played, new: Sequence[int], measured: Calibration) -> float:
+    """Seconds of one trial that trains the epochs ``new`` (1 = the first) and takes the others over."""
+    train, prune = trial.config.train, trial.config.prune
+    per_step = train.batch_size / measured.batch_size
+    steps = measured.steps / per_step
+    dense = trial.macs[0]
+    last_macs = trial.final[0]
+    taken_over = trial.epochs > len(new)  # one more epoch is evaluated: that of the state taken over
+    seconds = measured.setup_s + measured.latency_s + BETWEEN_S + measured.save_s
+    for epoch in new:
+        macs = trial.macs[epoch - 1]
+        seconds += steps * per_step * measured.step(macs)
+        seconds += (
+            measured.epoch_val * measured.image(macs) + 2 * measured.save_s
+        )  # checkpoint and shared state
+    if taken_over:
+        seconds += measured.epoch_val * measured.image(dense) + measured.save_s
+    for epoch in trial.events:
+        score = measured.score_s.get(prune.criterion, 0.0) if prune is not None else 0.0
+        seconds += score * trial.macs[epoch - 1] / dense + measured.surgery_s
+    return seconds + measured.final * measured.image(last_macs)
+
+
+def makespan(times: Sequence[float], slots: int) -> float:
+    """Seconds until all are done, each started in its turn on the first free of ``slots``.
+
+    >>> makespan([3, 1, 1, 2], 2)
+    4.0
+    """
+    free = [0.0] * max(1, slots)
+    for seconds in times:
+        heapq.heappush(free, heapq.heappop(free) + seconds)
+    return float(max(free))
+
+
+def _slots(config: SweepConfig) -> int:
+    """Trials at the same time on this machine."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(config.search.concurrency, cpus // config.resources.cpus))
+
+
+# --- disk ---------------------------------------------------------------------------------------------------------
+
+
+def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
+    """Weights twice (trial and MLflow), two checkpoints per running trial, and the shared states (bounded)."""
+    weights = sum(8 * trial.final[1] for trial in trials)
+    factor = (
+        12 if trials and trials[0].config.train.optimizer == "adamw" else 8
+    )  # weights and momenta, float32
+    running = slots * 2 * factor * max(trial.params[0] for trial in trials)
+    states = {
+        state: params for trial in trials for state, params in zip(trial.states, trial.params, strict=True)
+    }
+    shared = min(MAX_BYTES, factor * sum(states.values())) if config.search.share else 0
+    return round(weights + running + shared + _TRIAL_BYTES * len(trials) + _SWEEP_BYTES)
+
+
+def _free(folder: str) -> int:
+    place = Path(folder)
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+# --- the space ----------------------------------------------------------------------------------------------------
+
+
+def num_baselines(config: SweepConfig) -> int:
+    """Distinct combinations of everything but the pruning, at most one per trial."""
+    outside = [d for d in config.space.dimensions if not d.path.startswith("prune.")]
+    sizes = [dimension.size() for dimension in outside]
+    if None in sizes:
+        return config.num_trials()
+    values = itertools.islice(itertools.product(*(d.values() for d in outside)), _MAX_COUNTED)
+    inside = {d.path: d.extremes()[0] for d in config.space.dimensions if d.path.startswith("prune.")}
+    names = [dimension.path for dimension in outside]
+    keys = {
+        config.space.resolve({**inside, **dict(zip(names, v, strict=True))}).baseline().key() for v in values
+    }
+    return min(len(keys), config.num_trials())
+
+
+def sample_points(config: SweepConfig, number: int, seed: int = 0) -> list[Point]:
+    """All points of a small space in random order, else ``number`` random ones, all different."""
+    size, rng = config.space.size(), random.Random(seed)
+    if size is not None and size <= number:
+        points = list(config.space.grid())
+        if config.search.sampler != "grid":
+            rng.shuffle(points)
+        return points
+    found: dict[str, Point] = {}
+    while len(found) < number:
+        point = {d.path: d.draw(rng) for d in config.space.dimensions}
+        found.setdefault(repr(point), point)
+    return list(found.values())

@@ -1,0 +1,162 @@
+"""A sweep played through without training: which epochs its trials have in common, how cost falls, who ends early.
+
+Scores are drawn at random, but equal histories under an equal rule get equal scores, as in a real sweep: trials agree
+here exactly as long as they would agree there.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from gcp_core.config import PruneConfig, TrialConfig, digest
+from gcp_core.errors import InfeasibleTarget
+from gcp_core.groups import Groups
+from gcp_core.plan import Plan
+from gcp_core.pruning.selection import select_channels
+from gcp_core.training.schedule import event_epochs
+from gcp_core.training.setup import budget_for
+from sweeps.records.job import Job, Outcome
+from sweeps.strategy.feasibility import Feasibility
+
+if TYPE_CHECKING:
+    from sweeps.config.sweep_config import SearchConfig
+
+#: Accuracy in per cent of an imagined trial: what a share r of the MACs costs, and the spread between trials.
+_TOP, _DROP, _SPREAD = 90.0, 20.0, 0.5
+
+
+@dataclass(frozen=True)
+class Played:
+    """One trial, foreseen.
+
+    Attributes:
+        states: names of the states after each epoch's training: equal names are trained once where training is shared.
+        macs, params: of the model during each epoch; ``final`` has both at the end.
+        events: epochs that end in an event; ``plans`` is what these remove, in order, as far as they remove anything.
+        reached: whether the target is reached.
+    """
+
+    config: TrialConfig
+    states: tuple[str, ...]
+    macs: tuple[float, ...]
+    params: tuple[float, ...]
+    final: tuple[float, float]
+    events: tuple[int, ...]
+    reached: bool
+    plans: tuple[Plan, ...] = ()
+
+    @property
+    def epochs(self) -> int:
+        return len(self.states)
+
+    def until(self, epoch: int) -> Played:
+        """The same trial, stopped after ``epoch``."""
+        return replace(
+            self,
+            states=self.states[:epoch],
+            macs=self.macs[:epoch],
+            params=self.params[:epoch],
+            events=tuple(e for e in self.events if e <= epoch),
+            plans=tuple(plan for plan in self.plans if plan.meta["epoch"] <= epoch),
+        )
+
+
+class Rehearsal:
+    """Plays trials; every event that several trials have in common is computed once."""
+
+    def __init__(self, feasibility: Feasibility) -> None:
+        self._feasibility = feasibility
+        self._plans: dict[str, Plan | None] = {}
+
+    def play(self, trial: TrialConfig) -> Played:
+        """The trial from its first to its last epoch."""
+        prune, epochs = trial.prune, trial.train.epochs
+        groups = self._feasibility.groups(trial if prune else replace(trial, prune=PruneConfig()))
+        kind = 0 if prune is None or prune.of == "macs" else 1
+        limit = 0.0 if prune is None or prune.target is None else (1 - prune.target) * groups.cost()[kind]
+        due = () if prune is None else event_epochs(prune, epochs)
+        history: list[object] = [trial.baseline().key()]
+        states, costs, events = [], [], []
+        plans: list[Plan] = []
+        reached = False
+        for epoch in range(1, epochs + 1):
+            states.append(digest([history, epoch]))
+            costs.append(groups.cost())
+            if epoch not in due or reached:
+                continue
+            plan = self._event(trial, groups, history, epoch, limit)
+            events.append(epoch)
+            if plan is not None:
+                groups = groups.after(plan)
+                plans.append(plan.with_meta(epoch=epoch))
+                history = [*history, epoch, sorted((k, list(v)) for k, v in plan.removed.items())]
+            reached = limit > 0 and groups.cost()[kind] <= limit
+        macs, params = zip(*costs, strict=True)
+        final = (float(groups.cost()[0]), float(groups.cost()[1]))
+        ended = reached or prune is None or prune.target is None
+        return Played(trial, tuple(states), macs, params, final, tuple(events), ended, tuple(plans))
+
+    def _event(
+        self, trial: TrialConfig, groups: Groups, history: list[object], epoch: int, limit: float
+    ) -> Plan | None:
+        """The plan of one event, None if nothing can be removed any more."""
+        prune = trial.prune
+        rule, budget = [history, epoch, prune.criterion, prune.options], budget_for(prune, limit)
+        key = digest([rule, repr(budget)])
+        if key not in self._plans:
+            generator = torch.Generator().manual_seed(int(digest(rule), 16))
+            scores = {
+                layer: torch.rand(channels, generator=generator, dtype=torch.float64)
+                for layer, channels in groups.scored_layers().items()
+            }
+            try:
+                plan = select_channels(scores, groups, budget)
+            except InfeasibleTarget:
+                plan = None
+            self._plans[key] = plan if plan is not None and plan.num_units else None
+        return self._plans[key]
+
+
+def stopped_early(
+    search: SearchConfig, played: Sequence[Played], feasibility: Feasibility, seed: int = 0
+) -> list[Played]:
+    """The trials as ``sweeps.strategy.stopping`` would let them run, one after the other, with imagined accuracies."""
+    if search.stopping == "none":
+        return list(played)
+    from sweeps.strategy.stopping import Rungs
+
+    rungs, rng = Rungs(search, feasibility.project), random.Random(seed)
+    for number, trial in enumerate({run.config.baseline().key(): run for run in played}.values()):
+        dense = {"macs": trial.macs[0], "params": trial.params[0]}
+        rows = _rows(_TOP, [dense["macs"]] * trial.epochs, [dense["params"]] * trial.epochs)
+        job = Job(f"b{number:04d}", "baseline", number, trial.config.baseline(), {}, "")
+        rungs.ended(job, Outcome("complete", {"val_accuracy": _TOP, **dense}, rows))
+    kept: list[Played] = []
+    for number, trial in enumerate(played):
+        job = Job(f"t{number:04d}", "trial", number, trial.config, {}, "")
+        top = _TOP - _DROP * (1 - trial.final[0] / trial.macs[0]) ** 3 + rng.gauss(0.0, _SPREAD)
+        rows = _rows(top, trial.macs, trial.params)
+        end = next((int(row["epoch"]) for row in rows if rungs.epoch(job, row) is not None), None)
+        if end is None:
+            finals = {"val_accuracy": top, "macs": trial.final[0], "params": trial.final[1]}
+            rungs.ended(job, Outcome("complete", finals, rows))
+        kept.append(trial if end is None else trial.until(end))
+    return kept
+
+
+def _rows(top: float, macs: Sequence[float], params: Sequence[float]) -> tuple[dict[str, float], ...]:
+    """The epochs of a trial whose accuracy rises towards ``top``."""
+    return tuple(
+        {"epoch": e, "val/accuracy": top * e / (e + 1), "cost/macs": m, "cost/params": p}
+        for e, (m, p) in enumerate(zip(macs, params, strict=True), start=1)
+    )
+
+
+def distinct_states(played: Iterable[Played]) -> int:
+    """Epochs to be trained if nothing is trained twice."""
+    return len({state for trial in played for state in trial.states})

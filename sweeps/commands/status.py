@@ -1,0 +1,97 @@
+"""How far a sweep is, read from its folder alone."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK
+from sweeps.driver.progress import duration
+from sweeps.records.folder import existing_entry
+from sweeps.records.job import Record
+from sweeps.records.ledger import read_records
+from sweeps.storage.place import open_sweep
+
+_BAD = ("failed", "lost", "diverged", "infeasible")
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A trial that has no place on the front, and where to read why."""
+
+    trial_id: str
+    status: str
+    error: str
+    log: str
+
+
+@dataclass(frozen=True)
+class SweepStatus:
+    """What ``gcp-sweep status`` shows.
+
+    ``statuses`` counts trials, baselines apart; ``message`` says why the sweep ended as it did; ``hours`` is the time
+    for which drivers ran trials.
+    """
+
+    name: str
+    folder: str
+    state: str
+    trials: int
+    planned: int
+    statuses: dict[str, int]
+    baselines: dict[str, int]
+    failures: list[Failure] = field(default_factory=list)
+    message: str = ""
+    hours: float = 0.0
+
+    def text(self, failed: bool = False) -> str:
+        """For people; ``failed`` adds the failures one by one."""
+        counts = (
+            ", ".join(f"{number} {status}" for status, number in sorted(self.statuses.items())) or "none yet"
+        )
+        baselines = (
+            ", ".join(f"{number} {status}" for status, number in sorted(self.baselines.items())) or "none yet"
+        )
+        lines = [
+            f"{self.name}: {self.state}{f' ({self.message})' if self.message else ''}",
+            f"  folder     {self.folder}",
+            f"  trials     {self.trials} of {self.planned} ended: {counts}",
+            f"  baselines  {baselines}",
+            f"  time       {duration(3600 * self.hours)} of running trials",
+        ]
+        if failed:
+            lines += [f"  {f.trial_id} {f.status}: {f.error}\n    {f.log}" for f in self.failures] or [
+                "  none failed"
+            ]
+        elif self.failures:
+            lines.append(f"  {len(self.failures)} without a usable result: add --failed to see why")
+        return "\n".join(lines)
+
+
+def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
+    """The status of a sweep; raises ConfigError if there is none."""
+    place = open_sweep(sweep)
+    folder, config, entry = place.folder, place.config, existing_entry(place.folder)
+    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
+    ended = [record for record in trials if record.finished]
+    return SweepStatus(
+        name=entry.name,
+        folder=str(folder.absolute()),
+        state=entry.state,
+        trials=len(ended),
+        planned=max(config.num_trials(), len(trials)),
+        statuses=dict(Counter(record.status for record in trials)),
+        baselines=dict(Counter(record.status for record in baselines)),
+        message=entry.message,
+        hours=entry.seconds / 3600,
+        failures=[_failure(record) for record in [*baselines, *trials] if record.status in _BAD],
+    )
+
+
+def _failure(record: Record) -> Failure:
+    folder = Path(record.job.folder)
+    trace = folder / ARTIFACT_TRACEBACK
+    log = trace if trace.exists() else folder / ARTIFACT_LOG
+    return Failure(record.job.trial_id, record.status, record.error, str(log))

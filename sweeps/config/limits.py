@@ -1,0 +1,74 @@
+"""What the user writes as one line of text: ``"accuracy_drop <= 1"``, ``"macs <= 50%"``, ``"1% over 20 trials"``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.schema import FINALS
+
+_FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(%?)\s*")
+_PLATEAU = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s+over\s+([0-9]+)\s+trials?\s*")
+#: Objectives whose hypervolume has no scale but the results' own, so that it is not known while the sweep runs.
+WITHOUT_SCALE = frozenset({"compression", "epochs"})
+#: Values of which a share of the baseline's makes sense.
+_RELATIVE = ("macs", "params", "latency_ms")
+
+
+@dataclass(frozen=True)
+class Limit:
+    """``name op bound``; with ``relative`` the bound is a share (0..1) of the baseline's value."""
+
+    name: str
+    op: Literal["<=", ">="]
+    bound: float
+    relative: bool
+    text: str
+
+    def needs_baseline(self) -> bool:
+        """Whether the baseline's values must be known to judge a trial."""
+        return self.relative or self.name == "accuracy_drop"
+
+    def excess(self, finals: Mapping[str, float], baseline: Mapping[str, float] | None) -> float:
+        """How far the limit is exceeded, in the value's unit; <= 0 means it is kept (Optuna's convention)."""
+        bound = self.bound * (baseline or {})[self.name] if self.relative else self.bound
+        return finals[self.name] - bound if self.op == "<=" else bound - finals[self.name]
+
+
+def parse_limit(text: str, where: str) -> Limit:
+    """The limit a text stands for; raises ConfigError with what is allowed."""
+    match = _FORM.fullmatch(text)
+    if match is None:
+        raise ConfigError(f"{text!r} is not of the form NAME <= NUMBER", where, 'for instance "macs <= 50%"')
+    name, op, number, percent = match.groups()
+    allowed = [final for final in FINALS if final != "test_accuracy"]
+    if name not in allowed:
+        raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, allowed))
+    if percent and name not in _RELATIVE:
+        raise ConfigError(f"{name} has no share of the baseline", where, "give a number without %")
+    try:
+        bound = float(number)
+    except ValueError:
+        raise ConfigError(f"{number!r} is not a number", where) from None
+    return Limit(name, op, bound / 100 if percent else bound, bool(percent), text)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """The hypervolume must have grown by more than ``percent`` over the last ``trials``."""
+
+    percent: float
+    trials: int
+
+
+def parse_plateau(text: str, where: str) -> Plateau:
+    """``"1% over 20 trials"``; raises ConfigError with the form."""
+    match = _PLATEAU.fullmatch(text)
+    if match is None or int(match.group(2)) < 1:
+        raise ConfigError(
+            f"{text!r} is not of the form PERCENT% over N trials", where, 'for instance "1% over 20 trials"'
+        )
+    return Plateau(float(match.group(1)), int(match.group(2)))

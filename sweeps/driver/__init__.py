@@ -1,0 +1,1 @@
+"""Runs a sweep: launch, conductor, Ray, preflight, progress."""

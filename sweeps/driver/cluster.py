@@ -1,0 +1,259 @@
+"""Starts or joins Ray, and runs the conductor's jobs on it; only ``searcher`` beside it knows Ray too."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import shutil
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from gcp_core.errors import ConfigError, first_line
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.nodes import (
+    Node,
+    check_nodes,
+    check_reach,
+    check_resources,
+    check_shared,
+    data_paths,
+    describe,
+)
+from sweeps.records.job import Job
+from sweeps.storage.objects import store_problem
+
+_log = logging.getLogger(__name__)
+_MIB = 2**20
+_ATTEMPTS = 3
+#: A node that does not answer within this many seconds is of no use.
+_PROBE_S = 60
+
+#: What a trial's process is started with. glibc keeps big blocks (7-10 % faster steps); one arena, because every trial
+#: of a reused actor runs in a new thread and a new arena each would grow the process by hundreds of MB per trial.
+WORKER_ENV = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": str(1024 * _MIB),
+    "MALLOC_TRIM_THRESHOLD_": str(4096 * _MIB),
+    "MALLOC_TOP_PAD_": str(256 * _MIB),
+}
+#: How the driver wants Ray to behave.
+_DRIVER_ENV = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we have our own writer; these cost as much as Tune itself
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its snapshots are never read
+    "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+@contextlib.contextmanager
+def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
+    """A Ray connection for the time of the ``with``: a private local one, or the cluster at ``address``.
+
+    A connection that exists already is used and left open.
+
+    Raises:
+        ConfigError: no cluster there, too few CPUs or GPUs, or a node without our code, the data or the storage.
+    """
+    for name, value in _DRIVER_ENV.items():
+        os.environ.setdefault(name, value)
+    import ray
+
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(config, address)
+    try:
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        check_resources(config, nodes)
+        if len(nodes) > 1:
+            named = [(node["NodeManagerAddress"], node["NodeID"]) for node in nodes]
+            if config.store is None:
+                check_shared(config.storage, [(name, _probe(node)) for name, node in named])
+            else:
+                check_reach(
+                    config.store, [(name, _store_problem(config.store, node)) for name, node in named]
+                )
+            paths = data_paths(config)
+            check_nodes(describe("the driver", paths), _describe_all(named, paths))
+        yield
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(config: SweepConfig, address: str | None) -> None:
+    import psutil  # comes with Ray
+    import ray
+
+    env = {
+        **WORKER_ENV,
+        "OMP_NUM_THREADS": str(config.resources.cpus),
+        "MKL_NUM_THREADS": str(config.resources.cpus),
+    }
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    if address is not None:
+        try:
+            ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
+        except (ConnectionError, ValueError, RuntimeError) as exc:
+            reason = str(exc).strip().splitlines()[0]
+            raise ConfigError(f"no Ray cluster there: {reason}", "--address", address) from exc
+        return
+    # A private cluster inherits the environment; a runtime_env would throw away the workers it starts in advance.
+    before = {name: os.environ.get(name) for name in env}
+    os.environ.update(env)
+    try:
+        cpus = max(config.resources.cpus, len(os.sched_getaffinity(0)))
+        for _ in range(_ATTEMPTS):
+            earlier = _ray_processes()
+            try:
+                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+                return
+            except Exception as exc:  # Ray raises a bare Exception when its processes are not up within 30 s
+                ray.shutdown()
+                if "timed out during startup" not in str(exc):
+                    raise
+            # ray.shutdown() knows nothing of a start that failed: its processes would slow down the next one.
+            for process in _ray_processes() - earlier:
+                with contextlib.suppress(psutil.Error):
+                    process.kill()
+            _log.warning("this machine is busy: Ray did not start within its time, trying again")
+        load = ", ".join(f"{value:.0f}" for value in os.getloadavg())
+        raise ConfigError(
+            f"Ray did not start in {_ATTEMPTS} x 30 s; load of the machine: {load}",
+            "Ray on this machine",
+            "wait until less runs here, or give --address of a cluster",
+        )
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def _ray_processes() -> set[Any]:
+    """Processes of Ray's that this one has started (psutil objects; two of one process are equal)."""
+    import psutil  # comes with Ray
+
+    found = set()
+    for process in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("/ray/" in word or word.startswith("ray::") for word in process.cmdline()):
+                found.add(process)
+    return found
+
+
+def _on(node_id: str, function: Callable[..., Any]) -> Any:
+    """A task that runs ``function`` on that node and nowhere else."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    strategy = NodeAffinitySchedulingStrategy(node_id, soft=False)
+    return ray.remote(function).options(num_cpus=0, scheduling_strategy=strategy)
+
+
+def _probe(node_id: str) -> Callable[[str], bool]:
+    import ray
+
+    return lambda path: bool(ray.get(_on(node_id, os.path.exists).remote(path), timeout=_PROBE_S))
+
+
+def _store_problem(url: str, node_id: str) -> str:
+    import ray
+
+    try:
+        return ray.get(_on(node_id, store_problem).remote(url), timeout=_PROBE_S)
+    except Exception as exc:  # a package is missing there, or it does not answer
+        return first_line(exc)
+
+
+def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
+    """What the nodes say about themselves, asked side by side."""
+    import ray
+
+    answers = [(name, _on(node_id, describe).remote(name, paths)) for name, node_id in nodes]
+    described = []
+    for name, answer in answers:
+        try:
+            described.append(ray.get(answer, timeout=_PROBE_S))
+        except Exception as exc:  # our code is missing there, or it does not answer
+            described.append(Node(name, error=str(exc).strip().splitlines()[-1]))
+    return described
+
+
+class WorkersLost(Exception):
+    """Tune has given up: it does not survive that Ray ends workers for lack of memory. ``jobs`` were running then."""
+
+    def __init__(self, reason: str, jobs: Sequence[Job]) -> None:
+        super().__init__(reason)
+        self.jobs = tuple(jobs)
+
+
+def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
+    """Run the conductor's jobs until it has no more (or wants to stop).
+
+    Raises:
+        WorkersLost: workers were ended in a way that Tune does not handle; the sweep can be continued.
+    """
+    from ray import tune
+    from ray.exceptions import RayError
+
+    from sweeps.driver.searcher import ConductorSearcher, ConductorStopper, LossNotes
+    from sweeps.worker.trial import tune_trainable
+
+    resources = conductor.config.resources
+    scratch = folder / ".tune"
+    shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
+    trainable = tune.with_resources(tune_trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
+    searcher = ConductorSearcher(conductor, runner)
+    with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):
+        warnings.simplefilter("ignore")
+        tuner = tune.Tuner(
+            trainable,
+            tune_config=tune.TuneConfig(
+                search_alg=searcher,
+                scheduler=LossNotes(searcher),
+                num_samples=-1,
+                reuse_actors=True,
+                trial_name_creator=_trial_name,
+                trial_dirname_creator=_trial_name,
+            ),
+            run_config=tune.RunConfig(
+                name="experiment",
+                storage_path=str(scratch.absolute()),
+                stop=ConductorStopper(conductor),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=resources.retries),
+            ),
+        )
+        try:
+            tuner.fit()
+        except RuntimeError as exc:
+            if not isinstance(exc.__cause__, RayError) or not conductor.active:
+                raise
+            reason = str(exc.__cause__).strip().partition("\n")[0] or type(exc.__cause__).__name__
+            raise WorkersLost(reason, conductor.active) from exc
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _trial_name(trial: object) -> str:
+    return trial.config["trial_id"]  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Only errors of these loggers reach the terminal meanwhile."""
+    levels = {name: logging.getLogger(name).level for name in names}
+    for name in names:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

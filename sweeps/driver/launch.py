@@ -1,0 +1,370 @@
+"""``run``: starts a sweep, or continues it where it stopped; everything else in this package serves this file."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import logging
+import os
+import shutil
+import signal
+import threading
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
+from sweeps.config.sweep_config import SweepConfig, load_config
+from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
+from sweeps.driver.progress import LineProgress
+from sweeps.records.database import driver_lock
+from sweeps.records.folder import Entry, check_unchanged, read_entry, write_config, write_entry
+from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
+from sweeps.records.layout import CONFIG, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
+from sweeps.records.ledger import Ledger, read_records, repair_journal
+from sweeps.storage.exchange import Exchange, open_exchange
+from sweeps.storage.lock import request_stop, run_lock
+from sweeps.storage.objects import store_errors
+from sweeps.storage.place import bring_home, renamed
+from sweeps.storage.states import clear_states
+from sweeps.strategy.budget import Budget, already_spent
+from sweeps.strategy.judging import accuracy_drop
+from sweeps.strategy.stopping import Rungs
+from sweeps.strategy.trunk import Trunk
+from sweeps.tracking.writer import MlflowWriter, open_writer
+from sweeps.worker.trial import DEFAULT_RUNNER
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """A sweep after ``run``; can be given wherever its folder's path is wanted.
+
+    Attributes:
+        state: ``complete`` (every trial ended), ``interrupted`` or ``failed``.
+        message: why it is not complete, or which budget ended it; else empty.
+        statuses: how many trials ended how (baselines not counted).
+        unwritten: entries that MLflow did not take; the next ``run`` writes them.
+    """
+
+    folder: Path
+    name: str
+    id: str
+    tracking_uri: str
+    parent_run_id: str
+    state: str
+    message: str = ""
+    statuses: dict[str, int] = field(default_factory=dict)
+    unwritten: int = 0
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """How to run, besides what to run.
+
+    Attributes:
+        address: of an existing Ray cluster; None = a private one on this machine.
+        new: start a new sweep beside an existing one of the same name.
+        runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
+        check: looks at a trial's config before anything is started (None = the core's own check).
+        progress: a context manager with the methods of ``sweeps.driver.conductor.Progress``.
+    """
+
+    address: str | None = None
+    new: bool = False
+    runner: str = DEFAULT_RUNNER
+    check: Callable[[TrialConfig], None] | None = None
+    progress: LineProgress | None = None
+
+
+def run(
+    config: str | os.PathLike[str] | Mapping[str, Any] | SweepConfig,
+    overrides: Mapping[str, Any] | None = None,
+    launch: Launch | None = None,
+) -> Sweep:
+    """Run the sweep in ``storage/name``: finished trials are kept, the rest run.
+
+    Args:
+        config: a YAML file, its content as a mapping, or a checked config.
+        overrides: dotted path -> value (ranges included), set on top of ``config``.
+        launch: where and how; the default is a private Ray on this machine.
+
+    Raises:
+        ConfigError, DataError, ModelError: before anything is written.
+    """
+    launch = launch or Launch()
+    checked = config if isinstance(config, SweepConfig) else load_config(config, overrides)
+    with store_errors():
+        if launch.new:
+            checked = renamed(checked)
+        exchange = open_exchange(Path(checked.folder), checked.store)
+        bring_home(exchange)
+    check_unchanged(checked)
+    done = _already_complete(checked)
+    if done is not None:
+        return done
+    check_storage(checked.folder, checked.store)
+    check_disk(checked.folder)
+    check_tracking(checked.tracking.uri)
+    check_ledger(checked.database)
+    _check_trials(checked, launch)
+    losses: Counter[str] = Counter()
+    while True:
+        try:
+            return _run_once(checked, launch, exchange)
+        except WorkersLost as exc:
+            # Every round counts for the jobs that were running, so there are only so many rounds.
+            _log.warning("%s; the sweep goes on from its ledger", exc)
+            _give_up(exc, losses, checked.resources.retries, exchange)
+
+
+def _give_up(loss: WorkersLost, losses: Counter[str], retries: int, exchange: Exchange) -> None:
+    """A job that was running each time that workers were lost is not started for ever."""
+    for job in loss.jobs:
+        losses[job.trial_id] += 1
+        if losses[job.trial_id] > retries and read_outcome(job.folder) is None:
+            hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
+            error = f"its process was lost {losses[job.trial_id]} times: {loss}; {hint}"
+            write_outcome(job.folder, Outcome("lost", error=error))
+            exchange.offer(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
+
+
+def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+    """One connection to Ray, from the ledger on."""
+    with contextlib.ExitStack() as stack:
+        if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
+            stack.enter_context(ray_cluster(checked, launch.address))
+        folder = Path(checked.folder)
+        fresh = not folder.exists()
+        folder.mkdir(parents=True, exist_ok=True)
+        stack.enter_context(run_lock(folder))
+        try:
+            stack.enter_context(exchange.present(functools.partial(request_stop, folder)))
+            return _run_locked(checked, launch, exchange)
+        except ConfigError:
+            if fresh and not (folder / JOURNAL).exists() and checked.database is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+def _check_trials(config: SweepConfig, launch: Launch) -> None:
+    check = launch.check
+    if check is None:
+        from gcp_core.training.setup import check_config
+
+        check = check_config
+    for point, problem in check_space(config, check):
+        _log.info("points like %s are not proposed: %s", point, problem)
+
+
+def _already_complete(config: SweepConfig) -> Sweep | None:
+    """A finished sweep that is asked for nothing new needs neither Ray nor MLflow."""
+    entry = read_entry(Path(config.folder))
+    if (
+        entry is None
+        or entry.state != "complete"
+        or entry.confirm_seeds < config.confirm.seeds
+        or not entry.parent_run_id
+    ):
+        return None
+    if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
+        return None
+    folder = Path(config.folder)
+    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
+    message = ""
+    if entry.trials < config.num_trials():
+        message = already_spent(config, entry.seconds, trials, baselines)
+        if not message:
+            return None
+    uri, statuses = entry.tracking_uri or "", _statuses(trials)
+    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
+
+
+def _run_locked(config: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+    folder = exchange.root
+    repair_journal(folder)
+    entry = read_entry(folder)
+    sweep_id = entry.id if entry is not None else uuid.uuid4().hex[:12]
+    write_config(folder, config)
+    progress = launch.progress or LineProgress(_log.info)
+    with contextlib.ExitStack() as stack:
+        # Opening MLflow (imports, a new database) and starting Ray take seconds each: side by side.
+        opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
+            open_writer, config, folder, sweep_id, exchange
+        )
+        try:
+            if launch.address is None:
+                stack.enter_context(ray_cluster(config, None))
+        except BaseException:
+            with contextlib.suppress(Exception):
+                opening.result().close("FAILED")
+            raise
+        writer = opening.result()
+        run_ = writer.run
+        spent = entry.seconds if entry is not None else 0.0
+        entry = Entry(
+            sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
+        )
+        exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
+        _note(entry, exchange)
+        stack.enter_context(driver_lock(config.database, sweep_id))
+        ledger = Ledger(folder, config.name, config.search.objectives, url=config.database, sweep_id=sweep_id)
+        stack.enter_context(progress)
+        return _conduct(config, launch, exchange, ledger, writer, entry, progress)
+
+
+def _note(entry: Entry, exchange: Exchange) -> None:
+    """Write the sweep's entry, here and where the sweep is kept."""
+    write_entry(exchange.root, entry)
+    exchange.offer(ENTRY)
+
+
+def _conduct(
+    config: SweepConfig,
+    launch: Launch,
+    exchange: Exchange,
+    ledger: Ledger,
+    writer: MlflowWriter,
+    entry: Entry,
+    progress: LineProgress,
+) -> Sweep:
+    folder = exchange.root
+    baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
+    writer.reconcile([*baselines, *others], known_drops(baselines, others))
+    trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
+    impossible, rungs = _foresight(config, launch)
+    budget = Budget(
+        config.search,
+        config.resources,
+        entry.seconds,
+        lambda seconds: _note(dataclasses.replace(entry, seconds=seconds), exchange),
+    )
+    writer.show_with(lambda: publish(folder))
+    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange)
+    state, message, unwritten = "failed", "the driver ended with an error", 0
+    try:
+        state, message = _run_jobs(conductor, folder, launch.runner, progress)
+    finally:
+        for job in conductor.active:
+            writer.interrupted(job)
+        status = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
+        unwritten = writer.close(status)
+        # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
+        noted = "interrupted" if state == "complete" and unwritten else state
+        counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
+        known = {"state": noted, "message": message, "seconds": budget.seconds}
+        exchange.offer(JOURNAL)
+        _note(dataclasses.replace(entry, **known, **counts), exchange)
+    if state == "complete":
+        # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
+        clear_states(
+            exchange, [*ledger.records("baseline"), *ledger.records("trial"), *ledger.records("confirm")]
+        )
+    if conductor.done:
+        publish(folder)
+    return Sweep(
+        folder,
+        config.name,
+        entry.id,
+        writer.run.uri,
+        writer.run.run_id,
+        state,
+        message,
+        _statuses(ledger.records("trial")),
+        unwritten,
+    )
+
+
+def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
+    """(state, message) of the sweep after all jobs have run, or after the user has had enough."""
+    try:
+        with _interruptible(conductor, progress):
+            if conductor.has_work:
+                run_on_ray(conductor, folder, runner)
+    except KeyboardInterrupt:
+        return "interrupted", "interrupted"
+    if conductor.complete:
+        return "complete", conductor.budget_spent
+    return ("failed" if conductor.failed_alike else "interrupted"), conductor.stop_reason
+
+
+def _foresight(
+    config: SweepConfig, launch: Launch
+) -> tuple[Callable[[TrialConfig], bool] | None, Rungs | None]:
+    """(which targets are out of reach, which trials end early).
+
+    The core knows where a trial's cost will end; a runner of somebody else's does not have to agree.
+    """
+    if launch.runner != DEFAULT_RUNNER:
+        return None, None
+    from sweeps.strategy.feasibility import Feasibility
+
+    feasibility = Feasibility()
+    stops = config.search.stopping != "none"
+    return feasibility.impossible, Rungs(config.search, feasibility.project) if stops else None
+
+
+def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:
+    """``final/accuracy_drop`` of every finished trial whose baseline is known, by trial id."""
+    by_key = {
+        record.key: Outcome("complete", record.finals) for record in baselines if record.status == "complete"
+    }
+    drops: dict[str, float] = {}
+    for record in trials:
+        baseline = by_key.get(record.job.baseline_key)
+        if record.finished and baseline is not None:
+            drop = accuracy_drop(Outcome(record.status, record.finals), baseline)
+            if drop is not None:
+                drops[record.job.trial_id] = drop
+    return drops
+
+
+def publish(folder: Path) -> None:
+    """Let ``analysis`` tag the front and attach the figure; the sweep's own results do not depend on it."""
+    try:
+        from analysis.show.publish import publish as publish_front
+    except ImportError as exc:
+        _log.warning("the front is not published to MLflow: %s", exc)
+        return
+    shutil.rmtree(folder / ".analysis", ignore_errors=True)  # its copy of ended runs misses what came late
+    try:
+        publish_front(folder)
+    except Exception as exc:  # a picture that cannot be drawn must not fail a finished sweep
+        _log.warning("the front is not published to MLflow: %s: %s", type(exc).__name__, exc)
+
+
+@contextlib.contextmanager
+def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[None]:
+    """The first Ctrl-C (or SIGTERM) ends the sweep in good order, the second one at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:
+        if conductor.interrupted:
+            raise KeyboardInterrupt
+        conductor.interrupt("interrupted")
+        progress.note("stopping; press Ctrl-C again to stop at once")
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _statuses(trials: list[Record]) -> dict[str, int]:
+    return dict(Counter(record.status for record in trials))

@@ -1,0 +1,46 @@
+"""Why a trial was lost, in one sentence, from what Ray says about a process that is gone."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sweeps.worker.watchdog import HANG_FILE, hung
+
+_LOWER = "lower train.batch_size or search.concurrency"
+#: (pattern in Ray's words, ours); the first that fits counts. Ray's text on a killed process guesses at memory too, so
+#: only its own memory monitor's words are taken for that.
+_REASONS = (
+    (r"node has died|node was terminated|node \w+ .*(dead|died)", "its node died"),
+    (
+        r"node running low on memory|due to memory pressure|OutOfMemoryError",
+        f"Ray ended its process because its node ran out of memory ({_LOWER})",
+    ),
+    (r"Unavailable", "its node or process could not be reached any more"),
+    (
+        r"OOM killer|SIGKILL|connection error|unexpectedly",
+        f"its process was killed, perhaps by the kernel because memory ran out ({_LOWER}), or it crashed",
+    ),
+)
+
+
+def loss_reason(said: str, attempts: int, folder: str | Path) -> str:
+    """One sentence for the user.
+
+    Args:
+        said: Ray's text about the last loss; may be empty.
+        attempts: how often the trial was started.
+        folder: the trial's; the watchdog's file there says that it hung.
+    """
+    times = f"in all {attempts} attempts, " if attempts > 1 else ""
+    if hung(folder):
+        where = Path(folder) / HANG_FILE
+        return f"lost {times}at least once because it hung; {where} says where every thread stood"
+    code = re.search(r"exit(?:ed)?[^\n]{0,40}\bcode[ =]+(-?\d+)", said)
+    reason = next((words for pattern, words in _REASONS if re.search(pattern, said)), "")
+    if code is not None and code.group(1) not in ("0", "2"):  # 2 is what Ray says of a broken connection
+        reason = f"its process ended with exit code {code.group(1)}"
+    if not reason:
+        first = " ".join(said.split())[:200]
+        reason = f"its process or node is gone{f': {first}' if first else ''}"
+    return f"lost {times}the last time because {reason}" if times else f"lost because {reason}"

@@ -1,0 +1,160 @@
+"""What every node of a cluster must have in common: versions, our code, the data, the storage."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcp_core.errors import ConfigError
+from sweeps.config.sweep_config import SweepConfig
+
+#: Packages that decide about a trial's weights or about what its process understands.
+_PACKAGES = ("torch", "torchvision", "numpy")
+_OURS = ("gcp_core", "sweeps")
+
+
+@dataclass(frozen=True)
+class Node:
+    """What one node says about itself.
+
+    Attributes:
+        versions: of Python, of the packages that matter, and a digest of our own source.
+        missing: paths that do not exist there.
+        error: why it could not say anything, empty if it could.
+    """
+
+    name: str
+    versions: Mapping[str, str] = field(default_factory=dict)
+    missing: tuple[str, ...] = ()
+    error: str = ""
+
+
+def describe(name: str, paths: Sequence[str]) -> Node:
+    """This machine; imports nothing heavy."""
+    versions = {"Python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
+    missing = tuple(path for path in paths if not os.path.exists(path))
+    return Node(name, {**versions, "our code": _source_digest()}, missing)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "missing"
+
+
+def _source_digest() -> str:
+    """Names the source of our packages as they are installed here."""
+    sha = hashlib.sha256()
+    for package in _OURS:
+        root = Path(next(iter(importlib.util.find_spec(package).submodule_search_locations)))
+        for path in sorted(root.rglob("*.py")):
+            sha.update(f"{package}/{path.relative_to(root)}".encode())
+            sha.update(path.read_bytes())
+    return sha.hexdigest()[:12]
+
+
+def data_paths(config: SweepConfig) -> list[str]:
+    """Every place where the sweep's trials will look for data."""
+    found = {config.space.resolve(point).data.path for point in config.space.corners()}
+    return sorted(os.path.abspath(os.path.expanduser(path)) for path in found if path)
+
+
+def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
+    """The nodes run what the driver runs and see the data.
+
+    Raises ConfigError naming every node that does not.
+    """
+    nodes = list(nodes)
+    silent = [f"{node.name}: {node.error}" for node in nodes if node.error]
+    if silent:
+        raise ConfigError(
+            f"{len(silent)} node(s) cannot run our code ({'; '.join(silent)})",
+            "--address",
+            "install the same environment on every node, or use one image",
+        )
+    differing = [
+        f"{node.name} has {name} {node.versions.get(name, 'missing')}, the driver {version}"
+        for node in nodes
+        for name, version in driver.versions.items()
+        if node.versions.get(name) != version
+    ]
+    if differing:
+        raise ConfigError(
+            f"nodes differ: {'; '.join(differing)}", "--address", "install the same versions on every node"
+        )
+    without = [f"{node.name} has no {path}" for node in nodes for path in node.missing]
+    if without:
+        raise ConfigError(
+            f"data is missing on a node: {'; '.join(without)}",
+            "data.path",
+            "the same path must lead to the data on every node",
+        )
+
+
+def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
+    """One node has everything that one trial asks for. ``nodes`` are Ray's own records."""
+    wanted = {
+        "CPU": ("resources.cpus", config.resources.cpus),
+        "GPU": ("resources.gpus", config.resources.gpus),
+    }
+    for kind, (where, number) in wanted.items():
+        most = max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0)
+        if number > most:
+            raise ConfigError(f"{number:g} {kind}s per trial, but no node has more than {most:g}", where)
+    if not any(
+        all(node["Resources"].get(kind, 0.0) >= number for kind, (_, number) in wanted.items())
+        for node in nodes
+    ):
+        raise ConfigError(
+            f"no node has {config.resources.cpus} CPUs and {config.resources.gpus:g} GPUs at once",
+            "resources",
+        )
+
+
+def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]]]) -> None:
+    """Every node sees the same storage: a file written here exists there.
+
+    Args:
+        probes: (node's name, function that says whether a path exists on that node).
+    """
+    folder = Path(os.path.abspath(os.path.expanduser(storage)))
+    created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    marker = folder / f".shared-{uuid.uuid4().hex}"
+    try:
+        marker.write_text("x", encoding="utf-8")
+        blind = [name for name, sees in probes if not sees(str(marker))]
+    finally:
+        marker.unlink(missing_ok=True)
+        for parent in created:
+            parent.rmdir()
+    if blind:
+        raise ConfigError(
+            f"{folder} is local: {len(blind)} node(s) of the cluster do not see it ({', '.join(blind)})",
+            "storage",
+            "give a folder that all nodes share, for instance on NFS",
+        )
+
+
+def check_reach(url: str, problems: Iterable[tuple[str, str]]) -> None:
+    """Every node may write to the object store.
+
+    Args:
+        problems: (node's name, what is wrong there; empty = nothing).
+    """
+    found = [f"{name}: {problem}" for name, problem in problems if problem]
+    if found:
+        raise ConfigError(
+            f"{len(found)} node(s) cannot use {url} ({'; '.join(found)})",
+            "storage",
+            "every node needs credentials (environment, profile or the machine's role) and a way to the store",
+        )

@@ -1,0 +1,153 @@
+"""Finds what would go wrong before anything is written or paid for; every check raises ConfigError with a remedy."""
+
+from __future__ import annotations
+
+import shutil
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError, InfeasibleTarget
+from sweeps.config.space import Point
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.records.database import open_storage
+from sweeps.records.layout import JOURNAL
+from sweeps.storage.exchange import Exchange
+from sweeps.storage.lock import driver_of
+from sweeps.storage.objects import check_store
+
+_TIMEOUT_S = 5.0
+_MB = 1_000_000
+#: With less than this no sweep is begun, whatever it needs.
+_LEAST_FREE = 100 * _MB
+
+
+def check_space(
+    config: SweepConfig, check: Callable[[TrialConfig], None]
+) -> list[tuple[Point, InfeasibleTarget]]:
+    """Run ``check`` at the corners of the space; corners with an unreachable target are returned.
+
+    Raises:
+        InfeasibleTarget: every corner's target is out of reach, so no trial could be run.
+        ConfigError, DataError, ModelError: whatever else ``check`` finds, at the first corner it finds it.
+    """
+    if config.tree["prune"] is None:
+        raise ConfigError("null leaves nothing to search", "prune", "gcp-sweep trial trains a baseline alone")
+    unreachable: list[tuple[Point, InfeasibleTarget]] = []
+    corners = config.space.corners()
+    for point in corners:
+        try:
+            check(config.space.resolve(point, config.resources.cpus))
+        except InfeasibleTarget as exc:
+            unreachable.append((point, exc))
+    if unreachable and len(unreachable) == len(corners):
+        _require_one(config, check, unreachable[0][1])
+    return unreachable
+
+
+def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], first: InfeasibleTarget) -> None:
+    """One feasible point among all combinations of extremes is enough."""
+    for point in config.space.all_corners(limit=256):
+        try:
+            check(config.space.resolve(point, config.resources.cpus))
+        except InfeasibleTarget:
+            continue
+        return
+    raise InfeasibleTarget(
+        f"every corner of the space is out of reach; {first.message}", first.where, first.hint
+    )
+
+
+def check_storage(folder: str, store: str | None = None) -> None:
+    """The sweep's folder can be created and written, and so can its object store; leaves nothing behind."""
+    where = "storage" if store is None else "ledger"
+    path = Path(folder)
+    existing = path
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise ConfigError(f"{existing} is not a folder", where, f"{where}=FOLDER names another place")
+    probe = existing / f".write-test-{uuid.uuid4().hex}"
+    try:
+        probe.write_text("x", encoding="utf-8")
+        probe.unlink()
+    except OSError as exc:
+        raise ConfigError(
+            f"{existing} cannot be written: {exc.strerror}", where, f"{where}=FOLDER names another place"
+        ) from exc
+    if store is not None:
+        check_store(store)
+
+
+def check_tracking(uri: str | None) -> None:
+    """The tracking server answers, within seconds; files and databases are opened later."""
+    if uri is None or uri.startswith(("sqlite:", "postgresql", "mysql", "mssql")):
+        return
+    if not uri.startswith(("http://", "https://")):
+        hint = "null (SQLite in the sweep's folder), http(s)://HOST:PORT, or a database URI"
+        raise ConfigError(f"{uri!r} is not a tracking server's address", "tracking.uri", hint)
+    try:
+        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_TIMEOUT_S) as answer:
+            answer.read(100)
+    except urllib.error.HTTPError as exc:
+        if exc.code == 403:
+            hint = "start the server with --allowed-hosts naming this host (and port)"
+            raise ConfigError(
+                "the tracking server refuses this host name (403)", "tracking.uri", hint
+            ) from exc
+        if exc.code == 404:
+            return  # somebody else's MLflow behind a proxy: it answers, that is all we ask
+        raise ConfigError(f"the tracking server answers {exc.code}", "tracking.uri", uri) from exc
+    except (OSError, ValueError) as exc:
+        reason = getattr(exc, "reason", exc)
+        hint = f"is it running? mlflow server --host 127.0.0.1; waited {_TIMEOUT_S:g} s"
+        raise ConfigError(
+            f"the tracking server {uri} does not answer: {reason}", "tracking.uri", hint
+        ) from exc
+
+
+def check_ledger(url: str | None) -> None:
+    """The database answers and lets us in; a journal needs nothing but the storage."""
+    if url is not None:
+        open_storage(url).engine.dispose()
+
+
+def check_disk(folder: str, needed: int = _LEAST_FREE) -> None:
+    """There is room for ``needed`` bytes where the folder is, or will be."""
+    path = Path(folder)
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    free = shutil.disk_usage(path).free
+    if free < needed:
+        raise ConfigError(
+            f"{free / _MB:,.0f} MB are free at {path}, about {needed / _MB:,.0f} MB are needed",
+            "storage",
+            "storage=FOLDER names another place; gcp-sweep clean SWEEP makes room",
+        )
+
+
+def check_driver(exchange: Exchange) -> None:
+    """Nobody else runs the sweep."""
+    holder = driver_of(exchange.root)
+    if holder is not None:
+        where = str(exchange.root)
+        raise ConfigError(f"the sweep is being run by {holder}", where, "wait for it, or stop it first")
+    exchange.refuse_second()
+
+
+def leftovers(folder: str, here: str = ".") -> list[str]:
+    """What is no mistake but may surprise: locks of a killed driver, and somebody else's MLflow files."""
+    notes = []
+    stale = [path.name for path in Path(folder).glob(f"{JOURNAL}.lock*")]
+    if stale:
+        notes.append(f"{', '.join(stale)} was left by a driver that was killed; run removes it")
+    for place in dict.fromkeys((Path(here), Path(folder).parent)):
+        if (place / "mlruns").is_dir():
+            notes.append(
+                f"{place.absolute() / 'mlruns'} is not this sweep's: MLflow shows it if it is started there without"
+                " --backend-store-uri"
+            )
+    return notes

@@ -1,0 +1,156 @@
+"""Tells the user how the sweep goes: a plain line per finished trial, and a live table on a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from sweeps.records.job import Job, Outcome
+
+if TYPE_CHECKING:
+    from rich.live import Live
+    from rich.table import Table
+
+
+class LineProgress:
+    """One line per finished trial, handed to ``write`` (a logger's method, or a print)."""
+
+    def __init__(self, write: Callable[[str], None]) -> None:
+        self._write = write
+        self._ahead = ""
+
+    def __enter__(self) -> LineProgress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Nothing to close."""
+
+    def started(self, job: Job) -> None:
+        """A start is not news."""
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None:
+        """Neither is an epoch: MLflow shows it."""
+
+    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+        """Goes into the next line."""
+        self._ahead = front_text(hypervolume, left_s)
+
+    def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None:
+        words = f" ({self._ahead})" if self._ahead else ""
+        self._write(result_line(job, outcome, done, total) + words)
+
+    def note(self, text: str) -> None:
+        self._write(text)
+
+
+class LiveProgress(LineProgress):
+    """The same lines, above a table of what is running now (needs rich and a terminal)."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console()
+        super().__init__(
+            lambda text: self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+        )
+        self._running: dict[str, tuple[Job, float, dict[str, float]]] = {}
+        self._counts = (0, 0)
+        self._live: Live | None = None
+
+    def __enter__(self) -> LiveProgress:
+        from rich.live import Live
+
+        self._live = Live(self._table(), console=self._console, refresh_per_second=4, transient=True)
+        self._live.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def started(self, job: Job) -> None:
+        self._running[job.trial_id] = (job, time.monotonic(), {})
+        self._update()
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None:
+        _, start, _ = self._running.get(job.trial_id, (job, time.monotonic(), {}))
+        self._running[job.trial_id] = (job, start, row)
+        self._update()
+
+    def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None:
+        self._running.pop(job.trial_id, None)
+        self._counts = (done, total)
+        super().finished(job, outcome, done, total)
+        self._update()
+
+    def _update(self) -> None:
+        if self._live is not None:
+            self._live.update(self._table())
+
+    def _table(self) -> Table:
+        from rich.table import Table
+
+        done, total = self._counts
+        title = ", ".join([f"{done} of {total} trials done", *filter(None, [self._ahead])])
+        table = Table(title=title if total else "starting", title_justify="left")
+        for heading in ("running", "varies", "epoch", "val accuracy %", "MACs", "s"):
+            table.add_column(heading)
+        for job, start, row in self._running.values():
+            epoch = f"{int(row.get('epoch', 0))}/{job.config.train.epochs}"
+            seconds = f"{time.monotonic() - start:.0f}"
+            table.add_row(
+                job.trial_id,
+                point_text(job),
+                epoch,
+                _number(row, "val/accuracy"),
+                _number(row, "cost/macs"),
+                seconds,
+            )
+        return table
+
+
+def result_line(job: Job, outcome: Outcome, done: int, total: int) -> str:
+    """``[ 7/24] t0006 complete interval=2 ratio=0.3: accuracy 97.2 %, MACs removed 61 %, 1.4 s``."""
+    width = len(str(total))
+    counter = f"[{done:{width}d}/{total}]"
+    parts = []
+    if "val_accuracy" in outcome.finals:
+        parts.append(f"val accuracy {outcome.finals['val_accuracy']:.2f} %")
+    if job.kind != "baseline" and "macs_removed" in outcome.finals:
+        parts.append(f"MACs removed {100 * outcome.finals['macs_removed']:.1f} %")
+    parts.append(f"{outcome.seconds:.1f} s")
+    if outcome.error:
+        parts.append(outcome.error)
+    return f"{counter} {job.trial_id} {outcome.status:10s} {point_text(job)}: {', '.join(parts)}"
+
+
+def front_text(hypervolume: float | None, left_s: float | None) -> str:
+    """``hypervolume 0.6120, about 4 min left``; only what is known."""
+    known = [] if hypervolume is None else [f"hypervolume {hypervolume:.4f}"]
+    if left_s:
+        known.append(f"about {duration(left_s)} left")
+    return ", ".join(known)
+
+
+def duration(seconds: float) -> str:
+    """``40 s``, ``12 min``, ``3 h 05 min``."""
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def point_text(job: Job) -> str:
+    """The values that vary, by the last word of their path; ``unpruned`` for a baseline."""
+    if job.kind == "baseline":
+        return "unpruned"
+    return " ".join(f"{path.rpartition('.')[2]}={_short(value)}" for path, value in job.point.items()) or "-"
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(row: dict[str, float], key: str) -> str:
+    return f"{row[key]:,.4g}" if key in row else ""

@@ -1,0 +1,156 @@
+"""Ray Tune's view of the sweep: a Searcher that asks the conductor for jobs and brings it the answers.
+
+``Tuner()`` pickles its searcher, but the pickle is never used: a sweep continues from its ledger. So the conductor,
+with its locks and threads, stays out of it.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from ray.tune import Stopper
+from ray.tune.schedulers import FIFOScheduler
+from ray.tune.search import Searcher
+
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.losses import loss_reason
+from sweeps.records.disk import advice, is_full
+from sweeps.records.job import Job, Outcome
+from sweeps.storage.lock import stop_requested
+from sweeps.storage.objects import StoreError
+from sweeps.worker.trial import PAYLOAD
+
+
+class ConductorSearcher(Searcher):
+    """Hands Tune one job per trial; FINISHED once there is nothing more to start."""
+
+    def __init__(self, conductor: Conductor, runner: str) -> None:
+        super().__init__(metric=None, mode=None)
+        self._conductor: Conductor | None = conductor
+        self._runner = runner
+        self._names: dict[str, str] = {}
+        self._outcomes: dict[str, Outcome] = {}
+        self._losses: dict[str, tuple[str, int]] = {}
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        conductor = self._live()
+        try:
+            job: Job | None = conductor.next_job()
+        except StoreError as exc:
+            conductor.interrupt(f"the object store is away ({exc})")
+            return None
+        except OSError as exc:
+            self._stop_if_full(exc)
+            return None
+        if job is None:
+            return None if conductor.has_work else Searcher.FINISHED
+        self._names[trial_id] = job.trial_id
+        minutes = conductor.config.resources.hang_minutes
+        return {
+            "trial_id": job.trial_id,
+            "job": job.to_json(),
+            "runner": self._runner,
+            "share": conductor.config.search.share,
+            "hang_s": None if minutes is None else 60 * minutes,
+            "gpus": conductor.config.resources.gpus,
+            "store": conductor.exchange.url,
+        }
+
+    def lost(self, trial_id: str, said: str, attempts: int) -> None:
+        """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
+        self._losses[trial_id] = (said, attempts)
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        self._receive(trial_id, result)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        name = self._names[trial_id]
+        if result is not None and name not in self._outcomes:
+            self._receive(trial_id, result)
+        outcome = self._outcomes.pop(name, None)
+        conductor = self._live()
+        if outcome is not None:
+            try:
+                conductor.finish(name, outcome)
+            except OSError as exc:  # the outcome is in the trial's folder; the next driver enters it
+                self._stop_if_full(exc)
+        elif error or not conductor.interrupted:
+            said, attempts = self._losses.pop(trial_id, ("", 1))
+            folder = Path(conductor.config.folder) / "trials" / name
+            conductor.finish(name, Outcome("lost", error=loss_reason(said, attempts, folder)))
+
+    def _receive(self, trial_id: str, result: dict[str, Any]) -> None:
+        payload = json.loads(result.get(PAYLOAD, "{}"))
+        name = self._names[trial_id]
+        if "outcome" in payload:
+            self._outcomes[name] = Outcome.from_json(payload["outcome"])
+        elif "epoch" in payload and name not in self._outcomes:
+            self._live().epoch(name, payload["epoch"])
+        elif "full" in payload:
+            self._live().interrupt(advice(payload["full"]))
+
+    def _stop_if_full(self, exc: OSError) -> None:
+        if not is_full(exc):
+            raise exc
+        conductor = self._live()
+        conductor.interrupt(advice(conductor.config.folder))
+
+    def _live(self) -> Conductor:
+        if self._conductor is None:
+            raise RuntimeError("this is a pickled copy; a sweep continues from its ledger")
+        return self._conductor
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_conductor": None}
+
+    def save(self, checkpoint_path: str) -> None:
+        """Tune wants a file; the state is in the ledger."""
+        Path(checkpoint_path).write_text("see the sweep's ledger\n", encoding="utf-8")
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore; see :meth:`save`."""
+
+
+class LossNotes(FIFOScheduler):
+    """First come, first served; and it tells the searcher, who is not told, why a trial was lost."""
+
+    def __init__(self, searcher: ConductorSearcher) -> None:
+        super().__init__()
+        self._searcher = searcher
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        file = trial.error_file
+        said = (
+            Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).exists() else ""
+        )
+        last = said.rpartition("Failure # ")[2]
+        self._searcher.lost(trial.trial_id, last, trial.num_failures)
+
+
+class ConductorStopper(Stopper):
+    """Ends all running trials once the conductor says so (Ctrl-C, or the first trials all failed alike).
+
+    ``gcp-sweep stop`` (and a driver that has taken over, ``sweeps.storage.presence``) leaves a file in the sweep's
+    folder; whoever runs the sweep finds it here.
+    """
+
+    def __init__(self, conductor: Conductor) -> None:
+        self._conductor: Conductor | None = conductor
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        if self._conductor is None:
+            return False
+        reason = "" if self._conductor.interrupted else stop_requested(Path(self._conductor.config.folder))
+        if reason:
+            self._conductor.interrupt(reason)
+        return self._conductor.interrupted
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_conductor": None}

@@ -1,0 +1,1 @@
+"""What is known: jobs and their outcomes, the ledger, the layout of a sweep's folder, provenance."""

@@ -1,0 +1,94 @@
+"""A sweep on disk: which files its folder holds, and whether it may be continued with a given config."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gcp_core.errors import ConfigError
+from sweeps.config.sweep_config import SweepConfig, check_tree, differences
+from sweeps.records.disk import write_whole
+from sweeps.records.layout import CONFIG, ENTRY
+
+
+@dataclass(frozen=True)
+class Entry:
+    """``sweep.json``: how to find the sweep in MLflow, and whether it came to its end.
+
+    ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
+    is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then,
+    ``message`` why it ended, ``seconds`` for how long drivers ran trials.
+    """
+
+    id: str
+    name: str
+    tracking_uri: str | None
+    experiment: str
+    parent_run_id: str | None
+    config_digest: str
+    state: str = "running"
+    trials: int = 0
+    confirm_seeds: int = 0
+    message: str = ""
+    seconds: float = 0.0
+
+
+def read_entry(folder: Path) -> Entry | None:
+    """The sweep's entry, None if the folder holds no sweep."""
+    path = folder / ENTRY
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        return Entry(**{f.name: values[f.name] for f in dataclasses.fields(Entry) if f.name in values})
+    except (ValueError, TypeError) as exc:
+        raise ConfigError(f"is no sweep's entry: {exc}", str(path)) from exc
+
+
+def existing_entry(folder: Path) -> Entry:
+    """The sweep's entry; raises ConfigError if the folder holds no sweep."""
+    entry = read_entry(folder)
+    if entry is None:
+        raise ConfigError("the folder holds no sweep", str(folder), "a sweep's folder is STORAGE/NAME")
+    return entry
+
+
+def write_entry(folder: Path, entry: Entry) -> None:
+    """Replace ``sweep.json`` in one step."""
+    write_whole(folder / ENTRY, json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
+
+
+def write_config(folder: Path, config: SweepConfig) -> None:
+    """Replace ``config.yaml`` (everything filled in, ranges as written) in one step."""
+    write_whole(folder / CONFIG, yaml.safe_dump(config.tree, sort_keys=False))
+
+
+def read_config(folder: Path) -> SweepConfig:
+    """The config a sweep was last run with."""
+    path = folder / CONFIG
+    try:
+        tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as exc:
+        raise ConfigError(
+            "the folder holds no sweep", str(folder), "a sweep's folder is STORAGE/NAME"
+        ) from exc
+    return check_tree(tree)
+
+
+def check_unchanged(config: SweepConfig) -> None:
+    """Refuse to continue a sweep with another config; names every difference."""
+    folder = Path(config.folder)
+    if not (folder / CONFIG).is_file():
+        return
+    changed = differences(read_config(folder).tree, config.tree)
+    if changed:
+        raise ConfigError(
+            f"the sweep exists with another config: {'; '.join(changed)}",
+            str(folder),
+            "--new starts a new sweep beside it; search.trials, .concurrency, confirm, resources and tracking may change",
+        )

@@ -1,0 +1,176 @@
+"""What is run (a job) and what came of it (an outcome): the records that pass between driver, ledger and workers."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import GcpError
+from gcp_core.schema import STATUSES, Kind
+from sweeps.records.disk import write_whole
+from sweeps.records.layout import OUTCOME_FILE, STOP_FILE
+
+_PREFIX: dict[str, str] = {"trial": "t", "baseline": "b", "confirm": "c"}
+
+
+def trial_id(kind: Kind, number: int) -> str:
+    """``t0007``: the name of a trial everywhere (ledger number, folder, MLflow run name)."""
+    return f"{_PREFIX[kind]}{number:04d}"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training run to be done. ``point`` holds the searched values only; ``folder`` is its own, absolute."""
+
+    trial_id: str
+    kind: Kind
+    number: int
+    config: TrialConfig
+    point: dict[str, Any]
+    folder: str
+
+    @property
+    def baseline_key(self) -> str:
+        """Names the unpruned twin this job is compared with."""
+        return self.config.baseline().key()
+
+    def to_json(self) -> str:
+        """One line of JSON; inverse of :meth:`from_json`."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return json.dumps({**values, "config": self.config.to_dict()}, sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Job:
+        values = json.loads(text)
+        return cls(**{**values, "config": TrialConfig.from_dict(values["config"])})
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a job ended.
+
+    Attributes:
+        status: one of ``gcp_core.schema.STATUSES``.
+        finals: final values by short name (empty unless the training reached its end).
+        history: per epoch: ``{"epoch": e, <MLflow key>: value, ...}``.
+        error: one sentence, empty if nothing went wrong.
+        seconds: wall time of the run that ended it.
+        weights_sha256: of the final weights, empty if there are none.
+        provenance: of the process that ended it (``sweeps.records.provenance``).
+    """
+
+    status: str
+    finals: dict[str, float] = field(default_factory=dict)
+    history: tuple[dict[str, float], ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+    weights_sha256: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.status not in STATUSES:
+            raise GcpError(f"{self.status!r} is no status", "outcome")
+        object.__setattr__(self, "history", tuple(self.history))
+
+    @property
+    def last_epoch(self) -> int:
+        """The last epoch with a report, 0 if there is none."""
+        return max((int(row["epoch"]) for row in self.history), default=0)
+
+    def to_json(self) -> str:
+        """One line of JSON; NaN and infinities survive as text."""
+        return json.dumps(_writable(dataclasses.asdict(self)), sort_keys=True, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Outcome:
+        values = json.loads(text)
+        values["finals"] = _numbers(values["finals"])
+        values["history"] = tuple(_numbers(row) for row in values["history"])
+        return cls(**values)
+
+
+def write_outcome(folder: str | os.PathLike[str], outcome: Outcome) -> None:
+    """Put the outcome into the job's folder in one step: a reader sees all of it or nothing."""
+    write_whole(Path(folder) / OUTCOME_FILE, outcome.to_json() + "\n")
+
+
+def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
+    """The outcome in a job's folder, None if the job has not ended (or its record is unreadable)."""
+    try:
+        return Outcome.from_json((Path(folder) / OUTCOME_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+@dataclass(frozen=True)
+class Stop:
+    """The driver's word that a running trial shall end early.
+
+    Attributes:
+        reason: one sentence.
+        violations: constraint -> how far it will be exceeded at least, in the value's unit; empty if none will.
+    """
+
+    reason: str
+    violations: dict[str, float] = field(default_factory=dict)
+
+
+def write_stop(folder: str | os.PathLike[str], stop: Stop) -> None:
+    """Leave the word in the trial's folder, where the trial looks after every epoch; it outlives the driver."""
+    write_whole(Path(folder) / STOP_FILE, json.dumps(dataclasses.asdict(stop), sort_keys=True) + "\n")
+
+
+def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
+    """The word in a trial's folder, None if there is none."""
+    try:
+        return Stop(**json.loads((Path(folder) / STOP_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _writable(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {key: _writable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_writable(item) for item in value]
+    return value
+
+
+def _numbers(row: Mapping[str, Any]) -> dict[str, float]:
+    return {key: float(value) if isinstance(value, str) else value for key, value in row.items()}
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of the ledger. ``values`` are the objectives, ``violations`` the constraints (<= 0 is kept).
+
+    ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
+    ``started_ms`` and ``ended_ms``: when it was entered and closed, in milliseconds since 1970 (0 = not closed yet).
+    """
+
+    job: Job
+    key: str
+    status: str
+    finals: dict[str, float]
+    error: str
+    seconds: float
+    values: tuple[float, ...] | None
+    violations: dict[str, float]
+    weights_sha256: str = ""
+    provenance: dict[str, str] = field(default_factory=dict)
+    started_ms: int = 0
+    ended_ms: int = 0
+
+    @property
+    def finished(self) -> bool:
+        """Whether the trial has come to any end."""
+        return self.status != "running"

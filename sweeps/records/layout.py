@@ -1,0 +1,33 @@
+"""The names of files and folders below ``STORAGE/NAME``: the same in a folder, in a store, on every machine."""
+
+from __future__ import annotations
+
+# In the sweep's folder.
+#: How to find the sweep in MLflow, and whether it came to its end.
+ENTRY = "sweep.json"
+#: The config it was last run with, everything filled in.
+CONFIG = "config.yaml"
+#: The ledger, unless a database holds it.
+JOURNAL = "journal.log"
+TRIALS = "trials"
+#: Folder of shared training states.
+STAGES = "stages"
+#: MLflow's files, unless a tracking server has them.
+ARTIFACTS = "mlartifacts"
+#: Ray Tune's scratch folder.
+TUNE = ".tune"
+
+# In a trial's folder.
+#: Folder of the epochs' checkpoints.
+EPOCHS = "epochs"
+#: How the trial ended; written last.
+OUTCOME_FILE = "outcome.json"
+#: The driver's word that it shall end early.
+STOP_FILE = "stop.json"
+#: In the store only: which process the trial belongs to.
+OWNER = "owner"
+
+
+def trial_path(trial_id: str) -> str:
+    """A trial's folder, relative to the sweep's."""
+    return f"{TRIALS}/{trial_id}"

@@ -1,0 +1,248 @@
+"""The sweep's single source of truth: which trials exist, what they are and how they ended.
+
+An Optuna study on a journal file, or in a database (``optuna-dashboard`` opens both); baselines and confirm runs live
+in sibling studies of the same storage. A trial enters with its whole config in one line of the journal, so a killed
+driver never leaves half a trial. Only the driver that holds the run lock writes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import CheckpointError
+from gcp_core.schema import STATUSES, Kind
+from sweeps.records.database import open_storage, study_name
+from sweeps.records.folder import existing_entry
+from sweeps.records.job import Job, Outcome, Record, trial_id
+from sweeps.records.layout import JOURNAL
+
+_log = logging.getLogger(__name__)
+_CONFIG, _POINT, _KEY = "config", "point", "key"
+_STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
+_WEIGHTS, _PROVENANCE = "weights_sha256", "provenance"
+
+
+class Ledger:
+    """The three studies of a sweep's folder (trials, baselines, confirm runs), created where they are missing.
+
+    Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
+    look at a copy (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id``
+    tells sweeps of equal names apart.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        name: str,
+        objectives: Mapping[str, str],
+        journal: Path | None = None,
+        url: str | None = None,
+        sweep_id: str = "",
+    ) -> None:
+        self.folder = folder
+        with quiet_optuna():
+            if url is None:
+                # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
+                backend = _WholeLines(str(journal or folder.absolute() / JOURNAL))
+                storage: BaseStorage = JournalStorage(backend)
+            else:
+                storage, name = open_storage(url), study_name(name, sweep_id)
+            self._trials = _open_study(storage, name, objectives)
+            self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
+            self._confirm = _open_study(storage, f"{name}/confirm", objectives)
+
+    def add(
+        self,
+        kind: Kind,
+        config: TrialConfig,
+        point: dict[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+    ) -> Job:
+        """Enter a new running trial; durable when this returns. The number is the next one of its study."""
+        study = self._study(kind)
+        number = len(study.get_trials(deepcopy=False))
+        attributes = {_CONFIG: config.to_dict(), _POINT: point, _KEY: config.key(), _STATUS: "running"}
+        study.add_trial(
+            create_trial(
+                state=TrialState.RUNNING,
+                params=encode_point(point, distributions),
+                distributions=dict(distributions),
+                user_attrs=attributes,
+            )
+        )
+        return self._job(kind, number, config, point)
+
+    def close(
+        self,
+        job: Job,
+        outcome: Outcome,
+        values: tuple[float, ...] | None = None,
+        violations: Mapping[str, float] | None = None,
+    ) -> None:
+        """Enter the end of a trial: first what is known about it, then, as the last line, that it is over."""
+        study = self._study(job.kind)
+        frozen = study.get_trials(deepcopy=False)[job.number]
+        trial = optuna.trial.Trial(study, frozen._trial_id)
+        trial.set_user_attr(_STATUS, outcome.status)
+        trial.set_user_attr(_FINALS, outcome.finals)
+        trial.set_user_attr(_ERROR, outcome.error)
+        trial.set_user_attr(_SECONDS, outcome.seconds)
+        trial.set_user_attr(_WEIGHTS, outcome.weights_sha256)
+        trial.set_user_attr(_PROVENANCE, outcome.provenance)
+        for name, excess in (violations or {}).items():
+            if name not in frozen.constraints:
+                trial.set_constraint(name, excess)
+        state = TrialState[STATUSES[outcome.status].optuna]
+        if state == TrialState.COMPLETE and values is None:
+            state = TrialState.FAIL  # refused before it was trained: there is nothing honest to tell
+        with quiet_optuna():
+            study.tell(job.number, values=values if state == TrialState.COMPLETE else None, state=state)
+
+    def records(self, kind: Kind = "trial") -> list[Record]:
+        """All records of a kind in the order of their numbers."""
+        study = self._study(kind)
+        return [self._record(kind, frozen) for frozen in study.get_trials(deepcopy=False)]
+
+    def _record(self, kind: Kind, frozen: FrozenTrial) -> Record:
+        known = frozen.user_attrs
+        config = TrialConfig.from_dict(known[_CONFIG])
+        running = frozen.state in (TrialState.RUNNING, TrialState.WAITING)
+        return Record(
+            job=self._job(kind, frozen.number, config, known[_POINT]),
+            key=known[_KEY],
+            status="running" if running else known[_STATUS],
+            finals=dict(known.get(_FINALS, {})),
+            error=known.get(_ERROR, ""),
+            seconds=known.get(_SECONDS, 0.0),
+            values=tuple(frozen.values) if frozen.state == TrialState.COMPLETE else None,
+            violations={} if running else dict(frozen.constraints),
+            weights_sha256=known.get(_WEIGHTS, ""),
+            provenance=dict(known.get(_PROVENANCE, {})),
+            started_ms=_ms(frozen.datetime_start),
+            ended_ms=_ms(frozen.datetime_complete),
+        )
+
+    def _job(self, kind: Kind, number: int, config: TrialConfig, point: dict[str, Any]) -> Job:
+        name = trial_id(kind, number)
+        return Job(name, kind, number, config, point, str(self.folder.absolute() / "trials" / name))
+
+    def _study(self, kind: Kind) -> optuna.Study:
+        return {"trial": self._trials, "baseline": self._baselines, "confirm": self._confirm}[kind]
+
+
+def read_records(
+    folder: Path,
+    name: str,
+    objectives: Mapping[str, str],
+    kinds: Sequence[Kind] = ("trial", "baseline"),
+    url: str | None = None,
+) -> tuple[list[Record], ...]:
+    """The records of each kind, of a sweep that another process may be writing: reads a copy of the whole lines."""
+    if url is not None:
+        ledger = Ledger(folder, name, objectives, url=url, sweep_id=existing_entry(folder).id)
+        return tuple(ledger.records(kind) for kind in kinds)
+    path = folder / JOURNAL
+    whole = path.read_bytes() if path.exists() else b""
+    with tempfile.TemporaryDirectory() as place:
+        copy = Path(place) / JOURNAL
+        copy.write_bytes(whole[: whole.rfind(b"\n") + 1])
+        ledger = Ledger(folder, name, objectives, journal=copy)
+        return tuple(ledger.records(kind) for kind in kinds)
+
+
+def _open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:
+    """Load it, or create it; never both, because trying to create an existing one leaves a line in the journal."""
+    if name in optuna.get_all_study_names(storage):
+        return optuna.load_study(storage=storage, study_name=name)
+    directions = ["maximize" if direction == "max" else "minimize" for direction in objectives.values()]
+    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        study.set_metric_names(list(objectives))  # optuna-dashboard shows them
+    return study
+
+
+class _WholeLines(JournalFileBackend):
+    """Takes back what a full disk let through only in part: a line appended behind it would spoil the journal."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
+
+
+def _ms(moment: datetime | None) -> int:
+    """Optuna's times are local ones without a zone, which is how ``timestamp`` reads them."""
+    return 0 if moment is None else int(moment.timestamp() * 1000)
+
+
+def encode_point(point: Mapping[str, Any], distributions: Mapping[str, BaseDistribution]) -> dict[str, Any]:
+    """The point in Optuna's terms: a choice that is a list or mapping is its JSON text."""
+    return {name: encode(point[name]) for name in distributions}
+
+
+def encode(value: Any) -> Any:
+    """A value Optuna can hold as a category or number."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
+
+
+def repair_journal(folder: Path) -> list[str]:
+    """Mend what a killed writer leaves behind; call it only while holding the run lock. Says what was done.
+
+    A stale lock would stall the first write; a torn last line would make every later load fail.
+    """
+    path = folder / JOURNAL
+    done = []
+    for stale in folder.glob(f"{JOURNAL}.lock*"):
+        stale.unlink(missing_ok=True)
+        done.append(f"removed the stale lock {stale.name}")
+    if not path.exists():
+        return done
+    whole = path.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if len(kept) < len(whole):
+        with path.open("r+b") as file:
+            file.truncate(len(kept))
+            os.fsync(file.fileno())
+        done.append(f"cut a torn last line ({len(whole) - len(kept)} bytes) off {JOURNAL}")
+    for number, line in enumerate(kept.splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError as exc:
+            raise CheckpointError(
+                f"line {number} is not JSON", str(path), "restore the file from a backup"
+            ) from exc
+    for step in done:
+        _log.warning("%s: %s", folder, step)
+    return done
+
+
+@contextlib.contextmanager
+def quiet_optuna() -> Iterator[None]:
+    """Optuna announces every study and trial on stderr; the sweep has its own progress."""
+    logger = logging.getLogger("optuna")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,188 @@
+"""How the driver and the trials of a sweep get at each other's files.
+
+On a shared folder everybody sees everything, and :class:`Exchange` does nothing. With an object store as ``storage``
+the driver has a working folder on its own machine and every trial a temporary one on its node; :class:`ObjectExchange`
+carries files between those and the store, where the sweep is kept. The layout is the same in all three places.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+from gcp_core import schema
+from sweeps.records.job import Job
+from sweeps.records.layout import OUTCOME_FILE, OWNER, trial_path
+from sweeps.storage.objects import ObjectStore
+from sweeps.storage.presence import driver_sign, presence, refuse_second
+
+if TYPE_CHECKING:
+    pass
+
+_log = logging.getLogger(__name__)
+#: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
+_LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
+
+
+class Exchange:
+    """A folder that everybody sees: there is nothing to carry. ``root`` is the sweep's folder."""
+
+    url: str | None = None
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def here(self, job: Job) -> Job:
+        """The job with its folder on this machine, filled with what is known of it."""
+        return job
+
+    def claim(self, job: Job) -> None:
+        """From now on the job's files in the store are this process's; an earlier one finds that out."""
+
+    def is_ours(self, job: Job) -> bool:
+        """Whether no other process has claimed the job meanwhile."""
+        return True
+
+    def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        """Be the sweep's driver where no file lock reaches (``sweeps.storage.presence``); ``end`` is told why to stop."""
+        return contextlib.nullcontext()
+
+    def driver(self) -> str | None:
+        """Who drives the sweep, as far as the store knows."""
+        return None
+
+    def refuse_second(self) -> None:
+        """Raise ConfigError if the store knows of a driver on another machine that may still be at work."""
+
+    def send(self, *paths: str) -> None:
+        """Files or folders, relative to the sweep's folder: make the store's copy like ours."""
+
+    def offer(self, *paths: str) -> None:
+        """Send what can be done without: a store that is away is not waited for."""
+
+    def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
+        """Make our copy of a file or folder like the store's, leaving out names that are in ``without``."""
+
+    def fetch_as(self, path: str, file: Path) -> None:
+        """Put the store's copy of a file somewhere else; nothing happens if there is none."""
+
+    def remove(self, *paths: str) -> None:
+        """Remove files or folders from the store (not from here)."""
+
+    def sizes(self, path: str) -> Mapping[str, int]:
+        """Path -> bytes of what the store alone holds below ``path``."""
+        return {}
+
+    def has(self, path: str) -> bool:
+        """Whether the store alone holds that file."""
+        return False
+
+
+class ObjectExchange(Exchange):
+    """Carries files between ``root`` and the objects below ``url``, both of one sweep."""
+
+    def __init__(self, root: Path, url: str) -> None:
+        super().__init__(root)
+        self.url = url
+        self.store = ObjectStore(url)
+        self._at_once = ObjectStore(url, patience_s=0.0)
+        self._token = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}".encode()
+
+    def here(self, job: Job) -> Job:
+        folder = trial_path(job.trial_id)
+        self.fetch(folder)
+        (self.root / folder).mkdir(parents=True, exist_ok=True)
+        return dataclasses.replace(job, folder=str(self.root / folder))
+
+    def claim(self, job: Job) -> None:
+        self.store.write(f"{trial_path(job.trial_id)}/{OWNER}", self._token)
+
+    def is_ours(self, job: Job) -> bool:
+        return self.store.read(f"{trial_path(job.trial_id)}/{OWNER}") in (self._token, None)
+
+    def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
+        return presence(self.store, end)
+
+    def driver(self) -> str | None:
+        sign = driver_sign(self.store)
+        return str(sign) if sign is not None and sign.alive else None
+
+    def refuse_second(self) -> None:
+        refuse_second(self.store)
+
+    def send(self, *paths: str) -> None:
+        for path in paths:
+            local = self.root / path
+            if local.is_dir():
+                files = [file.relative_to(self.root) for file in local.rglob("*") if _travels(file)]
+                self._carry(self._send_file, [str(PurePosixPath(file)) for file in files])
+            elif local.exists():
+                self._send_file(path)
+
+    def offer(self, *paths: str) -> None:
+        try:
+            for path in paths:
+                if (self.root / path).exists():
+                    self._at_once.put(self.root / path, path)
+        except OSError as exc:
+            _log.warning("not sent: %s", exc)
+
+    def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
+        if self.store.get(path, self.root / path):
+            return
+        # Object names are whatever somebody wrote; none of them shall lead out of the folder.
+        skipped = {*without, OWNER, ".."}
+        found = [file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & skipped]
+        self._carry(lambda file: self.store.get(file, self.root / file), found)
+
+    def fetch_as(self, path: str, file: Path) -> None:
+        self.store.get(path, file)
+
+    def remove(self, *paths: str) -> None:
+        for path in paths:
+            self.store.remove(path)
+
+    def sizes(self, path: str) -> Mapping[str, int]:
+        return self.store.sizes(path)
+
+    def has(self, path: str) -> bool:
+        return self.store.written_at(path) is not None
+
+    def _carry(self, one: Callable[[str], object], files: list[str]) -> None:
+        turns: list[list[str]] = [[] for _ in range(1 + len(_LAST))]
+        for file in files:
+            name = PurePosixPath(file).name
+            turns[1 + _LAST.index(name) if name in _LAST else 0].append(file)
+        for turn in turns:
+            self.store.all(one, turn)
+
+    def _send_file(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # an old checkpoint that has gone meanwhile
+            self.store.put(self.root / path, path)
+
+
+def open_exchange(root: Path, url: str | None) -> Exchange:
+    """For the sweep at ``url`` (None = ``root`` is where everybody looks)."""
+    return Exchange(root) if url is None else ObjectExchange(root, url)
+
+
+@contextlib.contextmanager
+def trial_exchange(root: Path, url: str | None) -> Iterator[Exchange]:
+    """For a process that runs one trial: with an object store, in a temporary folder of its own."""
+    if url is None:
+        yield Exchange(root)
+        return
+    with tempfile.TemporaryDirectory(prefix="gcp-trial-") as place:
+        yield ObjectExchange(Path(place), url)
+
+
+def _travels(file: Path) -> bool:
+    """Not folders, locks and what is being written."""
+    return file.is_file() and not any(part.startswith(".") for part in file.parts[-3:])

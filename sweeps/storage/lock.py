@@ -1,0 +1,155 @@
+"""One driver per sweep, one process per trial: advisory file locks that vanish with their holder.
+
+Whoever wants the driver to end leaves a file in the sweep's folder; the driver looks for it, on whichever machine it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from gcp_core.errors import ConfigError
+from sweeps.records.disk import write_whole
+
+_POLL_S = 0.1
+RUN_LOCK = "run.lock"
+#: Its presence asks the driver to end in good order.
+STOP_REQUEST = "stop.request"
+
+
+@contextlib.contextmanager
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the sweep's folder; a second driver is refused at once with the first one's host and process id."""
+    path = folder / RUN_LOCK
+    with path.open("a+", encoding="utf-8") as file:
+        if not _try_lock(file.fileno()):
+            file.seek(0)
+            holder = file.read().strip() or "another process"
+            raise ConfigError(
+                f"the sweep is being run by {holder}", str(folder), "wait for it, or stop it first"
+            )
+        file.seek(0)
+        file.truncate()
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        withdraw_stop(folder)  # of an earlier driver that was killed
+        try:
+            yield
+        finally:
+            withdraw_stop(folder)
+
+
+def driver_of(folder: Path) -> str | None:
+    """Who runs the sweep in ``folder`` (``process 123 on host``), None if nobody does."""
+    try:
+        with (folder / RUN_LOCK).open("r+", encoding="utf-8") as file:
+            if _try_lock(file.fileno()):
+                return None
+            return file.read().strip() or "another process"
+    except FileNotFoundError:
+        return None
+
+
+def request_stop(folder: Path, reason: str = "stopped with gcp-sweep stop") -> None:
+    """Ask the driver of the sweep in ``folder`` to end as after Ctrl-C."""
+    write_whole(folder / STOP_REQUEST, reason)
+
+
+def stop_requested(folder: Path) -> str:
+    """Why the driver has been asked to end, empty if nobody has asked."""
+    try:
+        return (folder / STOP_REQUEST).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+
+
+def withdraw_stop(folder: Path) -> None:
+    """Forget the request."""
+    (folder / STOP_REQUEST).unlink(missing_ok=True)
+
+
+def wait_until_gone(driver: Callable[[], str | None], timeout_s: float, poll_s: float = _POLL_S) -> bool:
+    """Whether ``driver`` names nobody any more before ``timeout_s`` were over."""
+    end = time.monotonic() + timeout_s
+    while driver() is not None:
+        if time.monotonic() > end:
+            return False
+        time.sleep(poll_s)
+    return True
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a trial's lock.
+
+    Attributes:
+        name: of the Ray node, for instance; empty = nobody can ask about it.
+        gone: whether the holder of that name can no longer write, so that its lock is no obstacle.
+    """
+
+    name: str = ""
+    gone: Callable[[str], bool] = lambda name: False
+
+
+@contextlib.contextmanager
+def trial_lock(folder: Path, timeout_s: float = 120.0, holder: Holder | None = None) -> Iterator[None]:
+    """Hold a trial's folder; waits for a process that outlived its driver and still writes there.
+
+    A machine that died without a word keeps its locks until the file server notices, which takes minutes. So whoever
+    holds the lock leaves a name in it, and those who wait ask about that name.
+
+    Raises TimeoutError if the other process is still there after ``timeout_s``.
+    """
+    path, holder = folder / ".lock", holder or Holder()
+    end = time.monotonic() + timeout_s
+    while True:
+        with path.open("a+", encoding="utf-8") as file:
+            if _try_lock(file.fileno()) and _is_at(path, file.fileno()):
+                _sign(file, holder.name)
+                yield
+                return
+            file.seek(0)
+            other = file.read().strip()
+        if other and holder.gone(other):
+            path.unlink(missing_ok=True)  # the lock goes with its file; the next round makes a new one
+        elif time.monotonic() > end:
+            raise TimeoutError(f"another process still writes to {folder} after {timeout_s:g} s")
+        else:
+            time.sleep(_POLL_S)
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    """Whether the locked file is still the one at that path; another process may have replaced it meanwhile."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _sign(file: TextIO, name: str) -> None:
+    file.seek(0)
+    file.truncate()
+    file.write(name)
+    file.flush()
+    os.fsync(file.fileno())  # other nodes shall see it
+
+
+def _try_lock(descriptor: int) -> bool:
+    """Whether the lock is ours now. A file system without locks counts as free: there is nobody to ask."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        if exc.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
+            return False
+        if exc.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+            return True
+        raise
+    return True

@@ -1,0 +1,1 @@
+"""What runs next, free of Ray and MLflow: sampling, feasibility, sharing, stopping, budgets, confirmation."""

@@ -1,0 +1,122 @@
+"""Which targets a schedule can reach: cheap answers for many points of one space (a model is traced once)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import InfeasibleTarget
+from gcp_core.groups import Groups, find_groups
+from gcp_core.pruning.selection import reachable_share, select_channels
+from gcp_core.training.schedule import event_epochs
+from gcp_core.training.setup import budget_for, build_setup
+
+_KINDS = ("macs", "params")
+
+
+@dataclass(frozen=True)
+class Projection:
+    """What a trial will cost, foreseen before it is run; every mapping has ``macs`` and ``params``.
+
+    Attributes:
+        dense: the unpruned model.
+        final: at the end, if its criterion had no preference (real ones land on either side of it).
+        least: what is left at least, whatever the criterion prefers; 0 where that is not known.
+        limit: no more events at or below this cost, in the unit of ``prune.of``; 0 = no target.
+    """
+
+    dense: dict[str, float]
+    final: dict[str, float]
+    least: dict[str, float]
+    limit: float = 0.0
+
+
+class Feasibility:
+    """Remembers the groups of every model it has seen, and what every schedule can reach there."""
+
+    def __init__(self) -> None:
+        self._groups: dict[str, Groups] = {}
+        self._reach: dict[str, float] = {}
+
+    def groups(self, trial: TrialConfig) -> Groups:
+        """The groups of the trial's unpruned model."""
+        model = self._model_key(trial)
+        if model not in self._groups:
+            setup = build_setup(trial.baseline())
+            self._groups[model] = find_groups(
+                setup.new_model(), setup.example, residual=trial.prune.residual, exclude=trial.prune.exclude
+            )
+        return self._groups[model]
+
+    def impossible(self, trial: TrialConfig) -> bool:
+        """Whether the target is out of reach even when the costliest units go first (such a trial is refused)."""
+        prune = trial.prune
+        events = len(event_epochs(prune, trial.train.epochs))
+        if not events:
+            return True
+        if prune.target is None:
+            return False
+        budget = budget_for(prune, None)
+        key = f"{self._model_key(trial)} {budget} {events}"
+        if key not in self._reach:
+            self._reach[key] = reachable_share(self.groups(trial), [budget] * events)
+        return self._reach[key] < prune.target
+
+    def play(self, trial: TrialConfig, seed: int = 0) -> tuple[bool, int]:
+        """(whether the target is reached, after how many events), with random scores; without a target: all events.
+
+        That is what a criterion without preference would remove; real criteria land on either side of it.
+        """
+        prune, played = trial.prune, list(self._played(trial, seed))
+        if prune.target is None:
+            return True, len(played)
+        limit = (1 - prune.target) * self.groups(trial).cost()[_KINDS.index(prune.of)]
+        last = played[-1] if played else None
+        return last is not None and last.cost()[_KINDS.index(prune.of)] <= limit, len(played)
+
+    def project(self, trial: TrialConfig) -> Projection:
+        """What the trial (not a baseline) will cost at its end."""
+        prune, groups = trial.prune, self.groups(trial)
+        dense = _by_kind(groups)
+        final = [groups, *self._played(trial, 0)][-1]
+        limit = 0.0 if prune.target is None else (1 - prune.target) * dense[prune.of]
+        least = dict.fromkeys(_KINDS, 0.0)
+        if limit and prune.round_to == 1:
+            # The event that passes the limit is trimmed to the fewest units, so at most one unit passes it.
+            least[prune.of] = max(0.0, limit - float(groups.marginal_cost(prune.of).max()))
+        return Projection(dense, _by_kind(final), least, limit)
+
+    def _played(self, trial: TrialConfig, seed: int) -> Iterator[Groups]:
+        """The groups after every event until the target is reached; the same ones again after one that cannot be."""
+        prune, groups = trial.prune, self.groups(trial)
+        limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[_KINDS.index(prune.of)]
+        budget = budget_for(prune, limit)
+        generator = torch.Generator().manual_seed(seed)
+        for _ in event_epochs(prune, trial.train.epochs):
+            scores = {
+                layer: torch.rand(channels, generator=generator, dtype=torch.float64)
+                for layer, channels in groups.scored_layers().items()
+            }
+            try:
+                groups = groups.after(select_channels(scores, groups, budget))
+            except InfeasibleTarget:
+                yield groups
+                return
+            yield groups
+            if groups.cost()[_KINDS.index(prune.of)] <= limit:
+                return
+
+    def _model_key(self, trial: TrialConfig) -> str:
+        described = trial.to_dict()
+        prune = described["prune"]
+        return json.dumps(
+            [described["data"], described["model"], prune["residual"], prune["exclude"]], sort_keys=True
+        )
+
+
+def _by_kind(groups: Groups) -> dict[str, float]:
+    return dict(zip(_KINDS, map(float, groups.cost()), strict=True))

@@ -1,0 +1,321 @@
+"""Early stopping for several objectives: which trials are worth their remaining epochs.
+
+At a rung (an epoch; a quarter and a half of the training, unless the config says otherwise) a trial is compared with all
+others at the same epoch of a training of the same length, whether those have ended since or not. Not where they are is
+compared, but where they will end: the *projected final* cost (a trial that prunes late is not dearer than one that
+prunes early) and the final accuracy that the accuracy so far lets expect. The better share goes on, by non-dominated
+sorting with crowding distance (Deb et al. 2002) to the trials that went on; nobody waits for anybody.
+
+Besides, a trial stops as soon as its final cost is certain to break a hard constraint.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from gcp_core.config import TrialConfig
+from gcp_core.training.schedule import event_epochs
+from sweeps.config.sweep_config import SearchConfig
+from sweeps.records.job import Job, Outcome, Stop
+
+if TYPE_CHECKING:  # it brings torch
+    from sweeps.strategy.feasibility import Projection
+
+#: Nobody is stopped before this many runs of its length (baselines included) have been trained to the end: fewer say
+#: too little about how final accuracies come about.
+ENOUGH_ENDED = 6
+#: Of the ridge regression on standardised columns.
+_RIDGE = 1.0
+_COSTS = ("macs", "params")
+_SHARES_REMOVED = {"macs_removed": "macs", "params_removed": "params"}
+
+
+@dataclass
+class _Course:
+    """What is known of one trial: its accuracy after each epoch in per cent, its cost now, and how it ended.
+
+    A baseline has no ``projection``: it costs what it costs. ``stopped``: it will not be trained to the end.
+    """
+
+    job: Job
+    projection: Projection | None
+    accuracy: dict[int, float] = field(default_factory=dict)
+    now: dict[str, float] = field(default_factory=dict)
+    final_accuracy: float | None = None
+    stopped: bool = False
+
+    @property
+    def epoch(self) -> int:
+        return max(self.accuracy, default=0)
+
+    @property
+    def epochs(self) -> int:
+        return self.job.config.train.epochs
+
+    def reading(self, epoch: int) -> float:
+        """The best accuracy up to an epoch: right after an event it says little about the trial."""
+        return max(value for at, value in self.accuracy.items() if at <= epoch)
+
+    def events_over(self) -> bool:
+        """Whether nothing will be removed any more."""
+        prune = self.job.config.prune
+        if prune is None or self.final_accuracy is not None:
+            return True
+        last = max(event_epochs(prune, self.epochs), default=0)
+        return self.epoch >= last or self.now[prune.of] <= self.projection.limit
+
+    def final_cost(self, kind: str) -> float:
+        """MACs or params at the end, as far as can be foreseen."""
+        return self.now[kind] if self.events_over() else min(self.now[kind], self.projection.final[kind])
+
+    def least_cost(self, kind: str) -> float:
+        """What the trial will cost at least at its end."""
+        return self.now[kind] if self.events_over() else self.projection.least[kind]
+
+
+class Rungs:
+    """The rule, and what it knows of all trials of a sweep.
+
+    Args:
+        search: objectives, constraints, rungs, and the share that goes on.
+        project: what a trial will cost in the end.
+    """
+
+    def __init__(self, search: SearchConfig, project: Callable[[TrialConfig], Projection]) -> None:
+        self._search, self._project = search, project
+        self._courses: dict[str, _Course] = {}
+        self._baselines: dict[str, _Course] = {}
+        self.objectives = {
+            name: direction for name, direction in search.objectives.items() if name in FORESEEN
+        }
+
+    def epoch(self, job: Job, row: Mapping[str, float]) -> Stop | None:
+        """Take in one epoch of a running job; a :class:`Stop` if it shall end now. Only trials are ever stopped."""
+        if job.kind == "confirm":
+            return None
+        course = self._course(job)
+        _take(course, row)
+        if job.kind != "trial" or course.stopped or course.epoch >= course.epochs:
+            return None
+        stop = self._out_of_reach(course) or self._beaten(course, int(row["epoch"]))
+        course.stopped = stop is not None
+        return stop
+
+    def recall(self, job: Job, rows: Iterable[Mapping[str, float]]) -> None:
+        """Take in epochs that an earlier driver has dealt with."""
+        for row in rows:
+            _take(self._course(job), row)
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """Take in how a job ended, its history included (of a sweep that is continued nothing else is known)."""
+        if job.kind == "confirm":
+            return
+        self.recall(job, outcome.history)
+        course = self._course(job)
+        course.stopped = outcome.status not in ("complete", "infeasible")
+        finals = outcome.finals
+        needed = ("val_accuracy", *_COSTS)
+        if not course.stopped and all(math.isfinite(finals.get(name, math.nan)) for name in needed):
+            course.final_accuracy = finals["val_accuracy"]
+            course.now = {kind: finals[kind] for kind in _COSTS}
+
+    def _course(self, job: Job) -> _Course:
+        if job.trial_id not in self._courses:
+            course = _Course(job, None if job.kind == "baseline" else self._project(job.config))
+            self._courses[job.trial_id] = course
+            if job.kind == "baseline":
+                self._baselines[job.config.key()] = course
+        return self._courses[job.trial_id]
+
+    # --- caps ---------------------------------------------------------------------------------------------------------
+
+    def _out_of_reach(self, course: _Course) -> Stop | None:
+        """A constraint on the cost that this trial can no longer keep."""
+        dense = course.projection.dense
+        least = {kind: course.least_cost(kind) for kind in _COSTS}
+        best = {**least, **{name: 1 - least[kind] / dense[kind] for name, kind in _SHARES_REMOVED.items()}}
+        if least["params"] > 0:
+            best["compression"] = dense["params"] / least["params"]
+        excesses = {
+            limit.text: limit.excess(best, dense)
+            for limit in self._search.limits()
+            if limit.name in best and limit.op == ("<=" if limit.name in _COSTS else ">=")
+        }
+        broken = {text: excess for text, excess in excesses.items() if excess > 0}
+        if not broken:
+            return None
+        return Stop(f"stopped after epoch {course.epoch}: can no longer keep {', '.join(broken)}", broken)
+
+    # --- rungs --------------------------------------------------------------------------------------------------------
+
+    def _beaten(self, course: _Course, epoch: int) -> Stop | None:
+        """Whether the better share of all trials at this rung is better than this one."""
+        search = self._search
+        if epoch not in rung_epochs(search.rungs, course.epochs) or not self.objectives:
+            return None
+        if epoch not in course.accuracy:  # it was no number
+            return None
+        known = self.known(course.epochs, epoch)
+        if len(known) < ENOUGH_ENDED:
+            return None
+        peers = self.peers(course.epochs, epoch)
+        values = self.outlook(peers, known, epoch)
+        usable = np.isfinite(values).all(axis=1)
+        me = next(i for i, peer in enumerate(peers) if peer is course)
+        alive = np.array([not peer.stopped for peer in peers])
+        if not usable[me] or goes_on(
+            values[usable], int(usable[:me].sum()), search.rung_share, alive[usable]
+        ):
+            return None
+        return Stop(f"stopped after epoch {epoch}: not among the better {search.rung_share:.0%} there")
+
+    def peers(self, epochs: int, epoch: int) -> list[_Course]:
+        """Trials that have come as far, out of those trained equally long, in the order of their first report."""
+        return [
+            course
+            for course in self._courses.values()
+            if course.job.kind == "trial" and course.epochs == epochs and epoch in course.accuracy
+        ]
+
+    def known(self, epochs: int, epoch: int) -> list[_Course]:
+        """Runs of this length that were trained to the end, baselines included."""
+        return [
+            course
+            for course in self._courses.values()
+            if course.final_accuracy is not None and course.epochs == epochs and epoch in course.accuracy
+        ]
+
+    def outlook(self, peers: Sequence[_Course], known: Sequence[_Course], epoch: int) -> np.ndarray:
+        """(n, m): what each trial is expected to end with, every objective to be minimised; NaN = not known."""
+        lacking = [b for b in map(self._baseline, peers) if b is not None and epoch in b.accuracy]
+        courses = [*peers, *lacking]
+        accuracy = expected_accuracy(_facts(courses, epoch), _facts(known, epoch), _finals(known))
+        of_baseline = dict(zip(map(id, lacking), accuracy[len(peers) :], strict=True))
+        rows = []
+        for course, value in zip(peers, accuracy[: len(peers)], strict=True):
+            end = {kind: course.final_cost(kind) for kind in _COSTS}
+            baseline = of_baseline.get(id(self._baseline(course)), math.nan)
+            foreseen = {
+                name: FORESEEN[name](value, baseline, end, course.projection.dense)
+                for name in self.objectives
+            }
+            rows.append([-foreseen[n] if d == "max" else foreseen[n] for n, d in self.objectives.items()])
+        return np.array(rows)
+
+    def _baseline(self, course: _Course) -> _Course | None:
+        return self._baselines.get(course.job.baseline_key)
+
+
+_Foresight = Callable[[float, float, Mapping[str, float], Mapping[str, float]], float]
+#: Objectives that can be foreseen, from (accuracy, baseline's accuracy, final cost, unpruned cost). MACs stand in for
+#: what is measured in seconds. Other objectives are left out of the comparison.
+FORESEEN: dict[str, _Foresight] = {
+    "val_accuracy": lambda accuracy, baseline, end, dense: accuracy,
+    "accuracy_drop": lambda accuracy, baseline, end, dense: baseline - accuracy,
+    "macs": lambda accuracy, baseline, end, dense: end["macs"],
+    "params": lambda accuracy, baseline, end, dense: end["params"],
+    "macs_removed": lambda accuracy, baseline, end, dense: 1 - end["macs"] / dense["macs"],
+    "params_removed": lambda accuracy, baseline, end, dense: 1 - end["params"] / dense["params"],
+    "compression": lambda accuracy, baseline, end, dense: dense["params"] / end["params"],
+    "latency_ms": lambda accuracy, baseline, end, dense: end["macs"],
+    "device_hours": lambda accuracy, baseline, end, dense: end["macs"],
+}
+
+
+def rung_epochs(rungs: Sequence[float], epochs: int) -> tuple[int, ...]:
+    """The epochs after which trials of this length are compared: shares of ``epochs``, rounded; never before the second.
+
+    >>> rung_epochs((0.25, 0.5), 12)
+    (3, 6)
+    """
+    at = {max(2, math.floor(share * epochs + 0.5)) for share in rungs}
+    return tuple(sorted(epoch for epoch in at if epoch < epochs))
+
+
+def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) -> np.ndarray:
+    """(n,) final accuracy in per cent that trials may expect, learned from those trained to the end.
+
+    At equal epochs a small net is ahead of a large one, which overtakes it later: compared by the accuracy so far, the
+    accurate end of the front would be stopped. So ``final = a + b * accuracy so far + c * log(final MACs)``, with
+    ``b >= 0``, by ridge regression. Where accuracy so far says nothing, ``b`` is near 0 and spacing decides.
+
+    Args:
+        facts: (n, 2) accuracy so far, log of the final MACs.
+        known: (k, 2) the same of trials that have ended.
+        finals: (k,) their final accuracies.
+    """
+    centre, scale = known.mean(axis=0), known.std(axis=0)
+    scale[scale == 0] = 1.0
+    x, y = (known - centre) / scale, finals - finals.mean()
+    weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(2), x.T @ y)
+    if weights[0] < 0:
+        weights = np.array([0.0, (x[:, 1] @ y) / (x[:, 1] @ x[:, 1] + _RIDGE)])
+    return finals.mean() + ((facts - centre) / scale) @ weights
+
+
+def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> bool:
+    """Whether row ``place`` is among the better ``share`` (0..1], rounded up) of ``values`` (n, m; minimised).
+
+    Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always go on.
+    """
+    ranks = pareto_ranks(values)
+    room = spacing(values, ranks, alive)
+    if ranks[place] == 0 and math.isinf(room[place]):
+        return True
+    order = np.lexsort((np.arange(len(values)), -room, ranks))
+    return int(np.flatnonzero(order == place)[0]) < math.ceil(share * len(values) - 1e-9)
+
+
+def pareto_ranks(values: np.ndarray) -> np.ndarray:
+    """(n,) ints: 0 = not dominated, 1 = not dominated once those are gone, ... (``values``: (n, m), minimised)."""
+    no_worse = (values[:, None, :] <= values[None, :, :]).all(axis=2)
+    dominates = no_worse & ~no_worse.T
+    beaten_by = dominates.sum(axis=0)
+    ranks = np.full(len(values), -1)
+    rank = 0
+    while (ranks < 0).any():
+        front = (beaten_by == 0) & (ranks < 0)
+        ranks[front] = rank
+        beaten_by = beaten_by - dominates[front].sum(axis=0)
+        rank += 1
+    return ranks
+
+
+def spacing(values: np.ndarray, ranks: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """(n,) crowding distance: the gap between a row's two neighbours in every objective, as a share of its rank's
+    extent, summed; infinite without a neighbour on either side. Neighbours are other rows of its rank that are
+    ``alive`` ((n,) bool): where all have been stopped there is room."""
+    room = np.zeros(len(values))
+    for i, value in enumerate(values):
+        peers = ranks == ranks[i]
+        others = peers & alive
+        others[i] = False
+        near = values[others]
+        for d, extent in enumerate(np.ptp(values[peers], axis=0)):
+            below, above = near[near[:, d] <= value[d], d], near[near[:, d] >= value[d], d]
+            if not (len(below) and len(above)):
+                room[i] = math.inf
+            elif extent > 0:
+                room[i] += (above.min() - below.max()) / extent
+    return room
+
+
+def _take(course: _Course, row: Mapping[str, float]) -> None:
+    if math.isfinite(row["val/accuracy"]):
+        course.accuracy[int(row["epoch"])] = row["val/accuracy"]
+    if course.final_accuracy is None:
+        course.now = {kind: row[f"cost/{kind}"] for kind in _COSTS}
+
+
+def _facts(courses: Sequence[_Course], epoch: int) -> np.ndarray:
+    rows = [(course.reading(epoch), math.log(max(1.0, course.final_cost("macs")))) for course in courses]
+    return np.array(rows, dtype=float).reshape(-1, 2)
+
+
+def _finals(courses: Sequence[_Course]) -> np.ndarray:
+    return np.array([course.final_accuracy for course in courses], dtype=float)

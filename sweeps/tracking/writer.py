@@ -1,0 +1,420 @@
+"""Writes the sweep to MLflow: one parent run, one child per trial, from one thread of the driver, in batches.
+
+Trial processes never see MLflow. What cannot be written now is kept and tried again; what could not be written before
+the driver ended is written by the next ``run``, from the ledger and the trials' folders, at the time at which it
+happened. Every point has a fixed time, so a batch whose answer was lost can be sent again: the store keeps one row.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcp_core import schema
+from gcp_core.errors import ConfigError, GcpError, first_line
+from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
+from sweeps.config.reading import flatten
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.records import spool
+from sweeps.records.job import Job, Outcome, Record, read_outcome
+from sweeps.records.layout import ARTIFACTS, trial_path
+from sweeps.records.provenance import git_sha, tags, versions
+from sweeps.storage.exchange import Exchange
+from sweeps.tracking.children import Child, SweepRun, children_of
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_log = logging.getLogger(__name__)
+
+DATABASE = "mlflow.db"
+_MODEL_FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
+_TEXT_FILES = (schema.ARTIFACT_CONFIG, schema.ARTIFACT_LOG, schema.ARTIFACT_TRACEBACK)
+_PAUSE_S = 0.2
+_MAX_BACKOFF_S = 5.0
+#: Writing epochs takes at most this share of the driver's time, as long as that delays none by more than ...
+_FLUSH_SHARE, _MAX_GATHER_S = 0.02, 2.0
+_TAG_LENGTH = 5000
+#: Note, figures and tags of the front are renewed this often at most, and for at most this share of the time.
+_SHOW_EVERY_S = 300.0
+_SHOW_SHARE = 0.02
+#: MLflow's error codes that time does not mend, such as a value too long for its column or a run that was deleted.
+_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
+
+
+def tracking_uri(uri: str | None, folder: Path) -> str:
+    """The absolute URI: SQLite in the sweep's folder unless the config names one."""
+    if uri is None:
+        return f"sqlite:///{folder.absolute() / DATABASE}"
+    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
+        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
+    return uri
+
+
+class MlflowWriter:
+    """Implements ``sweeps.driver.conductor.Tracker``; every call returns at once, a thread writes.
+
+    Build it with :func:`open_writer`. :meth:`close` must be called; it says how many entries are still unwritten.
+    ``busy_s`` is the CPU time of the thread so far.
+    """
+
+    def __init__(
+        self,
+        client: MlflowClient,
+        run: SweepRun,
+        children: dict[str, Child],
+        exchange: Exchange | None = None,
+    ) -> None:
+        self.run = run
+        self._exchange = exchange
+        self._client = client
+        self._children = children
+        self._sha = git_sha()
+        self._entries: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._metrics: dict[str, list[tuple[str, float, int, int]]] = {}
+        self._deadline = math.inf
+        self._closing = threading.Event()
+        self._unwritten = 0
+        self._show: Callable[[], None] | None = None
+        self._show_every_s = self._show_after = math.inf
+        self._doubtful = False
+        self.busy_s = 0.0
+        self._thread = threading.Thread(target=self._work, name="mlflow-writer", daemon=True)
+        self._thread.start()
+
+    # --- called by the conductor ----------------------------------------------------------------------------------
+
+    def started(self, job: Job) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._start(job, now))
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._epoch(job, row, now))
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._finish(job, outcome, now))
+
+    def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._late(job, finals, epoch, now))
+
+    def front(self, hypervolume: float, complete: int) -> None:
+        now = _now_ms()
+        key = schema.FRONT_HYPERVOLUME
+        self._entries.put(
+            lambda: self._client.log_metric(self.run.run_id, key, hypervolume, timestamp=now, step=complete)
+        )
+        self._entries.put(self._show_front)
+
+    def show_with(self, show: Callable[[], None], every_s: float = _SHOW_EVERY_S) -> None:
+        """Call ``show`` in the writer's thread, after a trial, but not more often than every ``every_s`` seconds."""
+        self._show, self._show_every_s = show, every_s
+        self._show_after = time.monotonic() + every_s
+
+    def interrupted(self, job: Job) -> None:
+        """The job's process is being ended; the sweep can be continued."""
+        self._entries.put(lambda: self._interrupt(job))
+
+    def reconcile(self, records: Iterable[Record], known_drops: Mapping[str, float]) -> None:
+        """Bring MLflow up to the ledger: write what an earlier driver had no time to write."""
+        for record in records:
+            child = self._children.get(record.job.trial_id)
+            if not record.finished:
+                continue
+            if child is None or child.status != STATUSES[record.status].mlflow:
+                self._entries.put(functools.partial(self._catch_up, record))
+            drop = known_drops.get(record.job.trial_id)
+            if drop is not None and (child is None or "accuracy_drop" not in child.finals):
+                self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
+
+    def close(self, status: str, timeout_s: float = 30.0) -> int:
+        """End the parent run, write what is queued, end the thread. The number of entries left unwritten."""
+        now = _now_ms()
+        self._deadline = time.monotonic() + timeout_s
+        self._closing.set()
+        self._entries.put(self._remove_doubles)
+        self._entries.put(lambda: self._client.set_terminated(self.run.run_id, status=status, end_time=now))
+        self._entries.put(None)
+        self._thread.join(timeout_s + 60.0)
+        return self._unwritten
+
+    # --- the thread -----------------------------------------------------------------------------------------------
+
+    def _work(self) -> None:
+        entry = self._entries.get()
+        while entry is not None:
+            self._persist(entry)
+            if self._entries.empty():
+                before = self.busy_s
+                self._persist(self._flush)
+                # Gather a batch, one request per run instead of one per epoch; for longer where requests are dear.
+                gather_s = min(max(_PAUSE_S, (self.busy_s - before) / _FLUSH_SHARE), _MAX_GATHER_S)
+                self._closing.wait(gather_s)
+            entry = self._entries.get()
+        self._persist(self._flush)
+
+    def _persist(self, entry: Callable[[], None]) -> None:
+        """Do it; if MLflow does not answer, wait and do it again, until the deadline that ``close`` sets."""
+        pause = _PAUSE_S
+        while True:
+            start = time.thread_time()
+            try:
+                entry()
+                return
+            except Exception as exc:  # anything MLflow raises: it must never end the sweep
+                if time.monotonic() > self._deadline or _refused(exc):
+                    self._unwritten += 1
+                    _log.error("not written to MLflow: %s", first_line(exc))
+                    return
+                _log.warning(
+                    "MLflow does not take an entry, trying again in %.1f s: %s", pause, first_line(exc)
+                )
+            finally:
+                self.busy_s += time.thread_time() - start
+            time.sleep(pause)
+            pause = min(2 * pause, _MAX_BACKOFF_S)
+
+    def _catch_up(self, record: Record) -> None:
+        """Write what the ledger and the trial's folder know about a trial that has ended."""
+        self._child(record.job, record.started_ms or _now_ms())
+        outcome = read_outcome(record.job.folder)
+        history = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
+        ended = Outcome(
+            record.status,
+            record.finals,
+            history,
+            record.error,
+            record.seconds,
+            record.weights_sha256,
+            record.provenance,
+        )
+        self._finish(record.job, ended, record.ended_ms or _now_ms())
+
+    def _start(self, job: Job, now: int) -> None:
+        child = self._child(job, now)
+        for row in spool.rows(Path(job.folder)):  # epochs of an earlier driver that did not reach MLflow
+            self._epoch(job, row, now)
+        if child.status != "RUNNING":
+            self._client.update_run(child.run_id, status="RUNNING")
+            self._client.set_tag(child.run_id, Tag.STATUS, "running")
+            child.status = "RUNNING"
+
+    def _create(self, job: Job, now: int) -> Child:
+        from mlflow.entities import Param
+
+        try:
+            run = self._client.create_run(
+                self.run.experiment_id, start_time=now, tags=self._tags(job), run_name=job.trial_id
+            )
+        except Exception:
+            self._doubtful = True  # the server may have made it all the same
+            raise
+        child = self._children[job.trial_id] = Child(run.info.run_id, "RUNNING")
+        params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
+        self._client.log_batch(child.run_id, params=params)
+        return child
+
+    def _remove_doubles(self) -> None:
+        if self._doubtful:
+            children_of(self._client, self.run)
+
+    def _tags(self, job: Job) -> dict[str, str]:
+        return {
+            Tag.SWEEP_ID: self.run.sweep_id,
+            Tag.SWEEP_NAME: self.run.name,
+            Tag.TRIAL_ID: job.trial_id,
+            Tag.CONFIG_ID: job.config.config_id(),
+            Tag.SEED: str(job.config.seed),
+            Tag.KIND: job.kind,
+            Tag.STATUS: "running",
+            Tag.GIT_SHA: self._sha,
+            Tag.SCHEMA: schema.SCHEMA_VERSION,
+            Tag.PARENT: self.run.run_id,
+        }
+
+    def _find(self, job: Job) -> Child | None:
+        """A run that a lost answer or an earlier driver left behind."""
+        found = children_of(self._client, self.run, f" and tags.`{Tag.TRIAL_ID}` = '{job.trial_id}'")
+        self._children.update(found)
+        return found.get(job.trial_id)
+
+    def _child(self, job: Job, now: int) -> Child:
+        return self._children.get(job.trial_id) or self._find(job) or self._create(job, now)
+
+    def _epoch(self, job: Job, row: Mapping[str, float], now: int) -> None:
+        child = self._child(job, now)
+        epoch = int(row["epoch"])
+        if epoch in child.epochs:
+            return
+        child.epochs.add(epoch)
+        at = int(row.get(spool.AT, now))
+        for key in PER_EPOCH:
+            if key in row:
+                self._metrics.setdefault(child.run_id, []).append((key, float(row[key]), at, epoch))
+
+    def _flush(self) -> None:
+        from mlflow.entities import Metric
+
+        refusal: Exception | None = None
+        for run_id in list(self._metrics):
+            try:
+                self._client.log_batch(run_id, metrics=[Metric(*values) for values in self._metrics[run_id]])
+            except Exception as exc:
+                if not _refused(exc):
+                    raise
+                refusal = exc  # the other runs' metrics shall not wait behind these
+            del self._metrics[run_id]
+        if refusal is not None:
+            raise refusal
+
+    def _finish(self, job: Job, outcome: Outcome, now: int) -> None:
+        from mlflow.entities import RunTag
+
+        child = self._child(job, now)
+        for row in outcome.history:
+            self._epoch(job, row, now)
+        step = outcome.last_epoch
+        finals = [
+            (FINALS[name].key, float(value), now, step)
+            for name, value in outcome.finals.items()
+            if name not in child.finals and math.isfinite(value)
+        ]
+        self._metrics.setdefault(child.run_id, []).extend(finals)
+        self._flush()
+        known = {Tag.STATUS: outcome.status, **tags(outcome.weights_sha256, outcome.provenance)}
+        if outcome.error:
+            known[Tag.ERROR] = outcome.error[:_TAG_LENGTH]
+        self._client.log_batch(child.run_id, tags=[RunTag(name, value) for name, value in known.items()])
+        self._log_files(child.run_id, job)
+        status = STATUSES[outcome.status].mlflow
+        self._client.set_terminated(child.run_id, status=status, end_time=now)
+        child.status, child.finals = status, child.finals | set(outcome.finals)
+
+    def _show_front(self) -> None:
+        """Let ``analysis`` renew the parent's note and figures; a driver that ends does it once more itself."""
+        start = time.monotonic()
+        if self._show is None or start < self._show_after or self._deadline < math.inf:
+            return
+        self._flush()
+        self._show()
+        took = time.monotonic() - start
+        self._show_after = time.monotonic() + max(self._show_every_s, took / _SHOW_SHARE)
+
+    def _log_files(self, run_id: str, job: Job) -> None:
+        folder = Path(job.folder)
+        if self._exchange is not None and not (folder / schema.ARTIFACT_WEIGHTS).exists():
+            self._exchange.fetch(f"{trial_path(job.trial_id)}/{schema.ARTIFACT_WEIGHTS}")
+        for name in (*_MODEL_FILES, *_TEXT_FILES):
+            file = folder / name
+            if file.is_file():
+                into = str(Path(name).parent) if "/" in name else None
+                self._client.log_artifact(run_id, str(file), into)
+
+    def _late(self, job: Job, finals: Mapping[str, float], epoch: int, now: int) -> None:
+        child = self._child(job, now)
+        for name, value in finals.items():
+            self._metrics.setdefault(child.run_id, []).append((FINALS[name].key, float(value), now, epoch))
+
+    def _interrupt(self, job: Job) -> None:
+        child = self._children.get(job.trial_id)
+        if child is not None and child.status == "RUNNING":
+            self._flush()
+            self._client.set_terminated(child.run_id, status="KILLED")
+            child.status = "KILLED"
+
+
+def open_writer(
+    config: SweepConfig, folder: Path, sweep_id: str, exchange: Exchange | None = None
+) -> MlflowWriter:
+    """Create database, experiment and parent run where they are missing, read the children, start the thread.
+
+    ``exchange`` fetches the weights of trials that do not see ``folder``.
+
+    Raises:
+        ConfigError: the tracking server refuses, or the store cannot be opened.
+    """
+    # A server that is away must not block the driver for the minutes MLflow would wait by default.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    uri = tracking_uri(config.tracking.uri, folder)
+    for name in ("alembic", "mlflow.store"):  # they announce every step of making a database
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        run = _open_parent(client, config, folder, sweep_id, uri)
+        return MlflowWriter(client, run, children_of(client, run), exchange)
+    except (MlflowException, OSError) as exc:
+        raise ConfigError(f"MLflow cannot be used: {first_line(exc)}", "tracking.uri", uri) from exc
+    except Exception as exc:
+        if isinstance(exc, GcpError):
+            raise
+        raise ConfigError(f"MLflow cannot be opened: {first_line(exc)}", "tracking.uri", uri) from exc
+
+
+def _open_parent(
+    client: MlflowClient, config: SweepConfig, folder: Path, sweep_id: str, uri: str
+) -> SweepRun:
+    experiment = client.get_experiment_by_name(config.name)
+    if experiment is None:
+        # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
+        location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
+        experiment_id = client.create_experiment(config.name, artifact_location=location)
+    else:
+        experiment_id = experiment.experiment_id
+    query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
+    found = client.search_runs([experiment_id], query, max_results=1)
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        run_id = _create_parent(client, config, experiment_id, sweep_id)
+    client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
+    return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id)
+
+
+def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:
+    from mlflow.entities import Param
+
+    about = {
+        Tag.KIND: "sweep",
+        Tag.SWEEP_ID: sweep_id,
+        Tag.SWEEP_NAME: config.name,
+        Tag.GIT_SHA: git_sha(),
+        Tag.SCHEMA: schema.SCHEMA_VERSION,
+        **tags("", versions()),
+    }
+    run = client.create_run(experiment_id, tags=about, run_name=config.name)
+    params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
+    client.log_batch(run.info.run_id, params=params)
+    return run.info.run_id
+
+
+def as_param(value: Any) -> str:
+    """A config value as MLflow keeps it: text as it is, everything else as JSON (``null``, ``0.1``, ``[]``)."""
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+
+
+def _refused(exc: BaseException) -> bool:
+    """Whether MLflow has read the entry and will never take it: trying again would only hold up the others."""
+    return getattr(exc, "error_code", "") in _REFUSALS
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

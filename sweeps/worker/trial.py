@@ -1,0 +1,275 @@
+"""The Ray side of one trial: runs ``gcp_core.training.run_trial``, catches whatever goes wrong, reports to the driver.
+
+A trial that raises ends like any other function, so its process is reused by the next trial; only a process or node
+that is gone is seen by Ray as an error, and started again from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gcp_core import schema
+from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
+from gcp_core.factory import load_factory
+from sweeps.records import spool
+from sweeps.records.disk import is_full
+from sweeps.records.job import Job, Outcome, read_outcome, read_stop, write_outcome
+from sweeps.records.layout import EPOCHS, STOP_FILE, trial_path
+from sweeps.records.provenance import collect
+from sweeps.storage.exchange import Exchange, trial_exchange
+from sweeps.storage.lock import Holder, trial_lock
+from sweeps.worker.gpu import free_memory, wait_for_memory
+from sweeps.worker.watchdog import Watchdog
+
+DEFAULT_RUNNER = "gcp_core.training:run_trial"
+#: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"outcome": outcome}`` or
+#: ``{"full": folder}`` (the disk is full; the trial is not over)
+PAYLOAD = "payload"
+_log = logging.getLogger(__name__)
+
+EpochSink = Callable[[dict[str, float]], None]
+
+
+def tune_trainable(config: dict[str, Any]) -> None:
+    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
+    ``hang_s``, ``gpus`` and ``store`` (the sweep's URL in an object store, None if its folder is shared)."""
+    from ray import tune
+
+    def send(row: dict[str, float]) -> None:
+        tune.report({PAYLOAD: json.dumps({"epoch": row})})
+
+    job = Job.from_json(config["job"])
+    try:
+        with trial_exchange(sweep_folder(job), config.get("store")) as exchange:
+            outcome = run_job(
+                job,
+                config["runner"],
+                send,
+                share=config.get("share", True),
+                hang_s=config.get("hang_s"),
+                gpus=config.get("gpus", 0.0),
+                holder=_this_node(),
+                exchange=exchange,
+            )
+    except OSError as exc:
+        if not is_full(exc):
+            raise
+        tune.report({PAYLOAD: json.dumps({"full": job.folder})})
+        return
+    tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+
+
+def _this_node() -> Holder:
+    """Ray knows which nodes are dead, long before a file server gives up waiting for them."""
+    import ray
+
+    def gone(name: str) -> bool:
+        return name not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+
+    return Holder(ray.get_runtime_context().get_node_id(), gone)
+
+
+def run_job(
+    job: Job,
+    runner: str,
+    sink: EpochSink,
+    share: bool = True,
+    hang_s: float | None = None,
+    gpus: float = 0.0,
+    holder: Holder | None = None,
+    exchange: Exchange | None = None,
+) -> Outcome:
+    """Run (or go on with) a job in its folder; never raises because of the trial.
+
+    Raises OSError if the disk is full, or the object store does not take the result: the job is then as unfinished as
+    before.
+
+    Args:
+        runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
+        sink: receives one row per epoch: ``epoch`` and the per-epoch metrics.
+        share: take over and leave behind training that the sweep's other trials have in common with this one.
+        hang_s: end this process if an epoch takes longer than this many seconds; None = never.
+        gpus: how many GPUs the job was given; their memory is waited for before it starts, and given back afterwards.
+        holder: in whose name to hold the folder; None = nobody else is asked about it.
+        exchange: where the job's files come from and go to; None = its folder is where everybody looks.
+
+    The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
+    ``traceback.txt`` if it raised; the epochs' checkpoints go.
+    """
+    exchange = exchange or Exchange(sweep_folder(job))
+    job = exchange.here(job)
+    folder = Path(job.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with trial_lock(folder, holder=holder):
+        done = read_outcome(folder)
+        if done is not None:
+            return done
+        exchange.claim(job)
+        (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
+        with _captured(folder / schema.ARTIFACT_LOG):
+            _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
+            # Brings torch: the first trial of a process pays for it; neither its time nor the watchdog's does.
+            from gcp_core.cost.latency import threads
+
+            wait_for_memory(gpus)
+            cpu = time.process_time()
+            with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
+                outcome = _run(job, runner, sink, share, watchdog, exchange)
+            free_memory(gpus)
+            # Far below the trial's wall time: the machine was busy elsewhere.
+            cpu_s = f"{time.process_time() - cpu:.2f}"
+            known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}
+            outcome = dataclasses.replace(outcome, provenance=known)
+            _log.info("%s ends: %s %s", job.trial_id, outcome.status, outcome.error)
+        write_outcome(folder, outcome)
+        # The core removes them too, unless the trial raised.
+        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+        exchange.send(trial_path(job.trial_id))
+        exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
+        return outcome
+
+
+def _run(
+    job: Job, runner: str, sink: EpochSink, share: bool, watchdog: Watchdog, exchange: Exchange
+) -> Outcome:
+    from sweeps.storage.object_stages import open_stages  # brings torch
+
+    start = time.perf_counter()
+    folder = Path(job.folder)
+
+    def report(epoch_report: Any) -> bool:
+        row = spool.stamp(_row(epoch_report))
+        spool.append(folder, row)
+        with watchdog.pause():  # the driver may take its time
+            sink(row)
+            # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
+            _fetch_word(job, exchange)
+        return read_stop(folder) is not None
+
+    def saved(checkpoint: Path) -> None:
+        with watchdog.pause():
+            _send_epoch(job, checkpoint, exchange)
+
+    try:
+        function = load_factory(runner, "runner", ConfigError)
+        wanted = {"saved": saved} | ({"stages": open_stages(exchange)} if share else {})
+        more = {name: value for name, value in wanted.items() if _takes(function, name)}
+        result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
+    except Exception as exc:  # the trial may raise anything; the sweep goes on
+        if is_full(exc):
+            raise
+        text = traceback.format_exc()
+        (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
+        _log.error("%s", text)
+        status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
+        error = _out_of_memory(exc, job) or describe(exc)
+        return Outcome(status, {}, spool.rows(folder), error, time.perf_counter() - start)
+    return Outcome(
+        status=result.status,
+        finals={name: float(value) for name, value in result.finals.items()},
+        history=spool.with_times(tuple(_row(entry) for entry in result.history), spool.rows(folder)),
+        error=result.error or _why_stopped(result.status, folder),
+        seconds=time.perf_counter() - start,
+        weights_sha256=result.weights_sha256 or "",
+    )
+
+
+def _why_stopped(status: str, folder: Path) -> str:
+    stop = read_stop(folder) if status == "stopped" else None
+    return "" if stop is None else stop.reason
+
+
+def _takes(function: Callable[..., Any], name: str) -> bool:
+    """Whether a runner has that parameter; one of the user's own need not share training between trials, say."""
+    return name in inspect.signature(function).parameters
+
+
+def sweep_folder(job: Job) -> Path:
+    """The sweep's folder, where the driver is."""
+    return Path(job.folder).parent.parent
+
+
+def _fetch_word(job: Job, exchange: Exchange) -> None:
+    with _tolerated("the driver's word is not known"):
+        exchange.fetch(f"{trial_path(job.trial_id)}/{STOP_FILE}")
+
+
+def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
+    """What another node needs to go on from here; older epochs go as they do here."""
+    trial, folder = trial_path(job.trial_id), Path(job.folder)
+    with _tolerated("the checkpoint stays on this node"):
+        if not exchange.is_ours(job):
+            # Its node was silent for so long that the trial was given to another one, which shall not be disturbed.
+            _log.error("%s belongs to another process by now; this one ends", job.trial_id)
+            os._exit(1)
+        exchange.send(
+            f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
+        )
+        kept = {path.name for path in (folder / EPOCHS).iterdir()}
+        there = {path.split("/")[3] for path in exchange.sizes(f"{trial}/{EPOCHS}")}
+        exchange.remove(*(f"{trial}/{EPOCHS}/{name}" for name in sorted(there - kept)))
+
+
+@contextlib.contextmanager
+def _tolerated(consequence: str) -> Iterator[None]:
+    """A store that is away costs what is not sent, not the trial."""
+    try:
+        yield
+    except OSError as exc:
+        _log.warning("%s: %s", consequence, exc)
+
+
+def describe(exc: BaseException) -> str:
+    """One sentence about an exception: our own errors speak for themselves, others get their type's name."""
+    text = " ".join(str(exc).split())
+    if isinstance(exc, GcpError):
+        return text
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def _out_of_memory(exc: BaseException, job: Job) -> str:
+    """What to do about memory that ran out, empty if that is not what happened."""
+    known = isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError"
+    if not known and "can't allocate memory" not in str(exc):  # torch's word for it on a CPU
+        return ""
+    return (
+        f"out of memory with train.batch_size={job.config.train.batch_size}; lower it, or search.concurrency"
+        f" (trials on one machine share its memory): {describe(exc)}"
+    )
+
+
+def _row(report: Any) -> dict[str, float]:
+    return {"epoch": int(report.epoch), **{key: float(value) for key, value in report.metrics.items()}}
+
+
+@contextlib.contextmanager
+def _captured(path: Path) -> Iterator[None]:
+    """Everything this process prints or logs meanwhile goes to ``path`` (appended: a resumed trial goes on in it)."""
+    root = logging.getLogger()
+    level = root.level
+    with path.open("a", encoding="utf-8", buffering=1) as file:
+        handler = logging.StreamHandler(file)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        root.addHandler(handler)
+        root.setLevel(min(level, logging.INFO) if level else logging.INFO)
+        try:
+            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+                yield
+        finally:
+            root.setLevel(level)
+            root.removeHandler(handler)
+            sys.stdout.flush()

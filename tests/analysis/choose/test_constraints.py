@@ -1,0 +1,110 @@
+"""Constraints in the words of the job: what is understood, what is refused, what is removed."""
+
+import numpy as np
+import pytest
+
+from analysis.choose import constraints as hard
+from analysis.errors import NothingFeasible
+from gcp_core.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("given", "echo", "bound"),
+    [
+        ("macs <= 50%", "macs <= 50 % of the baseline", 0.5),
+        ("macs<=60M", "macs <= 60.0 M MACs", 60e6),
+        ("params <= 0.3M", "params <= 300 k params", 300e3),
+        ("params < 280k", "params < 280 k params", 280e3),
+        ("accuracy_drop <= 1", "accuracy_drop <= 1 points", 1.0),
+        ("accuracy_drop <= 0.5 points", "accuracy_drop <= 0.5 points", 0.5),
+        ("latency_ms <= 5", "latency_ms <= 5 ms", 5.0),
+        ("latency <= 500us", "latency_ms <= 0.5 ms", 0.5),
+        ("latency_ms <= 80 %", "latency_ms <= 80 % of the baseline", 0.8),
+        ("val_accuracy >= 92.5", "val_accuracy >= 92.5 %", 92.5),
+        ("accuracy >= 92.5%", "val_accuracy >= 92.5 %", 92.5),
+        ("macs_removed >= 50%", "macs_removed >= 50 %", 0.5),
+        ("macs_removed >= 0.5", "macs_removed >= 50 %", 0.5),
+        ("compression >= 4x", "compression >= 4 x", 4.0),
+        ("macs =< 1_000_000", "macs <= 1.00 M MACs", 1e6),
+        ("macs <= 1.5e6", "macs <= 1.50 M MACs", 1.5e6),
+    ],
+)
+def test_a_constraint_is_understood_and_echoed(given, echo, bound):
+    parsed = hard.parse(given)
+    assert str(parsed) == echo
+    assert parsed.bound == pytest.approx(bound)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("mac <= 50%", 'did you mean "macs"?'),
+        ("latency_s <= 5", 'did you mean "latency_ms"?'),
+        ("macs under 50%", "is not a constraint"),
+        ("macs <= half", "'half' is not a number with a unit"),
+        ("macs <= 5ms", "'ms' is not a unit of macs"),
+        ("macs <= 0.5", "did you mean 50%?"),
+        ("accuracy >= 0.925", "write 92.5"),
+        ("accuracy_drop <= 1%", "it is counted in points: accuracy_drop <= 1"),
+        ("macs_removed >= 50", "write 50% or 0.5"),
+        ("flops <= 60M", "one MAC is two FLOPs"),
+        ("test_accuracy >= 90", "test accuracy never steers a choice"),
+        ("latency_ms <= 3 h", "allowed: ms, s, us, µs"),
+    ],
+)
+def test_a_constraint_that_makes_no_sense_is_refused_with_a_hint(given, message):
+    with pytest.raises(ConfigError) as error:
+        hard.parse(given)
+    assert message in str(error.value)
+    assert given.split()[0] in str(error.value)
+
+
+def test_a_config_column_can_be_constrained(df):
+    assert set(hard.apply(df, [hard.parse("prune.criterion == frs", df.columns)])["prune.criterion"]) == {
+        "frs"
+    }
+    assert hard.apply(df, [hard.parse("prune.interval >= 3", df.columns)])["prune.interval"].min() == 3
+    with pytest.raises(ConfigError, match="text can be compared by == and !="):
+        hard.parse("prune.criterion <= frs", df.columns)
+
+
+def test_percent_of_a_cost_means_the_paired_baseline(df):
+    kept = hard.apply(df[df["candidate"]], [hard.parse("macs <= 50%")])
+    assert kept["macs"].max() <= 0.5 * 4_000_000
+    assert set(kept["trial"]) == set(df[df["candidate"] & (df["macs_kept"] <= 0.5)]["trial"])
+
+
+def test_rows_without_a_value_do_not_satisfy_and_are_counted(df):
+    rows = df[df["candidate"]].copy()
+    rows.loc[rows.index[:3], "latency_ms"] = np.nan
+    constraint = hard.parse("latency_ms <= 100")
+    assert constraint.satisfied(rows).sum() == len(rows) - 3
+    assert hard.removal(rows, constraint).missing == 3
+
+
+def test_no_survivor_says_what_each_constraint_alone_removed_and_the_nearest_miss(df):
+    rows = df[df["candidate"]]
+    tight = [hard.parse("macs <= 1%"), hard.parse("val_accuracy >= 99.9")]
+    with pytest.raises(NothingFeasible) as error:
+        hard.apply(rows, tight)
+    first, second = error.value.removals
+    assert (first.removed, first.of) == (24, 24)
+    smallest = rows.loc[rows["macs"].idxmin()]
+    assert first.nearest == smallest["trial"]
+    assert first.nearest_miss == pytest.approx(smallest["macs"] - 0.01 * 4_000_000)
+    assert second.nearest == rows.loc[rows["val_accuracy"].idxmax(), "trial"]
+    assert f'"macs <= 1 % of the baseline" alone removes 24 of 24 (nearest miss: {first.nearest}' in str(
+        error.value
+    )
+
+
+def test_a_relative_bound_without_any_baseline_says_so(df):
+    rows = df[df["candidate"]].copy()
+    rows["baseline_macs"] = np.nan
+    with pytest.raises(ConfigError, match="needs a finished baseline"):
+        hard.apply(rows, [hard.parse("macs <= 50%")])
+
+
+def test_a_column_nobody_measured_is_named(df):
+    with pytest.raises(ConfigError, match="no trial has a value"):
+        hard.apply(df.drop(columns="latency_ms"), [hard.parse("latency_ms <= 5")])

@@ -1,0 +1,127 @@
+"""Each verb, on a table small enough to see the answer."""
+
+import pandas as pd
+import pytest
+
+from analysis.choose import constraints as hard
+from analysis.choose.select import choose
+from analysis.choose.verbs import parse_verb
+from analysis.errors import NothingFeasible
+from gcp_core.errors import ConfigError
+
+#          trial   accuracy  MACs  params  ms
+ROWS = [
+    ("t0000", 97.0, 80.0, 60.0, 3.0),
+    ("t0001", 96.8, 50.0, 70.0, 1.0),
+    ("t0002", 95.0, 30.0, 30.0, 2.5),
+    ("t0003", 90.0, 20.0, 20.0, 2.0),
+    ("t0004", 94.0, 40.0, 40.0, 2.0),
+    ("t0005", 96.8, 50.0, 65.0, 1.5),
+]
+
+
+@pytest.fixture
+def trials():
+    df = pd.DataFrame(ROWS, columns=["trial", "val_accuracy", "macs", "params", "latency_ms"])
+    df.loc[len(df)] = ["b0000", 97.5, 100.0, 100.0, 4.0]
+    df["kind"] = ["trial"] * 6 + ["baseline"]
+    df["candidate"] = df["kind"] == "trial"
+    for name in ("val_accuracy", "macs", "params", "latency_ms"):
+        df[f"baseline_{name}"] = df.loc[6, name]
+    df["accuracy_drop"] = 97.5 - df["val_accuracy"]
+    df["macs_kept"] = df["macs"] / 100
+    df.attrs["chance"] = 10.0
+    df.attrs["left_out"] = {}
+    return df
+
+
+@pytest.mark.parametrize(
+    ("constraints", "verb", "chosen"),
+    [
+        ([], {"best": "accuracy"}, "t0000"),
+        (["macs <= 50%"], {"best": "accuracy"}, "t0005"),  # ties in accuracy and MACs: fewer parameters
+        (["accuracy_drop <= 3"], {"cheapest": "macs"}, "t0002"),
+        (["accuracy_drop <= 1"], {"cheapest": "params"}, "t0000"),
+        (["accuracy_drop <= 4"], {"cheapest": "latency_ms"}, "t0001"),
+        ([], {"nearest": "macs=45%"}, "t0005"),
+        ([], {"nearest": "macs=31 accuracy=95"}, "t0002"),
+        ([], {"lexicographic": "accuracy:0.5 macs"}, "t0005"),  # 97.0, 96.8, 96.8 within 0.5
+        ([], {"lexicographic": "accuracy:3 macs:10 latency"}, "t0004"),  # then 30..40 MACs: 2.5 and 2.0 ms
+        ([], {"weighted": "accuracy=1 macs=0"}, "t0000"),
+        ([], {"weighted": "accuracy=0 macs=1"}, "t0003"),
+        ([], {"id": "t0004"}, "t0004"),
+        (["accuracy_drop <= 8"], {"knee": True}, "t0002"),
+    ],
+)
+def test_a_verb_chooses_among_the_feasible(trials, constraints, verb, chosen):
+    choice = choose(trials, [hard.parse(c) for c in constraints], parse_verb(verb))
+    assert choice.trial == chosen
+    assert choice.trial in choice.reason
+    assert choice.trial not in set(choice.runners_up["trial"])
+
+
+def test_the_reason_says_what_from_how_many_and_at_what_price(trials):
+    choice = choose(trials, [hard.parse("macs <= 50%")], parse_verb({"best": "accuracy"}))
+    assert choice.reason == (
+        "t0005 has the highest validation accuracy (96.80 %) of 5 trials with macs <= 50 % of the baseline. "
+        "It reaches 96.80 % validation accuracy (0.70 points below its baseline) at 50 MACs (50.0 % of the "
+        "baseline's) and 65 params."
+    )
+    assert choice.runners_up["trial"].tolist() == ["t0001", "t0002", "t0004"]
+
+
+def test_top_k_gives_k_front_trials_the_most_accurate_first(trials):
+    choice = choose(trials, [], parse_verb({"top": 3}))
+    assert len(choice.rows) == 3
+    assert choice.rows["val_accuracy"].is_monotonic_decreasing
+    assert "t0004" not in set(choice.rows["trial"]), "dominated by t0002"
+
+
+def test_a_weighted_sum_says_which_front_trials_it_can_never_pick(trials):
+    trials.loc[1:1, ["val_accuracy"]] = 95.5  # now t0005 alone at 50 MACs; make t0002 a dent
+    trials.loc[2, "val_accuracy"] = 91.0
+    trials.loc[4, "val_accuracy"] = 80.0
+    choice = choose(trials, [], parse_verb({"weighted": "accuracy=1 macs=1"}))
+    assert "No weights could pick 1 of the 4 front trials: they lie in dents." in choice.reason
+
+
+def test_a_constraint_comes_before_the_id(trials):
+    with pytest.raises(NothingFeasible, match="t0000 is not among the 5 feasible trials"):
+        choose(trials, [hard.parse("macs <= 50%")], parse_verb({"id": "t0000"}))
+
+
+def test_no_finished_trial_is_nothing_feasible_with_the_reasons(trials):
+    trials["candidate"] = False
+    trials.attrs["left_out"] = {"failed: raised an error": ["t0000", "t0001"]}
+    with pytest.raises(
+        NothingFeasible, match=r"no finished trial to choose from \(2 failed: raised an error\)"
+    ):
+        choose(trials, [], parse_verb({"best": "accuracy"}))
+
+
+def test_a_front_without_a_bend_has_no_knee_to_choose(trials):
+    with pytest.raises(NothingFeasible, match="use --best or --cheapest"):
+        choose(trials, [hard.parse("macs <= 25%")], parse_verb({"knee": True}))
+
+
+@pytest.mark.parametrize(
+    ("verb", "message"),
+    [
+        ({}, "say how to choose"),
+        ({"best": "accuracy", "knee": True}, "only one verb at a time: --best, --knee"),
+        ({"best": "acuracy"}, 'did you mean "accuracy"?'),
+        ({"best": "test_accuracy"}, "test accuracy never steers a choice"),
+        ({"best": "epochs"}, "is not a quantity to choose by"),
+        ({"cheapest": "mac"}, 'did you mean "macs"?'),
+        ({"weighted": "accuracy"}, "is not COLUMN=NUMBER"),
+        ({"weighted": "accuracy=-1"}, "is not a weight >= 0"),
+        ({"weighted": "accuracy=much"}, "'much' is not a number"),
+        ({"lexicographic": "accuracy:x macs"}, "'x' is not a number"),
+        ({"nearest": "macs"}, "is not COLUMN=VALUE"),
+        ({"cheapest": "device_hours"}, "no trial has a value"),
+    ],
+)
+def test_a_wrong_verb_is_refused_with_a_hint(trials, verb, message):
+    with pytest.raises(ConfigError) as error:
+        choose(trials, [], parse_verb(verb))
+    assert message in str(error.value)

@@ -1,0 +1,168 @@
+"""The commands: exit codes, messages, JSON."""
+
+import dataclasses
+import json
+
+import pytest
+from click.testing import CliRunner
+
+import analysis
+from analysis.cli.program import main
+from tests.analysis.synthetic import baseline_trial, broken_trials, some_trials, write_sweep
+
+
+def run(*arguments):
+    return CliRunner().invoke(main, [str(a) for a in arguments])
+
+
+def test_front_prints_the_front_the_baseline_and_who_was_left_out(sweep):
+    done = run("front", sweep)
+    assert done.exit_code == 0
+    front = analysis.pareto.front(analysis.load(sweep), {"val_accuracy": "max", "macs": "min"})
+    for trial in front["trial"]:
+        assert f"\n{trial} " in done.stdout
+    assert "b0000" in done.stdout
+    assert (
+        f"{len(front)} of 24 finished trials on the front of macs (min), val_accuracy (max)." in done.stdout
+    )
+    assert "left out: 1 diverged: the loss was not finite [t0025]" in done.stdout
+
+
+def test_front_json_equals_the_python_answer(sweep):
+    answer = json.loads(run("front", sweep, "--json").stdout)
+    df = analysis.load(sweep)
+    front = analysis.pareto.front(df, {"val_accuracy": "max", "macs": "min"})
+    assert {t["trial"] for t in answer["front"]} == set(front["trial"])
+    assert answer["front"][0]["config"]["prune.interval"] in (1, 2, 3, 4)
+    assert answer["hypervolume"]["points"] == len(front)
+
+
+def test_front_takes_other_objectives_ranks_and_csv(sweep, tmp_path):
+    csv = tmp_path / "front.csv"
+    done = run(
+        "front",
+        sweep,
+        "--objective",
+        "val_accuracy",
+        "--objective",
+        "params:min",
+        "--all",
+        "--csv",
+        csv,
+        "--json",
+    )
+    answer = json.loads(done.stdout)
+    assert answer["objectives"] == {"val_accuracy": "max", "params": "min"}
+    assert len(answer["front"]) == 24
+    assert max(t["pareto_rank"] for t in answer["front"]) > 1
+    assert len(csv.read_text().splitlines()) == 25
+    assert run("front", sweep, "--objective", "epochs").exit_code == 2
+
+
+def test_select_echoes_constraints_and_explains_the_choice(sweep):
+    done = run("select", sweep, "macs <= 50%", "accuracy_drop <= 3", "--best", "accuracy")
+    assert done.exit_code == 0
+    assert "constraint: macs <= 50 % of the baseline\nconstraint: accuracy_drop <= 3 points\n" in done.stdout
+    assert "<- chosen" in done.stdout
+    df = analysis.load(sweep)
+    rows = df[df["candidate"] & (df["macs_kept"] <= 0.5) & (df["accuracy_drop"] <= 3)]
+    best = rows.loc[rows["val_accuracy"].idxmax(), "trial"]
+    assert f"{best} has the highest validation accuracy" in done.stdout
+
+
+def test_nothing_feasible_is_exit_code_3_with_the_numbers(sweep):
+    done = run("select", sweep, "macs <= 1%", "accuracy_drop <= 3", "--best", "accuracy", "--json")
+    assert done.exit_code == 3
+    assert "alone removes 24 of 24" in done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["removals"][0]["removed"] == 24
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["select", "SWEEP", "mac <= 50%", "--best", "accuracy"], 'did you mean "macs"?'),
+        (["select", "SWEEP", "macs <= 50%"], "say how to choose"),
+        (["select", "SWEEP", "--best", "accuracy", "--knee"], "only one verb at a time"),
+        (["select", "nowhere", "--knee"], "a sweep's folder, or its name with --tracking-uri"),
+        (["export", "SWEEP", "--id", "t0000", "--out", "SWEEP"], "exists and is no earlier export"),
+        (["select", "SWEEP", "--top", "0"], "0 is not in the range"),
+        (["select", "SWEEP", "--bset", "accuracy"], "--best"),
+        (["select", "SWEEP", "--best", "acuracy"], 'did you mean "accuracy"?'),
+        (["select", "SWEEP", "--cheapest", "mac"], 'did you mean "macs"?'),
+        (["select", "SWEEP", "--best", "test_accuracy"], "test accuracy never steers a choice"),
+        (["select", "SWEEP", "accuracy_drop <= 1%", "--knee"], "it is counted in points: accuracy_drop <= 1"),
+        (["select", "SWEEP", "accuracy >= 0.92", "--knee"], "write 92"),
+        (["compare", "SWEEP", "--by", "prune.criterium"], 'did you mean "prune.criterion"?'),
+        (["compare", "SWEEP", "--by", "model.name"], "nothing to compare"),
+        (["compare", "SWEEP", "--by", "prune.criterion", "--equal", "hours"], "cannot be held equal"),
+        (["front", "SWEEP", "--objective", "macs:down"], "is not NAME:max or NAME:min"),
+    ],
+)
+def test_bad_usage_is_exit_code_2_with_a_hint(sweep, arguments, message):
+    done = run(*[str(sweep) if a == "SWEEP" else a for a in arguments])
+    assert done.exit_code == 2, done.output
+    assert message in done.stderr
+
+
+def test_a_sweep_without_a_finished_trial_is_exit_code_3(tmp_path):
+    write_sweep(tmp_path / "bad", [baseline_trial(), *broken_trials(0)])
+    done = run("front", tmp_path / "bad")
+    assert done.exit_code == 3
+    assert "1 failed: raised an error" in done.stderr
+
+
+def test_a_running_sweep_is_answered_with_a_note(tmp_path):
+    write_sweep(tmp_path / "now", [baseline_trial(), *some_trials(3)], running=True)
+    done = run("front", tmp_path / "now")
+    assert done.exit_code == 0
+    assert "sweep now is still running" in done.stderr
+
+
+def test_sweeps_that_answer_different_questions_are_compared_only_by_force(sweep, tmp_path):
+    trials = [baseline_trial(), *some_trials(4, seed=3)]
+    for trial in trials:
+        config = trial.config
+        trial.config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=40))
+    write_sweep(tmp_path / "longer", trials)
+    refused = run("compare", sweep, tmp_path / "longer")
+    assert refused.exit_code == 2
+    assert "do not answer the same question" in refused.stderr
+    assert "baseline train.epochs: 40 (longer) / 20 (synthetic)" in refused.stderr
+    assert "--force" in refused.stderr
+    forced = run("compare", sweep, tmp_path / "longer", "--force", "--equal", "trials")
+    assert forced.exit_code == 0, forced.output
+    assert "1 and 1 seeds cannot reach 5 %" in forced.stdout
+
+
+def test_report_writes_the_page_and_publishes(tmp_path):
+    folder = tmp_path / "rep"
+    write_sweep(folder, [baseline_trial(), *some_trials(6)])
+    done = run("report", folder, "--best", "accuracy", "--where", "macs <= 90%", "--json")
+    assert done.exit_code == 0, done.output
+    answer = json.loads(done.stdout)
+    assert (folder / "report" / "report.html").is_file()
+    assert answer["page"] == str(folder / "report" / "report.html")
+    assert len(answer["published"]["front"]) >= 1
+    # The figures show the choice, although publishing drew them without one.
+    assert "chosen" in (folder / "report" / "front_macs.csv").read_text()
+
+
+def test_no_baseline_is_said(tmp_path):
+    write_sweep(tmp_path / "alone", some_trials(4))
+    done = run("front", tmp_path / "alone")
+    assert done.exit_code == 0
+    assert "no baseline: drops and shares of the baseline are unknown" in done.stdout
+    refused = run("select", tmp_path / "alone", "macs <= 50%", "--best", "accuracy")
+    assert refused.exit_code == 2
+    assert "needs a finished baseline" in refused.stderr
+    report = run("report", tmp_path / "alone", "--no-publish")
+    assert report.exit_code == 0, report.output
+
+
+def test_json_never_contains_nan(sweep):
+    def refuse(word):
+        raise AssertionError(word)
+
+    for command in (["front", sweep, "--json", "--all"], ["select", sweep, "--top", "3", "--json"]):
+        json.loads(run(*command).stdout, parse_constant=refuse)

@@ -1,0 +1,103 @@
+"""What replicates and fresh seeds say about a front, in words, in JSON and in the report."""
+
+import json
+import re
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+import analysis
+from analysis.cli.program import main
+from analysis.evidence import noise
+from analysis.evidence.assurance import assurance
+from analysis.show import report
+from tests.analysis.cli.test_schemas import check
+from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
+
+GOALS = {"val_accuracy": "max", "macs": "min"}
+#: Accuracies of the fresh seeds relative to the search's: mean -0.5, standard deviation 0.1.
+FRESH = (-0.6, -0.5, -0.4)
+
+
+@pytest.fixture(scope="module")
+def confirmed(tmp_path_factory):
+    """Six single-seed trials; the best of them (by accuracy) was run again on three fresh seeds."""
+    trials = some_trials(6, seed=5)
+    best = max(trials, key=lambda t: t.finals["val_accuracy"])
+    again = [
+        reseeded(best, f"c{i:04d}", 10 + i, best.finals["val_accuracy"] + d, kind="confirm")
+        for i, d in enumerate(FRESH)
+    ]
+    folder = tmp_path_factory.mktemp("sure") / "confirmed"
+    write_sweep(folder, [baseline_trial(), *trials, *again])
+    return folder, best
+
+
+def test_confirm_runs_never_enter_the_front_but_tell_mean_and_spread(confirmed):
+    folder, best = confirmed
+    df = analysis.load(folder)
+    assert df["candidate"].sum() == 6
+    assert set(analysis.pareto.front(df, GOALS)["trial"]) <= {f"t{i:04d}" for i in range(6)}
+    (found,) = noise.confirmations(df)
+    assert (found.trial, found.n) == (best.trial, 3)
+    assert found.drop == pytest.approx(0.5)
+    # t(2) at 90 % = 1.8856: half width 1.8856 x 0.1 / sqrt(3)
+    assert found.high - found.low == pytest.approx(2 * 1.8856 * 0.1 / 3**0.5, abs=1e-4)
+    sure = assurance(df, GOALS, draws=50)
+    assert sure.std["val_accuracy"] == pytest.approx(0.1)
+    assert sure.replicated == 1
+    assert len(sure.groups) == 6, "configurations, not runs"
+    assert sure.groups.set_index("config_id").loc[best.config.config_id(), "n"] == 4
+
+
+def test_front_says_noise_chances_and_confirmation(confirmed):
+    folder, best = confirmed
+    done = CliRunner().invoke(main, ["front", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert (
+        "spread by 0.10 points (val_accuracy)" in done.stdout.replace("\n", " ")
+        or "0.10 points" in done.stdout
+    )
+    assert "robust front, means less one standard error: t0" in done.stdout
+    assert (
+        f"{best.trial} was selected at {best.finals['val_accuracy']:.2f} %; 3 fresh seeds give" in done.stdout
+    )
+    assert ": 0.50 points less" in done.stdout
+    assert (
+        re.search(r"chance\s*$", done.stdout.splitlines()[0].rstrip())
+        or "chance" in done.stdout.splitlines()[0]
+    )
+    answer = json.loads(CliRunner().invoke(main, ["front", str(folder), "--json"]).stdout)
+    check(answer)
+    assert answer["noise"]["known"]
+    assert answer["noise"]["confirmed"][0]["drop"] == pytest.approx(0.5)
+    assert all(0 <= c["probability"] <= 1 for c in answer["noise"]["configurations"])
+
+
+def test_without_replicates_the_front_warns_instead(sweep):
+    done = CliRunner().invoke(main, ["front", str(sweep)])
+    assert "how sure: not known (no configuration was run with more than one seed" in done.stdout
+    assert "overstates accuracy" in done.stdout
+    answer = json.loads(CliRunner().invoke(main, ["front", str(sweep), "--json"]).stdout)
+    assert answer["noise"]["known"] is False
+    assert answer["noise"]["configurations"] == []
+
+
+def test_the_report_shows_selected_against_confirmed_with_figure_and_table(confirmed, tmp_path):
+    folder, best = confirmed
+    written = report.write(analysis.load(folder), tmp_path / "report")
+    text = written.page.read_text().split('<script type="application/json"')[0]
+    assert "<h2>Selected and confirmed</h2>" in text
+    assert f"<td>{best.trial}</td>" in text.split("Selected and confirmed")[1]
+    assert {"confirmed.png", "confirmed.svg", "confirmed.csv"} <= {file.name for file in written.files}
+    row = pd.read_csv(tmp_path / "report" / "confirmed.csv").iloc[0]
+    assert row["selected"] - row["mean"] == pytest.approx(0.5)
+
+
+def test_every_figure_of_the_report_has_its_csv(confirmed, tmp_path):
+    written = report.write(analysis.load(confirmed[0]), tmp_path / "r")
+    pictures = {file.stem for file in written.files if file.suffix == ".png"}
+    tables = {file.stem for file in written.files if file.suffix == ".csv"}
+    assert {"front_macs", "front_params", "front_latency_ms", "hypervolume_trials", "confirmed"} <= pictures
+    assert pictures <= tables

@@ -1,0 +1,188 @@
+"""The front and everything built on it, against definitions written the slow way."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.front import pareto
+from analysis.front.anchors import Anchor, Anchors
+from gcp_core.errors import ConfigError
+from tests.oracles import dominance
+
+DIRECTIONS = ("max", "min", "min", "max")
+BAD = (np.nan, np.inf, -np.inf, 1.797e308, -1e300)
+
+
+def random_table(rng: np.random.Generator) -> tuple[pd.DataFrame, dict[str, str], np.ndarray]:
+    """A small table with ties, duplicates and bad values; the costs of its sound rows."""
+    m, n = int(rng.integers(2, 5)), int(rng.integers(1, 13))
+    values = rng.integers(0, 6, (n, m)).astype(float) if rng.random() < 0.5 else rng.random((n, m)) * 5
+    if n > 2 and rng.random() < 0.5:
+        values[1] = values[0]
+    bad = rng.random(n) < 0.15
+    for i in np.flatnonzero(bad):
+        values[i, rng.integers(m)] = rng.choice(BAD)
+    df = pd.DataFrame(values, columns=[f"c{i}" for i in range(m)], index=rng.permutation(n) + 100)
+    objectives = {f"c{i}": DIRECTIONS[i] for i in range(m)}
+    signs = np.array([-1.0 if d == "max" else 1.0 for d in objectives.values()])
+    return df, objectives, np.where(bad[:, None], np.nan, values * signs)
+
+
+@pytest.fixture(scope="module")
+def random_tables():
+    rng = np.random.default_rng(7)
+    return [random_table(rng) for _ in range(1000)]
+
+
+def test_front_and_ranks_equal_the_definition_on_1000_random_sets(random_tables):
+    seen_bad = seen_ties = 0
+    for df, objectives, costs in random_tables:
+        sound = ~np.isnan(costs).any(axis=1)
+        seen_bad += (~sound).any()
+        seen_ties += len(np.unique(costs[sound], axis=0)) < sound.sum()
+        expected = df.index[sound][np.array(dominance.front(costs[sound]), dtype=bool)]
+        assert pareto.front(df, objectives).index.tolist() == expected.tolist()
+        ranks = pareto.ranks(df, objectives)
+        assert ranks[sound].tolist() == dominance.ranks(costs[sound])
+        assert ranks[~sound].isna().all()
+    assert seen_bad > 200, "the sets must contain bad values"
+    assert seen_ties > 200, "the sets must contain ties"
+
+
+def test_hypervolume_equals_inclusion_exclusion_and_the_grid_on_1000_random_sets(random_tables):
+    for df, objectives, costs in random_tables:
+        anchors = Anchors(
+            {c: Anchor(0.0, 4.0, "") if d == "max" else Anchor(4.0, 0.0, "") for c, d in objectives.items()}
+        )
+        sound = costs[~np.isnan(costs).any(axis=1)]
+        shift = np.array([4.0 if d == "max" else 0.0 for d in objectives.values()])
+        losses = (sound + shift) / 4.0
+        reference = [1.0] * losses.shape[1]
+        best = losses[np.array(dominance.front(losses), dtype=bool)] if len(losses) else losses
+        best = np.unique(best, axis=0)
+        found = pareto.hypervolume(df, objectives, anchors)
+        assert found.value == pytest.approx(
+            dominance.hypervolume_by_cells(best, reference), rel=1e-12, abs=1e-12
+        )
+        if len(best) <= 8:
+            assert found.value == pytest.approx(dominance.hypervolume(best, reference), rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("bad", BAD)
+@pytest.mark.parametrize("column", ["c0", "c1"])
+def test_one_bad_value_never_changes_the_front(random_tables, bad, column):
+    for df, objectives, _ in random_tables[:60]:
+        extra = pd.DataFrame([dict.fromkeys(objectives, 2.0)], index=[999])
+        extra[column] = bad
+        with_bad = pd.concat([extra, df])
+        assert (
+            pareto.front(with_bad, objectives).index.tolist() == pareto.front(df, objectives).index.tolist()
+        )
+
+
+def test_a_point_added_never_lowers_the_hypervolume():
+    rng = np.random.default_rng(3)
+    objectives = {"a": "max", "b": "min", "c": "min"}
+    anchors = Anchors({"a": Anchor(0, 1, ""), "b": Anchor(1, 0, ""), "c": Anchor(1, 0, "")})
+    df = pd.DataFrame(rng.random((60, 3)) * 1.2, columns=list("abc"))
+    volumes = [pareto.hypervolume(df.head(n), objectives, anchors).value for n in range(1, 61)]
+    assert (np.diff(volumes) >= -1e-12).all()
+    assert volumes[-1] > volumes[0]
+
+
+def test_equal_rows_stay_together_and_minus_zero_is_zero():
+    df = pd.DataFrame({"acc": [90.0, 90.0, 0.0, -0.0], "macs": [5.0, 5.0, 1.0, 1.0]})
+    assert pareto.front(df, {"acc": "max", "macs": "min"}).index.tolist() == [0, 1, 2, 3]
+    assert pareto.ranks(df, {"acc": "max", "macs": "min"}).tolist() == [1, 1, 1, 1]
+
+
+def test_rows_that_are_no_candidates_never_stand_on_the_front():
+    df = pd.DataFrame({"acc": [99.0, 90.0], "macs": [1.0, 5.0], "candidate": [False, True]})
+    best = pareto.front(df, {"acc": "max", "macs": "min"})
+    assert best.index.tolist() == [1]
+    assert best.attrs["rejected"] == 1
+
+
+def test_band_holds_the_rows_that_would_be_on_the_front_if_they_were_a_little_better():
+    df = pd.DataFrame({"acc": [90.0, 89.8, 89.5, 95.0], "macs": [5.0, 6.0, 6.0, 9.0]})
+    goals = {"acc": "max", "macs": "min"}
+    assert pareto.band(df, goals, {}).index.tolist() == [0, 3]
+    # 89.8 + 0.3 passes 90.0 at more MACs: no longer dominated; 89.5 + 0.3 = 89.8 still is.
+    assert pareto.band(df, goals, {"acc": 0.3}).index.tolist() == [0, 1, 3]
+
+
+def test_knee_is_the_point_farthest_from_the_chord_with_the_trade_off_on_both_sides():
+    # Scaled: (0, 0), (0.2, 0.7), (0.5, 0.85), (1, 1): distances 0, 0.5, 0.35, 0 over sqrt(2).
+    df = pd.DataFrame({"acc": [80.0, 94.0, 97.0, 100.0], "macs": [0.0, 2.0, 5.0, 10.0]}, index=list("abcd"))
+    knee = pareto.knee(df, "acc", "macs")
+    assert knee.index == "b"
+    assert knee.distance == pytest.approx(0.5 / np.sqrt(2))
+    assert knee.cheaper == ("a", -14.0, -1.0)
+    assert knee.dearer == ("c", 3.0, 1.5)
+
+
+@pytest.mark.parametrize("macs", [[1.0, 2.0], [1.0, 2.0, 3.0]])
+def test_a_straight_or_short_front_has_no_knee(macs):
+    assert pareto.knee(pd.DataFrame({"acc": macs, "macs": macs}), "acc", "macs") is None
+
+
+def test_contributions_are_the_hypervolume_lost_without_the_row():
+    rng = np.random.default_rng(5)
+    goals = {"a": "max", "b": "min"}
+    anchors = Anchors({"a": Anchor(0, 1, ""), "b": Anchor(1, 0, "")})
+    df = pd.DataFrame(rng.random((25, 2)), columns=list("ab"))
+    df.loc[25] = [np.nan, 0.1]
+    whole = pareto.hypervolume(df, goals, anchors).value
+    parts = pareto.contributions(df, goals, anchors)
+    for i in range(25):
+        assert parts[i] == pytest.approx(
+            whole - pareto.hypervolume(df.drop(index=i), goals, anchors).value, abs=1e-12
+        )
+    assert np.isnan(parts[25])
+
+
+def test_points_outside_the_anchors_add_nothing_and_are_counted():
+    anchors = Anchors({"a": Anchor(50, 100, ""), "b": Anchor(10, 0, "")})
+    df = pd.DataFrame({"a": [40.0, 75.0], "b": [1.0, 5.0]})
+    found = pareto.hypervolume(df, {"a": "max", "b": "min"}, anchors)
+    # (1 - 0.5) * (1 - 0.5) of the box; the point at 40 is worse than the anchor 50.
+    assert (found.value, found.cut, found.points) == (0.25, 1, 2)
+
+
+def test_spread_keeps_k_rows_of_the_front():
+    x = np.linspace(0.05, 0.95, 15)
+    df = pd.DataFrame({"a": x, "b": x**2})
+    goals, anchors = {"a": "max", "b": "min"}, Anchors({"a": Anchor(0, 1, ""), "b": Anchor(1, 0, "")})
+    kept = pareto.spread(df, goals, anchors, 4)
+    assert len(kept) == 4
+    all_of_it = pareto.hypervolume(df, goals, anchors).value
+    assert pareto.hypervolume(kept, goals, anchors).value > 0.85 * all_of_it
+    assert len(pareto.spread(df, goals, anchors, 99)) == 15
+
+
+def test_supported_tells_dents_from_the_hull():
+    df = pd.DataFrame({"a": [1.0, 0.45, 0.0], "b": [1.0, 0.5, 0.0]}, index=["top", "dent", "zero"])
+    anchors = Anchors({"a": Anchor(0, 1, ""), "b": Anchor(1, 0, "")})
+    reach = pareto.supported(df, {"a": "max", "b": "min"}, anchors)
+    assert reach.to_dict() == {"top": True, "dent": False, "zero": True}
+
+
+@pytest.mark.parametrize(
+    ("objectives", "message"),
+    [
+        ({}, "no objective given"),
+        ({"mac": "min"}, 'did you mean "macs"?'),
+        ({"macs": "down"}, "'down' is no direction"),
+        ({"name": "min"}, "is not a column of numbers"),
+    ],
+)
+def test_wrong_objectives_are_named(objectives, message):
+    df = pd.DataFrame({"macs": [1.0], "name": ["x"]})
+    with pytest.raises(ConfigError) as error:
+        pareto.front(df, objectives)
+    assert message in str(error.value)
+
+
+def test_an_empty_table_has_an_empty_front():
+    df = pd.DataFrame({"a": [], "b": []})
+    assert pareto.front(df, {"a": "max", "b": "min"}).empty

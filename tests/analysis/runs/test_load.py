@@ -1,0 +1,192 @@
+"""Reading a sweep: typed columns, paired baselines, nobody dropped in silence."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.entities import Metric
+from mlflow.tracking import MlflowClient
+
+import analysis
+from analysis import load as load_function
+from analysis.errors import SweepNotFound
+from analysis.runs import table
+from analysis.runs.store import find, read_records
+from gcp_core.errors import DataError
+from gcp_core.schema import FINALS
+from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
+
+
+def test_every_run_is_a_row_with_typed_columns(df):
+    assert len(df) == 24 + 1 + 6
+    assert df["prune.interval"].dtype == "Int64"
+    assert df["prune.ratio"].dtype == "float64"
+    assert df["train.channels_last"].dtype == "boolean"
+    assert df["seed"].dtype == "Int64"
+    assert set(df["prune.criterion"].dropna()) == {"frs", "l1", "random"}
+    assert df.loc[df["kind"] == "baseline", "prune.interval"].isna().all()
+    assert [c for c in FINALS if c in df.columns] == list(FINALS)
+    assert df.attrs["objectives"] == {"val_accuracy": "max", "macs": "min"}
+    assert df.attrs["chance"] == 10.0
+
+
+def test_the_front_equals_one_computed_from_mlflow_by_hand(df, sweep):
+    runs = MlflowClient(f"sqlite:///{sweep}/mlflow.db").search_runs(
+        [df.attrs["sweeps"][0]["experiment_id"]], "tags.kind = 'trial' and tags.status = 'complete'"
+    )
+    points = {
+        r.info.run_name: (r.data.metrics.get("final/val_accuracy"), r.data.metrics.get("final/macs"))
+        for r in runs
+    }
+    points = {k: v for k, v in points.items() if np.isfinite(v).all() and abs(v[1]) < 1e300}
+    by_hand = {
+        name
+        for name, (accuracy, macs) in points.items()
+        if not any(a >= accuracy and m <= macs and (a, m) != (accuracy, macs) for a, m in points.values())
+    }
+    assert set(analysis.pareto.front(df, {"val_accuracy": "max", "macs": "min"})["trial"]) == by_hand
+    assert len(by_hand) >= 4
+
+
+def test_who_is_left_out_is_counted_and_named(df):
+    assert df.attrs["left_out"] == {
+        "diverged: the loss was not finite": ["t0025"],
+        "failed: raised an error": ["t0024"],
+        "infeasible: trained or refused, violates a constraint": ["t0029"],
+        "no finite macs": ["t0028"],
+        "no finite val_accuracy": ["t0027"],
+        "stopped: stopped early; its values are of a lower fidelity": ["t0026"],
+    }
+    assert df["candidate"].sum() == 24
+    assert table.counts(df) == {
+        "trials": 30, "candidates": 24, "complete": 26, "stopped": 1, "infeasible": 1, "diverged": 1, "failed": 1,
+        "baselines": 1, "confirms": 0,
+    }  # fmt: skip
+    assert "bn1 has no channels" in df.set_index("trial").loc["t0024", "error"]
+
+
+def test_each_trial_is_paired_with_the_baseline_of_its_own_seed(tmp_path):
+    trial = some_trials(1)[0]
+    trials = [baseline_trial(0, 97.0), baseline_trial(1, 95.0), trial, reseeded(trial, "t0001", 1, 94.0)]
+    del trials[3].finals["accuracy_drop"]
+    write_sweep(tmp_path / "two", [*trials, reseeded(trial, "t0002", 2, 93.0)])
+    rows = analysis.load(tmp_path / "two").set_index("trial")
+    assert rows.loc["t0000", "baseline_trial"] == "b0000"
+    assert rows.loc["t0001", "baseline_trial"] == "b0001"
+    assert rows.loc["t0001", "accuracy_drop"] == pytest.approx(1.0)
+    assert rows.loc["t0001", "accuracy_delta"] == pytest.approx(-1.0)
+    assert np.isnan(rows.loc["t0002", "baseline_macs"]), "there is no baseline with seed 2"
+
+
+def test_a_sweep_is_found_by_name_id_and_parent_run(sweep):
+    uri = f"sqlite:///{sweep}/mlflow.db"
+    entry = json.loads((sweep / "sweep.json").read_text())
+    for word in (entry["name"], entry["id"], entry["parent_run_id"]):
+        assert find(word, tracking_uri=uri).parent_run_id == entry["parent_run_id"]
+
+
+def test_a_moved_folder_still_finds_its_own_database(sweep, tmp_path):
+    moved = shutil.copytree(sweep, tmp_path / "elsewhere")
+    assert find(moved).tracking_uri == f"sqlite:///{moved}/mlflow.db"
+
+
+def test_an_unknown_sweep_is_refused_with_the_nearest_name(sweep, tmp_path):
+    with pytest.raises(SweepNotFound, match='did you mean "synthetic"'):
+        find("syntetic", tracking_uri=f"sqlite:///{sweep}/mlflow.db")
+    with pytest.raises(SweepNotFound, match="no such folder"):
+        find("nowhere")
+    with pytest.raises(SweepNotFound, match=r"the folder has no sweep\.json"):
+        find(tmp_path)
+    with pytest.raises(SweepNotFound, match="no such SQLite store"):
+        find("x", tracking_uri=f"sqlite:///{tmp_path}/none.db")
+    assert not (tmp_path / "none.db").exists(), "asking must not create a store"
+
+
+def test_an_empty_sweep_and_another_schema_version_are_refused(tmp_path):
+    write_sweep(tmp_path / "empty", [])
+    with pytest.raises(SweepNotFound, match="has no trials yet"):
+        analysis.load(tmp_path / "empty")
+    write_sweep(tmp_path / "future", [baseline_trial()], schema="7")
+    with pytest.raises(DataError, match="written by schema 7; this version reads schema 1"):
+        analysis.load(tmp_path / "future")
+
+
+def test_the_cache_gives_the_same_table_and_sees_what_ended_since(sweep, tmp_path):
+    folder = shutil.copytree(sweep, tmp_path / "cached")
+    shutil.rmtree(folder / ".analysis", ignore_errors=True)
+    direct = analysis.load(folder, cache=False)
+    first, second = analysis.load(folder), analysis.load(folder)
+    assert list((folder / ".analysis").glob("records-*.parquet"))
+    pd.testing.assert_frame_equal(direct, first)
+    pd.testing.assert_frame_equal(direct, second)
+    # A failed trial runs again and ends well, later.
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    run_id = direct.set_index("trial").loc["t0024", "run_id"]
+    finals = {"val_accuracy": 99.0, "macs": 5e5, "params": 9e4}
+    client.log_batch(
+        run_id,
+        [Metric(FINALS[n].key, v, 1, 20) for n, v in finals.items()],
+    )
+    client.set_tag(run_id, "status", "complete")
+    client.set_terminated(run_id, "FINISHED")
+    again = analysis.load(folder).set_index("trial")
+    assert bool(again.loc["t0024", "candidate"])
+    assert again.loc["t0024", "val_accuracy"] == 99.0
+    assert len(again) == len(direct)
+
+
+def test_the_cache_sees_what_was_deleted_and_what_was_restored(sweep, tmp_path):
+    folder = shutil.copytree(sweep, tmp_path / "deleted")
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    gone = analysis.load(folder).set_index("trial").loc[["t0003", "t0007"], "run_id"]
+    client.delete_run(gone["t0003"])
+    assert "t0003" not in set(analysis.load(folder)["trial"])
+    shutil.rmtree(folder / ".analysis")  # a cache that never saw t0003 alive, or t0007 deleted
+    assert "t0003" not in set(analysis.load(folder)["trial"])
+    client.delete_run(gone["t0007"])
+    client.restore_run(gone["t0003"])
+    again = analysis.load(folder)
+    assert {"t0003", "t0007"} & set(again["trial"]) == {"t0003"}
+    pd.testing.assert_frame_equal(again, analysis.load(folder, cache=False))
+
+
+def test_a_running_sweep_is_read_and_says_so(tmp_path):
+    trials = some_trials(3)
+    trials[2].status, trials[2].finals = "running", {}
+    write_sweep(tmp_path / "now", [baseline_trial(), *trials], running=True)
+    rows = analysis.load(tmp_path / "now")
+    assert rows.attrs["sweeps"][0]["running"]
+    assert rows.attrs["left_out"] == {"running: not finished": ["t0002"]}
+    assert len(analysis.load(tmp_path / "now")) == 4, "the cache must not lose what still runs"
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_table_in_a_file_reads_like_the_sweep_it_came_from(df, tmp_path, kind):
+    file = tmp_path / f"table.{kind}"
+    df.to_csv(file, index=False) if kind == "csv" else df.to_parquet(file)
+    again = analysis.load(file)
+    goals = {"val_accuracy": "max", "macs": "min"}
+    assert list(analysis.pareto.front(again, goals)["trial"]) == list(
+        analysis.pareto.front(df, goals)["trial"]
+    )
+    assert again["candidate"].sum() == 24
+
+
+def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
+    pd.DataFrame({"trial": ["a"], "macs": [1]}).to_csv(tmp_path / "bad.csv")
+    with pytest.raises(DataError, match="columns missing: val_accuracy, params"):
+        analysis.load(tmp_path / "bad.csv")
+
+
+def test_several_sweeps_share_one_table(sweep, tmp_path):
+    write_sweep(tmp_path / "other", [baseline_trial(), *some_trials(3, seed=9)])
+    both = analysis.load([sweep, tmp_path / "other"])
+    assert both["sweep"].value_counts().to_dict() == {"synthetic": 31, "other": 4}
+    assert [entry["name"] for entry in both.attrs["sweeps"]] == ["synthetic", "other"]
+
+
+def test_load_stays_a_function_whatever_is_imported_later():
+    assert analysis.load is load_function
+    assert callable(read_records)

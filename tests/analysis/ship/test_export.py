@@ -1,0 +1,157 @@
+"""An export is proven in a fresh process, refused on any mismatch, and whole or absent."""
+
+import dataclasses
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+import analysis
+from analysis.cli.program import main
+from analysis.errors import VerificationError
+from analysis.ship import prove
+from analysis.ship.export import compare, export, run_proof
+from gcp_core.config import DataConfig
+from gcp_core.data import load_splits
+from gcp_core.errors import CheckpointError, ConfigError
+
+SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "export.json"
+
+
+@pytest.fixture
+def sweep(modelled, tmp_path):
+    """A copy that a test may damage; found by the database in the folder, so a moved sweep works too."""
+    return shutil.copytree(modelled, tmp_path / "moved")
+
+
+@pytest.fixture
+def exported(export_run):
+    """The export's folder and the JSON answer."""
+    out, done = export_run
+    assert done.exit_code == 0, done.output
+    return out, json.loads(done.stdout)
+
+
+def test_export_replaces_an_earlier_one_by_weights_programs_sample_proof_and_card(exported):
+    out, answer = exported
+    jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
+    assert [p.name for p in out.parent.iterdir()] == ["out"], "no temporary folder is left"
+    assert {p.name for p in out.iterdir()} == {
+        "weights.pt", "manifest.json", "model.pt2", "model.onnx", "sample.npz", "proof.json", "MODEL_CARD.md",
+    }  # fmt: skip
+    assert answer["trial"] == "t0000"
+    card = (out / "MODEL_CARD.md").read_text()
+    assert "t0000 has the highest validation accuracy" in card
+    assert "| features.3 | 5 | 8 |" in card
+
+
+def test_the_fresh_process_measures_what_was_logged(exported, modelled):
+    _, answer = exported
+    logged = analysis.load(modelled).set_index("trial").loc["t0000"]
+    measured = {c["name"]: c["measured"] for c in answer["checks"]}
+    for name in ("macs", "params", "val_accuracy", "test_accuracy"):
+        assert measured[name] == logged[name], name
+    assert measured["ONNX val_accuracy"] == pytest.approx(logged["val_accuracy"], abs=0.3)
+    assert measured["exported outputs"] <= 1e-5
+    assert measured["ONNX outputs"] <= 1e-5
+
+
+def test_the_exported_program_gives_the_sample_logits_without_this_package(exported, tmp_path):
+    out, _ = exported
+    code = f"""
+import sys, numpy as np, torch
+sample = np.load({str(out / "sample.npz")!r})
+model = torch.export.load({str(out / "model.pt2")!r}).module()
+with torch.no_grad():
+    logits = model(torch.from_numpy(sample["inputs"]))
+print(float((logits - torch.from_numpy(sample["logits"])).abs().max() / logits.abs().max()))
+assert "gcp_core" not in sys.modules
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    assert float(done.stdout.split()[-1]) <= 1e-5
+    assert np.load(out / "sample.npz")["inputs"].shape == (8, 1, 8, 8)
+
+
+def test_one_changed_byte_of_the_weights_is_refused_and_nothing_is_written(sweep, tmp_path):
+    weights = sweep / "trials" / "t0000" / "model" / "weights.pt"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(main, ["export", str(sweep), "--id", "t0000", "--out", str(out)])
+    assert done.exit_code == 1
+    assert "the weights were changed" in done.stderr
+    assert "nothing was exported" in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["moved"]
+
+
+def test_a_plan_that_does_not_fit_the_weights_is_refused_by_the_fresh_process(sweep, tmp_path):
+    path = sweep / "trials" / "t0000" / "model" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["plans"] = []
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(VerificationError):
+        export(analysis.load(sweep), "t0000", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_logged_number_that_the_model_does_not_have_is_refused():
+    import pandas as pd
+
+    row = pd.Series({"macs": 100.0, "params": 10.0, "val_accuracy": 90.0, "test_accuracy": 89.0})
+    proof = {
+        "macs": 100, "params": 10, "val_accuracy": 90.0, "test_accuracy": 89.0, "same_place": True, "place": "cpu",
+        "val_close_calls": 2, "val_images": 100, "export_difference": 1e-7,
+    }  # fmt: skip
+    assert all(c.passed for c in compare(row, proof))
+    for name, value in (("macs", 101), ("params", 9), ("val_accuracy", 90.5), ("export_difference", 2e-5)):
+        failed = [c.name for c in compare(row, {**proof, name: value}) if not c.passed]
+        assert failed == [name if name != "export_difference" else "exported outputs"]
+    elsewhere = {**proof, "same_place": False, "place": "cuda"}
+    # Two of 100 images are close calls: two points may differ elsewhere, three may not.
+    assert all(c.passed for c in compare(row, {**elsewhere, "val_accuracy": 92.0}))
+    assert not all(c.passed for c in compare(row, {**elsewhere, "val_accuracy": 93.0}))
+
+
+def test_a_folder_that_is_no_export_is_never_replaced(sweep, tmp_path):
+    out = tmp_path / "mine"
+    out.mkdir()
+    (out / "thesis.tex").write_text("dear")
+    with pytest.raises(ConfigError, match="exists and is no earlier export"):
+        export(analysis.load(sweep), "t0000", out)
+    assert (out / "thesis.tex").read_text() == "dear"
+
+
+def test_a_trial_whose_files_are_gone_is_named(sweep, tmp_path):
+    shutil.rmtree(sweep / "trials" / "t0000")
+    with pytest.raises(ConfigError, match=r"t0000: model/weights\.pt: its files are neither in"):
+        export(analysis.load(sweep), "t0000", tmp_path / "out")
+
+
+def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatch):
+    told = []
+
+    def instead(command, **options):
+        told.append(command)
+        (tmp_path / "proof.json").write_text('{"macs": 1}')
+
+    monkeypatch.setattr(subprocess, "run", instead)
+    assert run_proof(tmp_path, onnx=True, data_path="/mnt/images") == {"macs": 1}
+    run_proof(tmp_path)
+    assert told[0][-3:] == ["--onnx", "--data-path", "/mnt/images"]
+    assert told[1][-1] == str(tmp_path)
+
+
+def test_data_that_is_not_the_trial_s_data_is_refused(modelled, tmp_path, monkeypatch):
+    other = dataclasses.replace(load_splits(DataConfig("digits", val_share=0.25)), digest="0" * 12)
+    monkeypatch.setattr(prove, "load_splits", lambda data: other if data.path == "/mnt/other" else None)
+    with pytest.raises(CheckpointError, match=r"the data now has digest \w+, the model was trained on \w+"):
+        prove.prove(modelled / "trials" / "t0000" / "model", tmp_path, data_path="/mnt/other")

@@ -1,0 +1,213 @@
+"""Figures, report and what is published: the record first, then the files, then MLflow."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import matplotlib.colors
+import numpy as np
+import pandas as pd
+import pytest
+from mlflow.tracking import MlflowClient
+
+import analysis
+from analysis.choose import constraints as hard
+from analysis.choose import select
+from analysis.choose.verbs import parse_verb
+from analysis.front.anchors import anchors_for
+from analysis.front.progress import progress
+from analysis.runs import widths
+from analysis.show import figures, page, report
+from analysis.show.publish import publish
+from gcp_core.schema import FRONT_HYPERVOLUME
+from tests.analysis.synthetic import a_plan, baseline_trial, finals_of, some_trials, write_sweep
+
+GOALS = {"val_accuracy": "max", "macs": "min"}
+
+
+def test_a_view_holds_every_sound_point_and_turns_constraints_into_lines(df):
+    limits = [hard.parse("macs <= 50%"), hard.parse("accuracy_drop <= 2"), hard.parse("latency_ms <= 1")]
+    view = figures.front_view(df, "macs", chosen="t0000", constraints=limits)
+    assert view.points["role"].value_counts()["baseline"] == 1
+    assert len(view.points) == 24 + 1, "broken trials are not drawn"
+    assert view.points.set_index("trial").loc["t0000", "role"] == "chosen"
+    # 50 % of 4 M MACs; 97 % - 2 points; latency is not an axis of this view.
+    assert view.limits == (
+        ("macs", 2_000_000.0, "macs <= 50 % of the baseline"),
+        ("val_accuracy", 95.0, "accuracy_drop <= 2 points"),
+    )
+    assert (view.x_scale, view.x_prefix) == (1e6, "M")
+
+
+def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):
+    view = figures.front_view(df, "params")
+    files = figures.save(figures.draw_front(view), view.points, tmp_path, "front_params")
+    assert [f.name for f in files] == ["front_params.png", "front_params.svg", "front_params.csv"]
+    assert all(f.stat().st_size > 500 for f in files)
+    again = pd.read_csv(files[2])
+    assert list(again.columns) == ["trial", "role", "criterion", "params", "val_accuracy"]
+    assert len(again) == len(view.points)
+
+
+def test_the_axes_name_unit_and_better_direction(df):
+    axes = figures.draw_front(figures.front_view(df, "macs")).axes[0]
+    assert axes.get_xlabel() == "Multiply-adds per image (M MACs)   ← better"
+    assert axes.get_ylabel() == "Validation accuracy (%)   better →"
+
+
+def test_drawing_leaves_pyplot_alone(df):
+    import sys
+
+    figures.draw_front(figures.front_view(df, "macs"))
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or pyplot.get_fignums() == []
+
+
+def test_progress_is_the_hypervolume_of_the_front_so_far(df):
+    scales = anchors_for(df, GOALS)
+    history = progress(df, GOALS, scales)
+    ordered = df.sort_values(["ended", "trial"])
+    ordered = ordered[ordered["candidate"]]
+    for n in (1, 7, 24):
+        expected = analysis.pareto.hypervolume(ordered.head(n), GOALS, scales).value
+        assert history["hypervolume"].iloc[n - 1] == pytest.approx(expected, abs=1e-12)
+    assert (np.diff(history["hypervolume"]) >= 0).all()
+    # 24 trials, the baseline and five of the six broken ones cost 0.002 h each; the last candidate ends
+    # before the latter.
+    assert history["device_hours"].iloc[-1] == pytest.approx(25 * 0.002)
+
+
+def test_layer_widths_go_from_before_the_first_to_after_the_last_event():
+    found = widths.layer_widths({"plans": [a_plan().to_dict()]})
+    assert [(w.layer, w.before, w.after) for w in found] == [("features.0", 32, 20), ("features.10", 64, 16)]
+
+
+class _Page(HTMLParser):
+    """Collects what a browser would fetch, the links, ids and script elements."""
+
+    def __init__(self):
+        super().__init__()
+        self.fetched, self.links, self.ids = [], [], set()
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.ids.add(values.get("id"))
+        if tag == "a":
+            self.links.append(values["href"])
+        else:
+            self.fetched += [values[n] for n in ("src", "href", "srcset", "data", "poster") if n in values]
+
+
+@pytest.fixture(scope="module")
+def written(sweep, tmp_path_factory):
+    table = analysis.load(sweep)
+    limits = [hard.parse("macs <= 50%")]
+    choice = select.choose(table, limits, parse_verb({"best": "accuracy"}))
+    return report.write(table, tmp_path_factory.mktemp("report"), choice=choice, constraints=limits), choice
+
+
+def test_the_report_loads_nothing_from_outside(written):
+    parsed = _Page()
+    text = written[0].page.read_text()
+    parsed.feed(text)
+    assert parsed.fetched == ["data:,"]
+    own = text.replace(page.SCRIPT, "")
+    assert not re.search(r"@import|url\(\s*['\"]?http", page.STYLE)
+    assert "import(" not in page.SCRIPT
+    assert "fetch(" not in page.SCRIPT
+    assert own.count("<script") >= 2
+
+
+def test_every_file_the_report_links_to_lies_beside_it(written):
+    parsed = _Page()
+    parsed.feed(written[0].page.read_text().split("<script", 1)[0])
+    relative = [link for link in parsed.links if not link.startswith("http")]
+    assert len(relative) >= 14
+    for link in relative:
+        assert (written[0].page.parent / link).is_file(), link
+
+
+def test_every_element_the_script_asks_for_exists(written):
+    parsed = _Page()
+    parsed.feed(written[0].page.read_text().split("<script", 1)[0])
+    wanted = set(re.findall(r"\$\('([\w-]+)'\)", page.SCRIPT))
+    wanted |= set(re.findall(r"Plotly\.react\('([\w-]+)'", page.SCRIPT))
+    assert wanted - parsed.ids == set()
+
+
+def test_the_report_says_choice_reason_widths_health_and_links(written):
+    text = written[0].page.read_text()
+    body, rest = text.split('<script type="application/json" id="data">')
+    assert written[1].reason in body.replace("&lt;", "<").replace("&#x27;", "'")
+    assert "20 of 32" in body
+    assert "diverged: the loss was not finite" in body
+    assert "bn1 has no channels" in body
+    data = json.loads(rest.split("</script>")[0])
+    assert len(data["trials"]) == 24
+    assert sum(t["chosen"] for t in data["trials"]) == 1
+    assert data["trials"][0]["link"].startswith("http://127.0.0.1:5000/#/experiments/")
+    assert data["varying"] == ["prune.criterion", "prune.interval", "prune.ratio", "prune.target"]
+
+
+def test_names_from_outside_cannot_break_the_page():
+    text = page.document("<b>", page.grid(["<i>"], [["</script>"]]), {"x": "</script><img src=x>"})
+    assert "<title>&lt;b&gt;" in text
+    assert "<td>&lt;/script&gt;</td>" in text
+    assert '{"x": "<\\/script><img src=x>"}' in text
+
+
+def test_publish_tags_exactly_the_front_and_attaches_figures_and_note(tmp_path):
+    folder = tmp_path / "pub"
+    uri = write_sweep(folder, [baseline_trial(), *some_trials(8)])
+    done = publish(folder)
+    df = analysis.load(folder)
+    client = MlflowClient(uri)
+    experiment = df.attrs["sweeps"][0]["experiment_id"]
+    tagged = client.search_runs([experiment], "tags.`pareto.front` = 'true'")
+    expected = set(analysis.pareto.front(df, GOALS)["trial"])
+    assert {r.info.run_name for r in tagged} == expected == set(done.front)
+    assert done.tags_changed == 8
+    parent = client.get_run(df.attrs["sweeps"][0]["parent_run_id"])
+    assert parent.data.metrics[FRONT_HYPERVOLUME] == pytest.approx(done.hypervolume)
+    assert f"## Front: {len(expected)} of 8 finished trials" in parent.data.tags["mlflow.note.content"]
+    names = {a.path for a in client.list_artifacts(parent.info.run_id, "front")}
+    assert {"front/front_macs.png", "front/front_macs.csv", "front/front.csv"} <= names
+
+
+def test_publishing_again_changes_only_what_changed(tmp_path):
+    folder = tmp_path / "again"
+    trials = some_trials(5)
+    uri = write_sweep(folder, [baseline_trial(), *trials])
+    first = publish(folder)
+    assert publish(folder).tags_changed == 0
+    # A late trial that beats everything takes the front from all others.
+    client = MlflowClient(uri)
+    df = analysis.load(folder)
+    run = df.set_index("trial").loc["t0004", "run_id"]
+    for name, value in finals_of(0.05, 99.0).items():
+        client.log_metric(run, f"final/{name}", value, step=21)
+    client.set_terminated(run, "FINISHED")
+    second = publish(folder)
+    assert second.front == ("t0004",)
+    assert second.tags_changed >= len(set(first.front) - {"t0004"})
+    tagged = client.search_runs([df.attrs["sweeps"][0]["experiment_id"]], "tags.`pareto.front` = 'true'")
+    assert [r.info.run_name for r in tagged] == ["t0004"]
+
+
+def test_publish_without_a_finished_trial_writes_nothing(tmp_path):
+    write_sweep(tmp_path / "none", [baseline_trial()])
+    assert publish(tmp_path / "none").front == ()
+
+
+def test_points_are_coloured_by_criterion_only_where_it_varies(df):
+    def colours_of_points(table):
+        axes = figures.draw_front(figures.front_view(table)).axes[0]
+        return {
+            matplotlib.colors.to_hex(c[:3]) for points in axes.collections for c in points.get_facecolors()
+        }
+
+    mixed = df.assign(**{"prune.criterion": ["frs", "l1"] * 15 + ["frs"]})
+    used = {figures.CRITERION_COLOURS["frs"].lower(), figures.CRITERION_COLOURS["l1"].lower()}
+    assert used <= colours_of_points(mixed)
+    assert figures.TRIAL.lower() not in colours_of_points(mixed)
+    assert figures.TRIAL.lower() in colours_of_points(df.assign(**{"prune.criterion": "frs"}))

@@ -1,0 +1,102 @@
+"""Channels through every kind of operation: units counted by hand, removal equal to gating."""
+
+import pytest
+import torch
+
+from gcp_core.cost import measure_cost
+from gcp_core.groups import find_groups
+from gcp_core.pruning.selection import Budget, select_channels
+from gcp_core.pruning.surgery import apply_plan
+from tests.oracles import small_nets
+from tests.oracles.nets import images, lively, random_scores, removed_against_gated
+from tests.oracles.small_nets import UNITS
+
+X = images(size=8)
+
+
+def build(kind):
+    torch.manual_seed(0)
+    return lively(kind())
+
+
+@pytest.mark.parametrize("kind", UNITS, ids=lambda kind: kind.__name__)
+def test_the_units_are_those_counted_by_hand(kind):
+    assert find_groups(build(kind), X).num_units == UNITS[kind]
+
+
+@pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])
+@pytest.mark.parametrize("kind", UNITS, ids=lambda kind: kind.__name__)
+def test_removal_equals_gating_and_the_predicted_cost_is_right(kind, residual):
+    model = build(kind)
+    for seed in range(3):
+        groups = find_groups(model, X, residual=residual)
+        plan = select_channels(random_scores(groups, seed), groups, Budget(ratio=0.25, min_channels=1))
+        difference, moved = removed_against_gated(model, plan, X)
+        assert difference <= 1e-12
+        assert moved > 1e-6 or plan.num_units == 0
+        apply_plan(model, plan)
+        cost = measure_cost(model, X)
+        assert groups.cost(plan.removed) == (cost.macs, cost.params)
+
+
+@pytest.mark.parametrize("kind", UNITS, ids=lambda kind: kind.__name__)
+def test_each_unit_alone_can_go(kind):
+    groups = find_groups(build(kind), X)
+    for group in groups.groups:
+        if group.size > 1:
+            difference, _ = removed_against_gated(
+                build(kind), groups.plan({group.name: [group.size // 2]}), X
+            )
+            assert difference <= 1e-12
+
+
+@pytest.mark.parametrize(
+    ("kind", "layer", "reason"),
+    [
+        (
+            small_nets.SigmoidFirst,
+            "mid",
+            "out.0 would read a value that is not zero when the channel is gated",
+        ),
+        (small_nets.Shifted, "mid.0", "out.0 would read a value that is not zero when the channel is gated"),
+        (small_nets.FixedView, "out.0", "it is reshaped to the fixed size 8"),
+        (small_nets.Unknown, "mid.0", "cumsum is an operation the channel analysis does not follow"),
+        (
+            small_nets.Transposed,
+            "mid.0",
+            "conv_transpose2d is an operation the channel analysis does not follow",
+        ),
+        (
+            small_nets.ChannelsLastMlp,
+            "stem.0",
+            "layer_norm normalises across channels, so no channel can go alone",
+        ),
+        (
+            small_nets.SpatialAttention,
+            "map",
+            "its one channel is broadcast over all channels of another activation",
+        ),
+        (small_nets.PaddedShortcut, "c2", "it is joined with channels that are never removed"),
+        (small_nets.ExtraHead, "head", "its channels are the model's output"),
+    ],
+)
+def test_what_is_frozen_says_why(kind, layer, reason):
+    assert find_groups(build(kind), X).frozen[layer].startswith(reason)
+
+
+def test_a_squeeze_excite_gate_goes_along_and_is_not_scored():
+    group = find_groups(build(small_nets.SqueezeExcite), X).group("wide.0")
+    assert [(m.layer, m.scored) for m in group.members] == [("wide.0", True), ("up", False)]
+
+
+def test_whole_groups_of_a_grouped_conv_go_or_the_same_place_in_each():
+    many = find_groups(build(small_nets.ManyGroups), X).group("wide.0")
+    assert [(m.layer, m.channels[1]) for m in many.members] == [("wide.0", (2, 3)), ("grouped.0", (3, 4, 5))]
+    few = find_groups(build(small_nets.FewGroups), X)
+    assert few.group("wide.0").members[0].channels[1] == (1, 9)
+    assert few.group("grouped.0").members[0].channels[1] == (1, 7)
+
+
+def test_the_two_halves_of_a_shuffle_lose_the_same_places():
+    group = find_groups(build(small_nets.Shuffle), X).group("stem.0")
+    assert {m.layer: m.channels[0] for m in group.members} == {"stem.0": (0, 4), "outer.0": (0,)}

@@ -1,0 +1,106 @@
+"""Scatter mode: a block's last conv loses channels alone, the stream keeps its width."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gcp_core.groups import find_groups
+from gcp_core.pruning.surgery import apply_plan, remove_channels
+from gcp_core.scatter import ScatterBatchNorm2d
+from tests.oracles.nets import images, own_net
+
+
+def test_the_norm_writes_its_channels_at_their_indices_and_zero_elsewhere():
+    norm = ScatterBatchNorm2d(torch.tensor([1, 3]), 5).double().eval()
+    norm.bias.data = torch.tensor([10.0, 20.0]).double()
+    x = images()[:, :2]
+    out = norm(x)
+    assert out.shape == (4, 5, 32, 32)
+    plain = nn.BatchNorm2d(2).double().eval()
+    plain.bias.data = norm.bias.data
+    assert torch.equal(out[:, [1, 3]], plain(x))
+    assert not out[:, [0, 2, 4]].any()
+
+
+def test_a_fresh_scatter_norm_is_the_batch_norm_it_replaces():
+    norm = nn.BatchNorm2d(3, eps=1e-3, momentum=0.2).double().train()
+    scatter = ScatterBatchNorm2d.from_batch_norm(norm, 3)
+    assert scatter.weight is norm.weight
+    assert (scatter.eps, scatter.momentum, scatter.training) == (1e-3, 0.2, True)
+    assert torch.equal(scatter(images()), copy.deepcopy(norm)(images()))
+    assert "full_channels=3" in repr(scatter)
+
+
+def test_only_the_last_conv_and_its_norm_shrink():
+    model, x = own_net("resnet20", 0.5), images()
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    plan = remove_channels(model, {"layer2.1.conv2": [0, 5]}, example_input=x, residual="scatter")
+    changed = {name for name, p in model.named_parameters() if p.shape != shapes[name]}
+    assert changed == {"layer2.1.conv2.weight", "layer2.1.bn2.weight", "layer2.1.bn2.bias"}
+    assert plan.removed == {"layer2.1.conv2": (0, 5)}
+    norm = model.layer2[1].bn2
+    assert isinstance(norm, ScatterBatchNorm2d)
+    assert norm.scatter_index.tolist() == [i for i in range(16) if i not in (0, 5)]
+    assert model(x).shape == (4, 10)
+
+
+def test_repeated_events_compose():
+    x = images()
+    twice, once = own_net("resnet20", 0.5), own_net("resnet20", 0.5)
+    remove_channels(twice, {"layer2.1.conv2": [0, 5]}, example_input=x, residual="scatter")
+    remove_channels(twice, {"layer2.1.conv2": [0, 13]}, example_input=x, residual="scatter")
+    remove_channels(once, {"layer2.1.conv2": [0, 1, 5, 15]}, example_input=x, residual="scatter")
+    # 0 and 5 gone: index 0 is channel 1, index 13 is channel 15.
+    assert twice.layer2[1].bn2.scatter_index.tolist() == once.layer2[1].bn2.scatter_index.tolist()
+    assert torch.equal(twice.eval()(x), once.eval()(x))
+
+
+@pytest.mark.parametrize("residual", ["coupled", "inner"])
+def test_a_scattered_stream_is_fixed_in_the_other_modes(residual):
+    model, x = own_net("resnet20", 0.5), images()
+    remove_channels(model, {"layer2.1.conv2": [0, 5]}, example_input=x, residual="scatter")
+    groups = find_groups(model, x, residual=residual)
+    assert "layer2.2.conv2" in groups.frozen
+    assert "layer2.0.conv1" in {g.name for g in groups.groups}
+
+
+class ReadTwice(nn.Module):
+    """The branch's norm feeds the residual sum and, optionally, a side conv."""
+
+    def __init__(self, twice: bool):
+        super().__init__()
+        self.stem, self.conv, self.norm = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.side, self.fc = nn.Conv2d(4, 3, 1), nn.Linear(7, 5)
+        self.twice = twice
+
+    def forward(self, x):
+        x = self.stem(x)
+        y = self.norm(self.conv(x))
+        return self.fc(torch.cat([x + y, self.side(y if self.twice else x)], 1).mean((2, 3)))
+
+
+def test_a_branch_whose_norm_feeds_more_than_the_sum_is_frozen():
+    x = torch.zeros(1, 3, 8, 8)
+    once = find_groups(ReadTwice(False), x, residual="scatter")
+    twice = find_groups(ReadTwice(True), x, residual="scatter")
+    assert {g.name for g in once.groups} == {"conv", "side"}
+    assert {g.name for g in twice.groups} == {"side"}
+    assert twice.frozen["conv"] == "norm feeds more than the residual sum"
+
+
+def test_a_plan_replays_on_a_fresh_model_and_its_weights_load():
+    x = images()
+    model = own_net("resnet20", 0.5)
+    plans = [
+        remove_channels(
+            model, {"layer1.0.conv2": [k], "layer3.2.conv2": [k]}, example_input=x, residual="scatter"
+        )
+        for k in (1, 2)
+    ]
+    fresh = own_net("resnet20", 0.5, seed=9)
+    for plan in plans:
+        apply_plan(fresh, plan)
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh.eval()(x), model.eval()(x))

@@ -1,0 +1,78 @@
+"""Nothing on the way from images to a plan assumes a CPU.
+
+There may be no GPU here. The ``meta`` device stands for one: it refuses tensors of another device as a GPU does.
+"""
+
+import pytest
+import torch
+
+from gcp_core.config import DataConfig, TrainConfig, TrialConfig
+from gcp_core.data import evaluation_batches, load_splits, training_batches
+from gcp_core.data.images import Normalise
+from gcp_core.data.pipeline import ScoringBatches, scoring_sample
+from gcp_core.errors import ConfigError
+from gcp_core.models import build_model
+from gcp_core.training.setup import build_setup
+
+META = torch.device("meta")
+
+
+def all_batches(splits):
+    train, normalise = splits.train.to(META), splits.normalise
+    options = {"batch_size": 100, "padding": 1, "seed": 0, "epoch": 1}
+    for augment in ("none", "crop", "crop_flip"):
+        yield from training_batches(train, normalise, augment=augment, **options)
+    yield from evaluation_batches(splits.val.to(META), normalise, 100)
+    sample = scoring_sample(splits.train, "auto", splits.num_classes, 0).to(META)
+    assert len(sample.pixels) == len(sample) == 100  # only the sample travels, not the whole training set
+    yield from ScoringBatches(sample, normalise)
+
+
+def test_every_kind_of_batch_is_made_where_the_images_are():
+    splits = load_splits(DataConfig(val_share=0.25))
+    model = build_model("vgg_tiny", 10, 1, 0.125).to(META)
+    for images, labels in all_batches(splits):
+        assert images.shape[1:] == (1, 8, 8)
+        assert (images.device, labels.device) == (META, META)
+        torch.nn.functional.cross_entropy(model(images), labels).backward()
+
+
+def test_mean_and_deviation_are_put_on_each_device_once(monkeypatch):
+    normalise = Normalise((0.123, 0.4, 0.5), (0.2, 0.25, 0.3))
+    images = torch.randint(0, 256, (2, 4, 4, 3), dtype=torch.uint8)
+    first = normalise(images)
+    made = []
+    monkeypatch.setattr(torch, "tensor", lambda *args, **kwargs: made.append(args))
+    assert torch.equal(normalise(images), first)
+    assert made == []
+    monkeypatch.undo()
+    slow = (images.permute(0, 3, 1, 2) / 255 - torch.tensor(normalise.mean)[:, None, None]) / torch.tensor(
+        normalise.std
+    )[:, None, None]
+    assert torch.allclose(first, slow, atol=1e-6)
+
+
+def test_statistics_made_under_inference_mode_can_be_used_in_training():
+    normalise = Normalise((0.321,), (0.2,))
+    images = torch.zeros(2, 4, 4, 1, dtype=torch.uint8)
+    with torch.inference_mode():
+        normalise(images)
+    weight = torch.ones(1, requires_grad=True)
+    (normalise(images) * weight).sum().backward()
+    assert weight.grad is not None
+
+
+@pytest.mark.parametrize(
+    ("name", "available", "text"),
+    [
+        ("cuda", False, "train.device: 'cuda': this process sees no GPU (auto or cpu)"),
+        ("cuda:3", True, "train.device: 'cuda:3': this process sees 2 GPUs (cuda:0 .. cuda:1)"),
+        ("mps", True, "train.device: 'mps' is not supported (auto, cpu, cuda, cuda:1)"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(monkeypatch, name, available, text):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: available)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ConfigError) as caught:
+        build_setup(TrialConfig(train=TrainConfig(device=name), prune=None))
+    assert str(caught.value) == text

@@ -1,0 +1,215 @@
+"""What `gcp-sweep clean` removes, keeps and says; what `gcp-sweep stop` does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gcp_core.errors import ConfigError
+from sweeps.cli import main
+from sweeps.commands.clean import clean, front_of, size_of
+from sweeps.records.folder import Entry, write_config, write_entry
+from sweeps.records.job import Record
+from sweeps.records.ledger import Ledger
+from sweeps.storage.lock import driver_of, request_stop, run_lock, stop_requested
+from tests.oracles.dominance import dominates
+from tests.sweeps.inline import config, drive, new_conductor
+
+ROOT = Path(__file__).parents[3]
+
+
+def _call(*words: str) -> Result:
+    return CliRunner().invoke(main, list(words))
+
+
+def _put(path: Path, size: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"x" * size)
+
+
+def _sweep(tmp_path: Path, state: str = "complete", trials: int = 6) -> tuple[Path, list[Record]]:
+    """A played sweep whose folder holds what a real one would: weights twice, stages, leftovers."""
+    checked = config(tmp_path, {"search.trials": trials})
+    conductor, _, _ = new_conductor(checked)
+    drive(conductor)
+    folder = Path(checked.folder)
+    write_config(folder, checked)
+    store = f"sqlite:///{folder}/mlflow.db"
+    write_entry(folder, Entry("0123456789ab", checked.name, store, "e", "run", checked.digest(), state))
+    ledger = Ledger(folder, checked.name, checked.search.objectives)
+    records = [*ledger.records("baseline"), *ledger.records("trial")]
+    for number, record in enumerate(records):
+        _put(Path(record.job.folder) / "model" / "weights.pt", 1000)
+        _put(Path(record.job.folder) / "model" / "manifest.json", 10)
+        copy = folder / "mlartifacts" / f"{number:032x}" / "artifacts" / "model"
+        _put(copy / "weights.pt", 1000)
+        (copy / "manifest.json").write_text(json.dumps({"config_key": record.key}))
+    _put(folder / "stages" / "abc" / "state.pt", 500)
+    _put(folder / ".tune" / "experiment" / "x", 50)
+    _put(Path(records[1].job.folder) / "epochs" / "epoch_0001" / "state.pt", 5)
+    with run_lock(folder):
+        pass  # its file stays, as a driver's does
+    return folder, records
+
+
+def _weights(folder: Path) -> set[str]:
+    return {path.parents[1].name for path in (folder / "trials").glob("*/model/weights.pt")}
+
+
+def test_stages_scratch_and_leftover_checkpoints_go_and_weights_stay(tmp_path: Path) -> None:
+    folder, records = _sweep(tmp_path)
+    before = size_of(folder)
+    cleaned = clean(folder)
+    assert cleaned.removed == {"stages": 500, ".tune": 50, "trials/t0000/epochs": 5}
+    assert cleaned.bytes == before - size_of(folder) == 555
+    assert _weights(folder) == {record.job.trial_id for record in records}
+    assert clean(folder).bytes == 0
+
+
+def test_a_dry_run_says_the_same_and_removes_nothing(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path)
+    before = sorted(folder.rglob("*"))
+    dry = clean(folder, "front", dry_run=True)
+    assert sorted(folder.rglob("*")) == before
+    assert dry.removed == clean(folder, "front").removed
+    assert "would free" in dry.text()
+
+
+def test_keep_front_leaves_front_and_baseline_and_drops_the_copies_of_the_rest(tmp_path: Path) -> None:
+    folder, records = _sweep(tmp_path)
+    trials = [record for record in records if record.job.kind == "trial"]
+    costs = {record.job.trial_id: (-record.values[0], record.values[1]) for record in trials}
+    front = {a for a, x in costs.items() if not any(dominates(y, x) for y in costs.values())}
+    assert 0 < len(front) < len(trials)
+    cleaned = clean(folder, "front")
+    assert _weights(folder) == {"b0000", *front} == set(cleaned.kept_weights)
+    copies = {json.loads((p.parent / "manifest.json").read_text())["config_key"] for p in _copies(folder)}
+    assert copies == {record.key for record in records if record.job.trial_id in {"b0000", *front}}
+    assert all((Path(record.job.folder) / "model" / "manifest.json").exists() for record in records)
+    assert cleaned.bytes == 555 + 2 * 1000 * (len(records) - len(front) - 1)
+
+
+def _copies(folder: Path) -> list[Path]:
+    return list((folder / "mlartifacts").glob("*/artifacts/model/weights.pt"))
+
+
+def test_keep_none_leaves_no_weights(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path)
+    clean(folder, "none")
+    assert _weights(folder) == set()
+    assert _copies(folder) == []
+
+
+def test_an_unfinished_trial_keeps_its_checkpoints(tmp_path: Path) -> None:
+    checked = config(tmp_path)
+    conductor, _, _ = new_conductor(checked)
+    job = conductor.next_job()
+    folder = Path(checked.folder)
+    write_config(folder, checked)
+    write_entry(folder, Entry("0123456789ab", checked.name, None, "e", "run", checked.digest()))
+    _put(Path(job.folder) / "epochs" / "epoch_0001" / "state.pt", 5)
+    assert clean(folder, "none").removed == {}
+
+
+def test_the_front_is_empty_as_long_as_nothing_is_complete(tmp_path: Path) -> None:
+    assert front_of(config(tmp_path), []) == []
+
+
+def test_weights_on_a_server_are_named_with_the_way_to_delete_them(tmp_path: Path) -> None:
+    import shutil
+
+    folder, _ = _sweep(tmp_path)
+    shutil.rmtree(folder / "mlartifacts")
+    text = clean(folder, "front").text()
+    assert "MLflow keeps its own copies of the weights at sqlite:///" in text
+    assert "`mlflow gc`" in text
+
+
+def test_a_running_sweep_is_not_cleaned(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path)
+    with run_lock(folder):
+        done = _call("clean", str(folder))
+    assert done.exit_code == 2
+    assert "the sweep is being run by process" in done.stderr
+    assert (folder / "stages").exists()
+
+
+def test_the_command_has_json_and_a_sentence(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path)
+    answer = json.loads(_call("clean", str(folder), "--dry-run", "--json").stdout)
+    assert (answer["bytes"], answer["dry_run"], answer["keep"]) == (555, True, "all")
+    assert "freed 0.00 MB (555 bytes)" in _call("clean", str(folder)).stdout
+    assert _call("clean", str(tmp_path)).exit_code == 2
+    with pytest.raises(ConfigError, match="'best' is unknown"):
+        clean(folder, "best")
+
+
+# --- stop ---------------------------------------------------------------------------------------------------------
+
+#: A driver that does what the searcher's stopper does: it looks for the request.
+DRIVER = """
+import sys
+from pathlib import Path
+from sweeps.storage.lock import run_lock, stop_requested
+folder = Path(sys.argv[1])
+with run_lock(folder):
+    print("held", flush=True)
+    while not stop_requested(folder):
+        pass
+"""
+
+
+def test_stop_says_so_if_nobody_runs_the_sweep(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path)
+    done = _call("stop", str(folder))
+    assert (done.exit_code, done.stdout) == (0, "nothing to stop: nobody runs inline (complete)\n")
+    assert not stop_requested(folder)
+    answer = json.loads(_call("stop", str(folder), "--json").stdout)
+    assert answer == {"running": False, "stopped": False, "driver": None, "state": "complete"}
+
+
+def test_stop_of_a_killed_driver_says_how_to_continue(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path, state="running")
+    done = _call("stop", str(folder))
+    assert done.exit_code == 0
+    assert "nobody holds it: its driver was killed" in done.stdout
+    assert "gcp-sweep run continues" in done.stdout
+
+
+def test_stop_ends_the_driver_and_waits_for_it(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path, state="running")
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert driver.stdout.readline() == "held\n"
+    assert driver_of(folder).startswith(f"process {driver.pid} on ")
+    done = _call("stop", str(folder))
+    assert driver.wait() == 0
+    assert done.exit_code == 0
+    assert done.stdout == f"{done.stdout.partition(' has ended')[0]} has ended; inline is running\n"
+    assert driver_of(folder) is None
+    assert not stop_requested(folder), "the next driver must not find it"
+
+
+def test_a_driver_that_does_not_end_in_time_is_exit_code_1(tmp_path: Path) -> None:
+    folder, _ = _sweep(tmp_path, state="running")
+    with run_lock(folder):
+        done = _call("stop", str(folder), "--wait", "0")
+        assert stop_requested(folder)
+    assert done.exit_code == 1
+    assert "was asked to end, and is still at it after 0 s" in done.stdout
+
+
+def test_a_new_driver_forgets_a_request_that_was_meant_for_a_killed_one(tmp_path: Path) -> None:
+    request_stop(tmp_path)
+    with run_lock(tmp_path):
+        assert not stop_requested(tmp_path)
+
+
+def test_stop_of_a_folder_without_a_sweep_is_exit_code_2(tmp_path: Path) -> None:
+    assert _call("stop", str(tmp_path)).exit_code == 2

@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import pytest
+
+from gcp_core.errors import ConfigError
+from sweeps.config.limits import parse_limit
+
+FINALS = {"macs": 600.0, "accuracy_drop": 1.5, "val_accuracy": 93.0}
+BASELINE = {"macs": 1000.0, "val_accuracy": 94.5}
+
+KEPT = [
+    ("macs <= 600", 0.0),
+    ("macs<=5e2", 100.0),
+    ("macs <= 50%", 100.0),
+    ("macs <= 70 %", -100.0),
+    ("accuracy_drop <= 1", 0.5),
+    ("val_accuracy >= 94", 1.0),
+    ("val_accuracy >= 92.5", -0.5),
+]
+
+
+@pytest.mark.parametrize(("text", "excess"), KEPT)
+def test_excess_is_positive_exactly_where_the_limit_is_broken(text: str, excess: float) -> None:
+    assert parse_limit(text, "x").excess(FINALS, BASELINE) == pytest.approx(excess)
+
+
+@pytest.mark.parametrize(
+    ("text", "needed"), [("macs <= 600", False), ("macs <= 50%", True), ("accuracy_drop <= 1", True)]
+)
+def test_a_share_and_a_drop_need_the_baseline(text: str, needed: bool) -> None:
+    assert parse_limit(text, "x").needs_baseline() is needed
+
+
+BAD = [
+    ("macs < 5", "x: 'macs < 5' is not of the form NAME <= NUMBER"),
+    ("macs <= many", "x: 'macs <= many' is not of the form"),
+    ("mac <= 5", "x: 'mac' is unknown (did you mean \"macs\"?)"),
+    ("test_accuracy >= 5", "x: 'test_accuracy' is unknown"),
+    ("accuracy_drop <= 5%", "x: accuracy_drop has no share of the baseline"),
+    ("macs <= 1.2.3", "x: '1.2.3' is not a number"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), BAD)
+def test_a_bad_limit_says_what_is_allowed(text: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse_limit(text, "x")
+    assert str(caught.value).startswith(message)

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gcp_core.errors import ConfigError
+from sweeps.config.space import Dimension, Space, read_range
+
+STEPPED = Dimension("x", low=0.1, high=0.4, step=0.1)
+CHOSEN = Dimension("y", choices=("a", "b"))
+
+
+def test_values_of_a_step_are_written_without_binary_noise() -> None:
+    assert STEPPED.values() == [0.1, 0.2, 0.3, 0.4]
+    assert Dimension("t", low=0.3, high=0.95, step=0.05).values()[-3:] == [0.85, 0.9, 0.95]
+
+
+def test_a_high_end_off_the_grid_is_drawn_down_to_it() -> None:
+    assert read_range("x", {"low": 0.1, "high": 0.45, "step": 0.1}, numbers="float").values() == [
+        0.1,
+        0.2,
+        0.3,
+        0.4,
+    ]
+
+
+def test_a_range_of_whole_numbers_has_step_one() -> None:
+    assert read_range("n", {"low": 2, "high": 5}, numbers="int").values() == [2, 3, 4, 5]
+
+
+def test_a_continuous_range_has_no_size_and_no_list() -> None:
+    continuous = read_range("x", {"low": 0.1, "high": 0.4}, numbers="float")
+    assert continuous.size() is None
+    assert Space({}, (continuous, CHOSEN)).size() is None
+    with pytest.raises(ConfigError, match="give it a step"):
+        continuous.values()
+
+
+def test_the_grid_is_the_product_of_all_values() -> None:
+    space = Space({}, (STEPPED, CHOSEN))
+    expected = [{"x": x, "y": y} for x, y in itertools.product([0.1, 0.2, 0.3, 0.4], ["a", "b"])]
+    assert list(space.grid()) == expected
+    assert space.size() == len(expected) == 8
+
+
+def test_corners_visit_every_choice_and_both_ends() -> None:
+    corners = Space({}, (STEPPED, Dimension("y", choices=("a", "b", "c")))).corners()
+    assert {corner["x"] for corner in corners} == {0.1, 0.4}
+    assert {corner["y"] for corner in corners} == {"a", "b", "c"}
+
+
+def test_a_point_outside_the_range_is_refused() -> None:
+    space = Space({}, (STEPPED, CHOSEN))
+    with pytest.raises(
+        ConfigError, match=r"search\.points\.x: 0\.5 is outside the range \(0\.1 \.\. 0\.4 in steps"
+    ):
+        space.canonical({"x": 0.5, "y": "a"})
+    with pytest.raises(ConfigError, match=r"search\.points: 'z' is not searched"):
+        space.canonical({"x": 0.1, "y": "a", "z": 1})
+
+
+@given(st.integers(0, 1000), st.sampled_from([0.001, 0.01, 0.025, 0.05, 0.1, 0.3, 2.5]), st.integers(-5, 5))
+def test_rounding_to_the_grid_twice_changes_nothing(index: int, step: float, low: int) -> None:
+    dimension = Dimension("x", low=low * step, high=low * step + 1000 * step, step=step)
+    once = dimension.canonical(low * step + index * step * (1 + 1e-12))
+    assert dimension.canonical(once) == once
+    assert once == pytest.approx(low * step + index * step, rel=1e-9, abs=1e-9)
+
+
+@given(st.floats(1e-4, 1.0))
+def test_a_continuous_value_keeps_six_digits(value: float) -> None:
+    dimension = Dimension("x", low=1e-4, high=1.0, log=True)
+    assert dimension.canonical(value) == pytest.approx(value, rel=1e-5)
+    assert dimension.canonical(dimension.canonical(value)) == dimension.canonical(value)

@@ -1,0 +1,183 @@
+"""Starting, continuing and refusing a sweep; Ray is replaced by running the jobs one after the other."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError, DataError
+from sweeps.commands.status import sweep_status
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver import launch
+from sweeps.driver.cluster import WorkersLost
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.launch import Launch, Sweep
+from sweeps.storage.lock import run_lock
+from sweeps.worker.trial import run_job
+from tests.sweeps.inline import RUNNER, config, drive
+
+PUBLISHED: list[Path] = []
+
+
+@pytest.fixture(autouse=True)
+def without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_here(conductor: Conductor, folder: Path, runner: str) -> None:
+        drive(conductor, runner)
+
+    PUBLISHED.clear()
+    monkeypatch.setattr(launch, "ray_cluster", lambda config, address: contextlib.nullcontext())
+    monkeypatch.setattr(launch, "run_on_ray", run_here)
+    monkeypatch.setattr(launch, "publish", PUBLISHED.append)
+
+
+@pytest.fixture
+def store(tmp_path: Path, empty_store: Path) -> str:
+    """The URI of a prepared MLflow store outside the sweep's folder."""
+    shutil.copy(empty_store, tmp_path / "store.db")
+    return f"sqlite:///{tmp_path}/store.db"
+
+
+def _config(tmp_path: Path, store: str, **overrides: Any) -> SweepConfig:
+    return config(tmp_path / "runs", {"tracking.uri": store, **overrides})
+
+
+def _run(checked: SweepConfig, **options: Any) -> Sweep:
+    return launch.run(checked, launch=Launch(**{"runner": RUNNER, "check": lambda trial: None, **options}))
+
+
+def test_a_sweep_ends_complete_published_and_findable(tmp_path: Path, store: str) -> None:
+    sweep = _run(_config(tmp_path, store))
+    assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", {"complete": 6}, 0)
+    entry = json.loads((tmp_path / "runs" / "inline" / "sweep.json").read_text())
+    assert entry["tracking_uri"] == store
+    assert (entry["id"], entry["parent_run_id"], entry["state"]) == (
+        sweep.id,
+        sweep.parent_run_id,
+        "complete",
+    )
+    assert [sweep.folder] == PUBLISHED
+    assert os.fspath(sweep) == str(tmp_path / "runs" / "inline")
+
+
+def test_a_finished_sweep_is_returned_without_ray_and_mlflow(tmp_path: Path, store: str, monkeypatch) -> None:
+    first = _run(_config(tmp_path, store))
+    for name in ("run_on_ray", "ray_cluster", "open_writer"):
+        monkeypatch.setattr(launch, name, lambda *args: pytest.fail("nothing is left to do"))
+    assert _run(_config(tmp_path, store)) == first
+
+
+def test_more_trials_can_be_asked_for_under_the_same_parent(tmp_path: Path, store: str) -> None:
+    first = _run(_config(tmp_path, store))
+    second = _run(_config(tmp_path, store, **{"search.trials": 8}))
+    assert (second.id, second.parent_run_id) == (first.id, first.parent_run_id)
+    assert second.statuses == {"complete": 8}
+
+
+def test_new_starts_a_sweep_beside_the_old_one(tmp_path: Path, store: str) -> None:
+    _run(_config(tmp_path, store, **{"search.trials": 2}))
+    second = _run(_config(tmp_path, store, **{"search.trials": 2, "train.epochs": 3}), new=True)
+    assert (second.name, second.statuses) == ("inline-2", {"complete": 2})
+
+
+def test_first_trials_that_all_fail_alike_end_the_sweep_as_failed(tmp_path: Path, store: str) -> None:
+    sweep = _run(_config(tmp_path, store, **{"model.name": "broken"}))
+    assert sweep.state == "failed"
+    assert sweep.message.startswith("the first 3 trials all failed alike: ValueError: no such thing")
+    assert sum(sweep.statuses.values()) < 6
+
+
+def test_what_the_core_refuses_leaves_nothing_behind(tmp_path: Path, store: str) -> None:
+    def refuse(trial: TrialConfig) -> None:
+        raise DataError("label 12 is out of range", "data.path")
+
+    with pytest.raises(DataError, match="label 12 is out of range"):
+        _run(_config(tmp_path, store), check=refuse)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_store_that_cannot_be_opened_leaves_no_folder_behind(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ConfigError, match=r"tracking\.uri"):
+        _run(_config(tmp_path, f"sqlite:///{tmp_path}/file/x.db"))
+    assert not (tmp_path / "runs" / "inline").exists()
+
+
+def test_a_second_driver_is_refused(tmp_path: Path, store: str) -> None:
+    folder = tmp_path / "runs" / "inline"
+    folder.mkdir(parents=True)
+    with run_lock(folder), pytest.raises(ConfigError, match="the sweep is being run by process"):
+        _run(_config(tmp_path, store))
+
+
+def test_an_error_in_the_driver_leaves_a_sweep_that_can_be_continued(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    def broken(conductor: Conductor, folder: Path, runner: str) -> None:
+        conductor.next_job()
+        raise RuntimeError("Ray is gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "run_on_ray", broken)
+        with pytest.raises(RuntimeError, match="Ray is gone"):
+            _run(_config(tmp_path, store))
+    entry = json.loads((tmp_path / "runs" / "inline" / "sweep.json").read_text())
+    assert entry["state"] == "failed"
+    assert _run(_config(tmp_path, store)).statuses == {"complete": 6}
+
+
+def test_a_sweep_goes_on_when_tune_gives_up_over_a_lost_worker(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    rounds = []
+
+    def losing_once(conductor: Conductor, folder: Path, runner: str) -> None:
+        rounds.append(conductor)
+        if len(rounds) == 1:
+            conductor.next_job()
+            raise WorkersLost(
+                "1 worker(s) were killed due to the node running low on memory", conductor.active
+            )
+        drive(conductor, runner)
+
+    monkeypatch.setattr(launch, "run_on_ray", losing_once)
+    sweep = _run(_config(tmp_path, store))
+    assert (sweep.state, sweep.statuses, len(rounds)) == ("complete", {"complete": 6}, 2)
+
+
+def test_a_trial_that_takes_its_worker_down_every_time_is_lost_and_the_others_run(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    def too_large(conductor: Conductor, folder: Path, runner: str) -> None:
+        while (job := conductor.next_job()) is not None:
+            if job.trial_id == "t0002":
+                raise WorkersLost("low on memory", conductor.active)
+            conductor.finish(job.trial_id, run_job(job, runner, lambda row: None))
+
+    monkeypatch.setattr(launch, "run_on_ray", too_large)
+    sweep = _run(_config(tmp_path, store))
+    assert (sweep.state, sweep.statuses) == ("complete", {"complete": 5, "lost": 1})
+    (failure,) = sweep_status(sweep.folder).failures
+    assert failure.trial_id == "t0002"
+    assert failure.error.startswith("its process was lost 3 times: low on memory; lower train.batch_size")
+
+
+def test_a_trial_that_had_ended_when_its_worker_was_lost_keeps_its_result(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    def late(conductor: Conductor, folder: Path, runner: str) -> None:
+        while (job := conductor.next_job()) is not None:
+            outcome = run_job(job, runner, lambda row: None)
+            if job.trial_id == "t0002":  # its outcome is in its folder, but Tune does not hear of it
+                raise WorkersLost("low on memory", conductor.active)
+            conductor.finish(job.trial_id, outcome)
+
+    monkeypatch.setattr(launch, "run_on_ray", late)
+    sweep = _run(_config(tmp_path, store, **{"resources.retries": 0}))
+    assert (sweep.state, sweep.statuses) == ("complete", {"complete": 6})

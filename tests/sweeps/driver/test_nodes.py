@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from gcp_core.errors import ConfigError
+from sweeps.driver.nodes import Node, check_nodes, check_resources, check_shared, data_paths, describe
+from tests.sweeps.inline import config
+
+
+def _node(name: str, **more: float) -> dict[str, object]:
+    return {"NodeManagerAddress": name, "Resources": more}
+
+
+def test_too_few_cpus_for_one_trial_are_refused(tmp_path: Path) -> None:
+    nodes = [_node("head"), _node("a", CPU=2.0)]
+    with pytest.raises(ConfigError, match=r"resources\.cpus: 8 CPUs per trial, but no node has more than 2"):
+        check_resources(config(tmp_path, {"resources.cpus": 8}), nodes)
+    check_resources(config(tmp_path, {"resources.cpus": 2}), nodes)
+
+
+def test_too_few_gpus_for_one_trial_are_refused_and_a_share_of_one_is_enough(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"resources\.gpus: 0.5 GPUs per trial, but no node has more than 0"
+    ):
+        check_resources(config(tmp_path, {"resources.gpus": 0.5}), [_node("a", CPU=2.0)])
+    check_resources(config(tmp_path, {"resources.gpus": 0.5}), [_node("a", CPU=2.0, GPU=1.0)])
+
+
+def test_cpus_and_gpus_must_be_on_one_node(tmp_path: Path) -> None:
+    nodes = [_node("a", CPU=8.0), _node("b", CPU=1.0, GPU=1.0)]
+    wanted = config(tmp_path, {"resources.cpus": 4, "resources.gpus": 1})
+    with pytest.raises(ConfigError, match="resources: no node has 4 CPUs and 1 GPUs at once"):
+        check_resources(wanted, nodes)
+
+
+def test_local_storage_with_a_remote_node_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
+    probes = [("10.0.0.1", os.path.exists), ("10.0.0.2", lambda path: False)]
+    with pytest.raises(ConfigError) as caught:
+        check_shared(str(tmp_path / "runs"), probes)
+    assert "is local: 1 node(s) of the cluster do not see it (10.0.0.2)" in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+    check_shared(str(tmp_path / "runs"), probes[:1])
+
+
+def test_a_machine_says_which_versions_it_has_and_what_it_does_not_see(tmp_path: Path) -> None:
+    here = describe("here", [str(tmp_path), str(tmp_path / "missing")])
+    assert here.missing == (str(tmp_path / "missing"),)
+    assert set(here.versions) == {"Python", "torch", "torchvision", "numpy", "our code"}
+    assert here.versions["our code"] == describe("again", []).versions["our code"]
+    check_nodes(here, [describe("there", [str(tmp_path)])])
+
+
+def test_another_version_on_a_node_is_refused_with_both_versions() -> None:
+    driver = Node("the driver", {"torch": "2.15.0", "our code": "aaa"})
+    nodes = [Node("10.0.0.1", driver.versions), Node("10.0.0.2", {"torch": "2.14.0", "our code": "aaa"})]
+    with pytest.raises(ConfigError) as caught:
+        check_nodes(driver, nodes)
+    assert str(caught.value) == (
+        "--address: nodes differ: 10.0.0.2 has torch 2.14.0, the driver 2.15.0"
+        " (install the same versions on every node)"
+    )
+
+
+def test_other_code_on_a_node_is_refused() -> None:
+    driver = Node("the driver", {"our code": "aaa"})
+    with pytest.raises(ConfigError, match=r"10\.0\.0\.2 has our code bbb, the driver aaa"):
+        check_nodes(driver, [Node("10.0.0.2", {"our code": "bbb"})])
+
+
+def test_a_node_without_our_code_is_refused_with_its_own_words() -> None:
+    nodes = [Node("10.0.0.2", error="ModuleNotFoundError: No module named 'sweeps'")]
+    with pytest.raises(ConfigError, match=r"1 node\(s\) cannot run our code \(10.0.0.2: ModuleNotFoundError"):
+        check_nodes(Node("the driver"), nodes)
+
+
+def test_data_that_a_node_does_not_see_is_named_with_the_node() -> None:
+    nodes = [Node("10.0.0.1"), Node("10.0.0.2", missing=("/data/cifar10",))]
+    with pytest.raises(
+        ConfigError, match=r"data\.path: data is missing on a node: 10.0.0.2 has no /data/cifar10"
+    ):
+        check_nodes(Node("the driver"), nodes)
+
+
+def test_every_place_of_the_data_is_asked_for(tmp_path: Path) -> None:
+    assert data_paths(config(tmp_path)) == []  # the digits are bundled
+    paths = {"data.name": "parquet", "data.path": {"choice": [f"{tmp_path}/a", f"{tmp_path}/b"]}}
+    assert data_paths(config(tmp_path, paths)) == [f"{tmp_path}/a", f"{tmp_path}/b"]

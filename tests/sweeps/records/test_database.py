@@ -1,0 +1,137 @@
+"""A ledger in a database. SQLite stands in for PostgreSQL: the same path through Optuna, without a server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gcp_core.errors import ConfigError
+from sweeps.commands.status import sweep_status
+from sweeps.config.places import check_url
+from sweeps.config.sweep_config import SweepConfig, load_config
+from sweeps.driver.conductor import Conductor
+from sweeps.driver.preflight import check_ledger
+from sweeps.records.database import driver_lock, open_storage
+from sweeps.records.folder import Entry, check_unchanged, write_config, write_entry
+from sweeps.records.job import Outcome
+from sweeps.records.layout import JOURNAL
+from sweeps.records.ledger import Ledger, read_records
+from tests.sweeps.inline import Silent, config, drive
+
+
+def _sweep(storage: Path, url: str, sweep_id: str) -> tuple[SweepConfig, Ledger]:
+    """A sweep whose folder and ledger exist."""
+    checked = config(storage, {"ledger": url, "search.trials": 3})
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True)
+    write_config(folder, checked)
+    write_entry(folder, Entry(sweep_id, checked.name, None, checked.name, "r", checked.digest()))
+    return checked, Ledger(folder, checked.name, checked.search.objectives, url=url, sweep_id=sweep_id)
+
+
+def test_sweeps_of_one_name_share_a_database_and_do_not_meet(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/team.db"
+    first, ledger = _sweep(tmp_path / "a", url, "aaaa")
+    drive(Conductor(first, ledger, Silent(), Silent()))
+    second, other = _sweep(tmp_path / "b", url, "bbbb")
+    assert other.records("trial") == []
+    trials, baselines = read_records(Path(first.folder), first.name, first.search.objectives, url=url)
+    assert [record.status for record in [*baselines, *trials]] == ["complete"] * 4
+    assert trials == ledger.records("trial")
+    assert not list(tmp_path.rglob(JOURNAL))
+    assert sweep_status(Path(first.folder)).statuses == {"complete": 3}
+    assert sweep_status(Path(second.folder)).statuses == {}
+
+
+def test_a_sweep_goes_on_from_a_database(tmp_path: Path) -> None:
+    checked, ledger = _sweep(tmp_path, f"sqlite:///{tmp_path}/team.db", "aaaa")
+    conductor = Conductor(checked, ledger, Silent(), Silent())
+    baseline, waiting = (
+        conductor.next_job(),
+        conductor._queue[0],
+    )  # handed out and entered when the driver dies
+    again = Ledger(
+        Path(checked.folder), checked.name, checked.search.objectives, url=checked.ledger, sweep_id="aaaa"
+    )
+    drive(Conductor(checked, again, Silent(), Silent()))
+    assert [record.job for record in again.records("baseline")] == [baseline]
+    records = again.records("trial")
+    assert records[0].job == waiting
+    assert [record.status for record in records] == ["complete"] * 3
+    assert all(record.ended_ms >= record.started_ms > 0 for record in records)
+
+
+def test_constraints_and_choices_survive_a_database(tmp_path: Path) -> None:
+    checked, ledger = _sweep(tmp_path, f"sqlite:///{tmp_path}/team.db", "aaaa")
+    job = Conductor(checked, ledger, Silent(), Silent())
+    job.next_job()
+    (trial,) = ledger.records("trial")
+    ledger.close(
+        trial.job, Outcome("infeasible", {"macs": 5.0}, error="why"), (90.0, 5.0), {"macs <= 4": 1.0}
+    )
+    (record,) = ledger.records("trial")
+    assert (record.status, record.values, record.violations) == (
+        "infeasible",
+        (90.0, 5.0),
+        {"macs <= 4": 1.0},
+    )
+    assert record.job == trial.job
+
+
+REFUSED = [
+    ("team.db", "ledger: 'team.db' is not a database's address (null (a journal in the sweep's folder) or"),
+    ("mongodb://host/db", "ledger: 'mongodb://host/db' is not a database's address"),
+    ("", "ledger: '' is not a database's address"),
+    (
+        "postgresql://me:secret@host/db",
+        "ledger: holds a password, which would be copied to the sweep's folder and to MLflow (leave it out;",
+    ),
+]
+
+
+@pytest.mark.parametrize(("url", "message"), REFUSED)
+def test_what_is_no_database_or_holds_a_secret_is_refused(url: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config({"name": "x", "ledger": url})
+    assert str(caught.value).startswith(message)
+    assert "secret" not in str(caught.value).replace("a secret", "")
+
+
+def test_postgresql_with_and_without_a_driver_name_is_allowed() -> None:
+    for url in ("postgresql://me@host/db", "postgresql+psycopg2:///db?host=/run"):
+        assert check_url(url) == url
+
+
+def test_a_database_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"ledger: the database cannot be used: .*unable to open"):
+        check_ledger(f"sqlite:///{tmp_path}/missing/team.db")
+
+
+def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    import optuna.storages
+
+    def missing(*args: object, **kwargs: object) -> None:
+        raise ImportError("No module named 'psycopg'")
+
+    monkeypatch.setattr(optuna.storages, "RDBStorage", missing)
+    with pytest.raises(ConfigError, match=r"ledger: the driver is missing: .*psycopg.*pip install"):
+        open_storage("postgresql://me@host/db")
+
+
+def test_a_folder_without_a_sweep_has_no_study(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="the folder holds no sweep"):
+        read_records(tmp_path, "x", {"val_accuracy": "max"}, url=f"sqlite:///{tmp_path}/team.db")
+
+
+def test_the_ledger_of_a_sweep_may_not_be_moved(tmp_path: Path) -> None:
+    checked, _ = _sweep(tmp_path, f"sqlite:///{tmp_path}/team.db", "aaaa")
+    check_unchanged(checked)
+    with pytest.raises(ConfigError, match=r"ledger: sqlite.* -> None"):
+        check_unchanged(config(tmp_path, {"search.trials": 3}))
+
+
+def test_without_postgresql_the_folders_lock_is_all_there_is(tmp_path: Path) -> None:
+    for url in (None, f"sqlite:///{tmp_path}/team.db"):
+        with driver_lock(url, "aaaa"), driver_lock(url, "aaaa"):
+            pass

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from gcp_core.errors import ConfigError
+from sweeps.records.folder import (
+    Entry,
+    check_unchanged,
+    read_config,
+    read_entry,
+    write_config,
+    write_entry,
+)
+from sweeps.storage.place import renamed
+from tests.sweeps.inline import config
+
+ENTRY = Entry("0123456789ab", "inline", "sqlite:////x/mlflow.db", "inline", "run1", "d1g3st")
+
+
+def test_an_entry_reads_back_as_it_was_written(tmp_path: Path) -> None:
+    write_entry(tmp_path, ENTRY)
+    assert read_entry(tmp_path) == ENTRY
+
+
+def test_a_folder_without_an_entry_holds_no_sweep(tmp_path: Path) -> None:
+    assert read_entry(tmp_path) is None
+    with pytest.raises(ConfigError, match="the folder holds no sweep"):
+        read_config(tmp_path)
+
+
+def test_a_broken_entry_is_named(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"sweep\.json: is no sweep's entry"):
+        read_entry(tmp_path)
+
+
+def test_a_changed_config_is_refused_with_every_difference_and_the_way_out(tmp_path: Path) -> None:
+    old = config(tmp_path)
+    Path(old.folder).mkdir()
+    write_config(Path(old.folder), old)
+    check_unchanged(config(tmp_path, {"search.trials": 99, "search.concurrency": 2}))
+    with pytest.raises(ConfigError) as caught:
+        check_unchanged(config(tmp_path, {"train.epochs": 5, "model.width": 0.5}))
+    message = str(caught.value)
+    assert "the sweep exists with another config: model.width: 1.0 -> 0.5; train.epochs: 2 -> 5" in message
+    assert "--new starts a new sweep beside it" in message
+
+
+def test_a_new_sweep_takes_the_first_free_name(tmp_path: Path) -> None:
+    assert renamed(config(tmp_path)).name == "inline"
+    for name in ("inline", "inline-2"):
+        (tmp_path / name).mkdir()
+    assert renamed(config(tmp_path)).name == "inline-3"

@@ -1,0 +1,405 @@
+"""Driver and trials that share nothing but an object store (a real S3 server on loopback)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.errors import ConfigError
+from gcp_core.training import run_trial
+from sweeps.commands import clean as cleaning
+from sweeps.commands.status import sweep_status
+from sweeps.commands.stop import stop
+from sweeps.config.places import working_folder
+from sweeps.records.folder import Entry, write_config, write_entry
+from sweeps.records.job import Job, Stop, read_outcome, write_stop
+from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, STAGES
+from sweeps.storage.exchange import ObjectExchange, trial_exchange
+from sweeps.storage.lock import run_lock, stop_requested
+from sweeps.storage.object_stages import open_stages
+from sweeps.storage.objects import ObjectStore, StoreError
+from sweeps.storage.place import bring_home, open_sweep
+from sweeps.storage.presence import DRIVER, presence, refuse_second
+from sweeps.worker.trial import DEFAULT_RUNNER, run_job
+from tests.sweeps.inline import config, drive, new_conductor
+
+ROOT = Path(__file__).parents[3]
+TRIAL = TrialConfig(
+    data=DataConfig("digits", train_images=200),
+    model=ModelConfig("vgg_tiny", 0.125),
+    train=TrainConfig(epochs=5),
+    prune=PruneConfig(criterion="l1", interval=1, ratio=0.3, target=0.5, until=1.0),
+)
+
+
+def _job(folder: Path, trial: TrialConfig = TRIAL) -> Job:
+    return Job("t0000", "trial", 0, trial, {}, str(folder / "trials" / "t0000"))
+
+
+def _run(url: str, job: Job, sink=lambda row: None, runner: str = DEFAULT_RUNNER):
+    with trial_exchange(Path("/nowhere"), url) as exchange:
+        return run_job(job, runner, sink, exchange=exchange)
+
+
+class Died(BaseException):
+    """Stands for a node that is gone: nothing after it is run."""
+
+
+def test_a_trial_goes_on_on_another_node_from_its_last_epoch_to_the_same_weights(
+    s3: str, tmp_path: Path
+) -> None:
+    alone = run_trial(TRIAL)
+    job, seen = _job(tmp_path), []
+
+    def dies(row: dict[str, float]) -> None:
+        seen.append(row["epoch"])
+        if row["epoch"] == 4:
+            raise Died
+
+    with contextlib.suppress(Died):
+        _run(s3, job, dies)
+    store = ObjectStore(s3)
+    assert {path.split("/")[3] for path in store.sizes(f"trials/t0000/{EPOCHS}")} == {
+        "epoch_0002",
+        "epoch_0003",
+    }
+    outcome = _run(s3, job, lambda row: seen.append(row["epoch"]))
+    assert seen == [1, 2, 3, 4, 4, 5], "only the running epoch is trained again"
+    assert outcome.weights_sha256 == alone.weights_sha256
+    assert not store.sizes(f"trials/t0000/{EPOCHS}")
+    assert not tmp_path.joinpath("trials").exists(), "the driver's folder is not the trial's"
+    assert _run(s3, job, lambda row: pytest.fail("it had ended")) == outcome
+
+
+def test_a_checkpoint_that_came_only_in_part_is_passed_over(s3: str, tmp_path: Path) -> None:
+    job, store, seen = _job(tmp_path), ObjectStore(s3), []
+
+    def dies(row: dict[str, float]) -> None:
+        if row["epoch"] == 4:
+            raise Died
+
+    with contextlib.suppress(Died):
+        _run(s3, job, dies)
+    store.write(f"trials/t0000/{EPOCHS}/epoch_0003/state.pt", b"torn")
+    outcome = _run(s3, job, lambda row: seen.append(row["epoch"]))
+    assert seen == [3, 4, 5]
+    assert outcome.weights_sha256 == run_trial(TRIAL).weights_sha256
+
+
+def test_the_drivers_word_reaches_a_trial(s3: str, tmp_path: Path) -> None:
+    drivers = ObjectExchange(tmp_path, s3)
+
+    def sink(row: dict[str, float]) -> None:
+        if row["epoch"] == 2:
+            (tmp_path / "trials/t0000").mkdir(parents=True)
+            write_stop(tmp_path / "trials/t0000", Stop("far behind"))
+            drivers.send("trials/t0000/stop.json")
+
+    outcome = _run(s3, _job(tmp_path), sink)
+    assert (outcome.status, outcome.last_epoch, outcome.error) == ("stopped", 2, "far behind")
+
+
+SUPERSEDED = """
+import sys
+from pathlib import Path
+from sweeps.storage.exchange import ObjectExchange, trial_exchange
+from sweeps.records.job import Job
+from sweeps.worker.trial import DEFAULT_RUNNER, run_job
+url, text = sys.argv[1:]
+job = Job.from_json(text)
+def sink(row):
+    print(int(row["epoch"]), file=sys.__stdout__, flush=True)
+    if row["epoch"] == 2:
+        ObjectExchange(Path("/nowhere"), url).claim(job)
+with trial_exchange(Path("/nowhere"), url) as exchange:
+    run_job(job, DEFAULT_RUNNER, sink, exchange=exchange)
+"""
+
+
+def test_a_process_whose_trial_was_given_to_another_one_ends_and_writes_nothing_more(
+    s3: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", SUPERSEDED, s3, _job(tmp_path).to_json()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (1, ["1", "2"]), done.stderr
+    there = ObjectStore(s3).sizes("trials/t0000")
+    assert {path.split("/")[3] for path in there if f"/{EPOCHS}/" in path} == {"epoch_0001"}
+    assert "trials/t0000/outcome.json" not in there
+
+
+def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path) -> None:
+    later = TrialConfig(
+        data=TRIAL.data,
+        model=TRIAL.model,
+        train=TRIAL.train,
+        prune=PruneConfig(criterion="l1", interval=3, ratio=0.3, target=0.5, until=1.0),
+    )
+    with trial_exchange(Path("/nowhere"), s3) as exchange:
+        run_trial(later, stages=open_stages(exchange))
+        assert not list((exchange.root / STAGES).iterdir()), "nothing piles up on the node"
+    with trial_exchange(Path("/nowhere"), s3) as exchange:
+        baseline = run_trial(later.baseline(), stages=open_stages(exchange))
+    assert baseline.trained_epochs == 2, "three of five came from the store"
+    assert baseline.weights_sha256 == run_trial(later.baseline()).weights_sha256
+
+
+def test_the_oldest_stages_go_when_the_store_grows_past_its_bound(s3: str, tmp_path: Path) -> None:
+    import torch
+
+    exchange = ObjectExchange(tmp_path, s3)
+    stages = open_stages(exchange)
+    state = {"model": {"w": torch.zeros(1000)}}
+    stages.save("first", state, {})
+    size = sum(exchange.sizes(STAGES).values())
+    stages.max_bytes = 2 * size
+    stages.save("second", state, {})
+    assert exchange.store.names(STAGES) == {"first", "second"}
+    stages.save("third", state, {})
+    left = exchange.store.names(STAGES)
+    assert "third" in left
+    assert len(left) == 2
+
+
+# --- the whole sweep, in one process ------------------------------------------------------------------------------
+
+
+def _sweep(s3: str, tmp_path: Path, **overrides):
+    checked = config(tmp_path, {"storage": s3, "ledger": str(tmp_path / "driver"), **overrides})
+    exchange = ObjectExchange(Path(checked.folder), checked.store)
+    conductor, recorder, ledger = new_conductor(checked, exchange)
+    return checked, exchange, conductor, recorder, ledger
+
+
+def _finished(s3: str, tmp_path: Path):
+    checked, exchange, conductor, _recorder, ledger = _sweep(s3, tmp_path)
+    drive(conductor)
+    write_config(exchange.root, checked)
+    write_entry(exchange.root, Entry("1", "inline", None, "inline", None, checked.digest(), "complete", 6))
+    exchange.send(CONFIG, ENTRY, JOURNAL)
+    return checked, exchange, ledger
+
+
+def test_the_driver_has_every_outcome_log_and_no_weights(s3: str, tmp_path: Path) -> None:
+    checked, _exchange, ledger = _finished(s3, tmp_path)
+    assert [record.status for record in ledger.records("trial")] == ["complete"] * 6
+    assert checked.folder == str(tmp_path / "driver" / "inline")
+    for record in ledger.records("trial"):
+        assert read_outcome(record.job.folder).status == "complete"
+        assert (Path(record.job.folder) / "trial.log").exists()
+
+
+def test_another_machine_sees_and_continues_the_sweep(s3: str, tmp_path: Path, monkeypatch) -> None:
+    checked, exchange, ledger = _finished(s3, tmp_path)
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
+    (tmp_path / "driver").rename(tmp_path / "lost")
+    status = sweep_status(checked.store)
+    assert (status.trials, status.statuses) == (6, {"complete": 6})
+    assert status.folder.startswith(str(tmp_path / "cache"))
+
+    overrides = {"search.trials": 8, "ledger": str(tmp_path / "elsewhere")}
+    checked = config(tmp_path, {"storage": s3, **overrides})
+    exchange = ObjectExchange(Path(checked.folder), checked.store)
+    bring_home(exchange)
+    conductor, recorder, ledger = new_conductor(checked, exchange)
+    drive(conductor)
+    assert recorder.named("started") == ["t0006", "t0007"]
+    assert len({record.key for record in ledger.records("trial")}) == 8
+
+
+def test_a_trial_whose_end_the_driver_did_not_live_to_see_is_not_trained_again(
+    s3: str, tmp_path: Path
+) -> None:
+    checked, exchange, conductor, *_ = _sweep(s3, tmp_path)
+    conductor.next_job()  # the baseline
+    job = conductor.next_job() or conductor.active[0]
+    _run(checked.store, job, runner="tests.sweeps.fake_runner:run")
+    bring_home(exchange)
+    again, _recorder, _ledger = new_conductor(checked, exchange)
+    assert job.trial_id not in [queued.trial_id for queued in again._queue]
+
+
+def test_what_is_known_to_have_ended_is_not_fetched_again(s3: str, tmp_path: Path, monkeypatch) -> None:
+    checked, *_ = _finished(s3, tmp_path)
+    other = ObjectExchange(tmp_path / "other", checked.store)
+    bring_home(other)
+    files = sorted(path.relative_to(other.root) for path in other.root.glob("trials/*/*"))
+    assert Path("trials/t0005/outcome.json") in files
+    assert Path("trials/t0005/trial.log") in files
+    asked, real = [], other.store.get
+    monkeypatch.setattr(other.store, "get", lambda path, file: asked.append(path) or real(path, file))
+    bring_home(other)
+    assert asked == [ENTRY, CONFIG, JOURNAL, "trials"]
+
+
+def test_what_tells_that_the_rest_is_whole_comes_last(s3: str, tmp_path: Path, monkeypatch) -> None:
+    exchange, sent = ObjectExchange(tmp_path, s3), []
+    for name in ("outcome.json", "model/manifest.json", "model/weights.pt", "trial.log", ".lock"):
+        (tmp_path / "trials/t0000" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "trials/t0000" / name).write_text("x")
+    monkeypatch.setattr(
+        exchange.store, "put", lambda file, path: sent.append(path.removeprefix("trials/t0000/"))
+    )
+    exchange.send("trials/t0000")
+    assert sorted(sent[:2]) == ["model/weights.pt", "trial.log"]
+    assert sent[2:] == ["model/manifest.json", "outcome.json"]
+
+
+def test_a_copy_of_the_ledger_that_contradicts_it_is_refused(s3: str, tmp_path: Path) -> None:
+    exchange = ObjectExchange(tmp_path, s3)
+    journal = tmp_path / JOURNAL
+    for ours, theirs, left in [
+        (b"1\n2\n", b"1\n", b"1\n2\n"),
+        (b"1\n", b"1\n2\n", b"1\n2\n"),
+        (b"1\n2", b"1\n2\n3\n", b"1\n2\n3\n"),
+        (b"1\n2", b"1\n", b"1\n2"),
+    ]:
+        journal.write_bytes(ours)
+        exchange.store.write(JOURNAL, theirs)
+        bring_home(exchange)
+        assert journal.read_bytes() == left
+    journal.write_bytes(b"1\n2\n3\n")
+    exchange.store.write(JOURNAL, b"1\n2\n4\n5\n")
+    with pytest.raises(ConfigError, match="went different ways"):
+        bring_home(exchange)
+    assert [path.name for path in tmp_path.iterdir()] == [JOURNAL]
+
+
+def test_a_store_that_goes_away_ends_the_driver_in_order_and_the_sweep_goes_on_later(
+    s3: str, tmp_path: Path, monkeypatch
+) -> None:
+    from sweeps.driver.searcher import ConductorSearcher
+
+    checked, exchange, conductor, *_ = _sweep(s3, tmp_path)
+    searcher = ConductorSearcher(conductor, DEFAULT_RUNNER)
+    with monkeypatch.context() as patch:
+
+        def away(*args):
+            raise StoreError(f"{s3}: no answer")
+
+        patch.setattr(exchange.store, "put", away)
+        assert searcher.suggest("1") is None
+        exchange.offer(JOURNAL)  # what can be done without raises nothing
+    assert conductor.interrupted
+    assert conductor.stop_reason == f"the object store is away ({s3}: no answer)"
+    again, recorder, ledger = new_conductor(checked, exchange)
+    drive(again)
+    assert [record.status for record in ledger.records("trial")] == ["complete"] * 6
+    assert len(recorder.named("started")) == 7
+
+
+def test_clean_frees_what_lies_in_the_store(s3: str, tmp_path: Path) -> None:
+    checked, exchange, _ledger = _finished(s3, tmp_path)
+    for path in (
+        "stages/s/state.pt",
+        "trials/t0000/epochs/epoch_0001/state.pt",
+        "trials/t0001/model/weights.pt",
+    ):
+        exchange.store.write(path, b"12345")
+    dry = cleaning.clean(checked.store, "none", dry_run=True)
+    assert dry.bytes == 15
+    assert exchange.has("stages/s/state.pt")
+    assert cleaning.clean(exchange.root, "all").removed == {
+        f"{checked.store}/stages": 5,
+        f"{checked.store}/trials/t0000/epochs": 5,
+    }
+    assert exchange.has("trials/t0001/model/weights.pt")
+    assert cleaning.clean(exchange.root, "none").bytes == 5
+    assert not exchange.has("trials/t0001/model/weights.pt")
+    assert exchange.has("trials/t0001/outcome.json")
+
+
+def test_a_place_without_a_sweep_is_one_clear_error(s3: str) -> None:
+    with pytest.raises(ConfigError, match=f"{s3}/inline: there is no sweep"):
+        open_sweep(f"{s3}/inline")
+
+
+def test_an_objects_name_does_not_lead_out_of_the_folder(s3: str, tmp_path: Path, monkeypatch) -> None:
+    exchange = ObjectExchange(tmp_path / "sweep", s3)
+    exchange.store.write("trials/t0000/a", b"x")
+    names = {"trials/t0000/a": 1, "trials/t0000/../../../out": 1}
+    monkeypatch.setattr(exchange.store, "sizes", lambda path: names)
+    asked = []
+    real = exchange.store.get
+    monkeypatch.setattr(exchange.store, "get", lambda path, file: asked.append(path) or real(path, file))
+    exchange.fetch("trials")
+    assert asked == ["trials", "trials/t0000/a"]
+
+
+def test_where_the_drivers_folder_is(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path))
+    assert working_folder("s3://b/x", "n", "/ledgers") == "/ledgers/n"
+    first, second = (working_folder(url, "n", "postgresql://h/d") for url in ("s3://b/x", "s3://b/y"))
+    assert Path(first).parents[1] == tmp_path / "sweeps"
+    assert first != second
+    assert working_folder("runs", "n", None) == str(Path("runs/n").absolute())
+
+
+# --- one driver at a time -----------------------------------------------------------------------------------------
+
+
+def _foreign(store: ObjectStore) -> None:
+    store.write(DRIVER, json.dumps({"process": 7, "host": "elsewhere", "token": "theirs"}).encode())
+
+
+def test_a_second_driver_on_another_machine_is_refused_until_the_first_is_gone(s3: str, monkeypatch) -> None:
+    store = ObjectStore(s3)
+    _foreign(store)
+    with pytest.raises(ConfigError, match=r"run by process 7 on elsewhere \(last sign \d+ s ago\)"):
+        refuse_second(store)
+    monkeypatch.setattr("sweeps.storage.presence.GONE_S", 0.0)
+    with presence(store, lambda reason: None):
+        assert json.loads(store.read(DRIVER))["token"] != "theirs"
+    assert store.read(DRIVER) is None
+
+
+def test_a_killed_driver_of_this_machine_holds_nobody_up(s3: str) -> None:
+    store = ObjectStore(s3)
+    with presence(store, lambda reason: None):
+        left_behind = store.read(DRIVER)
+    store.write(DRIVER, left_behind)
+    refuse_second(store)
+
+
+def test_a_driver_that_comes_back_finds_that_another_has_taken_over(s3: str) -> None:
+    store, told = ObjectStore(s3), Told()
+    with presence(store, told, beat_s=0.01):
+        while not told.said:  # the earlier one may just be writing its own sign over it
+            _foreign(store)
+        assert told.wait() == "another driver has taken over"
+    assert json.loads(store.read(DRIVER))["token"] == "theirs", "it is not ours to remove"
+
+
+def test_stop_reaches_a_driver_on_another_machine(s3: str, tmp_path: Path, monkeypatch) -> None:
+    checked, exchange, _ledger = _finished(s3, tmp_path)
+    told = Told()
+    with presence(exchange.store, told, beat_s=0.01):
+        assert stop(checked.store, wait_s=0.0).running
+        assert told.wait() == "stopped with gcp-sweep stop"
+    assert not exchange.has("stop.request")
+    with run_lock(exchange.root):
+        assert not stop_requested(exchange.root)
+    assert stop(checked.store, wait_s=0.0).message == "nothing to stop: nobody runs inline (complete)"
+
+
+class Told:
+    """Remembers what it was called with first, and lets another thread wait for it."""
+
+    def __init__(self) -> None:
+        self._said: queue.Queue[str] = queue.Queue()
+
+    @property
+    def said(self) -> bool:
+        return not self._said.empty()
+
+    def __call__(self, reason: str) -> None:
+        self._said.put(reason)
+
+    def wait(self) -> str:
+        return self._said.get(timeout=60)

@@ -1,0 +1,310 @@
+"""Budgets: when no new trial starts, what is said, and that nothing running is cut off."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
+from gcp_core.schema import FINALS
+from sweeps.cli import main
+from sweeps.config.limits import WITHOUT_SCALE, Plateau, parse_plateau
+from sweeps.config.sweep_config import ResourcesConfig, SearchConfig
+from sweeps.driver.conductor import Conductor
+from sweeps.records.folder import Entry, check_unchanged, write_config, write_entry
+from sweeps.records.job import Job, Outcome
+from sweeps.records.ledger import Ledger
+from sweeps.strategy.budget import Budget, already_spent
+from sweeps.strategy.front import LiveFront
+from sweeps.worker.trial import run_job
+from tests.sweeps.inline import RUNNER, Recorder, config, drive, new_conductor
+
+JOB = Job("t0000", "trial", 0, TrialConfig(), {}, "/nowhere")
+
+
+class Clock:
+    """Seconds that pass only when told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("text", "plateau"),
+    [
+        ("1% over 20 trials", Plateau(1.0, 20)),
+        (" 0.5 %  over 1 trial", Plateau(0.5, 1)),
+        ("0% over 8 trials", Plateau(0.0, 8)),
+    ],
+)
+def test_a_plateau_is_a_percentage_over_a_number_of_trials(text: str, plateau: Plateau) -> None:
+    assert parse_plateau(text, "search.plateau") == plateau
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            {"search.plateau": "20 trials"},
+            "search.plateau: '20 trials' is not of the form PERCENT% over N trials",
+        ),
+        ({"search.plateau": "1% over 0 trials"}, "is not of the form"),
+        ({"search.hours": 0}, "search.hours: 0.0 is not a number > 0 (null = no limit)"),
+        ({"search.device_hours": -1.5}, "search.device_hours: -1.5 is not a number > 0"),
+        ({"search.hours": "2h"}, "search.hours: '2h' is not a number or null"),
+        (
+            {"resources.hang_minutes": 0.0},
+            "resources.hang_minutes: 0.0 is not a number > 0 (longer than the slowest",
+        ),
+    ],
+)
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, override: dict, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config(tmp_path, override)
+    assert message in str(caught.value)
+
+
+def _budget(
+    clock: Clock, before_s: float = 0.0, resources: ResourcesConfig | None = None, **search
+) -> Budget:
+    return Budget(SearchConfig(**search), resources or ResourcesConfig(), before_s, now=clock)
+
+
+def test_hours_count_from_the_first_trial_and_over_all_drivers() -> None:
+    clock = Clock()
+    budget = _budget(clock, before_s=3000.0, hours=1.0)
+    clock.now += 9999  # starting Ray is none of the trials' time
+    budget.started(JOB)
+    clock.now += 599
+    assert budget.spent(1, 6, LiveFront({})) == ""
+    clock.now += 1
+    assert budget.seconds == 3600.0
+    assert budget.spent(1, 6, LiveFront({})) == (
+        "the budget of 1 hour is spent after 1 of 6 trials (raise search.hours to go on)"
+    )
+
+
+def test_device_hours_are_the_trials_wall_time_times_their_gpus_or_cpus_running_ones_included() -> None:
+    clock = Clock()
+    budget = _budget(clock, resources=ResourcesConfig(cpus=2), device_hours=1.0)
+    budget.started(JOB)
+    budget.ended(JOB, Outcome("complete", seconds=900.0))
+    assert budget.device_hours == 0.5
+    budget.started(JOB)
+    clock.now += 900
+    assert budget.device_hours == 1.0
+    assert "the budget of 1 device-hour is spent" in budget.spent(1, 6, LiveFront({}))
+    shared = _budget(clock, resources=ResourcesConfig(cpus=4, gpus=0.5))
+    shared.started(JOB)
+    clock.now += 3600
+    assert shared.device_hours == 0.5
+
+
+def test_a_limit_stays_reached_and_nothing_is_reached_without_one() -> None:
+    clock = Clock()
+    budget = _budget(clock, device_hours=1.0)
+    budget.started(JOB)
+    clock.now += 3600
+    assert budget.spent(0, 6, LiveFront({}))
+    budget.ended(JOB, Outcome("complete", seconds=60.0))  # it had waited for its node, say
+    assert budget.spent(1, 6, LiveFront({}))
+    assert _budget(clock, before_s=1e9).spent(5, 6, LiveFront({})) == ""
+
+
+def test_time_is_saved_now_and_then_so_that_a_killed_driver_is_remembered() -> None:
+    clock, saved = Clock(), []
+    budget = Budget(SearchConfig(), ResourcesConfig(), 10.0, saved.append, clock)
+    budget.started(JOB)
+    for _ in range(7):
+        clock.now += 10
+        budget.tick()
+    assert saved == [40.0, 70.0]
+
+
+def test_time_left_is_what_is_to_do_at_the_pace_so_far_and_never_past_the_budget() -> None:
+    clock = Clock()
+    budget = _budget(clock)
+    assert budget.left_s(0, 10) is None
+    budget.started(JOB)
+    clock.now += 60
+    budget.ended(JOB, Outcome("complete", seconds=60.0))
+    assert budget.left_s(1, 10) == 9 * 60
+    limited = _budget(clock, before_s=3500.0, hours=1.0)
+    limited.started(JOB)
+    clock.now += 60
+    limited.ended(JOB, Outcome("complete"))
+    assert limited.left_s(1, 10) == 40.0
+
+
+# --- the hypervolume ----------------------------------------------------------------------------------------------
+
+OBJECTIVES = {"val_accuracy": "max", "macs": "min"}
+
+
+def _front(tmp_path: Path, *points: tuple[float, float] | None) -> LiveFront:
+    """Ten classes, a baseline of 90 % at 1000 MACs: the box is 10 .. 90 % by 1000 .. 0 MACs."""
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps({"num_classes": 10}))
+    front = LiveFront(OBJECTIVES)
+    front.baseline({"val_accuracy": 90.0, "macs": 1000.0}, tmp_path)
+    for point in points:
+        front.trial(None if point is None else {"val_accuracy": point[0], "macs": point[1], "params": 1.0})
+    return front
+
+
+def test_the_hypervolume_is_the_share_of_the_box_below_the_front(tmp_path: Path) -> None:
+    # (50 - 10) / 80 wide times (1000 - 250) / 1000 high, then a step of (70 - 50) / 80 times 0.5 more.
+    assert _front(tmp_path, (50.0, 250.0)).hypervolume() == pytest.approx(0.5 * 0.75)
+    front = _front(tmp_path, (50.0, 250.0), None, (70.0, 500.0))
+    assert front.hypervolume() == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
+    assert front.complete == 2
+    assert front.growth(1) == pytest.approx(100 * 0.125 / 0.375)
+    assert front.growth(2) == pytest.approx(100 * 0.125 / 0.375), "a failed trial counts as one of the last"
+
+
+def test_there_is_no_hypervolume_before_the_baseline_and_no_growth_out_of_nothing(tmp_path: Path) -> None:
+    early = LiveFront(OBJECTIVES)
+    early.trial({"val_accuracy": 50.0, "macs": 250.0})
+    assert early.hypervolume() is None
+    assert early.growth(1) is None
+    assert _front(tmp_path).hypervolume() == 0.0
+    assert _front(tmp_path, (50.0, 250.0)).growth(1) is None
+    assert _front(tmp_path, None, (50.0, 250.0)).growth(1) is None
+
+
+def test_an_objective_without_a_scale_of_the_task_has_no_hypervolume_while_the_sweep_runs(
+    tmp_path: Path,
+) -> None:
+    front = LiveFront({"val_accuracy": "max", "compression": "max"})
+    front.baseline({"val_accuracy": 90.0, "compression": 1.0}, tmp_path)
+    front.trial({"val_accuracy": 80.0, "compression": 2.0})
+    assert front.hypervolume() is None
+
+
+def test_a_plateau_needs_objectives_with_a_scale_of_the_task(tmp_path: Path) -> None:
+    finals = dict.fromkeys(FINALS, 0.5) | {"val_accuracy": 90.0, "test_accuracy": 90.0}
+    for name in FINALS:
+        front = LiveFront({name: "max"})
+        front.baseline(finals, tmp_path)
+        assert (front.hypervolume() is None) == (name in WITHOUT_SCALE), name
+    with pytest.raises(ConfigError, match=r"search\.plateau: the objective compression has no fixed scale"):
+        SearchConfig(objectives={"compression": "max"}, plateau="1% over 5 trials")
+
+
+def test_it_is_what_analysis_publishes(tmp_path: Path) -> None:
+    import pandas as pd
+
+    from analysis.front.anchors import anchors_for
+    from analysis.front.pareto import hypervolume
+
+    points = [(50.0, 250.0), (70.0, 500.0), (60.0, 600.0), (91.0, 900.0)]
+    table = pd.DataFrame([(90.0, 1000.0), *points], columns=list(OBJECTIVES))
+    table["kind"] = ["baseline", *["trial"] * len(points)]
+    table["candidate"] = table["kind"] == "trial"
+    table.attrs["chance"] = 10.0
+    expected = hypervolume(table, OBJECTIVES, anchors_for(table, OBJECTIVES)).value
+    assert _front(tmp_path, *points).hypervolume() == pytest.approx(expected)
+
+
+# --- in a sweep ---------------------------------------------------------------------------------------------------
+
+
+def _with_budget(tmp_path: Path, clock: Clock, **search: object) -> tuple[Conductor, Recorder, Recorder]:
+    checked = config(tmp_path, {"search.concurrency": 2, **{f"search.{k}": v for k, v in search.items()}})
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    ledger, tracker, progress = (
+        Ledger(folder, checked.name, checked.search.objectives),
+        Recorder(),
+        Recorder(),
+    )
+    budget = Budget(checked.search, checked.resources, now=clock)
+    return Conductor(checked, ledger, tracker, progress, budget=budget), tracker, progress
+
+
+def _end(conductor: Conductor, job: Job) -> None:
+    conductor.finish(job.trial_id, run_job(job, RUNNER, lambda row: None))
+
+
+def test_once_the_budget_is_spent_running_trials_end_no_new_one_starts_and_the_sweep_is_complete(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    conductor, tracker, _ = _with_budget(tmp_path, clock, hours=1)
+    baseline, first = conductor.next_job(), conductor.next_job()
+    _end(conductor, baseline)
+    second = conductor.next_job()
+    clock.now += 3600
+    assert conductor.next_job() is None
+    assert not conductor.complete
+    _end(conductor, first)
+    assert not conductor.has_work
+    _end(conductor, second)
+    assert conductor.complete
+    assert (conductor.done, conductor.total) == (2, 2)
+    assert conductor.budget_spent == (
+        "the budget of 1 hour is spent after 2 of 6 trials (raise search.hours to go on)"
+    )
+    assert set(tracker.statuses.values()) == {"complete"}
+
+
+def test_a_plateau_ends_the_sweep_and_says_what_grew_by_how_much(tmp_path: Path) -> None:
+    points = [{"prune.interval": 4, "prune.ratio": r, "prune.target": 0.5} for r in (0.1, 0.2, 0.3, 0.4)]
+    conductor, tracker, _ = _with_budget(
+        tmp_path, Clock(), plateau="1% over 2 trials", points=points, concurrency=1
+    )
+    drive(conductor)  # the fake's results do not depend on the ratio: the second and third add nothing
+    assert (conductor.done, conductor.complete) == (3, True)
+    assert conductor.budget_spent == (
+        "the hypervolume grew by 0 % over the last 2 trials (plateau: 1 %) after 3 of 6 trials"
+        " (lower search.plateau to go on)"
+    )
+    volumes = [(call[2], call[1]) for call in tracker.calls if call[0] == "front"]
+    assert [complete for complete, _ in volumes] == [0, 1, 2, 3]
+    assert volumes[0][1] == 0.0
+    assert volumes[1][1] > 0.0
+    assert len({value for _, value in volumes[1:]}) == 1
+
+
+def test_a_spent_sweep_is_recognised_without_running_it_and_goes_on_with_a_larger_budget(
+    tmp_path: Path,
+) -> None:
+    clock = Clock()
+    conductor, _, _ = _with_budget(tmp_path, clock, hours=1)
+    jobs = [conductor.next_job(), conductor.next_job()]
+    clock.now += 3600
+    for job in jobs:
+        _end(conductor, job)
+    checked = conductor.config
+    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    records = (ledger.records("trial"), ledger.records("baseline"))
+    assert already_spent(checked, 3600.0, *records).startswith("the budget of 1 hour is spent after 1 of 6")
+    larger = config(tmp_path, {"search.hours": 2})
+    write_config(Path(checked.folder), checked)
+    check_unchanged(larger)
+    assert already_spent(larger, 3600.0, *records) == ""
+    again, recorder, _ = new_conductor(larger)
+    drive(again)
+    assert again.complete
+    assert sorted(recorder.statuses) == [f"t{number:04d}" for number in range(1, 6)]
+
+
+def test_status_says_why_a_sweep_ended_and_how_long_it_ran(tmp_path: Path) -> None:
+    checked = config(tmp_path)
+    conductor, _, _ = new_conductor(checked)
+    drive(conductor)
+    folder = Path(checked.folder)
+    write_config(folder, checked)
+    entry = Entry("0123456789ab", checked.name, None, "e", "run", checked.digest(), "complete")
+    write_entry(folder, dataclasses.replace(entry, message="the budget is spent", seconds=5400.0))
+    done = CliRunner().invoke(main, ["status", str(folder)])
+    assert "inline: complete (the budget is spent)" in done.stdout
+    assert "time       1 h 30 min of running trials" in done.stdout

@@ -1,0 +1,82 @@
+"""Cheap answers about targets agree with the core's own check, point by point."""
+
+from __future__ import annotations
+
+import pytest
+
+from gcp_core.errors import InfeasibleTarget
+from gcp_core.training.setup import check_config
+from sweeps.commands.forecast import forecast, num_baselines, sample_points
+from sweeps.config.space import Point
+from sweeps.strategy.feasibility import Feasibility
+from tests.sweeps.inline import config
+
+SMALL = {
+    "data.val_share": 0.25,
+    "model.width": 0.125,
+    "train.epochs": 8,
+    "prune.until": 1.0,
+    "prune.criterion": "l1",
+}
+
+
+def _checked(tmp_path, **more):
+    return config(tmp_path, {**SMALL, **more})
+
+
+def test_impossible_is_what_the_core_refuses(tmp_path) -> None:
+    checked = _checked(
+        tmp_path, **{"prune.target": {"low": 0.3, "high": 0.9, "step": 0.3}, "prune.interval": 4}
+    )
+    feasibility = Feasibility()
+    answers = []
+    for point in checked.space.grid():
+        trial = checked.space.resolve(point)
+        answers.append(feasibility.impossible(trial))
+        if answers[-1]:
+            with pytest.raises(InfeasibleTarget):
+                check_config(trial)
+        else:
+            check_config(trial)
+    assert set(answers) == {True, False}
+
+
+def test_a_schedule_without_an_event_is_impossible(tmp_path) -> None:
+    checked = _checked(tmp_path, **{"prune.start": 9})
+    assert Feasibility().impossible(checked.space.resolve(checked.space.first()))
+
+
+def test_one_large_event_reaches_a_small_target_and_many_small_ones_take_longer(tmp_path) -> None:
+    space = _checked(tmp_path).space
+    feasibility = Feasibility()
+    quick: Point = {"prune.interval": 1, "prune.ratio": 0.4, "prune.target": 0.3}
+    reached, events = feasibility.play(space.resolve(quick))
+    assert (reached, events) == (True, 1)
+    slow = {**quick, "prune.ratio": 0.1, "prune.target": 0.6}
+    reached, more = feasibility.play(space.resolve(slow))
+    assert reached
+    assert more > events
+
+
+def test_the_forecast_counts_points_trials_baselines_and_epochs(tmp_path) -> None:
+    checked = _checked(tmp_path, **{"seed": {"choice": [0, 1]}, "prune.ratio": 0.4, "search.trials": 5})
+    prediction = forecast(checked)
+    # 2 seeds x 4 intervals x 7 targets; a baseline per seed; 5 trials and 2 baselines of 8 epochs
+    assert (prediction.points, prediction.trials, prediction.baselines, prediction.epochs) == (56, 5, 2, 56)
+    assert 0 <= prediction.impossible_share <= prediction.impossible_share + prediction.short_share <= 1
+    assert "distinct points   56" in prediction.text()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_baselines_are_never_more_than_trials(tmp_path) -> None:
+    assert num_baselines(_checked(tmp_path, **{"seed": {"low": 0, "high": 99}, "search.trials": 3})) == 3
+    assert (
+        num_baselines(_checked(tmp_path, **{"train.lr": {"low": 0.01, "high": 0.1}, "search.trials": 4})) == 4
+    )
+
+
+def test_a_large_space_is_sampled_within_its_ranges(tmp_path) -> None:
+    checked = _checked(tmp_path, **{"train.lr": {"low": 0.001, "high": 0.1, "log": True}})
+    points = sample_points(checked, 40)
+    assert len(points) == 40
+    assert all(checked.space.canonical(point) == point for point in points)

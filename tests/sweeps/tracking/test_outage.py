@@ -1,0 +1,178 @@
+"""MLflow away, answers lost, drivers killed meanwhile: every point once, at its own time. A real SQLite store."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.conductor import Conductor
+from sweeps.records import spool
+from sweeps.records.folder import write_config
+from sweeps.records.job import Job, Outcome
+from sweeps.records.ledger import Ledger
+from sweeps.tracking.writer import MlflowWriter, open_writer, tracking_uri
+from tests.sweeps.inline import Silent, config
+
+
+@pytest.fixture
+def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
+    checked = config(tmp_path, {"search.trials": 3})
+    Path(checked.folder).mkdir(parents=True)
+    shutil.copy(empty_store, Path(checked.folder) / "mlflow.db")
+    write_config(Path(checked.folder), checked)
+    return checked
+
+
+def _open(checked: SweepConfig) -> MlflowWriter:
+    return open_writer(checked, Path(checked.folder), "0123456789ab")
+
+
+def _jobs(checked: SweepConfig, number: int) -> tuple[Ledger, list[Job]]:
+    """The first jobs of the sweep: a baseline and its trials."""
+    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    conductor = Conductor(checked, ledger, Silent(), Silent())
+    conductor.config.search.__dict__["concurrency"] = number
+    return ledger, [conductor.next_job() for _ in range(number)]
+
+
+def _row(job: Job, epoch: int) -> dict[str, float]:
+    """An epoch that ended ``epoch`` seconds after 1970, as the trial's process leaves it in the trial's folder."""
+    row = {"epoch": epoch, "val/accuracy": 10.0 * epoch, "train/loss": 1.0 / epoch, spool.AT: 1000 * epoch}
+    spool.append(Path(job.folder), row)
+    return row
+
+
+def _points(checked: SweepConfig) -> dict[str, dict[str, list[tuple[int, int]]]]:
+    """(step, time) of every point of every metric of every child, by trial and metric."""
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
+    experiment = client.get_experiment_by_name(checked.name)
+    found: dict[str, dict[str, list[tuple[int, int]]]] = {}
+    for run in client.search_runs([experiment.experiment_id]):
+        assert run.info.run_name not in found, f"{run.info.run_name} is there twice"
+        found[run.info.run_name] = {
+            key: [(point.step, point.timestamp) for point in client.get_metric_history(run.info.run_id, key)]
+            for key in run.data.metrics
+        }
+    return found
+
+
+def test_epochs_that_a_killed_driver_could_not_write_are_written_when_the_trial_goes_on(
+    checked: SweepConfig,
+) -> None:
+    _, (job,) = _jobs(checked, 1)
+    first = _open(checked)
+    first.started(job)
+    first.epoch(job, _row(job, 1))
+    first.close("KILLED")
+    _row(job, 2), _row(job, 3)  # MLflow is away, then the driver is killed
+    second = _open(checked)
+    second.started(job)
+    second.epoch(job, _row(job, 4))
+    second.finished(job, Outcome("complete", {"val_accuracy": 40.0}, spool.rows(Path(job.folder))))
+    assert second.close("FINISHED") == 0
+    expected = [(epoch, 1000 * epoch) for epoch in (1, 2, 3, 4)]
+    points = _points(checked)["b0000"]
+    assert points["val/accuracy"] == points["train/loss"] == expected
+
+
+def test_a_trial_that_was_lost_while_mlflow_was_away_keeps_its_epochs_and_its_times(
+    checked: SweepConfig,
+) -> None:
+    ledger, (job,) = _jobs(checked, 1)
+    _row(job, 1), _row(job, 2)
+    ledger.close(job, Outcome("lost", error="its node was lost"))
+    (record,) = ledger.records("baseline")
+    writer = _open(checked)
+    writer.reconcile([record], {})
+    assert writer.close("FINISHED") == 0
+    assert _points(checked)["b0000"]["val/accuracy"] == [(1, 1000), (2, 2000)]
+    run = writer._client.search_runs([writer.run.experiment_id], "attributes.run_name = 'b0000'")[0]
+    assert (run.info.start_time, run.info.end_time) == (record.started_ms, record.ended_ms)
+    assert run.info.status == "FAILED"
+
+
+def _answer_lost(real: Callable[..., Any]) -> Callable[..., Any]:
+    """Does it, but whoever asked hears nothing of it the first two times."""
+    calls = 0
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        answer = real(*args, **kwargs)
+        if calls <= 2:
+            raise ConnectionError("no answer")
+        return answer
+
+    return call
+
+
+def test_what_was_written_without_an_answer_is_not_there_twice(checked: SweepConfig, monkeypatch) -> None:
+    _, jobs = _jobs(checked, 2)
+    writer = _open(checked)
+    for name in ("create_run", "log_batch", "set_terminated", "log_artifact"):
+        monkeypatch.setattr(writer._client, name, _answer_lost(getattr(writer._client, name)))
+    for job in jobs:
+        writer.started(job)
+        for epoch in (1, 2, 3):
+            writer.epoch(job, _row(job, epoch))
+        writer.finished(job, Outcome("complete", {"val_accuracy": 30.0}, spool.rows(Path(job.folder))))
+    assert writer.close("FINISHED") == 0
+    points = _points(checked)
+    assert set(points) == {"inline", "b0000", "t0000"}
+    for name in ("b0000", "t0000"):
+        assert points[name]["val/accuracy"] == [(1, 1000), (2, 2000), (3, 3000)]
+        assert len(points[name]["final/val_accuracy"]) == 1
+
+
+def test_a_run_that_the_server_made_after_all_is_removed_again(checked: SweepConfig, monkeypatch) -> None:
+    _, (job,) = _jobs(checked, 1)
+    writer = _open(checked)
+    real, late = writer._client.create_run, []
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        """The first creation is carried out only after the second one."""
+        if not late:
+            late.append((args, kwargs))
+            raise ConnectionError("no answer")
+        answer = real(*args, **kwargs)
+        real(*late[0][0], **late[0][1])
+        return answer
+
+    monkeypatch.setattr(writer._client, "create_run", slow)
+    writer.started(job)
+    writer.finished(job, Outcome("failed", error="ValueError: no"))
+    assert writer.close("FINISHED") == 0
+    assert set(_points(checked)) == {"inline", "b0000"}
+    run = writer._client.search_runs([writer.run.experiment_id], "attributes.run_name = 'b0000'")[0]
+    assert run.data.tags["status"] == "failed"
+
+
+def test_what_mlflow_refuses_is_counted_and_holds_up_nothing_else(checked: SweepConfig, monkeypatch) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
+
+    _, (baseline, trial) = _jobs(checked, 2)
+    writer = _open(checked)
+    real = writer._client.log_batch
+
+    def refuse(run_id: str, metrics: Any = (), **more: Any) -> None:
+        if run_id == writer._children["b0000"].run_id and metrics:
+            raise MlflowException("too long", INVALID_PARAMETER_VALUE)
+        real(run_id, metrics=metrics, **more)
+
+    monkeypatch.setattr(writer._client, "log_batch", refuse)
+    writer.started(baseline)
+    writer.started(trial)
+    writer.epoch(baseline, _row(baseline, 1))
+    writer.epoch(trial, _row(trial, 1))
+    assert writer.close("FINISHED") == 1
+    points = _points(checked)
+    assert points["b0000"] == {}
+    assert points["t0000"]["val/accuracy"] == [(1, 1000)]

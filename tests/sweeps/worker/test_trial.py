@@ -1,0 +1,141 @@
+"""What happens in a trial's process, without Ray."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget
+from sweeps.records.job import Job, Outcome, read_outcome, trial_id
+from sweeps.worker.trial import describe, run_job
+from tests.sweeps.fake_runner import Result
+
+RUNNER = "tests.sweeps.fake_runner:run"
+
+
+def _job(folder: Path, config: TrialConfig | None = None) -> Job:
+    return Job("t0007", "trial", 7, config or TrialConfig(), {"prune.target": 0.5}, str(folder / "t0007"))
+
+
+def noisy(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    print("printed")
+    logging.getLogger("somewhere").info("logged")
+    return Result("complete", {"val_accuracy": 1.0})
+
+
+def infeasible(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    raise InfeasibleTarget("0.9 cannot be removed", "prune.target", "lower it")
+
+
+def diverging(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    return Result("diverged", {"epochs": 1.0}, error="the loss is nan")
+
+
+def test_a_finished_job_leaves_config_log_and_outcome(tmp_path: Path) -> None:
+    job = _job(tmp_path)
+    rows: list[dict[str, float]] = []
+    outcome = run_job(job, f"{__name__}:noisy", rows.append)
+    assert outcome.status == "complete"
+    folder = Path(job.folder)
+    assert TrialConfig.from_dict(yaml.safe_load((folder / "config.yaml").read_text())) == job.config
+    log = (folder / "trial.log").read_text()
+    assert "printed" in log
+    assert "INFO somewhere: logged" in log
+    assert read_outcome(folder) == outcome
+
+
+def test_every_epoch_is_reported_as_it_ends(tmp_path: Path) -> None:
+    rows: list[dict[str, float]] = []
+    outcome = run_job(_job(tmp_path), RUNNER, rows.append)
+    assert [row["epoch"] for row in rows] == list(range(1, 21))
+    assert outcome.history == tuple(rows)
+    assert outcome.last_epoch == 20
+
+
+def test_a_job_that_has_an_outcome_is_not_run_again(tmp_path: Path) -> None:
+    job = _job(tmp_path)
+    first = run_job(job, RUNNER, lambda row: None)
+    assert run_job(job, f"{__name__}:infeasible", lambda row: None) == first
+
+
+ENDS = [
+    ("infeasible", "infeasible", "prune.target: 0.9 cannot be removed (lower it)"),
+    ("diverging", "diverged", "the loss is nan"),
+    ("missing", "failed", "runner: tests.sweeps.worker.test_trial has no callable 'missing'"),
+]
+
+
+@pytest.mark.parametrize(("runner", "status", "error"), ENDS)
+def test_an_end_without_a_model_has_its_own_status_and_one_sentence(tmp_path, runner, status, error) -> None:
+    outcome = run_job(_job(tmp_path), f"tests.sweeps.worker.test_trial:{runner}", lambda row: None)
+    assert (outcome.status, outcome.error) == (status, error)
+
+
+def test_an_exception_of_somebody_else_is_named_with_its_type() -> None:
+    assert describe(KeyError("x")) == "KeyError: 'x'"
+    assert describe(ValueError("two\nlines")) == "ValueError: two lines"
+    assert describe(ZeroDivisionError()) == "ZeroDivisionError"
+    assert describe(Diverged("the loss is nan", "train")) == "train: the loss is nan"
+
+
+def without_memory(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    (Path(checkpoint_dir) / "epochs" / "epoch_0001").mkdir(parents=True)
+    raise {"python": MemoryError(), "gpu": torch.OutOfMemoryError("CUDA out of memory"), "cpu": None}[
+        config.model.name
+    ] or RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
+
+
+@pytest.mark.parametrize("where", ["python", "gpu", "cpu"])
+def test_memory_that_runs_out_fails_the_trial_and_says_what_to_lower(tmp_path: Path, where: str) -> None:
+    config = TrialConfig(model=ModelConfig(name=where), train=TrainConfig(batch_size=96))
+    job = _job(tmp_path, config)
+    outcome = run_job(job, f"{__name__}:without_memory", lambda row: None)
+    assert outcome.status == "failed"
+    assert outcome.error.startswith(
+        "out of memory with train.batch_size=96; lower it, or search.concurrency (trials on one machine share"
+    )
+    assert not (Path(job.folder) / "epochs").exists(), "a trial that has ended needs no checkpoints"
+
+
+def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
+    root = logging.getLogger()
+    before = (root.level, list(root.handlers))
+    run_job(_job(tmp_path), f"{__name__}:infeasible", lambda row: None)
+    assert (root.level, list(root.handlers)) == before
+
+
+def test_a_job_survives_json(tmp_path: Path) -> None:
+    job = _job(tmp_path, TrialConfig(prune=PruneConfig(options={"read": "sum"}, exclude=("conv1",))))
+    assert Job.from_json(job.to_json()) == job
+    json.loads(job.to_json())
+
+
+def test_trial_ids_are_letters_for_the_kind_and_four_digits() -> None:
+    assert [trial_id("trial", 7), trial_id("baseline", 0), trial_id("confirm", 12345)] == [
+        "t0007",
+        "b0000",
+        "c12345",
+    ]
+
+
+def test_an_unreadable_outcome_counts_as_none(tmp_path: Path) -> None:
+    (tmp_path / "outcome.json").write_text('{"status": "comp')
+    assert read_outcome(tmp_path) is None
+
+
+def test_a_status_nobody_knows_is_refused() -> None:
+    with pytest.raises(Exception, match="'done' is no status"):
+        Outcome("done")
+
+
+def test_a_trial_error_survives_pickle() -> None:
+    import pickle
+
+    error = pickle.loads(pickle.dumps(ConfigError("a", "b", "c")))
+    assert str(error) == "b: a (c)"
