@@ -7,7 +7,8 @@ The table (``benchmarks/data/cifar10_quick_trials.jsonl``) holds the course of e
 params after each epoch, how it ended, and what it was foreseen to cost. A replay draws the trials in the order in which
 the sampler (TPE, seeded; every suggestion is moved to the nearest trial left) asks for them, runs two at a time and lets
 the rule of ``sweeps.strategy.stopping`` decide, as the driver does. Hypervolume: ``analysis.pareto``, accuracy from 10 %
-(chance) to the baseline's, MACs from the baseline's to 0; that of the trials which were not stopped, as a share of that of all.
+(chance) to the baseline's, MACs from the baseline's to 0; that of the trials which were not stopped, as a
+share of that of all.
 
 The rule and its defaults were chosen on the first 32 of these trials with other seeds than the ones reported, and with
 an eye on the demo; so the table is not unseen, the orders are. Stopped trials never stand on the reported front (their

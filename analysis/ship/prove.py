@@ -1,8 +1,8 @@
 """Run in a fresh process: rebuild a model from its files, measure it again, export it, compare the export.
 
 ``python -m analysis.ship.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--data-path PATH]`` writes ``model.pt2``,
-``sample.npz`` and ``proof.json`` into WORK_FOLDER. Nothing of the process that chose the model is in this one, and nothing is
-unpickled.
+``sample.npz`` and ``proof.json`` into WORK_FOLDER. Nothing of the process that chose the model is in this one, and
+nothing is unpickled.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which trials wait for which: training that a running trial is about to leave behind is not started a second time.
 
 Until their first event trials of one model, data, training and seed train alike, and so do trials of one pruning rule
-until their events differ (``gcp_core.training.stages`` passes that training on). A trial that would train what another one
-is training right now is withheld: waiting costs it nothing, because it goes on from where the other one is.
+until their events differ (``gcp_core.training.stages`` passes that training on). A trial that would train what
+another one is training right now is withheld: waiting costs it nothing, because it goes on from where the other one is.
 """
 
 from __future__ import annotations
