@@ -24,8 +24,8 @@ from torchvision import transforms
 
 from gcp_core.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
 from gcp_core.cost.latency import threads
+from gcp_core.training.epoch import build_optimizer, train_epoch
 from gcp_core.training.setup import Setup, build_setup
-from gcp_core.training.trial import build_optimizer, train_epoch
 
 
 class PilImages(Dataset):

@@ -37,8 +37,8 @@ from gcp_core.pruning.surgery import apply_plan
 from gcp_core.relevance import feature_relevance_scores, relevance_pass
 from gcp_core.relevance.frs import class_sums, class_weights, scores_from_sums, winsorised
 from gcp_core.training.checkpoint import load_model, read_manifest
+from gcp_core.training.epoch import build_optimizer, loss_of
 from gcp_core.training.setup import Setup, build_setup
-from gcp_core.training.trial import build_optimizer, loss_of
 
 GOALS = {"event_over_epoch": 0.07, "plain": 0.99, "winsorised": 0.995}
 QUANTILE = 0.999

@@ -25,9 +25,9 @@ from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.seeds import generator
 from gcp_core.training.checkpoint import EpochCheckpoints
+from gcp_core.training.epoch import build_optimizer, loss_of
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.setup import Setup, build_setup
-from gcp_core.training.trial import build_optimizer, loss_of
 
 _WARM_UP, _STEPS, _SECONDS = 2, 12, 3.0
 _EVALUATED = 1024

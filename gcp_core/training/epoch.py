@@ -1,0 +1,73 @@
+"""One epoch of training: optimiser, loss, steps."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.config import TrainConfig
+from gcp_core.data.pipeline import num_steps
+from gcp_core.errors import Diverged
+from gcp_core.seeds import derive_seed
+from gcp_core.training.schedule import learning_pace
+from gcp_core.training.setup import Setup
+
+#: Weight of the auxiliary heads' losses (GoogLeNet and Inception return several outputs in training mode).
+AUXILIARY_WEIGHT = 0.3
+
+
+def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters, in the fused form (3 % faster on CPU, more on GPU)."""
+    if train.optimizer == "adamw":
+        return torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
+    return torch.optim.SGD(
+        model.parameters(),
+        lr=train.lr,
+        momentum=train.momentum,
+        nesterov=train.nesterov,
+        weight_decay=train.weight_decay,
+        fused=True,
+    )
+
+
+def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, setup: Setup, epoch: int) -> float:
+    """Train for one epoch (1 = the first); the mean loss in nats.
+
+    Raises:
+        Diverged: the loss was not finite.
+    """
+    train, device = setup.config.train, setup.device
+    # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
+    torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
+    pace = learning_pace(train, num_steps(setup.train_images, train.batch_size))
+    model.train()
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    seen = 0
+    step = (epoch - 1) * num_steps(setup.train_images, train.batch_size)
+    for images, labels in setup.epoch_batches(epoch):
+        for group in optimizer.param_groups:
+            group["lr"] = train.lr * pace(step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+            loss = loss_of(model(images), labels, train.label_smoothing)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        optimizer.step()
+        total += loss.detach().double() * len(labels)
+        seen, step = seen + len(labels), step + 1
+    # One look per epoch: a look per step would make a GPU wait for every batch.
+    mean = total.item() / seen
+    if not math.isfinite(mean):
+        raise Diverged(f"the training loss is {mean} in epoch {epoch}", "train", "try a smaller train.lr")
+    return mean
+
+
+def loss_of(outputs: Any, labels: Tensor, label_smoothing: float) -> Tensor:
+    """Mean cross-entropy; auxiliary heads count :data:`AUXILIARY_WEIGHT` each."""
+    if isinstance(outputs, Tensor):
+        return nn.functional.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
+    heads = [loss_of(head, labels, label_smoothing) for head in outputs if head is not None]
+    # torchvision's tuples differ: logits come first in all of them.
+    return heads[0] + AUXILIARY_WEIGHT * sum(heads[1:], torch.zeros_like(heads[0]))

@@ -1,0 +1,59 @@
+"""The end of a trial: what its model is worth, and its files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from gcp_core.cost.latency import measure_latency
+from gcp_core.training.checkpoint import save_model, weights_digest
+from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
+from gcp_core.training.results import EpochReport, TrialResult
+from gcp_core.training.state import State
+
+
+def finish(state: State, status: str, error: str, folder: Path | None) -> TrialResult:
+    """Evaluate the model as it is now and write its ``model`` folder below ``folder`` (None = keep nothing)."""
+    plans, history = tuple(state.plans), tuple(state.history)
+    if status == "diverged":
+        finals = {"epochs": float(len(history)), "device_hours": _hours(history)}
+        return TrialResult(status, finals, plans, history, error, trained_epochs=state.trained)
+    finals = _finals(state, status)
+    digest = weights_digest(state.model.state_dict())
+    kept = None if folder is None else folder / "model"
+    if kept is not None:
+        save_model(kept, state.model, state.manifest() | {"finals": finals, "status": status})
+    return TrialResult(status, finals, plans, history, error, kept, digest, state.trained)
+
+
+def _finals(state: State, status: str) -> dict[str, float]:
+    """Everything a trial can say about itself, by short name."""
+    setup, cost = state.setup, state.cost
+    config, splits, dense = setup.config, setup.splits, setup.dense_cost
+    options = {"batch_size": EVALUATION_BATCH, "channels_last": config.train.channels_last}
+    if len(setup.epoch_val_images) == len(splits.val):
+        # The last epoch's evaluation was this one: same weights, images, batch size and memory format, no autocast.
+        finals = {"val_accuracy": state.history[-1].metrics["val/accuracy"]}
+    else:
+        finals = {"val_accuracy": evaluate(state.model, splits.val, splits.normalise, **options).accuracy}
+    if status == "complete":
+        # Test images are looked at once, at the end, and steer nothing.
+        finals["test_accuracy"] = evaluate(state.model, splits.test, splits.normalise, **options).accuracy
+    latency = measure_latency(state.model, setup.example, num_threads=config.threads)
+    reached = setup.limit == 0 or getattr(cost, config.prune.of) <= setup.limit
+    finals |= {
+        "macs": float(cost.macs),
+        "params": float(cost.params),
+        "macs_removed": 1 - cost.macs / dense.macs,
+        "params_removed": 1 - cost.params / dense.params,
+        "compression": dense.params / cost.params,
+        "latency_ms": latency.median_ms,
+        "epochs": float(len(state.history)),
+        "device_hours": _hours(state.history),
+        "target_reached": float(reached),
+    }
+    return finals
+
+
+def _hours(history: Iterable[EpochReport]) -> float:
+    return sum(report.metrics["time/epoch_s"] for report in history) / 3600

@@ -1,0 +1,133 @@
+"""What changes while a trial runs, and how it is put away and found again."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from gcp_core import schema
+from gcp_core.cost import Cost, measure_cost
+from gcp_core.errors import CheckpointError, PlanError
+from gcp_core.groups import Groups
+from gcp_core.plan import Plan
+from gcp_core.pruning.surgery import apply_plan
+from gcp_core.training.checkpoint import EpochCheckpoints, load_weights, plans_from, plans_to_json
+from gcp_core.training.epoch import build_optimizer
+from gcp_core.training.evaluation import EVALUATION_BATCH
+from gcp_core.training.results import EpochReport, check_same_trial, history_from, rows_of
+from gcp_core.training.setup import Setup
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class State:
+    """A trial between two epochs.
+
+    Attributes:
+        groups, cost: of the model as it is now.
+        plans: what was removed so far, in order.
+        history: one report per epoch; its length is the epoch that has ended.
+        trained: epochs that this process trained; the others were resumed or taken over.
+    """
+
+    setup: Setup
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    groups: Groups
+    cost: Cost
+    plans: list[Plan] = field(default_factory=list)
+    history: list[EpochReport] = field(default_factory=list)
+    trained: int = 0
+
+    @classmethod
+    def fresh(cls, setup: Setup) -> State:
+        """Before the first epoch: the dense model with its initial weights."""
+        model = setup.new_model()
+        return cls(setup, model, build_optimizer(model, setup.config.train), setup.groups, setup.dense_cost)
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch that has ended, 0 before the first."""
+        return len(self.history)
+
+    @property
+    def channels_left(self) -> float:
+        """Prunable units still alive."""
+        return float(self.setup.groups.num_units - sum(plan.num_units for plan in self.plans))
+
+    def cut(self, plan: Plan) -> None:
+        """Remove what the plan says from model and optimiser."""
+        self._replay(plan)
+        self.cost = measure_cost(self.model, self.setup.example)
+
+    def tensors(self) -> dict[str, Any]:
+        """Model and optimiser, as :meth:`load` takes them."""
+        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load(self, tensors: Mapping[str, Any], where: str) -> None:
+        """Take over weights and optimiser state of a model of the same shape.
+
+        Raises:
+            CheckpointError: they do not fit.
+        """
+        load_weights(self.model, tensors["model"], where)
+        self.optimizer.load_state_dict(tensors["optimizer"])
+
+    def resume(self, checkpoints: EpochCheckpoints) -> None:
+        """Go on from the newest whole epoch; nothing happens if there is none.
+
+        Raises:
+            CheckpointError: it is another trial's, or of other data, or cannot be read.
+        """
+        found = checkpoints.newest()
+        if found is None:
+            return
+        manifest, tensors = found
+        where = str(checkpoints.root)
+        check_same_trial(manifest, self.setup.config, where)
+        if manifest.get("data_digest") != self.setup.splits.digest:
+            raise CheckpointError("the data changed since the checkpoint was written", where)
+        try:
+            for plan in plans_from(manifest):
+                self._replay(plan)
+            self.load(tensors, where)
+            self.history = history_from(manifest)
+        except (KeyError, TypeError, ValueError, PlanError) as exc:
+            hint = "delete it to train from the start"
+            raise CheckpointError(f"the checkpoint does not describe this trial: {exc}", where, hint) from exc
+        self.cost = measure_cost(self.model, self.setup.example)
+        log.info("resumed after epoch %d", self.epoch)
+
+    def manifest(self) -> dict[str, Any]:
+        """All that is needed to rebuild the model and to go on with the trial, but for the tensors."""
+        setup, splits = self.setup, self.setup.splits
+        return {
+            "schema": schema.SCHEMA_VERSION,
+            "config": setup.config.to_dict(),
+            "config_key": setup.config.key(),
+            "num_classes": splits.num_classes,
+            "in_channels": splits.in_channels,
+            "image_size": list(splits.image_size),
+            "class_names": list(splits.class_names),
+            "mean": list(splits.mean),
+            "std": list(splits.std),
+            "data_digest": splits.digest,
+            "evaluation_batch": EVALUATION_BATCH,
+            "threads": setup.config.threads,
+            "device": str(setup.device),
+            "torch": torch.__version__,
+            "dense": {"macs": setup.dense_cost.macs, "params": setup.dense_cost.params},
+            "plans": plans_to_json(self.plans),
+            "history": rows_of(self.history),
+        }
+
+    def _replay(self, plan: Plan) -> None:
+        apply_plan(self.model, plan, self.optimizer)
+        self.groups = self.groups.after(plan)
+        self.plans.append(plan)
