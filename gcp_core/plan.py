@@ -97,6 +97,13 @@ class Plan:
         """Units this plan removes."""
         return sum(len(units) for units in self.removed.values())
 
+    def effect(self) -> list[Any]:
+        """JSON-ready: what surgery does to a model. Equal effects on equal weights leave equal weights."""
+        cuts = [
+            [c.tensor, c.dim, list(c.removed)] for c in sorted(self.cuts, key=lambda c: (c.tensor, c.dim))
+        ]
+        return [cuts, [[s.module, s.full_channels] for s in sorted(self.scatters, key=lambda s: s.module)]]
+
     def with_meta(self, **values: Any) -> Plan:
         """A copy whose ``meta`` also holds ``values``."""
         return dataclasses.replace(self, meta={**self.meta, **values})

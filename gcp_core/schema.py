@@ -48,7 +48,7 @@ FINALS: dict[str, Quantity] = {
         _final("accuracy_drop", "points", "min", "baseline minus pruned validation accuracy"),
         _final("latency_ms", "ms", "min", "median forward time, batch 1, one thread, eager torch"),
         _final("epochs", "epochs", None, "epochs trained"),
-        _final("device_hours", "h", "min", "wall time of the trial times its devices"),
+        _final("device_hours", "h", "min", "wall time of the trial, trained alone, times its devices"),
         _final("target_reached", "0 or 1", "max", "1 if the compression target was met"),
     )
 }

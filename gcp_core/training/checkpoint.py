@@ -163,13 +163,27 @@ def rebuild(manifest: Mapping[str, Any], where: str) -> nn.Module:
     return model
 
 
+def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+    """Raise CheckpointError unless ``state`` has the names and shapes of ``model``; nothing is changed."""
+    problem, own = "", model.state_dict()
+    if not isinstance(state, Mapping):
+        problem = f"a {type(state).__name__} is no state dict"
+    elif set(state) != set(own):
+        different = sorted(set(state) ^ set(own), key=str)[0]
+        problem = f"{'missing' if different in own else 'unexpected'} key {different!r}"
+    else:
+        for name, tensor in state.items():
+            found, wanted = getattr(tensor, "shape", ()), own[name].shape
+            if found != wanted:
+                problem = problem or f"size mismatch for {name}: {tuple(found)}, not {tuple(wanted)}"
+    if problem:
+        raise CheckpointError(f"the weights do not fit the architecture: {problem}", where)
+
+
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
-    """Load a state dict strictly; a mismatch is one clear error."""
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as exc:
-        first = str(exc).strip().splitlines()[-1].strip()
-        raise CheckpointError(f"the weights do not fit the architecture: {first}", where) from exc
+    """Load a state dict strictly, all of it or nothing; a mismatch is one clear error."""
+    check_fit(model, state, where)
+    model.load_state_dict(state)
 
 
 def plans_from(manifest: Mapping[str, Any]) -> list[Plan]:

@@ -12,13 +12,16 @@ from gcp_core.training.results import EpochReport, TrialResult
 from gcp_core.training.state import State
 
 
-def finish(state: State, status: str, error: str, folder: Path | None) -> TrialResult:
-    """Evaluate the model as it is now and write its ``model`` folder below ``folder`` (None = keep nothing)."""
+def finish(state: State, status: str, error: str, folder: Path | None, devices: float) -> TrialResult:
+    """Evaluate the model as it is now and write its ``model`` folder below ``folder`` (None = keep nothing).
+
+    ``devices``: what ``device_hours`` counts, see :func:`gcp_core.training.run_trial`.
+    """
     plans, history = tuple(state.plans), tuple(state.history)
     if status == "diverged":
-        finals = {"epochs": float(len(history)), "device_hours": _hours(history)}
+        finals = {"epochs": float(len(history)), "device_hours": devices * _hours(history)}
         return TrialResult(status, finals, plans, history, error, trained_epochs=state.trained)
-    finals = _finals(state, status)
+    finals = _finals(state, status) | {"device_hours": devices * _hours(history)}
     digest = weights_digest(state.model.state_dict())
     kept = None if folder is None else folder / "model"
     if kept is not None:
@@ -49,11 +52,11 @@ def _finals(state: State, status: str) -> dict[str, float]:
         "compression": dense.params / cost.params,
         "latency_ms": latency.median_ms,
         "epochs": float(len(state.history)),
-        "device_hours": _hours(state.history),
         "target_reached": float(reached),
     }
     return finals
 
 
 def _hours(history: Iterable[EpochReport]) -> float:
+    """What all epochs take when the trial is alone: also of those that another trial trained for it."""
     return sum(report.metrics["time/epoch_s"] for report in history) / 3600

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import Criterion, build_criterion
-from gcp_core.data import Images, Splits, load_splits, training_batches
+from gcp_core.data import Images, Splits, evaluation_batches, load_splits, training_batches
 from gcp_core.data.pipeline import ScoringBatches, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
@@ -28,6 +28,9 @@ from gcp_core.training.checkpoint import load_weights
 from gcp_core.training.schedule import event_epochs
 
 log = logging.getLogger(__name__)
+
+#: The statistics of a model that was just cut are those of this many images at most.
+STATISTICS_IMAGES = 512
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,14 @@ class Setup:
             epoch=epoch,
             channels_last=train.channels_last,
         )
+
+    def statistics_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Training images without augmentation, the same at every event: what statistics of norms are taken over."""
+        images = self.splits.train
+        order = torch.randperm(len(images), generator=generator(self.config.seed, "statistics"))
+        some = images.subset(order[:STATISTICS_IMAGES].to(images.rows.device)).to(self.device)
+        train = self.config.train
+        return evaluation_batches(some, self.splits.normalise, train.batch_size, train.channels_last)
 
     @cached_property
     def epoch_val_images(self) -> Images:

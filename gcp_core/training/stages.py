@@ -7,11 +7,11 @@ everything that decides about it. A trial that finds a stage goes on from there,
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -43,16 +43,21 @@ def code_digest() -> str:
 
 def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> str:
     """Names everything but the pruning that decides about a trial's weights."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    # Another kind of processor may add in another order.
+    kind = (
+        torch.cuda.get_device_name(device)
+        if device.type == "cuda"
+        else torch.backends.cpu.get_cpu_capability()
+    )
     values = config.baseline().to_dict()
     return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
 
 
 def stage_key(trunk: str, plans: Sequence[Plan], epoch: int) -> str:
     """Names the state after training epoch ``epoch`` (before its event) of a trial with these events behind it."""
-    # Only what was cut, where and when; how the plan was found does not matter.
-    events = [[plan.meta.get("epoch"), *[list(v) for v in sorted(plan.removed.items())]] for plan in plans]
-    return digest([trunk, events, epoch])
+    # What was cut out of which tensor, and when; how the plan was found does not matter. Groups and units alone do not
+    # say it: the same units are other cuts in another residual mode.
+    return digest([trunk, [[plan.meta.get("epoch"), plan.effect()] for plan in plans], epoch])
 
 
 class StageStore:
@@ -75,15 +80,16 @@ class StageStore:
         folder = self.root / key
         if not folder.is_dir():
             return None
+        # Another process may evict it at any moment: whatever happens to a stage, the trial can train instead.
         try:
             manifest = read_manifest(folder)
             state = read_state(folder, manifest)
-        except CheckpointError as exc:
-            # Another process may have evicted it between the two lines above; both cases mean: train it.
+        except (CheckpointError, OSError) as exc:
             log.warning("stage passed over: %s", exc)
             shutil.rmtree(folder, ignore_errors=True)
             return None
-        os.utime(folder, (time.time(), time.time()))
+        with contextlib.suppress(OSError):
+            os.utime(folder)  # it was used
         return manifest, state
 
     def save(self, key: str, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
@@ -98,7 +104,8 @@ class StageStore:
 
     def _evict(self, keep: str) -> None:
         stages = []
-        for folder in self.root.iterdir():
+        # What is being written has a name with a dot in front.
+        for folder in (path for path in self.root.iterdir() if not path.name.startswith(".")):
             try:
                 size = sum(file.stat().st_size for file in folder.iterdir())
                 stages.append((folder.name != keep, folder.stat().st_mtime, size, folder))

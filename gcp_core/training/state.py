@@ -16,7 +16,7 @@ from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
-from gcp_core.training.checkpoint import EpochCheckpoints, load_weights, plans_from, plans_to_json
+from gcp_core.training.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
 from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import EVALUATION_BATCH
 from gcp_core.training.results import EpochReport, check_same_trial, history_from, rows_of
@@ -71,11 +71,13 @@ class State:
         return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
 
     def load(self, tensors: Mapping[str, Any], where: str) -> None:
-        """Take over weights and optimiser state of a model of the same shape.
+        """Take over weights and optimiser state of a model of the same shape, both or neither.
 
         Raises:
             CheckpointError: they do not fit.
         """
+        check_fit(self.model, tensors["model"], where)
+        self._check_optimizer(tensors["optimizer"], where)
         load_weights(self.model, tensors["model"], where)
         self.optimizer.load_state_dict(tensors["optimizer"])
 
@@ -126,6 +128,19 @@ class State:
             "plans": plans_to_json(self.plans),
             "history": rows_of(self.history),
         }
+
+    def _check_optimizer(self, saved: Mapping[str, Any], where: str) -> None:
+        """torch finds out too late, or not at all, that a parameter's momentum has another shape."""
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if sum(len(group["params"]) for group in saved["param_groups"]) != len(parameters):
+            raise CheckpointError("the optimiser's state is of another model", where)
+        for number, values in saved["state"].items():
+            for name, value in values.items():
+                if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameters[number].shape:
+                    found, wanted = tuple(value.shape), tuple(parameters[number].shape)
+                    raise CheckpointError(
+                        f"the optimiser's {name} of parameter {number} is {found}, not {wanted}", where
+                    )
 
     def _replay(self, plan: Plan) -> None:
         apply_plan(self.model, plan, self.optimizer)

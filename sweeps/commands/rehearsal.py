@@ -94,7 +94,7 @@ class Rehearsal:
             if plan is not None:
                 groups = groups.after(plan)
                 plans.append(plan.with_meta(epoch=epoch))
-                history = [*history, epoch, sorted((k, list(v)) for k, v in plan.removed.items())]
+                history = [*history, epoch, plan.effect()]
             reached = limit > 0 and groups.cost()[kind] <= limit
         macs, params = zip(*costs, strict=True)
         final = (float(groups.cost()[0]), float(groups.cost()[1]))

@@ -128,7 +128,7 @@ def run_job(
             wait_for_memory(gpus)
             cpu = time.process_time()
             with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
-                outcome = _run(job, runner, sink, share, watchdog, exchange)
+                outcome = _run(job, runner, sink, share, watchdog, exchange, gpus)
             free_memory(gpus)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
@@ -144,7 +144,13 @@ def run_job(
 
 
 def _run(
-    job: Job, runner: str, sink: EpochSink, share: bool, watchdog: Watchdog, exchange: Exchange
+    job: Job,
+    runner: str,
+    sink: EpochSink,
+    share: bool,
+    watchdog: Watchdog,
+    exchange: Exchange,
+    gpus: float,
 ) -> Outcome:
     from sweeps.storage.object_stages import open_stages  # brings torch
 
@@ -166,7 +172,9 @@ def _run(
 
     try:
         function = load_factory(runner, "runner", ConfigError)
-        wanted = {"saved": saved} | ({"stages": open_stages(exchange)} if share else {})
+        wanted = {"saved": saved, "devices": gpus or None} | (
+            {"stages": open_stages(exchange)} if share else {}
+        )
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
     except Exception as exc:  # the trial may raise anything; the sweep goes on

@@ -1,12 +1,16 @@
 """Shared training: the weights are those of unshared trials, and no epoch is trained that another trial trained."""
 
 import dataclasses
+import os
+import shutil
 
 import pytest
+import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.schema import PER_EPOCH
 from gcp_core.training import run_trial
+from gcp_core.training.checkpoint import read_manifest
 from gcp_core.training.stages import StageStore, stage_key
 from tests.oracles.prefix_tree import ideal_epochs
 
@@ -130,3 +134,91 @@ def test_epochs_taken_over_count_the_units_of_the_trial_that_takes_them_over(tmp
     store = StageStore(tmp_path)
     run_trial(BASE.baseline(), stages=store)
     assert comparable(run_trial(config, stages=store)) == comparable(run_trial(config))
+
+
+def test_a_stage_that_is_evicted_while_it_is_read_costs_only_the_sharing(tmp_path, unshared, monkeypatch):
+    """Another process makes room between any two of this one's looks at the folder."""
+    from gcp_core.training import checkpoint, stages
+
+    store = StageStore(tmp_path)
+    run_trial(BASE.baseline(), stages=store)
+    digest, state, touch = checkpoint._file_digest, stages.read_state, os.utime
+    evicted = []
+
+    def evict(folder):
+        evicted.append(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+    def gone_before_the_hash(path):
+        evict(path.parent)
+        return digest(path)
+
+    def gone_before_the_time_stamp(path, *args, **kwargs):
+        evict(path)
+        return touch(path, *args, **kwargs)
+
+    monkeypatch.setattr(checkpoint, "_file_digest", gone_before_the_hash)
+    assert comparable(run_trial(TRIALS[1], stages=store)) == comparable(unshared[1])
+    monkeypatch.setattr(checkpoint, "_file_digest", digest)
+    run_trial(BASE.baseline(), stages=store)
+    monkeypatch.setattr(stages.os, "utime", gone_before_the_time_stamp)
+    assert comparable(run_trial(TRIALS[1], stages=store)) == comparable(unshared[1])
+    assert evicted
+    assert state is stages.read_state
+
+
+@pytest.mark.parametrize("harm", ["another model", "another optimiser", "no loss", "no history"])
+def test_a_stage_that_does_not_fit_is_passed_over_whole(tmp_path, unshared, monkeypatch, harm):
+    """Whatever lies under a key: tensors that happen to fit are not taken while others are not."""
+    store = StageStore(tmp_path)
+    run_trial(BASE.baseline(), stages=store)
+    real = store.load
+
+    def spoiled(key):
+        found = real(key)
+        if found is None:
+            return None
+        manifest, tensors = found
+        if harm == "another model":
+            tensors["model"]["features.4.running_mean"] = torch.zeros(99)
+        elif harm == "another optimiser":
+            tensors["optimizer"]["state"][5]["momentum_buffer"] = torch.zeros(99)
+        else:
+            del manifest[harm.removeprefix("no ")]
+        return manifest, tensors
+
+    monkeypatch.setattr(store, "load", spoiled)
+    result = run_trial(TRIALS[1], stages=store)
+    assert result.trained_epochs == 6
+    assert comparable(result) == comparable(unshared[1])
+
+
+def test_what_others_trained_counts_as_if_the_trial_had_trained_it(tmp_path):
+    """``device_hours`` does not depend on who ran first: not on what was taken over, not on what was only loaded."""
+    store = StageStore(tmp_path)
+    baseline = run_trial(BASE.baseline(), stages=store)
+    before = {r.epoch: r.metrics["time/epoch_s"] for r in baseline.history}
+    again = run_trial(BASE.baseline(), stages=store)
+    assert again.trained_epochs == 0
+    times = {r.epoch: r.metrics["time/epoch_s"] for r in again.history}
+    assert [times[e] for e in range(1, 6)] == [before[e] for e in range(1, 6)]
+    (stage,) = [s for s in map(read_manifest, tmp_path.iterdir()) if len(s["history"]) == 5]
+    assert times[6] > stage["seconds"] > 0, "the last epoch was loaded, and counts what its training took"
+    assert again.finals["device_hours"] == sum(times.values()) / 3600
+
+
+def test_device_hours_count_the_devices():
+    config = dataclasses.replace(BASE.baseline(), train=dataclasses.replace(BASE.train, epochs=1))
+    for devices, factor in ((None, 1), (0.25, 0.25), (4, 4)):
+        result = run_trial(config, devices=devices)
+        assert result.finals["device_hours"] == factor * result.history[0].metrics["time/epoch_s"] / 3600
+    two = run_trial(dataclasses.replace(config, threads=2))
+    assert two.finals["device_hours"] == 2 * two.history[0].metrics["time/epoch_s"] / 3600
+
+
+def test_what_is_being_written_is_not_evicted(tmp_path):
+    being_written = tmp_path / ".0123-tmp"
+    being_written.mkdir()
+    (being_written / "state.pt").write_bytes(b"x" * 100)
+    run_trial(BASE.baseline(), stages=StageStore(tmp_path, max_bytes=1))
+    assert being_written.is_dir()

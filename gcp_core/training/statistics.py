@@ -1,0 +1,52 @@
+"""Running statistics of norms: those of a model that was just cut are those of the larger one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+
+
+@contextmanager
+def recomputed(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, keep: bool) -> Iterator[None]:
+    """Inside, every norm of ``model`` has the mean statistics over ``batches`` (images, labels) instead of its own.
+
+    Only statistics change, and only those of norms that keep running ones. Afterwards the former ones come back, so
+    that training goes on as if nobody had looked; with ``keep`` (nothing will be trained any more) the new ones stay.
+    """
+    norms = [m for m in model.modules() if isinstance(m, _NormBase) and m.running_mean is not None]
+    before = [{name: buffer.clone() for name, buffer in norm.named_buffers()} for norm in norms]
+    _recompute(model, norms, batches)
+    try:
+        yield
+    finally:
+        if not keep:
+            for norm, buffers in zip(norms, before, strict=True):
+                for name, buffer in norm.named_buffers():
+                    buffer.copy_(buffers[name])
+
+
+@torch.no_grad()
+def _recompute(model: nn.Module, norms: list[_NormBase], batches: Iterable[tuple[Tensor, Tensor]]) -> None:
+    """Dropout and the like stay off: a norm shall see what it will see in use."""
+    modes = {module: module.training for module in model.modules()}
+    momenta = [norm.momentum for norm in norms]
+    seen = [norm.num_batches_tracked.clone() for norm in norms]
+    model.eval()
+    for norm in norms:
+        norm.train()
+        norm.momentum = None  # the plain mean over all batches
+        norm.reset_running_stats()
+    try:
+        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+            for images, _ in batches:
+                model(images)
+    finally:
+        for norm, momentum, number in zip(norms, momenta, seen, strict=True):
+            norm.momentum = momentum
+            norm.num_batches_tracked.copy_(number)
+        for module, training in modes.items():
+            module.training = training

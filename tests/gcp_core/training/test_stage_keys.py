@@ -1,0 +1,186 @@
+"""Equal key => equal weights: whatever decides about a trial's weights is in the key under which they are shared."""
+
+import dataclasses
+import itertools
+
+import pytest
+import torch
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.groups import find_groups
+from gcp_core.models import build_model
+from gcp_core.pruning.surgery import apply_plan
+from gcp_core.training import run_trial
+from gcp_core.training.stages import StageStore, stage_key, trunk_key
+
+BASE = TrialConfig(
+    data=DataConfig("digits", val_share=0.25, train_images=96),
+    model=ModelConfig("vgg_tiny", width=0.125),
+    train=TrainConfig(epochs=3, batch_size=32),
+    prune=PruneConfig(criterion="frs", interval=1, ratio=0.4, target=0.35, until=2),
+)
+#: Path -> another value. Every field of the four parts is here or in _LEFT_OUT.
+_OTHER = {
+    "data.val_share": 0.3,
+    "data.val_images": 300,
+    "data.train_images": 90,
+    "data.split_seed": 1,
+    "data.augment": "none",
+    "data.crop_padding": 2,
+    "data.streaming": True,
+    "data.memory_gib": 1.0,
+    "data.workers": 0,
+    "model.name": "tests.gcp_core.training.test_stage_keys:two_layers",
+    "model.width": 0.25,
+    "train.epochs": 4,
+    "train.batch_size": 16,
+    "train.lr": 0.05,
+    "train.optimizer": "adamw",
+    "train.momentum": 0.8,
+    "train.nesterov": True,
+    "train.weight_decay": 1e-3,
+    "train.schedule": "constant",
+    "train.warmup": 0.5,
+    "train.milestones": (0.4,),
+    "train.gamma": 0.5,
+    "train.label_smoothing": 0.1,
+    "train.precision": "bf16",
+    "train.channels_last": False,
+    "train.eval_images": 50,
+    "prune.criterion": "l1",
+    "prune.start": 2,
+    "prune.interval": 2,
+    "prune.ratio": 0.3,
+    "prune.count": 5,
+    "prune.target": 0.2,
+    "prune.of": "params",
+    "prune.until": 1,
+    "prune.residual": "inner",
+    "prune.scoring_images": 20,
+    "prune.min_channels": 3,
+    "prune.min_share": 0.3,
+    "prune.exclude": ("features.0",),
+    "prune.round_to": 2,
+    "prune.normalise": "max",
+    "prune.cost_power": 1.0,
+    "prune.allocator": "uniform",
+    "prune.options": {"winsorise": 0.9},
+    "seed": 1,
+}
+_LEFT_OUT = {
+    "data.name": "another set",
+    "data.path": "needs files",
+    "data.download": "needs a network",
+    "data.image_size": "of image folders",
+    "model.weights": "needs a file",
+    "train.device": "needs a GPU",
+    "prune.hidden_count": "vgg_tiny has no hidden linear layer",
+}
+
+
+def two_layers(num_classes, in_channels, width):
+    from torch import nn
+
+    channels = int(64 * width)
+    return nn.Sequential(
+        nn.Conv2d(in_channels, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, num_classes),
+    )  # fmt: skip
+
+
+def changed(path):
+    part, _, name = path.partition(".")
+    if not name:
+        return dataclasses.replace(BASE, **{part: _OTHER[path]})
+    more = {"ratio": None} if path == "prune.count" else {}
+    return dataclasses.replace(
+        BASE, **{part: dataclasses.replace(getattr(BASE, part), **{name: _OTHER[path]}, **more)}
+    )
+
+
+def test_every_field_is_tried_or_left_out_for_a_reason():
+    parts = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}
+    fields = {f"{part}.{f.name}" for part, cls in parts.items() for f in dataclasses.fields(cls)}
+    later = {f for f in fields if f.split(".")[1] in NOT_IN_SINGLE_TRIALS}
+    assert fields - later | {"seed"} == set(_OTHER) | set(_LEFT_OUT)
+
+
+#: Fields that only paths have; tests/gcp_core/training/test_path_sharing.py tries those.
+NOT_IN_SINGLE_TRIALS: set[str] = set()
+
+
+class Remembering(StageStore):
+    """Keeps nothing, and remembers under which key what would have been kept."""
+
+    def __init__(self):
+        self.seen = {}
+
+    def load(self, key):
+        return None
+
+    def save(self, key, state, manifest):
+        self.seen[key] = {name: tensor.clone() for name, tensor in state["model"].items()}
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Path of what was changed -> (key -> weights) of that trial's stages."""
+    found = {}
+    for path in ["", *_OTHER]:
+        store = Remembering()
+        run_trial(BASE if not path else changed(path), stages=store)
+        found[path] = store.seen
+    return found
+
+
+def test_equal_keys_have_equal_weights(trained):
+    shared = 0
+    for one, other in itertools.combinations(trained, 2):
+        for key in set(trained[one]) & set(trained[other]):
+            mine, theirs = trained[one][key], trained[other][key]
+            assert set(mine) == set(theirs), (one, other)
+            assert all(torch.equal(mine[name], theirs[name]) for name in mine), (one, other)
+            shared += 1
+    assert shared > 100, "otherwise nothing was compared"
+
+
+def test_what_changes_the_weights_of_the_first_epoch_changes_its_key(trained):
+    """The converse where it is easy to see: a difference in training or data shares nothing at all."""
+    for path in ("train.lr", "train.precision", "data.augment", "seed", "model.width", "train.epochs"):
+        assert not set(trained[""]) & set(trained[path]), path
+
+
+@pytest.mark.parametrize("name", ["resnet20", "torchvision:resnet18"])
+def test_the_same_units_of_the_same_groups_are_another_state_in_another_residual_mode(name):
+    """A group of a stage's stream in ``coupled`` is cut in all blocks; in ``scatter`` one conv is."""
+    example = torch.zeros(1, 3, 32, 32)
+    model = build_model(name, 10, 3, 0.25) if name == "resnet20" else build_model(name, 10)
+    plans = {}
+    for mode in ("coupled", "scatter", "inner"):
+        groups = find_groups(model, example, residual=mode)
+        for group in groups.groups:
+            plans.setdefault(group.name, {})[mode] = groups.plan({group.name: [0]}).with_meta(epoch=1)
+    compared = 0
+    for modes in plans.values():
+        for one, other in itertools.combinations(modes, 2):
+            same = _after(name, example, modes[one]) == _after(name, example, modes[other])
+            equal_keys = stage_key("trunk", [modes[one]], 2) == stage_key("trunk", [modes[other]], 2)
+            assert equal_keys == same, (modes[one].removed, one, other)
+            compared += not same
+    assert compared, "some group is cut differently in two modes"
+
+
+def _after(name, example, plan):
+    """Names and shapes of the model's tensors after the plan."""
+    model = build_model(name, 10, 3, 0.25) if name == "resnet20" else build_model(name, 10)
+    apply_plan(model, plan)
+    return {key: tuple(value.shape) for key, value in model.state_dict().items()}
+
+
+def test_the_processor_is_in_the_key(monkeypatch):
+    device = torch.device("cpu")
+    here = trunk_key(BASE, "data", device)
+    assert trunk_key(BASE, "data", device) == here
+    assert trunk_key(dataclasses.replace(BASE, threads=2), "data", device) != here
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
+    assert trunk_key(BASE, "data", device) != here
