@@ -16,11 +16,13 @@ from typing import Any
 from gcp_core.errors import ConfigError, did_you_mean
 
 OPTIMIZERS = ("sgd", "adamw")
-LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant")
+CYCLES = "cycles"
+LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant", CYCLES)
 PRECISIONS = ("fp32", "bf16")
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
 RESIDUAL_MODES = ("coupled", "scatter", "inner")
 COST_KINDS = ("macs", "params")
+RATIO_KINDS = ("units", "cost")
 NORMALISATIONS = ("auto", "none", "unit_l2", "mean", "max")
 ALLOCATORS = ("global", "uniform")
 
@@ -138,15 +140,19 @@ class TrainConfig:
 
     Attributes:
         lr: the peak learning rate.
+        epochs: None = 20; with ``cycles`` None = as many as the path takes, a number = no cycle that would end later.
         schedule: ``one_cycle`` (linear up over ``warmup``, linear down to zero), ``step`` (times ``gamma`` at each
-            of ``milestones``), ``cosine``, ``constant``. None of them depends on the pruning.
+            of ``milestones``), ``cosine``, ``constant``: none of them depends on the pruning. ``cycles``: the trial is a
+            path, one-cycle until ``prune.start``, then one cycle after every event.
+        restart: ``cycles``: the share of ``lr`` at which a cycle starts.
+        pace: ``cycles``: the shape of a cycle, ``linear`` (down to zero), ``slow_start``, or ``package.module:pace``.
         milestones: epochs (whole numbers) or shares of all epochs (below 1).
         precision: ``bf16`` trains under autocast; the final evaluation is always float32.
         eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
         device: ``auto`` takes a GPU if the process sees one.
     """
 
-    epochs: int = 20
+    epochs: int | None = None
     batch_size: int = 128
     lr: float = 0.1
     optimizer: str = "sgd"
@@ -162,9 +168,21 @@ class TrainConfig:
     channels_last: bool = True
     eval_images: int | None = None
     device: str = "auto"
+    restart: float = field(default=1.0, metadata=_LATER)
+    pace: str = field(default="linear", metadata=_LATER)
 
     def __post_init__(self) -> None:
-        _integer("train.epochs", self.epochs, 1)
+        if self.epochs is None and self.schedule != CYCLES:
+            object.__setattr__(self, "epochs", 20)
+        if self.epochs is not None:
+            _integer("train.epochs", self.epochs, 1)
+        _number("train.restart", self.restart, 0.0, 1.0, open_low=True)
+        if not self.pace or not isinstance(self.pace, str):
+            raise ConfigError(f"{self.pace!r} is not a pace's name", "train.pace")
+        if self.schedule != CYCLES:
+            for name, default in (("restart", 1.0), ("pace", "linear")):
+                if getattr(self, name) != default:
+                    raise ConfigError("only cycles have it", f"train.{name}", "train.schedule: cycles")
         _integer("train.batch_size", self.batch_size, 2)
         _number("train.lr", self.lr, 0.0, math.inf, open_low=True)
         _one_of("train.optimizer", self.optimizer, OPTIMIZERS)
@@ -192,14 +210,18 @@ class PruneConfig:
 
     Attributes:
         criterion: gives every unit a score, higher = keep.
-        start: the first event comes after this epoch (None = ``interval``).
-        interval: epochs between events.
-        ratio: share of the units still alive that each event removes. Default 0.2 unless ``count`` is given.
+        start: the first event comes after this epoch (None = ``interval``; required with cycles).
+        interval: epochs between events; with cycles the length of a cycle.
+        ratio: share of the units still alive that each event removes. Default 0.2 unless ``count`` or ``levels`` is
+            given. With ``ratio_of: cost``: event k leaves (1 - ratio)^k of the dense cost.
+        ratio_of: ``units`` or (paths only, their default) ``cost``.
+        levels: paths: the shares of the dense cost removed after the first, second, ... event, rising; instead of
+            ``ratio`` and ``target``.
         count: units each event removes.
         hidden_count: hidden linear layers are ranked on their own and lose this many units each event (the paper's VGG);
             ``ratio`` and ``count`` then mean the other units. None = ranked with the rest.
         target: share of ``of`` to remove; no events after it is reached. None = no target: every event until
-            ``until`` takes place (the paper's schedule).
+            ``until`` takes place (the paper's schedule). A path ends with its first level at or beyond it.
         of: ``macs`` or ``params``.
         until: no event after this epoch (int), or after this share of all epochs (float).
         residual: ``coupled``, ``scatter`` or ``inner``.
@@ -222,7 +244,7 @@ class PruneConfig:
     hidden_count: int | None = field(default=None, metadata=_LATER)
     target: float | None = 0.5
     of: str = "macs"
-    until: int | float = 0.75
+    until: int | float | None = 0.75
     residual: str = "coupled"
     scoring_images: int | str = "auto"
     min_channels: int = 2
@@ -233,6 +255,8 @@ class PruneConfig:
     cost_power: float = 0.0
     allocator: str = "global"
     options: dict[str, Any] = field(default_factory=dict)
+    ratio_of: str | None = field(default=None, metadata=_LATER)
+    levels: tuple[float, ...] | None = field(default=None, metadata=_LATER)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exclude", tuple(self.exclude))
@@ -243,7 +267,10 @@ class PruneConfig:
         _integer("prune.interval", self.interval, 1)
         if self.ratio is not None and self.count is not None:
             raise ConfigError("ratio and count cannot both be given", "prune", "set one of them to null")
-        if self.ratio is None and self.count is None:
+        if self.ratio_of is not None:
+            _one_of("prune.ratio_of", self.ratio_of, RATIO_KINDS)
+        self._check_levels()
+        if self.ratio is None and self.count is None and self.levels is None:
             object.__setattr__(self, "ratio", 0.2)
         if self.ratio is not None:
             _number("prune.ratio", self.ratio, 0.0, 1.0, open_low=True)
@@ -258,7 +285,7 @@ class PruneConfig:
         _one_of("prune.of", self.of, COST_KINDS)
         if isinstance(self.until, int) and not isinstance(self.until, bool):
             _integer("prune.until", self.until, 1)
-        else:
+        elif self.until is not None:
             _number("prune.until", self.until, 0.0, 1.0, open_low=True)
         _one_of("prune.residual", self.residual, RESIDUAL_MODES)
         if self.scoring_images != "auto":
@@ -269,6 +296,49 @@ class PruneConfig:
         _one_of("prune.normalise", self.normalise, NORMALISATIONS)
         _number("prune.cost_power", self.cost_power, 0.0, 4.0)
         _one_of("prune.allocator", self.allocator, ALLOCATORS)
+
+    def _check_levels(self) -> None:
+        if self.levels is None:
+            return
+        if self.ratio is not None or self.ratio_of is not None:
+            raise ConfigError("levels and ratio cannot both be given", "prune.levels", "set ratio to null")
+        if self.target not in (None, _DEFAULT_TARGET):
+            raise ConfigError(
+                "levels and target cannot both be given", "prune.levels", "the path ends at the last level"
+            )
+        object.__setattr__(self, "target", None)
+        object.__setattr__(self, "levels", tuple(self.levels))
+        example = "for instance [0.3, 0.5, 0.65, 0.8]"
+        if not self.levels:
+            raise ConfigError("is empty", "prune.levels", example)
+        for i, level in enumerate(self.levels):
+            where = f"prune.levels.{i}"
+            _number(where, level, 0.0, 1.0, open_low=True)
+            if level == 1.0:
+                raise ConfigError(f"{level!r} would remove everything", where, "below 1")
+            if i and level <= self.levels[i - 1]:
+                raise ConfigError(f"{level!r} does not rise above {self.levels[i - 1]!r}", where, example)
+
+    def depth(self) -> float | None:
+        """The share of ``of`` at which a path ends; None = at the floors."""
+        return self.target if self.levels is None else self.levels[-1]
+
+    def next_level(self, removed: float) -> float | None:
+        """The share that a path's next event brings the cost down to when ``removed`` is gone; levels that coarse units
+        have passed already are skipped. None: there is no next one, or with ``ratio_of: units`` it is not known.
+
+        >>> PruneConfig(ratio=0.5, ratio_of="cost").next_level(0.6)
+        0.75
+        """
+        if self.levels is not None:
+            return next((level for level in self.levels if level > removed + _NO_MORE), None)
+        if self.ratio_of != "cost" or not self.ratio or removed >= 1:
+            return None
+        if self.ratio == 1.0:
+            return 1.0
+        passed = math.log1p(-min(max(removed, 0.0), 1.0)) / math.log1p(-self.ratio)
+        event = math.floor(passed + _NO_MORE) + 1
+        return 1 - (1 - self.ratio) ** event
 
 
 @dataclass(frozen=True)
@@ -285,14 +355,42 @@ class TrialConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     prune: PruneConfig | None = field(default_factory=PruneConfig)
     threads: int = 1
+    baseline_epochs: int | None = None
 
     def __post_init__(self) -> None:
         _integer("seed", self.seed, 0)
         _integer("threads", self.threads, 1)
+        if self.baseline_epochs is not None:
+            _integer("baseline.epochs", self.baseline_epochs, 1)
+        if self.is_path:
+            object.__setattr__(self, "prune", _prune_of_path(self))
+        elif self.prune is not None:
+            _refuse_path_keys(self.prune)
+
+    @property
+    def is_path(self) -> bool:
+        """Whether the trial ends every cycle with a finished model (``train.schedule: cycles``)."""
+        return self.train.schedule == CYCLES
 
     def baseline(self) -> TrialConfig:
-        """The unpruned twin: same data, model, training and seed."""
-        return dataclasses.replace(self, prune=None)
+        """The unpruned twin: same data, model, training and seed.
+
+        A path's is trained one-cycle for ``baseline_epochs`` (None = as many as its dense phase): meant for about the
+        same compute as the path.
+        """
+        if not self.is_path:
+            return dataclasses.replace(self, prune=None)
+        return self._dense(self.baseline_epochs or self.prune.start)
+
+    def dense_phase(self) -> TrialConfig:
+        """The unpruned trial that trains, epoch by epoch, what this one trains until its first event."""
+        return self._dense(self.prune.start) if self.is_path else self.baseline()
+
+    def _dense(self, epochs: int) -> TrialConfig:
+        train = dataclasses.replace(
+            self.train, schedule="one_cycle", epochs=epochs, restart=1.0, pace="linear"
+        )
+        return dataclasses.replace(self, train=train, prune=None, baseline_epochs=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON-ready values; inverse of :meth:`from_dict`."""
@@ -311,17 +409,19 @@ class TrialConfig:
         """:meth:`to_dict` without what cannot change the result: ``threads``, and how the images are read.
 
         ``data.path`` stays: a key is computed without looking at the images, and the path is what tells two data sets
-        of one kind apart.
+        of one kind apart. Nor does what a path may go on beyond: its target, its cap on the epochs.
         """
         values = self.to_dict()
-        del values["threads"]
+        del values["threads"], values["baseline_epochs"]
+        if self.is_path:
+            del values["train"]["epochs"], values["prune"]["target"], values["prune"]["until"]
         for name, part in _PARTS.items():
             for item in dataclasses.fields(part) if values[name] is not None else ():
                 kind = item.metadata.get("identity")
                 if kind == "never":
                     values[name][item.name] = item.default
-                elif kind == "where set" and values[name][item.name] == item.default:
-                    del values[name][item.name]
+                elif kind == "where set" and values[name].get(item.name) == item.default:
+                    values[name].pop(item.name, None)
         return values
 
     def config_id(self) -> str:
@@ -331,6 +431,44 @@ class TrialConfig:
     def key(self) -> str:
         """Twelve hex digits that name the :meth:`identity`: equal keys are the same trial."""
         return digest(self.identity())
+
+
+#: Shares this close are the same share.
+_NO_MORE = 1e-9
+_DEFAULT_TARGET, _DEFAULT_UNTIL = 0.5, 0.75
+
+
+def _prune_of_path(config: TrialConfig) -> PruneConfig:
+    """A path's pruning, checked and with what follows from its being a path filled in."""
+    prune = config.prune
+    if prune is None:
+        raise ConfigError("a path prunes", "prune", "train.schedule: one_cycle trains without pruning")
+    if prune.start is None:
+        hint = "epochs of the dense phase, for instance 4"
+        raise ConfigError("is required with train.schedule: cycles", "prune.start", hint)
+    for name in ("count", "hidden_count"):
+        if getattr(prune, name) is not None:
+            raise ConfigError(
+                "has no meaning with train.schedule: cycles", f"prune.{name}", "ratio or levels say how much"
+            )
+    if prune.until not in (None, _DEFAULT_UNTIL):
+        raise ConfigError(
+            "has no meaning with train.schedule: cycles", "prune.until", "target says how deep a path goes"
+        )
+    cap = config.train.epochs
+    if cap is not None and cap < prune.start:
+        hint = f"at least prune.start ({prune.start}); null = no cap"
+        raise ConfigError(f"{cap} epochs are shorter than the dense phase", "train.epochs", hint)
+    kind = None if prune.levels is not None else prune.ratio_of or "cost"
+    return dataclasses.replace(prune, until=None, ratio_of=kind)
+
+
+def _refuse_path_keys(prune: PruneConfig) -> None:
+    for name, given in (("levels", prune.levels is not None), ("ratio_of", prune.ratio_of == "cost")):
+        if given:
+            raise ConfigError("only paths have it", f"prune.{name}", "train.schedule: cycles")
+    if prune.until is None:
+        object.__setattr__(prune, "until", _DEFAULT_UNTIL)
 
 
 _PARTS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}
