@@ -206,7 +206,8 @@ class PruneConfig:
         scoring_images: ``auto`` = min(2000, 4 % of the training images), at least 10 a class.
         min_channels, min_share: floors of every group: a number, and a share of its original units.
         exclude: module-name patterns (``fnmatch``) that are never pruned.
-        round_to: living widths of pruned layers stay multiples of this (the count is met as closely as that allows).
+        round_to: layers that are cut are left with a multiple of this many channels; units go in whole steps, at least
+            one per event.
         normalise: each layer's scores are divided by their ``unit_l2``, ``mean`` or ``max`` before layers are ranked
             together; ``auto`` = ``unit_l2`` unless the criterion's scores are comparable as they are.
         cost_power: divide a unit's score by (its marginal cost / the mean) ** this; 1 = score per MAC.
