@@ -68,6 +68,7 @@ class DataConfig:
         download: ``cifar10`` and ``cifar100`` may fetch their files into ``path``.
         image_size: ``imagefolder``: shorter side resized to this, then the centre is cut out (None = all images
             have one size already).
+        channels: ``imagefolder`` and ``parquet``: 3 = RGB, 1 = grey; None = RGB unless all images are grey.
         val_share: share of the training images held out for validation (stratified).
         val_images: a number of images instead of the share.
         train_images: train on a stratified subset of this many images (None = all that are left).
@@ -84,6 +85,7 @@ class DataConfig:
     path: str | None = None
     download: bool = field(default=False, metadata=_HANDLING)
     image_size: int | None = None
+    channels: int | None = field(default=None, metadata=_LATER)
     val_share: float = 0.1
     val_images: int | None = None
     train_images: int | None = None
@@ -104,6 +106,10 @@ class DataConfig:
             _integer("data.train_images", self.train_images, 1)
         if self.image_size is not None:
             _integer("data.image_size", self.image_size, 1)
+        if self.channels not in (None, 1, 3) or isinstance(self.channels, bool):
+            raise ConfigError(
+                f"{self.channels!r} is not a number of channels", "data.channels", "1, 3 or null"
+            )
         _integer("data.split_seed", self.split_seed, 0)
         _one_of("data.augment", self.augment, AUGMENTATIONS)
         if self.crop_padding is not None:
