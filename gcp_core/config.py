@@ -70,6 +70,7 @@ class DataConfig:
         download: ``cifar10`` and ``cifar100`` may fetch their files into ``path``.
         image_size: ``imagefolder``: shorter side resized to this, then the centre is cut out (None = all images
             have one size already).
+        channels: ``imagefolder`` and ``parquet``: 3 = RGB, 1 = grey; None = RGB unless all images are grey.
         val_share: share of the training images held out for validation (stratified).
         val_images: a number of images instead of the share.
         train_images: train on a stratified subset of this many images (None = all that are left).
@@ -86,6 +87,7 @@ class DataConfig:
     path: str | None = None
     download: bool = field(default=False, metadata=_HANDLING)
     image_size: int | None = None
+    channels: int | None = field(default=None, metadata=_LATER)
     val_share: float = 0.1
     val_images: int | None = None
     train_images: int | None = None
@@ -106,6 +108,10 @@ class DataConfig:
             _integer("data.train_images", self.train_images, 1)
         if self.image_size is not None:
             _integer("data.image_size", self.image_size, 1)
+        if self.channels not in (None, 1, 3) or isinstance(self.channels, bool):
+            raise ConfigError(
+                f"{self.channels!r} is not a number of channels", "data.channels", "1, 3 or null"
+            )
         _integer("data.split_seed", self.split_seed, 0)
         _one_of("data.augment", self.augment, AUGMENTATIONS)
         if self.crop_padding is not None:
@@ -228,7 +234,8 @@ class PruneConfig:
         scoring_images: ``auto`` = min(2000, 4 % of the training images), at least 10 a class.
         min_channels, min_share: floors of every group: a number, and a share of its original units.
         exclude: module-name patterns (``fnmatch``) that are never pruned.
-        round_to: living widths of pruned layers stay multiples of this (the count is met as closely as that allows).
+        round_to: layers that are cut are left with a multiple of this many channels; units go in whole steps, at least
+            one per event.
         normalise: each layer's scores are divided by their ``unit_l2``, ``mean`` or ``max`` before layers are ranked
             together; ``auto`` = ``unit_l2`` unless the criterion's scores are comparable as they are.
         cost_power: divide a unit's score by (its marginal cost / the mean) ** this; 1 = score per MAC.

@@ -21,7 +21,7 @@ from gcp_core.errors import DataError
 log = logging.getLogger(__name__)
 
 #: Part of the key: raise it when decoding changes.
-DECODER_VERSION = 1
+DECODER_VERSION = 2
 TRAIN_IMAGES, TEST_IMAGES = "train_images.npy", "test_images.npy"
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -43,7 +43,7 @@ def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: st
             fcntl.flock(lock, fcntl.LOCK_EX)
             folder = root / key
             if not (folder / "meta.json").exists():
-                log.info("decoding %s", ", ".join(f.name for f in files))
+                log.info("decoding %d files: %s, ...", len(files), files[0])
                 _write(decode, folder)
             return _read(folder)
     except OSError as exc:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import IO
 
@@ -27,29 +28,81 @@ def source_folder(config: DataConfig) -> Path:
     return root
 
 
+def channels_of(config: DataConfig, sources: Iterable[IO[bytes] | Path]) -> int:
+    """``data.channels`` if it is set; otherwise 1 if every one of the encoded images is grey, 3 if one has colours.
+
+    Only headers are read, and only up to the first image in colour.
+    """
+    if config.channels is not None:
+        return config.channels
+    return 1 if all(_is_grey(source) for source in sources) else 3
+
+
 def decode_image(
-    source: IO[bytes] | Path, what: str, where: Path, channels: int | None, image_size: int | None = None
+    source: IO[bytes] | Path, what: str, where: Path | str, channels: int, image_size: int | None = None
 ) -> np.ndarray:
-    """uint8 ``(H, W, C)`` of one encoded image.
+    """uint8 ``(H, W, C)`` of one encoded image: what one sees of it on white paper.
+
+    Palettes are resolved, transparent parts show white, 16-bit greys are scaled to 8 bits.
 
     Args:
         what, where: name the image in an error.
-        channels: 1 or 3; None lets this image decide (grey stays grey).
+        channels: 1 (grey; colours by their luminance) or 3.
         image_size: resize the shorter side to this (bilinear), then cut out the centre.
+
+    Raises:
+        DataError: it is no image, is damaged, or its pixels have no known range.
     """
     from PIL import Image
 
     try:
-        with Image.open(source) as image:
-            grey = image.mode in ("L", "1") if channels is None else channels == 1
-            image = image.convert("L" if grey else "RGB")
+        with Image.open(source) as opened:
+            image = _on_white(_eight_bits(opened)).convert("L" if channels == 1 else "RGB")
             pixels = np.asarray(image if image_size is None else _fit(image, image_size))
     except (OSError, ValueError, SyntaxError) as exc:
         raise DataError(f"{what} cannot be decoded: {exc}", str(where)) from exc
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
-def _fit(image, size: int):  # type: ignore[no-untyped-def]  # a PIL image; PIL is optional
+def _is_grey(source: IO[bytes] | Path) -> bool:
+    """Whether the image has no colours; False for what is no image (decoding will say so)."""
+    from PIL import Image
+
+    try:
+        with Image.open(source) as image:
+            if image.mode in ("P", "PA"):
+                colours = np.reshape(image.getpalette() or [0, 0, 0], (-1, 3))
+                return bool((colours == colours[:, :1]).all())
+            return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    except (OSError, ValueError, SyntaxError):
+        return False
+
+
+def _eight_bits(image):  # type: ignore[no-untyped-def]  # PIL images here and below; PIL is optional
+    """16-bit greys scaled to 8 bits (as PIL does it for colours); anything else as it is."""
+    from PIL import Image
+
+    if image.mode == "F":
+        raise ValueError("its pixels are float numbers, whose range is not known")
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    if values.min() < 0 or values.max() > 0xFFFF:
+        raise ValueError(f"its pixels go from {values.min()} to {values.max()}, not from 0 to 65535")
+    return Image.fromarray((values >> 8).astype(np.uint8))
+
+
+def _on_white(image):  # type: ignore[no-untyped-def]
+    """Without transparency: whatever colour is hidden below it is not part of the picture."""
+    from PIL import Image
+
+    if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:
+        return image
+    image = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+
+
+def _fit(image, size: int):  # type: ignore[no-untyped-def]
     width, height = image.size
     scale = size / min(width, height)
     width, height = max(size, round(width * scale)), max(size, round(height * scale))

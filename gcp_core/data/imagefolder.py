@@ -9,7 +9,7 @@ import numpy as np
 
 from gcp_core.config import DataConfig
 from gcp_core.data.cache import TEST_IMAGES, TRAIN_IMAGES, cached
-from gcp_core.data.decode import decode_image, source_folder
+from gcp_core.data.decode import channels_of, decode_image, source_folder
 from gcp_core.data.images import RawData
 from gcp_core.data.streaming import RowWriter
 from gcp_core.errors import DataError
@@ -22,6 +22,8 @@ TEST_FOLDERS = ("test", "val", "valid", "validation")
 
 def load_imagefolder(config: DataConfig) -> RawData:
     """Every image below ``config.path``; classes are the folders of ``train`` in alphabetical order.
+
+    The images are RGB; they have one channel with ``data.channels: 1``, or if all files of both splits are grey.
 
     Raises:
         DataError: a split or class is missing, an image cannot be decoded or has another size than the first.
@@ -41,13 +43,16 @@ def load_imagefolder(config: DataConfig) -> RawData:
 
     def decode(folder: Path) -> RawData:
         targets = {train: folder / TRAIN_IMAGES, test: folder / TEST_IMAGES}
+        channels = channels_of(config, paths)
         arrays = [
-            a for split, file in targets.items() for a in _decode(files[split], config.image_size, file)
+            a
+            for split, file in targets.items()
+            for a in _decode(files[split], channels, config.image_size, file)
         ]
         return RawData.build(*arrays, tuple(classes), where=str(root))
 
-    variant = "" if config.image_size is None else f"size{config.image_size}"
-    return cached([path for split in (train, test) for path, _ in files[split]], decode, variant)
+    paths = [path for split in (train, test) for path, _ in files[split]]
+    return cached(paths, decode, f"size{config.image_size} channels{config.channels}")
 
 
 def _files(split: Path, classes: list[str]) -> list[tuple[Path, int]]:
@@ -63,13 +68,13 @@ def _files(split: Path, classes: list[str]) -> list[tuple[Path, int]]:
 
 
 def _decode(
-    files: list[tuple[Path, int]], image_size: int | None, target: Path
+    files: list[tuple[Path, int]], channels: int, image_size: int | None, target: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 ``(N, H, W, C)``, written to ``target`` one by one and mapped, and labels int64 ``(N,)``."""
     with RowWriter(target, len(files)) as writer:
         for path, _ in files:
             first = writer.shape
-            pixels = decode_image(path, "the image", path, first[-1] if first else None, image_size)
+            pixels = decode_image(path, "the image", path, channels, image_size)
             if first and pixels.shape != first:
                 raise DataError(
                     f"the image is {pixels.shape[:2]}, the first one {first[:2]}",

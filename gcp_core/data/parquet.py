@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from gcp_core.config import DataConfig
 from gcp_core.data.cache import TEST_IMAGES, TRAIN_IMAGES, cached
-from gcp_core.data.decode import decode_image, source_folder
+from gcp_core.data.decode import channels_of, decode_image, source_folder
 from gcp_core.data.images import RawData
 from gcp_core.data.streaming import RowWriter
 from gcp_core.errors import DataError
@@ -33,6 +33,7 @@ def load_parquet(config: DataConfig) -> RawData:
     """Train and test images below ``config.path`` (``train*.parquet``, ``test*.parquet``, also in ``data/``).
 
     The image column (``img`` or ``image``) is a struct with ``bytes``, an encoded image; ``label`` holds integers.
+    The images are RGB; they have one channel with ``data.channels: 1``, or if all of both splits are grey.
 
     Raises:
         DataError: the path, a file, a column or an image is missing or corrupt, or labels are out of range.
@@ -41,11 +42,12 @@ def load_parquet(config: DataConfig) -> RawData:
     train, test = _files(root, TRAIN_PREFIXES), _files(root, TEST_PREFIXES)
 
     def decode(folder: Path) -> RawData:
-        train_images, train_labels, names = _decode(train, folder / TRAIN_IMAGES)
-        test_images, test_labels, _ = _decode(test, folder / TEST_IMAGES)
+        channels = channels_of(config, _encoded([*train, *test]))
+        train_images, train_labels, names = _decode(train, channels, folder / TRAIN_IMAGES)
+        test_images, test_labels, _ = _decode(test, channels, folder / TEST_IMAGES)
         return RawData.build(train_images, train_labels, test_images, test_labels, names, where=str(root))
 
-    return cached([*train, *test], decode)
+    return cached([*train, *test], decode, f"channels{config.channels}")
 
 
 def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
@@ -57,32 +59,45 @@ def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
     raise DataError(f"no {' or '.join(f'{p}*.parquet' for p in prefixes)} (found {seen})", str(root))
 
 
-def _decode(files: Sequence[Path], target: Path) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def _encoded(files: Sequence[Path]) -> Iterator[io.BytesIO]:
+    """Every image of the files, encoded; what is no image comes as empty bytes."""
+    for file in files:
+        table = _open(file)
+        image_column, _ = _columns(table.schema_arrow.names, file)
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[image_column]):
+            for item in batch.to_pydict()[image_column]:
+                encoded = _bytes_of(item)
+                yield io.BytesIO(encoded if isinstance(encoded, bytes) else b"")
+
+
+def _decode(
+    files: Sequence[Path], channels: int, target: Path
+) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images uint8 ``(N, H, W, C)``, labels int64 ``(N,)`` and class names (may be empty).
 
     The images are written to ``target`` one by one and come back memory-mapped.
     """
-    try:
-        import PIL.Image  # noqa: F401
-        import pyarrow.parquet as pq
-    except ImportError as exc:
-        raise DataError(f"parquet needs {exc.name}", "data.name", "pip install 'gcp-sweep[data]'") from exc
     labels: list[int] = []
     names: tuple[str, ...] = ()
-    tables = {file: _open(file, pq) for file in files}
+    tables = {file: _open(file) for file in files}
     with RowWriter(target, sum(table.metadata.num_rows for table in tables.values())) as writer:
         for file, table in tables.items():
             names = names or _class_names(table.schema_arrow)
             columns = _columns(table.schema_arrow.names, file)
             try:
                 for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-                    _decode_batch(batch.to_pydict(), columns, file, writer, labels)
+                    _decode_batch(batch.to_pydict(), columns, channels, file, writer, labels)
             except (OSError, ValueError) as exc:
                 raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
     return writer.array(), np.asarray(labels, dtype=np.int64), names
 
 
-def _open(file: Path, pq: Any) -> Any:
+def _open(file: Path) -> Any:
+    try:
+        import PIL.Image  # noqa: F401
+        import pyarrow.parquet as pq
+    except ImportError as exc:
+        raise DataError(f"parquet needs {exc.name}", "data.name", "pip install 'gcp-sweep[data]'") from exc
     try:
         return pq.ParquetFile(file)
     except (OSError, ValueError) as exc:
@@ -102,19 +117,19 @@ def _columns(present: Sequence[str], file: Path) -> tuple[str, str]:
 def _decode_batch(
     batch: dict[str, list[Any]],
     columns: tuple[str, str],
+    channels: int,
     file: Path,
     writer: RowWriter,
     labels: list[int],
 ) -> None:
     for item, label in zip(batch[columns[0]], batch[columns[1]]):
         row = writer.written
-        encoded = item.get("bytes") if isinstance(item, dict) else item
+        encoded = _bytes_of(item)
         if not isinstance(encoded, bytes):
             raise DataError(f"row {row} holds no image bytes", str(file))
         if not isinstance(label, int):
             raise DataError(f"row {row} has label {label!r}, not a whole number", str(file))
         first = writer.shape
-        channels = first[-1] if first else None
         pixels = decode_image(io.BytesIO(encoded), f"the image in row {row}", file, channels)
         if first and pixels.shape != first:
             raise DataError(
@@ -126,6 +141,10 @@ def _decode_batch(
         labels.append(label)
         if writer.written % 10_000 == 0:
             log.info("%s: %d images decoded", file.name, writer.written)
+
+
+def _bytes_of(item: Any) -> Any:
+    return item.get("bytes") if isinstance(item, dict) else item
 
 
 def _class_names(schema: Any) -> tuple[str, ...]:

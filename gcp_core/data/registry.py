@@ -44,14 +44,19 @@ def load_raw(config: DataConfig) -> RawData:
     (see :meth:`RawData.build`).
     """
     if config.name in SOURCES:
-        return SOURCES[config.name](config)
-    if is_factory_name(config.name):
+        data = SOURCES[config.name](config)
+    elif is_factory_name(config.name):
         data = load_factory(config.name, "data.name", DataError)(config)
         if not isinstance(data, RawData):
             raise DataError(f"{config.name} returned a {type(data).__name__}, not a RawData", "data.name")
-        return data
-    hint = did_you_mean(config.name, data_names())
-    raise DataError(f"{config.name!r} is unknown", "data.name", f"{hint}; or package.module:factory")
+    else:
+        hint = did_you_mean(config.name, data_names())
+        raise DataError(f"{config.name!r} is unknown", "data.name", f"{hint}; or package.module:factory")
+    own = data.train_images.shape[-1]
+    if config.channels not in (None, own):
+        given = f"{config.channels} channels are asked for, the images of {config.name} have {own}"
+        raise DataError(given, "data.channels", "null takes them as they are")
+    return data
 
 
 @lru_cache(maxsize=2)

@@ -172,14 +172,16 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
             "prune",
             "lower start or interval, raise until",
         )
-    if prune.target is None:
-        return
-    best = reachable_share(groups, [budget_for(prune, None)] * len(events))
-    if best < prune.target:
+    best = reachable_share(groups, [budget_for(prune, None)] * (len(events) if prune.target else 1))
+    rounding = ", lower round_to" if prune.round_to > 1 else ""
+    if best == 0:
+        hint = f"lower min_channels or min_share{rounding}"
+        raise InfeasibleTarget("no event can remove anything: every group is at its floor", "prune", hint)
+    if prune.target is not None and best < prune.target:
         raise InfeasibleTarget(
             f"{prune.target:g} of the {prune.of} cannot be removed: {len(events)} events reach at most {best:.3f}",
             "prune.target",
-            "lower the target or the floors, raise ratio or until, shorten interval",
+            f"lower the target or the floors, raise ratio or until, shorten interval{rounding}",
         )
 
 
