@@ -1,0 +1,26 @@
+"""What one trial is made of: frozen dataclasses that check themselves.
+
+``sweeps.config.sweep_config`` builds these from YAML; a notebook builds them by hand. A path such as ``prune.interval``
+in an error message is the path in the YAML file too.
+"""
+
+from gcp_core.config.data_model import AUGMENTATIONS, DataConfig, ModelConfig
+from gcp_core.config.prune import ALLOCATORS, NORMALISATIONS, RESIDUAL_MODES, PruneConfig
+from gcp_core.config.train import CYCLES, LR_SCHEDULES, OPTIMIZERS, TrainConfig
+from gcp_core.config.trial import TrialConfig, digest
+
+__all__ = [
+    "ALLOCATORS",
+    "AUGMENTATIONS",
+    "CYCLES",
+    "LR_SCHEDULES",
+    "NORMALISATIONS",
+    "OPTIMIZERS",
+    "RESIDUAL_MODES",
+    "DataConfig",
+    "ModelConfig",
+    "PruneConfig",
+    "TrainConfig",
+    "TrialConfig",
+    "digest",
+]

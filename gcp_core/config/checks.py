@@ -1,0 +1,41 @@
+"""Checks of single values, and what metadata of a field says about a trial's identity."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from gcp_core.errors import ConfigError, did_you_mean
+
+#: Metadata of fields that say how the work is done and not what comes out of it: no part of a trial's identity.
+HANDLING = {"identity": "never"}
+#: Metadata of fields that came later, with a default that means "as before": part of the identity only where they are
+#: set, so that every older configuration keeps its key.
+LATER = {"identity": "where set"}
+
+
+def number(where: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
+    ok = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if ok and low <= value <= high and not (open_low and value == low):
+        return
+    left = "(" if open_low else "["
+    right = ")" if math.isinf(high) else "]"
+    raise ConfigError(f"{value!r} is not a number in {left}{low}, {high}{right}", where)
+
+
+def integer(where: str, value: Any, low: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise ConfigError(f"{value!r} is not a whole number >= {low}", where)
+
+
+def milestone(where: str, value: Any) -> float:
+    """An epoch as an int (YAML readers may have made 100.0 of it), a share below 1 as it is."""
+    number(where, value, 0.0, math.inf)
+    if value >= 1 and value != int(value):
+        raise ConfigError(f"{value!r} is neither an epoch nor a share", where, "a whole number, or below 1")
+    return int(value) if value >= 1 else value
+
+
+def one_of(where: str, value: Any, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise ConfigError(f"{value!r} is unknown", where, did_you_mean(value, allowed))

@@ -1,0 +1,84 @@
+"""How a network is trained."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from gcp_core.config.checks import LATER, integer, milestone, number, one_of
+from gcp_core.errors import ConfigError
+
+OPTIMIZERS = ("sgd", "adamw")
+CYCLES = "cycles"
+LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant", CYCLES)
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How the network is trained.
+
+    Attributes:
+        lr: the peak learning rate.
+        epochs: None = 20; with ``cycles`` None = as many as the path takes, a number = no cycle that would end later.
+        schedule: ``one_cycle`` (linear up over ``warmup``, linear down to zero), ``step`` (times ``gamma`` at each
+            of ``milestones``), ``cosine``, ``constant``: none of them depends on the pruning. ``cycles``: the trial is a
+            path, one-cycle until ``prune.start``, then one cycle after every event.
+        restart: ``cycles``: the share of ``lr`` at which a cycle starts.
+        pace: ``cycles``: the shape of a cycle, ``linear`` (down to zero), ``slow_start``, or ``package.module:pace``.
+        milestones: epochs (whole numbers) or shares of all epochs (below 1).
+        precision: ``bf16`` trains under autocast; the final evaluation is always float32.
+        eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
+        device: ``auto`` takes a GPU if the process sees one.
+    """
+
+    epochs: int | None = None
+    batch_size: int = 128
+    lr: float = 0.1
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    nesterov: bool = False
+    weight_decay: float = 5.0e-4
+    schedule: str = "one_cycle"
+    warmup: float = 0.25
+    milestones: tuple[float, ...] = (0.5, 0.75)
+    gamma: float = 0.1
+    label_smoothing: float = 0.0
+    precision: str = "fp32"
+    channels_last: bool = True
+    eval_images: int | None = None
+    device: str = "auto"
+    restart: float = field(default=1.0, metadata=LATER)
+    pace: str = field(default="linear", metadata=LATER)
+
+    def __post_init__(self) -> None:
+        if self.epochs is None and self.schedule != CYCLES:
+            object.__setattr__(self, "epochs", 20)
+        if self.epochs is not None:
+            integer("train.epochs", self.epochs, 1)
+        number("train.restart", self.restart, 0.0, 1.0, open_low=True)
+        if not self.pace or not isinstance(self.pace, str):
+            raise ConfigError(f"{self.pace!r} is not a pace's name", "train.pace")
+        if self.schedule != CYCLES:
+            for name, default in (("restart", 1.0), ("pace", "linear")):
+                if getattr(self, name) != default:
+                    raise ConfigError("only cycles have it", f"train.{name}", "train.schedule: cycles")
+        integer("train.batch_size", self.batch_size, 2)
+        number("train.lr", self.lr, 0.0, math.inf, open_low=True)
+        one_of("train.optimizer", self.optimizer, OPTIMIZERS)
+        number("train.momentum", self.momentum, 0.0, 1.0)
+        number("train.weight_decay", self.weight_decay, 0.0, math.inf)
+        one_of("train.schedule", self.schedule, LR_SCHEDULES)
+        number("train.warmup", self.warmup, 0.0, 1.0)
+        object.__setattr__(
+            self,
+            "milestones",
+            tuple(milestone(f"train.milestones.{i}", m) for i, m in enumerate(self.milestones)),
+        )
+        number("train.gamma", self.gamma, 0.0, 1.0, open_low=True)
+        number("train.label_smoothing", self.label_smoothing, 0.0, 1.0)
+        one_of("train.precision", self.precision, PRECISIONS)
+        if self.nesterov and self.momentum == 0:
+            raise ConfigError("nesterov needs a momentum above 0", "train.nesterov")
+        if self.eval_images is not None:
+            integer("train.eval_images", self.eval_images, 1)
