@@ -51,7 +51,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Result:
-    """The end of a stub trial, with the fields of ``gcp_core.training.results.TrialResult``."""
+    """The end of a stub trial, with the fields of ``gcp_core.records.results.TrialResult``."""
 
     status: str
     finals: dict[str, float]

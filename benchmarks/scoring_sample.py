@@ -34,9 +34,9 @@ from gcp_core.data.pipeline import SCORING_BATCH, ScoringBatches, num_steps, sco
 from gcp_core.groups import Groups, find_groups
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
+from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.relevance import feature_relevance_scores, relevance_pass
 from gcp_core.relevance.frs import class_sums, class_weights, scores_from_sums, winsorised
-from gcp_core.training.checkpoint import load_model, read_manifest
 from gcp_core.training.epoch import build_optimizer, loss_of
 from gcp_core.training.setup import Setup, build_setup
 

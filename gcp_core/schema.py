@@ -50,6 +50,12 @@ FINALS: dict[str, Quantity] = {
         _final("epochs", "epochs", None, "epochs trained"),
         _final("device_hours", "h", "min", "wall time of the trial, trained alone, times its devices"),
         _final("target_reached", "0 or 1", "max", "1 if the compression target was met"),
+        _final(
+            "train_cost",
+            "dense epochs",
+            "min",
+            "training multiply-adds, scoring included, in epochs of the unpruned model; as if trained alone",
+        ),
     )
 }
 
@@ -134,6 +140,8 @@ STATUSES: dict[str, Status] = {
 #: Artifact names inside a trial's MLflow run (and inside its folder).
 ARTIFACT_WEIGHTS = "model/weights.pt"
 ARTIFACT_MANIFEST = "model/manifest.json"
+#: Below it a path keeps a model folder for each of its snapshots: ``snapshots/03/weights.pt``.
+SNAPSHOTS = "snapshots"
 ARTIFACT_CONFIG = "config.yaml"
 ARTIFACT_LOG = "trial.log"
 ARTIFACT_TRACEBACK = "traceback.txt"

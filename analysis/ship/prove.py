@@ -26,7 +26,7 @@ from gcp_core.cost.latency import measure_latency, onnx_forward
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, GcpError
 from gcp_core.export import export_onnx, export_program, run_program
-from gcp_core.training.checkpoint import load_model, read_manifest
+from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.training.evaluation import evaluate
 
 PROOF = "proof.json"

@@ -4,7 +4,15 @@
 'data'
 """
 
-from gcp_core.criteria.base import Batches, Criterion, GroupsLike, is_comparable
+from gcp_core.criteria.base import Batches, Criterion, GroupsLike, forwards_of, is_comparable
 from gcp_core.criteria.registry import build_criterion, criterion_names
 
-__all__ = ["Batches", "Criterion", "GroupsLike", "build_criterion", "criterion_names", "is_comparable"]
+__all__ = [
+    "Batches",
+    "Criterion",
+    "GroupsLike",
+    "build_criterion",
+    "criterion_names",
+    "forwards_of",
+    "is_comparable",
+]

@@ -30,6 +30,7 @@ class Criterion(Protocol):
         needs: ``data`` if :meth:`score` looks at images, ``nothing`` if weights (or chance) are enough.
         comparable: whether scores of different layers can be ranked together as they are; if not, each layer's are
             divided by their L2 norm first. May be left out: True.
+        forwards: what scoring an image costs, in forward passes of the model. May be left out: 1 where data is needed.
     """
 
     @property
@@ -55,6 +56,11 @@ def is_comparable(criterion: Criterion) -> bool:
     return bool(getattr(criterion, "comparable", True))
 
 
+def forwards_of(criterion: Criterion) -> float:
+    """The criterion's ``forwards``: what scoring one image costs, in forward passes."""
+    return float(getattr(criterion, "forwards", 1.0 if criterion.needs == "data" else 0.0))
+
+
 @dataclass(frozen=True)
 class Wrapped:
     """Base of a criterion that changes another one's scores and promises what that one promises."""
@@ -68,6 +74,10 @@ class Wrapped:
     @property
     def comparable(self) -> bool:
         return is_comparable(self.inner)
+
+    @property
+    def forwards(self) -> float:
+        return forwards_of(self.inner)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ class Frs:
     stabiliser: str
     winsorise: float | None
     needs: Needs = "data"
+    #: A relevance pass over a net costs this many plain forwards (benchmarks/relevance_pass.py).
+    forwards: float = 3.8
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

@@ -22,6 +22,7 @@ class Taylor:
     """One forward and one backward pass over the images."""
 
     needs: Needs = "data"
+    forwards: float = 3.0  # with a backward pass
     comparable: bool = False
 
     def score(

@@ -104,10 +104,10 @@ class ScoringBatches:
     """The scoring sample as batches; can be iterated any number of times (criteria may need two passes)."""
 
     def __init__(self, images: Images, normalise: Normalise, channels_last: bool = True) -> None:
-        self._images, self._normalise, self._channels_last = images, normalise, channels_last
+        self.images, self._normalise, self._channels_last = images, normalise, channels_last
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        return evaluation_batches(self._images, self._normalise, SCORING_BATCH, self._channels_last)
+        return evaluation_batches(self.images, self._normalise, SCORING_BATCH, self._channels_last)
 
     def __len__(self) -> int:
-        return -(-len(self._images) // SCORING_BATCH)
+        return -(-len(self.images) // SCORING_BATCH)

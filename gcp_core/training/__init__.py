@@ -1,6 +1,6 @@
-"""One trial: set-up, loop, schedule, events, evaluation, checkpoints, shared stages, results.
+"""One trial: set-up, the loops of single trials and paths, events, evaluation, finals.
 
-``run_trial`` is loaded when first used: the schedule alone, which a sweep's driver reads, needs no torch.
+``run_trial`` is loaded when first used: everything else is imported by its own name.
 """
 
 from __future__ import annotations

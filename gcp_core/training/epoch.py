@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
+from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
-from gcp_core.training.schedule import learning_pace
 from gcp_core.training.setup import Setup
 
 #: Weight of the auxiliary heads' losses (GoogLeNet and Inception return several outputs in training mode).
@@ -42,7 +42,7 @@ def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, setup: Setup
     train, device = setup.config.train, setup.device
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
     torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
-    pace = learning_pace(train, num_steps(setup.train_images, train.batch_size))
+    pace = learning_pace(train, num_steps(setup.train_images, train.batch_size), setup.config.prune)
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0

@@ -57,7 +57,7 @@ def evaluate_folder(folder: str | Path, split: str = "val", device: str | None =
     Raises:
         CheckpointError: the folder is damaged, or the data is not what the model was trained on.
     """
-    from gcp_core.training.checkpoint import load_model, read_manifest
+    from gcp_core.records.checkpoint import load_model, read_manifest
 
     if split not in ("val", "test"):
         raise ConfigError(f"{split!r} is not a split to evaluate on", "split", "val or test")

@@ -6,22 +6,21 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from gcp_core.cost.latency import measure_latency
-from gcp_core.training.checkpoint import save_model, weights_digest
+from gcp_core.records.checkpoint import save_model, weights_digest
+from gcp_core.records.results import EpochReport, TrialResult
 from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
-from gcp_core.training.results import EpochReport, TrialResult
+from gcp_core.training.observe import Hooks
+from gcp_core.training.spent import train_cost
 from gcp_core.training.state import State
 
 
-def finish(state: State, status: str, error: str, folder: Path | None, devices: float) -> TrialResult:
-    """Evaluate the model as it is now and write its ``model`` folder below ``folder`` (None = keep nothing).
-
-    ``devices``: what ``device_hours`` counts, see :func:`gcp_core.training.run_trial`.
-    """
+def finish(state: State, status: str, error: str, folder: Path | None, hooks: Hooks) -> TrialResult:
+    """Evaluate a single trial's model as it is now and write its ``model`` folder below ``folder`` (None = nowhere)."""
     plans, history = tuple(state.plans), tuple(state.history)
     if status == "diverged":
-        finals = {"epochs": float(len(history)), "device_hours": devices * _hours(history)}
+        finals = {"epochs": float(len(history)), "device_hours": hooks.devices * _hours(history)}
         return TrialResult(status, finals, plans, history, error, trained_epochs=state.trained)
-    finals = _finals(state, status) | {"device_hours": devices * _hours(history)}
+    finals = finals_of(state, test=status == "complete", latency=hooks.latency, devices=hooks.devices)
     digest = weights_digest(state.model.state_dict())
     kept = None if folder is None else folder / "model"
     if kept is not None:
@@ -29,8 +28,14 @@ def finish(state: State, status: str, error: str, folder: Path | None, devices: 
     return TrialResult(status, finals, plans, history, error, kept, digest, state.trained)
 
 
-def _finals(state: State, status: str) -> dict[str, float]:
-    """Everything a trial can say about itself, by short name."""
+def finals_of(state: State, *, test: bool, latency: bool, devices: float) -> dict[str, float]:
+    """Everything a model can say about itself and its training, by short name.
+
+    Args:
+        test: look at the test images too; once per finished model, and it steers nothing.
+        latency: measure how long a forward pass takes.
+        devices: what ``device_hours`` counts, see :func:`gcp_core.training.run_trial`.
+    """
     setup, cost = state.setup, state.cost
     config, splits, dense = setup.config, setup.splits, setup.dense_cost
     options = {"batch_size": EVALUATION_BATCH, "channels_last": config.train.channels_last}
@@ -39,10 +44,11 @@ def _finals(state: State, status: str) -> dict[str, float]:
         finals = {"val_accuracy": state.history[-1].metrics["val/accuracy"]}
     else:
         finals = {"val_accuracy": evaluate(state.model, splits.val, splits.normalise, **options).accuracy}
-    if status == "complete":
-        # Test images are looked at once, at the end, and steer nothing.
+    if test:
         finals["test_accuracy"] = evaluate(state.model, splits.test, splits.normalise, **options).accuracy
-    latency = measure_latency(state.model, setup.example, num_threads=config.threads)
+    if latency:
+        measured = measure_latency(state.model, setup.example, num_threads=config.threads)
+        finals["latency_ms"] = measured.median_ms
     reached = setup.limit == 0 or getattr(cost, config.prune.of) <= setup.limit
     finals |= {
         "macs": float(cost.macs),
@@ -50,8 +56,9 @@ def _finals(state: State, status: str) -> dict[str, float]:
         "macs_removed": 1 - cost.macs / dense.macs,
         "params_removed": 1 - cost.params / dense.params,
         "compression": dense.params / cost.params,
-        "latency_ms": latency.median_ms,
         "epochs": float(len(state.history)),
+        "device_hours": devices * _hours(state.history),
+        "train_cost": train_cost(state),
         "target_reached": float(reached),
     }
     return finals

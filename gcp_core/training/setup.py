@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -23,9 +24,10 @@ from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, did_
 from gcp_core.groups import Groups, find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
+from gcp_core.records.checkpoint import load_weights
+from gcp_core.schedule.clock import event_epochs
+from gcp_core.schedule.paces import build_pace
 from gcp_core.seeds import derive_seed, generator
-from gcp_core.training.checkpoint import load_weights
-from gcp_core.training.schedule import event_epochs
 
 log = logging.getLogger(__name__)
 
@@ -120,9 +122,14 @@ def build_setup(config: TrialConfig) -> Setup:
     if prune is None:
         return Setup(*common, None, None, 0.0)
     criterion = build_criterion(prune.criterion, prune.options)
-    limit = 0.0 if prune.target is None else (1 - prune.target) * getattr(dense, prune.of)
+    depth = prune.depth()
+    limit = 0.0 if depth is None else (1 - depth) * getattr(dense, prune.of)
     _check_hidden(prune, groups)
-    _check_target(config, groups)
+    if config.is_path:
+        build_pace(config.train.pace)
+        _check_depth(prune, groups)
+    else:
+        _check_target(config, groups)
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
@@ -137,9 +144,11 @@ def check_config(config: TrialConfig) -> None:
 def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True) -> Budget:
     """What one event may take; ``comparable`` is the criterion's (see :class:`gcp_core.criteria.Criterion`)."""
     own = "none" if comparable else "unit_l2"
+    # A path's event that goes down to a level may take as much as that needs.
+    ratio = 1.0 if prune.levels is not None or prune.ratio_of == "cost" else prune.ratio
     return Budget(
         count=prune.count,
-        ratio=prune.ratio,
+        ratio=ratio,
         hidden_count=prune.hidden_count,
         min_channels=prune.min_channels,
         min_share=prune.min_share,
@@ -182,6 +191,26 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
             f"{prune.target:g} of the {prune.of} cannot be removed: {len(events)} events reach at most {best:.3f}",
             "prune.target",
             f"lower the target or the floors, raise ratio or until, shorten interval{rounding}",
+        )
+
+
+def _check_depth(prune: PruneConfig, groups: Groups) -> None:
+    """A path may end at the floors; it must be able to begin."""
+    most, depth = reachable_share(groups, [budget_for(prune, None)]), prune.depth()
+    if prune.ratio_of == "units":
+        most = reachable_share(groups, [dataclasses.replace(budget_for(prune, None), ratio=1.0)])
+    if most <= 0:
+        raise InfeasibleTarget(
+            "nothing can be removed", "prune", "lower min_channels, min_share or round_to, exclude less"
+        )
+    if depth is not None and most < depth:
+        log.warning(
+            "prune.min_channels=%d, min_share=%g leave %.1f %% of the %s: paths end there, not at %.1f %% removed",
+            prune.min_channels,
+            prune.min_share,
+            100 * (1 - most),
+            prune.of,
+            100 * depth,
         )
 
 

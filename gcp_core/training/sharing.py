@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
 
 from gcp_core.errors import CheckpointError
-from gcp_core.training.results import EpochReport, history_from, rows_of
-from gcp_core.training.stages import StageStore, stage_key, trunk_key
+from gcp_core.records.results import EpochReport, history_from, rows_of
+from gcp_core.records.stages import StageStore, course_after_events, stage_key, trunk_key
+from gcp_core.training.epoch import train_epoch
 from gcp_core.training.state import State
 
 log = logging.getLogger(__name__)
@@ -20,19 +21,33 @@ class Sharing:
         setup = state.setup
         self._state, self._stages = state, stages
         self._trunk = "" if stages is None else trunk_key(setup.config, setup.splits.digest, setup.device)
+        self._course = course_after_events(setup.config)
 
-    def skip_ahead(self, due: Callable[[int], bool]) -> tuple[float, float] | None:
-        """Take over the furthest state before the next event: training loss of the epoch it ends and the seconds that
-        this epoch took; None = there is none. The epochs before that one are then in the history, as whoever trained
-        them reported them.
+    def advance(self, until: int) -> tuple[float, float]:
+        """Train one epoch, or take over as many as others have trained up to ``until``: training loss and seconds of the
+        epoch that ends then. The epochs before that one are in the history; it is not yet.
+
+        Raises:
+            Diverged: the training loss is not finite.
         """
+        found = self._skip_ahead(until)
+        if found is not None:
+            return found
+        state, started = self._state, time.perf_counter()
+        loss = train_epoch(state.model, state.optimizer, state.setup, state.epoch + 1)
+        seconds = time.perf_counter() - started
+        state.trained += 1
+        self._leave(loss, seconds)
+        return loss, seconds
+
+    def _skip_ahead(self, until: int) -> tuple[float, float] | None:
+        """Take over the furthest state up to ``until``; as :meth:`advance`, None = there is none."""
         state, stages = self._state, self._stages
         if stages is None:
             return None
-        first, last = state.epoch + 1, state.setup.config.train.epochs
-        next_event = next((epoch for epoch in range(first, last) if due(epoch)), last)
-        for epoch in range(next_event, state.epoch, -1):
-            found = stages.load(stage_key(self._trunk, state.plans, epoch))
+        first = state.epoch + 1
+        for epoch in range(until, state.epoch, -1):
+            found = stages.load(self._key(epoch))
             if found is None:
                 continue
             manifest, tensors = found
@@ -50,11 +65,12 @@ class Sharing:
             return known
         return None
 
-    def leave(self, loss: float, seconds: float) -> None:
+    def _leave(self, loss: float, seconds: float) -> None:
         """Keep the state after training the current epoch, before its event, for others."""
-        state = self._state
         if self._stages is not None:
-            key = stage_key(self._trunk, state.plans, state.epoch + 1)
-            self._stages.save(
-                key, state.tensors(), {"loss": loss, "seconds": seconds, "history": rows_of(state.history)}
-            )
+            state = self._state
+            manifest = {"loss": loss, "seconds": seconds, "history": rows_of(state.history)}
+            self._stages.save(self._key(state.epoch + 1), state.tensors(), manifest)
+
+    def _key(self, epoch: int) -> str:
+        return stage_key(self._trunk, self._state.plans, epoch, self._course)

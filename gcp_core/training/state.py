@@ -16,10 +16,10 @@ from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
-from gcp_core.training.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
+from gcp_core.records.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
+from gcp_core.records.results import EpochReport, check_same_trial, history_from, rows_of
 from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import EVALUATION_BATCH
-from gcp_core.training.results import EpochReport, check_same_trial, history_from, rows_of
 from gcp_core.training.setup import Setup
 
 log = logging.getLogger(__name__)

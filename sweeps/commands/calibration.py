@@ -23,8 +23,8 @@ from gcp_core.data.pipeline import num_steps
 from gcp_core.groups import Groups
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
+from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.seeds import generator
-from gcp_core.training.checkpoint import EpochCheckpoints
 from gcp_core.training.epoch import build_optimizer, loss_of
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.setup import Setup, build_setup

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.config import TrialConfig
+from gcp_core.records.stages import MAX_BYTES
 from gcp_core.training.setup import check_config
-from gcp_core.training.stages import MAX_BYTES
 from sweeps.commands.calibration import Calibration, calibrate
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
 from sweeps.config.space import Point

@@ -18,7 +18,7 @@ from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_channels
-from gcp_core.training.schedule import event_epochs
+from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.setup import budget_for
 from sweeps.records.job import Job, Outcome
 from sweeps.strategy.feasibility import Feasibility

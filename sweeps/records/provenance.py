@@ -113,7 +113,7 @@ def git_sha(folder: Path | None = None) -> str:
 def _torch_facts() -> dict[str, str]:
     import torch
 
-    from gcp_core.training.stages import code_digest
+    from gcp_core.records.stages import code_digest
 
     cuda = torch.cuda.is_available()
     return {

@@ -1,4 +1,4 @@
-"""Training that trials have in common (``gcp_core.training.stages``), kept in an object store."""
+"""Training that trials have in common (``gcp_core.records.stages``), kept in an object store."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
-from gcp_core.training.checkpoint import MANIFEST, STATE, write_folder
-from gcp_core.training.stages import MAX_BYTES, StageStore
+from gcp_core.records.checkpoint import MANIFEST, STATE, write_folder
+from gcp_core.records.stages import MAX_BYTES, StageStore
 from sweeps.records.layout import STAGES
 from sweeps.storage.exchange import Exchange, ObjectExchange
 

@@ -12,7 +12,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups, find_groups
 from gcp_core.pruning.selection import reachable_share, select_channels
-from gcp_core.training.schedule import event_epochs
+from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.setup import budget_for, build_setup
 
 _KINDS = ("macs", "params")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from gcp_core.config import TrialConfig
-from gcp_core.training.schedule import event_epochs
+from gcp_core.schedule.clock import event_epochs
 from sweeps.config.sweep_config import SearchConfig
 from sweeps.records.job import Job, Outcome, Stop
 

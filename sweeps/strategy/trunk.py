@@ -1,7 +1,7 @@
 """Which trials wait for which: training that a running trial is about to leave behind is not started a second time.
 
 Until their first event trials of one model, data, training and seed train alike, and so do trials of one pruning rule
-until their events differ (``gcp_core.training.stages`` passes that training on). A trial that would train what
+until their events differ (``gcp_core.records.stages`` passes that training on). A trial that would train what
 another one is training right now is withheld: waiting costs it nothing, because it goes on from where the other one is.
 """
 
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from gcp_core.config import PruneConfig, TrialConfig
-from gcp_core.training.schedule import event_epochs
+from gcp_core.schedule.clock import event_epochs
 from sweeps.records.job import Job, Outcome
 
 #: A trial that has not reported for this many of its slowest epochs no longer holds back others ...

@@ -12,7 +12,7 @@ from gcp_core.cost import measure_cost
 from gcp_core.data import load_splits
 from gcp_core.models import build_model
 from gcp_core.pruning.surgery import remove_channels
-from gcp_core.training.checkpoint import plans_to_json, save_model
+from gcp_core.records.checkpoint import plans_to_json, save_model
 from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from gcp_core.data import RawData
 from gcp_core.pruning.selection import hidden_groups, select_channels
-from gcp_core.training.schedule import event_epochs, learning_pace
+from gcp_core.schedule.clock import event_epochs, learning_pace
 from gcp_core.training.setup import budget_for, build_setup
 from sweeps.config.sweep_config import load_trial
 from tests.oracles.nets import random_scores

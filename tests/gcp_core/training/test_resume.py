@@ -14,9 +14,9 @@ import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import CheckpointError
+from gcp_core.records.checkpoint import load_model
 from gcp_core.scatter import ScatterBatchNorm2d
 from gcp_core.training import run_trial
-from gcp_core.training.checkpoint import load_model
 from gcp_core.training.evaluation import evaluate_folder
 
 #: Three events in four epochs: a trial killed in epoch 3 resumes with two behind it, in the middle of its momentum.

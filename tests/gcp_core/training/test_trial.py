@@ -9,9 +9,9 @@ import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import CheckpointError, ConfigError, DataError, InfeasibleTarget, ModelError
+from gcp_core.records.checkpoint import load_model, read_manifest, weights_digest
 from gcp_core.schema import FINALS, PER_EPOCH
 from gcp_core.training import run_trial
-from gcp_core.training.checkpoint import load_model, read_manifest, weights_digest
 from gcp_core.training.evaluation import evaluate_folder
 from gcp_core.training.setup import check_config
 

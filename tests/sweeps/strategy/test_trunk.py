@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
-from gcp_core.training.schedule import event_epochs
+from gcp_core.schedule.clock import event_epochs
 from sweeps.driver.conductor import Conductor
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger

@@ -22,7 +22,7 @@ import torch
 from gcp_core.config import TrialConfig, digest
 from gcp_core.errors import CheckpointError
 from gcp_core.plan import Plan
-from gcp_core.training.checkpoint import STATE, read_manifest, read_state, write_folder
+from gcp_core.records.checkpoint import STATE, read_manifest, read_state, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -49,15 +49,26 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
         if device.type == "cuda"
         else torch.backends.cpu.get_cpu_capability()
     )
-    values = config.baseline().to_dict()
+    values = config.dense_phase().to_dict()
     return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
 
 
-def stage_key(trunk: str, plans: Sequence[Plan], epoch: int) -> str:
-    """Names the state after training epoch ``epoch`` (before its event) of a trial with these events behind it."""
+def course_after_events(config: TrialConfig) -> list[Any]:
+    """What decides about the learning rate once a path has had an event; nothing more for a single trial."""
+    if not config.is_path:
+        return []
+    return [config.prune.start, config.prune.interval, config.train.restart, config.train.pace]
+
+
+def stage_key(trunk: str, plans: Sequence[Plan], epoch: int, course: Sequence[Any] = ()) -> str:
+    """Names the state after training epoch ``epoch`` (before its event) of a trial with these events behind it.
+
+    ``course`` is :func:`course_after_events`: equal cuts at another rate are other weights.
+    """
     # What was cut out of which tensor, and when; how the plan was found does not matter. Groups and units alone do not
     # say it: the same units are other cuts in another residual mode.
-    return digest([trunk, [[plan.meta.get("epoch"), plan.effect()] for plan in plans], epoch])
+    events = [[plan.meta.get("epoch"), plan.effect()] for plan in plans]
+    return digest([trunk, events, epoch, *([list(course)] if events and course else [])])
 
 
 class StageStore:

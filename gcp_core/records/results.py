@@ -11,7 +11,12 @@ from typing import Any
 from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
-from gcp_core.training.checkpoint import plans_from, plans_to_json
+from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
+from gcp_core.schema import SNAPSHOTS
+
+#: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
+#: the user's report said so.
+ENDS = ("target", "cap", "floors", "stopped")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,25 @@ class EpochReport:
 
 
 @dataclass(frozen=True)
+class Snapshot:
+    """The finished model at the end of a path's dense phase (number 0) or of one of its cycles.
+
+    Attributes:
+        level: its number in the path: how many events lie behind it.
+        epoch: the epoch that it ends.
+        finals: by the short names of :data:`gcp_core.schema.FINALS`, as of a trial that ends here.
+        folder: its model folder, None if nothing is kept.
+        weights_sha256: names its weights bit by bit.
+    """
+
+    level: int
+    epoch: int
+    finals: Mapping[str, float]
+    folder: Path | None
+    weights_sha256: str
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """The end of a trial.
 
@@ -42,6 +66,8 @@ class TrialResult:
         folder: the ``model`` folder, if a ``checkpoint_dir`` was given and the trial did not diverge.
         weights_sha256: names the final weights bit by bit.
         trained_epochs: epochs trained by this call; the others were resumed or taken over from other trials.
+        snapshots: of a path, in their order; ``finals``, ``folder`` and ``weights_sha256`` are then the last one's.
+        ended: of a path, why it ended: one of :data:`ENDS`.
     """
 
     status: str
@@ -52,6 +78,8 @@ class TrialResult:
     folder: Path | None = None
     weights_sha256: str = ""
     trained_epochs: int = 0
+    snapshots: tuple[Snapshot, ...] = ()
+    ended: str = ""
 
 
 def rows_of(history: Iterable[EpochReport]) -> list[dict[str, Any]]:
@@ -84,6 +112,7 @@ def write_result(folder: Path, config: TrialConfig, result: TrialResult) -> None
         "trained_epochs": result.trained_epochs,
         "weights_sha256": result.weights_sha256,
         "model": result.folder is not None,
+        "ended": result.ended,
     }
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".result.json"
@@ -103,16 +132,46 @@ def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
     try:
         content = json.loads(path.read_text())
         check_same_trial(content, config, str(folder))
+        snapshots = read_snapshots(folder)
         return TrialResult(
             content["status"],
             content["finals"],
             tuple(plans_from(content)),
             tuple(history_from(content)),
             content["error"],
-            folder / "model" if content["model"] else None,
+            _model_folder(folder, snapshots) if content["model"] else None,
             content["weights_sha256"],
             content["trained_epochs"],
+            snapshots,
+            content.get("ended", ""),
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, PlanError) as exc:
         hint = "delete it to train again"
         raise CheckpointError(f"the result cannot be read: {exc!r}", str(path), hint) from exc
+
+
+def snapshot_folder(folder: Path, level: int) -> Path:
+    """Where a path keeps its snapshot of that number."""
+    return folder / SNAPSHOTS / f"{level:02d}"
+
+
+def read_snapshots(folder: Path) -> tuple[Snapshot, ...]:
+    """The snapshots that a path has left in its folder, in their order; also those whose weights were removed since.
+
+    Raises:
+        CheckpointError: a manifest is damaged.
+    """
+    found = []
+    for place in sorted((folder / SNAPSHOTS).glob("[0-9]*")):
+        manifest = read_manifest(place)
+        try:
+            about, finals = manifest["snapshot"], manifest["finals"]
+            digest = manifest["weights_sha256"]
+            found.append(Snapshot(int(about["level"]), int(about["epoch"]), finals, place, digest))
+        except (KeyError, TypeError, ValueError) as exc:
+            raise CheckpointError(f"the manifest is incomplete: {exc!r}", str(place)) from exc
+    return tuple(found)
+
+
+def _model_folder(folder: Path, snapshots: tuple[Snapshot, ...]) -> Path | None:
+    return snapshots[-1].folder if snapshots else folder / "model"

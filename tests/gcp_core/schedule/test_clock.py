@@ -3,7 +3,7 @@
 import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig
-from gcp_core.training.schedule import event_epochs, learning_pace, prune_clock
+from gcp_core.schedule.clock import event_epochs, learning_pace, prune_clock
 
 # start, interval, until, epochs -> epochs that end in an event
 EVENTS = [

@@ -10,8 +10,8 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.surgery import apply_plan
+from gcp_core.records.stages import StageStore, stage_key, trunk_key
 from gcp_core.training import run_trial
-from gcp_core.training.stages import StageStore, stage_key, trunk_key
 
 BASE = TrialConfig(
     data=DataConfig("digits", val_share=0.25, train_images=96),
@@ -30,7 +30,7 @@ _OTHER = {
     "data.streaming": True,
     "data.memory_gib": 1.0,
     "data.workers": 0,
-    "model.name": "tests.gcp_core.training.test_stage_keys:two_layers",
+    "model.name": "tests.gcp_core.records.test_stage_keys:two_layers",
     "model.width": 0.25,
     "train.epochs": 4,
     "train.batch_size": 16,

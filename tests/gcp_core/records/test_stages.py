@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.records.checkpoint import read_manifest
+from gcp_core.records.stages import StageStore, stage_key
 from gcp_core.schema import PER_EPOCH
 from gcp_core.training import run_trial
-from gcp_core.training.checkpoint import read_manifest
-from gcp_core.training.stages import StageStore, stage_key
 from tests.oracles.prefix_tree import ideal_epochs
 
 BASE = TrialConfig(
@@ -141,7 +141,7 @@ def test_a_stage_that_is_evicted_while_it_is_read_costs_only_the_sharing(
     tmp_path, unshared, monkeypatch, moment
 ):
     """Another process makes room between any two of this one's looks at the folder."""
-    from gcp_core.training import checkpoint
+    from gcp_core.records import checkpoint
 
     store = StageStore(tmp_path)
     run_trial(BASE.baseline(), stages=store)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gcp_core.config import PruneConfig, TrainConfig
+from gcp_core.config import CYCLES, PruneConfig, TrainConfig
+from gcp_core.schedule.paces import build_pace
 
 #: The one-cycle schedule starts at this share of the peak.
 ONE_CYCLE_START = 0.04
@@ -13,6 +14,8 @@ ONE_CYCLE_START = 0.04
 
 def last_event_epoch(prune: PruneConfig, epochs: int) -> int:
     """The epoch after which nothing is removed any more (the paper's N1, inclusive)."""
+    if prune.until is None:
+        return epochs
     if isinstance(prune.until, int):
         return min(prune.until, epochs)
     # 0.7 * 10 is 7.000000000000001 or 6.999...: the nudge keeps such shares on the whole number they mean.
@@ -37,12 +40,45 @@ def prune_clock(prune: PruneConfig | None, epochs: int) -> Callable[[int], bool]
     return lambda epoch: epoch in due
 
 
-def learning_pace(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], float]:
+def phase_end(prune: PruneConfig, epoch: int) -> bool:
+    """Whether a path's dense phase or one of its cycles ends with this epoch (1-based).
+
+    >>> [epoch for epoch in range(1, 13) if phase_end(PruneConfig(start=4, interval=3), epoch)]
+    [4, 7, 10]
+    """
+    return epoch >= prune.start and (epoch - prune.start) % prune.interval == 0
+
+
+def phase_of(prune: PruneConfig, epoch: int) -> tuple[int, int, int]:
+    """(phase, its first epoch, its length in epochs) of a path's epoch; phase 0 is the dense one.
+
+    >>> phase_of(PruneConfig(start=4, interval=3), 8)
+    (2, 8, 3)
+    """
+    if epoch <= prune.start:
+        return 0, 1, prune.start
+    cycle = (epoch - prune.start - 1) // prune.interval
+    return cycle + 1, prune.start + cycle * prune.interval + 1, prune.interval
+
+
+def last_epoch(train: TrainConfig, prune: PruneConfig | None) -> int | None:
+    """The last epoch that may be trained: of a path the end of its last whole cycle below the cap, None = no cap."""
+    if train.schedule != CYCLES or train.epochs is None:
+        return train.epochs
+    return train.epochs - (train.epochs - prune.start) % prune.interval
+
+
+def learning_pace(
+    train: TrainConfig, steps_per_epoch: int, prune: PruneConfig | None = None
+) -> Callable[[int], float]:
     """``pace(step) -> factor`` of the peak learning rate, for ``step`` = 0 .. epochs * steps_per_epoch - 1.
 
-    It depends on the length of the training only, never on the pruning: trials that differ in their pruning share
-    every step up to their first event.
+    Of a single trial it depends on the length of the training only, never on the pruning: trials that differ in their
+    pruning share every step up to their first event. Of a path (``prune`` says where its phases end) it is one-cycle
+    over the dense phase, then ``restart`` times the pace of each cycle.
     """
+    if train.schedule == CYCLES:
+        return _path_pace(train, steps_per_epoch, prune)
     total = train.epochs * steps_per_epoch
     if train.schedule == "one_cycle":
         return lambda step: _one_cycle(step / total, train.warmup)
@@ -52,6 +88,19 @@ def learning_pace(train: TrainConfig, steps_per_epoch: int) -> Callable[[int], f
         edges = [m * steps_per_epoch if isinstance(m, int) else m * total for m in train.milestones]
         return lambda step: train.gamma ** sum(step >= edge for edge in edges)
     return lambda step: 1.0
+
+
+def _path_pace(train: TrainConfig, steps_per_epoch: int, prune: PruneConfig) -> Callable[[int], float]:
+    shape = build_pace(train.pace)
+
+    def factor(step: int) -> float:
+        phase, first, epochs = phase_of(prune, step // steps_per_epoch + 1)
+        here, steps = step - (first - 1) * steps_per_epoch, epochs * steps_per_epoch
+        if phase == 0:
+            return _one_cycle(here / steps, train.warmup)
+        return train.restart * shape(phase, here, steps)
+
+    return factor
 
 
 def _one_cycle(where: float, warmup: float) -> float:

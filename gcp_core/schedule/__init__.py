@@ -1,0 +1,1 @@
+"""When to prune (clock) and how fast to learn (pace)."""

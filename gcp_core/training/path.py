@@ -1,0 +1,179 @@
+"""A path: a trial that ends its dense phase and every cycle with a finished model.
+
+    dense phase:  epochs 1 .. start, one-cycle              -> snapshot 0
+    repeat:       event k: cut to level k
+                  cycle k: ``interval`` epochs              -> snapshot k
+    until the target, the floors, or the cap
+
+At the end of a phase the model is put away first, then evaluated as a snapshot, and only then cut: nothing is evaluated
+between a cut and the training that follows it, and whoever goes on from the state at the end of a phase - after a kill,
+or because the target was raised - does what an uninterrupted path does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+
+import torch
+
+from gcp_core.config import TrialConfig
+from gcp_core.criteria import is_comparable
+from gcp_core.errors import Diverged
+from gcp_core.plan import Plan
+from gcp_core.records.checkpoint import EpochCheckpoints, save_model, weights_digest
+from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snapshot_folder, write_result
+from gcp_core.records.stages import StageStore
+from gcp_core.schedule.clock import phase_end, phase_of
+from gcp_core.seeds import generator
+from gcp_core.training.finals import finals_of
+from gcp_core.training.levels import level_plan, why_over
+from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
+from gcp_core.training.setup import Setup
+from gcp_core.training.sharing import Sharing
+from gcp_core.training.state import State
+
+log = logging.getLogger(__name__)
+
+
+def run_path(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Hooks) -> TrialResult:
+    """Run a path to its end, or go on from where ``folder`` says it was."""
+    path = _Path(setup, folder, stages, hooks)
+    status, ended, error = path.run()
+    result = path.result(status, ended, error)
+    if folder is not None:
+        write_result(folder, setup.config, result)
+    return result
+
+
+def goes_on(config: TrialConfig, finished: TrialResult) -> bool:
+    """Whether a path that came to its end goes on under this config: its target or its cap was raised."""
+    train, prune = config.train, config.prune
+    if finished.status != "complete" or finished.ended not in ("target", "cap") or not finished.snapshots:
+        return False
+    last = finished.snapshots[-1]
+    removed = last.finals["macs_removed" if prune.of == "macs" else "params_removed"]
+    return not why_over(train, prune, removed, last.epoch, None)
+
+
+class _Path:
+    def __init__(self, setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Hooks) -> None:
+        self.setup, self.folder, self.hooks = setup, folder, hooks
+        self.state = State.fresh(setup)
+        self.checkpoints = None if folder is None else EpochCheckpoints(folder / "epochs")
+        if self.checkpoints is not None:
+            self.state.resume(self.checkpoints)
+        self.sharing = Sharing(self.state, stages)
+        #: Those of later epochs than the state's will be written again, equal.
+        self.snapshots = [s for s in read_snapshots(folder) if s.epoch <= self.state.epoch] if folder else []
+        #: Seconds since the last report, of snapshots and events: they count with the next epoch.
+        self.unreported_s = 0.0
+
+    def run(self) -> tuple[str, str, str]:
+        """(status, why it ended, error)."""
+        while True:
+            if self._at_phase_end():
+                started = time.perf_counter()
+                ended = self._phase_end()
+                self.unreported_s += time.perf_counter() - started
+                if ended:
+                    return "complete", ended, ""
+            known = len(self.state.history)
+            try:
+                self._epoch()
+            except Diverged as exc:
+                tell(self.hooks.report, self.state.history[known:])
+                return "diverged", "", str(exc)
+            stop = tell(self.hooks.report, self.state.history[known:])
+            if self.checkpoints is not None:
+                whole = self.checkpoints.save(self.state.epoch, self.state.tensors(), self.state.manifest())
+                if self.hooks.saved is not None:
+                    self.hooks.saved(whole)
+            if stop:
+                if self._at_phase_end():
+                    self._take_snapshot()
+                return "stopped", "stopped", ""
+
+    def _at_phase_end(self) -> bool:
+        """At the end of a phase, before its event."""
+        state = self.state
+        cut = bool(state.plans) and state.plans[-1].meta["epoch"] == state.epoch
+        return phase_end(self.setup.config.prune, state.epoch) and not cut
+
+    def _phase_end(self) -> str:
+        """Snapshot, then event; why the path ends here, "" if it goes on."""
+        state, config = self.state, self.setup.config
+        self._take_snapshot()
+        removed = 1 - getattr(state.cost, config.prune.of) / getattr(self.setup.dense_cost, config.prune.of)
+        last_plan = state.plans[-1] if state.plans else None
+        ended = why_over(config.train, config.prune, removed, state.epoch, last_plan)
+        return ended or ("" if self._event() is not None else "floors")
+
+    def _event(self) -> Plan | None:
+        state, setup, prune = self.state, self.setup, self.setup.config.prune
+        rng = generator(setup.config.seed, "event", state.epoch)
+        with torch.autocast(setup.device.type, enabled=False):
+            scores = setup.criterion.score(state.model, state.groups, setup.scoring, rng)
+        dense = float(getattr(setup.dense_cost, prune.of))
+        plan = level_plan(scores, state.groups, prune, dense, is_comparable(setup.criterion))
+        if plan is not None:
+            plan = plan.with_meta(epoch=state.epoch, criterion=prune.criterion)
+            state.cut(plan)
+            log.info(
+                "event %d after epoch %d: removed %d units, %.1f %% of the %s left",
+                len(state.plans),
+                state.epoch,
+                plan.num_units,
+                100 * getattr(state.cost, prune.of) / dense,
+                prune.of,
+            )
+        return plan
+
+    def _epoch(self) -> None:
+        """Train an epoch, or take over as many as others have trained of this phase; then look at it and report."""
+        state = self.state
+        _, first, epochs = phase_of(self.setup.config.prune, state.epoch + 1)
+        loss, seconds = self.sharing.advance(first + epochs - 1)
+        started = time.perf_counter()
+        epoch = state.epoch + 1
+        measured = measure(state)
+        check_finite(state, measured, epoch)
+        seconds += time.perf_counter() - started + self.unreported_s
+        self.unreported_s = 0.0
+        state.history.append(report_of(state, epoch, loss, measured, None, seconds))
+
+    def _take_snapshot(self) -> None:
+        """Evaluate the model as it is, and keep it; nothing happens if that was done before."""
+        state, number = self.state, len(self.state.plans)
+        if any(snapshot.level == number for snapshot in self.snapshots):
+            return
+        finals = finals_of(state, test=True, latency=self.hooks.latency, devices=self.hooks.devices)
+        digest = weights_digest(state.model.state_dict())
+        place = None if self.folder is None else snapshot_folder(self.folder, number)
+        if place is not None:
+            about = {"level": number, "epoch": state.epoch}
+            manifest = state.manifest() | {"finals": finals, "status": "complete", "snapshot": about}
+            save_model(place, state.model, manifest)
+        snapshot = Snapshot(number, state.epoch, finals, place, digest)
+        self.snapshots.append(snapshot)
+        log.info(
+            "snapshot %d after epoch %d: %.2f %% validation accuracy, %.1f %% of the MACs, cost %.2f dense epochs",
+            number,
+            state.epoch,
+            finals["val_accuracy"],
+            100 * (1 - finals["macs_removed"]),
+            finals["train_cost"],
+        )
+        if self.hooks.snapshot is not None:
+            self.hooks.snapshot(snapshot)
+
+    def result(self, status: str, ended: str, error: str) -> TrialResult:
+        """What the path is worth: its own final values are those of its last snapshot."""
+        state, last = self.state, self.snapshots[-1] if self.snapshots else None
+        finals = {"epochs": float(state.epoch)} if last is None else dict(last.finals)
+        return TrialResult(
+            status, finals, tuple(state.plans), tuple(state.history), error,
+            None if last is None else last.folder, "" if last is None else last.weights_sha256,
+            state.trained, tuple(self.snapshots), ended,
+        )  # fmt: skip
