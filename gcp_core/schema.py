@@ -137,3 +137,5 @@ ARTIFACT_MANIFEST = "model/manifest.json"
 ARTIFACT_CONFIG = "config.yaml"
 ARTIFACT_LOG = "trial.log"
 ARTIFACT_TRACEBACK = "traceback.txt"
+#: Folder in the sweep's own where MLflow keeps the files of all runs, unless a tracking server has them.
+LOCAL_ARTIFACTS = "mlartifacts"

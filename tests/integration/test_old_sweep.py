@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+
+from analysis.runs.load import load
+from analysis.runs.store import fetch_artifact, find
+from analysis.runs.widths import manifest_of
+from analysis.ship.export import export
+from analysis.show.publish import publish
+from gcp_core.schema import ARTIFACT_WEIGHTS
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD_PLACE = "/srv/sweeps"
@@ -64,6 +74,14 @@ finally:
     )
 
 
+def locations(folder: Path) -> set[str]:
+    """Every place for files that the sweep's MLflow database names."""
+    with closing(sqlite3.connect(folder / "mlflow.db")) as db:
+        query = """select artifact_uri from runs union
+                   select artifact_location from experiments where name = 'small'"""
+        return {place for (place,) in db.execute(query)}
+
+
 # --- read ---------------------------------------------------------------------------------------------------------
 
 
@@ -98,3 +116,69 @@ def test_a_model_of_an_old_folder_is_proven_and_exported(here):
     assert answer["trial"] == "t0003"
     assert all(check["passed"] for check in answer["checks"])
     assert (out / "model.pt2").is_file()
+
+
+# --- the folder wins over the place that MLflow recorded ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("by_name", [False, True])
+def test_files_that_mlflow_kept_are_found_beside_the_moved_database(here, by_name):
+    """By the folder, and by the sweep's name in the folder's database."""
+    folder = here / "runs" / "small"
+    uri = f"sqlite:///{folder / 'mlflow.db'}" if by_name else None
+    ref = find("small" if by_name else folder, tracking_uri=uri)
+    run_id = load(folder).set_index("trial").loc["t0003", "run_id"]
+    file = fetch_artifact(ref, run_id, ARTIFACT_WEIGHTS)
+    assert file is not None
+    assert file.read_bytes() == (folder / "trials" / "t0003" / ARTIFACT_WEIGHTS).read_bytes()
+    assert fetch_artifact(ref, run_id, "model/not_there.pt") is None
+    assert locations(folder) == {p for p in locations(folder) if OLD_PLACE in p}, "reading changes nothing"
+
+
+def test_a_cleaned_moved_folder_is_exported_from_what_mlflow_kept(here):
+    folder = here / "runs" / "small"
+    shutil.rmtree(folder / "trials")
+    df = load(folder)
+    row = df.set_index("trial", drop=False).loc["t0003"]
+    assert manifest_of(df, row)["num_classes"] == 10
+    done = export(df, "t0003", here / "model")
+    assert all(check.passed for check in done.checks)
+
+
+def test_the_front_of_a_moved_sweep_is_published_into_its_folder(here):
+    folder = here / "runs" / "small"
+    published = publish(folder)
+    assert set(published.front) == set(FRONT)
+    kept = folder / "mlartifacts" / find(folder).parent_run_id / "artifacts" / "front"
+    assert (kept / "front.csv").read_text() == (folder / "report" / "front.csv").read_text()
+    assert not Path(OLD_PLACE, "runs").exists()
+
+
+def test_a_moved_sweep_is_not_registered_at_its_old_place(here):
+    done = analyze(here, "register", "runs/small", "--id", "t0003", "--name", "digits")
+    assert done.returncode == 2
+    assert f"MLflow still names the folder's old place, file://{OLD_PLACE}" in done.stderr
+    assert "gcp-sweep run" in done.stderr
+    assert not Path(OLD_PLACE, "runs").exists()
+
+
+def test_a_moved_sweep_that_is_complete_gets_its_new_place_written(here):
+    """MLflow's own pages read the places from the database."""
+    folder = here / "runs" / "small"
+    assert all(OLD_PLACE in place for place in locations(folder))
+    assert sweep(here, "run", "runs/small/config.yaml").returncode == 0
+    assert all(place.startswith((folder / "mlartifacts").as_uri()) for place in locations(folder))
+
+
+def test_a_moved_sweep_goes_on_where_it_lies_now(here):
+    """One more trial: its files go to the folder, and nothing is written where the sweep once was."""
+    folder = here / "runs" / "small"
+    done = sweep(here, "run", "runs/small/config.yaml", "search.trials=5")
+    assert done.returncode == 0, done.stderr
+    df = load(folder).set_index("trial")
+    assert set(df.index) == {"b0000", "t0000", "t0001", "t0002", "t0003", "t0004"}
+    kept = folder / "mlartifacts" / df.loc["t0004", "run_id"] / "artifacts"
+    assert (kept / ARTIFACT_WEIGHTS).is_file() or df.loc["t0004", "status"] == "stopped"
+    assert (kept / "trial.log").is_file()
+    assert all(place.startswith((folder / "mlartifacts").as_uri()) for place in locations(folder))
+    assert not Path(OLD_PLACE, "runs").exists()
