@@ -124,15 +124,17 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
 
 
 def _check_place(client: MlflowClient, row: pd.Series, ref: SweepRef) -> None:
-    """A registered version lasts, so its files must not go where the sweep's folder once was."""
+    """A registered version lasts, so its files must not go where the sweep's folder was, or the one it is a copy of."""
     place = client.get_run(row["run_id"]).info.artifact_uri
-    here = [own.as_uri() for own in own_artifacts(ref, row["run_id"]) if own.is_dir()]
-    gone = place.startswith("file:") and not Path(url2pathname(urlparse(place).path)).is_dir()
-    if here and place not in here and gone:
+    here = [own for own in own_artifacts(ref, row["run_id"]) if own.is_dir()]
+    if not here or not place.startswith("file:"):
+        return
+    recorded = Path(url2pathname(urlparse(place).path))
+    if not (recorded.is_dir() and any(own.samefile(recorded) for own in here)):
         raise ConfigError(
-            f"MLflow still names the folder's old place, {place}",
+            f"MLflow names another folder for its files, {recorded}",
             str(row["trial"]),
-            "the folder was moved: `gcp-sweep run` with the sweep's config writes the new place",
+            "moved or copied? `gcp-sweep run` with the sweep's config writes the new place",
         )
 
 

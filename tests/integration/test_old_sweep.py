@@ -157,7 +157,7 @@ def test_the_front_of_a_moved_sweep_is_published_into_its_folder(here):
 def test_a_moved_sweep_is_not_registered_at_its_old_place(here):
     done = analyze(here, "register", "runs/small", "--id", "t0003", "--name", "digits")
     assert done.returncode == 2
-    assert f"MLflow still names the folder's old place, file://{OLD_PLACE}" in done.stderr
+    assert f"MLflow names another folder for its files, {OLD_PLACE}" in done.stderr
     assert "gcp-sweep run" in done.stderr
     assert not Path(OLD_PLACE, "runs").exists()
 
