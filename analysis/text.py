@@ -70,7 +70,7 @@ def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) ->
 
 def parameter(value: Any) -> str:
     """A configuration value, short."""
-    if value is None or value != value or str(value) == "<NA>":
+    if value is None or str(value) == "<NA>" or value != value:
         return "-"
     if isinstance(value, float):
         return f"{value:.4g}"

@@ -145,3 +145,5 @@ SNAPSHOTS = "snapshots"
 ARTIFACT_CONFIG = "config.yaml"
 ARTIFACT_LOG = "trial.log"
 ARTIFACT_TRACEBACK = "traceback.txt"
+#: Folder in the sweep's own where MLflow keeps the files of all runs, unless a tracking server has them.
+LOCAL_ARTIFACTS = "mlartifacts"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import SweepNotFound
 from gcp_core.errors import ConfigError, DataError
-from gcp_core.schema import FINALS, SCHEMA_VERSION, Direction, Tag
+from gcp_core.schema import FINALS, LOCAL_ARTIFACTS, SCHEMA_VERSION, Direction, Tag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +29,7 @@ DEFAULT_OBJECTIVES: dict[str, Direction] = {"val_accuracy": "max", "macs": "min"
 HUGE = 1e300
 
 _PAGE = 5000
+_SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -70,8 +71,8 @@ def client_for(tracking_uri: str) -> MlflowClient:
 
 def _check_store(tracking_uri: str) -> None:
     """Opening a SQLite file that does not exist would create an empty store; say so instead."""
-    if tracking_uri.startswith("sqlite:///"):
-        file = Path(tracking_uri.removeprefix("sqlite:///"))
+    if tracking_uri.startswith(_SQLITE):
+        file = Path(tracking_uri.removeprefix(_SQLITE))
         if not file.is_file():
             raise SweepNotFound("no such SQLite store", str(file), "was the sweep's folder moved or deleted?")
 
@@ -255,20 +256,33 @@ def _classes_in(manifest: Path) -> int | None:
     return value if isinstance(value, int) and value > 1 else None
 
 
-def fetch_artifact(ref: SweepRef, run_id: str, name: str, into: Path | None = None) -> Path | None:
-    """Download one artifact of a run into ``into`` (a temporary folder by default); None if it does not
-    exist.
-    """
+def fetch_artifact(ref: SweepRef, run_id: str, name: str) -> Path | None:
+    """One artifact of a run as a file, downloaded where it lies elsewhere; None if it does not exist."""
     from mlflow.exceptions import MlflowException
+
+    for own in own_artifacts(ref, run_id):
+        if (own / name).is_file():
+            return own / name
 
     client = client_for(ref.tracking_uri)
     with no_progress_bar():
         try:
             if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
                 return None
-            return Path(client.download_artifacts(run_id, name, str(into) if into else None))
+            return Path(client.download_artifacts(run_id, name))
         except (MlflowException, OSError):
             return None
+
+
+def own_artifacts(ref: SweepRef, run_id: str) -> list[Path]:
+    """Folders where a run's files may lie without MLflow being asked: in the sweep's folder, beside the database.
+
+    MLflow records absolute places, which are wrong after a folder was moved; these are right.
+    """
+    beside = [ref.folder] if ref.folder is not None else []
+    if ref.tracking_uri.startswith(_SQLITE):
+        beside.append(Path(ref.tracking_uri.removeprefix(_SQLITE)).parent)
+    return [folder / LOCAL_ARTIFACTS / run_id / "artifacts" for folder in dict.fromkeys(beside)]
 
 
 @contextmanager

@@ -18,12 +18,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlparse
+from urllib.request import url2pathname
 
 import numpy as np
 
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
-from analysis.runs.store import client_for, no_progress_bar
+from analysis.runs.store import SweepRef, client_for, find, no_progress_bar, own_artifacts
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
 from gcp_core.errors import ConfigError
@@ -99,6 +101,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     if not (exported.folder / "model.onnx").is_file():
         raise ConfigError("was exported without ONNX", str(row["trial"]), "export it with --onnx")
     client = client_for(entry["tracking_uri"])
+    _check_place(client, row, find(entry["id"], tracking_uri=entry["tracking_uri"]))
     try:
         tags = _lineage(client, row, exported, entry)
         with no_progress_bar():
@@ -118,6 +121,21 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     return Registered(
         name, number, alias, f"models:/{name}@{alias}", version.source.removeprefix("models:/"), new, moved
     )
+
+
+def _check_place(client: MlflowClient, row: pd.Series, ref: SweepRef) -> None:
+    """A registered version lasts, so its files must not go where the sweep's folder was, or the one it is a copy of."""
+    place = client.get_run(row["run_id"]).info.artifact_uri
+    here = [own for own in own_artifacts(ref, row["run_id"]) if own.is_dir()]
+    if not here or not place.startswith("file:"):
+        return
+    recorded = Path(url2pathname(urlparse(place).path))
+    if not (recorded.is_dir() and any(own.samefile(recorded) for own in here)):
+        raise ConfigError(
+            f"MLflow names another folder for its files, {recorded}",
+            str(row["trial"]),
+            "moved or copied? `gcp-sweep run` with the sweep's config writes the new place",
+        )
 
 
 def _create(client: MlflowClient, name: str) -> None:

@@ -5,6 +5,7 @@ Afterwards one filter in the MLflow UI, ``tags.`pareto.front` = 'true'``, lists 
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from analysis.front import pareto
 from analysis.front.anchors import anchors_for
 from analysis.runs import table
 from analysis.runs.load import load
-from analysis.runs.store import SweepRef, client_for, find
+from analysis.runs.store import SweepRef, client_for, find, own_artifacts
 from analysis.show import figures
 from gcp_core.schema import FRONT_HYPERVOLUME, Tag
 
@@ -128,7 +129,12 @@ def _known_tags(ref: SweepRef) -> dict[str, dict[str, str]]:
 
 def _attach(ref: SweepRef, files: list[Path], markdown: str, hypervolume: float, finished: int) -> None:
     client = client_for(ref.tracking_uri)
+    own = next((place for place in own_artifacts(ref, ref.parent_run_id) if place.is_dir()), None)
     for file in files:
-        client.log_artifact(ref.parent_run_id, str(file), ARTIFACT_FOLDER)
+        if own is None:
+            client.log_artifact(ref.parent_run_id, str(file), ARTIFACT_FOLDER)
+        else:  # MLflow would write where the folder was when the sweep began
+            (own / ARTIFACT_FOLDER).mkdir(exist_ok=True)
+            shutil.copyfile(file, own / ARTIFACT_FOLDER / file.name)
     client.set_tag(ref.parent_run_id, Tag.NOTE, markdown[:8000])
     client.log_metric(ref.parent_run_id, FRONT_HYPERVOLUME, hypervolume, step=finished)

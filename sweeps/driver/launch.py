@@ -28,7 +28,7 @@ from sweeps.driver.progress import LineProgress
 from sweeps.records.database import driver_lock
 from sweeps.records.folder import Entry, check_unchanged, read_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
-from sweeps.records.layout import CONFIG, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
+from sweeps.records.layout import CONFIG, DATABASE, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
 from sweeps.records.ledger import Ledger, read_records, repair_journal
 from sweeps.storage.exchange import Exchange, open_exchange
 from sweeps.storage.lock import request_stop, run_lock
@@ -39,6 +39,7 @@ from sweeps.strategy.budget import Budget, already_spent
 from sweeps.strategy.judging import accuracy_drop
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
+from sweeps.tracking.store import tracking_uri, write_new_place
 from sweeps.tracking.writer import MlflowWriter, open_writer
 from sweeps.worker.trial import DEFAULT_RUNNER
 
@@ -189,6 +190,9 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
         if not message:
             return None
     uri, statuses = entry.tracking_uri or "", _statuses(trials)
+    if uri.startswith("sqlite:") and (folder / DATABASE).is_file():
+        write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
+        uri = tracking_uri(config.tracking.uri, folder)
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 

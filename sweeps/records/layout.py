@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from gcp_core.schema import LOCAL_ARTIFACTS
+
 # In the sweep's folder.
 #: How to find the sweep in MLflow, and whether it came to its end.
 ENTRY = "sweep.json"
@@ -12,8 +14,9 @@ JOURNAL = "journal.log"
 TRIALS = "trials"
 #: Folder of shared training states.
 STAGES = "stages"
-#: MLflow's files, unless a tracking server has them.
-ARTIFACTS = "mlartifacts"
+#: MLflow's records and its files, unless a tracking server has them.
+DATABASE = "mlflow.db"
+ARTIFACTS = LOCAL_ARTIFACTS
 #: Ray Tune's scratch folder.
 TUNE = ".tune"
 

@@ -30,13 +30,13 @@ from sweeps.records.layout import ARTIFACTS, trial_path
 from sweeps.records.provenance import git_sha, tags, versions
 from sweeps.storage.exchange import Exchange
 from sweeps.tracking.children import Child, SweepRun, children_of
+from sweeps.tracking.store import tracking_uri, write_new_place
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
 
-DATABASE = "mlflow.db"
 _MODEL_FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
 _TEXT_FILES = (schema.ARTIFACT_CONFIG, schema.ARTIFACT_LOG, schema.ARTIFACT_TRACEBACK)
 _PAUSE_S = 0.2
@@ -49,15 +49,6 @@ _SHOW_EVERY_S = 300.0
 _SHOW_SHARE = 0.02
 #: MLflow's error codes that time does not mend, such as a value too long for its column or a run that was deleted.
 _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
-
-
-def tracking_uri(uri: str | None, folder: Path) -> str:
-    """The absolute URI: SQLite in the sweep's folder unless the config names one."""
-    if uri is None:
-        return f"sqlite:///{folder.absolute() / DATABASE}"
-    if uri.startswith("sqlite:///") and not uri.startswith("sqlite:////"):
-        return f"sqlite:///{Path(uri.removeprefix('sqlite:///')).absolute()}"
-    return uri
 
 
 class MlflowWriter:
@@ -357,6 +348,8 @@ def open_writer(
     for name in ("alembic", "mlflow.store"):  # they announce every step of making a database
         logging.getLogger(name).setLevel(logging.WARNING)
     try:
+        if config.tracking.uri is None:
+            write_new_place(folder, config.name)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         run = _open_parent(client, config, folder, sweep_id, uri)
         return MlflowWriter(client, run, children_of(client, run), exchange)

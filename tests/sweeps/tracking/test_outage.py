@@ -15,7 +15,8 @@ from sweeps.records import spool
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
-from sweeps.tracking.writer import MlflowWriter, open_writer, tracking_uri
+from sweeps.tracking.store import tracking_uri
+from sweeps.tracking.writer import MlflowWriter, open_writer
 from tests.sweeps.inline import Silent, config
 
 

@@ -19,7 +19,8 @@ from sweeps.driver.launch import known_drops
 from sweeps.records.folder import write_config
 from sweeps.records.job import Outcome
 from sweeps.records.ledger import Ledger
-from sweeps.tracking.writer import MlflowWriter, as_param, git_sha, open_writer, tracking_uri
+from sweeps.tracking.store import tracking_uri
+from sweeps.tracking.writer import MlflowWriter, as_param, git_sha, open_writer
 from tests.sweeps.inline import Silent, config, drive
 
 

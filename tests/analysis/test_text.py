@@ -1,0 +1,78 @@
+"""Numbers and tables as text."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from analysis.text import count, grid, parameter, plural, quantity, spread, trials_table
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (0, "0"),
+        (999, "999"),
+        (999.6, "1.00 k"),
+        (1234567, "1.23 M"),
+        (12345678, "12.3 M"),
+        (123456789, "123 M"),
+        (999_600_000, "1.00 G"),
+        (-1500, "-1.50 k"),
+        (float("nan"), "-"),
+    ],
+)
+def test_a_count_has_three_digits_and_a_prefix(value, expected):
+    assert count(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("macs", 6e7, "60.0 M MACs"),
+        ("params", 1500, "1.50 k params"),
+        ("val_accuracy", 91.234, "91.23 %"),
+        ("accuracy_drop", 1.5, "1.50 points"),
+        ("macs_removed", 0.5, "50.0 %"),
+        ("macs_kept", 0.5, "50.0 %"),
+        ("latency_ms", 1.23456, "1.23 ms"),
+        ("compression", 3.0, "3.00x"),
+        ("macs", float("nan"), "-"),
+    ],
+)
+def test_a_quantity_has_its_unit(name, value, expected):
+    assert quantity(name, value) == expected
+
+
+def test_accuracies_spread_by_points_and_not_by_per_cent():
+    assert spread("val_accuracy", 0.25) == "0.25 points"
+    assert spread("macs", 1500) == quantity("macs", 1500)
+
+
+def test_one_trial_is_no_trials():
+    assert [plural(n, "trial") for n in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
+
+
+def test_words_stand_on_the_left_and_numbers_on_the_right():
+    assert grid(["trial", "n"], [["t1", "5"], ["t22222", "10"]]) == (
+        "trial    n\n------  --\nt1       5\nt22222  10"
+    )
+
+
+def test_a_table_leaves_out_what_no_trial_has_and_tells_equal_names_apart():
+    df = pd.DataFrame(
+        [{"trial": "t0001", "val_accuracy": 90.0, "latency_ms": None, "train.seed": 1, "data.seed": 0.25}]
+    )
+    lines = trials_table(df, ["train.seed", "data.seed"], {"t0001": "chosen"}).splitlines()
+    assert lines[0].split() == ["trial", "val", "acc", "%", "train.seed", "data.seed"]
+    assert lines[2].split() == ["t0001", "90.00", "1", "0.25", "chosen"]
+
+
+def test_a_parameter_that_is_not_set_is_a_dash():
+    assert [parameter(v) for v in (None, float("nan"), pd.NA, 0.123456, True)] == [
+        "-",
+        "-",
+        "-",
+        "0.1235",
+        "True",
+    ]

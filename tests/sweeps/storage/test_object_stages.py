@@ -1,0 +1,94 @@
+"""Shared training in an object store (a real S3 server on loopback)."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from gcp_core.records.stages import StageStore
+from sweeps.records.layout import STAGES
+from sweeps.storage.exchange import Exchange, ObjectExchange
+from sweeps.storage.object_stages import ObjectStages, open_stages
+from sweeps.storage.objects import StoreError
+
+STATE = {"model": {"weight": torch.arange(6.0).reshape(2, 3)}}
+
+
+@pytest.fixture
+def nodes(s3: str, tmp_path: Path) -> tuple[ObjectStages, ObjectStages]:
+    """Two nodes that share nothing but the store."""
+    one, other = (ObjectStages(ObjectExchange(tmp_path / name, s3)) for name in ("one", "other"))
+    return one, other
+
+
+def test_a_stage_is_read_on_another_node_as_it_was_written(nodes):
+    one, other = nodes
+    assert other.load("a") is None
+    one.save("a", STATE, {"epoch": 3})
+    other._listed_at = float("-inf")  # as if a second had passed
+    manifest, state = other.load("a")
+    assert manifest["epoch"] == 3
+    assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
+
+
+def test_nothing_is_left_on_the_node(nodes):
+    one, _ = nodes
+    one.save("a", STATE, {})
+    assert one.load("a") is not None
+    assert not any(file.is_file() for file in one.root.rglob("*"))
+
+
+def test_a_stage_that_is_there_is_not_sent_again(nodes, monkeypatch):
+    one, other = nodes
+    one.save("a", STATE, {"by": "one"})
+    monkeypatch.setattr(other._exchange, "send", lambda *paths: pytest.fail("sent again"))
+    other.save("a", STATE, {"by": "other"})
+    assert one.load("a")[0]["by"] == "one"
+
+
+def test_a_damaged_stage_counts_as_missing(nodes):
+    one, _ = nodes
+    one.save("a", STATE, {})
+    one._exchange.store.write(f"{STAGES}/a/state.pt", b"half of it")
+    assert one.load("a") is None
+
+
+def test_a_store_that_is_away_costs_the_stage_and_not_the_trial(nodes, monkeypatch, caplog):
+    one, _ = nodes
+
+    def away(*_: object) -> None:
+        raise StoreError("the store does not answer")
+
+    monkeypatch.setattr(one._exchange.store, "names", away)
+    with caplog.at_level(logging.WARNING):
+        one.save("a", STATE, {})
+        assert one.load("a") is None
+    assert [record.getMessage() for record in caplog.records] == [
+        "stage not kept: the store does not answer",
+        "stage passed over: the store does not answer",
+    ]
+
+
+def test_the_list_is_asked_for_once_in_a_while_and_knows_what_this_node_wrote(nodes, monkeypatch):
+    one, _ = nodes
+    asked, names = [], one._exchange.store.names
+    monkeypatch.setattr(one._exchange.store, "names", lambda path: asked.append(path) or names(path))
+    now = [100.0]
+    monkeypatch.setattr("sweeps.storage.object_stages.time.monotonic", lambda: now[0])
+    assert not one.has("a")
+    one.save("a", STATE, {})
+    assert one.has("a")
+    assert asked == [STAGES]
+    now[0] += 60.0
+    assert one.has("a")
+    assert asked == [STAGES] * 2
+
+
+def test_where_everybody_sees_the_folder_the_stages_are_in_it(s3, tmp_path):
+    shared = open_stages(Exchange(tmp_path))
+    assert type(shared) is StageStore
+    assert shared.root == tmp_path / STAGES
+    assert isinstance(open_stages(ObjectExchange(tmp_path, s3)), ObjectStages)

@@ -1,0 +1,90 @@
+"""What an outcome is worth: the last word on its status, its objective values, how far it breaks a constraint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from sweeps.records.job import Outcome
+from sweeps.strategy.judging import accuracy_drop, baseline_values, judge, with_finals
+from tests.sweeps.inline import config
+
+BASELINE = Outcome("complete", {"val_accuracy": 92.0, "macs": 1000.0})
+TRIAL = Outcome("complete", {"val_accuracy": 90.5, "macs": 400.0})
+
+
+def _config(*constraints: str, **search: object):
+    overrides = {f"search.{name}": value for name, value in search.items()}
+    return config(Path("/nowhere"), {"search.constraints": list(constraints), **overrides})
+
+
+def test_a_complete_trial_has_its_objectives_in_the_order_of_the_config():
+    outcome, values, violations = judge(_config(), TRIAL, None)
+    assert (outcome.status, values, violations) == ("complete", (90.5, 400.0), {})
+    reverse = _config(objectives={"macs": "min", "val_accuracy": "max"})
+    assert judge(reverse, TRIAL, None)[1] == (400.0, 90.5)
+
+
+@pytest.mark.parametrize("status", ["stopped", "diverged", "failed", "lost"])
+def test_what_did_not_end_well_is_worth_nothing(status):
+    ended = Outcome(status, TRIAL.finals)
+    assert judge(_config("macs <= 100"), ended, BASELINE) == (ended, None, {})
+
+
+def test_a_broken_constraint_makes_a_trial_infeasible_and_keeps_its_values():
+    """30 % of 1000 are 300, exceeded by 100; the drop of 1.5 points is 0.5 below the 2 that are allowed."""
+    trial = with_finals(TRIAL, accuracy_drop=1.5)
+    outcome, values, violations = judge(_config("macs <= 30%", "accuracy_drop <= 2"), trial, BASELINE)
+    assert outcome.status == "infeasible"
+    assert outcome.error == "violates macs <= 30%"
+    assert values == (90.5, 400.0)
+    assert violations == {"macs <= 30%": 100.0, "accuracy_drop <= 2": -0.5}
+
+
+def test_a_constraint_that_is_just_kept_is_kept():
+    outcome, _, violations = judge(_config("macs <= 40%"), TRIAL, BASELINE)
+    assert (outcome.status, violations) == ("complete", {"macs <= 40%": 0.0})
+
+
+@pytest.mark.parametrize(
+    ("baseline", "reason"),
+    [(None, "it was not run"), (Outcome("failed", error="out of memory"), "out of memory")],
+)
+def test_a_trial_that_needs_a_baseline_fails_without_one(baseline, reason):
+    outcome, values, _ = judge(_config("macs <= 50%"), TRIAL, baseline)
+    assert (outcome.status, outcome.error, values) == ("failed", f"its baseline failed: {reason}", None)
+    assert judge(_config("macs <= 500"), TRIAL, baseline)[0].status == "complete", "this one needs none"
+
+
+@pytest.mark.parametrize(
+    ("finals", "error"),
+    [
+        ({"val_accuracy": math.nan, "macs": 400.0}, "final val_accuracy is nan"),
+        ({"val_accuracy": 90.5}, "final macs is missing"),
+        ({"val_accuracy": 90.5, "macs": 400.0}, "final latency_ms is missing"),
+    ],
+)
+def test_an_objective_or_a_limited_value_that_is_no_number_fails_the_trial(finals, error):
+    outcome, values, _ = judge(_config("latency_ms <= 2"), Outcome("complete", finals), None)
+    assert (outcome.status, outcome.error, values) == ("failed", error, None)
+
+
+def test_the_accuracy_drop_is_baseline_minus_trial_in_points():
+    assert accuracy_drop(TRIAL, BASELINE) == 1.5
+    assert accuracy_drop(Outcome("complete"), BASELINE) is None
+    assert accuracy_drop(TRIAL, Outcome("failed")) is None
+
+
+def test_a_baselines_value_is_its_accuracy_if_it_ended_with_one():
+    assert baseline_values(BASELINE) == (92.0,)
+    assert baseline_values(Outcome("failed", {"val_accuracy": 92.0})) is None
+    assert baseline_values(Outcome("complete", {"val_accuracy": math.nan})) is None
+    assert baseline_values(Outcome("complete")) is None
+
+
+def test_only_names_of_the_schema_are_added_to_the_finals():
+    assert with_finals(TRIAL, accuracy_drop=1.5).finals == {**TRIAL.finals, "accuracy_drop": 1.5}
+    with pytest.raises(KeyError, match="acuracy_drop"):
+        with_finals(TRIAL, acuracy_drop=1.5)
