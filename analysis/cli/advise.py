@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     "--points", type=click.IntRange(min=1), default=6, show_default=True, help="How many to propose."
 )
 @click.option(
-    "--method", default="fanova", show_default=True, help="How importance is measured: fanova or pedanova."
-)
-@click.option(
     "--write",
     "path",
     type=click.Path(path_type=Path),
@@ -37,7 +34,6 @@ def advise(
     as_json: bool,
     no_cache: bool,
     points: int,
-    method: str,
     path: Path | None,
 ) -> None:
     """Say what mattered, where the front is thin, and which configurations to try next."""
@@ -52,7 +48,7 @@ def advise(
 
         raise NothingFeasible("the sweep has no finished trial", sweep)
     found = advice.advise(df, goals, anchors_for(df, goals), points=points)
-    mattered, why = _importance(df, goals, method)
+    mattered, why = _importance(df, goals)
     name = advice.write_config(df, found, path) if path is not None else None
     if as_json:
         say_json(answers.advise(df, found, mattered, why, str(path) if path is not None else None))
@@ -62,34 +58,27 @@ def advise(
         click.echo(f"\nwrote {path}: sweep {name}, first the points above")
 
 
-def _importance(df: pd.DataFrame, goals: dict[str, str], method: str) -> tuple[pd.DataFrame | None, str]:
+def _importance(df: pd.DataFrame, goals: dict[str, str]) -> tuple[pd.DataFrame | None, str]:
     """Importance for the objective that is no cost, and why it is not known."""
     from analysis.errors import NothingFeasible
     from analysis.evidence.importance import importance
 
     target = next((name for name, direction in goals.items() if direction == "max"), "val_accuracy")
     try:
-        return importance(df, target, method=method), ""
+        return importance(df, target), ""
     except NothingFeasible as error:
         return None, error.message
 
 
 def _print_advice(found: Advice, mattered: pd.DataFrame | None, why: str) -> None:
     from analysis import text
+    from analysis.evidence.importance import cells, findings
 
     if mattered is None:
         click.echo(f"importance: not known ({why})")
     else:
-        click.echo(f"What mattered for {mattered['target'].iloc[0]} ({mattered['method'].iloc[0]}):")
-        rows = [
-            [
-                r["parameter"],
-                f"{100 * r['importance']:.0f} %",
-                f"{100 * r['low']:.0f} to {100 * r['high']:.0f} %",
-            ]
-            for r in mattered.to_dict("records")
-        ]
-        click.echo(text.grid(["parameter", "importance", "10 to 90 % of resamplings"], rows))
+        click.echo("What mattered: " + findings(mattered))
+        click.echo(text.grid(*cells(mattered)))
     click.echo("\nWhere the front is thin:")
     for gap in found.gaps:
         click.echo(f"  {gap.words}")

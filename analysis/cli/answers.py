@@ -137,6 +137,7 @@ def compare(
         **about(df),
         "by": by,
         "equal": found.equal,
+        "limit": plain(found.limit),
         "anchors": found.anchors,
         "volumes": [{k: plain(v) for k, v in row.items()} for row in found.volumes.to_dict("records")],
         "tests": [{k: plain(v) for k, v in dataclasses.asdict(t).items()} for t in (*found.tests, *paired)],

@@ -61,12 +61,12 @@ def compare(
     if as_json:
         say_json(answers.compare(df, by, found, paired, written))
         return
-    _print(found, paired, equal)
+    _print(found, paired)
     if written is not None:
         click.echo(f"\npage     {written.page}")
 
 
-def _print(found: Comparison, paired: list[Test], equal: str) -> None:
+def _print(found: Comparison, paired: list[Test]) -> None:
     from analysis import text
 
     groups = found.volumes.groupby("label")["hypervolume"]
@@ -75,7 +75,7 @@ def _print(found: Comparison, paired: list[Test], equal: str) -> None:
         for label, v in groups
     ]
     click.echo(text.grid(["", "seeds", "hypervolume", "std"], rows))
-    click.echo(f"at equal {equal.replace('_', ' ')}; box {found.anchors}")
+    click.echo(f"{found.basis()}; box {found.anchors}")
     click.echo()
     for test in [*found.tests, *paired]:
         click.echo(test.verdict)

@@ -1,17 +1,21 @@
 """Which of several sweeps, criteria or samplers found the better front, and whether the data can tell.
 
-The unit of evidence is a seed: one hypervolume per seed with the same fixed anchors, then an exact
-permutation test (:mod:`analysis.evidence.permutation`).
+The unit of evidence is a seed (or, in a sweep of paths, whatever column is named): trials of one seed share their first
+weights and the order of their images, snapshots of one path share a training, so neither is evidence by itself. Every
+unit gives one hypervolume, with the same fixed anchors and at equal cost (:mod:`analysis.evidence.spending`), or one mean
+difference; then an exact permutation test over units (:mod:`analysis.evidence.permutation`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
 from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
-from analysis.evidence.permutation import Test, holm, paired_test, permutation_test
+from analysis import text
+from analysis.evidence.permutation import Question, Test, paired_test, permutation_test
+from analysis.evidence.spending import spending
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs
@@ -22,18 +26,36 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Seeds from which on paired differences are judged seed by seed; fewer could not decide anything.
-_ENOUGH = 6
-
 
 @dataclass(frozen=True)
 class Comparison:
-    """Hypervolume per label and seed, the tests between all pairs of labels, and what was held equal."""
+    """Hypervolume per label and unit, the tests between all pairs of labels, and what was held equal.
+
+    Attributes:
+        volumes: see :func:`compare`. ``limit``: the cost that every label and unit may spend (inf for ``nothing``).
+    """
 
     volumes: pd.DataFrame
     tests: tuple[Test, ...]
     anchors: str
     equal: str
+    limit: float
+
+    def basis(self) -> str:
+        """What was held equal, in words: ``at equal epochs: 60 a side and seed, ... included``."""
+        if self.equal == "nothing":
+            return "at unequal cost: all that ran counts"
+        spent = (
+            f"{self.limit:.3g} h"
+            if self.equal == "device_hours"
+            else text.plural(round(self.limit), self.equal[:-1])
+        )
+        unit = self.volumes.columns[1]
+        included = "" if self.equal == "trials" else " and baseline"
+        return (
+            f"at equal {self.equal.replace('_', ' ')}: what {spent} bought each {unit} of each side, "
+            f"stopped, failed{included} runs included"
+        )
 
 
 def split(df: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
@@ -105,67 +127,76 @@ def compare(
     *,
     equal: str = "device_hours",
     objectives: Objectives | None = None,
+    unit: str = "seed",
 ) -> Comparison:
-    """Compare the fronts of the groups of ``by``, seed by seed, at equal cost.
+    """Compare the fronts of the groups of ``by``, unit by unit, at equal cost.
+
+    Units that both groups ran (the same seeds) are paired; groups that do not share all units of the smaller one are
+    compared by dealing units.
 
     Args:
-        equal: what is held equal: each group and seed only counts the trials that ended before the cheapest
-            of all had spent its ``device_hours``, ``epochs`` or ``trials``; ``nothing`` takes all.
+        equal: what is held equal: each group and unit only counts the trials that ended before it had spent the
+            ``device_hours``, ``epochs`` or ``trials`` that the cheapest of all spent on all its runs; ``nothing``
+            takes all.
+        unit: the column that names the unit of evidence.
+
+    Returns:
+        ``volumes`` has one row per label and unit: ``label``, the unit under its column's name, ``trials`` (that count),
+        ``spent`` (by all runs up to the last that counts), ``hypervolume``. One that could afford no finished trial
+        has 0; one that neither finished a trial nor spent the limit is left out.
     """
     goals = objectives or df.attrs["objectives"]
     scales = anchors_for(df, goals)
-    parts = {label: _at_equal_cost(df, part, by, equal) for label, part in split(df, by).items()}
-    volumes = seed_volumes(parts, goals, scales)
-    values = {label: rows["hypervolume"].to_numpy() for label, rows in volumes.groupby("label", sort=True)}
-    tests = holm([permutation_test(values[a], values[b], a, b) for a, b in combinations(values, 2)])
-    return Comparison(volumes, tuple(tests), scales.describe(), equal)
-
-
-def _at_equal_cost(df: pd.DataFrame, part: pd.DataFrame, by: str, equal: str) -> pd.DataFrame:
-    if equal == "nothing":
-        return part
-    if equal not in ("device_hours", "epochs", "trials"):
-        raise ConfigError(
-            f"{equal!r} cannot be held equal", "--equal", "device_hours, epochs, trials or nothing"
-        )
-    rows = df[df["candidate"]]
-    totals = [_cost(g, equal).iloc[-1] for _, g in rows.groupby([by, "seed"]) if len(g)]
-    limit = min(totals) * (1 + 1e-9)
-    kept = [g[(_cost(g, equal) <= limit).reindex(g.index)] for _, g in part.groupby("seed")]
-    import pandas as pd
-
-    return pd.concat(kept)
-
-
-def _cost(rows: pd.DataFrame, equal: str) -> pd.Series:
-    """Running cost of trials in the order they ended."""
-    import pandas as pd
-
-    ordered = rows.sort_values(["ended", "trial"], kind="stable")
-    each = pd.Series(1.0, index=ordered.index) if equal == "trials" else ordered[equal].fillna(0.0)
-    return each.cumsum()
-
-
-def seed_volumes(parts: Mapping[str, pd.DataFrame], goals: Objectives, scales: Anchors) -> pd.DataFrame:
-    """One row per label and seed: ``label, seed, trials, hypervolume``."""
-    import pandas as pd
-
-    rows = [
-        {
-            "label": label,
-            "seed": seed,
-            "trials": len(g),
-            "hypervolume": pareto.hypervolume(g, goals, scales).value,
-        }
-        for label, part in parts.items()
-        for seed, g in part.groupby("seed")
+    labels = list(split(df, by))
+    spent = spending(df, by, labels, equal, unit)
+    counts = df["candidate"].reindex(spent["row"]).to_numpy(dtype=bool)
+    able = spent[counts].groupby(["label", "unit"]).size().index
+    totals = spent.groupby(["label", "unit"])["spent"].last()
+    limit = math.inf if equal == "nothing" else float(totals[able].min())
+    affordable = spent[spent["spent"] <= limit * (1 + 1e-9)]
+    volumes = _volumes(df, totals[totals.index.isin(able) | (totals >= limit)], affordable, goals, scales)
+    volumes = volumes.rename(columns={"unit": unit})
+    values = {label: rows.set_index(unit)["hypervolume"] for label, rows in volumes.groupby("label")}
+    pairs = list(combinations(values, 2))
+    tests = [
+        _volume_test(values[a], values[b], Question(a, b, unit=unit, comparisons=len(pairs)))
+        for a, b in pairs
     ]
+    return Comparison(volumes, tuple(tests), scales.describe(), equal, limit)
+
+
+def _volumes(
+    df: pd.DataFrame, totals: pd.Series, affordable: pd.DataFrame, goals: Objectives, scales: Anchors
+) -> pd.DataFrame:
+    import pandas as pd
+
+    paid = dict(iter(affordable.groupby(["label", "unit"])))
+    rows = []
+    for label, unit in totals.index:
+        runs = paid.get((label, unit))
+        found = df.iloc[:0] if runs is None else df.loc[runs["row"]]
+        found = found[found["candidate"].astype(bool)]
+        value = pareto.hypervolume(found, goals, scales).value if len(found) else 0.0
+        spent = 0.0 if runs is None else float(runs["spent"].iloc[-1])
+        rows.append(
+            {"label": label, "unit": unit, "trials": len(found), "spent": spent, "hypervolume": value}
+        )
     return pd.DataFrame(rows)
 
 
-def paired_differences(df: pd.DataFrame, by: str, first: str, second: str, column: str) -> pd.DataFrame:
+def _volume_test(a: pd.Series, b: pd.Series, ask: Question) -> Test:
+    both = a.index.intersection(b.index)
+    if len(both) == min(len(a), len(b)):
+        return paired_test((a[both] - b[both]).to_numpy(dtype=float), ask)
+    return permutation_test(a.to_numpy(dtype=float), b.to_numpy(dtype=float), ask)
+
+
+def paired_differences(
+    df: pd.DataFrame, by: str, first: str, second: str, column: str, unit: str = "seed"
+) -> pd.DataFrame:
     """One row per configuration and seed that both ran, all other parameters equal: ``seed``, the two values
-    (``first``, ``second``) and ``difference`` of ``column``, first - second.
+    (``first``, ``second``), ``difference`` of ``column``, first - second, and ``unit``: which unit of evidence the pair
+    belongs to (``3`` if both sides are of unit 3, else ``t0001/t0007``).
     """
     import pandas as pd
 
@@ -175,59 +206,70 @@ def paired_differences(df: pd.DataFrame, by: str, first: str, second: str, colum
     same = [c for c in config_columns(df) if c != by]
     # map, not astype: pandas keeps missing values missing when it turns a column into text
     keys = rows[[*same, "seed"]].map(str).agg("|".join, axis=1)
-    values = {
-        label: rows[rows[by].astype(str) == label].groupby(keys)[column].mean() for label in (first, second)
-    }
-    both = values[first].index.intersection(values[second].index)
-    a, b = (values[label][both].to_numpy(dtype=float) for label in (first, second))
+    sides = []
+    for label in (first, second):
+        groups = rows[rows[by].map(str) == label].groupby(keys)
+        sides.append(groups.agg(value=(column, "mean"), unit=(unit, "first")))
+    both = sides[0].index.intersection(sides[1].index)
+    a, b = (side.loc[both] for side in sides)
+    units = [str(x) if x == y else f"{x}/{y}" for x, y in zip(a["unit"], b["unit"])]
+    values = [side["value"].to_numpy(dtype=float) for side in (a, b)]
     seeds = [key.rsplit("|", 1)[1] for key in both]
-    return pd.DataFrame({"seed": seeds, "first": a, "second": b, "difference": a - b})
+    return pd.DataFrame(
+        {
+            "seed": seeds,
+            "first": values[0],
+            "second": values[1],
+            "difference": values[0] - values[1],
+            "unit": units,
+        }
+    )
 
 
-def paired_tests(df: pd.DataFrame, by: str, column: str = "val_accuracy") -> list[Test]:
+def paired_tests(df: pd.DataFrame, by: str, column: str = "val_accuracy", unit: str = "seed") -> list[Test]:
     """``column`` of every two labels of ``by`` at equal configuration and seed, where both ran the same ones.
 
-    From six seeds on a seed is the unit of evidence. Fewer could never reach 5 %; then every pair counts by itself,
-    and the answer holds for these seeds only, which ``what`` says.
+    All pairs of one unit (a seed) are averaged first: the unit is the evidence, however many configurations it holds.
     """
-    tests = []
+    found = []
     for first, second in combinations(split(df, by), 2):
-        pairs = paired_differences(df, by, first, second, column)
-        if len(pairs) < 2:
-            continue
-        enough = pairs["seed"].nunique() >= _ENOUGH
-        unit = {"%": "points"}.get(FINALS[column].unit, FINALS[column].unit)
-        what = f"{column} ({unit}) at equal configuration and seed"
-        if not enough:
-            what = f"{column} ({unit}) over {len(pairs)} equal configurations (for these seeds only)"
-        clusters = list(pairs["seed"]) if enough else None
-        tests.append(paired_test(pairs["difference"].to_numpy(), first, second, what, clusters))
-    return holm(tests)
+        pairs = paired_differences(df, by, first, second, column, unit)
+        if len(pairs):
+            found.append((first, second, pairs.groupby("unit", sort=False)["difference"].mean()))
+    measure = {"%": "points"}.get(FINALS[column].unit, FINALS[column].unit)
+    what = f"{column} ({measure}) at equal configuration and seed"
+    goal = FINALS[column].better or "max"
+    return [
+        paired_test(means.to_numpy(), Question(first, second, what, unit, len(found), goal))
+        for first, second, means in found
+    ]
 
 
-def growth(df: pd.DataFrame, by: str, equal: str, objectives: Objectives | None = None) -> pd.DataFrame:
-    """Hypervolume so far against the cost so far, per label of ``by`` and seed: who is ahead at which cost.
+def growth(
+    df: pd.DataFrame, by: str, equal: str, objectives: Objectives | None = None, unit: str = "seed"
+) -> pd.DataFrame:
+    """Hypervolume so far against the cost so far, per label of ``by`` and unit: who is ahead at which cost.
 
-    Columns: ``label, seed, cost`` (device hours, epochs or trials, running sum), ``hypervolume``.
+    Columns: ``label``, the unit under its column's name, ``cost`` (device hours, epochs or trials spent so far on
+    everything), ``hypervolume``; one row per finished trial.
     """
     import pandas as pd
 
     goals = objectives or df.attrs["objectives"]
     scales = anchors_for(df, goals)
     frames = []
-    for label, part in split(df, by).items():
-        for seed, rows in part.groupby("seed"):
-            spent = _cost(rows, "trials" if equal == "nothing" else equal)
-            values, known = costs(rows.loc[spent.index], goals)
-            losses = scales.losses(values, goals)
-            frames.append(
-                pd.DataFrame(
-                    {
-                        "label": label,
-                        "seed": seed,
-                        "cost": spent.to_numpy(dtype=float)[known],
-                        "hypervolume": running_hypervolume(losses),
-                    }
-                )
+    for (label, value), runs in spending(df, by, list(split(df, by)), equal, unit).groupby(["label", "unit"]):
+        rows = df.loc[runs["row"]]
+        sound = rows["candidate"].to_numpy(dtype=bool)
+        values, known = costs(rows[sound], goals)
+        frames.append(
+            pd.DataFrame(
+                {
+                    "label": label,
+                    unit: value,
+                    "cost": runs["spent"].to_numpy(dtype=float)[sound][known],
+                    "hypervolume": running_hypervolume(scales.losses(values, goals)),
+                }
             )
+        )
     return pd.concat(frames, ignore_index=True)

@@ -1,13 +1,20 @@
-"""Which searched parameters mattered, by Optuna's evaluators, with the spread over resampled trials."""
+"""Which searched parameters mattered, how sure that is, and "no evidence" where the trials show none.
+
+Forests learn the target from a part of the trials and are judged on the rest. One set of such draws gives everything: how
+much of the variation they predict (out-of-bag R2), what each parameter adds to that with its range, and, repeated with
+shuffled targets, how much a parameter seems to add where it does nothing. Shares that sum to one whatever the data, as
+fANOVA's and PED-ANOVA's do, cannot say "nothing mattered"; for those, ask Optuna: the ledger is one of its studies.
+"""
 
 from __future__ import annotations
 
-import warnings
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from analysis.errors import NothingFeasible
+from analysis.evidence import forest
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -15,38 +22,41 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
-METHODS = {
-    "fanova": "functional ANOVA over a random forest (Hutter et al. 2014)",
-    "pedanova": "PED-ANOVA: what the best trials have in common (Watanabe et al. 2023)",
-}
+METHOD = "random forests, judged on the trials they did not learn from"
 #: Fewer trials than this say nothing about importance.
 FEWEST = 10
-#: More are drawn from at random: a forest of this many has long settled, and one of 10,000 takes minutes.
-MOST = 2000
+#: More are drawn from at random: what matters shows in so many, and the null takes forty times as long as the answer.
+MOST = 400
+#: Shuffled targets; the smallest p is 1 / 40.
+_NULLS = 39
+_LEVEL = 0.05
 
 
 def importance(
-    df: pd.DataFrame,
-    target: str = "val_accuracy",
-    *,
-    method: str = "fanova",
-    repeats: int = 10,
-    seed: int = 0,
+    df: pd.DataFrame, target: str = "val_accuracy", *, repeats: int = 10, seed: int = 0
 ) -> pd.DataFrame:
-    """One row per searched parameter: ``parameter, importance`` (0..1, sums to 1 for fanova), ``low, high``
-    (10 % and 90 % over ``repeats`` draws of 63 % of the trials), ``method, target``; most important first.
+    """One row per searched parameter, most important first.
 
-    Importance says how much of the variation of ``target`` goes with the parameter within what was searched;
-    a value whose interval reaches 0 is not told apart from no influence. Of more than 2,000 trials that many are drawn.
+    Columns:
+        parameter: dotted configuration path.
+        importance: share (0..1) of the variation of ``target`` that goes with it, interactions included: the median over
+            ``repeats`` draws that learn from 63 % of the trials and are judged on the rest; ``low`` and ``high`` are the
+            10 % and 90 % points of the same draws.
+        p: chance that any parameter seems so important where all that were not found before it do nothing (39 shuffled
+            targets, corrected for the number of parameters); ``evidence``: p <= 0.05.
+        r2: share of the variation that all parameters together predict on trials held out (median of the same draws);
+            below 0 where the mean predicts better.
+        trials, target, method: what it rests on. Of more than 400 trials that many are drawn.
+
+    The null shuffles trials, so p is exact where the sampler did not learn from results (random, grid) and a guide where
+    it did (TPE).
 
     Raises:
         NothingFeasible: fewer than ten finished trials.
-        ConfigError: nothing was searched, or the target or method is unknown.
+        ConfigError: nothing was searched, or the target is unknown.
     """
     import pandas as pd
 
-    if method not in METHODS:
-        raise ConfigError(f"{method!r} is no method", "importance", did_you_mean(method, METHODS))
     if target not in FINALS or target not in df.columns:
         raise ConfigError("no such value", target, did_you_mean(target, FINALS))
     rows = df[df["candidate"] & df[target].notna()]
@@ -58,78 +68,95 @@ def importance(
     if not names:
         raise ConfigError("nothing was searched: no parameter varies", "importance")
     rng = np.random.default_rng(seed)
-    space = _space(rows, names)
     if len(rows) > MOST:
         rows = rows.iloc[np.sort(rng.choice(len(rows), MOST, replace=False))]
-    whole = _evaluate(rows, space, target, method, seed)
-    draws = [
-        _evaluate(rows.iloc[_part(rng, len(rows))], space, target, method, seed + 1 + i)
-        for i in range(repeats)
-    ]
-    table = pd.DataFrame({"parameter": names, "importance": [whole[name] for name in names]})
-    spread = np.array([[draw[name] for name in names] for draw in draws]).reshape(len(draws), len(names))
-    low, high = np.quantile(spread, (0.1, 0.9), axis=0) if len(draws) else (np.nan, np.nan)
-    table["low"], table["high"], table["method"] = low, high, METHODS[method]
-    table["target"] = target
-    return table.sort_values("importance", ascending=False, ignore_index=True)
+    x, y = forest.encode(rows, names), rows[target].to_numpy(dtype=float)
+    draws = forest.draw(len(rows), repeats, rng)
+    fits, parts = forest.judge(x, y, draws, seed)
+    # Below 0 is chance, above 1 is a few odd trials held out; clipping keeps the order of median and quantiles.
+    parts = parts.clip(0.0, 1.0)
+    low, middle, high = np.quantile(parts, (0.1, 0.5, 0.9), axis=0)
+    p = _chances(x, y, draws, middle, rng)
+    table = pd.DataFrame({"parameter": names, "importance": middle, "low": low, "high": high, "p": p})
+    table["evidence"] = table["p"] <= _LEVEL
+    table["r2"], table["trials"] = float(np.median(fits)), len(rows)
+    table["target"], table["method"] = target, METHOD
+    return table.sort_values(["evidence", "importance"], ascending=False, ignore_index=True, kind="stable")
 
 
-def _part(rng: np.random.Generator, n: int) -> np.ndarray:
-    """As many different trials as a bootstrap draw holds, but each once: a forest learns repeated ones by heart."""
-    return rng.choice(n, size=max(2, round(0.632 * n)), replace=False)
+def _chances(
+    x: forest.Features, y: np.ndarray, draws: forest.Draws, found: np.ndarray, rng: np.random.Generator
+) -> np.ndarray:
+    """p of each feature: how often the largest importance of features that do nothing reaches its own.
 
-
-def _space(rows: pd.DataFrame, names: list[str]) -> dict[str, Any]:
-    """One distribution per parameter, from all trials, so that every resampling is judged on the same
-    space.
+    In rounds: what one round finds explains a part of ``y``, and the next round shuffles only the rest, so that a large
+    effect does not hide smaller ones.
     """
-    try:
-        from optuna.distributions import CategoricalDistribution, FloatDistribution
-    except ImportError as exc:
-        raise ConfigError("needs optuna", "importance", 'pip install "gcp-sweep[sweep]"') from exc
-    import pandas as pd
-
-    space: dict[str, Any] = {}
-    for name in names:
-        values = rows[name]
-        if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-            space[name] = FloatDistribution(float(values.min()), float(values.max()))
-        else:
-            space[name] = CategoricalDistribution(sorted(values.astype(str).unique()))
-    return space
+    p = np.ones(len(found))
+    known: list[int] = []
+    while len(known) < len(found):
+        left = np.array([f for f in range(len(found)) if f not in known])
+        sure = forest.predict(x, known, y, draws, seed=0) if known else np.zeros(len(y))
+        p[left] = _round(x, y, sure, draws, found, left, rng)
+        new = [int(f) for f in left if p[f] <= _LEVEL]
+        if not new:
+            break
+        known += new
+    return p
 
 
-def _evaluate(
-    rows: pd.DataFrame, space: dict[str, Any], target: str, method: str, seed: int
-) -> dict[str, float]:
-    import optuna
-    from optuna.distributions import FloatDistribution
-    from optuna.importance import FanovaImportanceEvaluator, PedAnovaImportanceEvaluator
+def _round(
+    x: forest.Features,
+    y: np.ndarray,
+    sure: np.ndarray,
+    draws: forest.Draws,
+    found: np.ndarray,
+    left: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """p of the features ``left``, ``sure`` being the part of ``y`` that is explained already.
 
-    def plain(name: str, value: Any) -> Any:
-        return float(value) if isinstance(space[name], FloatDistribution) else str(value)
+    Ends as soon as none of them can reach 5 % any more; p is then the share so far (Besag and Clifford 1991).
+    """
+    most = math.floor(_LEVEL * (_NULLS + 1)) - 1
+    reached = np.zeros(len(left), dtype=int)
+    for i in range(1, _NULLS + 1):
+        parts = forest.judge(x, sure + rng.permutation(y - sure), draws, i)[1]
+        # Clipped like the importances: one of nothing ties with the null and is no evidence.
+        reached += np.median(parts, axis=0)[left].max().clip(0.0) >= found[left]
+        if (reached > most).all():
+            return reached / i
+    return (1 + reached) / (_NULLS + 1)
 
-    trials = [
-        optuna.trial.create_trial(
-            params={name: plain(name, row[name]) for name in space},
-            distributions=space,
-            value=float(row[target]),
+
+def findings(table: pd.DataFrame) -> str:
+    """What an :func:`importance` table says, in words."""
+    first = table.iloc[0]
+    target, n = first["target"], first["trials"]
+    sure, open_ = (table[table["evidence"] == known] for known in (True, False))
+    if sure.empty:
+        said = f"No evidence in {n} trials that any searched parameter mattered for {target}."
+    else:
+        shares = ", ".join(f"{r.parameter} {100 * r.importance:.0f} %" for r in sure.itertuples())
+        said = f"Share of the variation of {target} that goes with a parameter ({n} trials): {shares}."
+        if len(open_):
+            said += f" No evidence for {', '.join(open_['parameter'])}."
+    if first["r2"] > 0:
+        return (
+            f"{said} All together predict {100 * first['r2']:.0f} % of it on trials held out (out-of-bag R2)."
         )
-        for row in rows.to_dict("records")
+    return f"{said} Trials held out are predicted no better than by their mean (out-of-bag R2 {first['r2']:.2f})."
+
+
+def cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of an :func:`importance` table as text."""
+    rows = [
+        [
+            row["parameter"],
+            f"{100 * row['importance']:.0f} %",
+            f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %",
+            f"p = {row['p']:.2g}" if row["evidence"] else "no evidence",
+        ]
+        for row in table.to_dict("records")
     ]
-    verbosity = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)  # making a study is announced otherwise
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # evaluators announce that they are experimental
-            study = optuna.create_study(
-                direction="maximize" if FINALS[target].better == "max" else "minimize"
-            )
-            study.add_trials(trials)
-            evaluator = (
-                FanovaImportanceEvaluator(seed=seed) if method == "fanova" else PedAnovaImportanceEvaluator()
-            )
-            found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=list(space))
-    finally:
-        optuna.logging.set_verbosity(verbosity)
-    return {name: float(found.get(name, 0.0)) for name in space}
+    return ["parameter", "importance", "10 to 90 % of draws", "evidence"], rows

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 _COST_WORDS = {
     "device_hours": "device hours spent (wall time of the trials; other work on the machine counts too)",
-    "epochs": "epochs trained",
-    "trials": "finished trials",
-    "nothing": "finished trials",
+    "epochs": "epochs trained, by all runs",
+    "trials": "trials run, stopped and failed ones included",
+    "nothing": "trials run",
 }
 _GOALS = {"macs": "min", "val_accuracy": "max"}
 
@@ -121,7 +121,8 @@ def _figures(
             1,
             (
                 "Accuracy at equal configuration and seed",
-                "Each dot is one pair; above zero the first of the two is better.",
+                "Each dot is one pair; above zero the first of the two is better. All pairs of one seed are one piece of "
+                "evidence.",
                 figures.save(draw_pairs(pairs), pairs, folder, "pairs"),
             ),
         )
@@ -227,7 +228,7 @@ def _body(
     names = ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
     parts = [
         f"<h1>Comparison by {page.escape(by)}</h1>",
-        f'<p class="soft">{page.escape(names)}; at equal {page.escape(found.equal.replace("_", " "))}; hypervolume of '
+        f'<p class="soft">{page.escape(names)}; {page.escape(found.basis())}; hypervolume of '
         f"the box {page.escape(found.anchors)}.</p>",
         "<h2>Real differences</h2>",
         _list(real, "None: no difference reaches 5 %."),
@@ -243,10 +244,12 @@ def _body(
             f'<img alt="{page.escape(heading)}" src="data:image/png;base64,{picture}" style="max-width:100%">'
         )
     parts.append(
-        "<h2>How to read this</h2><p>A seed is the unit of evidence. p is the share of all ways to deal the seeds to the "
-        "two sides (for pairs: of all ways to swap the sides) that give a difference at least as large; several "
-        "comparisons of one question are corrected by Holm's method. Undecided does not mean equal: the interval "
-        'says how large a difference could still be. All tests: <a href="tests.csv">tests.csv</a>.</p>'
+        "<h2>How to read this</h2><p>A seed is the unit of evidence: everything that ran on one seed is one value, and "
+        "fewer than six seeds decide nothing. p is the share of all ways to swap the two sides of the seeds (where the "
+        "sides ran other seeds: to deal the seeds to the sides) that give a difference at least as large. Hypervolume is "
+        "one question, accuracy another; p and interval are corrected for all comparisons of one question "
+        "(Bonferroni), and the interval leaves out 0 exactly where the test decides. Undecided does not mean equal: the "
+        'interval says how large a difference could still be. All tests: <a href="tests.csv">tests.csv</a>.</p>'
     )
     return "\n".join(parts)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from analysis import text
 from analysis.choose.advice import advise
 from analysis.evidence.assurance import WARNING, Assurance
-from analysis.evidence.importance import METHODS, importance
+from analysis.evidence.importance import METHOD, cells, findings, importance
 from analysis.show import page
 from gcp_core.errors import GcpError
 
@@ -78,25 +78,16 @@ def confirmed(found: Assurance) -> str:
 
 
 def what_mattered(df: pd.DataFrame, target: str = "val_accuracy") -> str:
-    """Importance of the searched parameters, as bars with their spread."""
+    """Importance of the searched parameters with its range, and whether there is any evidence for it."""
     head = "<h2>What mattered</h2>"
     try:
-        found = importance(df, target, repeats=5)
+        found = importance(df, target)
     except GcpError as error:
         return f'{head}<p class="soft">Not available: {page.escape(error.message)}.</p>'
-    rows = [
-        (
-            row["parameter"],
-            f"{100 * row['importance']:.0f} %",
-            f"{100 * row['low']:.0f} to {100 * row['high']:.0f} %",
-        )
-        for row in found.to_dict("records")
-    ]
     return (
-        f'{head}<p class="soft">Share of the variation of {page.escape(target)} that goes with each searched parameter: '
-        f"{page.escape(METHODS['fanova'])}; the range is over resampled trials. With few trials the ranges are wide, and "
-        "a parameter whose range reaches 0 is not told apart from no influence.</p>"
-        + page.grid(["parameter", "importance", "10 to 90 % of resamplings"], rows)
+        f'{head}<p>{page.escape(findings(found))}</p><p class="soft">Measured by {METHOD}. Importance and range come '
+        "from the same draws of trials. Evidence: in at most one of twenty shuffled sweeps would any parameter seem as "
+        "important; no evidence does not mean no influence.</p>" + page.grid(*cells(found))
     )
 
 

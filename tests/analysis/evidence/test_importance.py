@@ -1,0 +1,98 @@
+"""Importance: what is found, and what noise does not show."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.errors import NothingFeasible
+from analysis.evidence import importance
+from analysis.evidence.importance import findings
+from gcp_core.errors import ConfigError
+
+
+def searched(n: int, seed: int, **effects: float) -> pd.DataFrame:
+    """``n`` random trials over four parameters; accuracy is noise of 1 point plus ``effects`` (points between the
+    smallest and the largest value of a parameter, or between ``frs`` and ``random``).
+    """
+    rng = np.random.default_rng(seed)
+    df = pd.DataFrame(
+        {
+            "prune.target": np.round(rng.uniform(0.3, 0.95, n), 2),
+            "prune.interval": rng.integers(1, 5, n),
+            "prune.ratio": rng.choice([0.1, 0.2, 0.3, 0.4], n),
+            "prune.criterion": rng.choice(["frs", "l1", "random"], n),
+        }
+    )
+    scaled = {
+        "target": (df["prune.target"] - 0.3) / 0.65,
+        "interval": (df["prune.interval"] - 1) / 3,
+        "criterion": df["prune.criterion"].map({"frs": 0.0, "l1": 0.5, "random": 1.0}),
+    }
+    loss = sum(size * scaled[name] for name, size in effects.items())
+    df["val_accuracy"] = 90.0 - loss + rng.normal(0, 1, n)
+    df["candidate"], df["trial"] = True, [f"t{i:04d}" for i in range(n)]
+    return df
+
+
+def test_pure_noise_shows_no_evidence_and_is_not_predicted():
+    """Twelve sweeps of noise; at 5 % each, three or more with evidence would come up once in fifty times."""
+    found = [importance.importance(searched(30, seed), seed=seed) for seed in range(12)]
+    assert sum(table["evidence"].any() for table in found) <= 2
+    assert np.median([table["r2"].iloc[0] for table in found]) < 0, "worse than the mean"
+    quiet = next(table for table in found if not table["evidence"].any())
+    assert findings(quiet).startswith(
+        "No evidence in 30 trials that any searched parameter mattered for val_accuracy. Trials held out are predicted "
+        "no better than by their mean (out-of-bag R2 -"
+    )
+
+
+def test_a_real_effect_is_found_with_its_share_and_the_others_show_no_evidence():
+    # A uniform effect of 10 points has variance 100 / 12 = 8.3 beside a noise of 1: 89 % of all.
+    table = importance.importance(searched(60, 1, target=10.0))
+    assert table["parameter"].iloc[0] == "prune.target"
+    assert table["evidence"].tolist() == [True, False, False, False]
+    assert table["importance"].iloc[0] == pytest.approx(0.89, abs=0.2)
+    assert 0.6 < table["r2"].iloc[0] < 0.95
+    assert (table["importance"].iloc[1:] < 0.05).all()
+    said = findings(table)
+    assert said.startswith(
+        "Share of the variation of val_accuracy that goes with a parameter (60 trials): prune.target "
+    )
+    assert " No evidence for prune." in said
+    assert said.endswith("on trials held out (out-of-bag R2).")
+
+
+def test_a_second_effect_is_seen_beside_a_larger_one():
+    table = importance.importance(searched(80, 2, target=10.0, criterion=4.0))
+    assert set(table.loc[table["evidence"], "parameter"]) == {"prune.target", "prune.criterion"}
+
+
+@pytest.mark.parametrize("repeats", [1, 10])
+def test_an_importance_never_lies_outside_its_own_range(repeats):
+    for seed in range(2):
+        table = importance.importance(searched(24, seed, target=3.0), repeats=repeats, seed=seed)
+        assert ((table["low"] >= 0) & (table["low"] <= table["importance"])).all()
+        assert ((table["importance"] <= table["high"]) & (table["high"] <= 1)).all()
+
+
+def test_a_target_that_never_varies_is_explained_by_nothing():
+    df = searched(20, 0)
+    df["val_accuracy"] = 90.0
+    table = importance.importance(df)
+    assert not table["evidence"].any()
+    assert (table[["importance", "high", "r2"]] == 0).all().all()
+
+
+def test_importance_of_very_many_trials_rests_on_a_sample_of_them(monkeypatch):
+    monkeypatch.setattr(importance, "MOST", 12)
+    assert importance.importance(searched(40, 0), repeats=2)["trials"].tolist() == [12] * 4
+
+
+def test_importance_of_a_handful_of_trials_or_of_no_search_is_refused():
+    df = searched(20, 0)
+    with pytest.raises(NothingFeasible, match="5 finished trials say nothing about importance"):
+        importance.importance(df.head(5))
+    with pytest.raises(ConfigError, match='did you mean "val_accuracy"'):
+        importance.importance(df, "val_acuracy")
+    with pytest.raises(ConfigError, match="no parameter varies"):
+        importance.importance(df[["trial", "candidate", "val_accuracy"]])

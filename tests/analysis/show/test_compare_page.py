@@ -1,0 +1,29 @@
+"""The comparison page and its figures."""
+
+import re
+
+import pandas as pd
+
+from analysis.evidence import compare
+from analysis.show import compare_page
+from tests.analysis.evidence.tables import two_methods
+
+
+def test_the_comparison_page_says_what_is_real_and_what_is_open_and_every_figure_has_its_csv(tmp_path):
+    df = two_methods(2.0, seeds=6)
+    found = compare.compare(df, "prune.criterion", equal="epochs")
+    paired = compare.paired_tests(df, "prune.criterion")
+    written = compare_page.write(df, "prune.criterion", found, paired, tmp_path / "page")
+    text = written.page.read_text()
+    real, rest = text.split("<h2>Real differences</h2>")[1].split("<h2>What these data cannot decide</h2>")
+    assert found.tests[0].verdict in real
+    assert "Nothing: every difference was decided." in rest
+    pictures = {file.stem for file in written.files if file.suffix == ".png"}
+    assert pictures == {"hypervolume_seeds", "pairs", "growth", "attainment", "difference_good_poor"}
+    for name in pictures:
+        assert (tmp_path / "page" / f"{name}.csv").stat().st_size > 0, name
+        assert (tmp_path / "page" / f"{name}.svg").is_file()
+    assert "<script" not in text
+    links = re.findall(r'(?:href|src)="([^"]+)"', text)
+    assert all(link.startswith("data:") or (tmp_path / "page" / link).is_file() for link in links)
+    assert len(pd.read_csv(tmp_path / "page" / "tests.csv")) == 2
