@@ -115,7 +115,7 @@ class SearchConfig:
         return tuple(parse_limit(text, f"search.constraints.{i}") for i, text in enumerate(self.constraints))
 
     def needs_baseline(self) -> bool:
-        """Whether an answer to the sampler needs the baseline's values."""
+        """Whether an answer to the sampler needs the baseline to have been trained."""
         return "accuracy_drop" in self.objectives or any(limit.needs_baseline() for limit in self.limits())
 
 

@@ -79,7 +79,7 @@ class Launch:
         new: start a new sweep beside an existing one of the same name.
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
         check: looks at a trial's config before anything is started (None = the core's own check).
-        progress: a context manager with the methods of ``sweeps.driver.conductor.Progress``.
+        progress: a context manager with the methods of ``sweeps.driver.listeners.Progress``.
     """
 
     address: str | None = None
@@ -121,9 +121,10 @@ def run(
     check_ledger(checked.database)
     _check_trials(checked, launch)
     losses: Counter[str] = Counter()
+    order = _Order(checked, launch, exchange)
     while True:
         try:
-            return _run_once(checked, launch, exchange)
+            return _run_once(order)
         except WorkersLost as exc:
             # Every round counts for the jobs that were running, so there are only so many rounds.
             _log.warning("%s; the sweep goes on from its ledger", exc)
@@ -141,8 +142,19 @@ def _give_up(loss: WorkersLost, losses: Counter[str], retries: int, exchange: Ex
             exchange.offer(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
 
 
-def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+@dataclass(frozen=True)
+class _Order:
+    """What one call of :func:`run` is to do; ``attempts`` at baselines count over all its connections to Ray."""
+
+    config: SweepConfig
+    launch: Launch
+    exchange: Exchange
+    attempts: Counter[str] = field(default_factory=Counter)
+
+
+def _run_once(order: _Order) -> Sweep:
     """One connection to Ray, from the ledger on."""
+    checked, launch, exchange = order.config, order.launch, order.exchange
     with contextlib.ExitStack() as stack:
         if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
             stack.enter_context(ray_cluster(checked, launch.address))
@@ -152,7 +164,7 @@ def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep
         stack.enter_context(run_lock(folder))
         try:
             stack.enter_context(exchange.present(functools.partial(request_stop, folder)))
-            return _run_locked(checked, launch, exchange)
+            return _run_locked(order)
         except ConfigError:
             if fresh and not (folder / JOURNAL).exists() and checked.database is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -192,7 +204,8 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
-def _run_locked(config: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+def _run_locked(order: _Order) -> Sweep:
+    config, launch, exchange = order.config, order.launch, order.exchange
     folder = exchange.root
     repair_journal(folder)
     entry = read_entry(folder)
@@ -222,7 +235,7 @@ def _run_locked(config: SweepConfig, launch: Launch, exchange: Exchange) -> Swee
         stack.enter_context(driver_lock(config.database, sweep_id))
         ledger = Ledger(folder, config.name, config.search.objectives, url=config.database, sweep_id=sweep_id)
         stack.enter_context(progress)
-        return _conduct(config, launch, exchange, ledger, writer, entry, progress)
+        return _conduct(order, ledger, writer, entry, progress)
 
 
 def _note(entry: Entry, exchange: Exchange) -> None:
@@ -232,14 +245,9 @@ def _note(entry: Entry, exchange: Exchange) -> None:
 
 
 def _conduct(
-    config: SweepConfig,
-    launch: Launch,
-    exchange: Exchange,
-    ledger: Ledger,
-    writer: MlflowWriter,
-    entry: Entry,
-    progress: LineProgress,
+    order: _Order, ledger: Ledger, writer: MlflowWriter, entry: Entry, progress: LineProgress
 ) -> Sweep:
+    config, launch, exchange = order.config, order.launch, order.exchange
     folder = exchange.root
     baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
     writer.reconcile([*baselines, *others], known_drops(baselines, others))
@@ -252,12 +260,14 @@ def _conduct(
         lambda seconds: _note(dataclasses.replace(entry, seconds=seconds), exchange),
     )
     writer.show_with(lambda: publish(folder))
-    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange)
+    conductor = Conductor(
+        config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange, order.attempts
+    )
     state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
     finally:
-        for job in conductor.active:
+        for job in (*conductor.active, *conductor.waiting):
             writer.interrupted(job)
         status = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
         unwritten = writer.close(status)
@@ -297,7 +307,8 @@ def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LinePro
         return "interrupted", "interrupted"
     if conductor.complete:
         return "complete", conductor.budget_spent
-    return ("failed" if conductor.failed_alike else "interrupted"), conductor.stop_reason
+    reason = conductor.stop_reason or conductor.missing
+    return ("failed" if conductor.failed_alike else "interrupted"), reason
 
 
 def _foresight(
