@@ -6,15 +6,16 @@ needs its baseline waits for it; other trials go on.
 
 from __future__ import annotations
 
-import re
-from collections import Counter, deque
+import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
-from sweeps.config.limits import DENSE
 from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.agenda import Agenda
+from sweeps.driver.alike import FirstEnds
 from sweeps.driver.baselines import Baselines, as_baseline
 from sweeps.driver.listeners import Progress, Tracker
 from sweeps.records import spool
@@ -28,6 +29,7 @@ from sweeps.strategy.confirm import confirm_runs
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import (
     accuracy_drop,
+    baseline_needed_by,
     baseline_values,
     dense_costs,
     judge,
@@ -37,9 +39,6 @@ from sweeps.strategy.judging import (
 from sweeps.strategy.sampling import Proposer
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
-
-#: This many first jobs with the same error end the sweep.
-ALIKE = 3
 
 
 class Conductor:
@@ -76,10 +75,9 @@ class Conductor:
         self.failed_alike = False
         self.interrupted = False
         self._ledger, self._tracker, self._progress = ledger, tracker, progress
-        self._queue: deque[Job] = deque()
         self._active: dict[str, Job] = {}
         self._baselines = Baselines(config.resources.retries, attempts)
-        self._ended: dict[str, Outcome] = {}
+        self._first_ends = FirstEnds()
         self._exhausted = False
         self._confirming = config.confirm.seeds == 0
         self._impossible = impossible or (lambda trial: False)
@@ -87,6 +85,7 @@ class Conductor:
         self._rungs = rungs
         self._budget = budget or Budget(config.search, config.resources)
         self._front = LiveFront(config.search.objectives)
+        self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -103,21 +102,45 @@ class Conductor:
     @property
     def total(self) -> int:
         """Trials of the whole sweep, baselines not counted."""
-        ended = self._exhausted or self.budget_spent
-        return self._entered if ended else max(self.config.num_trials(), self._entered)
+        if self.budget_spent:
+            return self._entered - len(self._agenda.fresh("trial"))
+        return self._entered if self._exhausted else max(self.config.num_trials(), self._entered)
+
+    @property
+    def confirm_seeds(self) -> int:
+        """On how many fresh seeds the front is confirmed once this sweep is complete; 0 if the budget forbade it."""
+        return 0 if self._confirm_withheld else self.config.confirm.seeds
 
     @property
     def budget_spent(self) -> str:
-        """Which budget keeps trials from being started, as a sentence; empty if none does."""
+        """Which budget keeps trials or confirmation runs from being started, as a sentence; empty if none does."""
         planned = self.config.num_trials()
-        if self._exhausted or self._entered >= planned:
+        if self._agenda.fresh("trial") or not (self._exhausted or self._entered >= planned):
+            spent = self._budget.spent(self._done, planned, self._front)
+            if spent:
+                return spent
+        if not self._confirm_withheld:
             return ""
-        return self._budget.spent(self._done, planned, self._front)
+        return self._budget.spent(self._done, planned, None, ", before the end of the confirmation")
+
+    @property
+    def _confirm_withheld(self) -> bool:
+        return (not self._confirming or bool(self._agenda.fresh("confirm"))) and self._budget.used_up
 
     @property
     def has_work(self) -> bool:
         """Whether there is anything left to start."""
-        return not self.stop_reason and (bool(self._queue) or not self._all_entered() or not self._confirming)
+        if self.stop_reason:
+            return False
+        return bool(self._startable()) or not self._all_entered() or self._confirm_due
+
+    def _startable(self) -> list[Job]:
+        return self._agenda.startable(self._active.values())
+
+    @property
+    def _confirm_due(self) -> bool:
+        """Whether confirmation runs will be chosen as soon as nothing else is left."""
+        return not (self._confirming or self.waiting or self._budget.used_up)
 
     @property
     def active(self) -> tuple[Job, ...]:
@@ -132,7 +155,7 @@ class Conductor:
     @property
     def missing(self) -> str:
         """Which baseline cannot be had although answers wait for it, as a sentence; empty = none."""
-        return self._baselines.missing(self._needed_by()) if self.waiting else ""
+        return self._baselines.missing(baseline_needed_by(self.config.search)) if self.waiting else ""
 
     @property
     def complete(self) -> bool:
@@ -159,7 +182,7 @@ class Conductor:
         """One epoch of a running job is over; ``row`` holds ``epoch`` and the per-epoch metrics."""
         job = self._active[trial_id]
         self._trunk.epoch(job, row)
-        self._budget.tick()
+        self._budget.epoch(job)
         self._tracker.epoch(job, row)
         self._progress.epoch(job, row)
         stop = None if self._rungs is None else self._rungs.epoch(job, row)
@@ -172,7 +195,9 @@ class Conductor:
         job = self._active.pop(trial_id)
         bring_trial(self.exchange, trial_path(trial_id))
         self._trunk.ended(job)
-        self._budget.ended(job, outcome)
+        seconds = self._budget.ended(job, outcome)
+        if outcome.status == "lost":
+            outcome = dataclasses.replace(outcome, seconds=seconds)  # nobody else could tell
         self._settle(job, outcome)
 
     def interrupt(self, reason: str) -> None:
@@ -183,14 +208,12 @@ class Conductor:
     def _take(self) -> Job | None:
         """The first job that need not wait for a running one; new trials are drawn as long as few are held back."""
         while True:
-            position = self._trunk.free(self._queue)
-            if position is not None:
-                job = self._queue[position]
-                del self._queue[position]
+            job = self._agenda.take(self._active.values())
+            if job is not None:
                 return job
-            if not self._all_entered() and len(self._queue) < self.concurrency:
+            if not self._all_entered() and len(self._agenda) < self.concurrency:
                 self._enter_next()
-            elif not (self._confirming or self._queue or self._active) and self._all_entered():
+            elif self._confirm_due and self._all_entered() and not (self._startable() or self._active):
                 self._enter_confirm_runs()
             else:
                 return None
@@ -208,7 +231,7 @@ class Conductor:
         job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
         self._searched.add(job.baseline_key)
         self._entered += 1
-        self._queue.append(job)
+        self._agenda.add(job)
 
     def _enter_confirm_runs(self) -> None:
         """The search is over: queue the front's members on fresh seeds, those apart that an earlier driver entered."""
@@ -220,7 +243,7 @@ class Conductor:
         new = [record for record in runs if record.key not in known]
         for record in new:
             self._enter_baseline(record.job.config)
-            self._queue.append(self._ledger.add("confirm", record.job.config, record.job.point, {}))
+            self._agenda.add(self._ledger.add("confirm", record.job.config, record.job.point, {}))
         if new:
             seeds = sorted({record.job.config.seed for record in runs})
             members = len(runs) // len(seeds)
@@ -228,7 +251,7 @@ class Conductor:
 
     def _enter_baseline(self, config: TrialConfig) -> None:
         if not self._baselines.has(config.baseline().key()):
-            self._queue.append(self._new_baseline(config))
+            self._agenda.add(self._new_baseline(config))
 
     def _new_baseline(self, config: TrialConfig) -> Job:
         job = self._ledger.add("baseline", config.baseline(), {}, {})
@@ -268,10 +291,10 @@ class Conductor:
         self._ledger.close(job, outcome, baseline_values(outcome))
         again = self._baselines.ended(job, outcome)
         if again:
-            self._queue.appendleft(self._new_baseline(job.config))
+            self._agenda.add(self._new_baseline(job.config), first=True)
         self._announce(job, outcome)
         if again:
-            self._progress.note(f"{job.trial_id} is trained again as {self._queue[0].trial_id}")
+            self._progress.note(f"{job.trial_id} is trained again as {next(iter(self._agenda)).trial_id}")
         self._stop_without_baselines()
         if outcome.status != "complete":
             return
@@ -288,14 +311,9 @@ class Conductor:
         if not self.config.search.needs_baseline() or (others and not self._all_entered()):
             return
         if all(map(self._baselines.is_gone, self._searched)):
-            self.stop_reason = self.stop_reason or self._baselines.missing(self._needed_by())
-
-    def _needed_by(self) -> str:
-        """What the baselines are needed for, by name."""
-        search, ended = self.config.search, Outcome("complete")
-        return waits_for_baseline(search, ended, dict.fromkeys(DENSE, 0.0)) or waits_for_baseline(
-            search, ended, {}
-        )
+            self.stop_reason = self.stop_reason or self._baselines.missing(
+                baseline_needed_by(self.config.search)
+            )
 
     def _close_trial(self, job: Job, outcome: Outcome) -> None:
         baseline = self._baselines.get(job.baseline_key)
@@ -328,18 +346,10 @@ class Conductor:
             self._tracker.front(hypervolume, self._front.complete)
         self._progress.front(hypervolume, self._budget.left_s(self._done, self.total))
         self._progress.finished(job, outcome, self._done, self.total)
-        # All attempts at one baseline count once.
-        self._ended[job.baseline_key if job.kind == "baseline" else job.trial_id] = outcome
-        if len(self._ended) == min(ALIKE, self.total + 1):
-            self._stop_if_alike()
-
-    def _stop_if_alike(self) -> None:
-        """A mistake that hits every trial is worth three trials, not all of them."""
-        answers = list(self._ended.values())
-        broken = all(answer.status in ("failed", "lost") for answer in answers)
-        if broken and len({_shape(answer.error) for answer in answers}) == 1:
+        alike = self._first_ends.add(job, outcome, self.total)
+        if alike:
             self.failed_alike = True
-            self.interrupt(f"the first {len(answers)} trials all failed alike: {answers[0].error}")
+            self.interrupt(alike)
 
     # --- continuing -----------------------------------------------------------------------------------------------
 
@@ -359,7 +369,7 @@ class Conductor:
         )
         self._proposer.replay(trials)
         self._recall([*baselines, *trials])
-        self._budget.recall([*baselines, *trials])
+        self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
         self._front.recall(trials, baselines)
         for record in baselines:
             self._take_over_baseline(record)
@@ -394,11 +404,6 @@ class Conductor:
         """A trial whose process had finished when the driver died is not trained again."""
         outcome = read_outcome(job.folder)
         if outcome is None:
-            self._queue.append(job)
+            self._agenda.add(job)
         else:
             self._settle(job, outcome)
-
-
-def _shape(error: str) -> str:
-    """An error without what differs from trial to trial: ids, numbers, paths' digits."""
-    return re.sub(r"[0-9a-f]{8,}|\d+(\.\d+)?", "#", error)

@@ -20,6 +20,7 @@ from typing import Any
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from gcp_core.schema import Kind
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
 from sweeps.driver.conductor import Conductor
@@ -184,23 +185,21 @@ def _check_trials(config: SweepConfig, launch: Launch) -> None:
 def _already_complete(config: SweepConfig) -> Sweep | None:
     """A finished sweep that is asked for nothing new needs neither Ray nor MLflow."""
     entry = read_entry(Path(config.folder))
-    if (
-        entry is None
-        or entry.state != "complete"
-        or entry.confirm_seeds < config.confirm.seeds
-        or not entry.parent_run_id
-    ):
+    if entry is None or entry.state != "complete" or not entry.parent_run_id:
         return None
     if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
         return None
     folder = Path(config.folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
+    kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
+    trials, baselines, confirm = read_records(
+        folder, config.name, config.search.objectives, kinds, config.database
+    )
     message = ""
-    if entry.trials < config.num_trials():
-        message = already_spent(config, entry.seconds, trials, baselines)
+    if entry.trials < config.num_trials() or entry.confirm_seeds < config.confirm.seeds:
+        message = already_spent(config, entry, trials, baselines, confirm)
         if not message:
             return None
-    uri, statuses = entry.tracking_uri or "", _statuses(trials)
+    uri, statuses = entry.tracking_uri or "", _statuses(trials, "complete")
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
@@ -226,10 +225,8 @@ def _run_locked(order: _Order) -> Sweep:
             raise
         writer = opening.result()
         run_ = writer.run
-        spent = entry.seconds if entry is not None else 0.0
-        entry = Entry(
-            sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
-        )
+        spent = {"seconds": entry.seconds, "trial_seconds": entry.trial_seconds} if entry is not None else {}
+        entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), **spent)
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
         _note(entry, exchange)
         stack.enter_context(driver_lock(config.database, sweep_id))
@@ -257,7 +254,10 @@ def _conduct(
         config.search,
         config.resources,
         entry.seconds,
-        lambda seconds: _note(dataclasses.replace(entry, seconds=seconds), exchange),
+        lambda seconds, trial_seconds: _note(
+            dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange
+        ),
+        trials_before_s=entry.trial_seconds,
     )
     writer.show_with(lambda: publish(folder))
     conductor = Conductor(
@@ -273,8 +273,9 @@ def _conduct(
         unwritten = writer.close(status)
         # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
         noted = "interrupted" if state == "complete" and unwritten else state
-        counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
-        known = {"state": noted, "message": message, "seconds": budget.seconds}
+        counts = {"trials": conductor.total, "confirm_seeds": conductor.confirm_seeds}
+        spent = {"seconds": budget.seconds, "trial_seconds": budget.trial_seconds}
+        known = {"state": noted, "message": message, **spent}
         exchange.offer(JOURNAL)
         _note(dataclasses.replace(entry, **known, **counts), exchange)
     if state == "complete":
@@ -292,7 +293,7 @@ def _conduct(
         writer.run.run_id,
         state,
         message,
-        _statuses(ledger.records("trial")),
+        _statuses(ledger.records("trial"), state),
         unwritten,
     )
 
@@ -377,5 +378,6 @@ def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[Non
             signal.signal(number, handler)
 
 
-def _statuses(trials: list[Record]) -> dict[str, int]:
-    return dict(Counter(record.status for record in trials))
+def _statuses(trials: list[Record], state: str) -> dict[str, int]:
+    """How many trials ended how; those that the budget of a complete sweep withheld have not even begun."""
+    return dict(Counter(record.status for record in trials if record.finished or state != "complete"))

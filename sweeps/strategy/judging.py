@@ -64,6 +64,13 @@ def waits_for_baseline(search: SearchConfig, outcome: Outcome, dense: Mapping[st
     )
 
 
+def baseline_needed_by(search: SearchConfig) -> str:
+    """What of a complete trial's answer may need the values of its baseline, by name; empty = nothing."""
+    ended = Outcome("complete")
+    surely = waits_for_baseline(search, ended, dict.fromkeys(DENSE, 0.0))
+    return surely or waits_for_baseline(search, ended, {})
+
+
 def judge(
     config: SweepConfig, outcome: Outcome, baseline: Outcome | None, dense: Mapping[str, float] | None = None
 ) -> tuple[Outcome, tuple[float, ...] | None, dict[str, float]]:
