@@ -82,7 +82,8 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         state=entry.state,
         trials=len(ended),
         planned=max(config.num_trials(), len(trials)),
-        statuses=dict(Counter(record.status for record in trials)),
+        # What the budget of a complete sweep withheld has not even begun.
+        statuses=dict(Counter(record.status for record in (ended if entry.state == "complete" else trials))),
         baselines=dict(Counter(record.status for record in baselines)),
         message=entry.message,
         hours=entry.seconds / 3600,

@@ -14,6 +14,8 @@ _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9
 _PLATEAU = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s+over\s+([0-9]+)\s+trials?\s*")
 #: Objectives whose hypervolume has no scale but the results' own, so that it is not known while the sweep runs.
 WITHOUT_SCALE = frozenset({"compression", "epochs"})
+#: What the unpruned model costs is known without training it.
+DENSE = ("macs", "params")
 #: Values of which a share of the baseline's makes sense.
 _RELATIVE = ("macs", "params", "latency_ms")
 
@@ -29,11 +31,14 @@ class Limit:
     text: str
 
     def needs_baseline(self) -> bool:
-        """Whether the baseline's values must be known to judge a trial."""
-        return self.relative or self.name == "accuracy_drop"
+        """Whether the baseline must have been trained to judge a trial; what it costs is known before that."""
+        return (self.relative and self.name not in DENSE) or self.name == "accuracy_drop"
 
     def excess(self, finals: Mapping[str, float], baseline: Mapping[str, float] | None) -> float:
-        """How far the limit is exceeded, in the value's unit; <= 0 means it is kept (Optuna's convention)."""
+        """How far the limit is exceeded, in the value's unit; <= 0 means it is kept (Optuna's convention).
+
+        Of ``baseline`` (the unpruned model's values) a relative limit needs the value of its own name.
+        """
         bound = self.bound * (baseline or {})[self.name] if self.relative else self.bound
         return finals[self.name] - bound if self.op == "<=" else bound - finals[self.name]
 

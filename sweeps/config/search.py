@@ -26,9 +26,10 @@ class SearchConfig:
         concurrency: trials at the same time, as far as the resources allow.
         objectives: short name of a final value -> ``max`` or ``min``.
         constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
-        hours: no new trial starts after this many hours of running trials, all drivers of the sweep together.
+        hours: no new trial or confirmation run starts after this many hours of running trials, all drivers of the
+            sweep together.
         device_hours: the same for the wall time of all trials times their GPUs (their CPUs where they have none).
-        plateau: the same once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
+        plateau: no new trial starts once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
         points: points to try first, each a mapping of every searched path to a value.
         share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
         stopping: ``rungs`` (unpromising trials end early, see ``sweeps.strategy.stopping``) or ``none``; None =
@@ -115,7 +116,7 @@ class SearchConfig:
         return tuple(parse_limit(text, f"search.constraints.{i}") for i, text in enumerate(self.constraints))
 
     def needs_baseline(self) -> bool:
-        """Whether an answer to the sampler needs the baseline's values."""
+        """Whether an answer to the sampler needs the baseline to have been trained."""
         return "accuracy_drop" in self.objectives or any(limit.needs_baseline() for limit in self.limits())
 
 

@@ -6,15 +6,18 @@ needs its baseline waits for it; other trials go on.
 
 from __future__ import annotations
 
-import re
-from collections import deque
+import dataclasses
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
 
 from gcp_core.config import TrialConfig
 from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.agenda import Agenda
+from sweeps.driver.alike import FirstEnds
+from sweeps.driver.baselines import Baselines, as_baseline
+from sweeps.driver.listeners import Progress, Tracker
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, Record, read_outcome, read_stop, write_stop
 from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
@@ -24,44 +27,18 @@ from sweeps.storage.place import bring_trial
 from sweeps.strategy.budget import Budget
 from sweeps.strategy.confirm import confirm_runs
 from sweeps.strategy.front import LiveFront
-from sweeps.strategy.judging import accuracy_drop, baseline_values, judge, with_finals
+from sweeps.strategy.judging import (
+    accuracy_drop,
+    baseline_needed_by,
+    baseline_values,
+    dense_costs,
+    judge,
+    waits_for_baseline,
+    with_finals,
+)
 from sweeps.strategy.sampling import Proposer
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
-
-#: This many first jobs with the same error end the sweep.
-ALIKE = 3
-
-
-class Tracker(Protocol):
-    """Who writes down what happens (``sweeps.tracking.writer`` writes it to MLflow)."""
-
-    def started(self, job: Job) -> None: ...
-
-    def epoch(self, job: Job, row: dict[str, float]) -> None: ...
-
-    def finished(self, job: Job, outcome: Outcome) -> None: ...
-
-    def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
-        """Final values that became known after the job had finished."""
-
-    def front(self, hypervolume: float, complete: int) -> None:
-        """The hypervolume of the front of the trials that are complete so far."""
-
-
-class Progress(Protocol):
-    """Who tells the user (``sweeps.driver.progress``)."""
-
-    def started(self, job: Job) -> None: ...
-
-    def epoch(self, job: Job, row: dict[str, float]) -> None: ...
-
-    def front(self, hypervolume: float | None, left_s: float | None) -> None:
-        """How far the sweep is, as far as that is known; comes before :meth:`finished`."""
-
-    def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None: ...
-
-    def note(self, text: str) -> None: ...
 
 
 class Conductor:
@@ -70,7 +47,8 @@ class Conductor:
     ``impossible`` says which trials would be refused for their target; such points are never proposed. ``trunk`` holds
     back trials that would train what a running one is training; by default no training is shared and nobody waits.
     ``rungs`` says which trials end early; by default none does. ``budget`` says when no new trial starts. ``exchange``
-    carries files to and from the trials where they do not see the sweep's folder.
+    carries files to and from the trials where they do not see the sweep's folder. ``attempts`` counts baselines that
+    were lost, where that shall be remembered longer than this conductor lives.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
@@ -89,6 +67,7 @@ class Conductor:
         rungs: Rungs | None = None,
         budget: Budget | None = None,
         exchange: Exchange | None = None,
+        attempts: Counter[str] | None = None,
     ) -> None:
         self.config = config
         self.exchange = exchange or Exchange(Path(config.folder))
@@ -96,13 +75,9 @@ class Conductor:
         self.failed_alike = False
         self.interrupted = False
         self._ledger, self._tracker, self._progress = ledger, tracker, progress
-        self._queue: deque[Job] = deque()
         self._active: dict[str, Job] = {}
-        self._waiting: dict[str, list[tuple[Job, Outcome]]] = {}
-        self._baselines: dict[str, Outcome] = {}
-        self._baseline_jobs: dict[str, Job] = {}
-        self._ended: list[Outcome] = []
-        self._without_drop: dict[str, list[tuple[Job, Outcome]]] = {}
+        self._baselines = Baselines(config.resources.retries, attempts)
+        self._first_ends = FirstEnds()
         self._exhausted = False
         self._confirming = config.confirm.seeds == 0
         self._impossible = impossible or (lambda trial: False)
@@ -110,6 +85,7 @@ class Conductor:
         self._rungs = rungs
         self._budget = budget or Budget(config.search, config.resources)
         self._front = LiveFront(config.search.objectives)
+        self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -126,21 +102,45 @@ class Conductor:
     @property
     def total(self) -> int:
         """Trials of the whole sweep, baselines not counted."""
-        ended = self._exhausted or self.budget_spent
-        return self._entered if ended else max(self.config.num_trials(), self._entered)
+        if self.budget_spent:
+            return self._entered - len(self._agenda.fresh("trial"))
+        return self._entered if self._exhausted else max(self.config.num_trials(), self._entered)
+
+    @property
+    def confirm_seeds(self) -> int:
+        """On how many fresh seeds the front is confirmed once this sweep is complete; 0 if the budget forbade it."""
+        return 0 if self._confirm_withheld else self.config.confirm.seeds
 
     @property
     def budget_spent(self) -> str:
-        """Which budget keeps trials from being started, as a sentence; empty if none does."""
+        """Which budget keeps trials or confirmation runs from being started, as a sentence; empty if none does."""
         planned = self.config.num_trials()
-        if self._exhausted or self._entered >= planned:
+        if self._agenda.fresh("trial") or not (self._exhausted or self._entered >= planned):
+            spent = self._budget.spent(self._done, planned, self._front)
+            if spent:
+                return spent
+        if not self._confirm_withheld:
             return ""
-        return self._budget.spent(self._done, planned, self._front)
+        return self._budget.spent(self._done, planned, None, ", before the end of the confirmation")
+
+    @property
+    def _confirm_withheld(self) -> bool:
+        return (not self._confirming or bool(self._agenda.fresh("confirm"))) and self._budget.used_up
 
     @property
     def has_work(self) -> bool:
         """Whether there is anything left to start."""
-        return not self.stop_reason and (bool(self._queue) or not self._all_entered() or not self._confirming)
+        if self.stop_reason:
+            return False
+        return bool(self._startable()) or not self._all_entered() or self._confirm_due
+
+    def _startable(self) -> list[Job]:
+        return self._agenda.startable(self._active.values())
+
+    @property
+    def _confirm_due(self) -> bool:
+        """Whether confirmation runs will be chosen as soon as nothing else is left."""
+        return not (self._confirming or self.waiting or self._budget.used_up)
 
     @property
     def active(self) -> tuple[Job, ...]:
@@ -148,9 +148,19 @@ class Conductor:
         return tuple(self._active.values())
 
     @property
+    def waiting(self) -> tuple[Job, ...]:
+        """Trials that were trained, and whose answers wait for their baseline."""
+        return self._baselines.waiting
+
+    @property
+    def missing(self) -> str:
+        """Which baseline cannot be had although answers wait for it, as a sentence; empty = none."""
+        return self._baselines.missing(baseline_needed_by(self.config.search)) if self.waiting else ""
+
+    @property
     def complete(self) -> bool:
         """Whether every trial of the sweep has ended."""
-        return not self.has_work and not self._active and not self._waiting and not self.stop_reason
+        return not self.has_work and not self._active and not self.waiting and not self.stop_reason
 
     def next_job(self) -> Job | None:
         """A job to start now; None = wait if :attr:`has_work` is true, else there is nothing more to start."""
@@ -172,7 +182,7 @@ class Conductor:
         """One epoch of a running job is over; ``row`` holds ``epoch`` and the per-epoch metrics."""
         job = self._active[trial_id]
         self._trunk.epoch(job, row)
-        self._budget.tick()
+        self._budget.epoch(job)
         self._tracker.epoch(job, row)
         self._progress.epoch(job, row)
         stop = None if self._rungs is None else self._rungs.epoch(job, row)
@@ -185,7 +195,9 @@ class Conductor:
         job = self._active.pop(trial_id)
         bring_trial(self.exchange, trial_path(trial_id))
         self._trunk.ended(job)
-        self._budget.ended(job, outcome)
+        seconds = self._budget.ended(job, outcome)
+        if outcome.status == "lost":
+            outcome = dataclasses.replace(outcome, seconds=seconds)  # nobody else could tell
         self._settle(job, outcome)
 
     def interrupt(self, reason: str) -> None:
@@ -196,14 +208,12 @@ class Conductor:
     def _take(self) -> Job | None:
         """The first job that need not wait for a running one; new trials are drawn as long as few are held back."""
         while True:
-            position = self._trunk.free(self._queue)
-            if position is not None:
-                job = self._queue[position]
-                del self._queue[position]
+            job = self._agenda.take(self._active.values())
+            if job is not None:
                 return job
-            if not self._all_entered() and len(self._queue) < self.concurrency:
+            if not self._all_entered() and len(self._agenda) < self.concurrency:
                 self._enter_next()
-            elif not (self._confirming or self._queue or self._active) and self._all_entered():
+            elif self._confirm_due and self._all_entered() and not (self._startable() or self._active):
                 self._enter_confirm_runs()
             else:
                 return None
@@ -221,7 +231,7 @@ class Conductor:
         job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
         self._searched.add(job.baseline_key)
         self._entered += 1
-        self._queue.append(job)
+        self._agenda.add(job)
 
     def _enter_confirm_runs(self) -> None:
         """The search is over: queue the front's members on fresh seeds, those apart that an earlier driver entered."""
@@ -233,18 +243,20 @@ class Conductor:
         new = [record for record in runs if record.key not in known]
         for record in new:
             self._enter_baseline(record.job.config)
-            self._queue.append(self._ledger.add("confirm", record.job.config, record.job.point, {}))
+            self._agenda.add(self._ledger.add("confirm", record.job.config, record.job.point, {}))
         if new:
             seeds = sorted({record.job.config.seed for record in runs})
             members = len(runs) // len(seeds)
             self._progress.note(f"search over; confirming {members} trials of the front on the seeds {seeds}")
 
     def _enter_baseline(self, config: TrialConfig) -> None:
-        baseline = config.baseline()
-        if baseline.key() not in self._baseline_jobs:
-            job = self._ledger.add("baseline", baseline, {}, {})
-            self._baseline_jobs[baseline.key()] = job
-            self._queue.append(job)
+        if not self._baselines.has(config.baseline().key()):
+            self._agenda.add(self._new_baseline(config))
+
+    def _new_baseline(self, config: TrialConfig) -> Job:
+        job = self._ledger.add("baseline", config.baseline(), {}, {})
+        self._baselines.entered(job)
+        return job
 
     def _resolve(self, point: Point) -> TrialConfig:
         return self.config.space.resolve(point, self.config.resources.cpus)
@@ -263,33 +275,54 @@ class Conductor:
             self._rungs.ended(job, outcome)
         if job.kind == "baseline":
             self._close_baseline(job, outcome)
-        elif self.config.search.needs_baseline() and job.baseline_key not in self._baselines:
-            self._waiting.setdefault(job.baseline_key, []).append((job, outcome))
+        elif self._baselines.get(job.baseline_key) is None and waits_for_baseline(
+            self.config.search, outcome, dense_costs(job.folder, outcome.finals)
+        ):
+            self._baselines.wait(job, outcome)
         else:
             self._close_trial(job, outcome)
 
     def _close_baseline(self, job: Job, outcome: Outcome) -> None:
+        outcome = as_baseline(outcome)
         if outcome.status == "complete":
             outcome = with_finals(outcome, accuracy_drop=0.0)
-        key = job.config.key()
-        self._baselines[key] = outcome
-        self._trunk.baseline(job, outcome)
+            self._trunk.baseline(job, outcome)
         self._weigh_baseline(job, outcome)
         self._ledger.close(job, outcome, baseline_values(outcome))
+        again = self._baselines.ended(job, outcome)
+        if again:
+            self._agenda.add(self._new_baseline(job.config), first=True)
         self._announce(job, outcome)
-        for waiting, answer in self._waiting.pop(key, []):
+        if again:
+            self._progress.note(f"{job.trial_id} is trained again as {next(iter(self._agenda)).trial_id}")
+        self._stop_without_baselines()
+        if outcome.status != "complete":
+            return
+        for waiting, answer in self._baselines.release(job.baseline_key):
             self._close_trial(waiting, answer)
-        for earlier, answer in self._without_drop.pop(key, []):
+        for earlier, answer in self._baselines.late(job.baseline_key):
             drop = accuracy_drop(answer, outcome)
             if drop is not None:
                 self._tracker.late(earlier, {"accuracy_drop": drop}, answer.last_epoch)
+
+    def _stop_without_baselines(self) -> None:
+        """Where no trial can be judged any more, none is trained for nothing; those that run come to their end."""
+        others = any(not d.path.startswith("prune.") for d in self.config.space.dimensions)
+        if not self.config.search.needs_baseline() or (others and not self._all_entered()):
+            return
+        if all(map(self._baselines.is_gone, self._searched)):
+            self.stop_reason = self.stop_reason or self._baselines.missing(
+                baseline_needed_by(self.config.search)
+            )
 
     def _close_trial(self, job: Job, outcome: Outcome) -> None:
         baseline = self._baselines.get(job.baseline_key)
         drop = None if baseline is None else accuracy_drop(outcome, baseline)
         if drop is not None:
             outcome = with_finals(outcome, accuracy_drop=drop)
-        outcome, values, violations = judge(self.config, outcome, baseline)
+        outcome, values, violations = judge(
+            self.config, outcome, baseline, dense_costs(job.folder, outcome.finals)
+        )
         stop = read_stop(job.folder) if outcome.status == "stopped" else None
         violations = violations if stop is None else stop.violations
         self._ledger.close(job, outcome, values, violations)
@@ -298,7 +331,7 @@ class Conductor:
             self._done += 1
             self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
         if baseline is None:
-            self._without_drop.setdefault(job.baseline_key, []).append((job, outcome))
+            self._baselines.lacks_drop(job, outcome)
         self._announce(job, outcome)
 
     def _weigh_baseline(self, job: Job, outcome: Outcome) -> None:
@@ -313,16 +346,10 @@ class Conductor:
             self._tracker.front(hypervolume, self._front.complete)
         self._progress.front(hypervolume, self._budget.left_s(self._done, self.total))
         self._progress.finished(job, outcome, self._done, self.total)
-        self._ended.append(outcome)
-        if len(self._ended) == min(ALIKE, self.total + 1):
-            self._stop_if_alike()
-
-    def _stop_if_alike(self) -> None:
-        """A mistake that hits every trial is worth three trials, not all of them."""
-        broken = all(answer.status in ("failed", "lost") for answer in self._ended)
-        if broken and len({_shape(answer.error) for answer in self._ended}) == 1:
+        alike = self._first_ends.add(job, outcome, self.total)
+        if alike:
             self.failed_alike = True
-            self.interrupt(f"the first {len(self._ended)} trials all failed alike: {self._ended[0].error}")
+            self.interrupt(alike)
 
     # --- continuing -----------------------------------------------------------------------------------------------
 
@@ -342,10 +369,13 @@ class Conductor:
         )
         self._proposer.replay(trials)
         self._recall([*baselines, *trials])
-        self._budget.recall([*baselines, *trials])
+        self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
         self._front.recall(trials, baselines)
         for record in baselines:
             self._take_over_baseline(record)
+        for record in trials:
+            if record.finished and self._baselines.get(record.job.baseline_key) is None:
+                self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
         unfinished = [record for record in [*trials, *self._ledger.records("confirm")] if not record.finished]
         for record in unfinished:
             self._enter_baseline(record.job.config)
@@ -363,22 +393,17 @@ class Conductor:
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:
-            self._baseline_jobs[record.key] = record.job
+            self._baselines.entered(record.job)
             self._resume(record.job)
         elif record.status == "complete":
-            self._baseline_jobs[record.key] = record.job
-            self._baselines[record.key] = Outcome("complete", record.finals)
-            self._trunk.baseline(record.job, self._baselines[record.key])
+            outcome = Outcome("complete", record.finals)
+            self._baselines.ended(record.job, outcome)
+            self._trunk.baseline(record.job, outcome)
 
     def _resume(self, job: Job) -> None:
         """A trial whose process had finished when the driver died is not trained again."""
         outcome = read_outcome(job.folder)
         if outcome is None:
-            self._queue.append(job)
+            self._agenda.add(job)
         else:
             self._settle(job, outcome)
-
-
-def _shape(error: str) -> str:
-    """An error without what differs from trial to trial: ids, numbers, paths' digits."""
-    return re.sub(r"[0-9a-f]{8,}|\d+(\.\d+)?", "#", error)

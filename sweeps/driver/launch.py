@@ -20,6 +20,7 @@ from typing import Any
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from gcp_core.schema import Kind
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
 from sweeps.driver.conductor import Conductor
@@ -80,7 +81,7 @@ class Launch:
         new: start a new sweep beside an existing one of the same name.
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
         check: looks at a trial's config before anything is started (None = the core's own check).
-        progress: a context manager with the methods of ``sweeps.driver.conductor.Progress``.
+        progress: a context manager with the methods of ``sweeps.driver.listeners.Progress``.
     """
 
     address: str | None = None
@@ -122,9 +123,10 @@ def run(
     check_ledger(checked.database)
     _check_trials(checked, launch)
     losses: Counter[str] = Counter()
+    order = _Order(checked, launch, exchange)
     while True:
         try:
-            return _run_once(checked, launch, exchange)
+            return _run_once(order)
         except WorkersLost as exc:
             # Every round counts for the jobs that were running, so there are only so many rounds.
             _log.warning("%s; the sweep goes on from its ledger", exc)
@@ -142,8 +144,19 @@ def _give_up(loss: WorkersLost, losses: Counter[str], retries: int, exchange: Ex
             exchange.offer(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
 
 
-def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+@dataclass(frozen=True)
+class _Order:
+    """What one call of :func:`run` is to do; ``attempts`` at baselines count over all its connections to Ray."""
+
+    config: SweepConfig
+    launch: Launch
+    exchange: Exchange
+    attempts: Counter[str] = field(default_factory=Counter)
+
+
+def _run_once(order: _Order) -> Sweep:
     """One connection to Ray, from the ledger on."""
+    checked, launch, exchange = order.config, order.launch, order.exchange
     with contextlib.ExitStack() as stack:
         if launch.address is not None:  # the cluster may refuse the storage, so before the folder exists
             stack.enter_context(ray_cluster(checked, launch.address))
@@ -153,7 +166,7 @@ def _run_once(checked: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep
         stack.enter_context(run_lock(folder))
         try:
             stack.enter_context(exchange.present(functools.partial(request_stop, folder)))
-            return _run_locked(checked, launch, exchange)
+            return _run_locked(order)
         except ConfigError:
             if fresh and not (folder / JOURNAL).exists() and checked.database is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -173,30 +186,29 @@ def _check_trials(config: SweepConfig, launch: Launch) -> None:
 def _already_complete(config: SweepConfig) -> Sweep | None:
     """A finished sweep that is asked for nothing new needs neither Ray nor MLflow."""
     entry = read_entry(Path(config.folder))
-    if (
-        entry is None
-        or entry.state != "complete"
-        or entry.confirm_seeds < config.confirm.seeds
-        or not entry.parent_run_id
-    ):
+    if entry is None or entry.state != "complete" or not entry.parent_run_id:
         return None
     if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
         return None
     folder = Path(config.folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
+    kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
+    trials, baselines, confirm = read_records(
+        folder, config.name, config.search.objectives, kinds, config.database
+    )
     message = ""
-    if entry.trials < config.num_trials():
-        message = already_spent(config, entry.seconds, trials, baselines)
+    if entry.trials < config.num_trials() or entry.confirm_seeds < config.confirm.seeds:
+        message = already_spent(config, entry, trials, baselines, confirm)
         if not message:
             return None
-    uri, statuses = entry.tracking_uri or "", _statuses(trials)
+    uri, statuses = entry.tracking_uri or "", _statuses(trials, "complete")
     if uri.startswith("sqlite:") and (folder / DATABASE).is_file():
         write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
         uri = tracking_uri(config.tracking.uri, folder)
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
-def _run_locked(config: SweepConfig, launch: Launch, exchange: Exchange) -> Sweep:
+def _run_locked(order: _Order) -> Sweep:
+    config, launch, exchange = order.config, order.launch, order.exchange
     folder = exchange.root
     repair_journal(folder)
     entry = read_entry(folder)
@@ -217,16 +229,14 @@ def _run_locked(config: SweepConfig, launch: Launch, exchange: Exchange) -> Swee
             raise
         writer = opening.result()
         run_ = writer.run
-        spent = entry.seconds if entry is not None else 0.0
-        entry = Entry(
-            sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), seconds=spent
-        )
+        spent = {"seconds": entry.seconds, "trial_seconds": entry.trial_seconds} if entry is not None else {}
+        entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), **spent)
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
         _note(entry, exchange)
         stack.enter_context(driver_lock(config.database, sweep_id))
         ledger = Ledger(folder, config.name, config.search.objectives, url=config.database, sweep_id=sweep_id)
         stack.enter_context(progress)
-        return _conduct(config, launch, exchange, ledger, writer, entry, progress)
+        return _conduct(order, ledger, writer, entry, progress)
 
 
 def _note(entry: Entry, exchange: Exchange) -> None:
@@ -236,14 +246,9 @@ def _note(entry: Entry, exchange: Exchange) -> None:
 
 
 def _conduct(
-    config: SweepConfig,
-    launch: Launch,
-    exchange: Exchange,
-    ledger: Ledger,
-    writer: MlflowWriter,
-    entry: Entry,
-    progress: LineProgress,
+    order: _Order, ledger: Ledger, writer: MlflowWriter, entry: Entry, progress: LineProgress
 ) -> Sweep:
+    config, launch, exchange = order.config, order.launch, order.exchange
     folder = exchange.root
     baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
     writer.reconcile([*baselines, *others], known_drops(baselines, others))
@@ -253,22 +258,28 @@ def _conduct(
         config.search,
         config.resources,
         entry.seconds,
-        lambda seconds: _note(dataclasses.replace(entry, seconds=seconds), exchange),
+        lambda seconds, trial_seconds: _note(
+            dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange
+        ),
+        trials_before_s=entry.trial_seconds,
     )
     writer.show_with(lambda: publish(folder))
-    conductor = Conductor(config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange)
+    conductor = Conductor(
+        config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange, order.attempts
+    )
     state, message, unwritten = "failed", "the driver ended with an error", 0
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
     finally:
-        for job in conductor.active:
+        for job in (*conductor.active, *conductor.waiting):
             writer.interrupted(job)
         status = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
         unwritten = writer.close(status)
         # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
         noted = "interrupted" if state == "complete" and unwritten else state
-        counts = {"trials": conductor.total, "confirm_seeds": config.confirm.seeds}
-        known = {"state": noted, "message": message, "seconds": budget.seconds}
+        counts = {"trials": conductor.total, "confirm_seeds": conductor.confirm_seeds}
+        spent = {"seconds": budget.seconds, "trial_seconds": budget.trial_seconds}
+        known = {"state": noted, "message": message, **spent}
         exchange.offer(JOURNAL)
         _note(dataclasses.replace(entry, **known, **counts), exchange)
     if state == "complete":
@@ -286,7 +297,7 @@ def _conduct(
         writer.run.run_id,
         state,
         message,
-        _statuses(ledger.records("trial")),
+        _statuses(ledger.records("trial"), state),
         unwritten,
     )
 
@@ -301,7 +312,8 @@ def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LinePro
         return "interrupted", "interrupted"
     if conductor.complete:
         return "complete", conductor.budget_spent
-    return ("failed" if conductor.failed_alike else "interrupted"), conductor.stop_reason
+    reason = conductor.stop_reason or conductor.missing
+    return ("failed" if conductor.failed_alike else "interrupted"), reason
 
 
 def _foresight(
@@ -370,5 +382,6 @@ def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[Non
             signal.signal(number, handler)
 
 
-def _statuses(trials: list[Record]) -> dict[str, int]:
-    return dict(Counter(record.status for record in trials))
+def _statuses(trials: list[Record], state: str) -> dict[str, int]:
+    """How many trials ended how; those that the budget of a complete sweep withheld have not even begun."""
+    return dict(Counter(record.status for record in trials if record.finished or state != "complete"))

@@ -22,7 +22,8 @@ class Entry:
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then,
-    ``message`` why it ended, ``seconds`` for how long drivers ran trials.
+    ``message`` why it ended, ``seconds`` for how long drivers ran trials, ``trial_seconds`` how long the trials took,
+    added up (lost and unfinished attempts included).
     """
 
     id: str
@@ -36,6 +37,7 @@ class Entry:
     confirm_seeds: int = 0
     message: str = ""
     seconds: float = 0.0
+    trial_seconds: float = 0.0
 
 
 def read_entry(folder: Path) -> Entry | None:

@@ -1,18 +1,20 @@
 """When enough has been spent: hours, device-hours, or a hypervolume that no longer grows.
 
-A budget never ends a trial: no new one is started, those that run come to their end, and the sweep is complete.
+A budget never ends a trial: no new one is started, those that run come to their end, and the sweep is complete. Hours
+and device-hours end the whole sweep, confirmation runs included; a plateau ends the search alone.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from sweeps.config.limits import parse_plateau
 
 if TYPE_CHECKING:
     from sweeps.config.sweep_config import ResourcesConfig, SearchConfig, SweepConfig
+    from sweeps.records.folder import Entry
     from sweeps.records.job import Job, Outcome, Record
     from sweeps.strategy.front import LiveFront
 
@@ -26,8 +28,10 @@ class Budget:
         search: the limits.
         resources: what a trial takes; its device-hours are wall time times GPUs, or times CPUs where it has no GPU.
         before_s: seconds that earlier drivers ran trials (time between drivers does not count).
-        save: is told the seconds spent so far, now and then, so that a killed driver's time is not forgotten.
+        save: is told now and then what is spent so far (:attr:`seconds`, :attr:`trial_seconds`), so that a killed
+            driver's time is not forgotten.
         now: a clock in seconds.
+        trials_before_s: seconds that the trials of earlier drivers took, added up.
     """
 
     def __init__(
@@ -35,42 +39,58 @@ class Budget:
         search: SearchConfig,
         resources: ResourcesConfig,
         before_s: float = 0.0,
-        save: Callable[[float], None] | None = None,
+        save: Callable[[float, float], None] | None = None,
         now: Callable[[], float] = time.monotonic,
+        trials_before_s: float = 0.0,
     ) -> None:
-        self._search, self._now, self._save = search, now, save or (lambda seconds: None)
+        self._search, self._now, self._save = search, now, save or (lambda seconds, trial_seconds: None)
         self._plateau = parse_plateau(search.plateau, "search.plateau") if search.plateau else None
         self._devices = resources.gpus or resources.cpus
         self._before_s = before_s
         self._start: float | None = None
         self._saved = 0.0
-        self._running: dict[str, float] = {}
-        self._ended_s = 0.0
+        self._started: dict[str, float] = {}
+        self._signs: dict[str, float] = {}
+        self._ended_s = trials_before_s
         self._ended = 0
-        self._spent = ""
+        self._used_up = self._level = ""
 
     # --- the account ----------------------------------------------------------------------------------------------
 
     def recall(self, records: Iterable[Record]) -> None:
-        """Trials and baselines that ended under earlier drivers."""
-        self._ended_s += sum(record.seconds for record in records if record.finished)
+        """Jobs that ended under earlier drivers; of two accounts of them the larger one counts."""
+        self._ended_s = max(self._ended_s, sum(record.seconds for record in records if record.finished))
 
     def started(self, job: Job) -> None:
-        self._running[job.trial_id] = self._now()
+        self._started[job.trial_id] = self._now()
         if self._start is None:
             self._start = self._saved = self._now()
+
+    def epoch(self, job: Job) -> None:
+        """A sign of life."""
+        self._signs.setdefault(job.trial_id, self._now())
+        self.tick()
 
     def tick(self) -> None:
         """Time has passed."""
         if self._start is not None and self._now() - self._saved >= _SAVE_EVERY_S:
             self._saved = self._now()
-            self._save(self.seconds)
+            self._save(self.seconds, self.trial_seconds)
 
-    def ended(self, job: Job, outcome: Outcome) -> None:
-        self._running.pop(job.trial_id, None)
-        self._ended_s += outcome.seconds
+    def ended(self, job: Job, outcome: Outcome) -> float:
+        """Takes in how a job ended. The seconds it took.
+
+        Its own word covers the process that ended it, and not its waiting for a node. Attempts that were lost before
+        count from the first sign of life on, and a job without any word of its own from its start.
+        """
+        now = self._now()
+        started = self._started.pop(job.trial_id, now)
+        first = self._signs.pop(job.trial_id, now)
+        cost = max(outcome.seconds, now - (started if outcome.status == "lost" else first))
+        self._ended_s += cost
         self._ended += 1
         self.tick()
+        return cost
 
     @property
     def seconds(self) -> float:
@@ -78,32 +98,47 @@ class Budget:
         return self._before_s + (0.0 if self._start is None else self._now() - self._start)
 
     @property
+    def trial_seconds(self) -> float:
+        """Wall time of all jobs so far, added up, those running included."""
+        return self._ended_s + sum(self._now() - start for start in self._started.values())
+
+    @property
     def device_hours(self) -> float:
-        """Of all trials and baselines, those running included."""
-        running = sum(self._now() - start for start in self._running.values())
-        return self._devices * (self._ended_s + running) / 3600
+        """The same times the devices of each, in hours."""
+        return self._devices * self.trial_seconds / 3600
 
     # --- what follows from it -------------------------------------------------------------------------------------
 
-    def spent(self, done: int, planned: int, front: LiveFront) -> str:
+    @property
+    def used_up(self) -> bool:
+        """Whether the hours or device-hours are. Once they are, they stay so."""
+        self._used_up = self._used_up or self._reached()
+        return bool(self._used_up)
+
+    def spent(self, done: int, planned: int, front: LiveFront | None, more: str = "") -> str:
         """Which limit is reached, as a sentence; empty = none. Once reached, a limit stays so.
+
+        ``front`` None leaves out the plateau; ``more`` are words on what is done besides the trials.
 
         >>> from sweeps.config.sweep_config import ResourcesConfig, SearchConfig
         >>> budget = Budget(SearchConfig(hours=2), ResourcesConfig(), before_s=7200)
         >>> budget.spent(31, 64, None)
         'the budget of 2 hours is spent after 31 of 64 trials (raise search.hours to go on)'
         """
-        if not self._spent:
-            self._spent = self._reached(front)
-        what, _, remedy = self._spent.partition("|")
-        return f"{what} after {done} of {planned} trials ({remedy} to go on)" if what else ""
+        if not self.used_up and front is not None:
+            self._level = self._level or self._grown_too_little(front)
+        what, _, remedy = (self._used_up or (self._level if front is not None else "")).partition("|")
+        return f"{what} after {done} of {planned} trials{more} ({remedy} to go on)" if what else ""
 
-    def _reached(self, front: LiveFront) -> str:
+    def _reached(self) -> str:
         search = self._search
         if search.hours is not None and self.seconds >= 3600 * search.hours:
             return f"the budget of {_plural(search.hours, 'hour')} is spent|raise search.hours"
         if search.device_hours is not None and self.device_hours >= search.device_hours:
             return f"the budget of {_plural(search.device_hours, 'device-hour')} is spent|raise search.device_hours"
+        return ""
+
+    def _grown_too_little(self, front: LiveFront) -> str:
         if self._plateau is None:
             return ""
         growth = front.growth(self._plateau.trials)
@@ -124,14 +159,25 @@ class Budget:
         return left
 
 
-def already_spent(config: SweepConfig, seconds: float, trials: list[Record], baselines: list[Record]) -> str:
-    """:meth:`Budget.spent` of a sweep that nobody runs, by its ledger and the seconds its drivers ran."""
+def already_spent(
+    config: SweepConfig,
+    entry: Entry,
+    trials: list[Record],
+    baselines: list[Record],
+    confirm: Sequence[Record] = (),
+) -> str:
+    """:meth:`Budget.spent` of a sweep that nobody runs, by its ledger and its entry.
+
+    A plateau counts only where nothing but trials is missing.
+    """
     from sweeps.strategy.front import LiveFront
 
-    budget = Budget(config.search, config.resources, before_s=seconds)
-    budget.recall([*baselines, *trials])
-    front = LiveFront(config.search.objectives)
-    front.recall(trials, baselines)
+    budget = Budget(config.search, config.resources, entry.seconds, trials_before_s=entry.trial_seconds)
+    budget.recall([*baselines, *trials, *confirm])
+    front = None
+    if entry.confirm_seeds >= config.confirm.seeds:
+        front = LiveFront(config.search.objectives)
+        front.recall(trials, baselines)
     return budget.spent(sum(record.finished for record in trials), config.num_trials(), front)
 
 

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
+from collections.abc import Mapping
+from pathlib import Path
 
+from gcp_core import schema
 from gcp_core.schema import FINALS
+from sweeps.config.limits import DENSE
+from sweeps.config.search import SearchConfig
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Outcome
 
@@ -17,23 +23,77 @@ def accuracy_drop(outcome: Outcome, baseline: Outcome) -> float | None:
     return baseline.finals["val_accuracy"] - outcome.finals["val_accuracy"]
 
 
+def dense_costs(folder: str | Path, finals: Mapping[str, float]) -> dict[str, float]:
+    """``macs`` and ``params`` of a trial's unpruned model, as far as the trial itself tells.
+
+    The manifest in its folder records them; a runner of the user's own may leave only final values.
+    """
+    try:
+        manifest = json.loads((Path(folder) / schema.ARTIFACT_MANIFEST).read_text(encoding="utf-8"))
+        return {name: float(manifest["dense"][name]) for name in DENSE}
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    dense = {}
+    left = 1 - finals.get("macs_removed", math.nan)
+    if left > 0 and math.isfinite(finals.get("macs", math.nan)):
+        dense["macs"] = float(round(finals["macs"] / left))
+    times = finals.get("compression", math.nan)
+    if math.isfinite(times) and math.isfinite(finals.get("params", math.nan)):
+        dense["params"] = float(round(finals["params"] * times))
+    return dense
+
+
+def waits_for_baseline(search: SearchConfig, outcome: Outcome, dense: Mapping[str, float]) -> str:
+    """What of a trial's answer needs the values of its baseline, by name; empty = nothing.
+
+    Args:
+        dense: :func:`dense_costs` of the trial.
+    """
+    if outcome.status != "complete":
+        return ""  # there are no values to judge
+    if "accuracy_drop" in search.objectives:
+        return "accuracy_drop"
+    limits = search.limits()
+    return next(
+        (
+            limit.text
+            for limit in limits
+            if limit.needs_baseline() or (limit.relative and limit.name not in dense)
+        ),
+        "",
+    )
+
+
+def baseline_needed_by(search: SearchConfig) -> str:
+    """What of a complete trial's answer may need the values of its baseline, by name; empty = nothing."""
+    ended = Outcome("complete")
+    surely = waits_for_baseline(search, ended, dict.fromkeys(DENSE, 0.0))
+    return surely or waits_for_baseline(search, ended, {})
+
+
 def judge(
-    config: SweepConfig, outcome: Outcome, baseline: Outcome | None
+    config: SweepConfig, outcome: Outcome, baseline: Outcome | None, dense: Mapping[str, float] | None = None
 ) -> tuple[Outcome, tuple[float, ...] | None, dict[str, float]]:
-    """(outcome with its last word on the status, objective values, constraint excesses) of a trial."""
+    """(outcome with its last word on the status, objective values, constraint excesses) of a trial.
+
+    Args:
+        baseline: complete, or None where :func:`waits_for_baseline` names nothing.
+        dense: :func:`dense_costs` of the trial.
+    """
     if outcome.status != "complete":
         return outcome, None, {}
     search = config.search
-    if search.needs_baseline() and (baseline is None or baseline.status != "complete"):
-        reason = baseline.error if baseline is not None else "it was not run"
-        return dataclasses.replace(outcome, status="failed", error=f"its baseline failed: {reason}"), None, {}
     limits = search.limits()
+    known = {**(baseline.finals if baseline is not None else {}), **(dense or {})}
     needed = [*search.objectives, *(limit.name for limit in limits)]
     unusable = [name for name in needed if not math.isfinite(outcome.finals.get(name, math.nan))]
     if unusable:
         error = f"final {unusable[0]} is {outcome.finals.get(unusable[0], 'missing')}"
         return dataclasses.replace(outcome, status="failed", error=error), None, {}
-    known = baseline.finals if baseline is not None else None
+    unknown = [limit.text for limit in limits if limit.relative and limit.name not in known]
+    if unknown:
+        error = f"{unknown[0]} cannot be judged: its baseline does not say"
+        return dataclasses.replace(outcome, status="failed", error=error), None, {}
     violations = {limit.text: limit.excess(outcome.finals, known) for limit in limits}
     values = tuple(outcome.finals[name] for name in search.objectives)
     broken = [text for text, excess in violations.items() if excess > 0]

@@ -69,13 +69,13 @@ class Silent(Recorder):
 
 
 def new_conductor(
-    checked: SweepConfig, exchange: Exchange | None = None
+    checked: SweepConfig, exchange: Exchange | None = None, **more: Any
 ) -> tuple[Conductor, Recorder, Ledger]:
     folder = Path(checked.folder)
     folder.mkdir(parents=True, exist_ok=True)
     ledger = Ledger(folder, checked.name, checked.search.objectives)
     recorder = Recorder()
-    return Conductor(checked, ledger, recorder, Silent(), exchange=exchange), recorder, ledger
+    return Conductor(checked, ledger, recorder, Silent(), exchange=exchange, **more), recorder, ledger
 
 
 def drive(conductor: Conductor, runner: str = RUNNER) -> None:

@@ -25,9 +25,15 @@ def test_excess_is_positive_exactly_where_the_limit_is_broken(text: str, excess:
 
 
 @pytest.mark.parametrize(
-    ("text", "needed"), [("macs <= 600", False), ("macs <= 50%", True), ("accuracy_drop <= 1", True)]
+    ("text", "needed"),
+    [
+        ("macs <= 600", False),
+        ("macs <= 50%", False),
+        ("latency_ms <= 50%", True),
+        ("accuracy_drop <= 1", True),
+    ],
 )
-def test_a_share_and_a_drop_need_the_baseline(text: str, needed: bool) -> None:
+def test_a_drop_and_a_share_of_what_must_be_measured_need_the_baseline(text: str, needed: bool) -> None:
     assert parse_limit(text, "x").needs_baseline() is needed
 
 

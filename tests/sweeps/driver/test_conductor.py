@@ -48,14 +48,22 @@ def test_an_answer_that_needs_its_baseline_waits_for_it_and_others_go_on(tmp_pat
     assert ledger.records("trial")[0].values[0] == pytest.approx(recorder.finals["t0000"]["accuracy_drop"])
 
 
-def test_a_failed_baseline_fails_the_answers_that_need_it(tmp_path: Path) -> None:
-    overrides = {"search.concurrency": 2, "search.constraints": ["macs <= 50%"]}
+def test_a_failed_baseline_costs_no_trial_its_values(tmp_path: Path) -> None:
+    """What becomes of the answers that wait: ``test_baselines``. What is in the ledger is neither lost nor failed."""
+    overrides = {"search.concurrency": 2, "search.constraints": ["accuracy_drop <= 1", "macs <= 50%"]}
     conductor, _, ledger = new_conductor(config(tmp_path, overrides))
     baseline, trial = conductor.next_job(), conductor.next_job()
-    conductor.finish(trial.trial_id, run_job(trial, RUNNER, lambda row: None))
-    conductor.finish(baseline.trial_id, Outcome("failed", error="no memory"))
+    measured = run_job(trial, RUNNER, lambda row: None)
+    conductor.finish(trial.trial_id, measured)
+    conductor.finish(baseline.trial_id, Outcome("failed", error="ValueError: no such thing"))
     (record, *_) = ledger.records("trial")
-    assert (record.status, record.error) == ("failed", "its baseline failed: no memory")
+    assert (record.status, record.values) == ("running", None)
+    assert not conductor.complete
+    again, _, ledger = new_conductor(conductor.config)
+    again.finish(again.next_job().trial_id, Outcome("complete", {"val_accuracy": 95.0}))
+    (record, *_) = ledger.records("trial")
+    assert record.values == (measured.finals["val_accuracy"], measured.finals["macs"])
+    assert record.finals["accuracy_drop"] == 95.0 - measured.finals["val_accuracy"]
 
 
 def test_one_baseline_per_seed(tmp_path: Path) -> None:

@@ -181,3 +181,29 @@ def test_a_trial_that_had_ended_when_its_worker_was_lost_keeps_its_result(
     monkeypatch.setattr(launch, "run_on_ray", late)
     sweep = _run(_config(tmp_path, store, **{"resources.retries": 0}))
     assert (sweep.state, sweep.statuses) == ("complete", {"complete": 6})
+
+
+def test_a_baseline_that_takes_its_worker_down_every_time_ends_the_sweep_and_the_next_run_judges(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    """Every round is a new conductor: attempts at the baseline count over all of them, or they would never end."""
+    rounds = []
+
+    def too_large(conductor: Conductor, folder: Path, runner: str) -> None:
+        rounds.append(conductor)
+        while (job := conductor.next_job()) is not None:
+            if job.kind == "baseline":
+                raise WorkersLost("low on memory", conductor.active)
+            conductor.finish(job.trial_id, run_job(job, runner, lambda row: None))
+
+    drop = {"search.objectives": {"accuracy_drop": "min", "macs": "min"}, "resources.retries": 1}
+    checked = _config(tmp_path, store, **drop)
+    with monkeypatch.context() as patch:
+        patch.setattr(launch, "run_on_ray", too_large)
+        sweep = _run(checked)
+    assert (sweep.state, len(rounds)) == ("interrupted", 4)  # two attempts of two rounds each
+    assert sweep.message.startswith(
+        "the baseline b0001 was lost (its process was lost 2 times: low on memory"
+    )
+    assert "accuracy_drop needs it" in sweep.message
+    assert _run(checked).statuses == {"complete": 6}

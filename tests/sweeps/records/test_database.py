@@ -49,7 +49,7 @@ def test_a_sweep_goes_on_from_a_database(tmp_path: Path) -> None:
     conductor = Conductor(checked, ledger, Silent(), Silent())
     baseline, waiting = (
         conductor.next_job(),
-        conductor._queue[0],
+        next(iter(conductor._agenda)),
     )  # handed out and entered when the driver dies
     again = Ledger(
         Path(checked.folder), checked.name, checked.search.objectives, url=checked.ledger, sweep_id="aaaa"

@@ -1,0 +1,36 @@
+"""A mistake that hits every trial is worth three trials, not all of them."""
+
+from __future__ import annotations
+
+import re
+
+from sweeps.records.job import Job, Outcome
+
+#: This many first jobs with the same error end the sweep.
+ALIKE = 3
+
+
+class FirstEnds:
+    """How the first jobs of a driver ended."""
+
+    def __init__(self) -> None:
+        self._ended: dict[str, Outcome] = {}
+
+    def add(self, job: Job, outcome: Outcome, planned: int) -> str:
+        """Take in how a job ended. Why the sweep shall end; empty = it shall not.
+
+        All attempts at one baseline count once. ``planned``: trials of the sweep.
+        """
+        self._ended[job.baseline_key if job.kind == "baseline" else job.trial_id] = outcome
+        answers = list(self._ended.values())
+        if len(answers) != min(ALIKE, planned + 1):
+            return ""
+        broken = all(answer.status in ("failed", "lost") for answer in answers)
+        if not broken or len({_shape(answer.error) for answer in answers}) > 1:
+            return ""
+        return f"the first {len(answers)} trials all failed alike: {answers[0].error}"
+
+
+def _shape(error: str) -> str:
+    """An error without what differs from trial to trial: ids, numbers, paths' digits."""
+    return re.sub(r"[0-9a-f]{8,}|\d+(\.\d+)?", "#", error)

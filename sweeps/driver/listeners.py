@@ -1,0 +1,38 @@
+"""Who is told what happens in a sweep: a tracker that writes it down, a progress that shows it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sweeps.records.job import Job, Outcome
+
+
+class Tracker(Protocol):
+    """Who writes down what happens (``sweeps.tracking.writer`` writes it to MLflow)."""
+
+    def started(self, job: Job) -> None: ...
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None: ...
+
+    def finished(self, job: Job, outcome: Outcome) -> None: ...
+
+    def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
+        """Final values that became known after the job had finished."""
+
+    def front(self, hypervolume: float, complete: int) -> None:
+        """The hypervolume of the front of the trials that are complete so far."""
+
+
+class Progress(Protocol):
+    """Who tells the user (``sweeps.driver.progress``)."""
+
+    def started(self, job: Job) -> None: ...
+
+    def epoch(self, job: Job, row: dict[str, float]) -> None: ...
+
+    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+        """How far the sweep is, as far as that is known; comes before :meth:`finished`."""
+
+    def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
