@@ -103,12 +103,12 @@ def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str,
 def test_a_driver_that_slept_while_another_finished_the_sweep_ends_and_changes_nothing(
     s3: str, tmp_path: Path
 ) -> None:
-    tracking = tmp_path / "tracking.db"
-    sleeper = _start(_tree(s3, tmp_path / "first", tracking))
+    # Each has a database of its own: who falls asleep within a transaction would lock out the other.
+    sleeper = _start(_tree(s3, tmp_path / "first", tmp_path / "first.db"))
     try:
         assert any(line.startswith("[1/") for line in sleeper.stdout), sleeper.communicate()[1]
         sleeper.send_signal(signal.SIGSTOP)
-        tree = _tree(s3, tmp_path / "second", tracking)
+        tree = _tree(s3, tmp_path / "second", tmp_path / "second.db")
         second = _start(tree, GONE_S="0")
         output, errors = second.communicate(timeout=400)
         assert second.returncode == 0, errors
@@ -125,7 +125,7 @@ def test_a_driver_that_slept_while_another_finished_the_sweep_ends_and_changes_n
         sleeper.communicate()
     assert {path: store.read(path) for path in store.sizes() if "/model/" not in path} == before
     assert sweep_status(store.url).statuses == {"complete": TRIALS}
-    _check_mlflow(tracking)
+    _check_mlflow(tmp_path / "second.db")
 
 
 def _check_mlflow(tracking: Path) -> None:
