@@ -166,6 +166,8 @@ def _run_once(order: _Order) -> Sweep:
         stack.enter_context(run_lock(folder))
         try:
             stack.enter_context(exchange.present(functools.partial(request_stop, folder)))
+            with store_errors():
+                bring_home(exchange)  # once more: from here on nobody else stores anything
             return _run_locked(order)
         except ConfigError:
             if fresh and not (folder / JOURNAL).exists() and checked.database is None:
@@ -271,9 +273,12 @@ def _conduct(
     try:
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
     finally:
-        for job in (*conductor.active, *conductor.waiting):
-            writer.interrupted(job)
-        status = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
+        status: str | None = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
+        if exchange.superseded:
+            status = None  # the runs are the other driver's by now
+        else:
+            for job in (*conductor.active, *conductor.waiting):
+                writer.interrupted(job)
         unwritten = writer.close(status)
         # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
         noted = "interrupted" if state == "complete" and unwritten else state

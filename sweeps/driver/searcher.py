@@ -20,6 +20,7 @@ from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome
 from sweeps.storage.lock import stop_requested
 from sweeps.storage.objects import StoreError
+from sweeps.storage.presence import Superseded
 from sweeps.worker.trial import PAYLOAD
 
 
@@ -38,6 +39,9 @@ class ConductorSearcher(Searcher):
         conductor = self._live()
         try:
             job: Job | None = conductor.next_job()
+        except Superseded:
+            conductor.interrupt("another driver has taken over")
+            return None
         except StoreError as exc:
             conductor.interrupt(f"the object store is away ({exc})")
             return None
@@ -56,6 +60,7 @@ class ConductorSearcher(Searcher):
             "hang_s": None if minutes is None else 60 * minutes,
             "gpus": conductor.config.resources.gpus,
             "store": conductor.exchange.url,
+            "generation": conductor.exchange.generation,
         }
 
     def lost(self, trial_id: str, said: str, attempts: int) -> None:

@@ -12,19 +12,15 @@ import dataclasses
 import logging
 import os
 import tempfile
-import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
 
 from gcp_core import schema
 from sweeps.records.job import Job
 from sweeps.records.layout import OUTCOME_FILE, OWNER, trial_path
 from sweeps.storage.objects import ObjectStore
-from sweeps.storage.presence import driver_sign, presence, refuse_second
-
-if TYPE_CHECKING:
-    pass
+from sweeps.storage.presence import Fence, Superseded, driver_sign, presence, refuse_second
 
 _log = logging.getLogger(__name__)
 #: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
@@ -35,20 +31,29 @@ class Exchange:
     """A folder that everybody sees: there is nothing to carry. ``root`` is the sweep's folder."""
 
     url: str | None = None
+    #: The number of the driver's claim (``sweeps.storage.presence``); 0 where a file lock decides.
+    generation = 0
 
     def __init__(self, root: Path) -> None:
         self.root = root
+
+    @property
+    def superseded(self) -> bool:
+        """Whether another driver has taken over, as far as this one has noticed."""
+        return False
 
     def here(self, job: Job) -> Job:
         """The job with its folder on this machine, filled with what is known of it."""
         return job
 
     def claim(self, job: Job) -> None:
-        """From now on the job's files in the store are this process's; an earlier one finds that out."""
+        """From now on the job's files in the store are this process's; an earlier one finds that out.
 
-    def is_ours(self, job: Job) -> bool:
-        """Whether no other process has claimed the job meanwhile."""
-        return True
+        Raises Superseded if a later driver's process has them.
+        """
+
+    def check_owner(self) -> None:
+        """Raise Superseded if another process has claimed the job, or the sweep, since this one did."""
 
     def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
         """Be the sweep's driver where no file lock reaches (``sweeps.storage.presence``); ``end`` is told why to stop."""
@@ -59,7 +64,7 @@ class Exchange:
         return None
 
     def refuse_second(self) -> None:
-        """Raise ConfigError if the store knows of a driver on another machine that may still be at work."""
+        """Raise ConfigError if the store knows of a driver elsewhere that may still be at work."""
 
     def send(self, *paths: str) -> None:
         """Files or folders, relative to the sweep's folder: make the store's copy like ours."""
@@ -86,14 +91,19 @@ class Exchange:
 
 
 class ObjectExchange(Exchange):
-    """Carries files between ``root`` and the objects below ``url``, both of one sweep."""
+    """Carries files between ``root`` and the objects below ``url``, both of one sweep.
 
-    def __init__(self, root: Path, url: str) -> None:
+    Who has claimed the sweep (a driver) or a job (its trial) stores and removes nothing after another one's claim:
+    ``send``, ``offer`` and ``remove`` look first. All but ``offer`` raise Superseded then.
+    """
+
+    def __init__(self, root: Path, url: str, generation: int = 0) -> None:
         super().__init__(root)
-        self.url = url
+        self.url, self.generation = url, generation
         self.store = ObjectStore(url)
         self._at_once = ObjectStore(url, patience_s=0.0)
-        self._token = f"{os.uname().nodename} {os.getpid()} {time.time_ns()}".encode()
+        self._fence: Fence | None = None
+        self._claimed, self._token = "", b""
 
     def here(self, job: Job) -> Job:
         folder = trial_path(job.trial_id)
@@ -102,34 +112,54 @@ class ObjectExchange(Exchange):
         return dataclasses.replace(job, folder=str(self.root / folder))
 
     def claim(self, job: Job) -> None:
-        self.store.write(f"{trial_path(job.trial_id)}/{OWNER}", self._token)
+        self._claimed = f"{trial_path(job.trial_id)}/{OWNER}"
+        before = (self.store.read(self._claimed) or b"").split()
+        if before and before[0].isdigit() and int(before[0]) > self.generation:
+            raise Superseded(f"{job.trial_id} belongs to a process of a later driver")
+        self._token = f"{self.generation} {os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}".encode()
+        self.store.write(self._claimed, self._token)
 
-    def is_ours(self, job: Job) -> bool:
-        return self.store.read(f"{trial_path(job.trial_id)}/{OWNER}") in (self._token, None)
+    def check_owner(self) -> None:
+        self._check(self.store)
 
-    def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
-        return presence(self.store, end)
+    def _check(self, store: ObjectStore) -> None:
+        if self._fence is not None:
+            self._fence.check(store)
+        if self._claimed and store.read(self._claimed) != self._token:
+            raise Superseded(f"{PurePosixPath(self._claimed).parent} belongs to another process by now")
+
+    @property
+    def superseded(self) -> bool:
+        return self._fence is not None and self._fence.lost
+
+    @contextlib.contextmanager
+    def present(self, end: Callable[[str], None]) -> Iterator[None]:
+        with presence(self.store, self.root, end) as self._fence:
+            self.generation = self._fence.claim.number
+            yield
 
     def driver(self) -> str | None:
         sign = driver_sign(self.store)
         return str(sign) if sign is not None and sign.alive else None
 
     def refuse_second(self) -> None:
-        refuse_second(self.store)
+        refuse_second(self.store, self.root)
 
     def send(self, *paths: str) -> None:
         for path in paths:
             local = self.root / path
             if local.is_dir():
                 files = [file.relative_to(self.root) for file in local.rglob("*") if _travels(file)]
-                self._carry(self._send_file, [str(PurePosixPath(file)) for file in files])
+                self._carry(self._send_file, [str(PurePosixPath(file)) for file in files], self.check_owner)
             elif local.exists():
+                self.check_owner()
                 self._send_file(path)
 
     def offer(self, *paths: str) -> None:
         try:
             for path in paths:
                 if (self.root / path).exists():
+                    self._check(self._at_once)
                     self._at_once.put(self.root / path, path)
         except OSError as exc:
             _log.warning("not sent: %s", exc)
@@ -147,6 +177,7 @@ class ObjectExchange(Exchange):
 
     def remove(self, *paths: str) -> None:
         for path in paths:
+            self.check_owner()
             self.store.remove(path)
 
     def sizes(self, path: str) -> Mapping[str, int]:
@@ -155,13 +186,17 @@ class ObjectExchange(Exchange):
     def has(self, path: str) -> bool:
         return self.store.written_at(path) is not None
 
-    def _carry(self, one: Callable[[str], object], files: list[str]) -> None:
+    def _carry(
+        self, one: Callable[[str], object], files: list[str], check: Callable[[], None] = lambda: None
+    ) -> None:
         turns: list[list[str]] = [[] for _ in range(1 + len(_LAST))]
         for file in files:
             name = PurePosixPath(file).name
             turns[1 + _LAST.index(name) if name in _LAST else 0].append(file)
         for turn in turns:
-            self.store.all(one, turn)
+            if turn:
+                check()
+                self.store.all(one, turn)
 
     def _send_file(self, path: str) -> None:
         with contextlib.suppress(FileNotFoundError):  # an old checkpoint that has gone meanwhile
@@ -174,13 +209,16 @@ def open_exchange(root: Path, url: str | None) -> Exchange:
 
 
 @contextlib.contextmanager
-def trial_exchange(root: Path, url: str | None) -> Iterator[Exchange]:
-    """For a process that runs one trial: with an object store, in a temporary folder of its own."""
+def trial_exchange(root: Path, url: str | None, generation: int = 0) -> Iterator[Exchange]:
+    """For a process that runs one trial: with an object store, in a temporary folder of its own.
+
+    ``generation``: of the driver that has started it (:attr:`Exchange.generation`).
+    """
     if url is None:
         yield Exchange(root)
         return
     with tempfile.TemporaryDirectory(prefix="gcp-trial-") as place:
-        yield ObjectExchange(Path(place), url)
+        yield ObjectExchange(Path(place), url, generation)
 
 
 def _travels(file: Path) -> bool:

@@ -32,6 +32,7 @@ from sweeps.records.layout import EPOCHS, STOP_FILE, trial_path
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, trial_lock
+from sweeps.storage.presence import Superseded
 from sweeps.worker.gpu import free_memory, wait_for_memory
 from sweeps.worker.watchdog import Watchdog
 
@@ -46,7 +47,8 @@ EpochSink = Callable[[dict[str, float]], None]
 
 def tune_trainable(config: dict[str, Any]) -> None:
     """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
-    ``hang_s``, ``gpus`` and ``store`` (the sweep's URL in an object store, None if its folder is shared)."""
+    ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object store, None if its folder is shared) and
+    ``generation`` (of the driver, ``sweeps.storage.presence``)."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
@@ -54,7 +56,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
     job = Job.from_json(config["job"])
     try:
-        with trial_exchange(sweep_folder(job), config.get("store")) as exchange:
+        with trial_exchange(sweep_folder(job), config.get("store"), config.get("generation", 0)) as exchange:
             outcome = run_job(
                 job,
                 config["runner"],
@@ -118,7 +120,8 @@ def run_job(
         done = read_outcome(folder)
         if done is not None:
             return done
-        exchange.claim(job)
+        with _ends_if_superseded():
+            exchange.claim(job)
         (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
         with _captured(folder / schema.ARTIFACT_LOG):
             _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
@@ -138,8 +141,9 @@ def run_job(
         write_outcome(folder, outcome)
         # The core removes them too, unless the trial raised.
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
-        exchange.send(trial_path(job.trial_id))
-        exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
+        with _ends_if_superseded():
+            exchange.send(trial_path(job.trial_id))
+            exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
         return outcome
 
 
@@ -219,17 +223,26 @@ def _fetch_word(job: Job, exchange: Exchange) -> None:
 def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
     """What another node needs to go on from here; older epochs go as they do here."""
     trial, folder = trial_path(job.trial_id), Path(job.folder)
-    with _tolerated("the checkpoint stays on this node"):
-        if not exchange.is_ours(job):
-            # Its node was silent for so long that the trial was given to another one, which shall not be disturbed.
-            _log.error("%s belongs to another process by now; this one ends", job.trial_id)
-            os._exit(1)
+    with _tolerated("the checkpoint stays on this node"), _ends_if_superseded():
         exchange.send(
             f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
         )
         kept = {path.name for path in (folder / EPOCHS).iterdir()}
         there = {path.split("/")[3] for path in exchange.sizes(f"{trial}/{EPOCHS}")}
         exchange.remove(*(f"{trial}/{EPOCHS}/{name}" for name in sorted(there - kept)))
+
+
+@contextlib.contextmanager
+def _ends_if_superseded() -> Iterator[None]:
+    """The trial was given to another process, which shall not be disturbed: this one ends, and writes nothing more.
+
+    Its node was silent for too long, or the driver that started it was.
+    """
+    try:
+        yield
+    except Superseded as exc:
+        _log.error("%s; this one ends", exc)
+        os._exit(1)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -22,12 +23,20 @@ from sweeps.storage.objects import ObjectStore
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
 TRIALS = 4
+DONE = {"state": "complete", "message": "", "statuses": {"complete": TRIALS}, "unwritten": 0}
 DRIVER = """
-import json, sys
+import json, os, sys
+import sweeps.storage.presence
+from gcp_core.errors import ConfigError
+sweeps.storage.presence.GONE_S = float(os.environ.get("GONE_S", sweeps.storage.presence.GONE_S))
 from sweeps.driver.launch import Launch, run
 from sweeps.driver.progress import LineProgress
-sweep = run(json.loads(sys.argv[1]), launch=Launch(progress=LineProgress(lambda text: print(text, flush=True))))
-print(json.dumps({"state": sweep.state, "statuses": sweep.statuses, "unwritten": sweep.unwritten}), flush=True)
+try:
+    sweep = run(json.loads(sys.argv[1]), launch=Launch(progress=LineProgress(lambda text: print(text, flush=True))))
+except ConfigError as exc:
+    sys.exit(str(exc))
+said = {"state": sweep.state, "message": sweep.message, "statuses": sweep.statuses, "unwritten": sweep.unwritten}
+print(json.dumps(said), flush=True)
 """
 
 
@@ -51,9 +60,10 @@ def _tree(storage: str, machine: Path, tracking: Path) -> dict:
     }
 
 
-def _start(tree: dict) -> subprocess.Popen[str]:
+def _start(tree: dict, **more: str) -> subprocess.Popen[str]:
+    """``GONE_S=0``: every other driver counts as gone at once."""
     command = [sys.executable, "-c", DRIVER, json.dumps(tree)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -70,14 +80,13 @@ def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str,
     (tmp_path / "first").rename(tmp_path / "lost")
 
     tree = _tree(s3, tmp_path / "second", tracking)
-    second = _start(tree)
+    refused = _start(tree)
+    assert "the sweep is being run by process" in refused.communicate(timeout=100)[1]
+    assert refused.returncode == 1
+    second = _start(tree, GONE_S="0")
     output, errors = second.communicate(timeout=400)
     assert second.returncode == 0, errors
-    assert json.loads(output.splitlines()[-1]) == {
-        "state": "complete",
-        "statuses": {"complete": TRIALS},
-        "unwritten": 0,
-    }
+    assert json.loads(output.splitlines()[-1]) == DONE
 
     checked = load_config(tree)
     folder, store = Path(checked.folder), ObjectStore(checked.store)
@@ -89,6 +98,34 @@ def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str,
     assert not [path for path in store.sizes() if path.startswith(STAGES) or f"/{EPOCHS}/" in path]
     assert sweep_status(checked.store).statuses == {"complete": TRIALS}
     _check_mlflow(tracking)
+
+
+def test_a_driver_that_slept_while_another_finished_the_sweep_ends_and_changes_nothing(
+    s3: str, tmp_path: Path
+) -> None:
+    # Each has a database of its own: who falls asleep within a transaction would lock out the other.
+    sleeper = _start(_tree(s3, tmp_path / "first", tmp_path / "first.db"))
+    try:
+        assert any(line.startswith("[1/") for line in sleeper.stdout), sleeper.communicate()[1]
+        sleeper.send_signal(signal.SIGSTOP)
+        tree = _tree(s3, tmp_path / "second", tmp_path / "second.db")
+        second = _start(tree, GONE_S="0")
+        output, errors = second.communicate(timeout=400)
+        assert second.returncode == 0, errors
+        assert json.loads(output.splitlines()[-1]) == DONE
+        store = ObjectStore(load_config(tree).store)
+        before = {path: store.read(path) for path in store.sizes() if "/model/" not in path}
+
+        sleeper.send_signal(signal.SIGCONT)
+        output, errors = sleeper.communicate(timeout=200)
+        said = json.loads(output.splitlines()[-1])
+        assert (said["state"], said["message"]) == ("interrupted", "another driver has taken over"), errors
+    finally:
+        sleeper.kill()
+        sleeper.communicate()
+    assert {path: store.read(path) for path in store.sizes() if "/model/" not in path} == before
+    assert sweep_status(store.url).statuses == {"complete": TRIALS}
+    _check_mlflow(tmp_path / "second.db")
 
 
 def _check_mlflow(tracking: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import queue
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +14,15 @@ from gcp_core.errors import ConfigError
 from gcp_core.training import run_trial
 from sweeps.commands import clean as cleaning
 from sweeps.commands.status import sweep_status
-from sweeps.commands.stop import stop
 from sweeps.config.places import working_folder
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.job import Job, Stop, read_outcome, write_stop
 from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, STAGES
 from sweeps.storage.exchange import ObjectExchange, trial_exchange
-from sweeps.storage.lock import run_lock, stop_requested
 from sweeps.storage.object_stages import open_stages
 from sweeps.storage.objects import ObjectStore, StoreError
 from sweeps.storage.place import bring_home, open_sweep
-from sweeps.storage.presence import DRIVER, presence, refuse_second
+from sweeps.storage.presence import Superseded
 from sweeps.worker.trial import DEFAULT_RUNNER, run_job
 from tests.sweeps.inline import config, drive, new_conductor
 
@@ -195,22 +191,34 @@ def test_the_driver_has_every_outcome_log_and_no_weights(s3: str, tmp_path: Path
         assert (Path(record.job.folder) / "trial.log").exists()
 
 
-def test_another_machine_sees_and_continues_the_sweep(s3: str, tmp_path: Path, monkeypatch) -> None:
-    checked, exchange, ledger = _finished(s3, tmp_path)
+def test_another_machine_sees_the_sweep_and_continues_it_once_the_first_is_gone(
+    s3: str, tmp_path: Path, monkeypatch
+) -> None:
+    checked, first, ledger = _finished(s3, tmp_path)
     monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
-    (tmp_path / "driver").rename(tmp_path / "lost")
-    status = sweep_status(checked.store)
-    assert (status.trials, status.statuses) == (6, {"complete": 6})
-    assert status.folder.startswith(str(tmp_path / "cache"))
+    with first.present(lambda reason: None):
+        (tmp_path / "driver").rename(tmp_path / "lost")
+        status = sweep_status(checked.store)
+        assert (status.trials, status.statuses) == (6, {"complete": 6})
+        assert status.folder.startswith(str(tmp_path / "cache"))
 
-    overrides = {"search.trials": 8, "ledger": str(tmp_path / "elsewhere")}
-    checked = config(tmp_path, {"storage": s3, **overrides})
-    exchange = ObjectExchange(Path(checked.folder), checked.store)
-    bring_home(exchange)
-    conductor, recorder, ledger = new_conductor(checked, exchange)
-    drive(conductor)
-    assert recorder.named("started") == ["t0006", "t0007"]
-    assert len({record.key for record in ledger.records("trial")}) == 8
+        overrides = {"search.trials": 8, "ledger": str(tmp_path / "elsewhere")}
+        checked = config(tmp_path, {"storage": s3, **overrides})
+        second = ObjectExchange(Path(checked.folder), checked.store)
+        with (
+            pytest.raises(ConfigError, match="the sweep is being run by"),
+            second.present(lambda reason: None),
+        ):
+            pass
+        monkeypatch.setattr("sweeps.storage.presence.GONE_S", 0.0)
+        with second.present(lambda reason: None):
+            bring_home(second)
+            conductor, recorder, ledger = new_conductor(checked, second)
+            drive(conductor)
+            assert recorder.named("started") == ["t0006", "t0007"]
+            assert len({record.key for record in ledger.records("trial")}) == 8
+            with pytest.raises(Superseded):
+                first.remove(JOURNAL)
 
 
 def test_a_trial_whose_end_the_driver_did_not_live_to_see_is_not_trained_again(
@@ -339,67 +347,3 @@ def test_where_the_drivers_folder_is(tmp_path: Path, monkeypatch) -> None:
     assert Path(first).parents[1] == tmp_path / "sweeps"
     assert first != second
     assert working_folder("runs", "n", None) == str(Path("runs/n").absolute())
-
-
-# --- one driver at a time -----------------------------------------------------------------------------------------
-
-
-def _foreign(store: ObjectStore) -> None:
-    store.write(DRIVER, json.dumps({"process": 7, "host": "elsewhere", "token": "theirs"}).encode())
-
-
-def test_a_second_driver_on_another_machine_is_refused_until_the_first_is_gone(s3: str, monkeypatch) -> None:
-    store = ObjectStore(s3)
-    _foreign(store)
-    with pytest.raises(ConfigError, match=r"run by process 7 on elsewhere \(last sign \d+ s ago\)"):
-        refuse_second(store)
-    monkeypatch.setattr("sweeps.storage.presence.GONE_S", 0.0)
-    with presence(store, lambda reason: None):
-        assert json.loads(store.read(DRIVER))["token"] != "theirs"
-    assert store.read(DRIVER) is None
-
-
-def test_a_killed_driver_of_this_machine_holds_nobody_up(s3: str) -> None:
-    store = ObjectStore(s3)
-    with presence(store, lambda reason: None):
-        left_behind = store.read(DRIVER)
-    store.write(DRIVER, left_behind)
-    refuse_second(store)
-
-
-def test_a_driver_that_comes_back_finds_that_another_has_taken_over(s3: str) -> None:
-    store, told = ObjectStore(s3), Told()
-    with presence(store, told, beat_s=0.01):
-        while not told.said:  # the earlier one may just be writing its own sign over it
-            _foreign(store)
-        assert told.wait() == "another driver has taken over"
-    assert json.loads(store.read(DRIVER))["token"] == "theirs", "it is not ours to remove"
-
-
-def test_stop_reaches_a_driver_on_another_machine(s3: str, tmp_path: Path, monkeypatch) -> None:
-    checked, exchange, _ledger = _finished(s3, tmp_path)
-    told = Told()
-    with presence(exchange.store, told, beat_s=0.01):
-        assert stop(checked.store, wait_s=0.0).running
-        assert told.wait() == "stopped with gcp-sweep stop"
-    assert not exchange.has("stop.request")
-    with run_lock(exchange.root):
-        assert not stop_requested(exchange.root)
-    assert stop(checked.store, wait_s=0.0).message == "nothing to stop: nobody runs inline (complete)"
-
-
-class Told:
-    """Remembers what it was called with first, and lets another thread wait for it."""
-
-    def __init__(self) -> None:
-        self._said: queue.Queue[str] = queue.Queue()
-
-    @property
-    def said(self) -> bool:
-        return not self._said.empty()
-
-    def __call__(self, reason: str) -> None:
-        self._said.put(reason)
-
-    def wait(self) -> str:
-        return self._said.get(timeout=60)

@@ -399,7 +399,7 @@ def test_no_confirmation_run_begins_once_the_hours_are_spent(tmp_path: Path) -> 
     clock = Clock()
     checked = config(tmp_path, {"search.hours": 1, "confirm.seeds": 2, "search.concurrency": 2})
     budget = Budget(checked.search, checked.resources, now=clock)
-    conductor, recorder, ledger = new_conductor(checked, budget=budget)
+    conductor, _, ledger = new_conductor(checked, budget=budget)
     while (job := conductor.next_job()).kind != "confirm":
         if job.kind == "baseline" and job.config.seed:
             baseline = job

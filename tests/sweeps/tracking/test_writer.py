@@ -275,3 +275,12 @@ def test_files_of_a_database_without_a_server_stay_in_the_sweeps_folder(
     writer.close("FINISHED")
     assert list(elsewhere.iterdir()) == []
     assert list(tmp_path.glob("inline/mlartifacts/*/artifacts/config.yaml"))
+
+
+def test_a_driver_that_another_one_has_followed_leaves_the_parent_run_to_it(checked: SweepConfig) -> None:
+    first, second = _open(checked), _open(checked)
+    assert first.run.run_id == second.run.run_id
+    second.close("FINISHED")
+    assert first.close(None) == 0
+    _client, runs = _runs(checked)
+    assert runs["inline"].info.status == "FINISHED"
