@@ -193,6 +193,13 @@ def _check_scale(column: str, value: float, unit: str, given: str) -> None:
         raise ConfigError(
             f"{value:g} {column} is less than one", repr(given), f"did you mean {100 * value:g}%?"
         )
+    if column in ("macs", "params") and not unit and 1 <= value <= 100:
+        word = "MACs" if column == "macs" else column
+        raise ConfigError(
+            f"{value:g} without a unit looks like a forgotten per cent; no network has so few {column}",
+            repr(given),
+            f"did you mean {value:g}%? (if not: {value:g} {word})",
+        )
     if column in _SHARES and not unit and abs(value) > 1:
         raise ConfigError(
             f"{value:g} is above 1; this is a share", repr(given), f"write {value:g}% or {value / 100:g}"
