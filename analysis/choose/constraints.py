@@ -214,10 +214,7 @@ def apply(df: pd.DataFrame, constraints: Iterable[Constraint]) -> pd.DataFrame:
         NothingFeasible: no row is left; carries what each constraint alone removed and the nearest miss.
     """
     constraints = list(constraints)
-    mask = np.ones(len(df), dtype=bool)
-    for constraint in constraints:
-        _check_data(df, constraint)
-        mask &= constraint.satisfied(df)
+    mask = feasible(df, constraints)
     if len(df) and not mask.any():
         removals = tuple(removal(df, c) for c in constraints)
         alone = "; ".join(describe(r) for r in removals)
@@ -228,6 +225,19 @@ def apply(df: pd.DataFrame, constraints: Iterable[Constraint]) -> pd.DataFrame:
             removals,
         )
     return df[mask]
+
+
+def feasible(df: pd.DataFrame, constraints: Iterable[Constraint]) -> np.ndarray:
+    """(n,) bool: rows of ``df`` that satisfy all constraints.
+
+    Raises:
+        ConfigError: a column without any value, or a relative bound without any finished baseline.
+    """
+    mask = np.ones(len(df), dtype=bool)
+    for constraint in constraints:
+        _check_data(df, constraint)
+        mask &= constraint.satisfied(df)
+    return mask
 
 
 def _check_data(df: pd.DataFrame, constraint: Constraint) -> None:

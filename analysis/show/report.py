@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import text
+from analysis.choose import constraints as hard
 from analysis.choose.constraints import Constraint
 from analysis.evidence.assurance import assurance
 from analysis.front import pareto
@@ -78,9 +79,10 @@ def write(
     html = page.interactive(
         "report.html",
         f"Report: {_name(df)}",
-        _data(df, choice, history),
+        _data(df, choice, history, constraints),
         head=_head(df, best, scales),
         choice=_choice(df, choice) if choice is not None else None,
+        limits=_limits(df, constraints) if choice is None and constraints else None,
         explorer=_explorer(df),
         mattered=sections.what_mattered(df),
         sure=sections.sureness(df, sure),
@@ -141,6 +143,19 @@ def _choice(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
     }
 
 
+def _limits(df: pd.DataFrame, constraints: Sequence[Constraint]) -> dict[str, Any]:
+    """Limits without a verb: how many trials keep them, and if none does, what each alone removes."""
+    rows = df[df["candidate"]]
+    kept = hard.feasible(rows, constraints)
+    alone = [] if kept.any() else [hard.describe(hard.removal(rows, c)) for c in constraints]
+    return {
+        "constraints": [str(c) for c in constraints],
+        "feasible": int(kept.sum()),
+        "considered": len(rows),
+        "alone": alone,
+    }
+
+
 def _widths(df: pd.DataFrame, choice: Choice) -> tuple[list[LayerWidth], str]:
     """The layers of the chosen model, or why they are not known."""
     try:
@@ -193,7 +208,9 @@ def _reading(goals: dict[str, str], scales: Anchors, files: Sequence[Path]) -> d
     }
 
 
-def _data(df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame) -> dict[str, Any]:
+def _data(
+    df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame, constraints: Sequence[Constraint]
+) -> dict[str, Any]:
     """Everything the page's script needs."""
     config = table.config_columns(df)
     varying = table.varying(df)
@@ -204,6 +221,18 @@ def _data(df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame) -> dic
         "trials": trials,
         "baselines": _entries(df[(df["kind"] == "baseline") & df["macs"].notna()], df, config, set()),
         "varying": varying,
+        "views": {
+            axis: [
+                {"name": n, "better": d} for n, d in figures.goals_of_view(df, axis, "val_accuracy").items()
+            ]
+            for axis in _cost_axes(df)
+        },
+        "limits": [
+            {"column": column, "value": value, "words": words}
+            for column, value, words in figures.limit_lines(
+                df[df["candidate"]], constraints, (*_cost_axes(df), "val_accuracy")
+            )
+        ],
         "finals": [name for name in FINALS if name in df.columns],
         "axes": [{"name": name, "label": figures.axis_label(name)} for name in _cost_axes(df)],
         "parallel": _parallel(df, varying),
@@ -217,6 +246,7 @@ def _entries(
     rows: pd.DataFrame, df: pd.DataFrame, config: list[str], picked: set[Any]
 ) -> list[dict[str, Any]]:
     columns = ["val_accuracy", "macs", "params", "macs_kept", "params_kept", "latency_ms", "accuracy_drop"]
+    columns += [name for name in df.attrs["objectives"] if name not in columns]
     entries = []
     for index, row in zip(rows.index, rows.to_dict("records")):
         entry = {name: plain(row.get(name)) for name in columns} | plain_trial(row, config)

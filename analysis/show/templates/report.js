@@ -27,21 +27,21 @@ const show = (name, v) => v === null || v === undefined ? '-'
   : String(v);
 const safe = s => String(s).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
 
-// Ties stay: equal cost and accuracy are equally good.
-function frontOf(rows, x) {
+// The rows that no other is as good as in every goal {name, better} and better in one; ties stay. The best in the first
+// goal comes first.
+function frontOf(rows, goals) {
+  const costs = r => goals.map(g => g.better === 'max' ? -r[g.name] : r[g.name]);
   const sorted = rows
-    .filter(r => r[x] !== null)
-    .sort((a, b) => a[x] - b[x] || b.val_accuracy - a.val_accuracy);
-  let best = -Infinity, at = null;
+    .filter(r => goals.every(g => r[g.name] !== null && r[g.name] !== undefined))
+    .map(r => [r, costs(r)])
+    .sort(([, a], [, b]) => a.map((v, i) => v - b[i]).find(d => d !== 0) || 0);
+  const dominates = (a, b) => a.every((v, i) => v <= b[i]) && a.some((v, i) => v < b[i]);
+  // A row is never dominated by one that is sorted after it.
   const front = [];
-  for (const r of sorted) {
-    if (r.val_accuracy > best || (r.val_accuracy === best && r[x] === at)) {
-      front.push(r);
-      at = r[x];
-    }
-    best = Math.max(best, r.val_accuracy);
+  for (const pair of sorted) {
+    if (!front.some(([, other]) => dominates(other, pair[1]))) front.push(pair);
   }
-  return front;
+  return front.map(([r]) => r);
 }
 
 // The page's behaviour: filters -> visible trials -> front of what is visible -> plot and table.
@@ -72,7 +72,8 @@ function draw() {
   const x = $('f-x').value,
     axis = D.axes.find(a => a.name === x),
     rows = visible(),
-    front = frontOf(rows, x);
+    front = frontOf(rows, D.views[x]).filter(r => r[x] !== null).sort((a, b) => a[x] - b[x]),
+    best = frontOf(rows, [{name: x, better: 'min'}, {name: 'val_accuracy', better: 'max'}]);
   const inFront = new Set(front),
     rest = rows.filter(r => !inFront.has(r) && r[x] !== null);
   const cloud = (list, name, marker) => ({
@@ -91,8 +92,8 @@ function draw() {
     mode: 'lines',
     line: {shape: 'hv', color: '#0072B2', width: 2},
     hoverinfo: 'skip',
-    x: front.map(r => r[x]),
-    y: front.map(r => r.val_accuracy),
+    x: best.map(r => r[x]),
+    y: best.map(r => r.val_accuracy),
     showlegend: false
   };
   const traces = [
@@ -104,6 +105,7 @@ function draw() {
   const chosen = D.trials.filter(r => r.chosen && r[x] !== null);
   if (chosen.length) traces.push(
     cloud(chosen, 'chosen', {color: 'rgba(0,0,0,0)', size: 20, line: {color: '#009E73', width: 3}}));
+  const limits = D.limits.filter(l => l.column === x || l.column === 'val_accuracy');
   const shown = front.concat(D.baselines),
     lowest = Math.min(...shown.map(r => r.val_accuracy));
   const highest = Math.max(...shown.map(r => r.val_accuracy)),
@@ -113,6 +115,8 @@ function draw() {
     height: 460,
     hovermode: 'closest',
     legend: {orientation: 'h', y: 1.08},
+    shapes: limits.map(l => limitLine(l, x)),
+    annotations: limits.map(l => limitWords(l, x)),
     xaxis: {title: {text: axis.label + '   \u2190 better'}, rangemode: 'tozero', gridcolor: '#eee'},
     yaxis: {
       title: {text: 'Validation accuracy (%)   better \u2192'},
@@ -122,6 +126,21 @@ function draw() {
   }, plain);
   table(front, rows);
   drawParallel(rows);
+}
+
+// A limit on the cost stands upright, one on the accuracy lies; the words stand at its end.
+function limitLine(limit, x) {
+  const line = {color: '#CC79A7', width: 1.5, dash: 'dash'};
+  return limit.column === x
+    ? {type: 'line', line, x0: limit.value, x1: limit.value, yref: 'paper', y0: 0, y1: 1}
+    : {type: 'line', line, y0: limit.value, y1: limit.value, xref: 'paper', x0: 0, x1: 1};
+}
+
+function limitWords(limit, x) {
+  const words = {text: safe(limit.words), showarrow: false, font: {size: 11, color: '#8a3d68'}};
+  return limit.column === x
+    ? {...words, x: limit.value, yref: 'paper', y: 0, textangle: -90, xanchor: 'right', yanchor: 'bottom'}
+    : {...words, y: limit.value, xref: 'paper', x: 1, xanchor: 'right', yanchor: 'bottom'};
 }
 
 function table(front, rows) {
@@ -202,7 +221,7 @@ function drawParallel(rows) {
     };
   });
   const accuracy = rows.map(r => r.val_accuracy),
-    span = frontOf(rows, 'macs').map(r => r.val_accuracy);
+    span = frontOf(rows, D.views.macs).map(r => r.val_accuracy);
   Plotly.react('plot-parallel', [{
     type: 'parcoords',
     dimensions: dims,
@@ -257,5 +276,5 @@ draw();
 drawProgress();
 if ($('p-by')) $('p-by').onchange = drawProgress;
 $('plot-front').on('plotly_click', e => detail(e.points[0].customdata));
-const first = D.trials.find(r => r.chosen) || frontOf(D.trials, 'macs')[0];
+const first = D.trials.find(r => r.chosen) || frontOf(D.trials, D.views.macs).sort((a, b) => a.macs - b.macs)[0];
 if (first) detail(first.key);

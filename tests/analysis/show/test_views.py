@@ -40,6 +40,38 @@ def test_a_view_holds_every_sound_point_and_turns_constraints_into_lines(df):
     assert (view.x_scale, view.x_prefix) == (1e6, "M")
 
 
+@pytest.fixture
+def three(df):
+    """The sweep with latency as a third objective, at odds with the MACs: fronts of two and of three differ."""
+    df.attrs["objectives"] = {"val_accuracy": "max", "macs": "min", "latency_ms": "min"}
+    df["latency_ms"] = df["latency_ms"].where(df["kind"] == "baseline", 3.0 - df["latency_ms"])
+    return df
+
+
+def test_with_three_objectives_tile_plot_and_table_show_one_front(three, tmp_path):
+    goals = three.attrs["objectives"]
+    expected = set(analysis.pareto.front(three, goals)["trial"])
+    assert expected > set(analysis.pareto.front(three, GOALS)["trial"]), "or this test shows nothing"
+    for column in ("macs", "params", "latency_ms"):
+        view = figures.front_view(three, column)
+        assert set(view.points.loc[view.points["role"] == "front", "trial"]) == view.front == expected
+        labels = figures.draw_front(view).axes[0].get_legend_handles_labels()[1]
+        assert f"front of val_accuracy, macs, latency_ms ({len(expected)} of 24 trials)" in labels
+        assert "best along these two axes" in labels
+    text = report.write(three, tmp_path).page.read_text()
+    assert f"<b>{len(expected)}</b><span>on the front</span>" in text
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    wanted = [{"name": name, "better": better} for name, better in goals.items()]
+    assert data["views"] == {"macs": wanted, "params": wanted, "latency_ms": wanted}
+    assert all(entry["latency_ms"] is not None for entry in data["trials"])
+    assert set(pd.read_csv(tmp_path / "front.csv")["trial"]) == expected
+
+
+def test_a_sweep_of_two_objectives_has_a_front_of_its_own_along_another_cost(df):
+    assert figures.goals_of_view(df, "macs", "val_accuracy") == GOALS
+    assert figures.goals_of_view(df, "params", "val_accuracy") == {"val_accuracy": "max", "params": "min"}
+
+
 def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):
     view = figures.front_view(df, "params")
     files = figures.save(figures.draw_front(view), view.points, tmp_path, "front_params")
