@@ -75,6 +75,15 @@ def test_both_files_ask_for_a_token_and_send_no_statistics() -> None:
         assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/shared", "/config"}
 
 
+def test_a_worker_reserves_a_gpu_only_if_the_config_of_the_manifest_asks_for_one() -> None:
+    named = re.search(r"--from-file=sweep.yaml=(\S+)", (DEPLOY / "rayjob.yaml").read_text()).group(1)
+    config = load_config(ROOT / named)
+    (group,) = _rayjob()["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    asked = {"nvidia.com/gpu"} if config.resources.gpus else set()
+    assert set(container["resources"]["limits"]) - {"cpu", "memory"} == asked
+
+
 def test_versions_are_those_of_the_lock_file() -> None:
     locked = re.search(r"^ray==(\S+)$", (ROOT / "requirements.lock").read_text(), flags=re.M).group(1)
     assert _rayjob()["rayClusterSpec"]["rayVersion"] == locked

@@ -193,6 +193,13 @@ def _check_scale(column: str, value: float, unit: str, given: str) -> None:
         raise ConfigError(
             f"{value:g} {column} is less than one", repr(given), f"did you mean {100 * value:g}%?"
         )
+    if column in ("macs", "params") and not unit and 1 <= value <= 100:
+        word = "MACs" if column == "macs" else column
+        raise ConfigError(
+            f"{value:g} without a unit looks like a forgotten per cent; no network has so few {column}",
+            repr(given),
+            f"did you mean {value:g}%? (if not: {value:g} {word})",
+        )
     if column in _SHARES and not unit and abs(value) > 1:
         raise ConfigError(
             f"{value:g} is above 1; this is a share", repr(given), f"write {value:g}% or {value / 100:g}"
@@ -207,10 +214,7 @@ def apply(df: pd.DataFrame, constraints: Iterable[Constraint]) -> pd.DataFrame:
         NothingFeasible: no row is left; carries what each constraint alone removed and the nearest miss.
     """
     constraints = list(constraints)
-    mask = np.ones(len(df), dtype=bool)
-    for constraint in constraints:
-        _check_data(df, constraint)
-        mask &= constraint.satisfied(df)
+    mask = feasible(df, constraints)
     if len(df) and not mask.any():
         removals = tuple(removal(df, c) for c in constraints)
         alone = "; ".join(describe(r) for r in removals)
@@ -221,6 +225,19 @@ def apply(df: pd.DataFrame, constraints: Iterable[Constraint]) -> pd.DataFrame:
             removals,
         )
     return df[mask]
+
+
+def feasible(df: pd.DataFrame, constraints: Iterable[Constraint]) -> np.ndarray:
+    """(n,) bool: rows of ``df`` that satisfy all constraints.
+
+    Raises:
+        ConfigError: a column without any value, or a relative bound without any finished baseline.
+    """
+    mask = np.ones(len(df), dtype=bool)
+    for constraint in constraints:
+        _check_data(df, constraint)
+        mask &= constraint.satisfied(df)
+    return mask
 
 
 def _check_data(df: pd.DataFrame, constraint: Constraint) -> None:

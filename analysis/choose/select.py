@@ -7,7 +7,7 @@ anchors) -> Choice``; ``analysis.choose.verbs`` turns the words of the command l
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -108,7 +108,7 @@ def best(column: str) -> Verb:
     column, direction = _directed(column)
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
-        ordered = _order(df, column, direction)
+        ordered = _order(df, column, direction, objectives)
         word = "highest" if direction == "max" else "lowest"
         value = text.quantity(column, ordered[column].iloc[0])
         return _first(ordered, f"{{trial}} has the {word} {_words(column)} ({value}) {{among}}.")
@@ -157,6 +157,10 @@ def weighted(weights: Mapping[str, float]) -> Verb:
     for column, weight in named.items():
         if not (np.isfinite(weight) and weight >= 0):
             raise ConfigError(f"{weight!r} is not a weight >= 0", f"--weighted {column}")
+    if not any(named.values()):
+        raise ConfigError(
+            "no weight is above 0, so nothing is asked for", "--weighted", "for instance accuracy=3"
+        )
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
         directions: dict[str, Direction] = {column: _directed(column)[1] for column in named}
@@ -164,9 +168,7 @@ def weighted(weights: Mapping[str, float]) -> Verb:
             _need(df, column)
         scales = Anchors({column: anchors.of[column] for column in directions})
         score = sum(w * scales.gain(c, df[c].to_numpy(dtype=float)) for c, w in named.items())
-        ordered = df.assign(_score=score).sort_values(
-            ["_score", "trial"], ascending=[False, True], kind="stable"
-        )
+        ordered = _order(df.assign(_score=score), "_score", "max", objectives)
         said = " + ".join(f"{w:g} x {c}" for c, w in named.items())
         reason = f"{{trial}} has the highest weighted gain {{among}} ({said}; {scales.describe()})."
         if len(directions) == 2:
@@ -188,23 +190,33 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
         raise ConfigError("no level given", "--lexicographic", 'for instance "accuracy:0.2 macs"')
     checked = [(*_directed(column), tolerance) for column, tolerance in levels]
 
-    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
-        kept, story = df, []
+    def kept_of(df: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
+        """(column, tolerance, rows that are left) of each level in turn."""
         for column, direction, tolerance in checked:
-            _need(kept, column)
+            _need(df, column)
             sign = -1.0 if direction == "max" else 1.0
-            cost = sign * kept[column].to_numpy(dtype=float)
-            kept = kept[cost <= np.nanmin(cost) + tolerance]
-            story.append(
-                f"{text.plural(len(kept), 'trial')} within {tolerance:g} of the best {_words(column)}"
-            )
-        last, direction, _ = checked[-1]
-        ordered = _order(kept, last, direction)
-        rest = _order(df.drop(index=ordered.index), last, direction)
-        import pandas as pd
+            cost = sign * df[column].to_numpy(dtype=float)
+            df = df[cost <= np.nanmin(cost) + tolerance]
+            yield column, tolerance, df
 
+    def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
+        story = [
+            f"{text.plural(len(kept), 'trial')} within {tolerance:g} of the best {_words(column)}"
+            for column, tolerance, kept in kept_of(df)
+        ]
+        last, direction, _ = checked[-1]
+        places, left = [], df
+        # A runner-up is what the same levels would choose without the better ones.
+        while (
+            len(left)
+            and len(places) <= _NEXT
+            and left[[column for column, *_ in checked]].notna().any().all()
+        ):
+            *_, (_, _, kept) = kept_of(left)
+            places.append(_order(kept, last, direction, objectives).index[0])
+            left = left.drop(index=places[-1])
         reason = f"{{trial}} wins level by level {{among}}: {', then '.join(story)}."
-        return _first(pd.concat([ordered, rest]), reason)
+        return _first(df.loc[places], reason)
 
     return verb
 
@@ -251,6 +263,8 @@ def top(k: int) -> Verb:
         names = ", ".join(chosen["trial"])
         reason = (
             f"{names} represent the front {{among}}: taking any of them away would lose the most hypervolume."
+            if len(chosen) == k
+            else f"{names} are the whole front {{among}}: it has only {text.plural(len(chosen), 'point')}, not {k}."
         )
         return Choice(chosen, rest.head(_NEXT), f"{reason} The first is {chosen['trial'].iloc[0]}.")
 
@@ -265,11 +279,26 @@ def by_id(trial: str) -> Verb:
         if rows.empty:
             hint = did_you_mean(trial, df["trial"])
             raise NothingFeasible(f"{trial} is not among the {len(df)} feasible trials", "--id", hint)
-        on_front = trial in set(pareto.front(df, objectives)["trial"])
-        state = "on the front" if on_front else "dominated"
-        return Choice(rows.head(1), df.head(0), f"{trial} was asked for by id; it is {state} {{among}}.")
+        better = _dominating(df, rows.index[0], objectives)
+        state = "on the front {among}"
+        if len(better):
+            verb = "is" if len(better) == 1 else "are"
+            state = (
+                f"dominated: {{among}} {len(better)} {verb} at least as good in every objective and better in one "
+                f"({', '.join(better['trial'].head(_NEXT))}{', ...' if len(better) > _NEXT else ''})"
+            )
+        return Choice(rows.head(1), df.head(0), f"{trial} was asked for by id; it is {state}.")
 
     return verb
+
+
+def _dominating(df: pd.DataFrame, row: Hashable, objectives: Objectives) -> pd.DataFrame:
+    """The rows of ``df`` that dominate ``row``, the most accurate first."""
+    values, keep = costs(df, objectives)
+    at = values[df.index[keep].get_loc(row)]
+    mask = keep.copy()
+    mask[keep] = (values <= at).all(axis=1) & (values < at).any(axis=1)
+    return df[mask].sort_values("val_accuracy", ascending=False, kind="stable")
 
 
 def _directed(column: str) -> tuple[str, Direction]:
@@ -305,12 +334,15 @@ def _need(df: pd.DataFrame, column: str) -> None:
         raise ConfigError("no trial has a value", column, "was it measured in this sweep?")
 
 
-def _order(df: pd.DataFrame, column: str, direction: Direction) -> pd.DataFrame:
-    """Best first; ties by higher accuracy, fewer MACs, fewer parameters, trial id. Rows without a value
-    last.
+def _order(
+    df: pd.DataFrame, column: str, direction: Direction, objectives: Objectives | None = None
+) -> pd.DataFrame:
+    """Best first; ties by higher accuracy, fewer MACs, fewer parameters, then the other ``objectives``, so that no
+    dominated row comes first; at last by trial id. Rows without a value last.
     """
     _need(df, column)
-    ties = {"val_accuracy": False, "macs": True, "params": True, "trial": True}
+    ties = {"val_accuracy": False, "macs": True, "params": True}
+    ties |= {name: better == "min" for name, better in (objectives or {}).items()} | {"trial": True}
     keys = {column: direction == "min", **{name: up for name, up in ties.items() if name != column}}
     return df.sort_values(list(keys), ascending=list(keys.values()), na_position="last", kind="stable")
 

@@ -8,6 +8,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from analysis.choose import constraints as hard
 from analysis.plain import plain, plain_trials
 from analysis.runs import table
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.choose.advice import Advice
+    from analysis.choose.constraints import Constraint
     from analysis.choose.select import Choice
     from analysis.errors import NothingFeasible
     from analysis.evidence.compare import Comparison
@@ -90,12 +92,18 @@ def nothing(error: NothingFeasible) -> dict[str, Any]:
     }
 
 
-def report(df: pd.DataFrame, written: Written, published: Published | None) -> dict[str, Any]:
-    """Answer of ``report``: the files, and what was written into MLflow (None if nothing was)."""
+def report(
+    df: pd.DataFrame, constraints: Sequence[Constraint], written: Written, published: Published | None
+) -> dict[str, Any]:
+    """Answer of ``report``: the limits that were drawn, the files, and what was written into MLflow (None if nothing
+    was).
+    """
     return {
         "answer": "report",
         "version": VERSION,
         **about(df),
+        "constraints": [str(c) for c in constraints],
+        "feasible": int(hard.feasible(df[df["candidate"]], constraints).sum()),
         "page": str(written.page),
         "files": [str(path) for path in written.files],
         "published": None

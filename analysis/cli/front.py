@@ -68,12 +68,18 @@ def front(
 
 
 def _objectives(given: tuple[str, ...]) -> dict[str, str]:
+    from analysis.choose import constraints as hard
     from gcp_core.errors import ConfigError
     from gcp_core.schema import FINALS
 
     goals = {}
     for one in given:
         name, _, direction = one.partition(":")
+        name = hard.ALIASES.get(name, name)
+        if name in hard.HELD_BACK:
+            raise ConfigError(
+                "test accuracy never steers: no front, no choice", f"--objective {one}", "use val_accuracy"
+            )
         if not direction and name in FINALS:
             direction = FINALS[name].better or ""
         if direction not in ("max", "min"):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 )
 @verb_options
 @click.option(
-    "--publish/--no-publish", default=True, help="Also tag the front in MLflow and attach the figures."
+    "--publish/--no-publish", default=False, help="Also tag the front in MLflow and attach the figures."
 )
 @guarded
 def report(
@@ -49,7 +49,7 @@ def report(
     published = _publish(df, tracking_uri) if publish else None
     written = page.write(df, folder, choice=choice, constraints=parsed)
     if as_json:
-        say_json(answers.report(df, written, published))
+        say_json(answers.report(df, parsed, written, published))
         return
     click.echo(f"report   {written.page}")
     click.echo(f"figures  {', '.join(p.name for p in written.files)}")

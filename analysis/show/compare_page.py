@@ -53,9 +53,19 @@ def write(
     tests.to_csv(folder / "tests.csv", index=False)
     files.append(folder / "tests.csv")
     target = folder / "compare.html"
-    target.write_text(
-        page.static(f"Comparison by {by}", _body(df, by, found, paired, shown)), encoding="utf-8"
+    everything = [*found.tests, *paired]
+    html = page.render(
+        "compare.html",
+        f"Comparison by {by}",
+        names=", ".join(str(entry["name"]) for entry in df.attrs["sweeps"]),
+        basis=found.basis(),
+        anchors=found.anchors,
+        real=[t.verdict for t in everything if t.decided],
+        undecided=[t.verdict for t in everything if not t.decided],
+        volumes=_table(found.volumes),
+        figures=[_shown(heading, words, names) for heading, words, names in shown],
     )
+    target.write_text(html, encoding="utf-8")
     return ComparedFiles(target, tuple(files))
 
 
@@ -215,52 +225,17 @@ def _on_one_grid(rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     return grid, np.array(curves)
 
 
-def _body(
-    df: pd.DataFrame,
-    by: str,
-    found: compare.Comparison,
-    paired: Sequence[Test],
-    shown: Sequence[tuple[str, str, list[Path]]],
-) -> str:
-    tests = [*found.tests, *paired]
-    real = [t.verdict for t in tests if t.decided]
-    open_ = [t.verdict for t in tests if not t.decided]
-    names = ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
-    parts = [
-        f"<h1>Comparison by {page.escape(by)}</h1>",
-        f'<p class="soft">{page.escape(names)}; {page.escape(found.basis())}; hypervolume of '
-        f"the box {page.escape(found.anchors)}.</p>",
-        "<h2>Real differences</h2>",
-        _list(real, "None: no difference reaches 5 %."),
-        "<h2>What these data cannot decide</h2>",
-        _list(open_, "Nothing: every difference was decided."),
-        _table(found.volumes),
-    ]
-    for heading, words, files in shown:
-        picture = base64.b64encode(files[0].read_bytes()).decode()
-        links = ", ".join(f'<a href="{page.escape(f.name)}">{page.escape(f.suffix[1:])}</a>' for f in files)
-        parts.append(
-            f'<h2>{page.escape(heading)}</h2><p class="soft">{page.escape(words)} ({links})</p>'
-            f'<img alt="{page.escape(heading)}" src="data:image/png;base64,{picture}" style="max-width:100%">'
-        )
-    parts.append(
-        "<h2>How to read this</h2><p>A seed is the unit of evidence: everything that ran on one seed is one value, and "
-        "fewer than six seeds decide nothing. p is the share of all ways to swap the two sides of the seeds (where the "
-        "sides ran other seeds: to deal the seeds to the sides) that give a difference at least as large. Hypervolume is "
-        "one question, accuracy another; p and interval are corrected for all comparisons of one question "
-        "(Bonferroni), and the interval leaves out 0 exactly where the test decides. Undecided does not mean equal: the "
-        'interval says how large a difference could still be. All tests: <a href="tests.csv">tests.csv</a>.</p>'
-    )
-    return "\n".join(parts)
+def _shown(heading: str, words: str, files: Sequence[Path]) -> dict[str, object]:
+    """A figure as the page shows it: the picture inside the page, the files as links."""
+    return {
+        "heading": heading,
+        "words": words,
+        "links": [(file.name, file.suffix[1:]) for file in files],
+        "picture": base64.b64encode(files[0].read_bytes()).decode(),
+    }
 
 
-def _list(lines: Sequence[str], empty: str) -> str:
-    if not lines:
-        return f"<p>{page.escape(empty)}</p>"
-    return "<ul>" + "".join(f"<li>{page.escape(line)}</li>" for line in lines) + "</ul>"
-
-
-def _table(volumes: pd.DataFrame) -> str:
+def _table(volumes: pd.DataFrame) -> page.Table:
     groups = volumes.groupby("label", sort=True)
     rows = [
         (
@@ -272,4 +247,4 @@ def _table(volumes: pd.DataFrame) -> str:
         )
         for label, g in groups
     ]
-    return page.grid(["", "seeds", "trials counted", "hypervolume, mean", "std"], rows)
+    return page.Table(["", "seeds", "trials counted", "hypervolume, mean", "std"], rows)

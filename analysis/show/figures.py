@@ -55,6 +55,8 @@ class FrontView:
         title, x, y: heading and the two columns.
         points: one row per shown run: ``trial, role, criterion, <x>, <y>``; role is trial, front, baseline or chosen;
             points are coloured by criterion where it varies.
+        goals: what the front is the front of (:func:`goals_of_view`).
+        front: trials on it, the chosen one included.
         limits: (column, value, words) of the constraints that are lines in this view.
         x_scale: shown numbers are values / ``x_scale`` (``x_prefix`` names it).
     """
@@ -63,6 +65,8 @@ class FrontView:
     x: str
     y: str
     points: pd.DataFrame
+    goals: dict[str, str]
+    front: frozenset[str]
     limits: tuple[tuple[str, float, str], ...]
     x_scale: float
     x_prefix: str
@@ -77,11 +81,12 @@ def front_view(
     constraints: Sequence[Constraint] = (),
     title: str = "",
 ) -> FrontView:
-    """Collect the points of the (x, y) view of a table; the front is the one of these two columns."""
+    """Collect the points of the (x, y) view of a table; the front is that of :func:`goals_of_view`."""
     import pandas as pd
 
     candidates = df[df["candidate"]]
-    front = set(pareto.front(candidates, {y: _better(y), x: _better(x)})["trial"])
+    goals = goals_of_view(df, x, y)
+    front = frozenset(pareto.front(candidates, goals)["trial"])
     role = ["front" if trial in front else "trial" for trial in candidates["trial"]]
     rows = candidates[["trial", x, y]].assign(role=role, criterion=candidates.get("prune.criterion", ""))
     base = df.loc[df["kind"] == "baseline", ["trial", x, y]].assign(role="baseline", criterion="")
@@ -89,15 +94,35 @@ def front_view(
     points = points[usable(points[[x, y]].to_numpy(dtype=float))]
     if chosen is not None:
         points.loc[points["trial"] == chosen, "role"] = "chosen"
-    limits = []
+    limits = limit_lines(candidates, constraints, (x, y))
+    scale, prefix = cost_prefix(x, points[x].max())
+    columns = ["trial", "role", "criterion", x, y]
+    points = points[columns].reset_index(drop=True)
+    return FrontView(title, x, y, points, goals, front, limits, scale, prefix)
+
+
+def goals_of_view(df: pd.DataFrame, x: str, y: str) -> dict[str, str]:
+    """What the front in the (x, y) view is the front of: the sweep's objectives, as in every table and tag.
+
+    Only a sweep of two objectives that is looked at along another cost has a front of its own there.
+    """
+    goals = dict(df.attrs.get("objectives") or {})
+    if len(goals) > 2 or {x, y} == set(goals):
+        return goals
+    return {y: _better(y), x: _better(x)}
+
+
+def limit_lines(
+    candidates: pd.DataFrame, constraints: Sequence[Constraint], axes: Sequence[str]
+) -> tuple[tuple[str, float, str], ...]:
+    """(column, value, words) of the constraints that are lines along one of the ``axes``."""
+    lines = []
     for constraint in constraints:
         bounds = constraint.bounds(candidates) if not isinstance(constraint.bound, str) else np.array([])
         column, bounds = _as_axis(constraint.column, bounds, candidates)
-        if column in (x, y) and len(bounds) and np.isfinite(bounds).any():
-            limits.append((column, float(np.nanmedian(bounds)), str(constraint)))
-    scale, prefix = cost_prefix(x, points[x].max())
-    columns = ["trial", "role", "criterion", x, y]
-    return FrontView(title, x, y, points[columns].reset_index(drop=True), tuple(limits), scale, prefix)
+        if column in axes and len(bounds) and np.isfinite(bounds).any():
+            lines.append((column, float(np.nanmedian(bounds)), str(constraint)))
+    return tuple(lines)
 
 
 def _as_axis(column: str, bounds: np.ndarray, df: pd.DataFrame) -> tuple[str, np.ndarray]:
@@ -178,7 +203,8 @@ def draw_front(view: FrontView) -> Figure:
     axes.set_ylabel(f"{axis_label(view.y)}   {_arrow(view.y, 'y')}", color=INK)
     if view.title:
         axes.set_title(view.title, loc="left", fontsize=11, color=INK)
-    axes.legend(loc="lower right", frameon=False, fontsize=9)
+    # A white ground: the words of an upright limit may stand behind the legend.
+    axes.legend(loc="lower right", fontsize=9, facecolor="white", edgecolor="none", framealpha=0.9)
     return figure
 
 
@@ -207,10 +233,14 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict
     if best.empty:
         return
     line = "#555555" if colours else FRONT
-    label = f"front ({len(best)} of {len(pool)} trials)"
+    front = pool[pool["trial"].isin(view.front)]
+    count = f"{len(front)} of {len(pool)} trials"
+    own = set(view.goals) == {view.x, view.y}
+    label = f"front ({count})" if own else "best along these two axes"
     axes.step(best["_x"], best[view.y], where="post", color=line, linewidth=1.6, zorder=3, label=label)
-    shades = [colours.get(name, FRONT) for name in best["criterion"]]
-    axes.scatter(best["_x"], best[view.y], s=38, c=shades, zorder=4)
+    shades = [colours.get(name, FRONT) for name in front["criterion"]]
+    label = None if own else f"front of {', '.join(view.goals)} ({count})"
+    axes.scatter(front["_x"], front[view.y], s=38, c=shades, zorder=4, label=label)
     for name, colour in colours.items():
         axes.scatter([], [], s=38, c=colour, label=f"criterion {name}")
 

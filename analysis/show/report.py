@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import text
+from analysis.choose import constraints as hard
 from analysis.choose.constraints import Constraint
-from analysis.evidence.assurance import Assurance, assurance
+from analysis.evidence.assurance import assurance
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.progress import progress
 from analysis.plain import plain, plain_trial
 from analysis.runs import table
-from analysis.runs.widths import layer_widths, manifest_of
+from analysis.runs.widths import LayerWidth, layer_widths, manifest_of
 from analysis.show import figures, page, sections
 from analysis.show.confirmed import confirmed_table, draw_confirmed
 from analysis.show.publish import write_figures
@@ -75,10 +76,22 @@ def write(
     if sure.confirmed:
         fresh = confirmed_table(sure.confirmed)
         files += figures.save(draw_confirmed(fresh), fresh, folder, "confirmed")
-    body = _body(df, best, choice, scales, files, sure)
-    target.write_text(
-        page.document(f"Report: {_name(df)}", body, _data(df, choice, history)), encoding="utf-8"
+    html = page.interactive(
+        "report.html",
+        f"Report: {_name(df)}",
+        _data(df, choice, history, constraints),
+        head=_head(df, best, scales),
+        choice=_choice(df, choice) if choice is not None else None,
+        limits=_limits(df, constraints) if choice is None and constraints else None,
+        explorer=_explorer(df),
+        mattered=sections.what_mattered(df),
+        sure=sections.sureness(df, sure),
+        confirmed=sections.confirmed(sure),
+        advice=sections.what_next(df, scales),
+        health=_health(df),
+        reading=_reading(goals, scales, files),
     )
+    target.write_text(html, encoding="utf-8")
     return Written(target, tuple(files))
 
 
@@ -86,43 +99,9 @@ def _name(df: pd.DataFrame) -> str:
     return ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
 
 
-def _body(
-    df: pd.DataFrame,
-    best: pd.DataFrame,
-    choice: Choice | None,
-    scales: Anchors,
-    files: Sequence[Path],
-    sure: Assurance,
-) -> str:
-    goals = df.attrs["objectives"]
-    parts = [_head(df, best, scales)]
-    if choice is not None:
-        parts.append(_choice(df, choice))
-    parts.append(_explorer(df))
-    parts.append(
-        "<h2>How the front grew</h2>"
-        '<p class="soft">Share of the anchored box that the front covers, after every finished trial.</p>'
-        '<div class="filters"><label>over<select id="p-by"><option value="trials">finished trials</option>'
-        '<option value="device_hours">device hours</option></select></label></div>'
-        '<div id="plot-progress" class="plot"></div>'
-    )
-    parts.append(sections.what_mattered(df))
-    parts.append(sections.sureness(df, sure))
-    parts.append(sections.confirmed(sure))
-    parts.append(sections.what_next(df, scales))
-    parts.append(_health(df))
-    parts.append(_reading(goals, scales, files))
-    return "\n".join(parts)
-
-
-def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> str:
-    goals = df.attrs["objectives"]
+def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> dict[str, Any]:
     counts = table.counts(df)
-    volume = pareto.hypervolume(df, goals, scales)
-    last = df["ended"].max()
-    when = f"last trial ended {last:%Y-%m-%d %H:%M} UTC" if last == last else ""
-    running = any(entry.get("running") for entry in df.attrs["sweeps"])
-    state = " - <b>still running</b>, this is the state of now" if running else ""
+    volume = pareto.hypervolume(df, df.attrs["objectives"], scales)
     numbers = [
         (str(counts["candidates"]), f"finished of {text.plural(counts['trials'], 'trial')}"),
         (str(len(best)), "on the front"),
@@ -138,60 +117,60 @@ def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> str:
     smallest = best["macs_kept"].min()
     if smallest == smallest:
         numbers.append((f"{1 / smallest:.1f}x", "fewest MACs on the front, against the baseline"))
-    return (
-        f'<h1>{page.escape(_name(df))}</h1><p class="soft">From the runs of a pruning sweep to one model; '
-        f"{page.escape(when)}{state}</p>{page.tiles(numbers)}"
-    )
+    last = df["ended"].max()
+    return {
+        "name": _name(df),
+        "ended": f"last trial ended {last:%Y-%m-%d %H:%M} UTC" if last == last else "",
+        "running": any(entry.get("running") for entry in df.attrs["sweeps"]),
+        "tiles": numbers,
+    }
 
 
-def _choice(df: pd.DataFrame, choice: Choice) -> str:
-    said = "".join(f"<code>{page.escape(c)}</code> " for c in choice.constraints)
-    html = f'<h2>The choice</h2><div class="choice"><p>{page.escape(choice.reason)}</p>'
-    if said:
-        html += f'<p class="soft">{said}- {choice.feasible} of {choice.considered} finished trials satisfy them.</p>'
-    html += "</div>"
+def _choice(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
+    runners_up = None
     if len(choice.runners_up):
-        header, rows = text.trials_cells(choice.runners_up, table.varying(df)[:_SHOWN_PARAMS])
-        html += f'<p class="soft">Runners-up:</p>{page.grid(header, rows)}'
-    return html + _widths(df, choice)
+        runners_up = page.Table(*text.trials_cells(choice.runners_up, table.varying(df)[:_SHOWN_PARAMS]))
+    widths, missing = _widths(df, choice)
+    return {
+        "trial": choice.trial,
+        "reason": choice.reason,
+        "constraints": [str(c) for c in choice.constraints],
+        "feasible": choice.feasible,
+        "considered": choice.considered,
+        "runners_up": runners_up,
+        "widths": widths,
+        "no_widths": missing,
+    }
 
 
-def _widths(df: pd.DataFrame, choice: Choice) -> str:
-    row = choice.rows.iloc[0]
+def _limits(df: pd.DataFrame, constraints: Sequence[Constraint]) -> dict[str, Any]:
+    """Limits without a verb: how many trials keep them, and if none does, what each alone removes."""
+    rows = df[df["candidate"]]
+    kept = hard.feasible(rows, constraints)
+    alone = [] if kept.any() else [hard.describe(hard.removal(rows, c)) for c in constraints]
+    return {
+        "constraints": [str(c) for c in constraints],
+        "feasible": int(kept.sum()),
+        "considered": len(rows),
+        "alone": alone,
+    }
+
+
+def _widths(df: pd.DataFrame, choice: Choice) -> tuple[list[LayerWidth], str]:
+    """The layers of the chosen model, or why they are not known."""
     try:
-        manifest = manifest_of(df, row)
-        widths = layer_widths(manifest) if manifest else []
+        manifest = manifest_of(df, choice.rows.iloc[0])
+        return layer_widths(manifest) if manifest else [], "no manifest, or nothing was removed."
     except GcpError as error:
-        return f'<p class="soft">Layer widths are not available: {page.escape(error)}</p>'
-    if not widths:
-        return '<p class="soft">Layer widths are not available: no manifest, or nothing was removed.</p>'
-    rows = [(w.layer, w.after, w.before) for w in widths]
-    return f"<h2>What is left of each layer of {page.escape(choice.trial)}</h2>{page.bars(rows)}"
+        return [], str(error)
 
 
-def _explorer(df: pd.DataFrame) -> str:
-    axes = page.options([(name, figures.axis_label(name)) for name in _cost_axes(df)])
-    names = page.options([(name, name) for name in table.varying(df)])
-    return f"""
-<h2>The front</h2>
-<p class="soft">Filter, hover, click a point or a row for its values and its run. The front is that of the
-trials shown.</p> <div class="filters">
-<label>cost<select id="f-x">{axes}</select></label>
-<label><span>MACs at most, of the baseline: <output id="o-macs"></output></span>
-<input id="f-macs" type="range" min="1" max="100" value="100"></label>
-<label><span>points lost at most: <output id="o-drop"></output></span>
-<input id="f-drop" type="range" min="0" max="{_max_drop(df):g}" step="0.1" value="{_max_drop(df):g}"></label>
-<label>parameter<select id="f-name">{names}</select></label>
-<label>equals<select id="f-value"></select></label>
-<label>table<span><input id="f-only" type="checkbox" checked> front only</span></label>
-</div>
-<div class="split"><div id="plot-front" class="plot"></div><div id="detail" class="soft">Click a
-point.</div></div> <p id="shown" class="soft"></p>
-<div class="scroll" id="rows"></div>
-<h2>What was searched</h2>
-<p class="soft">One line per trial that passes the filters. Drag along an axis to pick a range; colour:
-validation accuracy.</p>
-<div id="plot-parallel" class="plot"></div>"""
+def _explorer(df: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "axes": [(name, figures.axis_label(name)) for name in _cost_axes(df)],
+        "parameters": [(name, name) for name in table.varying(df)],
+        "max_drop": f"{_max_drop(df):g}",
+    }
 
 
 def _cost_axes(df: pd.DataFrame) -> list[str]:
@@ -204,12 +183,8 @@ def _max_drop(df: pd.DataFrame) -> float:
     return float(int(worst) + 1) if worst == worst and worst > 0 else 1.0
 
 
-def _health(df: pd.DataFrame) -> str:
+def _health(df: pd.DataFrame) -> dict[str, Any]:
     counts = table.counts(df)
-    rows = [(name, counts[name], STATUSES[name].text) for name in STATUSES if name in counts]
-    html = f"<h2>Health of the sweep</h2>{page.grid(['status of trials', 'number', 'meaning'], rows)}"
-    if not counts["baselines"]:
-        html += "<p><b>No baseline finished</b>: drops and shares of the baseline are unknown.</p>"
     left = [
         (trial, reason, errors)
         for reason, trials in df.attrs["left_out"].items()
@@ -217,26 +192,25 @@ def _health(df: pd.DataFrame) -> str:
             df["trial"].isin(trials) & (df["left_out"] == reason), ["trial", "error"]
         ].values
     ]
-    if left:
-        html += f"<p>Left out of the front:</p>{page.grid(['trial', 'reason', 'error'], left)}"
-    return html
+    rows = [(name, counts[name], STATUSES[name].text) for name in STATUSES if name in counts]
+    return {
+        "statuses": page.Table(["status of trials", "number", "meaning"], rows),
+        "baselines": counts["baselines"],
+        "left_out": page.Table(["trial", "reason", "error"], left),
+    }
 
 
-def _reading(goals: dict[str, str], scales: Anchors, files: Sequence[Path]) -> str:
-    said = ", ".join(f"<code>{page.escape(n)}</code> ({d})" for n, d in goals.items())
-    links = ", ".join(f'<a href="{page.escape(f.name)}">{page.escape(f.name)}</a>' for f in files)
-    return f"""
-<h2>How to read this</h2>
-<p>Objectives: {said}. A trial is on the front if no other finished trial is at least as good in all of them
-and better in one. Hypervolume anchors: {page.escape(scales.describe())}.</p>
-<p>MACs are multiply-adds of one image (one MAC = two FLOPs). Accuracy is in per cent, drops in points
-against the baseline with the same data, model, training and seed. Choices use validation accuracy only; the
-front of single-seed trials is optimistic, so confirm finalists on fresh seeds. Links lead to the MLflow UI;
-for a local store start it with <code>mlflow ui --backend-store-uri sqlite:///.../mlflow.db</code>.</p>
-<p>Files beside this page: {links}</p>"""
+def _reading(goals: dict[str, str], scales: Anchors, files: Sequence[Path]) -> dict[str, Any]:
+    return {
+        "objectives": list(goals.items()),
+        "anchors": scales.describe(),
+        "files": [(file.name, file.name) for file in files],
+    }
 
 
-def _data(df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame) -> dict[str, Any]:
+def _data(
+    df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame, constraints: Sequence[Constraint]
+) -> dict[str, Any]:
     """Everything the page's script needs."""
     config = table.config_columns(df)
     varying = table.varying(df)
@@ -247,6 +221,18 @@ def _data(df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame) -> dic
         "trials": trials,
         "baselines": _entries(df[(df["kind"] == "baseline") & df["macs"].notna()], df, config, set()),
         "varying": varying,
+        "views": {
+            axis: [
+                {"name": n, "better": d} for n, d in figures.goals_of_view(df, axis, "val_accuracy").items()
+            ]
+            for axis in _cost_axes(df)
+        },
+        "limits": [
+            {"column": column, "value": value, "words": words}
+            for column, value, words in figures.limit_lines(
+                df[df["candidate"]], constraints, (*_cost_axes(df), "val_accuracy")
+            )
+        ],
         "finals": [name for name in FINALS if name in df.columns],
         "axes": [{"name": name, "label": figures.axis_label(name)} for name in _cost_axes(df)],
         "parallel": _parallel(df, varying),
@@ -260,6 +246,7 @@ def _entries(
     rows: pd.DataFrame, df: pd.DataFrame, config: list[str], picked: set[Any]
 ) -> list[dict[str, Any]]:
     columns = ["val_accuracy", "macs", "params", "macs_kept", "params_kept", "latency_ms", "accuracy_drop"]
+    columns += [name for name in df.attrs["objectives"] if name not in columns]
     entries = []
     for index, row in zip(rows.index, rows.to_dict("records")):
         entry = {name: plain(row.get(name)) for name in columns} | plain_trial(row, config)

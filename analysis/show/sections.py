@@ -1,17 +1,19 @@
 """Report sections that rest on statistics: how sure the front is, and which parameters mattered.
 
-Each says in a sentence why it is not available when the data cannot carry it; it never fails the page.
+Each is a record of what ``templates/report.html`` shows. ``missing`` says in a sentence why a section is not available
+when the data cannot carry it; a section never fails the page.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from analysis import text
 from analysis.choose.advice import advise
 from analysis.evidence.assurance import WARNING, Assurance
 from analysis.evidence.importance import METHOD, cells, findings, importance
-from analysis.show import page
+from analysis.show.page import Table
 from gcp_core.errors import GcpError
 
 if TYPE_CHECKING:
@@ -20,16 +22,44 @@ if TYPE_CHECKING:
     from analysis.front.anchors import Anchors
 
 _SHOWN = 15
+_NOTHING = Table((), ())
 
 
-def sureness(df: pd.DataFrame, found: Assurance) -> str:
-    """Configurations with their mean, spread and the chance to stand on the front, and what fresh seeds confirmed."""
-    head = "<h2>How sure is the front</h2>"
+@dataclass(frozen=True)
+class Sureness:
+    """Configurations with their mean, spread and the chance to stand on the front."""
+
+    warning: str
+    missing: str = ""
+    spreads: str = ""
+    replicated: str = ""
+    table: Table = _NOTHING
+
+
+@dataclass(frozen=True)
+class Mattered:
+    """Importance of the searched parameters with its range, and whether there is any evidence for it."""
+
+    findings: str = ""
+    method: str = ""
+    missing: str = ""
+    table: Table = _NOTHING
+
+
+@dataclass(frozen=True)
+class Advice:
+    """Where the front is thin, in sentences, and which configurations would aim there."""
+
+    missing: str = ""
+    gaps: tuple[str, ...] = ()
+    points: Table = _NOTHING
+
+
+def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:
+    """How sure each configuration's place on the front is, over all its seeds."""
+    warning = f"{WARNING[0].upper()}{WARNING[1:]}"
     if found.groups is None:
-        return (
-            f'{head}<p class="soft">Not known: {page.escape(found.reason)}. {WARNING[0].upper()}{WARNING[1:]}. '
-            "<code>gcp-analyze select ... --write-config best.yaml</code> writes the config that confirms a choice.</p>"
-        )
+        return Sureness(warning, missing=found.reason)
     columns = list(df.attrs["objectives"])
     shown = found.groups.sort_values("probability", ascending=False).head(_SHOWN)
     header = ["first trial", "seeds", *(f"{c}: mean" for c in columns), *(f"{c}: std" for c in columns)]
@@ -44,19 +74,16 @@ def sureness(df: pd.DataFrame, found: Assurance) -> str:
         ]
         for row in shown.to_dict("records")
     ]
-    spreads = ", ".join(f"{text.spread(name, value)} of {name}" for name, value in found.std.items())
-    return (
-        f'{head}<p class="soft">Per configuration over all its seeds, fresh ones included. Spread between seeds: '
-        f"{page.escape(spreads)}, pooled over {text.plural(found.replicated, 'configuration')}. Chance: share of 1,000 "
-        "bootstrap draws over seeds in which it is on the front. Robust: on the front of the means less one standard "
-        "error.</p>" + page.grid([*header, "chance on the front", "robust"], rows)
+    return Sureness(
+        warning,
+        spreads=", ".join(f"{text.spread(name, value)} of {name}" for name, value in found.std.items()),
+        replicated=text.plural(found.replicated, "configuration"),
+        table=Table([*header, "chance on the front", "robust"], rows),
     )
 
 
-def confirmed(found: Assurance) -> str:
-    """Selected against confirmed: what the search believed and what fresh seeds gave; "" without confirm runs."""
-    if not found.confirmed:
-        return ""
+def confirmed(found: Assurance) -> Table:
+    """Selected against confirmed: what the search believed and what fresh seeds gave; empty without confirm runs."""
     rows = [
         (
             c.trial,
@@ -70,42 +97,24 @@ def confirmed(found: Assurance) -> str:
         for c in found.confirmed
     ]
     header = ["trial", "MACs", "selected at", "fresh seeds", "their mean", "80 % interval", "lost, points"]
-    return (
-        "<h2>Selected and confirmed</h2>"
-        '<p class="soft">The search chose by the first number; the others are runs of the same configuration on seeds it '
-        "had not seen. They never take part in choosing.</p>" + page.grid(header, rows)
-    )
+    return Table(header, rows)
 
 
-def what_mattered(df: pd.DataFrame, target: str = "val_accuracy") -> str:
+def what_mattered(df: pd.DataFrame, target: str = "val_accuracy") -> Mattered:
     """Importance of the searched parameters with its range, and whether there is any evidence for it."""
-    head = "<h2>What mattered</h2>"
     try:
         found = importance(df, target)
     except GcpError as error:
-        return f'{head}<p class="soft">Not available: {page.escape(error.message)}.</p>'
-    return (
-        f'{head}<p>{page.escape(findings(found))}</p><p class="soft">Measured by {METHOD}. Importance and range come '
-        "from the same draws of trials. Evidence: in at most one of twenty shuffled sweeps would any parameter seem as "
-        "important; no evidence does not mean no influence.</p>" + page.grid(*cells(found))
-    )
+        return Mattered(missing=error.message)
+    return Mattered(findings(found), METHOD, table=Table(*cells(found)))
 
 
-def what_next(df: pd.DataFrame, scales: Anchors) -> str:
+def what_next(df: pd.DataFrame, scales: Anchors) -> Advice:
     """Where the front is thin and which configurations would aim there."""
-    head = "<h2>What to try next</h2>"
     try:
         found = advise(df, df.attrs["objectives"], scales)
     except GcpError as error:
-        return f'{head}<p class="soft">No advice: {page.escape(error.message)}.</p>'
-    gaps = "".join(f"<li>{page.escape(gap.words)}</li>" for gap in found.gaps)
+        return Advice(missing=error.message)
     header = list(found.points[0]) if found.points else []
     rows = [[text.parameter(point[name]) for name in header] for point in found.points]
-    points = (
-        page.grid(header, rows) if rows else "<p>Everything between the ends of these gaps ran already.</p>"
-    )
-    return (
-        f'{head}<p class="soft">The widest gaps of the front, and configurations half way between their ends that have '
-        "not run yet. <code>gcp-analyze advise SWEEP --write next.yaml</code> writes them as the points that the next "
-        f"sweep tries first.</p><ul>{gaps}</ul>{points}"
-    )
+    return Advice(gaps=tuple(gap.words for gap in found.gaps), points=Table(header, rows))

@@ -58,6 +58,10 @@ def parse_limit(text: str, where: str) -> Limit:
         bound = float(number)
     except ValueError:
         raise ConfigError(f"{number!r} is not a number", where) from None
+    if name in ("macs", "params") and not percent and 0 < bound <= 100:
+        raise ConfigError(
+            f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {number}%"?'
+        )
     return Limit(name, op, bound / 100 if percent else bound, bool(percent), text)  # type: ignore[arg-type]
 
 

@@ -27,6 +27,10 @@ from gcp_core.errors import ConfigError
         ("compression >= 4x", "compression >= 4 x", 4.0),
         ("macs =< 1_000_000", "macs <= 1.00 M MACs", 1e6),
         ("macs <= 1.5e6", "macs <= 1.50 M MACs", 1.5e6),
+        ("macs <= 50 MACs", "macs <= 50 MACs", 50.0),
+        ("params <= 50 k", "params <= 50.0 k params", 50e3),
+        ("macs >= 0", "macs >= 0 MACs", 0.0),
+        ("latency_ms <= 50", "latency_ms <= 50 ms", 50.0),
     ],
 )
 def test_a_constraint_is_understood_and_echoed(given, echo, bound):
@@ -44,6 +48,8 @@ def test_a_constraint_is_understood_and_echoed(given, echo, bound):
         ("macs <= half", "'half' is not a number with a unit"),
         ("macs <= 5ms", "'ms' is not a unit of macs"),
         ("macs <= 0.5", "did you mean 50%?"),
+        ("macs <= 50", "did you mean 50%?"),
+        ("params <= 100", "did you mean 100%?"),
         ("accuracy >= 0.925", "write 92.5"),
         ("accuracy_drop <= 1%", "it is counted in points: accuracy_drop <= 1"),
         ("macs_removed >= 50", "write 50% or 0.5"),

@@ -44,7 +44,7 @@ def trials():
         (["accuracy_drop <= 1"], {"cheapest": "params"}, "t0000"),
         (["accuracy_drop <= 4"], {"cheapest": "latency_ms"}, "t0001"),
         ([], {"nearest": "macs=45%"}, "t0005"),
-        ([], {"nearest": "macs=31 accuracy=95"}, "t0002"),
+        ([], {"nearest": "macs=31MACs accuracy=95"}, "t0002"),
         ([], {"lexicographic": "accuracy:0.5 macs"}, "t0005"),  # 97.0, 96.8, 96.8 within 0.5
         ([], {"lexicographic": "accuracy:3 macs:10 latency"}, "t0004"),  # then 30..40 MACs: 2.5 and 2.0 ms
         ([], {"weighted": "accuracy=1 macs=0"}, "t0000"),
@@ -58,6 +58,51 @@ def test_a_verb_chooses_among_the_feasible(trials, constraints, verb, chosen):
     assert choice.trial == chosen
     assert choice.trial in choice.reason
     assert choice.trial not in set(choice.runners_up["trial"])
+
+
+def test_a_weight_of_zero_leaves_no_dominated_trial_in_front(trials):
+    """Two trials of equal accuracy: the cheaper one wins, whatever its number; without any weight nothing is said."""
+    trials.loc[5, "val_accuracy"] = trials.loc[0, "val_accuracy"]  # t0005 has t0000's accuracy at fewer MACs
+    choice = choose(trials, [], parse_verb({"weighted": "accuracy=2 macs=0"}))
+    assert choice.trial == "t0005"
+    with pytest.raises(ConfigError, match="no weight is above 0"):
+        choose(trials, [], parse_verb({"weighted": "accuracy=0"}))
+    with pytest.raises(ConfigError, match="no weight is above 0"):
+        choose(trials, [], parse_verb({"weighted": "accuracy=0 macs=0"}))
+
+
+def test_equal_gains_are_decided_by_every_objective_of_the_sweep(trials):
+    """t0001 and its twin differ in latency alone, which is an objective: the slower one is dominated."""
+    trials.loc[0, ["val_accuracy", "macs", "params", "latency_ms"]] = [96.8, 50.0, 65.0, 2.0]
+    goals = {"val_accuracy": "max", "macs": "min", "latency_ms": "min"}
+    choice = choose(trials, [], parse_verb({"weighted": "accuracy=1 params=0.001"}), goals)
+    assert choice.trial == "t0005"
+
+
+def test_runners_up_of_level_by_level_are_the_next_winners(trials):
+    choice = choose(trials, [], parse_verb({"lexicographic": "accuracy:0.5 macs"}))
+    # Without t0005: 97.0, 96.8 stay, 50 MACs win. Without t0001: only 97.0 is within 0.5. Then 95.0, not the
+    # 20 MACs of t0003, which lost seven points.
+    assert [choice.trial, *choice.runners_up["trial"]] == ["t0005", "t0001", "t0000", "t0002"]
+
+
+@pytest.mark.parametrize(
+    ("trial", "said"),
+    [
+        ("t0002", "t0002 was asked for by id; it is on the front of 6 trials."),
+        ("t0004", "t0004 was asked for by id; it is dominated: of 6 trials 1 is at least as good in every objective "
+         "and better in one (t0002)."),
+    ],
+)  # fmt: skip
+def test_a_trial_by_id_is_said_to_be_on_the_front_or_dominated_by_whom(trials, trial, said):
+    assert choose(trials, [], parse_verb({"id": trial})).reason.startswith(said)
+
+
+def test_top_says_when_the_front_has_fewer(trials):
+    choice = choose(trials, [], parse_verb({"top": 5}))
+    assert len(choice.rows) == 4
+    assert "are the whole front of 6 trials: it has only 4 points, not 5." in choice.reason
+    assert "only" not in choose(trials, [], parse_verb({"top": 3})).reason
 
 
 def test_the_reason_says_what_from_how_many_and_at_what_price(trials):
@@ -115,6 +160,7 @@ def test_a_front_without_a_bend_has_no_knee_to_choose(trials):
         ({"cheapest": "mac"}, 'did you mean "macs"?'),
         ({"weighted": "accuracy"}, "is not COLUMN=NUMBER"),
         ({"weighted": "accuracy=-1"}, "is not a weight >= 0"),
+        ({"nearest": "macs=40"}, "did you mean 40%?"),
         ({"weighted": "accuracy=much"}, "'much' is not a number"),
         ({"lexicographic": "accuracy:x macs"}, "'x' is not a number"),
         ({"nearest": "macs"}, "is not COLUMN=VALUE"),

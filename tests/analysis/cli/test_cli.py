@@ -5,6 +5,7 @@ import json
 
 import pytest
 from click.testing import CliRunner
+from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis.cli.program import main
@@ -135,10 +136,61 @@ def test_sweeps_that_answer_different_questions_are_compared_only_by_force(sweep
     assert "1 and 1 seeds cannot reach 5 %" in forced.stdout
 
 
+def test_report_writes_nothing_to_the_tracking_store_unless_asked(tmp_path):
+    folder = tmp_path / "quiet"
+    uri = write_sweep(folder, [baseline_trial(), *some_trials(3)])
+    done = run("report", folder, "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["published"] is None
+    assert (folder / "report" / "report.html").is_file()
+    client = MlflowClient(uri)
+    (experiment,) = [e for e in client.search_experiments() if e.name == "quiet"]
+    for seen in client.search_runs([experiment.experiment_id]):
+        assert not [tag for tag in seen.data.tags if tag.startswith("pareto")], seen.info.run_name
+        assert client.list_artifacts(seen.info.run_id) == []
+
+
+def test_a_limit_without_a_verb_stands_on_the_page(sweep, tmp_path):
+    done = run(
+        "report",
+        sweep,
+        "--where",
+        "macs <= 50%",
+        "--where",
+        "accuracy_drop <= 2",
+        "--out",
+        tmp_path,
+        "--json",
+    )
+    answer = json.loads(done.stdout)
+    df = analysis.load(sweep)
+    kept = df[df["candidate"] & (df["macs_kept"] <= 0.5) & (df["accuracy_drop"] <= 2)]
+    assert answer["constraints"] == ["macs <= 50 % of the baseline", "accuracy_drop <= 2 points"]
+    assert answer["feasible"] == len(kept)
+    page = (tmp_path / "report.html").read_text()
+    assert "<code>macs &lt;= 50 % of the baseline</code> <code>accuracy_drop &lt;= 2 points</code>" in page
+    assert f"{len(kept)} of 24 finished trials satisfy them." in page
+    data = json.loads(page.split('id="data">')[1].split("</script>")[0])
+    lines = {line["column"]: line["value"] for line in data["limits"]}
+    assert lines == {"macs": 2_000_000.0, "val_accuracy": 95.0}
+    nothing = run("report", sweep, "--where", "macs <= 1%", "--out", tmp_path)
+    assert nothing.exit_code == 0, nothing.output
+    page = (tmp_path / "report.html").read_text()
+    assert "0 of 24 finished trials satisfy it." in page
+    assert "alone removes 24 of 24 (nearest miss: " in page
+
+
+def test_test_accuracy_makes_no_front(sweep):
+    refused = run("front", sweep, "--objective", "test_accuracy:max", "--objective", "macs:min")
+    assert refused.exit_code == 2
+    assert "test accuracy never steers" in refused.stderr
+    assert run("front", sweep, "--objective", "accuracy:max", "--objective", "macs").exit_code == 0
+
+
 def test_report_writes_the_page_and_publishes(tmp_path):
     folder = tmp_path / "rep"
     write_sweep(folder, [baseline_trial(), *some_trials(6)])
-    done = run("report", folder, "--best", "accuracy", "--where", "macs <= 90%", "--json")
+    done = run("report", folder, "--best", "accuracy", "--where", "macs <= 90%", "--publish", "--json")
     assert done.exit_code == 0, done.output
     answer = json.loads(done.stdout)
     assert (folder / "report" / "report.html").is_file()

@@ -26,7 +26,7 @@ def check(answer: dict) -> None:
         (["select", "macs <= 60%", "--knee"], 0),
         (["select", "--top", "3"], 0),
         (["select", "macs <= 1%", "latency_ms <= 0.001", "--best", "accuracy"], 3),
-        (["report", "--no-publish", "--out", "OUT"], 0),
+        (["report", "--where", "macs <= 60%", "--out", "OUT"], 0),
         (["compare", "--by", "prune.criterion", "--equal", "trials"], 0),
     ],
 )

@@ -1,5 +1,6 @@
 """Figures, report and what is published: the record first, then the files, then MLflow."""
 
+import html
 import json
 import re
 from html.parser import HTMLParser
@@ -37,6 +38,38 @@ def test_a_view_holds_every_sound_point_and_turns_constraints_into_lines(df):
         ("val_accuracy", 95.0, "accuracy_drop <= 2 points"),
     )
     assert (view.x_scale, view.x_prefix) == (1e6, "M")
+
+
+@pytest.fixture
+def three(df):
+    """The sweep with latency as a third objective, at odds with the MACs: fronts of two and of three differ."""
+    df.attrs["objectives"] = {"val_accuracy": "max", "macs": "min", "latency_ms": "min"}
+    df["latency_ms"] = df["latency_ms"].where(df["kind"] == "baseline", 3.0 - df["latency_ms"])
+    return df
+
+
+def test_with_three_objectives_tile_plot_and_table_show_one_front(three, tmp_path):
+    goals = three.attrs["objectives"]
+    expected = set(analysis.pareto.front(three, goals)["trial"])
+    assert expected > set(analysis.pareto.front(three, GOALS)["trial"]), "or this test shows nothing"
+    for column in ("macs", "params", "latency_ms"):
+        view = figures.front_view(three, column)
+        assert set(view.points.loc[view.points["role"] == "front", "trial"]) == view.front == expected
+        labels = figures.draw_front(view).axes[0].get_legend_handles_labels()[1]
+        assert f"front of val_accuracy, macs, latency_ms ({len(expected)} of 24 trials)" in labels
+        assert "best along these two axes" in labels
+    text = report.write(three, tmp_path).page.read_text()
+    assert f"<b>{len(expected)}</b><span>on the front</span>" in text
+    data = json.loads(text.split('id="data">')[1].split("</script>")[0])
+    wanted = [{"name": name, "better": better} for name, better in goals.items()]
+    assert data["views"] == {"macs": wanted, "params": wanted, "latency_ms": wanted}
+    assert all(entry["latency_ms"] is not None for entry in data["trials"])
+    assert set(pd.read_csv(tmp_path / "front.csv")["trial"]) == expected
+
+
+def test_a_sweep_of_two_objectives_has_a_front_of_its_own_along_another_cost(df):
+    assert figures.goals_of_view(df, "macs", "val_accuracy") == GOALS
+    assert figures.goals_of_view(df, "params", "val_accuracy") == {"val_accuracy": "max", "params": "min"}
 
 
 def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):
@@ -111,11 +144,13 @@ def test_the_report_loads_nothing_from_outside(written):
     text = written[0].page.read_text()
     parsed.feed(text)
     assert parsed.fetched == ["data:,"]
-    own = text.replace(page.SCRIPT, "")
-    assert not re.search(r"@import|url\(\s*['\"]?http", page.STYLE)
-    assert "import(" not in page.SCRIPT
-    assert "fetch(" not in page.SCRIPT
-    assert own.count("<script") >= 2
+    style, script = page.source("style.css").strip(), page.source("report.js").strip()
+    assert not re.search(r"@import|url\(\s*['\"]?http", style)
+    assert "import(" not in script
+    assert "fetch(" not in script
+    assert style in text
+    assert script in text
+    assert text.replace(script, "").count("<script") >= 2
 
 
 def test_every_file_the_report_links_to_lies_beside_it(written):
@@ -130,15 +165,20 @@ def test_every_file_the_report_links_to_lies_beside_it(written):
 def test_every_element_the_script_asks_for_exists(written):
     parsed = _Page()
     parsed.feed(written[0].page.read_text().split("<script", 1)[0])
-    wanted = set(re.findall(r"\$\('([\w-]+)'\)", page.SCRIPT))
-    wanted |= set(re.findall(r"Plotly\.react\('([\w-]+)'", page.SCRIPT))
+    script = page.source("report.js")
+    wanted = set(re.findall(r"\$\('([\w-]+)'\)", script)) | set(
+        re.findall(r"getElementById\('([\w-]+)'", script)
+    )
+    wanted |= set(re.findall(r"Plotly\.react\('([\w-]+)'", script))
+    parsed.ids.add("data")  # a script element, cut off above
+    assert len(wanted) > 12
     assert wanted - parsed.ids == set()
 
 
 def test_the_report_says_choice_reason_widths_health_and_links(written):
     text = written[0].page.read_text()
     body, rest = text.split('<script type="application/json" id="data">')
-    assert written[1].reason in body.replace("&lt;", "<").replace("&#x27;", "'")
+    assert written[1].reason in html.unescape(body)
     assert "20 of 32" in body
     assert "diverged: the loss was not finite" in body
     assert "bn1 has no channels" in body
@@ -149,11 +189,18 @@ def test_the_report_says_choice_reason_widths_health_and_links(written):
     assert data["varying"] == ["prune.criterion", "prune.interval", "prune.ratio", "prune.target"]
 
 
-def test_names_from_outside_cannot_break_the_page():
-    text = page.document("<b>", page.grid(["<i>"], [["</script>"]]), {"x": "</script><img src=x>"})
-    assert "<title>&lt;b&gt;" in text
-    assert "<td>&lt;/script&gt;</td>" in text
-    assert '{"x": "<\\/script><img src=x>"}' in text
+def test_names_from_outside_cannot_break_the_page(sweep, tmp_path):
+    table = analysis.load(sweep)
+    table.loc[table["left_out"].notna(), "error"] = "</script><img src=x>"
+    table.loc[table["candidate"], "trial"] = "<i>" + table["trial"] + "</i>"
+    table.attrs["sweeps"][0]["name"] = "<b>"
+    text = report.write(table, tmp_path).page.read_text()
+    assert "<title>Report: &lt;b&gt;</title>" in text
+    assert "<td>&lt;/script&gt;&lt;img src=x&gt;</td>" in text
+    assert "<img src=x>" not in text
+    assert "</i>" not in text.split("<script")[0]
+    data = text.split('id="data">')[1].split("</script>")[0]
+    assert json.loads(data)["trials"][0]["trial"].startswith("<i>")
 
 
 def test_publish_tags_exactly_the_front_and_attaches_figures_and_note(tmp_path):

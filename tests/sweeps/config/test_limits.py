@@ -41,6 +41,7 @@ BAD = [
     ("macs < 5", "x: 'macs < 5' is not of the form NAME <= NUMBER"),
     ("macs <= many", "x: 'macs <= many' is not of the form"),
     ("mac <= 5", "x: 'mac' is unknown (did you mean \"macs\"?)"),
+    ("macs <= 50", 'x: 50 macs is less than any network has (did you mean "macs <= 50%"?)'),
     ("test_accuracy >= 5", "x: 'test_accuracy' is unknown"),
     ("accuracy_drop <= 5%", "x: accuracy_drop has no share of the baseline"),
     ("macs <= 1.2.3", "x: '1.2.3' is not a number"),
