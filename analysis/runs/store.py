@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import SweepNotFound
-from analysis.runs.home import come_home
 from gcp_core.errors import ConfigError, DataError
 from gcp_core.schema import FINALS, LOCAL_ARTIFACTS, SCHEMA_VERSION, Direction, Tag
 
@@ -88,7 +87,6 @@ def _from_folder(folder: Path, tracking_uri: str | None) -> SweepRef:
     own = folder / "mlflow.db"
     if tracking_uri is None and own.is_file() and (uri is None or uri.startswith("sqlite:")):
         uri = f"sqlite:///{own}"  # right even after the folder was moved
-        come_home(folder)
     if uri is None or parent is None:
         raise SweepNotFound("has not started yet: no tracking store", name)
     run = _parent_run(client_for(uri), parent, name)

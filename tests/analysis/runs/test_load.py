@@ -2,24 +2,18 @@
 
 import json
 import shutil
-import sqlite3
-from contextlib import closing
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
-from mlflow.utils.file_utils import local_file_uri_to_path
 
 import analysis
 from analysis import load as load_function
 from analysis.errors import SweepNotFound
 from analysis.runs import table
-from analysis.runs.home import come_home
-from analysis.runs.store import fetch_artifact, find, read_records
-from analysis.show.publish import publish
+from analysis.runs.store import find, read_records
 from gcp_core.errors import DataError
 from gcp_core.schema import FINALS
 from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
@@ -96,60 +90,6 @@ def test_a_sweep_is_found_by_name_id_and_parent_run(sweep):
 def test_a_moved_folder_still_finds_its_own_database(sweep, tmp_path):
     moved = shutil.copytree(sweep, tmp_path / "elsewhere")
     assert find(moved).tracking_uri == f"sqlite:///{moved}/mlflow.db"
-
-
-def test_a_copied_folder_names_its_own_files_and_writes_no_longer_into_the_original(tmp_path):
-    write_sweep(tmp_path / "first", [baseline_trial(), *some_trials(3)])
-    parent = find(tmp_path / "first").parent_run_id
-    note = tmp_path / "first" / "mlartifacts" / parent / "artifacts" / "note.txt"
-    note.parent.mkdir(parents=True)
-    note.write_text("old")  # by hand: MLflow keeps the place of a run for the life of a process
-    moved = shutil.copytree(tmp_path / "first", tmp_path / "the second")
-    ref = find(moved)
-    note.write_text("of the original")
-    client = MlflowClient(ref.tracking_uri)
-    for run in client.search_runs([ref.experiment_id]):
-        assert Path(local_file_uri_to_path(run.info.artifact_uri)).is_relative_to(moved), (
-            run.info.artifact_uri
-        )
-    home = client.get_experiment(ref.experiment_id).artifact_location
-    assert Path(local_file_uri_to_path(home)) == moved / "mlartifacts"
-    assert fetch_artifact(ref, parent, "note.txt").read_text() == "old"
-    publish(moved)
-    assert (moved / "mlartifacts" / parent / "artifacts" / "front" / "front.csv").is_file()
-    assert not (tmp_path / "first" / "mlartifacts" / parent / "artifacts" / "front").exists()
-    assert come_home(moved) == 0, "once is enough"
-
-
-def test_a_database_that_cannot_be_mended_is_still_read(tmp_path, monkeypatch, caplog):
-    write_sweep(tmp_path / "first", [baseline_trial(), *some_trials(2)])
-    moved = shutil.copytree(tmp_path / "first", tmp_path / "second")
-
-    def refuse(*_, **__):
-        raise sqlite3.OperationalError("attempt to write a readonly database")
-
-    monkeypatch.setattr("analysis.runs.home.sqlite3.connect", refuse)
-    assert len(analysis.load(moved)) == 3
-    assert "still names the files of another folder" in caplog.text
-
-
-def test_places_on_a_server_and_other_folders_stay_as_they_are(tmp_path):
-    write_sweep(tmp_path / "first", [baseline_trial()])
-    moved = shutil.copytree(tmp_path / "first", tmp_path / "second")
-    places = ["s3://bucket/mlartifacts/x", "mlflow-artifacts:/mlartifacts", "/data/mlartifacts_old/y"]
-    with closing(sqlite3.connect(moved / "mlflow.db")) as store, store:
-        for number, place in enumerate(places):
-            store.execute(
-                "INSERT INTO experiments (experiment_id, name, artifact_location, lifecycle_stage, creation_time, "
-                "last_update_time) VALUES (?, ?, ?, 'active', 0, 0)",
-                (900 + number, f"other {number}", place),
-            )
-    find(moved)
-    with closing(sqlite3.connect(moved / "mlflow.db")) as store:
-        found = store.execute(
-            "SELECT artifact_location FROM experiments WHERE experiment_id >= 900"
-        ).fetchall()
-    assert [place for (place,) in found] == places
 
 
 def test_an_unknown_sweep_is_refused_with_the_nearest_name(sweep, tmp_path):
