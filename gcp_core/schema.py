@@ -78,7 +78,9 @@ PER_EPOCH: dict[str, Quantity] = {
 #: Metric on the sweep's parent run.
 FRONT_HYPERVOLUME = "front/hypervolume"
 
+#: ``snapshot`` is the kind of MLflow runs alone: a snapshot is a model of a trial, a baseline or a confirm run.
 Kind = Literal["sweep", "trial", "baseline", "confirm"]
+SNAPSHOT = "snapshot"
 KINDS: tuple[Kind, ...] = ("sweep", "trial", "baseline", "confirm")
 
 
@@ -88,6 +90,11 @@ class Tag:
     SWEEP_ID = "sweep.id"
     SWEEP_NAME = "sweep.name"
     TRIAL_ID = "trial.id"
+    #: ``t0007@3``, of a snapshot.
+    MODEL_ID = "model.id"
+    #: Number of a snapshot in its path, and the epoch that it ends.
+    LEVEL = "snapshot.level"
+    EPOCH = "snapshot.epoch"
     CONFIG_ID = "config_id"
     SEED = "seed"
     KIND = "kind"
@@ -147,3 +154,13 @@ ARTIFACT_LOG = "trial.log"
 ARTIFACT_TRACEBACK = "traceback.txt"
 #: Folder in the sweep's own where MLflow keeps the files of all runs, unless a tracking server has them.
 LOCAL_ARTIFACTS = "mlartifacts"
+
+
+def model_id(trial_id: str, level: int) -> str:
+    """``t0007@3``: the name of a snapshot everywhere."""
+    return f"{trial_id}@{level}"
+
+
+def snapshot_artifact(level: int, artifact: str) -> str:
+    """Where a path's folder has an artifact of a snapshot: ``snapshots/03/weights.pt`` for ``model/weights.pt``."""
+    return f"{SNAPSHOTS}/{level:02d}/{artifact.rpartition('/')[2]}"
