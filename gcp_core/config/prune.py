@@ -117,17 +117,20 @@ class PruneConfig:
     def _check_levels(self) -> None:
         if self.levels is None:
             return
-        if self.ratio is not None or self.ratio_of is not None:
-            raise ConfigError("levels and ratio cannot both be given", "prune.levels", "set ratio to null")
+        for name in ("ratio", "ratio_of"):
+            if getattr(self, name) is not None:
+                raise ConfigError(
+                    f"levels and {name} cannot both be given", "prune.levels", f"set {name} to null"
+                )
         if self.target not in (None, DEFAULT_TARGET):
             raise ConfigError(
                 "levels and target cannot both be given", "prune.levels", "the path ends at the last level"
             )
+        example = "for instance [0.3, 0.5, 0.65, 0.8]"
+        if not isinstance(self.levels, (list, tuple)) or not self.levels:
+            raise ConfigError(f"{self.levels!r} is no list of shares", "prune.levels", example)
         object.__setattr__(self, "target", None)
         object.__setattr__(self, "levels", tuple(self.levels))
-        example = "for instance [0.3, 0.5, 0.65, 0.8]"
-        if not self.levels:
-            raise ConfigError("is empty", "prune.levels", example)
         for i, level in enumerate(self.levels):
             where = f"prune.levels.{i}"
             number(where, level, 0.0, 1.0, open_low=True)

@@ -52,6 +52,7 @@ class TrainConfig:
     pace: str = field(default="linear", metadata=LATER)
 
     def __post_init__(self) -> None:
+        one_of("train.schedule", self.schedule, LR_SCHEDULES)
         if self.epochs is None and self.schedule != CYCLES:
             object.__setattr__(self, "epochs", 20)
         if self.epochs is not None:
@@ -61,14 +62,15 @@ class TrainConfig:
             raise ConfigError(f"{self.pace!r} is not a pace's name", "train.pace")
         if self.schedule != CYCLES:
             for name, default in (("restart", 1.0), ("pace", "linear")):
-                if getattr(self, name) != default:
-                    raise ConfigError("only cycles have it", f"train.{name}", "train.schedule: cycles")
+                value = getattr(self, name)
+                if value != default:
+                    hint = "train.schedule: cycles"
+                    raise ConfigError(f"{value!r}: only cycles have it", f"train.{name}", hint)
         integer("train.batch_size", self.batch_size, 2)
         number("train.lr", self.lr, 0.0, math.inf, open_low=True)
         one_of("train.optimizer", self.optimizer, OPTIMIZERS)
         number("train.momentum", self.momentum, 0.0, 1.0)
         number("train.weight_decay", self.weight_decay, 0.0, math.inf)
-        one_of("train.schedule", self.schedule, LR_SCHEDULES)
         number("train.warmup", self.warmup, 0.0, 1.0)
         object.__setattr__(
             self,

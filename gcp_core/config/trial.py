@@ -39,7 +39,7 @@ class TrialConfig:
         if self.is_path:
             object.__setattr__(self, "prune", _prune_of_path(self))
         elif self.prune is not None:
-            _refuse_path_keys(self.prune)
+            object.__setattr__(self, "prune", _prune_of_single(self.prune))
 
     @property
     def is_path(self) -> bool:
@@ -117,13 +117,9 @@ def _prune_of_path(config: TrialConfig) -> PruneConfig:
         raise ConfigError("is required with train.schedule: cycles", "prune.start", hint)
     for name in ("count", "hidden_count"):
         if getattr(prune, name) is not None:
-            raise ConfigError(
-                "has no meaning with train.schedule: cycles", f"prune.{name}", "ratio or levels say how much"
-            )
+            raise _meaningless(name, getattr(prune, name), "ratio or levels say how much")
     if prune.until not in (None, DEFAULT_UNTIL):
-        raise ConfigError(
-            "has no meaning with train.schedule: cycles", "prune.until", "target says how deep a path goes"
-        )
+        raise _meaningless("until", prune.until, "target says how deep a path goes")
     cap = config.train.epochs
     if cap is not None and cap < prune.start:
         hint = f"at least prune.start ({prune.start}); null = no cap"
@@ -132,12 +128,20 @@ def _prune_of_path(config: TrialConfig) -> PruneConfig:
     return dataclasses.replace(prune, until=None, ratio_of=kind)
 
 
-def _refuse_path_keys(prune: PruneConfig) -> None:
+def _meaningless(name: str, value: Any, hint: str) -> ConfigError:
+    return ConfigError(f"{value!r} has no meaning with train.schedule: cycles", f"prune.{name}", hint)
+
+
+def _prune_of_single(prune: PruneConfig) -> PruneConfig:
+    """A single trial's pruning, without what only paths have."""
     for name, given in (("levels", prune.levels is not None), ("ratio_of", prune.ratio_of == "cost")):
         if given:
-            raise ConfigError("only paths have it", f"prune.{name}", "train.schedule: cycles")
+            value = getattr(prune, name)
+            raise ConfigError(f"{value!r}: only paths have it", f"prune.{name}", "train.schedule: cycles")
     if prune.until is None:
-        object.__setattr__(prune, "until", DEFAULT_UNTIL)
+        raise ConfigError("None: only paths have it", "prune.until", "1.0 = until the last epoch")
+    # What it means anyway: said or not, it is the same trial.
+    return dataclasses.replace(prune, ratio_of=None)
 
 
 _PARTS = {"data": DataConfig, "model": ModelConfig, "train": TrainConfig, "prune": PruneConfig}

@@ -2,8 +2,8 @@
 
 import pytest
 
-from gcp_core.config import PruneConfig, TrainConfig
-from gcp_core.schedule.clock import event_epochs, learning_pace, prune_clock
+from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
+from gcp_core.schedule.clock import event_epochs, last_epoch, learning_pace, phase_end, phase_of, prune_clock
 
 # start, interval, until, epochs -> epochs that end in an event
 EVENTS = [
@@ -55,3 +55,95 @@ def test_cosine_starts_at_one_and_passes_one_half_in_the_middle():
     assert pace(0) == 1
     assert pace(4) == pytest.approx(0.5)
     assert all(pace(s + 1) < pace(s) for s in range(7))
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+# start, interval -> (phase, its first epoch, its length) of epochs 1, 2, 3, ...
+PHASES = [
+    (1, 1, [(0, 1, 1), (1, 2, 1), (2, 3, 1), (3, 4, 1)]),
+    (3, 2, [(0, 1, 3)] * 3 + [(1, 4, 2)] * 2 + [(2, 6, 2)] * 2),
+    (2, 4, [(0, 1, 2)] * 2 + [(1, 3, 4)] * 4 + [(2, 7, 4)]),
+]
+
+
+@pytest.mark.parametrize(("start", "interval", "expected"), PHASES)
+def test_every_epoch_of_a_path_is_in_one_phase(start, interval, expected):
+    prune = PruneConfig(start=start, interval=interval)
+    assert [phase_of(prune, epoch) for epoch in range(1, len(expected) + 1)] == expected
+
+
+def test_a_phase_ends_with_its_last_epoch_and_with_no_other():
+    prune = PruneConfig(start=3, interval=2)
+    assert [e for e in range(12) if phase_end(prune, e)] == [3, 5, 7, 9, 11]
+    for epoch in range(1, 40):
+        _, first, length = phase_of(prune, epoch)
+        assert phase_end(prune, epoch) == (epoch == first + length - 1)
+
+
+def test_before_the_first_epoch_no_phase_ends():
+    """Also where the epochs would divide: 4 - 4 = 0, and so does 0 - 4."""
+    assert not any(phase_end(PruneConfig(start=4, interval=4), epoch) for epoch in range(4))
+
+
+# start, interval, cap -> the last epoch that is trained
+CAPS = [
+    (4, 6, 4, 4),
+    (4, 6, 9, 4),
+    (4, 6, 10, 10),
+    (4, 6, 15, 10),
+    (4, 6, 16, 16),
+    (1, 1, 7, 7),
+    (3, 5, None, None),
+]
+
+
+@pytest.mark.parametrize(("start", "interval", "cap", "last"), CAPS)
+def test_a_cap_ends_a_path_after_its_last_whole_cycle(start, interval, cap, last):
+    train = TrainConfig(epochs=cap, schedule="cycles")
+    assert last_epoch(train, PruneConfig(start=start, interval=interval)) == last
+
+
+def test_a_single_trial_ends_with_its_last_epoch():
+    assert last_epoch(TrainConfig(epochs=7), PruneConfig(start=4, interval=6)) == 7
+    assert last_epoch(TrainConfig(epochs=7), None) == 7
+
+
+def slow_rates(start, interval, cycles, steps, warmup, restart):
+    """The rate of every step of a path of so many cycles, written down epoch by epoch."""
+    rates = []
+    total, rise = start * steps, start * steps * warmup
+    for step in range(total):
+        if step < rise:
+            rates.append(0.04 + 0.96 * step / rise)
+        else:
+            rates.append(1 - (step - rise) / (total - rise))
+    for _ in range(cycles):
+        total = interval * steps
+        rates += [restart * (total - step) / total for step in range(total)]
+    return rates
+
+
+@pytest.mark.parametrize(
+    ("start", "interval", "steps", "warmup", "restart"),
+    [(4, 3, 5, 0.25, 1.0), (1, 1, 1, 0.25, 1.0), (2, 5, 3, 0.0, 0.5), (3, 2, 7, 0.4, 0.01)],
+)
+def test_the_rate_of_every_step_of_a_path(start, interval, steps, warmup, restart):
+    train = TrainConfig(schedule="cycles", warmup=warmup, restart=restart)
+    pace = learning_pace(train, steps, PruneConfig(start=start, interval=interval))
+    expected = slow_rates(start, interval, 4, steps, warmup, restart)
+    assert len(expected) == (start + 4 * interval) * steps
+    assert [pace(step) for step in range(len(expected))] == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_cycle_starts_at_the_restart_without_warm_up_and_ends_above_zero():
+    pace = learning_pace(TrainConfig(schedule="cycles", restart=0.5), 2, PruneConfig(start=1, interval=2))
+    # The dense phase: 0.04 at step 0, then (1 - 1/2) / 0.75; each cycle: 0.5 times 1, 3/4, 2/4, 1/4.
+    assert [round(pace(s), 4) for s in range(10)] == [0.04, 0.6667, *[0.5, 0.375, 0.25, 0.125] * 2]
+
+
+def test_the_dense_phase_has_the_rates_of_its_baseline():
+    """Bit by bit: they are one training."""
+    path = TrialConfig(train=TrainConfig(schedule="cycles"), prune=PruneConfig(start=5, interval=2))
+    one, other = learning_pace(path.train, 7, path.prune), learning_pace(path.baseline().train, 7)
+    assert [one(step) for step in range(35)] == [other(step) for step in range(35)]
