@@ -1,13 +1,14 @@
-"""A batch norm whose channels are written into a wider residual stream at registered indices."""
+"""Batch norms whose channels are written into a wider residual stream at registered indices."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class ScatterBatchNorm2d(nn.BatchNorm2d):
-    """Batch norm over k living channels, written into ``full_channels`` at ``scatter_index``; the others are zero.
+class Scattering:
+    """What turns a batch norm over k channels into one that writes them into ``full_channels``; the others are zero.
 
     This is what stays of a block's last norm when its conv loses channels on its own while the residual stream
     keeps its width (the paper's removal, residual mode ``scatter``).
@@ -18,6 +19,7 @@ class ScatterBatchNorm2d(nn.BatchNorm2d):
     """
 
     scatter_index: Tensor
+    full_channels: int
 
     def __init__(
         self, scatter_index: Tensor, full_channels: int, *, eps: float = 1e-5, momentum: float | None = 0.1
@@ -26,21 +28,8 @@ class ScatterBatchNorm2d(nn.BatchNorm2d):
         self.full_channels = int(full_channels)
         self.register_buffer("scatter_index", scatter_index.to(torch.int64))
 
-    @classmethod
-    def from_batch_norm(cls, norm: nn.BatchNorm2d, full_channels: int) -> ScatterBatchNorm2d:
-        """The same function as ``norm``: its parameters and buffers (shared, not copied), identity indices."""
-        device = next(
-            (t.device for t in (norm.weight, norm.running_mean) if t is not None), torch.device("cpu")
-        )
-        index = torch.arange(full_channels, device=device)
-        new = cls(index, full_channels, eps=norm.eps, momentum=norm.momentum)
-        new.affine, new.track_running_stats = norm.affine, norm.track_running_stats
-        new._parameters.update(norm._parameters)
-        new._buffers.update(norm._buffers)
-        return new.train(norm.training)
-
     def forward(self, x: Tensor) -> Tensor:
-        """``(N, k, H, W)`` -> ``(N, full_channels, H, W)``."""
+        """``(N, k, ...)`` -> ``(N, full_channels, ...)``."""
         y = super().forward(x)
         full = y.new_zeros((y.shape[0], self.full_channels, *y.shape[2:]))
         return full.index_copy(1, self.scatter_index, y)
@@ -48,3 +37,48 @@ class ScatterBatchNorm2d(nn.BatchNorm2d):
     def extra_repr(self) -> str:
         """Adds the stream's width."""
         return f"{super().extra_repr()}, full_channels={self.full_channels}"
+
+
+class ScatterBatchNorm1d(Scattering, nn.BatchNorm1d):
+    """Over ``(N, k)`` or ``(N, k, L)``."""
+
+
+class ScatterBatchNorm2d(Scattering, nn.BatchNorm2d):
+    """Over ``(N, k, H, W)``."""
+
+
+class ScatterBatchNorm3d(Scattering, nn.BatchNorm3d):
+    """Over ``(N, k, D, H, W)``."""
+
+
+class ScatterSyncBatchNorm(Scattering, nn.SyncBatchNorm):
+    """Statistics over all processes of a group."""
+
+
+_SCATTERING: dict[type[nn.Module], type[Scattering]] = {
+    nn.BatchNorm1d: ScatterBatchNorm1d,
+    nn.BatchNorm2d: ScatterBatchNorm2d,
+    nn.BatchNorm3d: ScatterBatchNorm3d,
+    nn.SyncBatchNorm: ScatterSyncBatchNorm,
+}
+
+
+def can_scatter(norm: nn.Module | None) -> bool:
+    """Whether the norm scatters already or :func:`scattering` can make it: torch's own classes, no others.
+
+    What a subclass does besides would be lost.
+    """
+    return isinstance(norm, Scattering) or type(norm) in _SCATTERING
+
+
+def scattering(norm: _BatchNorm, full_channels: int) -> nn.Module:
+    """The same function as ``norm``: its parameters and buffers (shared, not copied), identity indices."""
+    device = next((t.device for t in (norm.weight, norm.running_mean) if t is not None), torch.device("cpu"))
+    index = torch.arange(full_channels, device=device)
+    new = _SCATTERING[type(norm)](index, full_channels, eps=norm.eps, momentum=norm.momentum)
+    new.affine, new.track_running_stats = norm.affine, norm.track_running_stats
+    if isinstance(norm, nn.SyncBatchNorm):
+        new.process_group = norm.process_group
+    new._parameters.update(norm._parameters)
+    new._buffers.update(norm._buffers)
+    return new.train(norm.training)

@@ -22,6 +22,7 @@ from gcp_core.groups.layer_ops import LAYER_HANDLERS
 from gcp_core.groups.shape_ops import SHAPE_HANDLERS
 from gcp_core.groups.structure import Attribute, Axis, GatePoint, Group, Groups, Layout, Member, channels_of
 from gcp_core.groups.trace import Tracer
+from gcp_core.scatter import can_scatter
 
 _log = logging.getLogger(__name__)
 _HANDLERS = {**JOIN_HANDLERS, **SHAPE_HANDLERS, **LAYER_HANDLERS}
@@ -51,7 +52,7 @@ def find_groups(
     check_weights(model)
     tracer = Tracer(model, _HANDLERS, default, residual)
     terms = _watch(tracer, model, fit_to_model(example_input, model), example_input)
-    _freeze_scatters_with_other_readers(tracer)
+    _freeze_scatters_that_cannot_be(tracer)
     for pattern in exclude:
         matched = [p for p in tracer.producers.values() if fnmatchcase(p.layer, pattern)]
         if not matched:
@@ -120,10 +121,20 @@ def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
                     buffer.copy_(value)
 
 
-def _freeze_scatters_with_other_readers(tracer: Tracer) -> None:
-    """A norm whose output is read by more than the residual sum cannot be widened for the sum alone."""
-    for norm in sorted(set(tracer.scatter) & tracer.norm_uses):
-        tracer.atoms.freeze(tracer.scatter.pop(norm), f"{norm} feeds more than the residual sum")
+def _freeze_scatters_that_cannot_be(tracer: Tracer) -> None:
+    """A norm of an unknown kind, or one whose output is read by more than the residual sum, stays as it is."""
+    for norm in sorted(tracer.scatter):
+        module = tracer.modules[norm]
+        if norm in tracer.norm_uses:
+            reason = "feeds more than the residual sum"
+        elif not can_scatter(module):
+            kind = type(module).__name__
+            reason = (
+                f"is {'an' if kind[0] in 'AEIOU' else 'a'} {kind}, which cannot write into a wider stream"
+            )
+        else:
+            continue
+        tracer.atoms.freeze(tracer.scatter.pop(norm), f"{norm} {reason}")
 
 
 def _build(tracer: Tracer, model: nn.Module, terms: list[MacTerm], example_input: Tensor) -> Groups:

@@ -116,15 +116,21 @@ def _no_values(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any
 
 
 def _zero_stays(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
-    label = tracer.label(_first(args, kwargs))
+    x = _first(args, kwargs)
+    label = tracer.label(x)
     out = func(*args, **kwargs)
+    if label is None:
+        tracer.derive(out, x)
     return tracer.attach(out, label) if isinstance(out, Tensor) else out
 
 
 def _zero_moves(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
-    label = tracer.label(_first(args, kwargs))
+    x = _first(args, kwargs)
+    label = tracer.label(x)
     out = func(*args, **kwargs)
-    if label is not None:
+    if label is None:
+        tracer.derive(out, x)
+    else:
         tracer.note_use(label)
         label = replace(label, zero=False, norm=None)
     return tracer.attach(out, label)
@@ -163,7 +169,10 @@ def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
         return tracer.attach(out, label)
     if a is not None:
         return tracer.attach(out, _with_constant(tracer, a, right, name, out.dim()))
-    return tracer.attach(out, None if b is None else _with_constant(tracer, b, left, name, out.dim()))
+    if b is not None:
+        return tracer.attach(out, _with_constant(tracer, b, left, name, out.dim()))
+    tracer.derive(out, *(v for v in (left, right) if isinstance(v, Tensor) and v.numel() > 1))
+    return tracer.attach(out, None)
 
 
 def _aligned(
@@ -239,12 +248,13 @@ def _with_constant(tracer: Tracer, label: Label, other: Any, name: str, rank: in
             own = dim - (rank - other.dim())
             if own < 0 or other.shape[own] == 1:
                 continue
-            tensor = tracer.name(other)
-            if tensor is None or len(label.varying()) > 1:
+            axes = tracer.source_axes(other, own)
+            if not axes or len(label.varying()) > 1:
                 tracer.consume(label)
                 tracer.freeze(label, f"{name} joins it with channels that are never removed")
                 return None
-            tracer.axis(tensor, own, label.atoms().copy())
+            for tensor, axis in axes:
+                tracer.axis(tensor, axis, label.atoms().copy())
             # Its values follow the channels, so a scattering norm in front of it would be too wide for them.
             tracer.note_use(label)
             label = replace(label, norm=None)

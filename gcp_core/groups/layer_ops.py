@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.groups.labels import Label, MacTerm
 from gcp_core.groups.trace import Handler, Tracer
-from gcp_core.scatter import ScatterBatchNorm2d
+from gcp_core.scatter import Scattering
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -135,7 +135,7 @@ def _batch_norm(
         tracer.axis(str(tracer.name(tensor)), 0, atoms)
     tracer.attribute(layer, "num_features", atoms)
     tracer.norms[layer] = atoms
-    if isinstance(tracer.modules[layer], ScatterBatchNorm2d):
+    if isinstance(tracer.modules[layer], Scattering):
         tracer.axis(f"{layer}.scatter_index", 0, atoms)
     return tracer.attach(out, Label(label.ids, True, frozenset(), label.sources, label.depth, norm=layer))
 
@@ -143,12 +143,12 @@ def _batch_norm(
 def _index_copy(
     tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """The write of a ScatterBatchNorm2d: its own channels stay free, the stream it writes into is fixed."""
+    """The write of a norm that scatters: its own channels stay free, the stream it writes into is fixed."""
     out = func(*args, **kwargs)
     label = tracer.label(argument(args, kwargs, 3, "source"))
     stream = tracer.label(argument(args, kwargs, 0, "input"))
     norm = None if label is None else tracer.modules.get(label.norm or "")
-    if stream is None and label is not None and isinstance(norm, ScatterBatchNorm2d):
+    if stream is None and label is not None and isinstance(norm, Scattering):
         ids = torch.zeros([1] * out.dim(), dtype=torch.int64)
         return tracer.attach(out, Label(ids, True, frozenset(), label.sources, label.depth, None, True))
     for part in (label, stream):

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from gcp_core.groups.labels import Dynamic, Label, compressed
-from gcp_core.groups.trace import Handler, Tracer
+from gcp_core.groups.trace import Handler, Tracer, operation_name
 
 
 class _Call(NamedTuple):
@@ -53,13 +53,35 @@ def _labelled(rule: Callable[[Tracer, _Call], Any]) -> Handler:
         x = args[0] if args else kwargs.get("input")
         label = tracer.label(x)
         if label is None:
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+            if _keeps_order(operation_name(func), args, out):
+                tracer.derive(out, x)
+            return out
         shape = x.shape
         call = _Call(func, args, kwargs, label, shape, func(*args, **kwargs))
         tracer.note_use(label)
         return rule(tracer, call)
 
     return handler
+
+
+def _keeps_order(operation: str, args: tuple[Any, ...], out: Any) -> bool:
+    """Whether a vector among sizes of 1 is the same one afterwards, and would be if it were shorter."""
+    if operation in ("view", "reshape"):
+        sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
+        long = [d for d, size in enumerate(out.shape) if size != 1]
+        return len(sizes) == out.dim() and all(_follows(sizes[d]) for d in long)
+    if operation == "getitem":
+        index = args[1] if isinstance(args[1], tuple) else (args[1],)
+        return all(
+            part is None or part is Ellipsis or (isinstance(part, slice) and part == slice(None))
+            for part in index
+        )
+    return operation in ("unsqueeze", "squeeze", "flatten", "permute", "transpose", "swapaxes", "movedim")
+
+
+def _follows(size: Any) -> bool:
+    return isinstance(size, Dynamic) or (isinstance(size, int) and size == -1)
 
 
 def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:

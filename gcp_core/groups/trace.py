@@ -14,6 +14,7 @@ from gcp_core.errors import ModelError
 from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer
 
 _LABEL = "_gcp_label"
+_SOURCES = "_gcp_sources"
 
 Handler = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -56,7 +57,9 @@ class Tracer(TorchFunctionMode):
         self._handlers = handlers
         self._default = default
         self.modules = dict(model.named_modules())
-        self._names = {id(t): n for n, t in [*model.named_buffers(), *model.named_parameters()]}
+        registered = [*model.named_buffers(), *model.named_parameters()]
+        self._names = {id(t): n for n, t in registered}
+        self._shapes = {name: tuple(t.shape) for name, t in registered}
 
     def watch(self, model: nn.Module, image: Tensor) -> None:
         """Run one forward; every channel that reaches the model's output is frozen."""
@@ -85,6 +88,29 @@ class Tracer(TorchFunctionMode):
     def name(self, tensor: Any) -> str | None:
         """State-dict name of a registered parameter or buffer."""
         return self._names.get(id(tensor)) if isinstance(tensor, Tensor) else None
+
+    def sources(self, tensor: Any) -> tuple[str, ...]:
+        """Registered tensors that ``tensor`` is, or was computed from element by element (see :meth:`derive`)."""
+        name = self.name(tensor)
+        return getattr(tensor, _SOURCES, ()) if name is None else (name,)
+
+    def derive(self, result: Any, *parts: Tensor) -> None:
+        """``result`` was computed from ``parts`` element by element, in their order: it loses what they lose.
+
+        Nothing is noted if a part is not made of registered tensors, or if its elements are repeated in the result.
+        """
+        names = tuple(dict.fromkeys(name for part in parts for name in self.sources(part)))
+        new = isinstance(result, Tensor) and self.name(result) is None
+        if not new or not all(self.sources(part) for part in parts):
+            return
+        if all(_axes(self._shapes[name], tuple(result.shape)) is not None for name in names):
+            setattr(result, _SOURCES, names)
+
+    def source_axes(self, tensor: Any, dim: int) -> list[tuple[str, int]]:
+        """(registered tensor, its dimension) that follow dimension ``dim`` of ``tensor``; empty if none is known."""
+        shape = tuple(tensor.shape)
+        axes = [(name, _axes(self._shapes[name], shape)) for name in self.sources(tensor)]
+        return [(name, own[dim]) for name, own in axes if own is not None]
 
     def owner(self, tensor: Any) -> str | None:
         """Name of the module that holds a registered parameter or buffer."""
@@ -148,6 +174,16 @@ class Tracer(TorchFunctionMode):
     def attribute(self, module: str, name: str, atoms: np.ndarray, per: int = 1) -> None:
         """``module.name`` = living atoms / ``per``."""
         self.attributes.setdefault((module, name), (atoms, per))
+
+
+def _axes(source: tuple[int, ...], result: tuple[int, ...]) -> dict[int, int] | None:
+    """Dimension of ``result`` -> dimension of ``source``: equal shapes, or both a vector among sizes of 1."""
+    if source == result:
+        return {dim: dim for dim in range(len(result))}
+    own, new = ([d for d, size in enumerate(shape) if size != 1] for shape in (source, result))
+    if len(own) == len(new) == 1 and source[own[0]] == result[new[0]]:
+        return {new[0]: own[0]}
+    return None
 
 
 def operation_name(func: Any) -> str:

@@ -22,7 +22,7 @@ from gcp_core.errors import ConfigError
 from gcp_core.groups import Group, Groups, find_groups
 from gcp_core.groups.structure import Axis
 from gcp_core.groups.trace import tensors_in
-from gcp_core.scatter import ScatterBatchNorm2d
+from gcp_core.scatter import Scattering
 
 _log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ def _room(groups: Groups, model: nn.Module, group: Group) -> float:
     for axis in groups.layout.axes:
         if axis.tensor.endswith("scatter_index") and _belongs(axis, group).any():
             norm = model.get_submodule(axis.tensor.rpartition(".")[0])
-            if isinstance(norm, ScatterBatchNorm2d):
+            if isinstance(norm, Scattering):
                 room = min(room, norm.full_channels - len(axis.units))
     return room
 

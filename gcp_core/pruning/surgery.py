@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups import Groups, check_weights, find_groups
 from gcp_core.plan import Cut, Gate, Plan, Scatter, Skipped
-from gcp_core.scatter import ScatterBatchNorm2d
+from gcp_core.scatter import Scattering, can_scatter, scattering
 
 _log = logging.getLogger(__name__)
 
@@ -162,7 +162,7 @@ def _check_plan(model: nn.Module, plan: Plan, cuts: Mapping[str, list[Cut]]) -> 
     sizes = {name: tuple(t.shape) for name, t in tensors.items()}
     for scatter in plan.scatters:
         norm = modules.get(scatter.module)
-        if not isinstance(norm, nn.BatchNorm2d):
+        if not can_scatter(norm):
             raise PlanError("no batch norm of this name to write into a stream", scatter.module)
         sizes.setdefault(f"{scatter.module}.scatter_index", (norm.num_features,))
     for name, parts in cuts.items():
@@ -219,11 +219,11 @@ def _check_optimizer(model: nn.Module, cuts: Mapping[str, list[Cut]], optimizer:
 def _scatter_norms(model: nn.Module, scatters: Sequence[Scatter], undo: list[Callable[[], None]]) -> None:
     for scatter in scatters:
         norm = model.get_submodule(scatter.module)
-        if isinstance(norm, nn.BatchNorm2d) and not isinstance(norm, ScatterBatchNorm2d):
+        if not isinstance(norm, Scattering):
             parent_name, _, child = scatter.module.rpartition(".")
             parent = model.get_submodule(parent_name)
             undo.append(_module_setter(parent, child, norm))
-            parent._modules[child] = ScatterBatchNorm2d.from_batch_norm(norm, scatter.full_channels)
+            parent._modules[child] = scattering(norm, scatter.full_channels)
 
 
 def _kept_indices(model: nn.Module, cuts: Mapping[str, list[Cut]]) -> dict[str, _Kept]:
@@ -332,7 +332,7 @@ def _gate_hook(gate: Gate) -> Callable[[nn.Module, Any, Tensor], Tensor]:
 
     def hook(module: nn.Module, inputs: Any, output: Tensor) -> Tensor:
         # The unit's channel in the stream, where the norm writes into a wider one.
-        stream = module.scatter_index if isinstance(module, ScatterBatchNorm2d) else None
+        stream = module.scatter_index if isinstance(module, Scattering) else None
         width = output.shape[gate.dim] if stream is None else len(stream)
         if max(gate.removed) >= width:
             raise PlanError(f"the plan gates channel {max(gate.removed)} of {width}", gate.module)

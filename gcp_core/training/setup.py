@@ -20,7 +20,7 @@ from gcp_core.data import Images, Splits, evaluation_batches, load_splits, train
 from gcp_core.data.pipeline import ScoringBatches, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
-from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, did_you_mean
+from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean
 from gcp_core.groups import Groups, find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
@@ -41,7 +41,8 @@ class Setup:
 
     Attributes:
         example: zeros ``(1, C, H, W)`` on the device: the input that costs refer to.
-        groups, criterion, scoring: None for a baseline, as is ``limit``.
+        groups: None for the baseline of a model that cannot be pruned.
+        criterion, scoring: None for a baseline, as is ``limit``.
         limit: absolute cost (``prune.of``) at which pruning ends; 0 without a target.
     """
 
@@ -52,7 +53,7 @@ class Setup:
     padding: int
     example: Tensor
     dense_cost: Cost
-    groups: Groups
+    groups: Groups | None
     criterion: Criterion | None
     scoring: ScoringBatches | None
     limit: float
@@ -112,15 +113,10 @@ def build_setup(config: TrialConfig) -> Setup:
     prune = config.prune
     dense = measure_cost(model, example)
     _check_exclude(model, prune)
-    groups = find_groups(
-        model,
-        example,
-        residual="coupled" if prune is None else prune.residual,
-        exclude=() if prune is None else prune.exclude,
-    )
-    common = (config, splits, device, augment, padding, example, dense, groups)
+    common = (config, splits, device, augment, padding, example, dense)
     if prune is None:
-        return Setup(*common, None, None, 0.0)
+        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0)
+    groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
     criterion = build_criterion(prune.criterion, prune.options)
     depth = prune.depth()
     limit = 0.0 if depth is None else (1 - depth) * getattr(dense, prune.of)
@@ -133,7 +129,16 @@ def build_setup(config: TrialConfig) -> Setup:
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
-    return Setup(*common, criterion, scoring, limit)
+    return Setup(*common, groups, criterion, scoring, limit)
+
+
+def _groups_of_baseline(model: nn.Module, example: Tensor) -> Groups | None:
+    """Only counted (``prune/channels_left``): a baseline may be a model that cannot be pruned at all."""
+    try:
+        return find_groups(model, example)
+    except ModelError as exc:
+        log.info("the model cannot be pruned, only trained as a baseline: %s", exc)
+        return None
 
 
 def check_config(config: TrialConfig) -> None:

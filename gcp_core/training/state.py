@@ -39,7 +39,7 @@ class State:
     setup: Setup
     model: nn.Module
     optimizer: torch.optim.Optimizer
-    groups: Groups
+    groups: Groups | None
     cost: Cost
     plans: list[Plan] = field(default_factory=list)
     history: list[EpochReport] = field(default_factory=list)
@@ -59,7 +59,8 @@ class State:
     @property
     def channels_left(self) -> float:
         """Prunable units still alive."""
-        return float(self.setup.groups.num_units - sum(plan.num_units for plan in self.plans))
+        dense = 0 if self.setup.groups is None else self.setup.groups.num_units
+        return float(dense - sum(plan.num_units for plan in self.plans))
 
     def cut(self, plan: Plan) -> None:
         """Remove what the plan says from model and optimiser."""

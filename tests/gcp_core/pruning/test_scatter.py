@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch import nn
 
+from gcp_core.errors import ModelError
 from gcp_core.groups import find_groups
 from gcp_core.pruning.surgery import apply_plan, remove_channels
-from gcp_core.scatter import ScatterBatchNorm2d
-from tests.oracles.nets import images, own_net
+from gcp_core.scatter import ScatterBatchNorm2d, scattering
+from tests.oracles.nets import images, lively, own_net, removed_against_gated
 
 
 def test_the_norm_writes_its_channels_at_their_indices_and_zero_elsewhere():
@@ -26,7 +27,8 @@ def test_the_norm_writes_its_channels_at_their_indices_and_zero_elsewhere():
 
 def test_a_fresh_scatter_norm_is_the_batch_norm_it_replaces():
     norm = nn.BatchNorm2d(3, eps=1e-3, momentum=0.2).double().train()
-    scatter = ScatterBatchNorm2d.from_batch_norm(norm, 3)
+    scatter = scattering(norm, 3)
+    assert type(scatter) is ScatterBatchNorm2d
     assert scatter.weight is norm.weight
     assert (scatter.eps, scatter.momentum, scatter.training) == (1e-3, 0.2, True)
     assert torch.equal(scatter(images()), copy.deepcopy(norm)(images()))
@@ -104,3 +106,58 @@ def test_a_plan_replays_on_a_fresh_model_and_its_weights_load():
         apply_plan(fresh, plan)
     fresh.load_state_dict(model.state_dict())
     assert torch.equal(fresh.eval()(x), model.eval()(x))
+
+
+class Block(nn.Module):
+    """A residual block whose last norm is of the given kind, for images of one, two or three dimensions."""
+
+    def __init__(self, norm, conv=nn.Conv2d):
+        super().__init__()
+        self.stem, self.conv, self.norm = conv(3, 6, 3, padding=1), conv(6, 6, 3, padding=1), norm(6)
+        self.fc = nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.stem(x).relu()
+        return self.fc((x + self.norm(self.conv(x))).relu().flatten(2).mean(2))
+
+
+KINDS = {
+    "sync": (nn.SyncBatchNorm, nn.Conv2d),
+    "1d": (nn.BatchNorm1d, nn.Conv1d),
+    "3d": (nn.BatchNorm3d, nn.Conv3d),
+}
+
+
+@pytest.mark.parametrize("kind", list(KINDS))
+def test_every_kind_of_batch_norm_can_scatter(kind):
+    torch.manual_seed(0)
+    model = lively(Block(*KINDS[kind]))
+    shape = {"sync": (4, 3, 8, 8), "1d": (4, 3, 8), "3d": (4, 3, 4, 4, 4)}[kind]
+    x = torch.randn(shape, dtype=torch.float64)
+    for units in ([0, 3], [2]):
+        plan = find_groups(model, x, residual="scatter").plan({"conv": units})
+        difference, moved = removed_against_gated(model, plan, x)
+        assert difference <= 1e-12 < moved
+        apply_plan(model, plan)
+    assert isinstance(model.norm, KINDS[kind][0])
+    assert model.norm.scatter_index.tolist() == [1, 2, 5]
+
+
+def test_a_synchronised_norm_keeps_its_group_of_processes():
+    norm = nn.SyncBatchNorm(6)
+    norm.process_group = "these"
+    assert scattering(norm, 6).process_group == "these"
+
+
+class Activated(nn.BatchNorm2d):
+    """A norm that does more than a norm."""
+
+    def forward(self, x):
+        return super().forward(x).relu()
+
+
+def test_a_norm_of_a_kind_of_its_own_is_not_replaced_but_freezes_its_branch():
+    with pytest.raises(
+        ModelError, match=r"conv: norm is an Activated, which cannot write into a wider stream"
+    ):
+        find_groups(lively(Block(Activated)), images(size=8), residual="scatter")
