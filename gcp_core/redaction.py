@@ -32,6 +32,7 @@ _NAMED = re.compile(
 _DATABASES = re.compile(r"postgres|mysql|mariadb|mssql|oracle|redshift|cockroach")
 _ADDRESS = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*)://([^\s<>]*)")
 _PAIR = re.compile(r"([?&;#\s,]|^)([^?&;#=\s,'\"]+)=([^&;#\s'\"]+)")
+_KEY = re.compile(r"([^?&;#\s,='\"]+)=")
 _BARE = re.compile(r"([A-Za-z][\w.-]*)=([^\s&;,'\"]+)")
 #: Values of the environment shorter than this are words that stand anywhere.
 _SHORTEST = 8
@@ -158,7 +159,7 @@ def _pair(match: re.Match[str], found: Callable[[str], None]) -> str:
     if value == STARS:
         return match.group()
     plain = _unquoted(value)
-    nested = [m.group(2) for m in _PAIR.finditer(plain)]
+    nested = _KEY.findall(plain)
     inner = plain != value and secret_in(plain)
     if is_secret_name(key, query=True):
         found(f"{_unquoted(key)!r} in its query")
