@@ -9,9 +9,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from gcp_core.redaction import redact
+
 
 class GcpError(Exception):
-    """Base of every error raised on purpose by this project.
+    """Base of every error raised on purpose by this project. Its words hold no secret (``gcp_core.redaction``).
 
     Args:
         message: one sentence that says what is wrong.
@@ -20,6 +22,7 @@ class GcpError(Exception):
     """
 
     def __init__(self, message: str, where: str = "", hint: str = "") -> None:
+        message, where, hint = redact(message), redact(where), redact(hint)
         super().__init__(message, where, hint)
         self.message = message
         self.where = where
@@ -76,5 +79,5 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def first_line(exc: BaseException) -> str:
-    """The first line of anybody's exception, not too long; its type's name if it says nothing."""
-    return (str(exc).strip().splitlines() or [type(exc).__name__])[0][:300]
+    """The first line of anybody's exception, not too long, without secrets; its type's name if it says nothing."""
+    return redact((str(exc).strip().splitlines() or [type(exc).__name__])[0])[:300]

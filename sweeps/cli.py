@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
+from gcp_core.redaction import RedactingFormatter, redact
 from sweeps.records.disk import advice, is_full
 from sweeps.storage.objects import StoreError
 
@@ -44,7 +46,7 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
             click.echo(f"error: {exc}", err=True)
             code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
         except StoreError as exc:
-            click.echo(f"error: {exc}", err=True)
+            click.echo(redact(f"error: {exc}"), err=True)
             code = FAILED
         except OSError as exc:
             if not is_full(exc):
@@ -53,6 +55,12 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
             code = FAILED
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
+            code = FAILED
+        except Exception:
+            text = traceback.format_exc()
+            if redact(text) == text:
+                raise
+            click.echo(redact(text), err=True)
             code = FAILED
         sys.exit(code)
 
@@ -72,7 +80,9 @@ _address = click.option(
 @click.version_option(package_name="gcp-sweep")
 def main() -> None:
     """Search for the best way to prune a network while it trains."""
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    logging.basicConfig(level=logging.WARNING)
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(RedactingFormatter("%(levelname)s: %(message)s"))
 
 
 @main.command()
@@ -99,7 +109,7 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
     else:
         again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
         again = again if not new else f"{again} name={sweep.name}"
-        click.echo(closing_words(sweep, again, checked.database, checked.store))
+        click.echo(redact(closing_words(sweep, again, checked.database, checked.store)))
     return code
 
 

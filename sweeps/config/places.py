@@ -11,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from gcp_core.cachedir import cache_folder
 from gcp_core.errors import ConfigError
+from sweeps.config.secrets import refuse_secret
 
 _LEDGERS = "null (a journal in the sweep's folder) or postgresql://USER@HOST/DATABASE"
 STORES = "s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, or a folder that all nodes share"
@@ -26,17 +27,12 @@ def check_store_url(url: str) -> str:
 
     Raises ConfigError otherwise.
     """
+    refuse_secret(url, "storage")
     parts = urlsplit(url)
     if parts.scheme == "file":
         raise ConfigError(f"{url!r} is a folder", "storage", f"write it as a path: {parts.path}")
     if not parts.scheme or not parts.hostname:
         raise ConfigError(f"{url!r} names no bucket", "storage", STORES)
-    if parts.username is not None or "secret" in parts.query:
-        raise ConfigError(
-            "holds a key, which would be copied to the sweep's folder and to MLflow",
-            "storage",
-            "leave it out; AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, a profile or the machine's role say who you are",
-        )
     return url
 
 
@@ -56,15 +52,10 @@ def check_url(url: str) -> str:
 
     Raises ConfigError otherwise.
     """
+    refuse_secret(url, "ledger")
     parts = urlsplit(url)
     if not url or parts.scheme.split("+")[0] not in ("postgresql", "sqlite"):
         raise ConfigError(f"{url!r} is not a database's address", "ledger", _LEDGERS)
-    if parts.password is not None:
-        raise ConfigError(
-            "holds a password, which would be copied to the sweep's folder and to MLflow",
-            "ledger",
-            "leave it out; PostgreSQL finds it in ~/.pgpass or PGPASSWORD",
-        )
     return url
 
 

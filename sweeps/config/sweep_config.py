@@ -22,6 +22,7 @@ from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, p
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
 from sweeps.config.reading import flatten, merge, read_tree
 from sweeps.config.search import SearchConfig
+from sweeps.config.secrets import refuse_secrets
 from sweeps.config.space import RANGE_KEYS, Dimension, Space, read_range
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -186,6 +187,7 @@ _NOT_SET = object()
 
 def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     """The checked sweep of a raw nested mapping."""
+    refuse_secrets(tree)  # first of all: what is refused for another reason is shown
     _refuse_unknown(tree, _TOP, "")
     dimensions: list[Dimension] = []
     base: dict[str, Any] = {"seed": _leaf(tree.get("seed", 0), int, "seed", dimensions)}

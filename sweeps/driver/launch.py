@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 from gcp_core.schema import Kind
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
@@ -363,7 +363,7 @@ def publish(folder: Path) -> None:
     try:
         publish_front(folder)
     except Exception as exc:  # a picture that cannot be drawn must not fail a finished sweep
-        _log.warning("the front is not published to MLflow: %s: %s", type(exc).__name__, exc)
+        _log.warning("the front is not published to MLflow: %s: %s", type(exc).__name__, first_line(exc))
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from gcp_core.errors import ConfigError
+from gcp_core.redaction import clean
 from sweeps.config.sweep_config import SweepConfig, check_tree, differences
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import CONFIG, ENTRY
@@ -62,12 +63,12 @@ def existing_entry(folder: Path) -> Entry:
 
 def write_entry(folder: Path, entry: Entry) -> None:
     """Replace ``sweep.json`` in one step."""
-    write_whole(folder / ENTRY, json.dumps(dataclasses.asdict(entry), indent=1) + "\n")
+    write_whole(folder / ENTRY, json.dumps(clean(dataclasses.asdict(entry)), indent=1) + "\n")
 
 
 def write_config(folder: Path, config: SweepConfig) -> None:
     """Replace ``config.yaml`` (everything filled in, ranges as written) in one step."""
-    write_whole(folder / CONFIG, yaml.safe_dump(config.tree, sort_keys=False))
+    write_whole(folder / CONFIG, yaml.safe_dump(clean(config.tree), sort_keys=False))
 
 
 def read_config(folder: Path) -> SweepConfig:

@@ -13,6 +13,7 @@ from typing import Any
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import GcpError
+from gcp_core.redaction import redact
 from gcp_core.schema import STATUSES, Kind
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import OUTCOME_FILE, STOP_FILE
@@ -78,6 +79,7 @@ class Outcome:
         if self.status not in STATUSES:
             raise GcpError(f"{self.status!r} is no status", "outcome")
         object.__setattr__(self, "history", tuple(self.history))
+        object.__setattr__(self, "error", redact(self.error))  # it is shown, logged and kept in many places
 
     @property
     def last_epoch(self) -> int:

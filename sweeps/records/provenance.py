@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gcp_core import schema
+from gcp_core.redaction import clean
 from gcp_core.schema import Tag
 
 #: Packages whose versions are recorded, besides Python's own.
@@ -35,13 +36,15 @@ DECISIVE = {
 
 def collect(threads: int, model_folder: Path | None = None) -> dict[str, str]:
     """Versions, commit, device and threads of this process, and the data digest of the model in ``model_folder``."""
-    return {
-        **versions(),
-        "git_sha": source_sha(),
-        **_torch_facts(),
-        "threads": str(threads),
-        **_of_model(model_folder),
-    }
+    return clean(
+        {
+            **versions(),
+            "git_sha": source_sha(),
+            **_torch_facts(),
+            "threads": str(threads),
+            **_of_model(model_folder),
+        }
+    )
 
 
 def tags(weights_sha256: str, provenance: Mapping[str, str]) -> dict[str, str]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, first_line
+from gcp_core.redaction import clean
 from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
 from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
@@ -358,12 +359,11 @@ def open_writer(
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         run = _open_parent(client, config, folder, sweep_id, uri)
         return MlflowWriter(client, run, children_of(client, run), exchange)
-    except (MlflowException, OSError) as exc:
-        raise ConfigError(f"MLflow cannot be used: {first_line(exc)}", "tracking.uri", uri) from exc
+    except GcpError:
+        raise
     except Exception as exc:
-        if isinstance(exc, GcpError):
-            raise
-        raise ConfigError(f"MLflow cannot be opened: {first_line(exc)}", "tracking.uri", uri) from exc
+        verb = "used" if isinstance(exc, (MlflowException, OSError)) else "opened"
+        raise ConfigError(f"MLflow cannot be {verb}: {first_line(exc)}", "tracking.uri", uri) from exc
 
 
 def _open_parent(
@@ -406,7 +406,7 @@ def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str
 
 def as_param(value: Any) -> str:
     """A config value as MLflow keeps it: text as it is, everything else as JSON (``null``, ``0.1``, ``[]``)."""
-    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
+    return clean(value) if isinstance(value, str) else json.dumps(clean(value), sort_keys=True)
 
 
 def _refused(exc: BaseException) -> bool:

@@ -25,6 +25,7 @@ import yaml
 from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
 from gcp_core.factory import load_factory
+from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redact
 from sweeps.records import spool
 from sweeps.records.disk import is_full
 from sweeps.records.job import Job, Outcome, read_outcome, read_stop, write_outcome
@@ -122,7 +123,9 @@ def run_job(
             return done
         with _ends_if_superseded():
             exchange.claim(job)
-        (folder / schema.ARTIFACT_CONFIG).write_text(yaml.safe_dump(job.config.to_dict(), sort_keys=False))
+        (folder / schema.ARTIFACT_CONFIG).write_text(
+            yaml.safe_dump(clean(job.config.to_dict()), sort_keys=False)
+        )
         with _captured(folder / schema.ARTIFACT_LOG):
             _log.info("%s starts in process %d: %s", job.trial_id, os.getpid(), job.point or "baseline")
             # Brings torch: the first trial of a process pays for it; neither its time nor the watchdog's does.
@@ -184,7 +187,7 @@ def _run(
     except Exception as exc:  # the trial may raise anything; the sweep goes on
         if is_full(exc):
             raise
-        text = traceback.format_exc()
+        text = redact(traceback.format_exc())
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
         _log.error("%s", text)
         status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
@@ -284,11 +287,12 @@ def _captured(path: Path) -> Iterator[None]:
     level = root.level
     with path.open("a", encoding="utf-8", buffering=1) as file:
         handler = logging.StreamHandler(file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root.addHandler(handler)
         root.setLevel(min(level, logging.INFO) if level else logging.INFO)
         try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
+            printed: Any = RedactingStream(file)
+            with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
                 yield
         finally:
             root.setLevel(level)

@@ -72,7 +72,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"storage": A_FILE_URL, "ledger": "here"}, f"storage: {A_FILE_URL!r} is a folder"),
     (
         {"storage": "s3://key:word@bucket/team", "ledger": "here"},
-        "storage: holds a key, which would be copied",
+        "storage: holds a password, which would be copied",
     ),
     ({"ledger": "here"}, "ledger: 'here' is not a database's address"),
     ({"name": "../elsewhere"}, "name: '../elsewhere' is not a sweep's name"),
