@@ -131,13 +131,13 @@ class MlflowWriter:
 
     def close(self, status: str | None, timeout_s: float = 30.0) -> int:
         """End the parent run (None: it is another driver's), write what is queued; the number of entries unwritten."""
-        end = functools.partial(
-            self._client.set_terminated, self.run.run_id, status=status, end_time=_now_ms()
-        )
+        now = _now_ms()
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()
-        for entry in (self._remove_doubles, end) if status is not None else ():
-            self._entries.put(entry)
+        if status is not None:
+            end = functools.partial(self._client.set_terminated, self.run.run_id, status=status, end_time=now)
+            self._entries.put(self._remove_doubles)
+            self._entries.put(end)
         self._entries.put(None)
         self._thread.join(timeout_s + 60.0)
         return self._unwritten
