@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
+from gcp_core.training.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
 
 from gcp_core.training import checkpoint
-from gcp_core.training.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
