@@ -9,6 +9,8 @@ Two kinds of folder share one form (``<file>.pt`` + ``manifest.json``):
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import json
 import logging
@@ -16,6 +18,7 @@ import os
 import pickle
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +38,8 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.pt"
 STATE = "state.pt"
+#: So often a folder is tried to be written while other processes write or clear it.
+_TRIES = 20
 
 
 def weights_digest(state: Mapping[str, Tensor]) -> str:
@@ -54,20 +59,42 @@ def write_folder(
 
     The folder appears by one rename, so a killed process leaves the old one, the new one or none. ``durable`` waits
     for the disk, so that a power cut cannot leave a damaged one either (readers would notice, by its SHA-256).
+
+    Other processes may write the same folder, or clear the one above it, at the same time: the last one wins.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
-        _save(state, temporary / file)
-        full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
-        (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
-        for path in temporary.iterdir() if durable else ():
-            _flush(path)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    for left in reversed(range(_TRIES)):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            _save(state, temporary / file)
+            full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
+            (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
+            for path in temporary.iterdir() if durable else ():
+                _flush(path)
+            _replace(temporary, folder)
+            return
+        except FileNotFoundError:  # what was written so far has been cleared away
+            if not left:
+                raise
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _replace(new: Path, folder: Path) -> None:
+    """Rename ``new`` to ``folder``, also if another process puts its own one there at this moment."""
+    for left in reversed(range(_TRIES)):
+        # Emptying it first would take longer, and two that do so trip over each other's files.
+        aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        with contextlib.suppress(FileNotFoundError):
+            folder.rename(aside)
+        try:
+            new.rename(folder)
+            return
+        except OSError as exc:
+            if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST) or not left:
+                raise
+        finally:
+            shutil.rmtree(aside, ignore_errors=True)
 
 
 def _save(state: Mapping[str, Any], path: Path) -> None:

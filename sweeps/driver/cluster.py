@@ -40,6 +40,8 @@ WORKER_ENV = {
     "MALLOC_TRIM_THRESHOLD_": str(4096 * _MIB),
     "MALLOC_TOP_PAD_": str(256 * _MIB),
 }
+#: Ray's name for: other machines may join, so do not listen on loopback alone. It concerns Linux as well.
+_REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 #: How the driver wants Ray to behave.
 _DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -105,6 +107,7 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             raise ConfigError(f"no Ray cluster there: {reason}", "--address", address) from exc
         return
     # A private cluster inherits the environment; a runtime_env would throw away the workers it starts in advance.
+    env |= {_REACHABLE: "0"}
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
@@ -112,7 +115,8 @@ def _connect(config: SweepConfig, address: str | None) -> None:
         for _ in range(_ATTEMPTS):
             earlier = _ray_processes()
             try:
-                ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+                with _loopback():
+                    ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
                 return
             except Exception as exc:  # Ray raises a bare Exception when its processes are not up within 30 s
                 ray.shutdown()
@@ -135,6 +139,28 @@ def _connect(config: SweepConfig, address: str | None) -> None:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _loopback() -> Iterator[None]:
+    """A Ray started meanwhile listens on 127.0.0.1 alone, as it does by default on a Mac.
+
+    Its own setting (:data:`_REACHABLE`) is read when Ray is imported, which may have been long ago; a node address of
+    127.0.0.1 given to ``ray.init`` is replaced by the machine's.
+    """
+    try:
+        from ray._private import ray_constants
+
+        before = ray_constants.ENABLE_RAY_CLUSTER
+    except (ImportError, AttributeError):
+        _log.warning("this version of Ray listens on all of the machine's addresses; its token protects it")
+        yield
+        return
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
 
 
 def _ray_processes() -> set[Any]:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import shutil
-import urllib.error
-import urllib.request
 import uuid
 from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import ConfigError, InfeasibleTarget
+from gcp_core.errors import ConfigError, InfeasibleTarget, first_line
 from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.database import open_storage
@@ -89,24 +87,36 @@ def check_tracking(uri: str | None) -> None:
     if not uri.startswith(("http://", "https://")):
         hint = "null (SQLite in the sweep's folder), http(s)://HOST:PORT, or a database URI"
         raise ConfigError(f"{uri!r} is not a tracking server's address", "tracking.uri", hint)
-    try:
-        with urllib.request.urlopen(uri.rstrip("/") + "/health", timeout=_TIMEOUT_S) as answer:
-            answer.read(100)
-    except urllib.error.HTTPError as exc:
-        if exc.code == 403:
-            hint = "start the server with --allowed-hosts naming this host (and port)"
-            raise ConfigError(
-                "the tracking server refuses this host name (403)", "tracking.uri", hint
-            ) from exc
-        if exc.code == 404:
-            return  # somebody else's MLflow behind a proxy: it answers, that is all we ask
-        raise ConfigError(f"the tracking server answers {exc.code}", "tracking.uri", uri) from exc
-    except (OSError, ValueError) as exc:
-        reason = getattr(exc, "reason", exc)
-        hint = f"is it running? mlflow server --host 127.0.0.1; waited {_TIMEOUT_S:g} s"
+    status, reason = _health(uri.rstrip("/"))
+    if status in (200, 404):
+        return  # 404: somebody else's MLflow behind a proxy; it answers, that is all we ask
+    if status == 401:
+        hint = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
         raise ConfigError(
-            f"the tracking server {uri} does not answer: {reason}", "tracking.uri", hint
-        ) from exc
+            "the tracking server refuses our credentials, or lack of them (401)", "tracking.uri", hint
+        )
+    if status == 403:
+        hint = "start the server with --allowed-hosts naming this host (and port); with a login, is the user allowed?"
+        raise ConfigError("the tracking server refuses this host name (403)", "tracking.uri", hint)
+    if status:
+        raise ConfigError(f"the tracking server answers {status}", "tracking.uri", uri)
+    hint = f"is it running? mlflow server --host 127.0.0.1; waited {_TIMEOUT_S:g} s"
+    raise ConfigError(f"the tracking server {uri} does not answer: {reason}", "tracking.uri", hint)
+
+
+def _health(uri: str) -> tuple[int, str]:
+    """(HTTP status, or 0 and why there is none), asked as MLflow itself asks: its credentials, certificates, plug-ins."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    once = {"max_retries": 0, "timeout": _TIMEOUT_S, "raise_on_status": False}
+    try:
+        return http_request(get_default_host_creds(uri), "/health", "GET", **once).status_code, ""
+    except Exception as exc:  # MLflow's, requests' or a plug-in's
+        cause: BaseException = exc
+        while cause.__cause__ or cause.__context__:
+            cause = cause.__cause__ or cause.__context__
+        return 0, first_line(cause)
 
 
 def check_ledger(url: str | None) -> None:

@@ -18,9 +18,8 @@ from sweeps.driver.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome
-from sweeps.storage.lock import stop_requested
+from sweeps.storage.lock import Superseded, stop_requested
 from sweeps.storage.objects import StoreError
-from sweeps.storage.presence import Superseded
 from sweeps.worker.trial import PAYLOAD
 
 

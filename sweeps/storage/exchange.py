@@ -19,8 +19,9 @@ from pathlib import Path, PurePosixPath
 from gcp_core import schema
 from sweeps.records.job import Job
 from sweeps.records.layout import OUTCOME_FILE, OWNER, trial_path
+from sweeps.storage.lock import Held, Superseded
 from sweeps.storage.objects import ObjectStore
-from sweeps.storage.presence import Fence, Superseded, driver_sign, presence, refuse_second
+from sweeps.storage.presence import Fence, driver_sign, presence, refuse_second
 
 _log = logging.getLogger(__name__)
 #: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
@@ -36,6 +37,7 @@ class Exchange:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._held: Held | None = None
 
     @property
     def superseded(self) -> bool:
@@ -46,14 +48,20 @@ class Exchange:
         """The job with its folder on this machine, filled with what is known of it."""
         return job
 
-    def claim(self, job: Job) -> None:
-        """From now on the job's files in the store are this process's; an earlier one finds that out.
+    def claim(self, job: Job, held: Held | None = None) -> None:
+        """From now on the job's files are this process's; an earlier one finds that out.
+
+        Args:
+            held: the lock of the job's folder.
 
         Raises Superseded if a later driver's process has them.
         """
+        self._held = held
 
     def check_owner(self) -> None:
         """Raise Superseded if another process has claimed the job, or the sweep, since this one did."""
+        if self._held is not None:
+            self._held.check()
 
     def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
         """Be the sweep's driver where no file lock reaches (``sweeps.storage.presence``); ``end`` is told why to stop."""
@@ -111,7 +119,8 @@ class ObjectExchange(Exchange):
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         return dataclasses.replace(job, folder=str(self.root / folder))
 
-    def claim(self, job: Job) -> None:
+    def claim(self, job: Job, held: Held | None = None) -> None:
+        super().claim(job, held)
         self._claimed = f"{trial_path(job.trial_id)}/{OWNER}"
         before = (self.store.read(self._claimed) or b"").split()
         if before and before[0].isdigit() and int(before[0]) > self.generation:
@@ -120,6 +129,7 @@ class ObjectExchange(Exchange):
         self.store.write(self._claimed, self._token)
 
     def check_owner(self) -> None:
+        super().check_owner()
         self._check(self.store)
 
     def _check(self, store: ObjectStore) -> None:

@@ -8,9 +8,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import logging
 import os
 import socket
+import tempfile
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +23,14 @@ from typing import TextIO
 from gcp_core.errors import ConfigError
 from sweeps.records.disk import write_whole
 
-_POLL_S = 0.1
+_log = logging.getLogger(__name__)
+_POLL_S, _POLL_UNKNOWN_S = 0.1, 0.5
+#: A trial's process says so often that it lives.
+BEAT_S = 5.0
+#: After so long without a word it counts as gone, unless Ray knows better.
+SILENT_S = 180.0
+#: For so long a trial waits for its folder: whoever holds it has ended, or is silent, by then.
+WAIT_S = 240.0
 RUN_LOCK = "run.lock"
 #: Its presence asks the driver to end in good order.
 STOP_REQUEST = "stop.request"
@@ -86,25 +97,69 @@ def wait_until_gone(driver: Callable[[], str | None], timeout_s: float, poll_s: 
     return True
 
 
+class Superseded(OSError):
+    """Somebody else has the right to write by now; whoever meets this ends and writes nothing more."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """Who holds a trial's lock.
 
     Attributes:
-        name: of the Ray node, for instance; empty = nobody can ask about it.
-        gone: whether the holder of that name can no longer write, so that its lock is no obstacle.
+        name: of the Ray node and its cluster, for instance; empty = nobody can ask about it.
+        gone: whether the holder of that name can no longer write, so that its lock is no obstacle; None = nobody here
+            knows (a node of another cluster): its lock is one as long as it gives signs of life.
     """
 
     name: str = ""
-    gone: Callable[[str], bool] = lambda name: False
+    gone: Callable[[str], bool | None] = lambda name: None
+
+
+class Held:
+    """A lock that is held, as far as one knows: on a shared file system another machine may have broken it."""
+
+    def __init__(self, path: Path, file: TextIO, name: str) -> None:
+        self._path, self._file = path, file
+        self._text = f"{name}\n{uuid.uuid4().hex}"
+        file.seek(0)
+        file.truncate()
+        file.write(self._text)
+        file.flush()
+        os.fsync(file.fileno())  # other nodes shall see it
+
+    def check(self) -> None:
+        """Raise Superseded if another process has taken the folder."""
+        if not _is_at(self._path, self._file.fileno()) or self._path.read_text("utf-8") != self._text:
+            raise Superseded(f"{self._path.parent} belongs to another process by now")
+
+    def beat(self, over: threading.Event, lost: Callable[[], None]) -> None:
+        """Give signs of life until ``over``; the lock's file carries their time."""
+        while not over.wait(BEAT_S):
+            try:
+                self.check()
+                os.utime(self._file.fileno())
+            except (Superseded, FileNotFoundError):
+                lost()
+                return
+            except OSError as exc:
+                _log.warning("no sign of life could be left: %s", exc)
 
 
 @contextlib.contextmanager
-def trial_lock(folder: Path, timeout_s: float = 120.0, holder: Holder | None = None) -> Iterator[None]:
+def trial_lock(
+    folder: Path,
+    timeout_s: float = WAIT_S,
+    holder: Holder | None = None,
+    lost: Callable[[], None] = lambda: None,
+) -> Iterator[Held]:
     """Hold a trial's folder; waits for a process that outlived its driver and still writes there.
 
     A machine that died without a word keeps its locks until the file server notices, which takes minutes. So whoever
-    holds the lock leaves a name in it, and those who wait ask about that name.
+    holds the lock leaves a name and, every :data:`BEAT_S`, a sign of life in it. Those who wait ask about the name; of
+    one that nobody knows, the signs count: without one for :data:`SILENT_S` the lock is broken.
+
+    Args:
+        lost: called, from another thread, when somebody else has broken the lock.
 
     Raises TimeoutError if the other process is still there after ``timeout_s``.
     """
@@ -113,17 +168,34 @@ def trial_lock(folder: Path, timeout_s: float = 120.0, holder: Holder | None = N
     while True:
         with path.open("a+", encoding="utf-8") as file:
             if _try_lock(file.fileno()) and _is_at(path, file.fileno()):
-                _sign(file, holder.name)
-                yield
+                held, over = Held(path, file, holder.name), threading.Event()
+                thread = threading.Thread(target=held.beat, args=(over, lost), name="trial-lock", daemon=True)
+                thread.start()
+                try:
+                    yield held
+                finally:
+                    over.set()
+                    thread.join()
                 return
             file.seek(0)
-            other = file.read().strip()
-        if other and holder.gone(other):
+            other = file.read().partition("\n")[0].strip()
+        gone = holder.gone(other) if other else None
+        if gone or (gone is None and _silent_s(path) > SILENT_S):
+            _log.warning("the lock of %s is broken: %s is gone", folder, other or "whoever held it")
             path.unlink(missing_ok=True)  # the lock goes with its file; the next round makes a new one
         elif time.monotonic() > end:
             raise TimeoutError(f"another process still writes to {folder} after {timeout_s:g} s")
         else:
-            time.sleep(_POLL_S)
+            time.sleep(_POLL_S if gone is not None else _POLL_UNKNOWN_S)
+
+
+def _silent_s(path: Path) -> float:
+    """Seconds since the last sign of life in a lock, by the clock of whoever keeps the files."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".now-") as probe:
+            return os.stat(probe.name).st_mtime - path.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
@@ -132,14 +204,6 @@ def _is_at(path: Path, descriptor: int) -> bool:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
-
-
-def _sign(file: TextIO, name: str) -> None:
-    file.seek(0)
-    file.truncate()
-    file.write(name)
-    file.flush()
-    os.fsync(file.fileno())  # other nodes shall see it
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -27,8 +27,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gcp_core.errors import ConfigError, first_line
-from sweeps.storage.lock import STOP_REQUEST
-from sweeps.storage.objects import ObjectStore, StoreError
+from sweeps.storage.lock import STOP_REQUEST, Superseded
+from sweeps.storage.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
 #: The sign of life.
@@ -39,10 +39,6 @@ BEAT_S = 20.0
 #: Longer than a store may be away before the driver gives up by itself.
 GONE_S = 180.0
 _CLAIM = re.compile(r"(\d{8})-([0-9a-f]{32})")
-
-
-class Superseded(StoreError):
-    """Somebody else has the right to write by now; whoever meets this ends and stores nothing more."""
 
 
 @dataclass(frozen=True)

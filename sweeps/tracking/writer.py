@@ -131,10 +131,7 @@ class MlflowWriter:
                 self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
 
     def close(self, status: str | None, timeout_s: float = 30.0) -> int:
-        """End the parent run, write what is queued, end the thread. The number of entries left unwritten.
-
-        Without a ``status`` the parent run stays as it is: another driver has it.
-        """
+        """End the parent run (None: it is another driver's), write what is queued; the number of entries unwritten."""
         now = _now_ms()
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import logging
@@ -32,8 +33,7 @@ from sweeps.records.job import Job, Outcome, read_outcome, read_stop, write_outc
 from sweeps.records.layout import EPOCHS, STOP_FILE, trial_path
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
-from sweeps.storage.lock import Holder, trial_lock
-from sweeps.storage.presence import Superseded
+from sweeps.storage.lock import Holder, Superseded, trial_lock
 from sweeps.worker.gpu import free_memory, wait_for_memory
 from sweeps.worker.watchdog import Watchdog
 
@@ -77,13 +77,19 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
 
 def _this_node() -> Holder:
-    """Ray knows which nodes are dead, long before a file server gives up waiting for them."""
+    """Ray knows which nodes of its cluster are dead, long before a file server gives up waiting for them."""
     import ray
 
-    def gone(name: str) -> bool:
-        return name not in {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    here = ray.get_runtime_context()
+    cluster = here.get_session_name()
 
-    return Holder(ray.get_runtime_context().get_node_id(), gone)
+    def gone(name: str) -> bool | None:
+        node, _, its_cluster = name.partition(" of ")
+        if its_cluster != cluster:
+            return None  # an earlier cluster's, perhaps: whether it still writes nobody here can say
+        return not any(known["Alive"] for known in ray.nodes() if known["NodeID"] == node)
+
+    return Holder(f"{here.get_node_id()} of {cluster}", gone)
 
 
 def run_job(
@@ -117,12 +123,12 @@ def run_job(
     job = exchange.here(job)
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with trial_lock(folder, holder=holder):
+    with trial_lock(folder, holder=holder, lost=functools.partial(_end, job)) as held:
         done = read_outcome(folder)
         if done is not None:
             return done
-        with _ends_if_superseded():
-            exchange.claim(job)
+        with _ends_if_superseded(job):
+            exchange.claim(job, held)
         (folder / schema.ARTIFACT_CONFIG).write_text(
             yaml.safe_dump(clean(job.config.to_dict()), sort_keys=False)
         )
@@ -141,10 +147,12 @@ def run_job(
             known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}
             outcome = dataclasses.replace(outcome, provenance=known)
             _log.info("%s ends: %s %s", job.trial_id, outcome.status, outcome.error)
+        with _ends_if_superseded(job):
+            exchange.check_owner()
         write_outcome(folder, outcome)
         # The core removes them too, unless the trial raised.
         shutil.rmtree(folder / EPOCHS, ignore_errors=True)
-        with _ends_if_superseded():
+        with _ends_if_superseded(job):
             exchange.send(trial_path(job.trial_id))
             exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
         return outcome
@@ -165,6 +173,8 @@ def _run(
     folder = Path(job.folder)
 
     def report(epoch_report: Any) -> bool:
+        with watchdog.pause(), _tolerated("whose the trial is stays open"), _ends_if_superseded(job):
+            exchange.check_owner()  # before this epoch's checkpoint
         row = spool.stamp(_row(epoch_report))
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
@@ -226,7 +236,7 @@ def _fetch_word(job: Job, exchange: Exchange) -> None:
 def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
     """What another node needs to go on from here; older epochs go as they do here."""
     trial, folder = trial_path(job.trial_id), Path(job.folder)
-    with _tolerated("the checkpoint stays on this node"), _ends_if_superseded():
+    with _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
         exchange.send(
             f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
         )
@@ -236,7 +246,7 @@ def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
 
 
 @contextlib.contextmanager
-def _ends_if_superseded() -> Iterator[None]:
+def _ends_if_superseded(job: Job) -> Iterator[None]:
     """The trial was given to another process, which shall not be disturbed: this one ends, and writes nothing more.
 
     Its node was silent for too long, or the driver that started it was.
@@ -244,8 +254,12 @@ def _ends_if_superseded() -> Iterator[None]:
     try:
         yield
     except Superseded as exc:
-        _log.error("%s; this one ends", exc)
-        os._exit(1)
+        _end(job, exc)
+
+
+def _end(job: Job, why: object = "its lock was broken") -> None:
+    _log.error("%s was given to another process (%s); this one ends", job.trial_id, why)
+    os._exit(1)
 
 
 @contextlib.contextmanager

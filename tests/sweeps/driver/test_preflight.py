@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import threading
+from collections.abc import Callable, Iterator
+from email.message import Message
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from types import SimpleNamespace
@@ -89,23 +92,60 @@ def test_a_tracking_server_that_does_not_answer_is_refused_within_seconds() -> N
     assert caught.value.where == "tracking.uri"
 
 
-def test_a_server_that_refuses_the_host_name_gets_its_own_advice() -> None:
-    class Refuse(BaseHTTPRequestHandler):
+@contextlib.contextmanager
+def _server(answer: Callable[[Message], int]) -> Iterator[str]:
+    """A server on loopback that answers a request with these headers with that status."""
+
+    class Answer(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            self.send_error(403)
+            self.send_response(answer(self.headers))
+            self.send_header("Content-Length", "0")
+            self.end_headers()
 
         def log_message(self, *args: object) -> None:
             """Quiet."""
 
-    server = HTTPServer(("127.0.0.1", 0), Refuse)
+    server = HTTPServer(("127.0.0.1", 0), Answer)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        with pytest.raises(
-            ConfigError, match=r"refuses this host name \(403\) \(start the server with --allowed-hosts"
-        ):
-            check_tracking(f"http://127.0.0.1:{server.server_port}")
+        yield f"http://127.0.0.1:{server.server_port}"
     finally:
         server.shutdown()
+
+
+def test_a_server_that_refuses_the_host_name_gets_its_own_advice() -> None:
+    with (
+        _server(lambda headers: 403) as uri,
+        pytest.raises(
+            ConfigError, match=r"refuses this host name \(403\) \(start the server with --allowed-hosts"
+        ),
+    ):
+        check_tracking(uri)
+
+
+def test_other_answers_are_named_and_a_404_is_an_answer() -> None:
+    with _server(lambda headers: 500) as uri, pytest.raises(ConfigError, match="server answers 500"):
+        check_tracking(uri)
+    with _server(lambda headers: 404) as uri:
+        check_tracking(f"{uri}/")
+
+
+@pytest.mark.parametrize(
+    ("variables", "header"),
+    [
+        ({"MLFLOW_TRACKING_USERNAME": "ada", "MLFLOW_TRACKING_PASSWORD": "pw"}, "Basic YWRhOnB3"),
+        ({"MLFLOW_TRACKING_TOKEN": "word"}, "Bearer word"),
+    ],
+)
+def test_a_server_behind_a_login_is_asked_with_the_credentials_of_mlflow(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], header: str
+) -> None:
+    with _server(lambda headers: 200 if headers["Authorization"] == header else 401) as uri:
+        with pytest.raises(ConfigError, match=r"refuses our credentials.*\(401\) \(MLFLOW_TRACKING_USERNAME"):
+            check_tracking(uri)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        check_tracking(uri)
 
 
 def test_a_folder_is_no_tracking_server() -> None:

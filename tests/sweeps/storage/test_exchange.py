@@ -19,10 +19,10 @@ from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.job import Job, Stop, read_outcome, write_stop
 from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, STAGES
 from sweeps.storage.exchange import ObjectExchange, trial_exchange
+from sweeps.storage.lock import Superseded
 from sweeps.storage.object_stages import open_stages
 from sweeps.storage.objects import ObjectStore, StoreError
 from sweeps.storage.place import bring_home, open_sweep
-from sweeps.storage.presence import Superseded
 from sweeps.worker.trial import DEFAULT_RUNNER, run_job
 from tests.sweeps.inline import config, drive, new_conductor
 
@@ -108,26 +108,41 @@ from pathlib import Path
 from sweeps.storage.exchange import ObjectExchange, trial_exchange
 from sweeps.records.job import Job
 from sweeps.worker.trial import DEFAULT_RUNNER, run_job
-url, text = sys.argv[1:]
+url, text, epoch = sys.argv[1:]
 job = Job.from_json(text)
 def sink(row):
     print(int(row["epoch"]), file=sys.__stdout__, flush=True)
-    if row["epoch"] == 2:
+    if row["epoch"] == int(epoch):
         ObjectExchange(Path("/nowhere"), url).claim(job)
 with trial_exchange(Path("/nowhere"), url) as exchange:
     run_job(job, DEFAULT_RUNNER, sink, exchange=exchange)
 """
 
 
+@pytest.mark.parametrize(("epoch", "seen"), [(2, ["1", "2"]), (5, ["1", "2", "3", "4", "5"])])
 def test_a_process_whose_trial_was_given_to_another_one_ends_and_writes_nothing_more(
-    s3: str, tmp_path: Path
+    s3: str, tmp_path: Path, epoch: int, seen: list[str]
 ) -> None:
-    command = [sys.executable, "-c", SUPERSEDED, s3, _job(tmp_path).to_json()]
+    """Also in its last epoch, when only the outcome is left to write and the checkpoints to remove."""
+    command = [sys.executable, "-c", SUPERSEDED, s3, _job(tmp_path).to_json(), str(epoch)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout.split()) == (1, ["1", "2"]), done.stderr
+    assert (done.returncode, done.stdout.split()) == (1, seen), done.stderr
     there = ObjectStore(s3).sizes("trials/t0000")
-    assert {path.split("/")[3] for path in there if f"/{EPOCHS}/" in path} == {"epoch_0001"}
-    assert "trials/t0000/outcome.json" not in there
+    kept = {f"epoch_{number:04d}" for number in range(max(1, epoch - 2), epoch)}
+    assert {path.split("/")[3] for path in there if f"/{EPOCHS}/" in path} == kept
+    assert not [path for path in there if "model/" in path or path.endswith("outcome.json")]
+
+
+def test_a_process_of_an_earlier_driver_takes_no_trial_from_a_later_ones(s3: str, tmp_path: Path) -> None:
+    job = _job(tmp_path)
+    later, earlier = (ObjectExchange(tmp_path, s3, generation) for generation in (2, 1))
+    later.claim(job)
+    with pytest.raises(Superseded, match="t0000 belongs to a process of a later driver"):
+        earlier.claim(job)
+    later.check_owner()
+    ObjectExchange(tmp_path, s3, 2).claim(job)  # Ray has started it again
+    with pytest.raises(Superseded, match="trials/t0000 belongs to another process by now"):
+        later.check_owner()
 
 
 def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path) -> None:

@@ -15,10 +15,10 @@ from sweeps.driver.searcher import ConductorSearcher
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.layout import CONFIG, ENTRY, JOURNAL
 from sweeps.storage.exchange import ObjectExchange
-from sweeps.storage.lock import run_lock, stop_requested
+from sweeps.storage.lock import Superseded, run_lock, stop_requested
 from sweeps.storage.objects import ObjectStore
 from sweeps.storage.place import bring_home
-from sweeps.storage.presence import CLAIMS, DRIVER, Claim, Superseded, claims, presence, refuse_second
+from sweeps.storage.presence import CLAIMS, DRIVER, Claim, claims, presence, refuse_second
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import config, drive, new_conductor
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,8 +15,9 @@ import yaml
 
 from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget
+from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
-from sweeps.worker.trial import describe, run_job
+from sweeps.worker.trial import _this_node, describe, run_job
 from tests.sweeps.fake_runner import Result
 
 RUNNER = "tests.sweeps.fake_runner:run"
@@ -101,6 +105,50 @@ def test_memory_that_runs_out_fails_the_trial_and_says_what_to_lower(tmp_path: P
         "out of memory with train.batch_size=96; lower it, or search.concurrency (trials on one machine share"
     )
     assert not (Path(job.folder) / "epochs").exists(), "a trial that has ended needs no checkpoints"
+
+
+SUPERSEDED = """
+import sys
+from pathlib import Path
+from sweeps.records.job import Job
+from sweeps.worker.trial import run_job
+job = Job.from_json(sys.argv[1])
+def sink(row):
+    if row["epoch"] == int(sys.argv[2]):
+        (Path(job.folder) / ".lock").unlink()
+        (Path(job.folder) / ".lock").write_text("another node's")
+        (Path(job.folder) / "epochs").mkdir()
+run_job(job, "tests.sweeps.fake_runner:run", sink)
+"""
+
+
+@pytest.mark.parametrize("epoch", [3, 20])
+def test_a_process_whose_lock_was_broken_ends_and_leaves_the_folder_to_its_new_owner(
+    tmp_path: Path, epoch: int
+) -> None:
+    job = _job(tmp_path)
+    command = [sys.executable, "-c", SUPERSEDED, job.to_json(), str(epoch)]
+    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    folder = Path(job.folder)
+    assert [row["epoch"] for row in spool.rows(folder)] == list(range(1, epoch + 1))
+    assert (folder / "epochs").exists(), "the new owner's checkpoints"
+    assert read_outcome(folder) is None
+    said = (folder / "trial.log").read_text() + done.stderr
+    assert f"t0007 was given to another process ({folder} belongs to another process by now)" in said
+
+
+def test_ray_answers_for_the_nodes_of_its_own_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+
+    context = SimpleNamespace(get_node_id=lambda: "a", get_session_name=lambda: "session_2")
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: context)
+    nodes = [{"NodeID": "a", "Alive": True}, {"NodeID": "b", "Alive": False}]
+    monkeypatch.setattr(ray, "nodes", lambda: nodes)
+    holder = _this_node()
+    assert holder.name == "a of session_2"
+    names = ("a of session_2", "b of session_2", "forgotten of session_2", "c of session_1", "")
+    assert [holder.gone(name) for name in names] == [False, True, True, None, None]
 
 
 def test_logging_is_left_as_it_was(tmp_path: Path) -> None:

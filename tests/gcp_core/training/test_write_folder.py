@@ -1,0 +1,65 @@
+"""Checkpoint folders that several processes write, or clear, at the same time."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from gcp_core.training.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
+
+from gcp_core.training import checkpoint
+
+ROOT = Path(__file__).parents[3]
+WRITER = """
+import sys
+from pathlib import Path
+import torch
+from gcp_core.training.checkpoint import STATE, write_folder
+for number in range(int(sys.argv[2])):
+    write_folder(Path(sys.argv[1]), STATE, {"w": torch.zeros(9)}, {"number": number}, durable=False)
+"""
+
+
+def test_two_processes_that_write_one_folder_do_not_trip_over_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "epochs" / "epoch_0003"
+    command = [sys.executable, "-c", WRITER, str(folder), "200"]
+    writers = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    assert [(writer.communicate()[1], writer.returncode) for writer in writers] == [("", 0)] * 2
+    assert read_manifest(folder)["number"] == 199
+    assert [path.name for path in folder.parent.iterdir()] == ["epoch_0003"], "nothing is left beside it"
+
+
+def test_a_folder_that_another_process_puts_there_at_the_last_moment_is_replaced(
+    tmp_path: Path, monkeypatch
+) -> None:
+    folder, real, others = tmp_path / "epoch_0001", Path.rename, [b"first", b"second"]
+
+    def rename(source: Path, target: Path) -> Path:
+        if target == folder and others:
+            folder.mkdir()
+            (folder / STATE).write_bytes(others.pop())
+        return real(source, target)
+
+    monkeypatch.setattr(Path, "rename", rename)
+    write_folder(folder, STATE, {"w": torch.ones(3)}, {}, durable=False)
+    assert read_state(folder, read_manifest(folder))["w"].tolist() == [1.0, 1.0, 1.0]
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch_0001"]
+
+
+def test_checkpoints_that_another_process_clears_meanwhile_are_written_again(
+    tmp_path: Path, monkeypatch
+) -> None:
+    """A process that lost its trial may clear the epochs once more before it notices."""
+    checkpoints, real, cleared = EpochCheckpoints(tmp_path / "epochs"), checkpoint._save, []
+
+    def save(state, path: Path) -> None:
+        if not cleared:
+            cleared.append(shutil.rmtree(tmp_path / "epochs"))
+        real(state, path)
+
+    monkeypatch.setattr(checkpoint, "_save", save)
+    checkpoints.save(1, {"w": torch.ones(3)}, {})
+    assert checkpoints.newest()[0]["epoch"] == 1

@@ -1,0 +1,97 @@
+"""The private Ray of a sweep: who can reach it, and what it says to whom."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.driver.cluster import ray_cluster
+from tests.sweeps.inline import config
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+ROOT = Path(__file__).parents[2]
+DRIVER = """
+import json, sys
+from pathlib import Path
+from sweeps.driver.cluster import ray_cluster
+from tests.sweeps.inline import config
+with ray_cluster(config(Path(sys.argv[1])), None):
+    import psutil, ray
+    ray.get(ray.remote(lambda: None).remote())  # a worker listens too
+    me = psutil.Process()
+    found = []
+    for process in (me, *me.children(recursive=True)):
+        for it in process.net_connections("inet"):
+            if it.status == "LISTEN":
+                found.append([process.name(), it.laddr.ip, it.laddr.port])
+    gcs = ray.get_runtime_context().gcs_address
+    print(json.dumps({"gcs": gcs, "listening": found}), flush=True)
+    sys.stdin.read()
+"""
+JOIN = """
+import sys
+import ray
+try:
+    ray.init(address=sys.argv[1], log_to_driver=False)
+except Exception as exc:
+    print(type(exc).__name__, flush=True)
+    raise SystemExit(3)
+print(ray.get(ray.remote(lambda: "ran").remote()))
+"""
+
+
+def _join(address: str, **more: str | None) -> subprocess.CompletedProcess[str]:
+    # Like the private Ray: otherwise Ray makes the machine's outer address of a loopback one, where nobody listens.
+    more |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+    environment = {**os.environ, **{name: value for name, value in more.items() if value is not None}}
+    for name in (name for name, value in more.items() if value is None):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", JOIN, address]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def test_a_private_ray_listens_on_loopback_alone_and_runs_nothing_without_its_token(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+    environment |= {"HOME": str(tmp_path)}
+    driver = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        said = json.loads(driver.stdout.readline())
+        kinds = {name for name, _, _ in said["listening"]}
+        assert {"gcs_server", "raylet"} <= kinds
+        addresses = {address.removeprefix("::ffff:") for _, address, _ in said["listening"]}
+        assert addresses == {"127.0.0.1"}, said["listening"]
+
+        token = (tmp_path / ".ray" / "auth_token").read_text().strip()
+        home = {"HOME": str(tmp_path / "another user"), "RAY_AUTH_TOKEN_PATH": None}
+        for others in (
+            {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": None},
+            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * len(token)},
+        ):
+            refused = _join(said["gcs"], **home, **others)
+            assert (refused.returncode, refused.stdout) == (3, "AuthenticationError\n"), refused.stderr
+        joined = _join(said["gcs"], **home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
+        assert joined.stdout.split() == ["ran"], joined.stderr
+    finally:
+        driver.communicate("")
+
+
+def test_what_makes_a_private_ray_private_is_undone_afterwards(tmp_path: Path) -> None:
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    with ray_cluster(config(tmp_path), None):
+        pass
+    now = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER")
+    assert now == before
