@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _PLAIN = (
     "sweep", "trial", "run_id", "kind", "status", "config_id", "seed", "baseline_trial", "macs_kept", "params_kept",
+    "val_accuracy_low", "val_accuracy_high",
 )  # fmt: skip
 
 

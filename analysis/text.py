@@ -88,11 +88,25 @@ def trials_table(df: pd.DataFrame, config: Sequence[str], marks: dict[str, str] 
     return grid(header, rows)
 
 
+def interval(low: float, high: float) -> str:
+    """A range of accuracies, per cent: "97.9-99.8"."""
+    return f"{low:.1f}-{high:.1f}" if low == low and high == high else "-"
+
+
+def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
+    if "val_accuracy_low" not in df.columns or not df["val_accuracy_low"].notna().any():
+        return df
+    return df.assign(
+        _interval=[interval(*ends) for ends in df[["val_accuracy_low", "val_accuracy_high"]].to_numpy()]
+    )
+
+
 def trials_cells(df: pd.DataFrame, config: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of :func:`trials_table` (also used by the HTML report and the Markdown note)."""
     columns: list[tuple[str, str, Any]] = [
         ("trial", "trial", str),
         ("val acc %", "val_accuracy", lambda v: f"{v:.2f}"),
+        ("95 % interval", "_interval", str),
         ("drop", "accuracy_drop", lambda v: f"{v:+.2f}"),
         ("MACs", "macs", count),
         ("kept %", "macs_kept", lambda v: f"{100 * v:.1f}"),
@@ -100,6 +114,7 @@ def trials_cells(df: pd.DataFrame, config: Sequence[str]) -> tuple[list[str], li
         ("kept %", "params_kept", lambda v: f"{100 * v:.1f}"),
         ("ms", "latency_ms", lambda v: f"{v:.3g}"),
     ]
+    df = _with_interval(df)
     columns = [c for c in columns if c[1] in df.columns and df[c[1]].notna().any()]
     short = [name.split(".")[-1] for name in config]
     header = [c[0] for c in columns]

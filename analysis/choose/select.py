@@ -15,6 +15,7 @@ import numpy as np
 
 from analysis import text
 from analysis.choose import constraints as hard
+from analysis.choose.ties import NEXT, tied, words_of, words_of_ties
 from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 #: Costs ``--cheapest`` understands.
 COSTS = ("macs", "params", "latency_ms", "device_hours")
 
-#: Runners-up that are shown.
-_NEXT = 3
-
 
 @dataclass(frozen=True)
 class Choice:
@@ -42,6 +40,8 @@ class Choice:
         reason: one or two sentences: what was chosen from how many and why.
         feasible: trials that satisfied the constraints.
         considered: trials before the constraints.
+        ties: feasible trials whose accuracy lies in the chosen one's interval, the cheapest first: the validation images
+            do not tell them apart.
         constraints: as understood.
     """
 
@@ -50,6 +50,7 @@ class Choice:
     reason: str
     feasible: int = 0
     considered: int = 0
+    ties: tuple[str, ...] = ()
     constraints: tuple[str, ...] = ()
 
     @property
@@ -83,24 +84,16 @@ def choose(
     said = " and ".join(str(c) for c in constraints)
     scope = f" with {said}" if said else ""
     among = f"of {text.plural(len(survivors), 'trial')}{scope}"
+    ties = tied(survivors, choice.rows.iloc[0])
     return replace(
         choice,
-        reason=f"{choice.reason.replace('{among}', among)} {_evidence(choice.rows.iloc[0])}",
+        reason=f"{choice.reason.replace('{among}', among)} {words_of(choice.rows.iloc[0])}"
+        + words_of_ties(choice.rows.iloc[0], ties),
+        ties=tuple(ties["trial"]),
         feasible=len(survivors),
         considered=len(candidates),
         constraints=tuple(str(c) for c in constraints),
     )
-
-
-def _evidence(row: pd.Series) -> str:
-    parts = [f"It reaches {row['val_accuracy']:.2f} % validation accuracy"]
-    if np.isfinite(row.get("accuracy_drop", np.nan)):
-        drop = row["accuracy_drop"]
-        parts[0] += f" ({abs(drop):.2f} points {'below' if drop >= 0 else 'above'} its baseline)"
-    cost = f"{text.quantity('macs', row['macs'])}"
-    if np.isfinite(row.get("macs_kept", np.nan)):
-        cost += f" ({100 * row['macs_kept']:.1f} % of the baseline's)"
-    return f"{parts[0]} at {cost} and {text.quantity('params', row['params'])}."
 
 
 def best(column: str) -> Verb:
@@ -208,9 +201,7 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
         places, left = [], df
         # A runner-up is what the same levels would choose without the better ones.
         while (
-            len(left)
-            and len(places) <= _NEXT
-            and left[[column for column, *_ in checked]].notna().any().all()
+            len(left) and len(places) <= NEXT and left[[column for column, *_ in checked]].notna().any().all()
         ):
             *_, (_, _, kept) = kept_of(left)
             places.append(_order(kept, last, direction, objectives).index[0])
@@ -266,7 +257,7 @@ def top(k: int) -> Verb:
             if len(chosen) == k
             else f"{names} are the whole front {{among}}: it has only {text.plural(len(chosen), 'point')}, not {k}."
         )
-        return Choice(chosen, rest.head(_NEXT), f"{reason} The first is {chosen['trial'].iloc[0]}.")
+        return Choice(chosen, rest.head(NEXT), f"{reason} The first is {chosen['trial'].iloc[0]}.")
 
     return verb
 
@@ -285,7 +276,7 @@ def by_id(trial: str) -> Verb:
             verb = "is" if len(better) == 1 else "are"
             state = (
                 f"dominated: {{among}} {len(better)} {verb} at least as good in every objective and better in one "
-                f"({', '.join(better['trial'].head(_NEXT))}{', ...' if len(better) > _NEXT else ''})"
+                f"({', '.join(better['trial'].head(NEXT))}{', ...' if len(better) > NEXT else ''})"
             )
         return Choice(rows.head(1), df.head(0), f"{trial} was asked for by id; it is {state}.")
 
@@ -350,7 +341,7 @@ def _order(
 def _first(ordered: pd.DataFrame, reason: str) -> Choice:
     return Choice(
         ordered.head(1),
-        ordered.iloc[1 : 1 + _NEXT],
+        ordered.iloc[1 : 1 + NEXT],
         reason.replace("{trial}", str(ordered["trial"].iloc[0])),
     )
 

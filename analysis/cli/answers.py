@@ -78,6 +78,7 @@ def select(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
         "feasible": choice.feasible,
         "chosen": plain_trials(choice.rows, config),
         "runners_up": plain_trials(choice.runners_up, config),
+        "ties": list(choice.ties),
         "reason": choice.reason,
     }
 

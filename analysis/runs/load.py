@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis.errors import SweepNotFound
-from analysis.runs.store import find, num_classes, read_records
+from analysis.runs.store import find, read_records, task_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +27,8 @@ def load(
 
     Columns: ``sweep, trial, run_id, kind, status, candidate, left_out, config_id, seed, started, ended``,
     the short names of ``final/*`` (units in ``gcp_core.schema``), the config as dotted paths, and what is
-    derived from the paired baseline (``baseline_*``, ``macs_kept``, ``params_kept``, ``accuracy_delta``).
+    derived from the paired baseline (``baseline_*``, ``macs_kept``, ``params_kept``, ``accuracy_delta``), and the
+    validation accuracy's 95 % interval (``val_images, val_accuracy_low, val_accuracy_high``; ``analysis.runs.sampling``).
     ``candidate`` marks the rows that may stand on a front; every other trial says why in ``left_out``.
     ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
     ``left_out`` (reason -> trials).
@@ -60,4 +61,4 @@ def _load_one(sweep: str | Path, tracking_uri: str | None, cache: bool) -> pd.Da
         records = read_records(ref)
     if records.empty:
         raise SweepNotFound("has no trials yet", ref.name, "has the sweep been started?")
-    return table.tidy(records, ref, num_classes(ref, records))
+    return table.tidy(records, ref, task_of(ref, records))

@@ -235,25 +235,38 @@ def _record(run: Run) -> dict[str, Any]:
     return record
 
 
-def num_classes(ref: SweepRef, records: pd.DataFrame) -> int | None:
-    """Number of classes of the sweep's task, from the first manifest found in its folder or in MLflow."""
+@dataclass(frozen=True)
+class Task:
+    """What a sweep's models are asked, as far as it was recorded."""
+
+    num_classes: int | None = None
+    val_images: int | None = None
+
+
+def task_of(ref: SweepRef, records: pd.DataFrame) -> Task:
+    """The sweep's task, from the first manifest found in its folder or in MLflow."""
     if ref.folder is not None:
         for manifest in sorted((ref.folder / "trials").glob("*/model/manifest.json")):
-            return _classes_in(manifest)
+            return _task_in(manifest)
     finished = records[records["mlflow_status"] == "FINISHED"]
     for run_id in finished["run_id"].head(3):
         file = fetch_artifact(ref, run_id, "model/manifest.json")
         if file is not None:
-            return _classes_in(file)
-    return None
+            return _task_in(file)
+    return Task()
 
 
-def _classes_in(manifest: Path) -> int | None:
+def _task_in(manifest: Path) -> Task:
     try:
-        value = json.loads(manifest.read_text()).get("num_classes")
+        found = json.loads(manifest.read_text())
     except (json.JSONDecodeError, OSError):
-        return None
-    return value if isinstance(value, int) and value > 1 else None
+        return Task()
+
+    def number(name: str, least: int) -> int | None:
+        value = found.get(name)
+        return value if isinstance(value, int) and value >= least else None
+
+    return Task(number("num_classes", 2), number("val_images", 1))
 
 
 def fetch_artifact(ref: SweepRef, run_id: str, name: str) -> Path | None:

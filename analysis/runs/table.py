@@ -17,13 +17,14 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import SweepNotFound
+from analysis.runs.sampling import images_behind, interval
 from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
 from gcp_core import config as core_config
 from gcp_core.errors import ConfigError, DataError
 from gcp_core.schema import FINALS, STATUSES, Tag
 
 if TYPE_CHECKING:
-    from analysis.runs.store import SweepRef
+    from analysis.runs.store import SweepRef, Task
 
 #: A trial without a finite value for one of these cannot be judged.
 REQUIRED = ("val_accuracy", "macs", "params")
@@ -33,6 +34,7 @@ IDENTITY = (
     "sweep", "trial", "run_id", "kind", "status", "candidate", "left_out", "config_id", "seed", "started", "ended",
 )  # fmt: skip
 
+_INTERVAL = ("val_images", "val_accuracy_low", "val_accuracy_high")
 _CONFIG_PARTS = {
     "data": core_config.DataConfig,
     "model": core_config.ModelConfig,
@@ -43,7 +45,7 @@ _CONFIG_PARTS = {
 _BASELINE_PARTS = ("data.", "model.", "train.")
 
 
-def tidy(records: pd.DataFrame, ref: SweepRef, num_classes: int | None) -> pd.DataFrame:
+def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
     """The table of one sweep (columns: see ``analysis.load.load``) from
     :func:`analysis.load.read_records`.
     """
@@ -78,7 +80,8 @@ def tidy(records: pd.DataFrame, ref: SweepRef, num_classes: int | None) -> pd.Da
     df = pd.concat([df, pd.DataFrame(finals), pd.DataFrame(cast, index=df.index)], axis=1)
     df.attrs["sweeps"] = [_describe(ref)]
     df.attrs["objectives"] = dict(ref.objectives)
-    df.attrs["chance"] = 100.0 / num_classes if num_classes else 0.0
+    df.attrs["chance"] = 100.0 / task.num_classes if task.num_classes else 0.0
+    df["val_images"] = _val_images(df, task.val_images, rounded=False)
     return finish(df)
 
 
@@ -112,6 +115,7 @@ def from_file(path: Path) -> pd.DataFrame:
     df["config_id"] = df["config_id"] if "config_id" in df.columns else df["trial"]
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True) if name in df.columns else pd.NaT
+    df["val_images"] = _val_images(df, None, rounded=True)
     df.attrs.setdefault("objectives", dict(DEFAULT_OBJECTIVES))
     df.attrs.setdefault("chance", 0.0)
     df.attrs.setdefault("sweeps", [{"name": name} for name in df["sweep"].unique()])
@@ -138,7 +142,7 @@ def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 
 def finish(df: pd.DataFrame) -> pd.DataFrame:
     """Pair baselines, derive columns, mark candidates, order rows and columns. Idempotent."""
-    df = _with_baseline(df)
+    df = _with_interval(_with_baseline(df))
     df["left_out"] = [_left_out(row) for row in df[["kind", "status", "error", *REQUIRED]].to_dict("records")]
     df["candidate"] = (df["kind"] == "trial") & (df["left_out"] == "")
     first = [c for c in (*IDENTITY, "error") if c in df.columns]
@@ -146,6 +150,7 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
         "macs_kept",
         "params_kept",
         "accuracy_delta",
+        *_INTERVAL,
     ]
     finals = [c for c in FINALS if c in df.columns]
     rest = [c for c in df.columns if c not in {*first, *derived, *finals}]
@@ -299,6 +304,28 @@ def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
     drop = -df["accuracy_delta"]
     df["accuracy_drop"] = df["accuracy_drop"].fillna(drop) if "accuracy_drop" in df.columns else drop
     return df
+
+
+def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
+    """The images behind each validation accuracy, where known, and its interval."""
+    accuracy, images = (
+        pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+        if name in df.columns
+        else np.full(len(df), np.nan)
+        for name in ("val_accuracy", "val_images")
+    )
+    return df.assign(**dict(zip(_INTERVAL, (images, *interval(accuracy, images)))))
+
+
+def _val_images(df: pd.DataFrame, recorded: int | None, *, rounded: bool) -> pd.Series:
+    """Validation images per row: recorded, configured, or the number that explains every accuracy of the table."""
+    images = pd.Series(float(recorded) if recorded else np.nan, index=df.index)
+    for name in ("val_images", "data.val_images"):
+        if name in df.columns:
+            images = images.fillna(pd.to_numeric(df[name], errors="coerce").astype("float64"))
+    accuracy = pd.to_numeric(df["val_accuracy"], errors="coerce")
+    found = images_behind(accuracy[accuracy.abs() < HUGE], rounded=rounded) if images.isna().any() else None
+    return images.fillna(float(found)) if found else images
 
 
 def _left_out(row: dict[str, Any]) -> str:

@@ -97,6 +97,11 @@ def front_view(
     limits = limit_lines(candidates, constraints, (x, y))
     scale, prefix = cost_prefix(x, points[x].max())
     columns = ["trial", "role", "criterion", x, y]
+    if y == "val_accuracy" and {"val_accuracy_low", "val_accuracy_high"} <= set(df.columns):
+        ends = df.set_index("trial")[["val_accuracy_low", "val_accuracy_high"]]
+        if ends.notna().any(axis=None):
+            points = points.join(ends, on="trial")
+            columns += list(ends.columns)
     points = points[columns].reset_index(drop=True)
     return FrontView(title, x, y, points, goals, front, limits, scale, prefix)
 
@@ -241,6 +246,12 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict
     shades = [colours.get(name, FRONT) for name in front["criterion"]]
     label = None if own else f"front of {', '.join(view.goals)} ({count})"
     axes.scatter(front["_x"], front[view.y], s=38, c=shades, zorder=4, label=label)
+    if "val_accuracy_low" in front.columns:
+        away = [front[view.y] - front["val_accuracy_low"], front["val_accuracy_high"] - front[view.y]]
+        axes.errorbar(
+            front["_x"], front[view.y], yerr=away, fmt="none", ecolor=line, alpha=0.55, elinewidth=1.1, capsize=2.5,
+            zorder=3, label="95 % interval (validation images)",
+        )  # fmt: skip
     for name, colour in colours.items():
         axes.scatter([], [], s=38, c=colour, label=f"criterion {name}")
 

@@ -115,6 +115,7 @@ class State:
             "config": setup.config.to_dict(),
             "config_key": setup.config.key(),
             "num_classes": splits.num_classes,
+            "val_images": len(splits.val),
             "in_channels": splits.in_channels,
             "image_size": list(splits.image_size),
             "class_names": list(splits.class_names),

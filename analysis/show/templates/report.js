@@ -58,10 +58,14 @@ function visible() {
     && (!want || String(r.config[name]) === want));
 }
 
+const known = r => r.val_accuracy_low !== null && r.val_accuracy_low !== undefined;
+const ends = r => `${fix(r.val_accuracy_low, 1)}-${fix(r.val_accuracy_high, 1)}`;
+const range = r => known(r) ? `95 % interval ${ends(r)}, ` : '';
+
 function hover(r) {
   const lines = [
     `<b>${safe(r.trial)}</b>${r.sweep && D.sweeps > 1 ? ' of ' + safe(r.sweep) : ''}`,
-    `${fix(r.val_accuracy, 2)} % validation accuracy (drop ${fix(r.accuracy_drop, 2)})`,
+    `${fix(r.val_accuracy, 2)} % validation accuracy (${range(r)}drop ${fix(r.accuracy_drop, 2)})`,
     `${count(r.macs)} MACs (${fix(100 * r.macs_kept, 1)} %), ${count(r.params)} parameters`
   ];
   if (r.latency_ms !== null) lines.push(`${fix(r.latency_ms, 3)} ms`);
@@ -76,7 +80,7 @@ function draw() {
     best = frontOf(rows, [{name: x, better: 'min'}, {name: 'val_accuracy', better: 'max'}]);
   const inFront = new Set(front),
     rest = rows.filter(r => !inFront.has(r) && r[x] !== null);
-  const cloud = (list, name, marker) => ({
+  const cloud = (list, name, marker, more) => ({
     type: 'scatter',
     mode: 'markers',
     name,
@@ -85,8 +89,21 @@ function draw() {
     y: list.map(r => r.val_accuracy),
     text: list.map(hover),
     hovertemplate: '%{text}<extra></extra>',
-    customdata: list.map(r => r.key)
+    customdata: list.map(r => r.key),
+    ...more
   });
+  // The 95 % interval that the number of validation images leaves; nothing where that number is not known.
+  const bars = {
+    error_y: {
+      type: 'data',
+      symmetric: false,
+      array: front.map(r => (r.val_accuracy_high ?? r.val_accuracy) - r.val_accuracy),
+      arrayminus: front.map(r => r.val_accuracy - (r.val_accuracy_low ?? r.val_accuracy)),
+      color: '#0072B2',
+      thickness: 1,
+      width: 3
+    }
+  };
   const line = {
     type: 'scatter',
     mode: 'lines',
@@ -99,7 +116,7 @@ function draw() {
   const traces = [
     cloud(rest, `trials (${rest.length})`, {color: '#9aa5b1', size: 7, opacity: .7}),
     line,
-    cloud(front, `front of what is shown (${front.length})`, {color: '#0072B2', size: 10}),
+    cloud(front, `front of what is shown (${front.length})`, {color: '#0072B2', size: 10}, bars),
     cloud(D.baselines.filter(r => r[x] !== null), 'baseline', {color: '#D55E00', size: 17, symbol: 'star'})
   ];
   const chosen = D.trials.filter(r => r.chosen && r[x] !== null);
@@ -159,6 +176,7 @@ function table(front, rows) {
   const cells = [
     ['trial', r => r.link ? `<a href="${safe(r.link)}">${safe(r.trial)}</a>` : safe(r.trial)],
     ['val_accuracy', r => fix(r.val_accuracy, 2)],
+    ...(D.trials.some(known) ? [['val_accuracy_low', r => known(r) ? ends(r) : '-']] : []),
     ['accuracy_drop', r => fix(r.accuracy_drop, 2)],
     ['macs', r => count(r.macs)],
     ['macs_kept', r => fix(100 * r.macs_kept, 1)],
@@ -168,6 +186,7 @@ function table(front, rows) {
   ];
   const heads = {
     val_accuracy: 'val acc %',
+    val_accuracy_low: '95 % interval',
     accuracy_drop: 'drop',
     macs: 'MACs',
     macs_kept: 'kept %',

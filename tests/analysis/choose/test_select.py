@@ -7,6 +7,7 @@ from analysis.choose import constraints as hard
 from analysis.choose.select import choose
 from analysis.choose.verbs import parse_verb
 from analysis.errors import NothingFeasible
+from analysis.runs.sampling import interval
 from gcp_core.errors import ConfigError
 
 #          trial   accuracy  MACs  params  ms
@@ -171,3 +172,25 @@ def test_a_wrong_verb_is_refused_with_a_hint(trials, verb, message):
     with pytest.raises(ConfigError) as error:
         choose(trials, [], parse_verb(verb))
     assert message in str(error.value)
+
+
+def test_the_reason_gives_the_interval_and_names_who_is_within_it(trials):
+    """Accuracies counted on 200 images: 96.5 % is 193 right, Wilson's interval 92.9-98.3 %."""
+    trials["val_accuracy"] = [96.5, 96.0, 94.0, 90.0, 95.0, 92.5, 97.5]
+    trials["val_images"] = 200.0
+    low, high = interval(trials["val_accuracy"].to_numpy(), trials["val_images"].to_numpy())
+    trials["val_accuracy_low"], trials["val_accuracy_high"] = low, high
+    trials["accuracy_drop"] = 97.5 - trials["val_accuracy"]
+    choice = choose(trials, [], parse_verb({"best": "accuracy"}))
+    assert choice.reason == (
+        "t0000 has the highest validation accuracy (96.50 %) of 6 trials. It reaches 96.50 % validation accuracy (95 % "
+        "interval 93.0-98.3 % on 200 images; 1.00 points below its baseline) at 80 MACs (80.0 % of the baseline's) and "
+        "60 params. Within that interval, so not told apart by 200 images: 3 trials (t0002, t0004, t0001); the cheapest "
+        "has 5 images fewer right at 0.38 x the MACs."
+    )
+    assert choice.ties == ("t0002", "t0004", "t0001")
+    only_feasible = choose(trials, [hard.parse("params <= 60%")], parse_verb({"best": "accuracy"}))
+    assert only_feasible.ties == ("t0002", "t0004"), "what the limits left out is no alternative"
+    alone = choose(trials, [hard.parse("params <= 25%")], parse_verb({"best": "accuracy"}))
+    assert alone.ties == ()
+    assert "Within" not in alone.reason

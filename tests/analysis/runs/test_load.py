@@ -190,3 +190,20 @@ def test_several_sweeps_share_one_table(sweep, tmp_path):
 def test_load_stays_a_function_whatever_is_imported_later():
     assert analysis.load is load_function
     assert callable(read_records)
+
+
+def test_the_number_of_validation_images_is_recorded_else_found_in_the_accuracies(tmp_path):
+    def counted(trials, images):
+        for trial in trials:
+            right = round(trial.finals["val_accuracy"] * images / 100)
+            trial.finals["val_accuracy"] = 100 * right / images
+        return trials
+
+    write_sweep(tmp_path / "old", counted([baseline_trial(), *some_trials(6)], 337))
+    df = analysis.load(tmp_path / "old")
+    assert set(df["val_images"]) == {337.0}
+    assert (df["val_accuracy_low"] < df["val_accuracy"]).all()
+    # A recorded number is believed, also where the accuracies would allow a smaller one.
+    manifest = tmp_path / "old" / "trials" / "b0000" / "model" / "manifest.json"
+    manifest.write_text(json.dumps({"num_classes": 10, "val_images": 674}))
+    assert set(analysis.load(tmp_path / "old")["val_images"]) == {674.0}

@@ -5,6 +5,7 @@ import json
 import re
 from html.parser import HTMLParser
 
+import matplotlib.collections
 import matplotlib.colors
 import numpy as np
 import pandas as pd
@@ -12,11 +13,13 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import analysis
+from analysis import text
 from analysis.choose import constraints as hard
 from analysis.choose import select
 from analysis.choose.verbs import parse_verb
 from analysis.front.anchors import anchors_for
 from analysis.front.progress import progress
+from analysis.runs import table as runs_table
 from analysis.runs import widths
 from analysis.show import figures, page, report
 from analysis.show.publish import publish
@@ -70,6 +73,44 @@ def test_with_three_objectives_tile_plot_and_table_show_one_front(three, tmp_pat
 def test_a_sweep_of_two_objectives_has_a_front_of_its_own_along_another_cost(df):
     assert figures.goals_of_view(df, "macs", "val_accuracy") == GOALS
     assert figures.goals_of_view(df, "params", "val_accuracy") == {"val_accuracy": "max", "params": "min"}
+
+
+@pytest.fixture
+def counted(df):
+    """The sweep with accuracies that were counted on 337 images."""
+    accuracy = (df["val_accuracy"] * 3.37).round() / 3.37
+    table = df.assign(val_accuracy=accuracy, val_images=337.0, accuracy_drop=np.nan)
+    table.attrs = df.attrs
+    return runs_table.finish(table)
+
+
+def test_figures_tables_and_page_show_the_interval_of_the_validation_images(counted, tmp_path):
+    view = figures.front_view(counted)
+    rows = view.points[view.points["role"] == "front"]
+    assert (rows["val_accuracy_low"] < rows["val_accuracy"]).all()
+    assert (rows["val_accuracy"] < rows["val_accuracy_high"]).all()
+    axes = figures.draw_front(view).axes[0]
+    assert "95 % interval (validation images)" in axes.get_legend_handles_labels()[1]
+    bars = [c for c in axes.collections if isinstance(c, matplotlib.collections.LineCollection)]
+    drawn = {tuple(np.round(path.vertices[:, 1], 6)) for c in bars for path in c.get_paths()}
+    assert drawn >= {
+        tuple(np.round(ends, 6)) for ends in rows[["val_accuracy_low", "val_accuracy_high"]].to_numpy()
+    }
+    header, cells = text.trials_cells(counted[counted["candidate"]].head(1), [])
+    first = counted[counted["candidate"]].iloc[0]
+    said = f"{first['val_accuracy_low']:.1f}-{first['val_accuracy_high']:.1f}"
+    assert cells[0][header.index("95 % interval")] == said
+    page_text = report.write(counted, tmp_path).page.read_text()
+    data = json.loads(page_text.split('id="data">')[1].split("</script>")[0])
+    entry = next(e for e in data["trials"] if e["trial"] == first["trial"])
+    assert entry["val_accuracy_low"] == pytest.approx(first["val_accuracy_low"])
+
+
+def test_without_the_number_of_images_nothing_is_made_up(df, tmp_path):
+    assert df["val_accuracy_low"].isna().all()
+    labels = figures.draw_front(figures.front_view(df)).axes[0].get_legend_handles_labels()[1]
+    assert not [label for label in labels if "interval" in label]
+    assert "95 % interval" not in text.trials_cells(df[df["candidate"]], [])[0]
 
 
 def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):

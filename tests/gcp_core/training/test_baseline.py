@@ -7,8 +7,8 @@ from torch import nn
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ModelError
+from gcp_core.records.checkpoint import load_model
 from gcp_core.training import run_trial
-from gcp_core.training.checkpoint import load_model
 
 
 def linear_only(num_classes, in_channels):

@@ -8,16 +8,16 @@ import sys
 from pathlib import Path
 
 import torch
-from gcp_core.training.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
 
-from gcp_core.training import checkpoint
+from gcp_core.records import checkpoint
+from gcp_core.records.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
 import sys
 from pathlib import Path
 import torch
-from gcp_core.training.checkpoint import STATE, write_folder
+from gcp_core.records.checkpoint import STATE, write_folder
 for number in range(int(sys.argv[2])):
     write_folder(Path(sys.argv[1]), STATE, {"w": torch.zeros(9)}, {"number": number}, durable=False)
 """
