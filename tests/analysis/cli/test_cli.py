@@ -133,7 +133,7 @@ def test_sweeps_that_answer_different_questions_are_compared_only_by_force(sweep
     assert "--force" in refused.stderr
     forced = run("compare", sweep, tmp_path / "longer", "--force", "--equal", "trials")
     assert forced.exit_code == 0, forced.output
-    assert "fewer than 6 paired seeds decide nothing" in forced.stdout
+    assert "fewer than 6 paired seeds decide nothing: undecided" in forced.stdout
 
 
 def test_report_writes_nothing_to_the_tracking_store_unless_asked(tmp_path):
