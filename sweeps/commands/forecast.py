@@ -9,7 +9,7 @@ import random
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,10 @@ class Forecast:
     disk_bytes: int
     disk_free: int
     confirm_seeds: int = 0
+    snapshots: int = 0
+    path_epochs: list[int] | None = None
+    path_cost: list[float] | None = None
+    levels: list[list[float]] = field(default_factory=list)
 
     def text(self) -> str:
         """For people."""
@@ -101,6 +105,20 @@ class Forecast:
                 f"  time              about {duration(3600 * self.wall_hours)} on this machine ({at_a_time})",
                 f"  device-hours      {self.device_hours:.3g}",
             ]
+        if self.path_epochs is not None and self.path_cost is not None:
+            lines += [
+                f"  models            about {self.snapshots}, one per phase of every path",
+                f"  epochs of a path  {_range(self.path_epochs)}, costing {_range(self.path_cost)} dense epochs",
+                *(
+                    f"  MACs left         {', '.join(f'{100 * share:.0f}' for share in levels)} %"
+                    for levels in self.levels
+                ),
+            ]
+        elif not self.snapshots:
+            lines.append(
+                "  as paths          train.schedule=cycles train.epochs=null prune.start=4 prune.until=null: every trial"
+                " then leaves a model per step (docs/guide.md)"
+            )
         if self.confirm_seeds:
             lines.append(
                 f"  on top            {self.confirm_seeds} runs per member of the front, to confirm it"
@@ -111,6 +129,11 @@ class Forecast:
         if self.disk_bytes > self.disk_free:
             lines.append("  !                 the disk is too small: storage=FOLDER names another place")
         return "\n".join(lines)
+
+
+def _range(ends: Sequence[float]) -> str:
+    low, high = ends[0], ends[-1]
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
 def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
@@ -135,10 +158,11 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
     baselines = [rehearsal.play(trial) for trial in _distinct_baselines(run)]
     everything = [*baselines, *run]
     slots = _slots(config)
+    paths = [trial for trial in run if trial.config.is_path]
     times = _times(config, everything, possible) if timed and possible else []
     wall = START_S + checked_s + COLD_S + makespan(times, slots) + CLOSE_S
     spare = max(0, num_baselines(config) - len(baselines))  # of seeds, say, that the sample does not hold
-    more = round(spare * sum(trial.train.epochs for trial in trials) / len(trials))
+    more = round(spare * sum(trial.baseline().train.epochs for trial in trials) / len(trials))
     trained = distinct_states(everything) if config.search.share else sum(t.epochs for t in everything)
     return Forecast(
         name=config.name,
@@ -146,7 +170,7 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
         points=config.space.size(),
         trials=config.num_trials(),
         baselines=len(baselines) + spare,
-        epochs=sum(trial.config.train.epochs for trial in everything) + more,
+        epochs=sum(_planned(trial) for trial in everything) + more,
         epochs_trained=trained + more,
         sampled=len(points),
         short_share=sum(not trial.reached for trial in played) / len(trials),
@@ -159,7 +183,32 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
         disk_bytes=_disk(config, everything, slots),
         disk_free=_free(config.folder),
         confirm_seeds=config.confirm.seeds,
+        snapshots=sum(1 + len(trial.plans) for trial in paths),
+        path_epochs=[min(t.epochs for t in paths), max(t.epochs for t in paths)] if paths else None,
+        path_cost=[min(map(_cost, paths)), max(map(_cost, paths))] if paths else None,
+        levels=_levels(paths),
     )
+
+
+def _planned(trial: Played) -> int:
+    """Epochs of a trial that nobody stops."""
+    return trial.epochs if trial.config.is_path else trial.config.train.epochs
+
+
+def _cost(trial: Played) -> float:
+    """Training multiply-adds in epochs of the unpruned model, without scoring."""
+    return round(sum(trial.macs) / trial.macs[0], 2)
+
+
+def _levels(paths: Sequence[Played]) -> list[list[float]]:
+    """The shares of MACs left at the snapshots of each kind of path, as played; every kind once."""
+    found = {
+        (run.config.prune.levels, run.config.prune.ratio, run.config.prune.ratio_of): run for run in paths
+    }
+    return [
+        [round(run.macs[epoch - 1] / run.macs[0], 3) for epoch in (*run.events, run.epochs)]
+        for run in found.values()
+    ]
 
 
 def likely_trials(config: SweepConfig, played: Sequence[Played], rehearsal: Rehearsal) -> list[Played]:
@@ -241,8 +290,8 @@ def _slots(config: SweepConfig) -> int:
 
 
 def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
-    """Weights twice (trial and MLflow), two checkpoints per running trial, and the shared states (bounded)."""
-    weights = sum(8 * trial.final[1] for trial in trials)
+    """Weights of every model twice (trial and MLflow), two checkpoints per running trial, bounded shared states."""
+    weights = sum(8 * params for trial in trials for params in _models(trial))
     factor = (
         12 if trials and trials[0].config.train.optimizer == "adamw" else 8
     )  # weights and momenta, float32
@@ -252,6 +301,13 @@ def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
     }
     shared = min(MAX_BYTES, factor * sum(states.values())) if config.search.share else 0
     return round(weights + running + shared + _TRIAL_BYTES * len(trials) + _SWEEP_BYTES)
+
+
+def _models(trial: Played) -> list[float]:
+    """Parameters of the models that a trial leaves."""
+    if not trial.config.is_path:
+        return [trial.final[1]]
+    return [trial.params[epoch - 1] for epoch in (*trial.events, trial.epochs)]
 
 
 def _free(folder: str) -> int:

@@ -19,6 +19,7 @@ from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_channels
 from gcp_core.schedule.clock import event_epochs
+from gcp_core.training.levels import cost_of, level_plan, why_over
 from gcp_core.training.setup import budget_for
 from sweeps.records.job import Job, Outcome
 from sweeps.strategy.feasibility import Feasibility
@@ -75,12 +76,14 @@ class Rehearsal:
 
     def play(self, trial: TrialConfig) -> Played:
         """The trial from its first to its last epoch."""
+        if trial.is_path:
+            return self._play_path(trial)
         prune, epochs = trial.prune, trial.train.epochs
         groups = self._feasibility.groups(trial if prune else replace(trial, prune=PruneConfig()))
         kind = 0 if prune is None or prune.of == "macs" else 1
         limit = 0.0 if prune is None or prune.target is None else (1 - prune.target) * groups.cost()[kind]
         due = () if prune is None else event_epochs(prune, epochs)
-        history: list[object] = [trial.baseline().key()]
+        history: list[object] = [trial.dense_phase().key()]
         states, costs, events = [], [], []
         plans: list[Plan] = []
         reached = False
@@ -101,6 +104,42 @@ class Rehearsal:
         ended = reached or prune is None or prune.target is None
         return Played(trial, tuple(states), macs, params, final, tuple(events), ended, tuple(plans))
 
+    def _play_path(self, trial: TrialConfig) -> Played:
+        """Phase after phase, as ``gcp_core.training.path`` goes; the events are those before which a phase ended."""
+        train, prune = trial.train, trial.prune
+        groups = self._feasibility.groups(trial)
+        dense = cost_of(groups, prune)
+        history: list[object] = [trial.dense_phase().key()]
+        states, costs, plans = [], [], []
+        phase, ended = prune.start, ""
+        while not ended:
+            for _ in range(phase):
+                states.append(digest([history, len(states) + 1]))
+                costs.append(groups.cost())
+            epoch, phase = len(states), prune.interval
+            removed = 1 - cost_of(groups, prune) / dense
+            ended = why_over(train, prune, removed, epoch, plans[-1] if plans else None)
+            plan = None if ended else level_plan(self._scores(groups, [history, epoch]), groups, prune, dense)
+            if plan is None:
+                ended = ended or "floors"
+                continue
+            groups = groups.after(plan)
+            plans.append(plan.with_meta(epoch=epoch))
+            course = [prune.interval, train.restart, train.pace]
+            history = [*history, epoch, plan.effect(), course]
+        macs, params = zip(*costs, strict=True)
+        final = (float(groups.cost()[0]), float(groups.cost()[1]))
+        events = tuple(plan.meta["epoch"] for plan in plans)
+        return Played(trial, tuple(states), macs, params, final, events, ended == "target", tuple(plans))
+
+    def _scores(self, groups: Groups, rule: list[object]) -> dict[str, torch.Tensor]:
+        """Random, but the same for the same rule."""
+        generator = torch.Generator().manual_seed(int(digest(rule), 16))
+        return {
+            layer: torch.rand(channels, generator=generator, dtype=torch.float64)
+            for layer, channels in groups.scored_layers().items()
+        }
+
     def _event(
         self, trial: TrialConfig, groups: Groups, history: list[object], epoch: int, limit: float
     ) -> Plan | None:
@@ -109,13 +148,8 @@ class Rehearsal:
         rule, budget = [history, epoch, prune.criterion, prune.options], budget_for(prune, limit)
         key = digest([rule, repr(budget)])
         if key not in self._plans:
-            generator = torch.Generator().manual_seed(int(digest(rule), 16))
-            scores = {
-                layer: torch.rand(channels, generator=generator, dtype=torch.float64)
-                for layer, channels in groups.scored_layers().items()
-            }
             try:
-                plan = select_channels(scores, groups, budget)
+                plan = select_channels(self._scores(groups, rule), groups, budget)
             except InfeasibleTarget:
                 plan = None
             self._plans[key] = plan if plan is not None and plan.num_units else None

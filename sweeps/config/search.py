@@ -115,6 +115,10 @@ class SearchConfig:
         """The constraints, parsed."""
         return tuple(parse_limit(text, f"search.constraints.{i}") for i, text in enumerate(self.constraints))
 
+    def needs(self, name: str) -> bool:
+        """Whether an objective or a constraint asks for that final value."""
+        return name in self.objectives or any(limit.name == name for limit in self.limits())
+
     def needs_baseline(self) -> bool:
         """Whether an answer to the sampler needs the baseline to have been trained."""
         return "accuracy_drop" in self.objectives or any(limit.needs_baseline() for limit in self.limits())

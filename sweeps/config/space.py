@@ -19,6 +19,7 @@ RANGE_KEYS = ("choice", "low", "high", "step", "log")
 _DIGITS = 6
 
 Scalar = Any
+_NOWHERE = object()
 Point = dict[str, Scalar]
 
 
@@ -119,14 +120,15 @@ class Space:
         return None if None in sizes else math.prod(size for size in sizes if size is not None)
 
     def canonical(self, point: Mapping[str, Scalar]) -> Point:
-        """The point rounded to the grid, in the order of the dimensions; unknown or missing names are refused."""
+        """The point rounded to the grid, in the order of the dimensions.
+
+        A leaf that it leaves out has its first value; one that is not searched may be named with the value it has.
+        """
         names = [dimension.path for dimension in self.dimensions]
         for name in point:
             if name not in names:
-                raise ConfigError(f"{name!r} is not searched", "search.points", did_you_mean(name, names))
-        missing = [name for name in names if name not in point]
-        if missing:
-            raise ConfigError(f"a point lacks {', '.join(missing)}", "search.points")
+                self._check_fixed(name, point[name], names)
+        point = {**self.first(), **{name: value for name, value in point.items() if name in names}}
         for dimension in self.dimensions:
             if not dimension.contains(point[dimension.path]):
                 where = f"search.points.{dimension.path}"
@@ -134,6 +136,19 @@ class Space:
                     f"{point[dimension.path]!r} is outside the range", where, dimension.describe()
                 )
         return {d.path: d.canonical(point[d.path]) for d in self.dimensions}
+
+    def _check_fixed(self, name: str, value: Scalar, searched: list[str]) -> None:
+        node: Any = self.base
+        for part in name.split("."):
+            node = node.get(part, _NOWHERE) if isinstance(node, dict) else _NOWHERE
+        if node is _NOWHERE:
+            raise ConfigError(f"{name!r} is not searched", "search.points", did_you_mean(name, searched))
+        if node != value:
+            raise ConfigError(
+                f"{value!r} is not the fixed value {node!r}",
+                f"search.points.{name}",
+                "search it, or leave it out",
+            )
 
     def resolve(self, point: Mapping[str, Scalar], threads: int = 1) -> TrialConfig:
         """The trial at this point; raises ConfigError where the trial's own checks refuse it."""

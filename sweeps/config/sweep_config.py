@@ -19,6 +19,7 @@ from typing import Any
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
 from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
+from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, with_baseline, without_rungs
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
 from sweeps.config.reading import flatten, merge, read_tree
 from sweeps.config.search import SearchConfig
@@ -65,6 +66,24 @@ class ConfirmConfig:
 
 
 @dataclass(frozen=True)
+class BaselineConfig:
+    """The unpruned twin of paths: trained one-cycle for ``epochs`` (null = as many as the dearest path costs).
+
+    The number is fixed when a sweep of paths is created. Single trials have a baseline of their own length.
+    """
+
+    epochs: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None and self.epochs < 1:
+            raise ConfigError(
+                f"{self.epochs!r} is not a whole number >= 1",
+                "baseline.epochs",
+                "null = as many as the dearest path costs",
+            )
+
+
+@dataclass(frozen=True)
 class TrackingConfig:
     """Where MLflow is. ``uri: null`` is an SQLite file in the sweep's folder."""
 
@@ -83,6 +102,7 @@ class SweepConfig:
     space: Space
     search: SearchConfig
     confirm: ConfirmConfig
+    baseline: BaselineConfig
     resources: ResourcesConfig
     tracking: TrackingConfig
     storage: str
@@ -130,12 +150,16 @@ _MAY_CHANGE = (
     "tracking.",
     "storage",
     "confirm.",
+    "baseline.",
 )
+#: And of a sweep of paths: how far they go.
+_MAY_CHANGE_OF_PATHS = ("prune.target", "train.epochs")
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what may change between two runs of one sweep."""
-    flat = {path: value for path, value in flatten(tree).items() if not path.startswith(_MAY_CHANGE)}
+    free = (*_MAY_CHANGE, *(_MAY_CHANGE_OF_PATHS if is_of_paths(tree) else ()))
+    flat = {path: value for path, value in flatten(tree).items() if not path.startswith(free)}
     if not is_url(flat.get("ledger") or ""):
         flat["ledger"] = None  # a journal may lie anywhere
     return flat
@@ -178,6 +202,7 @@ _TRIAL_PARTS: dict[str, type] = {
 _SWEEP_PARTS: dict[str, type] = {
     "search": SearchConfig,
     "confirm": ConfirmConfig,
+    "baseline": BaselineConfig,
     "resources": ResourcesConfig,
     "tracking": TrackingConfig,
 }
@@ -189,6 +214,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     """The checked sweep of a raw nested mapping."""
     refuse_secrets(tree)  # first of all: what is refused for another reason is shown
     _refuse_unknown(tree, _TOP, "")
+    check_given(tree)
     dimensions: list[Dimension] = []
     base: dict[str, Any] = {"seed": _leaf(tree.get("seed", 0), int, "seed", dimensions)}
     merged: dict[str, Any] = {"name": _name(tree), "seed": tree.get("seed", 0)}
@@ -201,7 +227,20 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
     merged["ledger"] = ledger = _ledger(tree.get("ledger"), storage)
+    if is_of_paths(merged):
+        merged["prune"] |= {"until": None} | (
+            {"target": None} if merged["prune"]["levels"] is not None else {}
+        )
+        base["prune"] |= {"until": None} | ({"target": None} if merged["prune"]["levels"] is not None else {})
+        dimensions = deep_as_searched(base, dimensions)
+    elif merged["train"]["epochs"] is None:
+        merged["train"]["epochs"] = base["train"]["epochs"] = TrainConfig().epochs
     space = Space(base, tuple(dimensions))
+    if is_of_paths(merged):
+        sweep_parts["search"] = without_rungs(sweep_parts["search"], tree)
+        merged["search"]["stopping"] = "none"
+        space, epochs = with_baseline(space, sweep_parts["baseline"].epochs)
+        sweep_parts["baseline"], merged["baseline"] = BaselineConfig(epochs), {"epochs": epochs}
     config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, ledger=ledger, tree=merged)
     _check_whole(config)
     return config

@@ -18,8 +18,8 @@ from sweeps.driver.agenda import Agenda
 from sweeps.driver.alike import FirstEnds
 from sweeps.driver.baselines import Baselines, as_baseline
 from sweeps.driver.listeners import Progress, Tracker
-from sweeps.records import spool
-from sweeps.records.job import Job, Outcome, Record, read_outcome, read_stop, write_stop
+from sweeps.driver.snapshots import Snapshots
+from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome, read_stop, write_stop
 from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange
@@ -86,6 +86,10 @@ class Conductor:
         self._budget = budget or Budget(config.search, config.resources)
         self._front = LiveFront(config.search.objectives)
         self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
+        self._proposer = self._new_proposer()
+        self._snapshots = Snapshots(
+            config, ledger, tracker, progress, self._baselines, self._front, self._proposer
+        )
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -190,6 +194,10 @@ class Conductor:
             write_stop(job.folder, stop)
             self.exchange.offer(f"{trial_path(job.trial_id)}/{STOP_FILE}")
 
+    def snapshot(self, trial_id: str, snap: Snap) -> None:
+        """A running path has finished a model, and goes on."""
+        self._snapshots.taken(self._active[trial_id], snap)
+
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
         job = self._active.pop(trial_id)
@@ -227,11 +235,14 @@ class Conductor:
                 f"every distinct point of the space that can be run has been tried ({self._entered} trials)"
             )
             return
-        self._enter_baseline(self._resolve(point))
-        job = self._ledger.add("trial", self._resolve(point), point, self._proposer.distributions)
+        trial = self._resolve(point)
+        if not trial.is_path or self.config.search.needs_baseline():
+            self._enter_baseline(trial)
+        job = self._ledger.add("trial", trial, point, self._proposer.distributions)
         self._searched.add(job.baseline_key)
         self._entered += 1
         self._agenda.add(job)
+        self._enter_baseline(trial)  # a path's is trained when a worker is free: nothing waits for it
 
     def _enter_confirm_runs(self) -> None:
         """The search is over: queue the front's members on fresh seeds, those apart that an earlier driver entered."""
@@ -273,6 +284,8 @@ class Conductor:
     def _settle(self, job: Job, outcome: Outcome) -> None:
         if self._rungs is not None:
             self._rungs.ended(job, outcome)
+        for snap in outcome.snapshots:  # those among them that were not heard of
+            self._snapshots.taken(job, snap)
         if job.kind == "baseline":
             self._close_baseline(job, outcome)
         elif self._baselines.get(job.baseline_key) is None and waits_for_baseline(
@@ -298,6 +311,7 @@ class Conductor:
         self._stop_without_baselines()
         if outcome.status != "complete":
             return
+        self._snapshots.baseline_ended(job.baseline_key)
         for waiting, answer in self._baselines.release(job.baseline_key):
             self._close_trial(waiting, answer)
         for earlier, answer in self._baselines.late(job.baseline_key):
@@ -329,7 +343,10 @@ class Conductor:
         if job.kind == "trial":
             self._proposer.answer(job.number, values, violations, outcome.status == "stopped")
             self._done += 1
-            self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
+            if not job.config.is_path:  # its snapshots are on the front
+                self._front.trial(
+                    outcome.finals if values is not None and outcome.status == "complete" else None
+                )
         if baseline is None:
             self._baselines.lacks_drop(job, outcome)
         self._announce(job, outcome)
@@ -359,18 +376,15 @@ class Conductor:
         self._entered = len(trials)
         self._done = sum(record.finished for record in trials)
         self._searched = {record.job.baseline_key for record in trials}
-        seed = self.config.space.base["seed"] + len(trials)
-        self._proposer = Proposer(
-            self.config.space,
-            self.config.search,
-            self.config.num_trials(),
-            seed,
-            self._key,
-        )
+        snapshots = self._ledger.snapshots()
         self._proposer.replay(trials)
-        self._recall([*baselines, *trials])
+        for record in trials:
+            for known in snapshots.get(record.job.trial_id, ()):
+                self._proposer.observe(record.job.point, known.values, known.violations)
+        if self._rungs is not None:
+            self._rungs.take_over([*baselines, *trials])
         self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
-        self._front.recall(trials, baselines)
+        self._front.recall(trials, baselines, snapshots)
         for record in baselines:
             self._take_over_baseline(record)
         for record in trials:
@@ -382,14 +396,11 @@ class Conductor:
         for record in unfinished:
             self._resume(record.job)
 
-    def _recall(self, records: list[Record]) -> None:
-        """What later trials are compared with: the courses of those before them, from their folders."""
-        for record in records if self._rungs is not None else ():
-            outcome = read_outcome(record.job.folder) if record.finished else None
-            if outcome is not None:
-                self._rungs.ended(record.job, outcome)
-            else:
-                self._rungs.recall(record.job, spool.rows(Path(record.job.folder)))
+    def _new_proposer(self) -> Proposer:
+        """Seeded anew by every driver, or it would draw again what was drawn before."""
+        seed = self.config.space.base["seed"] + len(self._ledger.records("trial"))
+        number = self.config.num_trials()
+        return Proposer(self.config.space, self.config.search, number, seed, self._key)
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sweeps.records.job import Job, Outcome
+from sweeps.records.job import Job, Outcome, Snap
 
 
 class Tracker(Protocol):
@@ -13,6 +13,9 @@ class Tracker(Protocol):
     def started(self, job: Job) -> None: ...
 
     def epoch(self, job: Job, row: dict[str, float]) -> None: ...
+
+    def snapshot(self, job: Job, snap: Snap) -> None:
+        """A path has finished a model; its path goes on. May come twice."""
 
     def finished(self, job: Job, outcome: Outcome) -> None: ...
 
@@ -32,6 +35,8 @@ class Progress(Protocol):
 
     def front(self, hypervolume: float | None, left_s: float | None) -> None:
         """How far the sweep is, as far as that is known; comes before :meth:`finished`."""
+
+    def snapshot(self, job: Job, snap: Snap) -> None: ...
 
     def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None: ...
 

@@ -17,7 +17,7 @@ from ray.tune.search import Searcher
 from sweeps.driver.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records.disk import advice, is_full
-from sweeps.records.job import Job, Outcome
+from sweeps.records.job import Job, Outcome, Snap
 from sweeps.storage.lock import Superseded, stop_requested
 from sweeps.storage.objects import StoreError
 from sweeps.worker.trial import PAYLOAD
@@ -60,6 +60,7 @@ class ConductorSearcher(Searcher):
             "gpus": conductor.config.resources.gpus,
             "store": conductor.exchange.url,
             "generation": conductor.exchange.generation,
+            "latency": conductor.config.search.needs("latency_ms"),
         }
 
     def lost(self, trial_id: str, said: str, attempts: int) -> None:
@@ -94,6 +95,8 @@ class ConductorSearcher(Searcher):
             self._outcomes[name] = Outcome.from_json(payload["outcome"])
         elif "epoch" in payload and name not in self._outcomes:
             self._live().epoch(name, payload["epoch"])
+        elif "snapshot" in payload and name not in self._outcomes:
+            self._live().snapshot(name, Snap.from_dict(payload["snapshot"]))
         elif "full" in payload:
             self._live().interrupt(advice(payload["full"]))
 

@@ -54,6 +54,28 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Snap:
+    """A path's snapshot, as it passes between worker, driver and ledger (``gcp_core.records.results.Snapshot``).
+
+    ``status`` is ``complete``, or ``infeasible`` where it violates a constraint.
+    """
+
+    level: int
+    epoch: int
+    finals: dict[str, float]
+    weights_sha256: str = ""
+    status: str = "complete"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready; NaN and infinities survive as text."""
+        return _writable(dataclasses.asdict(self))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Snap:
+        return cls(**{**values, "finals": _numbers(values["finals"])})
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a job ended.
 
@@ -65,6 +87,7 @@ class Outcome:
         seconds: wall time of the run that ended it.
         weights_sha256: of the final weights, empty if there are none.
         provenance: of the process that ended it (``sweeps.records.provenance``).
+        snapshots: of a path, all of them.
     """
 
     status: str
@@ -74,11 +97,13 @@ class Outcome:
     seconds: float = 0.0
     weights_sha256: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
+    snapshots: tuple[Snap, ...] = ()
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
             raise GcpError(f"{self.status!r} is no status", "outcome")
         object.__setattr__(self, "history", tuple(self.history))
+        object.__setattr__(self, "snapshots", tuple(self.snapshots))
         object.__setattr__(self, "error", redact(self.error))  # it is shown, logged and kept in many places
 
     @property
@@ -95,6 +120,7 @@ class Outcome:
         values = json.loads(text)
         values["finals"] = _numbers(values["finals"])
         values["history"] = tuple(_numbers(row) for row in values["history"])
+        values["snapshots"] = tuple(map(Snap.from_dict, values.get("snapshots", ())))
         return cls(**values)
 
 

@@ -14,6 +14,7 @@ import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,20 +27,32 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError
-from gcp_core.schema import STATUSES, Kind
+from gcp_core.schema import STATUSES, Kind, model_id
 from sweeps.records.database import open_storage, study_name
 from sweeps.records.folder import existing_entry
-from sweeps.records.job import Job, Outcome, Record, trial_id
+from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.layout import JOURNAL
 
 _log = logging.getLogger(__name__)
 _CONFIG, _POINT, _KEY = "config", "point", "key"
 _STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
 _WEIGHTS, _PROVENANCE = "weights_sha256", "provenance"
+_NAME, _TRIAL, _SNAP, _VIOLATIONS = "model", "trial", "snapshot", "violations"
+
+
+@dataclass(frozen=True)
+class SnapshotRecord:
+    """A snapshot in the ledger. ``values`` are the objectives, None where they are not finite."""
+
+    trial_id: str
+    snap: Snap
+    values: tuple[float, ...] | None
+    violations: dict[str, float]
 
 
 class Ledger:
-    """The three studies of a sweep's folder (trials, baselines, confirm runs), created where they are missing.
+    """The studies of a sweep's folder (trials, baselines, confirm runs), created where they are missing; paths have one
+    more, of their snapshots.
 
     Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
     look at a copy (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id``
@@ -66,6 +79,9 @@ class Ledger:
             self._trials = _open_study(storage, name, objectives)
             self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
             self._confirm = _open_study(storage, f"{name}/confirm", objectives)
+        self._where = (storage, f"{name}/snapshots", objectives)
+        self._snapshots: optuna.Study | None = None
+        self._names: set[str] | None = None
 
     def add(
         self,
@@ -114,6 +130,50 @@ class Ledger:
         with quiet_optuna():
             study.tell(job.number, values=values if state == TrialState.COMPLETE else None, state=state)
 
+    def add_snapshot(
+        self, job: Job, snap: Snap, values: tuple[float, ...] | None, violations: Mapping[str, float]
+    ) -> None:
+        """Enter a finished snapshot of a path under its name, in one line; one that is there already stays."""
+        name = model_id(job.trial_id, snap.level)
+        if name in self._snapshot_names():
+            return
+        about = {_NAME: name, _TRIAL: job.trial_id, _SNAP: snap.to_dict(), _VIOLATIONS: dict(violations)}
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        with quiet_optuna():
+            self._open_snapshots(create=True).add_trial(
+                create_trial(state=state, values=None if values is None else list(values), user_attrs=about)
+            )
+        self._snapshot_names().add(name)
+
+    def snapshots(self) -> dict[str, list[SnapshotRecord]]:
+        """Trial id -> its snapshots by level, as far as they are finished."""
+        study = self._open_snapshots(create=False)
+        found: dict[str, list[SnapshotRecord]] = {}
+        for frozen in study.get_trials(deepcopy=False) if study is not None else ():
+            known = frozen.user_attrs
+            values = tuple(frozen.values) if frozen.state == TrialState.COMPLETE else None
+            record = SnapshotRecord(
+                known[_TRIAL], Snap.from_dict(known[_SNAP]), values, dict(known[_VIOLATIONS])
+            )
+            found.setdefault(record.trial_id, []).append(record)
+        return {trial: sorted(all_, key=lambda r: r.snap.level) for trial, all_ in found.items()}
+
+    def _snapshot_names(self) -> set[str]:
+        if self._names is None:
+            study = self._open_snapshots(create=False)
+            trials = study.get_trials(deepcopy=False) if study is not None else ()
+            self._names = {frozen.user_attrs[_NAME] for frozen in trials}
+        return self._names
+
+    def _open_snapshots(self, create: bool) -> optuna.Study | None:
+        """A sibling study that only sweeps of paths have."""
+        if self._snapshots is None:
+            storage, name, objectives = self._where
+            with quiet_optuna():
+                if create or name in optuna.get_all_study_names(storage):
+                    self._snapshots = _open_study(storage, name, objectives)
+        return self._snapshots
+
     def records(self, kind: Kind = "trial") -> list[Record]:
         """All records of a kind in the order of their numbers."""
         study = self._study(kind)
@@ -146,6 +206,14 @@ class Ledger:
         return {"trial": self._trials, "baseline": self._baselines, "confirm": self._confirm}[kind]
 
 
+def read_snapshots(
+    folder: Path, name: str, objectives: Mapping[str, str], url: str | None = None
+) -> dict[str, list[SnapshotRecord]]:
+    """As :func:`read_records`, the snapshots of a sweep's paths: trial id -> its snapshots by level."""
+    with _reading(folder, name, objectives, url) as ledger:
+        return ledger.snapshots()
+
+
 def read_records(
     folder: Path,
     name: str,
@@ -154,16 +222,21 @@ def read_records(
     url: str | None = None,
 ) -> tuple[list[Record], ...]:
     """The records of each kind, of a sweep that another process may be writing: reads a copy of the whole lines."""
-    if url is not None:
-        ledger = Ledger(folder, name, objectives, url=url, sweep_id=existing_entry(folder).id)
+    with _reading(folder, name, objectives, url) as ledger:
         return tuple(ledger.records(kind) for kind in kinds)
+
+
+@contextlib.contextmanager
+def _reading(folder: Path, name: str, objectives: Mapping[str, str], url: str | None) -> Iterator[Ledger]:
+    if url is not None:
+        yield Ledger(folder, name, objectives, url=url, sweep_id=existing_entry(folder).id)
+        return
     path = folder / JOURNAL
     whole = path.read_bytes() if path.exists() else b""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / JOURNAL
         copy.write_bytes(whole[: whole.rfind(b"\n") + 1])
-        ledger = Ledger(folder, name, objectives, journal=copy)
-        return tuple(ledger.records(kind) for kind in kinds)
+        yield Ledger(folder, name, objectives, journal=copy)
 
 
 def _open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:

@@ -55,6 +55,8 @@ class Feasibility:
     def impossible(self, trial: TrialConfig) -> bool:
         """Whether the target is out of reach even when the costliest units go first (such a trial is refused)."""
         prune = trial.prune
+        if trial.is_path:
+            return False  # it ends where the floors end it
         events = len(event_epochs(prune, trial.train.epochs))
         if not events:
             return True

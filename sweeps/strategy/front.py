@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from analysis.front.anchors import Anchors
     from sweeps.records.job import Record
+    from sweeps.records.ledger import SnapshotRecord
 
 
 class LiveFront:
@@ -50,14 +51,23 @@ class LiveFront:
         self.complete += finals is not None
         self._known.clear()
 
-    def recall(self, trials: list[Record], baselines: list[Record]) -> None:
-        """What the ledger knows, in the order of the trials' numbers."""
+    def recall(
+        self,
+        trials: list[Record],
+        baselines: list[Record],
+        snapshots: Mapping[str, list[SnapshotRecord]] | None = None,
+    ) -> None:
+        """What the ledger knows, in the order of the trials' numbers; a path's snapshots stand for it."""
         searched = {record.job.baseline_key for record in trials}
         for record in baselines:
             if record.status == "complete" and record.key in searched:
                 self.baseline(record.finals, record.job.folder)
         for record in trials:
-            if record.finished:
+            taken = (snapshots or {}).get(record.job.trial_id, [])
+            for known in taken:
+                standing = known.snap.status == "complete" and known.values is not None
+                self.trial(known.snap.finals if standing else None)
+            if record.finished and not taken:
                 standing = record.status == "complete" and record.values is not None
                 self.trial(record.finals if standing else None)
 

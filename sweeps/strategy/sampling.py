@@ -92,6 +92,7 @@ class Proposer:
         self._rng = random.Random(seed)
         self._rng_of_ties = np.random.default_rng(seed)
         self._learns = search.sampler in LEARNING_SAMPLERS
+        self._takes_observations = search.sampler in ("tpe", "gp")
         self._grid: list[Point] = []
         self._places = self._open = np.empty(0)
         first: Iterator[Point] = (space.canonical(point) for point in search.points)
@@ -144,7 +145,25 @@ class Proposer:
         A trial that was ``stopped`` early has none either, but its point counts: TPE takes it for worse than any that
         was trained to the end, so it looks elsewhere; the other samplers only know that it was tried.
         """
-        number = self._numbers[ledger_number]
+        self._tell(self._numbers[ledger_number], values, violations, stopped)
+
+    def observe(
+        self, point: Point, values: tuple[float, ...] | None, violations: Mapping[str, float]
+    ) -> None:
+        """Learn from a snapshot of the path at ``point``: one observation more at the same parameters.
+
+        A population (NSGA-II) cannot take what it has not asked for; it learns from the path's own answer only.
+        """
+        if values is not None and self._takes_observations:
+            self._tell(self._enter(point), values, violations)
+
+    def _tell(
+        self,
+        number: int,
+        values: tuple[float, ...] | None,
+        violations: Mapping[str, float],
+        stopped: bool = False,
+    ) -> None:
         trial = optuna.trial.Trial(self._mirror, self._mirror.get_trials(deepcopy=False)[number]._trial_id)
         for name, excess in violations.items():
             trial.set_constraint(name, excess)

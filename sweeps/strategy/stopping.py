@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,8 @@ import numpy as np
 from gcp_core.config import TrialConfig
 from gcp_core.schedule.clock import event_epochs
 from sweeps.config.sweep_config import SearchConfig
-from sweeps.records.job import Job, Outcome, Stop
+from sweeps.records import spool
+from sweeps.records.job import Job, Outcome, Record, Stop, read_outcome
 
 if TYPE_CHECKING:  # it brings torch
     from sweeps.strategy.feasibility import Projection
@@ -110,6 +112,15 @@ class Rungs:
         """Take in epochs that an earlier driver has dealt with."""
         for row in rows:
             _take(self._course(job), row)
+
+    def take_over(self, records: Iterable[Record]) -> None:
+        """What later trials are compared with: the courses of those under earlier drivers, from their folders."""
+        for record in records:
+            outcome = read_outcome(record.job.folder) if record.finished else None
+            if outcome is not None:
+                self.ended(record.job, outcome)
+            else:
+                self.recall(record.job, spool.rows(Path(record.job.folder)))
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Take in how a job ended, its history included (of a sweep that is continued nothing else is known)."""

@@ -25,6 +25,8 @@ PATIENCE_S = 300.0
 def shared_epochs(one: TrialConfig, other: TrialConfig) -> int:
     """Epochs that two trials certainly or possibly train alike: up to the first event that one has and the other has
     not, or has by another rule. Where a target is met sooner, they part sooner."""
+    if one.is_path or other.is_path:
+        return _shared_by_paths(one, other)
     if one.baseline() != other.baseline():
         return 0
     epochs = one.train.epochs
@@ -34,6 +36,13 @@ def shared_epochs(one: TrialConfig, other: TrialConfig) -> int:
         if epoch not in events or epoch not in others or not same_rule:
             return epoch
     return epochs
+
+
+def _shared_by_paths(one: TrialConfig, other: TrialConfig) -> int:
+    """Paths of equal start share the dense phase; so does an unpruned trial of as many epochs. Events part them."""
+    if one.dense_phase() != other.dense_phase():
+        return 0
+    return min(t.prune.start if t.is_path else t.train.epochs if t.prune is None else 0 for t in (one, other))
 
 
 def _rule(prune: PruneConfig | None) -> PruneConfig | None:
@@ -121,11 +130,19 @@ class Trunk:
         shared = shared_epochs(running.job.config, job.config)
         one, other = running.job.config.prune, job.config.prune
         if one is not None and other is not None:
-            if one.target == other.target and running.met is not None and running.met < shared:
-                shared = (
-                    job.config.train.epochs
-                )  # both met it by the same events: no event is left to tell them apart
-            elif one.target != other.target and _meets(running.removed, _smaller(one.target, other.target)):
+            if (
+                not job.config.is_path
+                and one.target == other.target
+                and running.met is not None
+                and running.met < shared
+            ):
+                # Both met it by the same events: no event is left to tell them apart.
+                shared = job.config.train.epochs
+            elif (
+                not job.config.is_path
+                and one.target != other.target
+                and _meets(running.removed, _smaller(one.target, other.target))
+            ):
                 return False  # the event that met the smaller target was trimmed in one of them only
         return running.epoch < shared
 

@@ -8,7 +8,6 @@ happened. Every point has a fixed time, so a batch whose answer was lost can be 
 from __future__ import annotations
 
 import functools
-import json
 import logging
 import math
 import os
@@ -17,20 +16,21 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, first_line
-from gcp_core.redaction import clean
 from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
 from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
-from sweeps.records.job import Job, Outcome, Record, read_outcome
-from sweeps.records.layout import ARTIFACTS, trial_path
-from sweeps.records.provenance import git_sha, tags, versions
+from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome
+from sweeps.records.layout import trial_path
+from sweeps.records.provenance import git_sha, tags
 from sweeps.storage.exchange import Exchange
-from sweeps.tracking.children import Child, SweepRun, children_of
+from sweeps.tracking.children import Child, SweepRun, as_param, children_of
+from sweeps.tracking.parent import open_parent
+from sweeps.tracking.snapshots import SnapshotRuns
 from sweeps.tracking.store import tracking_uri, write_new_place
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class MlflowWriter:
         self.run = run
         self._exchange = exchange
         self._client = client
+        self._snapshots = SnapshotRuns(client, run, exchange)
         self._children = children
         self._sha = git_sha()
         self._entries: queue.Queue[Callable[[], None] | None] = queue.Queue()
@@ -92,6 +93,10 @@ class MlflowWriter:
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         now = _now_ms()
         self._entries.put(lambda: self._epoch(job, row, now))
+
+    def snapshot(self, job: Job, snap: Snap) -> None:
+        now = _now_ms()
+        self._entries.put(lambda: self._snapshot(job, snap, now))
 
     def finished(self, job: Job, outcome: Outcome) -> None:
         now = _now_ms()
@@ -129,6 +134,12 @@ class MlflowWriter:
             drop = known_drops.get(record.job.trial_id)
             if drop is not None and (child is None or "accuracy_drop" not in child.finals):
                 self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
+
+    def reconcile_snapshots(self, known: Iterable[tuple[Record, Snap]]) -> None:
+        """The same for the snapshots that the ledger holds."""
+        for record, snap in known:
+            if not self._snapshots.has(record.job, snap):
+                self._entries.put(functools.partial(self._snapshot, record.job, snap, _now_ms()))
 
     def close(self, status: str | None, timeout_s: float = 30.0) -> int:
         """End the parent run (None: it is another driver's), write what is queued; the number of entries unwritten."""
@@ -295,6 +306,9 @@ class MlflowWriter:
         self._client.set_terminated(child.run_id, status=status, end_time=now)
         child.status, child.finals = status, child.finals | set(outcome.finals)
 
+    def _snapshot(self, job: Job, snap: Snap, now: int) -> None:
+        self._snapshots.write(self._child(job, now).run_id, job, snap, self._tags(job), now)
+
     def _show_front(self) -> None:
         """Let ``analysis`` renew the parent's note and figures; a driver that ends does it once more itself."""
         start = time.monotonic()
@@ -354,56 +368,13 @@ def open_writer(
         if config.tracking.uri is None:
             write_new_place(folder, config.name)
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
-        run = _open_parent(client, config, folder, sweep_id, uri)
+        run = open_parent(client, config, folder, sweep_id, uri)
         return MlflowWriter(client, run, children_of(client, run), exchange)
     except GcpError:
         raise
     except Exception as exc:
         verb = "used" if isinstance(exc, (MlflowException, OSError)) else "opened"
         raise ConfigError(f"MLflow cannot be {verb}: {first_line(exc)}", "tracking.uri", uri) from exc
-
-
-def _open_parent(
-    client: MlflowClient, config: SweepConfig, folder: Path, sweep_id: str, uri: str
-) -> SweepRun:
-    experiment = client.get_experiment_by_name(config.name)
-    if experiment is None:
-        # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
-        location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
-        experiment_id = client.create_experiment(config.name, artifact_location=location)
-    else:
-        experiment_id = experiment.experiment_id
-    query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
-    found = client.search_runs([experiment_id], query, max_results=1)
-    if found:
-        run_id = found[0].info.run_id
-        client.update_run(run_id, status="RUNNING")
-    else:
-        run_id = _create_parent(client, config, experiment_id, sweep_id)
-    client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
-    return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id)
-
-
-def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:
-    from mlflow.entities import Param
-
-    about = {
-        Tag.KIND: "sweep",
-        Tag.SWEEP_ID: sweep_id,
-        Tag.SWEEP_NAME: config.name,
-        Tag.GIT_SHA: git_sha(),
-        Tag.SCHEMA: schema.SCHEMA_VERSION,
-        **tags("", versions()),
-    }
-    run = client.create_run(experiment_id, tags=about, run_name=config.name)
-    params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
-    client.log_batch(run.info.run_id, params=params)
-    return run.info.run_id
-
-
-def as_param(value: Any) -> str:
-    """A config value as MLflow keeps it: text as it is, everything else as JSON (``null``, ``0.1``, ``[]``)."""
-    return clean(value) if isinstance(value, str) else json.dumps(clean(value), sort_keys=True)
 
 
 def _refused(exc: BaseException) -> bool:

@@ -29,7 +29,7 @@ from gcp_core.factory import load_factory
 from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redact
 from sweeps.records import spool
 from sweeps.records.disk import is_full
-from sweeps.records.job import Job, Outcome, read_outcome, read_stop, write_outcome
+from sweeps.records.job import Job, Outcome, Snap, read_outcome, read_stop, write_outcome
 from sweeps.records.layout import EPOCHS, STOP_FILE, trial_path
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
@@ -38,12 +38,25 @@ from sweeps.worker.gpu import free_memory, wait_for_memory
 from sweeps.worker.watchdog import Watchdog
 
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
-#: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"outcome": outcome}`` or
-#: ``{"full": folder}`` (the disk is full; the trial is not over)
+#: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"snapshot": snap}``, ``{"outcome": outcome}``
+#: or ``{"full": folder}`` (the disk is full; the trial is not over)
 PAYLOAD = "payload"
 _log = logging.getLogger(__name__)
 
 EpochSink = Callable[[dict[str, float]], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Extra:
+    """What only some trials need.
+
+    Attributes:
+        snapshot: receives every snapshot of a path, once it is kept.
+        latency: snapshots' forward passes are timed, because an objective or a constraint asks for it.
+    """
+
+    snapshot: Callable[[Snap], None] = lambda snap: None
+    latency: bool = False
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
@@ -54,6 +67,9 @@ def tune_trainable(config: dict[str, Any]) -> None:
 
     def send(row: dict[str, float]) -> None:
         tune.report({PAYLOAD: json.dumps({"epoch": row})})
+
+    def send_snapshot(snap: Snap) -> None:
+        tune.report({PAYLOAD: json.dumps({"snapshot": snap.to_dict()})})
 
     job = Job.from_json(config["job"])
     try:
@@ -67,6 +83,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 gpus=config.get("gpus", 0.0),
                 holder=_this_node(),
                 exchange=exchange,
+                extra=Extra(send_snapshot, config.get("latency", False)),
             )
     except OSError as exc:
         if not is_full(exc):
@@ -101,6 +118,7 @@ def run_job(
     gpus: float = 0.0,
     holder: Holder | None = None,
     exchange: Exchange | None = None,
+    extra: Extra | None = None,
 ) -> Outcome:
     """Run (or go on with) a job in its folder; never raises because of the trial.
 
@@ -114,6 +132,7 @@ def run_job(
         hang_s: end this process if an epoch takes longer than this many seconds; None = never.
         gpus: how many GPUs the job was given; their memory is waited for before it starts, and given back afterwards.
         holder: in whose name to hold the folder; None = nobody else is asked about it.
+        extra: what only some trials need.
         exchange: where the job's files come from and go to; None = its folder is where everybody looks.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
@@ -140,7 +159,7 @@ def run_job(
             wait_for_memory(gpus)
             cpu = time.process_time()
             with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
-                outcome = _run(job, runner, sink, share, watchdog, exchange, gpus)
+                outcome = _run(job, runner, sink, share, watchdog, exchange, gpus, extra or Extra())
             free_memory(gpus)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
@@ -166,6 +185,7 @@ def _run(
     watchdog: Watchdog,
     exchange: Exchange,
     gpus: float,
+    extra: Extra,
 ) -> Outcome:
     from sweeps.storage.object_stages import open_stages  # brings torch
 
@@ -187,11 +207,17 @@ def _run(
         with watchdog.pause():
             _send_epoch(job, checkpoint, exchange)
 
+    def snapshot(taken: Any) -> None:
+        with watchdog.pause():
+            with _tolerated("the snapshot stays on this node for now"):
+                exchange.send(f"{trial_path(job.trial_id)}/{schema.SNAPSHOTS}/{taken.level:02d}")
+            extra.snapshot(_snap(taken))
+
     try:
         function = load_factory(runner, "runner", ConfigError)
-        wanted = {"saved": saved, "devices": gpus or None} | (
-            {"stages": open_stages(exchange)} if share else {}
-        )
+        wanted = {"saved": saved, "devices": gpus or None, "snapshot": snapshot}
+        wanted |= {"stages": open_stages(exchange)} if share else {}
+        wanted |= {"latency": True} if extra.latency else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
     except Exception as exc:  # the trial may raise anything; the sweep goes on
@@ -210,7 +236,13 @@ def _run(
         error=result.error or _why_stopped(result.status, folder),
         seconds=time.perf_counter() - start,
         weights_sha256=result.weights_sha256 or "",
+        snapshots=tuple(map(_snap, getattr(result, "snapshots", ()))),
     )
+
+
+def _snap(taken: Any) -> Snap:
+    finals = {name: float(value) for name, value in taken.finals.items()}
+    return Snap(taken.level, taken.epoch, finals, taken.weights_sha256)
 
 
 def _why_stopped(status: str, folder: Path) -> str:

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gcp_core.schema import model_id
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.conductor import Conductor
-from sweeps.records.job import Job, Outcome
+from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.worker.trial import run_job
@@ -44,6 +45,9 @@ class Recorder:
 
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         self.calls.append(("epoch", job.trial_id, row["epoch"]))
+
+    def snapshot(self, job: Job, snap: Snap) -> None:
+        self.calls.append(("snapshot", model_id(job.trial_id, snap.level)))
 
     def finished(self, job: Job, outcome: Outcome, *progress: int) -> None:
         self.calls.append(("finished", job.trial_id))

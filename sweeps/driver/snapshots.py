@@ -1,0 +1,75 @@
+"""A sweep's snapshots: each is judged, entered, told and learned from once, as soon as all that takes is known."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from gcp_core.schema import model_id
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.baselines import Baselines
+from sweeps.driver.listeners import Progress, Tracker
+from sweeps.records.job import Job, Outcome, Snap
+from sweeps.records.ledger import Ledger
+from sweeps.strategy.front import LiveFront
+from sweeps.strategy.judging import accuracy_drop, dense_costs, judge, waits_for_baseline
+from sweeps.strategy.sampling import Proposer
+
+
+class Snapshots:
+    """The account of one driver, on top of what the ledger knows.
+
+    A snapshot that needs its baseline waits for it; the ledger then does not know it yet, but its folder does, and the
+    next driver takes it from there.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        ledger: Ledger,
+        tracker: Tracker,
+        progress: Progress,
+        baselines: Baselines,
+        front: LiveFront,
+        proposer: Proposer,
+    ) -> None:
+        self._config, self._ledger, self._tracker, self._progress = config, ledger, tracker, progress
+        self._baselines, self._front, self._proposer = baselines, front, proposer
+        self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
+        self._known: set[str] = set()
+        for trial, records in ledger.snapshots().items():
+            self._known |= {model_id(trial, record.snap.level) for record in records}
+
+    def taken(self, job: Job, snap: Snap) -> None:
+        """A path has finished a model; told again it changes nothing."""
+        name = model_id(job.trial_id, snap.level)
+        if name in self._known:
+            return
+        self._known.add(name)
+        if self._baselines.get(job.baseline_key) is None and waits_for_baseline(
+            self._config.search, Outcome("complete", snap.finals), dense_costs(job.folder, snap.finals)
+        ):
+            self._waiting.setdefault(job.baseline_key, []).append((job, snap))
+        else:
+            self._enter(job, snap)
+
+    def baseline_ended(self, key: str) -> None:
+        """A baseline is complete: what waited for it is judged."""
+        for job, snap in self._waiting.pop(key, []):
+            self._enter(job, snap)
+
+    def _enter(self, job: Job, snap: Snap) -> None:
+        outcome = Outcome("complete", snap.finals)
+        baseline = self._baselines.get(job.baseline_key)
+        drop = None if baseline is None else accuracy_drop(outcome, baseline)
+        if drop is not None:
+            outcome = dataclasses.replace(outcome, finals={**outcome.finals, "accuracy_drop": drop})
+        outcome, values, violations = judge(
+            self._config, outcome, baseline, dense_costs(job.folder, outcome.finals)
+        )
+        snap = dataclasses.replace(snap, finals=outcome.finals, status=outcome.status)
+        self._ledger.add_snapshot(job, snap, values, violations)
+        self._tracker.snapshot(job, snap)
+        if job.kind == "trial":
+            self._proposer.observe(job.point, values, violations)
+            self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
+        self._progress.snapshot(job, snap)

@@ -1,0 +1,53 @@
+"""The sweep's own run in MLflow: found again, or created with the whole config as parameters."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from gcp_core import schema
+from gcp_core.schema import Tag
+from sweeps.config.reading import flatten
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.records.layout import ARTIFACTS
+from sweeps.records.provenance import git_sha, tags, versions
+from sweeps.tracking.children import SweepRun, as_param
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_id: str, uri: str) -> SweepRun:
+    experiment = client.get_experiment_by_name(config.name)
+    if experiment is None:
+        # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
+        location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
+        experiment_id = client.create_experiment(config.name, artifact_location=location)
+    else:
+        experiment_id = experiment.experiment_id
+    query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
+    found = client.search_runs([experiment_id], query, max_results=1)
+    if found:
+        run_id = found[0].info.run_id
+        client.update_run(run_id, status="RUNNING")
+    else:
+        run_id = _create_parent(client, config, experiment_id, sweep_id)
+    client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
+    return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id)
+
+
+def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:
+    from mlflow.entities import Param
+
+    about = {
+        Tag.KIND: "sweep",
+        Tag.SWEEP_ID: sweep_id,
+        Tag.SWEEP_NAME: config.name,
+        Tag.GIT_SHA: git_sha(),
+        Tag.SCHEMA: schema.SCHEMA_VERSION,
+        **tags("", versions()),
+    }
+    run = client.create_run(experiment_id, tags=about, run_name=config.name)
+    params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
+    client.log_batch(run.info.run_id, params=params)
+    return run.info.run_id

@@ -1,0 +1,100 @@
+"""A path's snapshots in MLflow: one run each, nested below the path's, with its final values and its model.
+
+Runs rather than logged models: the UI's table, filters, parallel coordinates and comparison work on runs, and a run's
+parameters stand beside its values, so that a snapshot is found, sorted and opened as any other model of the sweep.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from gcp_core import schema
+from gcp_core.schema import FINALS, STATUSES, Tag, model_id, snapshot_artifact
+from sweeps.config.reading import flatten
+from sweeps.records.job import Job, Snap
+from sweeps.records.layout import trial_path
+from sweeps.storage.exchange import Exchange
+from sweeps.tracking.children import Child, SweepRun, as_param, runs_by
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
+
+
+class SnapshotRuns:
+    """Writes snapshots from the writer's thread; what MLflow holds already is not written again."""
+
+    def __init__(self, client: MlflowClient, run: SweepRun, exchange: Exchange | None) -> None:
+        self._client, self._run, self._exchange = client, run, exchange
+        self._runs: dict[str, Child] | None = None
+
+    def write(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> None:
+        """The snapshot's run below ``path_run``, from its creation to its end.
+
+        Args:
+            tags: what the path's own run says about the sweep.
+            now: milliseconds since 1970.
+        """
+        from mlflow.entities import Metric, RunTag
+
+        name = model_id(job.trial_id, snap.level)
+        child = self._known().get(name) or self._create(path_run, job, snap, tags, now)
+        metrics = [
+            Metric(FINALS[final].key, float(value), now, snap.epoch)
+            for final, value in snap.finals.items()
+            if final not in child.finals and math.isfinite(value)
+        ]
+        about = [RunTag(Tag.STATUS, snap.status), RunTag(Tag.WEIGHTS, snap.weights_sha256)]
+        self._client.log_batch(child.run_id, metrics=metrics, tags=about)
+        child.finals |= set(snap.finals)
+        if child.status == "FINISHED":
+            return
+        for file in _FILES:
+            self._log_file(child.run_id, job, snapshot_artifact(snap.level, file), str(Path(file).parent))
+        self._client.set_terminated(child.run_id, status=STATUSES[snap.status].mlflow, end_time=now)
+        child.status = "FINISHED"
+
+    def has(self, job: Job, snap: Snap) -> bool:
+        """Whether MLflow holds all of it."""
+        child = self._known().get(model_id(job.trial_id, snap.level))
+        return child is not None and child.status == "FINISHED" and set(snap.finals) <= child.finals
+
+    def _known(self) -> dict[str, Child]:
+        if self._runs is None:
+            query = (
+                f"tags.`{Tag.KIND}` = '{schema.SNAPSHOT}' and tags.`{Tag.SWEEP_ID}` = '{self._run.sweep_id}'"
+            )
+            self._runs = runs_by(self._client, self._run.experiment_id, query, Tag.MODEL_ID)
+        return self._runs
+
+    def _create(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> Child:
+        from mlflow.entities import Param
+
+        name = model_id(job.trial_id, snap.level)
+        about: dict[str, Any] = {
+            **tags,
+            Tag.KIND: schema.SNAPSHOT,
+            Tag.MODEL_ID: name,
+            Tag.LEVEL: str(snap.level),
+            Tag.EPOCH: str(snap.epoch),
+            Tag.PARENT: path_run,
+        }
+        self._runs, known = (
+            None,
+            self._known(),
+        )  # should creation be answered and the answer be lost, it is found
+        run = self._client.create_run(self._run.experiment_id, start_time=now, tags=about, run_name=name)
+        child = known[name] = Child(run.info.run_id, "RUNNING")
+        params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
+        self._client.log_batch(child.run_id, params=params)
+        return child
+
+    def _log_file(self, run_id: str, job: Job, path: str, into: str) -> None:
+        file = Path(job.folder) / path
+        if self._exchange is not None and not file.exists():
+            self._exchange.fetch(f"{trial_path(job.trial_id)}/{path}")
+        if file.is_file():
+            self._client.log_artifact(run_id, str(file), into)
