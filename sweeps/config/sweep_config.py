@@ -33,7 +33,8 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 class ResourcesConfig:
     """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a share of one.
 
-    ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost.
+    ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost; every
+    further epoch starts the count anew.
     ``hang_minutes``: a trial whose epoch takes longer counts as lost; null = never.
     """
 

@@ -162,6 +162,11 @@ class Conductor:
         return self._baselines.missing(baseline_needed_by(self.config.search)) if self.waiting else ""
 
     @property
+    def superseded(self) -> bool:
+        """Whether another driver has taken over, as far as this one has noticed; it writes nothing more."""
+        return self.exchange.superseded or self._ledger.tenure.lost
+
+    @property
     def complete(self) -> bool:
         """Whether every trial of the sweep has ended."""
         return not self.has_work and not self._active and not self.waiting and not self.stop_reason

@@ -26,15 +26,17 @@ from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
 from sweeps.driver.conductor import Conductor
 from sweeps.driver.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
 from sweeps.driver.progress import LineProgress
+from sweeps.records import spool
 from sweeps.records.database import driver_lock
 from sweeps.records.folder import Entry, check_unchanged, read_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
 from sweeps.records.layout import CONFIG, DATABASE, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
 from sweeps.records.ledger import Ledger, read_records, repair_journal
+from sweeps.records.tenure import Tenure
 from sweeps.storage.exchange import Exchange, open_exchange
 from sweeps.storage.lock import request_stop, run_lock
 from sweeps.storage.objects import store_errors
-from sweeps.storage.place import bring_home, renamed
+from sweeps.storage.place import bring_home, bring_trial, renamed
 from sweeps.storage.states import clear_states
 from sweeps.strategy.budget import Budget, already_spent
 from sweeps.strategy.judging import accuracy_drop
@@ -122,7 +124,7 @@ def run(
     check_tracking(checked.tracking.uri)
     check_ledger(checked.database)
     _check_trials(checked, launch)
-    losses: Counter[str] = Counter()
+    losses: dict[str, tuple[int, int]] = {}
     order = _Order(checked, launch, exchange)
     while True:
         try:
@@ -133,13 +135,20 @@ def run(
             _give_up(exc, losses, checked.resources.retries, exchange)
 
 
-def _give_up(loss: WorkersLost, losses: Counter[str], retries: int, exchange: Exchange) -> None:
-    """A job that was running each time that workers were lost is not started for ever."""
+def _give_up(loss: WorkersLost, losses: dict[str, tuple[int, int]], retries: int, exchange: Exchange) -> None:
+    """A job that was running each time that workers were lost, and made no progress, is not started for ever.
+
+    ``losses``: trial id -> (how often since its last epoch, that epoch).
+    """
     for job in loss.jobs:
-        losses[job.trial_id] += 1
-        if losses[job.trial_id] > retries and read_outcome(job.folder) is None:
+        bring_trial(exchange, trial_path(job.trial_id))
+        epoch = max((int(row["epoch"]) for row in spool.rows(Path(job.folder))), default=0)
+        times, before = losses.get(job.trial_id, (0, 0))
+        times = times + 1 if epoch <= before else 1
+        losses[job.trial_id] = (times, epoch)
+        if times > retries and read_outcome(job.folder) is None:
             hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
-            error = f"its process was lost {losses[job.trial_id]} times: {loss}; {hint}"
+            error = f"its process was lost {times} times: {loss}; {hint}"
             write_outcome(job.folder, Outcome("lost", error=error))
             exchange.offer(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
 
@@ -163,12 +172,13 @@ def _run_once(order: _Order) -> Sweep:
         folder = Path(checked.folder)
         fresh = not folder.exists()
         folder.mkdir(parents=True, exist_ok=True)
-        stack.enter_context(run_lock(folder))
+        tenure = Tenure()
+        stack.enter_context(run_lock(folder, tenure))
         try:
             stack.enter_context(exchange.present(functools.partial(request_stop, folder)))
             with store_errors():
                 bring_home(exchange)  # once more: from here on nobody else stores anything
-            return _run_locked(order)
+            return _run_locked(order, tenure)
         except ConfigError:
             if fresh and not (folder / JOURNAL).exists() and checked.database is None:
                 shutil.rmtree(folder, ignore_errors=True)
@@ -209,15 +219,17 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
 
 
-def _run_locked(order: _Order) -> Sweep:
+def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
     config, launch, exchange = order.config, order.launch, order.exchange
     folder = exchange.root
     repair_journal(folder)
     entry = read_entry(folder)
     sweep_id = entry.id if entry is not None else uuid.uuid4().hex[:12]
-    write_config(folder, config)
     progress = launch.progress or LineProgress(_log.info)
     with contextlib.ExitStack() as stack:
+        # Before anything of the sweep is touched: whoever holds the lock is at work with it.
+        stack.enter_context(driver_lock(config.database, sweep_id, tenure))
+        write_config(folder, config)
         # Opening MLflow (imports, a new database) and starting Ray take seconds each: side by side.
         opening = stack.enter_context(ThreadPoolExecutor(1)).submit(
             open_writer, config, folder, sweep_id, exchange
@@ -235,8 +247,8 @@ def _run_locked(order: _Order) -> Sweep:
         entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), **spent)
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
         _note(entry, exchange)
-        stack.enter_context(driver_lock(config.database, sweep_id))
-        ledger = Ledger(folder, config.name, config.search.objectives, url=config.database, sweep_id=sweep_id)
+        where = {"url": config.database, "sweep_id": sweep_id, "tenure": tenure}
+        ledger = Ledger(folder, config.name, config.search.objectives, **where)
         stack.enter_context(progress)
         return _conduct(order, ledger, writer, entry, progress)
 
@@ -264,8 +276,10 @@ def _conduct(
         config.search,
         config.resources,
         entry.seconds,
-        lambda seconds, trial_seconds: _note(
-            dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange
+        lambda seconds, trial_seconds: (
+            _note(dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange)
+            if not ledger.tenure.lost
+            else None
         ),
         trials_before_s=entry.trial_seconds,
     )
@@ -278,7 +292,7 @@ def _conduct(
         state, message = _run_jobs(conductor, folder, launch.runner, progress)
     finally:
         status: str | None = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
-        if exchange.superseded:
+        if conductor.superseded:
             status = None  # the runs are the other driver's by now
         else:
             for job in (*conductor.active, *conductor.waiting):
@@ -289,14 +303,15 @@ def _conduct(
         counts = {"trials": conductor.total, "confirm_seeds": conductor.confirm_seeds}
         spent = {"seconds": budget.seconds, "trial_seconds": budget.trial_seconds}
         known = {"state": noted, "message": message, **spent}
-        exchange.offer(JOURNAL)
-        _note(dataclasses.replace(entry, **known, **counts), exchange)
+        if not conductor.superseded:
+            exchange.offer(JOURNAL)
+            _note(dataclasses.replace(entry, **known, **counts), exchange)
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
         clear_states(
             exchange, [*ledger.records("baseline"), *ledger.records("trial"), *ledger.records("confirm")]
         )
-    if conductor.done:
+    if conductor.done and not conductor.superseded:
         publish(folder)
     return Sweep(
         folder,

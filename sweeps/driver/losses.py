@@ -24,15 +24,17 @@ _REASONS = (
 )
 
 
-def loss_reason(said: str, attempts: int, folder: str | Path) -> str:
+def loss_reason(said: str, attempts: int, folder: str | Path, epoch: int = 0) -> str:
     """One sentence for the user.
 
     Args:
         said: Ray's text about the last loss; may be empty.
-        attempts: how often the trial was started.
+        attempts: how often the trial was started, since its last epoch if it has trained any.
+        epoch: the last one it has reported.
         folder: the trial's; the watchdog's file there says that it hung.
     """
-    times = f"in all {attempts} attempts, " if attempts > 1 else ""
+    all_of_them = f"in all {attempts} attempts" + (f" after epoch {epoch}" if epoch else "")
+    times = f"{all_of_them}, " if attempts > 1 else ""
     if hung(folder):
         where = Path(folder) / HANG_FILE
         return f"lost {times}at least once because it hung; {where} says where every thread stood"

@@ -18,9 +18,12 @@ from sweeps.driver.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome, Snap
+from sweeps.records.tenure import Displaced
 from sweeps.storage.lock import Superseded, stop_requested
 from sweeps.storage.objects import StoreError
 from sweeps.worker.trial import PAYLOAD
+
+TAKEN_OVER = "another driver has taken over"
 
 
 class ConductorSearcher(Searcher):
@@ -33,13 +36,14 @@ class ConductorSearcher(Searcher):
         self._names: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._losses: dict[str, tuple[str, int]] = {}
+        self._epochs: dict[str, int] = {}
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         conductor = self._live()
         try:
             job: Job | None = conductor.next_job()
-        except Superseded:
-            conductor.interrupt("another driver has taken over")
+        except (Superseded, Displaced):
+            conductor.interrupt(TAKEN_OVER)
             return None
         except StoreError as exc:
             conductor.interrupt(f"the object store is away ({exc})")
@@ -67,6 +71,13 @@ class ConductorSearcher(Searcher):
         """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
         self._losses[trial_id] = (said, attempts)
 
+    def progressed(self, trial_id: str, result: dict[str, Any]) -> bool:
+        """Whether a report is of an epoch that was not reported before."""
+        epoch = json.loads(result.get(PAYLOAD, "{}")).get("epoch", {}).get("epoch", 0)
+        before = self._epochs.get(trial_id, 0)
+        self._epochs[trial_id] = max(epoch, before)
+        return epoch > before
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         self._receive(trial_id, result)
 
@@ -81,12 +92,18 @@ class ConductorSearcher(Searcher):
         if outcome is not None:
             try:
                 conductor.finish(name, outcome)
+            except (Superseded, Displaced):
+                conductor.interrupt(TAKEN_OVER)
             except OSError as exc:  # the outcome is in the trial's folder; the next driver enters it
                 self._stop_if_full(exc)
         elif error or not conductor.interrupted:
             said, attempts = self._losses.pop(trial_id, ("", 1))
             folder = Path(conductor.config.folder) / "trials" / name
-            conductor.finish(name, Outcome("lost", error=loss_reason(said, attempts, folder)))
+            reason = loss_reason(said, attempts, folder, self._epochs.get(trial_id, 0))
+            try:
+                conductor.finish(name, Outcome("lost", error=reason))
+            except (Superseded, Displaced):
+                conductor.interrupt(TAKEN_OVER)
 
     def _receive(self, trial_id: str, result: dict[str, Any]) -> None:
         payload = json.loads(result.get(PAYLOAD, "{}"))
@@ -123,11 +140,21 @@ class ConductorSearcher(Searcher):
 
 
 class LossNotes(FIFOScheduler):
-    """First come, first served; and it tells the searcher, who is not told, why a trial was lost."""
+    """First come, first served; and it tells the searcher, who is not told, why a trial was lost.
+
+    A trial that has trained a further epoch since its last loss has all its ``resources.retries`` again: machines that
+    are taken away every few hours shall cost the epochs that ran there, not the trial.
+    """
 
     def __init__(self, searcher: ConductorSearcher) -> None:
         super().__init__()
         self._searcher = searcher
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        if self._searcher.progressed(trial.trial_id, result) and trial.num_failures:
+            trial.run_metadata.num_failures = 0
+            trial.run_metadata.invalidate_cache()
+        return super().on_trial_result(tune_controller, trial, result)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         file = trial.error_file
@@ -154,6 +181,8 @@ class ConductorStopper(Stopper):
     def stop_all(self) -> bool:
         if self._conductor is None:
             return False
+        if self._conductor.superseded and not self._conductor.interrupted:
+            self._conductor.interrupt(TAKEN_OVER)
         reason = "" if self._conductor.interrupted else stop_requested(Path(self._conductor.config.folder))
         if reason:
             self._conductor.interrupt(reason)

@@ -4,13 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
+import threading
+import time
+import uuid
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gcp_core.errors import ConfigError
+from sweeps.records.tenure import BEAT_S, Tenure
 
 if TYPE_CHECKING:
     from optuna.storages import RDBStorage
+    from sqlalchemy import Connection, Engine
+
+_log = logging.getLogger(__name__)
+#: Table beside Optuna's: who held a sweep's lock last.
+DRIVERS = "gcp_sweep_drivers"
+#: For how long a database may be away before a driver gives up.
+PATIENCE_S = 60.0
+_PAUSE_S = 0.5
 
 
 def open_storage(url: str) -> RDBStorage:
@@ -39,23 +52,111 @@ def study_name(name: str, sweep_id: str) -> str:
     return f"{name} {sweep_id}"
 
 
+class AdvisoryLock:
+    """A sweep's lock in PostgreSQL. The server drops it with the connection, which may break unnoticed.
+
+    So :meth:`held` asks on that very connection. Where it is gone the lock is taken again, unless somebody else has or
+    had it meanwhile: every holder leaves its token in the table :data:`DRIVERS`.
+    """
+
+    def __init__(self, engine: Engine, sweep_id: str) -> None:
+        self._engine, self._sweep_id = engine, sweep_id
+        self._key = int.from_bytes(hashlib.sha256(sweep_id.encode()).digest()[:8], "big", signed=True)
+        self._token = uuid.uuid4().hex
+        self._connection: Connection | None = None
+        self._one_at_a_time = threading.Lock()
+
+    def take(self) -> bool:
+        """Whether the lock is ours now; nobody else's claim is left then."""
+        if not self._lock():
+            return False
+        self._ask(f"CREATE TABLE IF NOT EXISTS {DRIVERS} (sweep_id TEXT PRIMARY KEY, token TEXT NOT NULL)")
+        self._ask(
+            f"INSERT INTO {DRIVERS} VALUES (:sweep_id, :token) ON CONFLICT (sweep_id) DO UPDATE SET token = :token",
+            sweep_id=self._sweep_id,
+            token=self._token,
+        )
+        return True
+
+    def held(self) -> bool:
+        """Whether the lock has been ours all the time. A database that is away is waited for.
+
+        Raises SQLAlchemyError if it stays away.
+        """
+        from sqlalchemy.exc import SQLAlchemyError
+
+        end = time.monotonic() + PATIENCE_S
+        with self._one_at_a_time:
+            while True:
+                try:
+                    if self._connection is not None:
+                        self._ask("SELECT 1")
+                        return True
+                    return self._take_again()
+                except SQLAlchemyError:
+                    self._drop()
+                    if time.monotonic() > end:
+                        raise
+                    time.sleep(_PAUSE_S)
+
+    def close(self) -> None:
+        """Give the lock back."""
+        with self._one_at_a_time:
+            self._drop()
+
+    def _take_again(self) -> bool:
+        if not self._lock():
+            return False
+        query = f"SELECT token FROM {DRIVERS} WHERE sweep_id = :sweep_id"
+        ours = self._ask(query, sweep_id=self._sweep_id) == self._token
+        if ours:
+            _log.warning(
+                "the database had dropped this driver's lock; it is taken again, nobody had it meanwhile"
+            )
+        return ours
+
+    def _lock(self) -> bool:
+        self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if self._ask("SELECT pg_try_advisory_lock(:key)", key=self._key):
+            return True
+        self._drop()
+        return False
+
+    def _ask(self, query: str, **values: Any) -> Any:
+        from sqlalchemy import text
+
+        result = self._connection.execute(text(query), values)
+        return result.scalar() if result.returns_rows else None
+
+    def _drop(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(Exception):
+                self._connection.invalidate()  # back in the pool it would keep the lock
+            with contextlib.suppress(Exception):
+                self._connection.close()
+            self._connection = None
+
+
 @contextlib.contextmanager
-def driver_lock(url: str | None, sweep_id: str) -> Iterator[None]:
+def driver_lock(
+    url: str | None, sweep_id: str, tenure: Tenure | None = None, beat_s: float = BEAT_S
+) -> Iterator[None]:
     """Hold the sweep in the database too: the folder's lock means nothing where a file system has no locks.
 
-    Only PostgreSQL knows such locks; it drops one with the connection of whoever held it.
+    Only PostgreSQL knows such locks. ``tenure`` ends if the lock is lost to somebody else.
 
     Raises ConfigError if another driver holds it.
     """
     if url is None or not url.startswith("postgresql"):
         yield
         return
-    from sqlalchemy import text
-
-    key = int.from_bytes(hashlib.sha256(sweep_id.encode()).digest()[:8], "big", signed=True)
     storage = open_storage(url)
-    with storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        if not connection.execute(text("SELECT pg_try_advisory_lock(:key)"), {"key": key}).scalar():
+    lock = AdvisoryLock(storage.engine, sweep_id)
+    try:
+        if not lock.take():
             raise ConfigError("another driver runs this sweep", "ledger", "wait for it, or stop it first")
-        yield
-    storage.engine.dispose()
+        with (tenure or Tenure()).depends_on(lock.held, beat_s):
+            yield
+    finally:
+        lock.close()
+        storage.engine.dispose()

@@ -32,6 +32,7 @@ from sweeps.records.database import open_storage, study_name
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.layout import JOURNAL
+from sweeps.records.tenure import Tenure
 
 _log = logging.getLogger(__name__)
 _CONFIG, _POINT, _KEY = "config", "point", "key"
@@ -56,7 +57,7 @@ class Ledger:
 
     Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
     look at a copy (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id``
-    tells sweeps of equal names apart.
+    tells sweeps of equal names apart. Nothing is written after ``tenure`` has ended: Displaced is raised.
     """
 
     def __init__(
@@ -67,8 +68,10 @@ class Ledger:
         journal: Path | None = None,
         url: str | None = None,
         sweep_id: str = "",
+        tenure: Tenure | None = None,
     ) -> None:
         self.folder = folder
+        self.tenure = tenure or Tenure()
         with quiet_optuna():
             if url is None:
                 # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
@@ -91,6 +94,7 @@ class Ledger:
         distributions: Mapping[str, BaseDistribution],
     ) -> Job:
         """Enter a new running trial; durable when this returns. The number is the next one of its study."""
+        self.tenure.check()
         study = self._study(kind)
         number = len(study.get_trials(deepcopy=False))
         attributes = {_CONFIG: config.to_dict(), _POINT: point, _KEY: config.key(), _STATUS: "running"}
@@ -112,6 +116,7 @@ class Ledger:
         violations: Mapping[str, float] | None = None,
     ) -> None:
         """Enter the end of a trial: first what is known about it, then, as the last line, that it is over."""
+        self.tenure.check()
         study = self._study(job.kind)
         frozen = study.get_trials(deepcopy=False)[job.number]
         trial = optuna.trial.Trial(study, frozen._trial_id)

@@ -22,6 +22,9 @@ from typing import TextIO
 
 from gcp_core.errors import ConfigError
 from sweeps.records.disk import write_whole
+from sweeps.records.tenure import BEAT_S as DRIVER_BEAT_S
+from sweeps.records.tenure import Tenure
+from sweeps.storage.folder_sign import folder_sign, sign_of
 
 _log = logging.getLogger(__name__)
 _POLL_S, _POLL_UNKNOWN_S = 0.1, 0.5
@@ -31,14 +34,20 @@ BEAT_S = 5.0
 SILENT_S = 180.0
 #: For so long a trial waits for its folder: whoever holds it has ended, or is silent, by then.
 WAIT_S = 240.0
+#: What a file system without locks answers.
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_LOCK = "run.lock"
 #: Its presence asks the driver to end in good order.
 STOP_REQUEST = "stop.request"
 
 
 @contextlib.contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the sweep's folder; a second driver is refused at once with the first one's host and process id."""
+def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
+    """Hold the sweep's folder; a second driver is refused at once with the first one's host and process id.
+
+    On a file system without locks a sign of life stands in for one (``sweeps.storage.folder_sign``); ``tenure`` ends if
+    another driver takes over there.
+    """
     path = folder / RUN_LOCK
     with path.open("a+", encoding="utf-8") as file:
         if not _try_lock(file.fileno()):
@@ -51,20 +60,34 @@ def run_lock(folder: Path) -> Iterator[None]:
         file.truncate()
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
-        withdraw_stop(folder)  # of an earlier driver that was killed
-        try:
-            yield
-        finally:
-            withdraw_stop(folder)
+        with _sign_instead(folder, file.fileno(), tenure or Tenure()):
+            withdraw_stop(folder)  # of an earlier driver that was killed
+            try:
+                yield
+            finally:
+                withdraw_stop(folder)
+
+
+def _sign_instead(folder: Path, descriptor: int, tenure: Tenure) -> contextlib.AbstractContextManager[None]:
+    if _knows_locks(descriptor):
+        return contextlib.nullcontext()
+    _log.warning(
+        "the file system of %s knows no locks: a sign of life every %.0f s stands in for them; mount it with locks if"
+        " you can, they also keep two processes of one trial apart",
+        folder,
+        DRIVER_BEAT_S,
+    )
+    return folder_sign(folder, tenure)
 
 
 def driver_of(folder: Path) -> str | None:
     """Who runs the sweep in ``folder`` (``process 123 on host``), None if nobody does."""
     try:
         with (folder / RUN_LOCK).open("r+", encoding="utf-8") as file:
-            if _try_lock(file.fileno()):
-                return None
-            return file.read().strip() or "another process"
+            if not _try_lock(file.fileno()):
+                return file.read().strip() or "another process"
+            sign = None if _knows_locks(file.fileno()) else sign_of(folder)
+            return str(sign) if sign is not None and (sign.alive or sign.process == os.getpid()) else None
     except FileNotFoundError:
         return None
 
@@ -213,7 +236,16 @@ def _try_lock(descriptor: int) -> bool:
     except OSError as exc:
         if exc.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
             return False
-        if exc.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+        if exc.errno in _NO_LOCKS:
             return True
         raise
+    return True
+
+
+def _knows_locks(descriptor: int) -> bool:
+    """Whether the file system of a file that is locked by us, if it can be locked at all, knows locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as exc:
+        return exc.errno not in _NO_LOCKS
     return True

@@ -19,6 +19,8 @@ from sweeps.driver import launch
 from sweeps.driver.cluster import WorkersLost
 from sweeps.driver.conductor import Conductor
 from sweeps.driver.launch import Launch, Sweep
+from sweeps.records import spool
+from sweeps.records.tenure import Displaced
 from sweeps.storage.lock import run_lock
 from sweeps.worker.trial import run_job
 from tests.sweeps.inline import RUNNER, config, drive
@@ -207,3 +209,66 @@ def test_a_baseline_that_takes_its_worker_down_every_time_ends_the_sweep_and_the
     )
     assert "accuracy_drop needs it" in sweep.message
     assert _run(checked).statuses == {"complete": 6}
+
+
+def test_a_driver_that_the_database_refuses_has_touched_nothing_of_the_sweep(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    """The lock comes before config, entry and MLflow's parent run: they belong to whoever holds it."""
+    _run(_config(tmp_path, store, **{"search.trials": 2}))
+    folder = tmp_path / "runs" / "inline"
+    before = {name: (folder / name).read_bytes() for name in ("config.yaml", "sweep.json", "journal.log")}
+
+    @contextlib.contextmanager
+    def refused(*args: object):
+        raise ConfigError("another driver runs this sweep", "ledger")
+        yield
+
+    monkeypatch.setattr(launch, "driver_lock", refused)
+    monkeypatch.setattr(launch, "open_writer", lambda *args: pytest.fail("MLflow was asked first"))
+    with pytest.raises(ConfigError, match="another driver"):
+        _run(_config(tmp_path, store, **{"search.trials": 6}))
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
+def test_a_driver_that_was_taken_over_leaves_entry_and_runs_to_the_other(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    written = []
+
+    def taken_over(conductor: Conductor, folder: Path, runner: str) -> None:
+        job = conductor.next_job()
+        conductor._ledger.tenure.lost = True  # what its thread or the ledger's next write finds out
+        (folder / "sweep.json").write_text("the other driver's")
+        with pytest.raises(Displaced):
+            conductor.finish(job.trial_id, run_job(job, runner, lambda row: None))
+        conductor.interrupt("another driver has taken over")
+
+    close = launch.MlflowWriter.close
+    monkeypatch.setattr(
+        launch.MlflowWriter, "close", lambda self, status: written.append(status) or close(self, status)
+    )
+    monkeypatch.setattr(launch, "run_on_ray", taken_over)
+    sweep = _run(_config(tmp_path, store))
+    assert (sweep.state, sweep.message) == ("interrupted", "another driver has taken over")
+    assert (tmp_path / "runs" / "inline" / "sweep.json").read_text() == "the other driver's"
+    assert written == [None]
+    assert PUBLISHED == []
+
+
+def test_rounds_of_lost_workers_count_only_as_long_as_a_trial_makes_no_progress(
+    tmp_path: Path, store: str, monkeypatch
+) -> None:
+    rounds = []
+
+    def preempted(conductor: Conductor, folder: Path, runner: str) -> None:
+        rounds.append(conductor)
+        while (job := conductor.next_job()) is not None:
+            if job.trial_id == "t0001" and len(rounds) <= 5:
+                spool.append(Path(job.folder), {"epoch": len(rounds)})
+                raise WorkersLost("the node was taken away", conductor.active)
+            conductor.finish(job.trial_id, run_job(job, runner, lambda row: None))
+
+    monkeypatch.setattr(launch, "run_on_ray", preempted)
+    sweep = _run(_config(tmp_path, store, **{"resources.retries": 1, "search.trials": 2}))
+    assert (sweep.statuses, len(rounds)) == ({"complete": 2}, 6)

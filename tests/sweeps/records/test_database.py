@@ -17,6 +17,7 @@ from sweeps.records.folder import Entry, check_unchanged, write_config, write_en
 from sweeps.records.job import Outcome
 from sweeps.records.layout import JOURNAL
 from sweeps.records.ledger import Ledger, read_records
+from sweeps.storage.lock import run_lock
 from tests.sweeps.inline import Silent, config, drive
 
 
@@ -131,7 +132,13 @@ def test_the_ledger_of_a_sweep_may_not_be_moved(tmp_path: Path) -> None:
         check_unchanged(config(tmp_path, {"search.trials": 3}))
 
 
-def test_without_postgresql_the_folders_lock_is_all_there_is(tmp_path: Path) -> None:
-    for url in (None, f"sqlite:///{tmp_path}/team.db"):
-        with driver_lock(url, "aaaa"), driver_lock(url, "aaaa"):
+@pytest.mark.parametrize("kind", ["journal", "sqlite"])
+def test_without_postgresql_the_folders_lock_keeps_a_second_driver_out(tmp_path: Path, kind: str) -> None:
+    """A real server's lock: ``test_postgresql``."""
+    url = None if kind == "journal" else f"sqlite:///{tmp_path}/team.db"
+    with run_lock(tmp_path), driver_lock(url, "aaaa"):
+        with pytest.raises(ConfigError, match="the sweep is being run by process"), run_lock(tmp_path):
             pass
+        assert not (tmp_path / "team.db").exists(), "nobody asks a database that knows no such lock"
+    with run_lock(tmp_path), driver_lock(url, "aaaa"):
+        pass
