@@ -11,17 +11,17 @@ import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from gcp_core import schema
 from sweeps.records.job import Job
-from sweeps.records.layout import OUTCOME_FILE, OWNER, trial_path
+from sweeps.records.layout import HANG_FILE, OUTCOME_FILE, OWNER, TRIALS, trial_path
 from sweeps.storage.lock import Held, Superseded
 from sweeps.storage.objects import ObjectStore
 from sweeps.storage.presence import Fence, driver_sign, presence, refuse_second
+from sweeps.storage.scratch import scratch_folder
 
 _log = logging.getLogger(__name__)
 #: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
@@ -227,8 +227,13 @@ def trial_exchange(root: Path, url: str | None, generation: int = 0) -> Iterator
     if url is None:
         yield Exchange(root)
         return
-    with tempfile.TemporaryDirectory(prefix="gcp-trial-") as place:
-        yield ObjectExchange(Path(place), url, generation)
+
+    def rescue(folder: Path) -> None:
+        hung = [file for file in folder.glob(f"{TRIALS}/*/{HANG_FILE}") if file.stat().st_size]
+        ObjectExchange(folder, url).offer(*(str(file.relative_to(folder)) for file in hung))
+
+    with scratch_folder(url, rescue) as folder:
+        yield ObjectExchange(folder, url, generation)
 
 
 def _travels(file: Path) -> bool:

@@ -161,6 +161,24 @@ def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path
     assert baseline.weights_sha256 == run_trial(later.baseline()).weights_sha256
 
 
+@pytest.mark.parametrize("torn", ["manifest.json", "state.pt"])
+def test_a_torn_stage_is_written_again(s3: str, tmp_path: Path, torn: str) -> None:
+    """Without its manifest it counts as not there; one that turns out to be damaged goes."""
+    import torch
+
+    exchange, state = ObjectExchange(tmp_path, s3), {"model": {"w": torch.ones(100)}}
+    open_stages(exchange).save("key", state, {"loss": 1.0})
+    if torn == "manifest.json":
+        exchange.store.remove(f"{STAGES}/key/{torn}")
+    else:
+        exchange.store.write(f"{STAGES}/key/{torn}", b"torn")
+    trial = open_stages(exchange)
+    assert trial.load("key") is None
+    trial.save("key", state, {"loss": 1.0})
+    manifest, tensors = open_stages(exchange).load("key")
+    assert (manifest["loss"], tensors["model"]["w"].sum().item()) == (1.0, 100.0)
+
+
 def test_the_oldest_stages_go_when_the_store_grows_past_its_bound(s3: str, tmp_path: Path) -> None:
     import torch
 
