@@ -18,8 +18,10 @@ from sweeps.driver.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome
+from sweeps.records.layout import trial_path
 from sweeps.storage.lock import Superseded, stop_requested
 from sweeps.storage.objects import StoreError
+from sweeps.storage.place import bring_trial
 from sweeps.worker.trial import PAYLOAD
 
 
@@ -85,6 +87,7 @@ class ConductorSearcher(Searcher):
         elif error or not conductor.interrupted:
             said, attempts = self._losses.pop(trial_id, ("", 1))
             folder = Path(conductor.config.folder) / "trials" / name
+            bring_trial(conductor.exchange, trial_path(name))  # did it hang?
             conductor.finish(name, Outcome("lost", error=loss_reason(said, attempts, folder)))
 
     def _receive(self, trial_id: str, result: dict[str, Any]) -> None:
