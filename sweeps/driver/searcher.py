@@ -18,9 +18,11 @@ from sweeps.driver.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome, Snap
+from sweeps.records.layout import trial_path
 from sweeps.records.tenure import Displaced
 from sweeps.storage.lock import Superseded, stop_requested
 from sweeps.storage.objects import StoreError
+from sweeps.storage.place import bring_trial
 from sweeps.worker.trial import PAYLOAD
 
 TAKEN_OVER = "another driver has taken over"
@@ -99,6 +101,7 @@ class ConductorSearcher(Searcher):
         elif error or not conductor.interrupted:
             said, attempts = self._losses.pop(trial_id, ("", 1))
             folder = Path(conductor.config.folder) / "trials" / name
+            bring_trial(conductor.exchange, trial_path(name))  # did it hang?
             reason = loss_reason(said, attempts, folder, self._epochs.get(trial_id, 0))
             try:
                 conductor.finish(name, Outcome("lost", error=reason))

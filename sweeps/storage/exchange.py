@@ -11,21 +11,23 @@ import contextlib
 import dataclasses
 import logging
 import os
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from gcp_core import schema
 from sweeps.records.job import Job
-from sweeps.records.layout import OUTCOME_FILE, OWNER, trial_path
+from sweeps.records.layout import HANG_FILE, OUTCOME_FILE, OWNER, TRIALS, trial_path
 from sweeps.storage.lock import Held, Superseded
 from sweeps.storage.objects import ObjectStore
 from sweeps.storage.presence import Fence, driver_sign, presence, refuse_second
+from sweeps.storage.scratch import scratch_folder
 
 _log = logging.getLogger(__name__)
 #: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
 _LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
+#: Who has a trial: the driver's number, host, process, a unique word, and which config it trains.
+_OWNER_WORDS = 5
 
 
 class Exchange:
@@ -115,6 +117,10 @@ class ObjectExchange(Exchange):
 
     def here(self, job: Job) -> Job:
         folder = trial_path(job.trial_id)
+        owner = (self.store.read(f"{folder}/{OWNER}") or b"").decode().split()
+        if len(owner) == _OWNER_WORDS and owner[-1] != job.config.key() and int(owner[0]) < self.generation:
+            # A superseded driver had given the number to another trial; nothing of that is this one's.
+            self.store.remove(folder)
         self.fetch(folder)
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         return dataclasses.replace(job, folder=str(self.root / folder))
@@ -123,9 +129,10 @@ class ObjectExchange(Exchange):
         super().claim(job, held)
         self._claimed = f"{trial_path(job.trial_id)}/{OWNER}"
         before = (self.store.read(self._claimed) or b"").split()
-        if before and before[0].isdigit() and int(before[0]) > self.generation:
+        if len(before) == _OWNER_WORDS and int(before[0]) > self.generation:
             raise Superseded(f"{job.trial_id} belongs to a process of a later driver")
-        self._token = f"{self.generation} {os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}".encode()
+        process = f"{os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}"
+        self._token = f"{self.generation} {process} {job.config.key()}".encode()
         self.store.write(self._claimed, self._token)
 
     def check_owner(self) -> None:
@@ -227,8 +234,13 @@ def trial_exchange(root: Path, url: str | None, generation: int = 0) -> Iterator
     if url is None:
         yield Exchange(root)
         return
-    with tempfile.TemporaryDirectory(prefix="gcp-trial-") as place:
-        yield ObjectExchange(Path(place), url, generation)
+
+    def rescue(folder: Path) -> None:
+        hung = [file for file in folder.glob(f"{TRIALS}/*/{HANG_FILE}") if file.stat().st_size]
+        ObjectExchange(folder, url).offer(*(str(file.relative_to(folder)) for file in hung))
+
+    with scratch_folder(url, rescue) as folder:
+        yield ObjectExchange(folder, url, generation)
 
 
 def _travels(file: Path) -> bool:

@@ -31,7 +31,10 @@ class ObjectStages(StageStore):
 
     def has(self, key: str) -> bool:
         if time.monotonic() - self._listed_at > _LIST_S:
-            self._listed, self._listed_at = self._exchange.store.names(STAGES), time.monotonic()
+            # The manifest is stored last: what has none is not whole, and may be written again.
+            paths = map(PurePosixPath, self._exchange.store.sizes(STAGES))
+            self._listed = {path.parts[1] for path in paths if path.name == MANIFEST}
+            self._listed_at = time.monotonic()
         return key in self._listed
 
     def load(self, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
@@ -44,7 +47,17 @@ class ObjectStages(StageStore):
             return None
         found = super().load(key)
         shutil.rmtree(self.root / key, ignore_errors=True)
+        if found is None:
+            self._forget(key)
         return found
+
+    def _forget(self, key: str) -> None:
+        """A damaged stage goes, so that whoever trains it can leave it whole."""
+        self._listed.discard(key)
+        try:
+            self._exchange.remove(f"{STAGES}/{key}")
+        except OSError as exc:
+            _log.warning("a damaged stage stays in the store: %s", exc)
 
     def save(self, key: str, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         try:

@@ -59,15 +59,12 @@ class ObjectStore:
         self._fs, self._base = _open(url)
 
     def put(self, file: Path, path: str) -> None:
-        """Store a file; readers see the old object or the new one, never part of it."""
-        with file.open("rb") as source:
+        """Store a file; readers see the old object or the new one, never part of it.
 
-            def copy() -> None:
-                source.seek(0)
-                with self._fs.open_output_stream(self._at(path)) as sink:
-                    shutil.copyfileobj(source, sink, _BLOCK)
-
-            self._patiently(copy)
+        All of it is read before any of it is sent: a stream cannot be given up, only closed, and what was written until
+        then would be the object.
+        """
+        self.write(path, file.read_bytes())
 
     def get(self, path: str, file: Path) -> bool:
         """Fetch an object into a file, in one step; False = there is none (the file stays as it was)."""
@@ -102,7 +99,7 @@ class ObjectStore:
         return self._patiently(get)
 
     def write(self, path: str, content: bytes) -> None:
-        """Store these bytes."""
+        """Store these bytes: all, or none of them."""
 
         def put() -> None:
             with self._fs.open_output_stream(self._at(path)) as sink:

@@ -30,7 +30,7 @@ from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redac
 from sweeps.records import spool
 from sweeps.records.disk import is_full
 from sweeps.records.job import Job, Outcome, Snap, read_outcome, read_stop, write_outcome
-from sweeps.records.layout import EPOCHS, STOP_FILE, trial_path
+from sweeps.records.layout import EPOCHS, HANG_FILE, STOP_FILE, trial_path
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
@@ -158,7 +158,9 @@ def run_job(
 
             wait_for_memory(gpus)
             cpu = time.process_time()
-            with Watchdog(folder, hang_s) as watchdog, threads(job.config.threads):
+            said = [f"{trial_path(job.trial_id)}/{name}" for name in (HANG_FILE, schema.ARTIFACT_LOG)]
+            last = functools.partial(exchange.offer, *said)
+            with Watchdog(folder, hang_s, last) as watchdog, threads(job.config.threads):
                 outcome = _run(job, runner, sink, share, watchdog, exchange, gpus, extra or Extra())
             free_memory(gpus)
             # Far below the trial's wall time: the machine was busy elsewhere.

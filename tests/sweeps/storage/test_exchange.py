@@ -145,6 +145,21 @@ def test_a_process_of_an_earlier_driver_takes_no_trial_from_a_later_ones(s3: str
         later.check_owner()
 
 
+def test_what_a_superseded_driver_trained_under_the_same_number_is_not_taken_for_this_trials(
+    s3: str, tmp_path: Path
+) -> None:
+    other = TrialConfig(data=TRIAL.data, model=TRIAL.model, train=TrainConfig(epochs=2), prune=None)
+    runner = "tests.sweeps.fake_runner:run"
+    with trial_exchange(Path("/nowhere"), s3, generation=1) as exchange:
+        run_job(_job(tmp_path, other), runner, lambda row: None, exchange=exchange)
+    with trial_exchange(Path("/nowhere"), s3, generation=2) as exchange:
+        outcome = run_job(_job(tmp_path), runner, lambda row: None, exchange=exchange)
+    assert (outcome.last_epoch, outcome.finals["macs_removed"]) == (5, 0.5)
+    with trial_exchange(Path("/nowhere"), s3, generation=3) as exchange:
+        again = run_job(_job(tmp_path), runner, lambda row: pytest.fail("it had ended"), exchange=exchange)
+    assert again == outcome
+
+
 def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path) -> None:
     later = TrialConfig(
         data=TRIAL.data,
@@ -159,6 +174,24 @@ def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path
         baseline = run_trial(later.baseline(), stages=open_stages(exchange))
     assert baseline.trained_epochs == 2, "three of five came from the store"
     assert baseline.weights_sha256 == run_trial(later.baseline()).weights_sha256
+
+
+@pytest.mark.parametrize("torn", ["manifest.json", "state.pt"])
+def test_a_torn_stage_is_written_again(s3: str, tmp_path: Path, torn: str) -> None:
+    """Without its manifest it counts as not there; one that turns out to be damaged goes."""
+    import torch
+
+    exchange, state = ObjectExchange(tmp_path, s3), {"model": {"w": torch.ones(100)}}
+    open_stages(exchange).save("key", state, {"loss": 1.0})
+    if torn == "manifest.json":
+        exchange.store.remove(f"{STAGES}/key/{torn}")
+    else:
+        exchange.store.write(f"{STAGES}/key/{torn}", b"torn")
+    trial = open_stages(exchange)
+    assert trial.load("key") is None
+    trial.save("key", state, {"loss": 1.0})
+    manifest, tensors = open_stages(exchange).load("key")
+    assert (manifest["loss"], tensors["model"]["w"].sum().item()) == (1.0, 100.0)
 
 
 def test_the_oldest_stages_go_when_the_store_grows_past_its_bound(s3: str, tmp_path: Path) -> None:
@@ -315,6 +348,20 @@ def test_a_store_that_goes_away_ends_the_driver_in_order_and_the_sweep_goes_on_l
     drive(again)
     assert [record.status for record in ledger.records("trial")] == ["complete"] * 6
     assert len(recorder.named("started")) == 7
+
+
+def test_the_driver_says_of_a_lost_trial_that_it_hung_on_its_node(s3: str, tmp_path: Path) -> None:
+    from sweeps.driver.searcher import ConductorSearcher
+
+    _checked, exchange, conductor, recorder, ledger = _sweep(s3, tmp_path)
+    searcher = ConductorSearcher(conductor, DEFAULT_RUNNER)
+    name = searcher.suggest("1")["trial_id"]
+    exchange.store.write(f"trials/{name}/hang.txt", b"Timeout!")
+    searcher.lost("1", "", 2)
+    searcher.on_trial_complete("1", error=True)
+    assert recorder.statuses == {name: "lost"}
+    errors = [record.error for record in ledger.records("baseline")]
+    assert "at least once because it hung" in errors[0]
 
 
 def test_clean_frees_what_lies_in_the_store(s3: str, tmp_path: Path) -> None:

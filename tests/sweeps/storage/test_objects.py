@@ -27,6 +27,63 @@ def test_what_is_put_can_be_listed_and_got_again(s3: str, tmp_path: Path) -> Non
     assert (store.read("b"), store.read("c")) == (b"", None)
 
 
+@pytest.mark.parametrize("size", [100, 12 << 20])
+def test_a_put_that_is_interrupted_leaves_the_old_object_whole(
+    s3: str, tmp_path: Path, monkeypatch, size: int
+) -> None:
+    """The disk fails in the middle of the file, however the file is read."""
+    store, old, real = ObjectStore(s3, patience_s=0.0), b"a" * size, Path.open
+    (tmp_path / "file").write_bytes(b"b" * size)
+    store.write("x", old)
+
+    class Failing:
+        def __init__(self, file) -> None:
+            self._file, self._left = file, size // 2
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *exc) -> None:
+            self._file.close()
+
+        def __getattr__(self, name: str):
+            return getattr(self._file, name)
+
+        def read(self, number: int = -1) -> bytes:
+            self._left -= number
+            if number < 0 or self._left < 0:
+                raise OSError(errno.EIO, "Input/output error")
+            return self._file.read(number)
+
+    def opened(path: Path, *args, **options):
+        return Failing(real(path, *args, **options))
+
+    monkeypatch.setattr("sweeps.storage.objects._BLOCK", 30)
+    monkeypatch.setattr(Path, "open", opened)
+    monkeypatch.setattr(Path, "read_bytes", lambda path: opened(path, "rb").read())
+    with pytest.raises(OSError, match="Input/output error"):
+        store.put(tmp_path / "file", "x")
+    assert store.read("x") == old
+
+
+def test_a_part_that_does_not_arrive_leaves_the_old_object_whole(s3: str, monkeypatch) -> None:
+    from moto.s3.exceptions import MissingBucket
+    from moto.s3.models import S3Backend
+
+    store, real = ObjectStore(s3), S3Backend.upload_part
+
+    def upload(self, bucket: str, upload: str, part_id: int, value: bytes):
+        if part_id == 2:
+            raise MissingBucket("the second part")
+        return real(self, bucket, upload, part_id, value)
+
+    monkeypatch.setattr(S3Backend, "upload_part", upload)
+    store.write("x", b"old")
+    with pytest.raises(StoreError, match="UploadPart"):
+        store.write("x", b"new" * (10 << 20))
+    assert store.read("x") == b"old"
+
+
 def test_an_object_that_is_not_there_leaves_the_file_and_makes_no_folder(s3: str, tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("old")
     assert not ObjectStore(s3).get("nothing", tmp_path / "kept")

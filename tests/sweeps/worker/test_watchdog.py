@@ -12,8 +12,10 @@ import pytest
 
 from gcp_core.config import TrainConfig, TrialConfig
 from sweeps.records.job import Job
+from sweeps.storage.exchange import ObjectExchange, trial_exchange
+from sweeps.storage.objects import ObjectStore
 from sweeps.worker.trial import run_job
-from sweeps.worker.watchdog import HANG_FILE, Watchdog, hung
+from sweeps.worker.watchdog import GRACE_S, HANG_FILE, Watchdog, hung
 from tests.sweeps import fake_runner
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +62,49 @@ def test_a_process_whose_trial_hangs_ends_and_the_next_one_goes_on_from_its_last
     assert hung(job.folder), "what the first attempt wrote stays"
 
 
+REMOTE = """
+import sys
+import gcp_core.cost.latency
+import tests.sweeps.worker.test_watchdog
+import sweeps.worker.watchdog
+from pathlib import Path
+from sweeps.records.job import Job
+from sweeps.storage.exchange import trial_exchange
+from sweeps.worker.trial import run_job
+url, text, alone = sys.argv[1:]
+if alone:  # as if a library held the interpreter's lock
+    sweeps.worker.watchdog.GRACE_S = 0.5
+    sweeps.worker.watchdog.Watchdog._end = lambda self: None
+with trial_exchange(Path("/nowhere"), url) as exchange:
+    runner = "tests.sweeps.worker.test_watchdog:hangs_once"
+    run_job(Job.from_json(text), runner, lambda row: None, hang_s=2.0, exchange=exchange)
+"""
+
+
+@pytest.mark.parametrize("alone", ["", "alone"])
+def test_where_a_trial_hung_is_known_in_the_store_and_its_temporary_folder_goes(
+    s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: str
+) -> None:
+    """At once, or where only the interpreter's timer was left, with the next trial on that node."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    job, store = _job(tmp_path), ObjectStore(s3)
+    command = [sys.executable, "-c", REMOTE, s3, job.to_json(), alone]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert (store.read(f"trials/t0007/{HANG_FILE}") is None) == bool(alone)
+    assert len(list((tmp_path / "tmp").glob("gcp-trial-*"))) == 1, "a killed process removes nothing"
+    with trial_exchange(Path("/nowhere"), s3) as exchange, trial_exchange(Path("/nowhere"), s3) as beside:
+        assert sorted((tmp_path / "tmp").glob("gcp-trial-*")) == sorted([exchange.root, beside.root])
+    stack = store.read(f"trials/t0007/{HANG_FILE}").decode()
+    assert stack.startswith("Timeout")
+    assert "in passed_on" in stack
+    drivers = ObjectExchange(tmp_path / "driver", s3)
+    drivers.fetch("trials/t0007")
+    assert hung(tmp_path / "driver" / "trials" / "t0007")
+
+
 def test_a_trial_that_does_not_hang_leaves_no_file(tmp_path: Path) -> None:
     job = _job(tmp_path)
     assert run_job(job, "tests.sweeps.fake_runner:run", lambda row: None, hang_s=600).status == "complete"
@@ -77,7 +122,9 @@ def test_the_count_starts_again_with_every_epoch_and_stands_while_the_driver_is_
         with watchdog.pause():
             calls.append("driver")
         calls.append("epoch")
-    assert calls == [60.0, "off", "driver", 60.0, "epoch", "off"]
+    # Each time it is armed, an earlier count ends first.
+    later = 60.0 + GRACE_S
+    assert calls == ["off", later, "off", "driver", "off", later, "epoch", "off"]
 
 
 def test_without_a_limit_nothing_is_armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
