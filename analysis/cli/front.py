@@ -59,7 +59,7 @@ def front(
     if as_json:
         say_json(answers.front(df, rows, goals, volume, scales.describe(), sure.plain()))
         return
-    shown, columns = _with_chances(_with_baselines(df, rows), sure)
+    shown, columns = _with_seeds(_with_baselines(df, rows), sure)
     click.echo(text.trials_table(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
     click.echo()
     click.echo(_summary(df, goals, volume, scales.describe()))
@@ -94,13 +94,16 @@ def _with_baselines(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([df[df["kind"] == "baseline"], rows])
 
 
-def _with_chances(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list[str]]:
-    """The rows with their configuration's chance of being on the front, where the noise is known."""
+def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list[str]]:
+    """The rows with the number of seeds of their configuration, where some have several, and what these rule out."""
     if sure.groups is None:
         return rows, []
-    chance = dict(zip(sure.groups["config_id"], sure.groups["probability"]))
-    said = [f"{100 * chance[c]:.0f} %" if c in chance else None for c in rows["config_id"]]
-    return rows.assign(chance=said), ["chance"]
+    known = {(g["sweep"], g["config_id"]): g for g in sure.groups.to_dict("records")}
+    of = [known.get(key, {}) for key in zip(rows["sweep"], rows["config_id"])]
+    shown = rows.assign(seeds=[g.get("n") for g in of])
+    shown["seeds"] = shown["seeds"].astype("Int64")
+    shown["ruled out"] = ["yes" if g.get("ruled_out") else None for g in of]
+    return shown, ["seeds", "ruled out"] if shown["ruled out"].notna().any() else ["seeds"]
 
 
 def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]:

@@ -1,4 +1,5 @@
-"""How far the front can be trusted: noise between seeds, the robust front, chances, and what fresh seeds confirmed."""
+"""How far the front can be trusted: noise between seeds, the robust front, what is surely not
+on it, and what fresh seeds confirmed."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ class Assurance:
     Attributes:
         reason: why the noise is not known ("" if it is).
         std: column -> spread between seeds, pooled over the ``replicated`` configurations that have several.
-        groups: one row per configuration as :func:`analysis.evidence.noise.front_probability` returns it, with
+        groups: one row per configuration as :func:`analysis.evidence.noise.ruled_out` returns it, with
             ``robust``; None if the noise is not known.
         confirmed: what fresh seeds say about the configurations that were run again.
     """
@@ -50,6 +51,11 @@ class Assurance:
         robust = self.groups[self.groups["robust"]].sort_values("macs")
         names = ", ".join(f"{trial} (n = {n})" for trial, n in zip(robust["trial"], robust["n"]))
         said.append(f"robust front, means less one standard error: {names}")
+        out, n = int(self.groups["ruled_out"].sum()), len(self.groups)
+        said.append(
+            f"surely not on the front: {out} of {text.plural(n, 'configuration')} (each wrong with at most 5 %); these "
+            f"seeds cannot tell which of the other {n - out} are"
+        )
         return said + [confirmation_words(c) for c in self.confirmed]
 
     def plain(self) -> dict[str, Any]:
@@ -65,12 +71,12 @@ class Assurance:
         }
 
 
-def assurance(df: pd.DataFrame, goals: Objectives, *, draws: int = 1000) -> Assurance:
+def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
     """Everything replicates tell about the front of ``goals``; never fails for want of replicates."""
     columns = list(dict.fromkeys([*goals, "val_accuracy", "macs"]))
     confirmed = tuple(noise.confirmations(df))
     try:
-        groups = noise.front_probability(df, goals, draws=draws)
+        groups = noise.ruled_out(df, goals)
         apart = noise.replicates(df, columns)
         std = {column: noise.pooled_std(apart, column) for column in goals}
         robust = set(noise.robust_front(groups, goals, noise=apart)["config_id"])

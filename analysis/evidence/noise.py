@@ -1,4 +1,4 @@
-"""Seeds are replicates: means and spreads per configuration, a robust front, and how sure the front is.
+"""Seeds are replicates: means and spreads per configuration, a robust front, and what is surely not on the front.
 
 A front of single-seed trials is optimistic, because the best of many noisy numbers is partly luck. Rank by
 mean, never by the best seed, and confirm the choice on fresh seeds.
@@ -50,6 +50,8 @@ class Confirmation:
 SEARCH = ("trial",)
 #: Rows that tell the noise: runs of equal configuration differ only by their seed.
 REPLICATES = ("trial", "confirm")
+#: Rows of the pairwise comparison held in memory at a time.
+_CHUNK = 256
 
 
 def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = SEARCH) -> pd.DataFrame:
@@ -122,53 +124,40 @@ def robust_front(
     return groups.loc[pareto.front(shifted, objectives).index]
 
 
-def front_probability(
-    df: pd.DataFrame,
-    objectives: Objectives,
-    *,
-    kinds: Sequence[str] = REPLICATES,
-    draws: int = 1000,
-    seed: int = 0,
+def ruled_out(
+    df: pd.DataFrame, objectives: Objectives, *, kinds: Sequence[str] = REPLICATES, level: float = 0.05
 ) -> pd.DataFrame:
-    """:func:`by_config` rows with ``probability``: share of bootstrap draws in which the configuration is on
-    the front.
+    """:func:`by_config` rows with ``ruled_out``: some other configuration is better in every objective by more than
+    noise explains, so this one is not on the front. One that truly is gets ruled out with a chance of at most ``level``.
 
-    Each draw moves every mean by the mean of n residuals drawn from all configurations with several seeds
-    (each residual is inflated by sqrt(n / (n - 1)), which removes the bias of residuals about their own
-    mean). Residuals of one run stay together, so correlated objectives stay correlated. Every seed of a configuration
-    counts, fresh ones of confirm runs too; configurations that only have confirm runs are left out.
+    One-sided t-tests with the pooled spread, at ``level`` / (number of other configurations); an objective without any
+    spread counts as it is. Every seed of a configuration counts, fresh ones of confirm runs too; configurations that only
+    have confirm runs are left out.
+
+    No chance of being on the front is given: three ways to compute one (a bootstrap over seeds, a normal posterior,
+    one with the spread between configurations estimated) were off by up to 40 points in simulated sweeps, because the
+    chance hangs on how the configurations near the front lie, which so few of them cannot show.
     """
+    from scipy import stats
+
     columns = list(objectives)
     groups = by_config(df, columns, kinds)
     searched = set(_sound(df, columns, SEARCH)["config_id"])
     groups = groups[groups["config_id"].isin(searched)].reset_index(drop=True)
-    residuals = _residuals(df, columns)
-    rng = np.random.default_rng(seed)
-    means = groups[columns].to_numpy(dtype=float)
-    counts = groups["n"].to_numpy()
-    hits = np.zeros(len(groups))
-    for _ in range(draws):
-        moved = means.copy()
-        for n in np.unique(counts):
-            of_n = np.flatnonzero(counts == n)
-            picked = residuals[rng.integers(len(residuals), size=(len(of_n), n))]
-            moved[of_n] += picked.mean(axis=1)
-        hits += pareto.nondominated(minimised(moved, objectives.values()))
-    return groups.assign(probability=hits / draws)
-
-
-def _residuals(df: pd.DataFrame, columns: list[str]) -> np.ndarray:
-    """(r, m) unbiased residuals of all runs whose configuration has several seeds of one kind."""
-    groups = replicates(df, columns)
-    for column in columns:
-        pooled_std(groups, column)
-    many = groups.loc[groups["n"] > 1, ["sweep", "config_id", "kind", "n", *columns]]
-    keys = ["sweep", "config_id", "kind"]
-    rows = _sound(df, columns, REPLICATES)[[*keys, *columns]]
-    joined = rows.merge(many, on=keys, suffixes=("", "_mean"))
-    raw = joined[columns].to_numpy(dtype=float) - joined[[f"{c}_mean" for c in columns]].to_numpy(dtype=float)
-    n = joined["n"].to_numpy(dtype=float)[:, None]
-    return raw * np.sqrt(n / (n - 1))
+    apart = replicates(df, columns)
+    spread = np.array([pooled_std(apart, column) for column in columns])
+    freedom = int((apart["n"] - 1).clip(lower=0).sum())
+    quantile = float(stats.t.ppf(1.0 - level / max(1, len(groups) - 1), freedom))
+    values = minimised(groups[columns].to_numpy(dtype=float), objectives.values())
+    parts = 1.0 / groups["n"].to_numpy(dtype=float)
+    beaten = np.zeros(len(groups), dtype=bool)
+    for at in range(0, len(groups), _CHUNK):
+        rows = slice(at, at + _CHUNK)
+        gain = values[rows, None, :] - values[None, :, :]
+        margin = quantile * np.sqrt(parts[rows, None, None] + parts[None, :, None]) * spread
+        surely = np.where(spread > 0, gain > margin, gain >= 0)
+        beaten[rows] = (surely.all(axis=2) & (gain > 0).any(axis=2)).any(axis=1)
+    return groups.assign(ruled_out=beaten)
 
 
 def confirm(

@@ -27,12 +27,14 @@ _NOTHING = Table((), ())
 
 @dataclass(frozen=True)
 class Sureness:
-    """Configurations with their mean, spread and the chance to stand on the front."""
+    """Configurations that may be on the front, with mean and spread over their seeds, and how many surely are not."""
 
     warning: str
     missing: str = ""
     spreads: str = ""
     replicated: str = ""
+    out: str = ""
+    left: int = 0
     table: Table = _NOTHING
 
 
@@ -61,7 +63,8 @@ def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:
     if found.groups is None:
         return Sureness(warning, missing=found.reason)
     columns = list(df.attrs["objectives"])
-    shown = found.groups.sort_values("probability", ascending=False).head(_SHOWN)
+    open_ = found.groups[~found.groups["ruled_out"]]
+    shown = open_.sort_values(["robust", "n", columns[0]], ascending=False, kind="stable").head(_SHOWN)
     header = ["first trial", "seeds", *(f"{c}: mean" for c in columns), *(f"{c}: std" for c in columns)]
     rows = [
         [
@@ -69,7 +72,6 @@ def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:
             row["n"],
             *(text.quantity(c, row[c]) for c in columns),
             *(text.spread(c, row[f"{c}_std"]) if row["n"] > 1 else "-" for c in columns),
-            f"{100 * row['probability']:.0f} %",
             "yes" if row["robust"] else "",
         ]
         for row in shown.to_dict("records")
@@ -78,7 +80,9 @@ def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:
         warning,
         spreads=", ".join(f"{text.spread(name, value)} of {name}" for name, value in found.std.items()),
         replicated=text.plural(found.replicated, "configuration"),
-        table=Table([*header, "chance on the front", "robust"], rows),
+        out=f"{len(found.groups) - len(open_)} of {text.plural(len(found.groups), 'configuration')}",
+        left=len(open_),
+        table=Table([*header, "robust"], rows),
     )
 
 

@@ -1,7 +1,7 @@
 """What replicates and fresh seeds say about a front, in words, in JSON and in the report."""
 
+import dataclasses
 import json
-import re
 
 import pandas as pd
 import pytest
@@ -44,35 +44,39 @@ def test_confirm_runs_never_enter_the_front_but_tell_mean_and_spread(confirmed):
     assert found.drop == pytest.approx(0.5)
     # t(2) at 90 % = 1.8856: half width 1.8856 x 0.1 / sqrt(3)
     assert found.high - found.low == pytest.approx(2 * 1.8856 * 0.1 / 3**0.5, abs=1e-4)
-    sure = assurance(df, GOALS, draws=50)
+    sure = assurance(df, GOALS)
     assert sure.std["val_accuracy"] == pytest.approx(0.1)
     assert sure.replicated == 1
     assert len(sure.groups) == 6, "configurations, not runs"
     assert sure.groups.set_index("config_id").loc[best.config.config_id(), "n"] == 4
 
 
-def test_front_says_noise_chances_and_confirmation(confirmed):
+def test_front_says_noise_what_is_ruled_out_and_confirmation(confirmed):
     folder, best = confirmed
     done = CliRunner().invoke(main, ["front", str(folder)])
     assert done.exit_code == 0, done.output
+    lines = done.stdout.splitlines()
+    # MACs of the fresh seeds are those of the search: no spread.
     assert (
-        "spread by 0.10 points (val_accuracy)" in done.stdout.replace("\n", " ")
-        or "0.10 points" in done.stdout
+        "noise: runs that differ only by their seed spread by 0 MACs (macs), 0.10 points (val_accuracy), pooled over "
+        "1 configuration"
+    ) in lines
+    assert any(line.startswith("robust front, means less one standard error: t0") for line in lines)
+    (sure,) = [line for line in lines if line.startswith("surely not on the front: ")]
+    out = int(sure.split(": ")[1].split(" of ")[0])
+    assert sure.endswith(
+        f"of 6 configurations (each wrong with at most 5 %); these seeds cannot tell which of the other {6 - out} are"
     )
-    assert "robust front, means less one standard error: t0" in done.stdout
-    assert (
-        f"{best.trial} was selected at {best.finals['val_accuracy']:.2f} %; 3 fresh seeds give" in done.stdout
-    )
-    assert ": 0.50 points less" in done.stdout
-    assert (
-        re.search(r"chance\s*$", done.stdout.splitlines()[0].rstrip())
-        or "chance" in done.stdout.splitlines()[0]
-    )
+    said = f"{best.trial} was selected at {best.finals['val_accuracy']:.2f} %; 3 fresh seeds give "
+    assert next(line for line in lines if line.startswith(said)).endswith(": 0.50 points less")
+    assert lines[0].split()[-1] == "seeds"
+    (row,) = [line for line in lines if line.startswith(best.trial + " ") and "was selected" not in line]
+    assert row.split()[-1] == "4", "one of the search, three fresh ones"
     answer = json.loads(CliRunner().invoke(main, ["front", str(folder), "--json"]).stdout)
     check(answer)
     assert answer["noise"]["known"]
     assert answer["noise"]["confirmed"][0]["drop"] == pytest.approx(0.5)
-    assert all(0 <= c["probability"] <= 1 for c in answer["noise"]["configurations"])
+    assert sum(c["ruled_out"] for c in answer["noise"]["configurations"]) == out
 
 
 def test_without_replicates_the_front_warns_instead(sweep):
@@ -101,3 +105,25 @@ def test_every_figure_of_the_report_has_its_csv(confirmed, tmp_path):
     tables = {file.stem for file in written.files if file.suffix == ".csv"}
     assert {"front_macs", "front_params", "front_latency_ms", "hypervolume_trials", "confirmed"} <= pictures
     assert pictures <= tables
+
+
+def test_a_front_trial_whose_other_seeds_rule_it_out_is_marked(tmp_path):
+    """A lucky seed stands on the front of single trials; three others show that its configuration is beaten."""
+    solid, lucky = some_trials(2, seed=5)
+    trials = [reseeded(solid, f"t{i:04d}", i, 95.0 + d) for i, d in enumerate((-0.1, 0.0, 0.1, 0.0))]
+    worse = dataclasses.replace(lucky, finals={**lucky.finals, "macs": solid.finals["macs"]})
+    seen = (95.2, 80.1, 80.0, 79.9)
+    for i, accuracy in enumerate(seen, start=4):
+        again = reseeded(worse, f"t{i:04d}", i - 4, accuracy)
+        trials.append(dataclasses.replace(again, finals={**again.finals, "macs": solid.finals["macs"]}))
+    more = [
+        reseeded(t, f"c{i:04d}", 10 + i, 97.0 + 0.01 * i)
+        for i, t in enumerate([some_trials(3, seed=9)[2]] * 12)
+    ]
+    write_sweep(tmp_path / "s", [baseline_trial(), *trials, *more])
+    done = CliRunner().invoke(main, ["front", str(tmp_path / "s"), "--all"])
+    rows = {
+        line.split()[0]: line for line in done.stdout.splitlines() if line[:1] in "tc" and " rank " in line
+    }
+    assert " yes " in rows["t0004"]
+    assert " yes " not in rows["t0000"]
