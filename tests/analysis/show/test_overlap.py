@@ -87,7 +87,7 @@ def test_no_words_of_a_comparisons_figures_lie_on_others(names):
             boxes, "macs", "val_accuracy", (a, colours[a]), (b, colours[b])
         ),
     }
-    assert {name: overlaps(figure) for name, figure in drawn.items()} == dict.fromkeys(drawn, [])
+    assert {name: overlaps(figure) for name, figure in drawn.items()} == {name: [] for name in drawn}
 
 
 @pytest.mark.parametrize("limits", [[], ["macs <= 50%"], ["macs <= 50%", "accuracy_drop <= 2"]], ids=len)
