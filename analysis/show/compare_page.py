@@ -154,41 +154,41 @@ def _file(label: str) -> str:
 
 
 def draw_volumes(volumes: pd.DataFrame, colours: dict[str, str]) -> Figure:
-    """A column of dots per label, its mean as a bar."""
-    figure, axes = figures.new_figure(7.2, 3.8)
-    for i, (label, rows) in enumerate(volumes.groupby("label", sort=True)):
-        values = rows["hypervolume"].to_numpy(dtype=float)
-        _dots(axes, i, values, colours[str(label)])
-    labels = sorted(volumes["label"].unique())
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_xlim(-0.6, len(labels) - 0.4)
-    axes.set_ylabel("hypervolume   better →")
-    axes.grid(axis="x", visible=False)
+    """A row of dots per label, its mean as a bar."""
+    groups = {str(label): rows["hypervolume"] for label, rows in volumes.groupby("label", sort=True)}
+    figure, axes = _rows(groups, colours)
+    axes.set_xlabel("hypervolume   better →")
     return figure
 
 
 def draw_pairs(pairs: pd.DataFrame) -> Figure:
-    """Paired differences of validation accuracy, one column per pair of labels, around zero."""
-    figure, axes = figures.new_figure(7.2, 3.8)
-    names = list(dict.fromkeys(pairs["pair"]))
-    for i, name in enumerate(names):
-        _dots(axes, i, pairs.loc[pairs["pair"] == name, "difference"].to_numpy(dtype=float), figures.FRONT)
-    axes.axhline(0.0, color=figures.INK, linewidth=0.9)
-    axes.set_xticks(range(len(names)), names)
-    axes.set_xlim(-0.6, len(names) - 0.4)
-    axes.set_ylabel("difference in validation accuracy\n(points)")
-    axes.grid(axis="x", visible=False)
+    """Paired differences of validation accuracy, one row per pair of labels, around zero."""
+    groups = {str(name): rows["difference"] for name, rows in pairs.groupby("pair", sort=False)}
+    figure, axes = _rows(groups, dict.fromkeys(groups, figures.FRONT))
+    axes.axvline(0.0, color=figures.INK, linewidth=0.9)
+    axes.set_xlabel("difference in validation accuracy (points)")
     return figure
+
+
+def _rows(groups: dict[str, pd.Series], colours: dict[str, str]) -> tuple[Figure, Axes]:
+    """A figure with one row of dots per group: names of any length have room, and the figure grows with their number."""
+    figure, axes = figures.new_figure(7.2, 1.2 + 0.55 * len(groups))
+    for i, (name, values) in enumerate(groups.items()):
+        _dots(axes, i, values.to_numpy(dtype=float), colours[name])
+    axes.set_yticks(range(len(groups)), list(groups))
+    axes.set_ylim(len(groups) - 0.5, -0.7)
+    axes.margins(x=0.08)
+    axes.grid(axis="y", visible=False)
+    return figure, axes
 
 
 def _dots(axes: Axes, at: int, values: np.ndarray, colour: str) -> None:
     # Spread by rank, not at random: the same data give the same picture.
     shift = (np.argsort(np.argsort(values)) % 5 - 2) * 0.05
-    axes.scatter(at + shift, values, s=34, c=colour, alpha=0.75, linewidths=0)
-    axes.plot([at - 0.22, at + 0.22], [values.mean()] * 2, color=colour, linewidth=2.4)
-    axes.annotate(
-        f"{values.mean():.3g}", (at + 0.25, values.mean()), fontsize=9, color=figures.INK, va="center"
-    )
+    axes.scatter(values, at + shift, s=34, c=colour, alpha=0.75, linewidths=0)
+    axes.plot([values.mean()] * 2, [at - 0.22, at + 0.22], color=colour, linewidth=2.4)
+    mean = f"{values.mean():.3g}"
+    axes.annotate(mean, (values.mean(), at - 0.25), fontsize=9, color=figures.INK, ha="center", va="bottom")
 
 
 def draw_growth(grown: pd.DataFrame, equal: str, colours: dict[str, str]) -> Figure:

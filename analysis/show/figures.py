@@ -45,6 +45,8 @@ _NAMES = {
     "device_hours": "Training cost",
 }
 _SCALED = {"macs": "MACs", "params": "parameters"}
+#: Where the name of a chosen trial may stand, in points from its dot.
+_PLACES = ((12, -22), (12, 16), (-12, -22), (-12, 16), (12, -44), (-12, -44), (12, 38), (-12, 38))
 
 
 @dataclass(frozen=True)
@@ -202,7 +204,6 @@ def draw_front(view: FrontView) -> Figure:
         axes.scatter(
             [row["_x"]], [row[view.y]], s=150, facecolors="none", edgecolors=CHOSEN, linewidths=2.2, zorder=6
         )
-        _annotate(axes, row["_x"], row[view.y], f"chosen: {row['trial']}", CHOSEN)
     _zoom(axes, points, view)
     axes.set_xlabel(f"{axis_label(view.x, view.x_prefix)}   {_arrow(view.x, 'x')}", color=INK)
     axes.set_ylabel(f"{axis_label(view.y)}   {_arrow(view.y, 'y')}", color=INK)
@@ -210,6 +211,8 @@ def draw_front(view: FrontView) -> Figure:
         axes.set_title(view.title, loc="left", fontsize=11, color=INK)
     # A white ground: the words of an upright limit may stand behind the legend.
     axes.legend(loc="lower right", fontsize=9, facecolor="white", edgecolor="none", framealpha=0.9)
+    if "chosen" in of:
+        _annotate(axes, row["_x"], row[view.y], f"chosen: {row['trial']}", CHOSEN)
     return figure
 
 
@@ -282,11 +285,26 @@ def _draw_limit(axes: Axes, view: FrontView, column: str, value: float, words: s
 
 
 def _annotate(axes: Axes, x: float, y: float, words: str, colour: str) -> None:
-    axes.annotate(
-        words, (x, y), xytext=(12, -22), textcoords="offset points", fontsize=9, fontweight="bold", color=colour,
+    """Words beside a point, in the first place around it where they lie on no others and within the axes."""
+    from matplotlib.text import Text
+
+    others = [t for t in axes.findobj(Text) if t.get_visible() and t.get_text().strip()]
+    note = axes.annotate(
+        words, (x, y), xytext=_PLACES[0], textcoords="offset points", fontsize=9, fontweight="bold", color=colour,
         arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.9}, zorder=7,
         bbox={"boxstyle": "round,pad=0.15", "fc": "white", "ec": "none", "alpha": 0.85},
     )  # fmt: skip
+    axes.figure.canvas.draw()  # only a drawn figure knows where its words are
+    taken = [t.get_window_extent() for t in others]
+    for place in _PLACES:
+        note.set_position(place)
+        note.set_horizontalalignment("left" if place[0] > 0 else "right")
+        box = Text.get_window_extent(note)
+        inside = axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1)
+        if inside and not any(box.overlaps(other) for other in taken):
+            return
+    note.set_position(_PLACES[0])
+    note.set_horizontalalignment("left")
 
 
 def _zoom(axes: Axes, points: pd.DataFrame, view: FrontView) -> None:
