@@ -49,6 +49,7 @@ def front(
     volume: Hypervolume,
     scale: str,
     noise: dict[str, Any],
+    near_ties: dict[str, str],
 ) -> dict:
     """Answer of ``front``: the front (or, with ranks, the rows asked for), baselines, hypervolume, and what replicates
     tell about it.
@@ -60,6 +61,7 @@ def front(
         **about(df),
         "objectives": dict(objectives),
         "front": plain_trials(rows, config),
+        "near_ties": near_ties,
         "baselines": plain_trials(df[df["kind"] == "baseline"], config),
         "hypervolume": {"value": volume.value, "cut": volume.cut, "points": volume.points, "anchors": scale},
         "noise": noise,

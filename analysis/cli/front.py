@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysis.cli.shared import common, guarded, read, say_json
+from analysis.cli.shared import band_option, common, guarded, read, say_json
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @click.option(
     "--objective", "objectives", multiple=True, metavar="NAME:max|min", help="Instead of the sweep's own."
 )
+@band_option
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the front as CSV.")
 @click.option("--all", "everything", is_flag=True, help="All finished trials with their Pareto rank.")
 @guarded
@@ -32,6 +33,7 @@ def front(
     objectives: tuple[str, ...],
     csv_path: Path | None,
     everything: bool,
+    band: float,
 ) -> None:
     """Print the front: the finished trials that no other trial beats in every objective."""
     from analysis import text
@@ -45,7 +47,9 @@ def front(
     goals = _objectives(objectives) or df.attrs["objectives"]
     df["pareto_rank"] = pareto.ranks(df, goals)
     scales = anchors_for(df, goals) if df["candidate"].any() else None
-    rows = df[df["pareto_rank"].notna()] if everything else df[df["pareto_rank"] == 1]
+    best = pareto.distinct(df, goals, band)
+    near_ties = best.attrs["near_ties"]
+    rows = df[df["pareto_rank"].notna()] if everything else df.loc[best.index]
     rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
     if scales is None:
         from analysis.errors import NothingFeasible
@@ -57,12 +61,12 @@ def front(
     if csv_path is not None:
         rows.to_csv(csv_path, index=False)
     if as_json:
-        say_json(answers.front(df, rows, goals, volume, scales.describe(), sure.plain()))
+        say_json(answers.front(df, rows, goals, volume, scales.describe(), sure.plain(), near_ties))
         return
     shown, columns = _with_seeds(_with_baselines(df, rows), sure)
     click.echo(text.trials_table(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
     click.echo()
-    click.echo(_summary(df, goals, volume, scales.describe()))
+    click.echo(_summary(df, goals, volume, scales.describe(), near_ties))
     for line in sure.lines():
         click.echo(line)
 
@@ -113,16 +117,24 @@ def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]
     return marks
 
 
-def _summary(df: pd.DataFrame, goals: dict[str, str], volume: Any, scale: str) -> str:
+def _summary(
+    df: pd.DataFrame, goals: dict[str, str], volume: Any, scale: str, near_ties: dict[str, str]
+) -> str:
     from analysis import text
     from analysis.runs import table
 
     counts = table.counts(df)
     said = ", ".join(f"{name} ({direction})" for name, direction in goals.items())
     lines = [
-        f"{volume.points} of {text.plural(counts['candidates'], 'finished trial')} on the front of {said}.",
+        f"{volume.points - len(near_ties)} of {text.plural(counts['candidates'], 'finished trial')} on the front of "
+        f"{said}.",
         f"hypervolume {volume.value:.4f} of the box {scale}",
     ]
+    if near_ties:
+        named = ", ".join(f"{trial} ({by})" for trial, by in near_ties.items())
+        lines.append(
+            f"near-ties left out, a better trial costs practically the same: {named}; --band 0 shows them"
+        )
     if volume.cut:
         lines.append(f"{volume.cut} front trials lie outside that box and add nothing to the hypervolume")
     for reason, trials in df.attrs["left_out"].items():

@@ -48,8 +48,11 @@ def write(
     *,
     choice: Choice | None = None,
     constraints: Sequence[Constraint] = (),
+    band: float = pareto.BAND,
 ) -> Written:
     """Write ``report.html``, the figures (PNG, SVG, CSV), ``front.csv`` and ``trials.csv`` into ``folder``.
+
+    ``band``: costs that differ by at most this share count as equal on the front that is shown (``pareto.distinct``).
 
     Raises:
         NothingFeasible: the table has no finished trial.
@@ -63,11 +66,11 @@ def write(
     goals = df.attrs["objectives"]
     scales = anchors_for(df, goals)
     chosen = choice.trial if choice is not None else None
-    files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints))
+    files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints), band=band)
     history = progress(df, goals, scales)
     for by in ("trials", "device_hours"):
         files += figures.save(figures.draw_progress(history, by), history, folder, f"hypervolume_{by}")
-    best = pareto.front(df, goals).sort_values("macs")
+    best = pareto.distinct(df, goals, band).sort_values("macs")
     best.to_csv(folder / "front.csv", index=False)
     df.to_csv(folder / "trials.csv", index=False)
     files += [folder / "front.csv", folder / "trials.csv"]
@@ -79,7 +82,7 @@ def write(
     html = page.interactive(
         "report.html",
         f"Report: {_name(df)}",
-        _data(df, choice, history, constraints),
+        {**_data(df, choice, history, constraints), "band": band},
         head=_head(df, best, scales),
         choice=_choice(df, choice) if choice is not None else None,
         limits=_limits(df, constraints) if choice is None and constraints else None,
@@ -123,6 +126,7 @@ def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> dict[str, An
         "ended": f"last trial ended {last:%Y-%m-%d %H:%M} UTC" if last == last else "",
         "running": any(entry.get("running") for entry in df.attrs["sweeps"]),
         "tiles": numbers,
+        "near_ties": ", ".join(f"{trial} ({by})" for trial, by in best.attrs["near_ties"].items()),
     }
 
 
