@@ -48,6 +48,7 @@ def front(
     objectives: dict[str, str],
     volume: Hypervolume,
     scale: str,
+    from_chance: float | None,
     noise: dict[str, Any],
     near_ties: dict[str, str],
 ) -> dict:
@@ -63,7 +64,13 @@ def front(
         "front": plain_trials(rows, config),
         "near_ties": near_ties,
         "baselines": plain_trials(df[df["kind"] == "baseline"], config),
-        "hypervolume": {"value": volume.value, "cut": volume.cut, "points": volume.points, "anchors": scale},
+        "hypervolume": {
+            "value": volume.value,
+            "cut": volume.cut,
+            "points": volume.points,
+            "anchors": scale,
+            "from_chance": from_chance,
+        },
         "noise": noise,
     }
 

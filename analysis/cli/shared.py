@@ -79,6 +79,30 @@ def verb_options(command: Callable) -> Callable:
     return command
 
 
+def usable_option(command: Callable) -> Callable:
+    """``--usable``: where the accuracy scale of a hypervolume begins; the command gets points, or None for chance."""
+    return click.option(
+        "--usable",
+        default="10",
+        show_default=True,
+        callback=lambda _context, _parameter, value: _points(value),
+        metavar="POINTS|chance",
+        help="The hypervolume counts accuracy from this many points below the baseline, or from chance.",
+    )(command)
+
+
+def _points(value: str) -> float | None:
+    if value == "chance":
+        return None
+    try:
+        points = float(value)
+    except ValueError:
+        points = 0.0
+    if not 0 < points < 100:
+        raise click.BadParameter(f"{value!r} is neither a number of points above 0 nor 'chance'")
+    return points
+
+
 def band_option(command: Callable) -> Callable:
     """``--band``: what counts as a near-tie; the command gets a share."""
     return click.option(

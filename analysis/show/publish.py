@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from analysis import text
 from analysis.front import pareto
-from analysis.front.anchors import anchors_for
+from analysis.front.anchors import anchors_for, from_chance
 from analysis.runs import table
 from analysis.runs.load import load
 from analysis.runs.store import SweepRef, client_for, find, own_artifacts
@@ -79,10 +79,14 @@ def write_figures(df: pd.DataFrame, folder: Path, **options: object) -> list[Pat
 def note(df: pd.DataFrame, best: pd.DataFrame, hypervolume: float) -> str:
     """Markdown for the parent run: the front as a table, the counts, and the filter that shows it."""
     header, rows = text.trials_cells(best, table.varying(df)[:6])
+    goals = df.attrs["objectives"]
+    scales = anchors_for(df, goals)
+    chance = from_chance(scales, df, goals)
+    old = f"; {pareto.hypervolume(df, goals, chance).value:.4f} with accuracy from chance" if chance else ""
     lines = [
         f"## Front: {len(best)} of {text.plural(int(df['candidate'].sum()), 'finished trial')}",
         "",
-        f"Hypervolume {hypervolume:.4f} ({anchors_for(df, df.attrs['objectives']).describe()}).",
+        f"Hypervolume {hypervolume:.4f} ({scales.describe()}){old}.",
         f"In the run list, filter by ``tags.`{Tag.FRONT}` = 'true'``.",
         "",
         "| " + " | ".join(header) + " |",

@@ -221,6 +221,22 @@ def test_near_ties_are_left_out_of_tables_figures_and_tags_and_band_brings_them_
     assert shown("--band", "0")[0] == {"t0000", "t0001", "t0002"}
 
 
+def test_the_hypervolume_says_its_anchors_and_the_old_one_stands_beside_it(sweep, tmp_path):
+    said = run("front", sweep).stdout
+    assert "val_accuracy from 87.00 % to 97.00 % (10 points below the mean baseline, to it)" in said
+    answer = json.loads(run("front", sweep, "--json").stdout)["hypervolume"]
+    assert f"hypervolume {answer['value']:.4f} of the box" in said
+    assert f"hypervolume {answer['from_chance']:.4f} with accuracy from chance" in said
+    assert answer["value"] < answer["from_chance"]
+    old = json.loads(run("front", sweep, "--usable", "chance", "--json").stdout)["hypervolume"]
+    assert (old["value"], old["from_chance"]) == (answer["from_chance"], None)
+    assert run("front", sweep, "--usable", "0").exit_code == 2
+    assert run("report", sweep, "--usable", "5", "--out", tmp_path).exit_code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "5 points below the mean baseline, to it" in page
+    assert f"with accuracy from chance it is {answer['from_chance']:.3f}" in page
+
+
 def test_a_band_that_is_no_share_is_refused(sweep):
     done = run("front", sweep, "--band", "5")
     assert done.exit_code == 2
