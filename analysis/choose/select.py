@@ -141,8 +141,8 @@ def knee() -> Verb:
 
 
 def weighted(weights: Mapping[str, float]) -> Verb:
-    """The highest weighted sum of anchored gains (1 = baseline accuracy or zero cost, 0 = chance or baseline
-    cost).
+    """The highest weighted sum of anchored gains (1 = baseline accuracy or zero cost, 0 = ten points below
+    it or the baseline's cost).
     """
     if not weights:
         raise ConfigError("no weight given", "--weighted", 'for instance "accuracy=3 macs=1"')

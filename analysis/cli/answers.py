@@ -48,7 +48,9 @@ def front(
     objectives: dict[str, str],
     volume: Hypervolume,
     scale: str,
+    from_chance: float | None,
     noise: dict[str, Any],
+    near_ties: dict[str, str],
 ) -> dict:
     """Answer of ``front``: the front (or, with ranks, the rows asked for), baselines, hypervolume, and what replicates
     tell about it.
@@ -60,8 +62,15 @@ def front(
         **about(df),
         "objectives": dict(objectives),
         "front": plain_trials(rows, config),
+        "near_ties": near_ties,
         "baselines": plain_trials(df[df["kind"] == "baseline"], config),
-        "hypervolume": {"value": volume.value, "cut": volume.cut, "points": volume.points, "anchors": scale},
+        "hypervolume": {
+            "value": volume.value,
+            "cut": volume.cut,
+            "points": volume.points,
+            "anchors": scale,
+            "from_chance": from_chance,
+        },
         "noise": noise,
     }
 

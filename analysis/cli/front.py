@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysis.cli.shared import common, guarded, read, say_json
+from analysis.cli.shared import band_option, common, guarded, read, say_json, usable_option
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 @click.option(
     "--objective", "objectives", multiple=True, metavar="NAME:max|min", help="Instead of the sweep's own."
 )
+@band_option
+@usable_option
 @click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the front as CSV.")
 @click.option("--all", "everything", is_flag=True, help="All finished trials with their Pareto rank.")
 @guarded
@@ -32,20 +34,24 @@ def front(
     objectives: tuple[str, ...],
     csv_path: Path | None,
     everything: bool,
+    band: float,
+    usable: float | None,
 ) -> None:
     """Print the front: the finished trials that no other trial beats in every objective."""
     from analysis import text
     from analysis.cli import answers
     from analysis.evidence.assurance import assurance
     from analysis.front import pareto
-    from analysis.front.anchors import anchors_for
+    from analysis.front.anchors import anchors_for, from_chance
     from analysis.runs import table
 
     df = read(sweep, tracking_uri, no_cache)
     goals = _objectives(objectives) or df.attrs["objectives"]
     df["pareto_rank"] = pareto.ranks(df, goals)
-    scales = anchors_for(df, goals) if df["candidate"].any() else None
-    rows = df[df["pareto_rank"].notna()] if everything else df[df["pareto_rank"] == 1]
+    scales = anchors_for(df, goals, usable=usable) if df["candidate"].any() else None
+    best = pareto.distinct(df, goals, band)
+    near_ties = best.attrs["near_ties"]
+    rows = df[df["pareto_rank"].notna()] if everything else df.loc[best.index]
     rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
     if scales is None:
         from analysis.errors import NothingFeasible
@@ -53,16 +59,18 @@ def front(
         reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
         raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
     volume = pareto.hypervolume(df, goals, scales)
+    chance = from_chance(scales, df, goals)
+    old = pareto.hypervolume(df, goals, chance).value if chance else None
     sure = assurance(df, goals)
     if csv_path is not None:
         rows.to_csv(csv_path, index=False)
     if as_json:
-        say_json(answers.front(df, rows, goals, volume, scales.describe(), sure.plain()))
+        say_json(answers.front(df, rows, goals, volume, scales.describe(), old, sure.plain(), near_ties))
         return
     shown, columns = _with_seeds(_with_baselines(df, rows), sure)
     click.echo(text.trials_table(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
     click.echo()
-    click.echo(_summary(df, goals, volume, scales.describe()))
+    click.echo(_summary(df, goals, volume, scales.describe(), old, near_ties))
     for line in sure.lines():
         click.echo(line)
 
@@ -113,16 +121,31 @@ def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]
     return marks
 
 
-def _summary(df: pd.DataFrame, goals: dict[str, str], volume: Any, scale: str) -> str:
+def _summary(
+    df: pd.DataFrame,
+    goals: dict[str, str],
+    volume: Any,
+    scale: str,
+    old: float | None,
+    near_ties: dict[str, str],
+) -> str:
     from analysis import text
     from analysis.runs import table
 
     counts = table.counts(df)
     said = ", ".join(f"{name} ({direction})" for name, direction in goals.items())
     lines = [
-        f"{volume.points} of {text.plural(counts['candidates'], 'finished trial')} on the front of {said}.",
+        f"{volume.points - len(near_ties)} of {text.plural(counts['candidates'], 'finished trial')} on the front of "
+        f"{said}.",
         f"hypervolume {volume.value:.4f} of the box {scale}",
     ]
+    if old is not None:
+        lines.append(f"hypervolume {old:.4f} with accuracy from chance, for comparison with older numbers")
+    if near_ties:
+        named = ", ".join(f"{trial} ({by})" for trial, by in near_ties.items())
+        lines.append(
+            f"near-ties left out, a better trial costs practically the same: {named}; --band 0 shows them"
+        )
     if volume.cut:
         lines.append(f"{volume.cut} front trials lie outside that box and add nothing to the hypervolume")
     for reason, trials in df.attrs["left_out"].items():

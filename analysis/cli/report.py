@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options
+from analysis.cli.shared import (
+    band_option,
+    choose,
+    common,
+    guarded,
+    read,
+    say_json,
+    usable_option,
+    verb_options,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +32,8 @@ if TYPE_CHECKING:
     "--where", "constraints", multiple=True, metavar="CONSTRAINT", help="Draw it, choose within it."
 )
 @verb_options
+@band_option
+@usable_option
 @click.option(
     "--publish/--no-publish", default=False, help="Also tag the front in MLflow and attach the figures."
 )
@@ -35,6 +46,8 @@ def report(
     out: Path | None,
     constraints: tuple[str, ...],
     publish: bool,
+    band: float,
+    usable: float | None,
     **verbs: Any,
 ) -> None:
     """Write one self-contained HTML page, figures (PNG, SVG) and their CSV; works offline."""
@@ -47,7 +60,7 @@ def report(
     folder = out or _report_folder(sweep, df)
     # First, because it draws the same figures without a choice.
     published = _publish(df, tracking_uri) if publish else None
-    written = page.write(df, folder, choice=choice, constraints=parsed)
+    written = page.write(df, folder, choice=choice, constraints=parsed, band=band, usable=usable)
     if as_json:
         say_json(answers.report(df, parsed, written, published))
         return

@@ -79,6 +79,55 @@ def verb_options(command: Callable) -> Callable:
     return command
 
 
+def usable_option(command: Callable) -> Callable:
+    """``--usable``: where the accuracy scale of a hypervolume begins; the command gets points, or None for chance."""
+    return click.option(
+        "--usable",
+        default="10",
+        show_default=True,
+        callback=lambda _context, _parameter, value: _points(value),
+        metavar="POINTS|chance",
+        help="The hypervolume counts accuracy from this many points below the baseline, or from chance.",
+    )(command)
+
+
+def _points(value: str) -> float | None:
+    if value == "chance":
+        return None
+    try:
+        points = float(value)
+    except ValueError:
+        points = 0.0
+    if not 0 < points < 100:
+        raise click.BadParameter(f"{value!r} is neither a number of points above 0 nor 'chance'")
+    return points
+
+
+def band_option(command: Callable) -> Callable:
+    """``--band``: what counts as a near-tie; the command gets a share."""
+    return click.option(
+        "--band",
+        default="1%",
+        show_default=True,
+        callback=lambda _context, _parameter, value: _share(value),
+        metavar="SHARE",
+        help="Front trials whose costs differ by no more than this count as equally dear; only the better one is shown. "
+        "0 shows all.",
+    )(command)
+
+
+def _share(value: str) -> float:
+    try:
+        share = float(value.removesuffix("%").strip()) / (100 if value.endswith("%") else 1)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a share such as 1% or 0.01") from None
+    if not 0 <= share < 1:
+        raise click.BadParameter(
+            f"{value!r} is not from 0 to below 100 %; did you mean {value.rstrip('%')}%?"
+        )
+    return share
+
+
 def read(sweep: str | tuple[str, ...], tracking_uri: str | None, no_cache: bool) -> pd.DataFrame:
     """The table of one or several sweeps; says so if one still runs."""
     from analysis.runs.load import load

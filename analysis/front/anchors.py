@@ -1,7 +1,8 @@
 """Fixed scales for objectives: what counts as 0 and what as 1, and where each number comes from.
 
 A hypervolume depends on its units. Scales taken from the data's own minimum and maximum would make two sweeps
-incomparable, so they come from the task: chance accuracy, the unpruned baseline, zero cost.
+incomparable, so they come from the task: the unpruned baseline, ten points below it, zero cost. From chance a hypervolume
+barely sees accuracy: five points worse everywhere move it by a few hundredths only.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 #: Costs whose worst anchor is the baseline's value and whose best is zero.
 _COSTS = ("macs", "params", "latency_ms", "device_hours")
+#: Where the accuracy scale begins unless asked otherwise, in points below the mean baseline: worse is of no use.
+USABLE = 10.0
 _SHARES = ("macs_removed", "params_removed", "target_reached")
 
 
@@ -61,26 +64,43 @@ class Anchors:
         )
 
 
-def anchors_for(df: pd.DataFrame, objectives: Mapping[str, Direction]) -> Anchors:
+def anchors_for(
+    df: pd.DataFrame, objectives: Mapping[str, Direction], *, usable: float | None = USABLE
+) -> Anchors:
     """The anchors of ``objectives`` for a table as ``analysis.load`` returns it.
 
-    Accuracy runs from chance (``df.attrs["chance"]``, per cent; 0 if unknown) to the mean baseline accuracy;
-    costs run from the baseline's value to 0. Without a baseline, or for a column without a natural scale,
+    Accuracy runs from ``usable`` points below the mean baseline accuracy (not below chance) to that accuracy; with
+    ``usable=None`` from chance (``df.attrs["chance"]``, per cent; 0 if unknown). Costs run from the baseline's value
+    to 0. Without a baseline, or for a column without a natural scale,
     the worst value on the front plus a tenth of its range stands in, and the source says so.
     """
-    return Anchors({column: _anchor(df, column, direction) for column, direction in objectives.items()})
+    if usable is not None and not (np.isfinite(usable) and usable > 0):
+        raise ConfigError(f"{usable!r} is not a number of points above 0", "usable", "or None: from chance")
+    return Anchors(
+        {column: _anchor(df, column, direction, usable) for column, direction in objectives.items()}
+    )
 
 
-def _anchor(df: pd.DataFrame, column: str, direction: Direction) -> Anchor:
+def from_chance(anchors: Anchors, df: pd.DataFrame, objectives: Mapping[str, Direction]) -> Anchors | None:
+    """The same scales with accuracy from chance, for comparisons with numbers from before; None if that is no other."""
+    old = anchors_for(df, objectives, usable=None)
+    return old if old.of != anchors.of else None
+
+
+def _anchor(df: pd.DataFrame, column: str, direction: Direction, usable: float | None) -> Anchor:
     chance = float(df.attrs.get("chance", 0.0))
     if column in ("val_accuracy", "test_accuracy"):
         top = _baseline(df, column, "mean")
         if top is not None and top > chance:
-            return Anchor(chance, top, "chance, or 0 if unknown, to the mean baseline")
+            if usable is None or top - usable <= chance:
+                return Anchor(chance, top, "chance, or 0 if unknown, to the mean baseline")
+            return Anchor(top - usable, top, f"{usable:g} points below the mean baseline, to it")
     elif column == "accuracy_drop":
         top = _baseline(df, "val_accuracy", "mean")
         if top is not None and top > chance:
-            return Anchor(top - chance, 0.0, "as bad as chance to no loss")
+            if usable is None or top - usable <= chance:
+                return Anchor(top - chance, 0.0, "as bad as chance to no loss")
+            return Anchor(usable, 0.0, f"{usable:g} points to no loss")
     elif column in _COSTS:
         worst = _baseline(df, column, "max")
         if worst is not None and worst > 0:

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from analysis.front.anchors import Anchors
 
 
+#: Costs that differ by less than this share count as equal where a front is shown (:func:`distinct`).
+BAND = 0.01
+
+
 @dataclass(frozen=True)
 class Hypervolume:
     """Normalised hypervolume: 1 = the whole box between the worst and the best anchor of every objective.
@@ -96,6 +100,39 @@ def front(df: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
     mask[keep] = nondominated(values)
     result = df[mask].copy()
     result.attrs["rejected"] = int(len(df) - keep.sum())
+    return result
+
+
+def distinct(df: pd.DataFrame, objectives: Objectives, band: float = BAND) -> pd.DataFrame:
+    """The front without its near-ties, for eyes: costs that differ by at most the share ``band`` count as equal.
+
+    A front point goes if another one that stays is at least as good in every maximised objective and costs at most
+    ``1 + band`` times as much in every minimised one: 38 % beside 49 % at equal MACs is no choice that anybody has. The
+    trials that went are in ``.attrs["near_ties"]``, each with the trial that stands for it. ``band=0``: the front as
+    it is, exact twins included.
+    """
+    if not (np.isfinite(band) and 0 <= band < 1):
+        raise ConfigError(f"{band!r} is not a share from 0 to below 1", "band", "for instance 0.01")
+    best = front(df, objectives)
+    names = best["trial"] if "trial" in best.columns else best.index.to_series()
+    best.attrs["near_ties"] = {}
+    if not band:
+        return best
+    values, _ = costs(best, objectives)
+    benefit = np.array([direction == "max" for direction in objectives.values()])
+    # The best in what is maximised first: whatever could stand for a point is looked at before the point.
+    order = np.lexsort([*values[:, ~benefit].T[::-1], *values[:, benefit].T[::-1]])
+    # A negative cost (none of ours is) would make the room smaller, not larger.
+    reach = np.where(benefit, values, values + band * np.abs(values))
+    kept: list[int] = []
+    for at in order:
+        close = [k for k in kept if (values[k] <= reach[at]).all() and (values[k] != values[at]).any()]
+        if close:
+            best.attrs["near_ties"][str(names.iloc[at])] = str(names.iloc[close[0]])
+        else:
+            kept.append(int(at))
+    result = best.iloc[sorted(kept)].copy()
+    result.attrs = best.attrs
     return result
 
 

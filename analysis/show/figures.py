@@ -58,7 +58,8 @@ class FrontView:
         points: one row per shown run: ``trial, role, criterion, <x>, <y>``; role is trial, front, baseline or chosen;
             points are coloured by criterion where it varies.
         goals: what the front is the front of (:func:`goals_of_view`).
-        front: trials on it, the chosen one included.
+        front: trials on it, the chosen one included, near-ties (``pareto.distinct``) left out.
+        steps: trials that are the corners of the steps, the best along the two axes.
         limits: (column, value, words) of the constraints that are lines in this view.
         x_scale: shown numbers are values / ``x_scale`` (``x_prefix`` names it).
     """
@@ -69,6 +70,7 @@ class FrontView:
     points: pd.DataFrame
     goals: dict[str, str]
     front: frozenset[str]
+    steps: frozenset[str]
     limits: tuple[tuple[str, float, str], ...]
     x_scale: float
     x_prefix: str
@@ -82,13 +84,14 @@ def front_view(
     chosen: str | None = None,
     constraints: Sequence[Constraint] = (),
     title: str = "",
+    band: float = pareto.BAND,
 ) -> FrontView:
     """Collect the points of the (x, y) view of a table; the front is that of :func:`goals_of_view`."""
     import pandas as pd
 
     candidates = df[df["candidate"]]
     goals = goals_of_view(df, x, y)
-    front = frozenset(pareto.front(candidates, goals)["trial"])
+    front = frozenset(pareto.distinct(candidates, goals, band)["trial"])
     role = ["front" if trial in front else "trial" for trial in candidates["trial"]]
     rows = candidates[["trial", x, y]].assign(role=role, criterion=candidates.get("prune.criterion", ""))
     base = df.loc[df["kind"] == "baseline", ["trial", x, y]].assign(role="baseline", criterion="")
@@ -96,6 +99,7 @@ def front_view(
     points = points[usable(points[[x, y]].to_numpy(dtype=float))]
     if chosen is not None:
         points.loc[points["trial"] == chosen, "role"] = "chosen"
+    steps = frozenset(pareto.distinct(candidates, {y: _better(y), x: _better(x)}, band)["trial"])
     limits = limit_lines(candidates, constraints, (x, y))
     scale, prefix = cost_prefix(x, points[x].max())
     columns = ["trial", "role", "criterion", x, y]
@@ -105,7 +109,7 @@ def front_view(
             points = points.join(ends, on="trial")
             columns += list(ends.columns)
     points = points[columns].reset_index(drop=True)
-    return FrontView(title, x, y, points, goals, front, limits, scale, prefix)
+    return FrontView(title, x, y, points, goals, front, steps, limits, scale, prefix)
 
 
 def goals_of_view(df: pd.DataFrame, x: str, y: str) -> dict[str, str]:
@@ -237,7 +241,7 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict
     cost.
     """
     pool = points[points["role"].isin(["trial", "front", "chosen"])]
-    best = pareto.front(pool, {view.y: _better(view.y), view.x: _better(view.x)}).sort_values("_x")
+    best = pool[pool["trial"].isin(view.steps)].sort_values("_x")
     if best.empty:
         return
     line = "#555555" if colours else FRONT

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from analysis import text
 from analysis.front import pareto
-from analysis.front.anchors import anchors_for
+from analysis.front.anchors import anchors_for, from_chance
 from analysis.runs import table
 from analysis.runs.load import load
 from analysis.runs.store import SweepRef, client_for, find, own_artifacts
@@ -51,12 +51,12 @@ def publish(sweep: str | Path, *, tracking_uri: str | None = None, out: Path | N
         return Published((), 0, 0.0, ())
     folder = out or (ref.folder / "report" if ref.folder else Path.cwd() / f"{ref.name}-report")
     ranks = pareto.ranks(df, ref.objectives)
-    best = pareto.front(df, ref.objectives).sort_values("macs")
+    best = pareto.distinct(df, ref.objectives).sort_values("macs")
     volume = pareto.hypervolume(df, ref.objectives, anchors_for(df, ref.objectives)).value
     files = write_figures(df, folder)
     best.to_csv(folder / "front.csv", index=False)
     files.append(folder / "front.csv")
-    changed = _tag_children(ref, df, ranks)
+    changed = _tag_children(ref, df, ranks, set(best["run_id"]))
     _attach(ref, files, note(df, best, volume), volume, int(df["candidate"].sum()))
     return Published(tuple(best["trial"]), changed, volume, tuple(files))
 
@@ -79,10 +79,14 @@ def write_figures(df: pd.DataFrame, folder: Path, **options: object) -> list[Pat
 def note(df: pd.DataFrame, best: pd.DataFrame, hypervolume: float) -> str:
     """Markdown for the parent run: the front as a table, the counts, and the filter that shows it."""
     header, rows = text.trials_cells(best, table.varying(df)[:6])
+    goals = df.attrs["objectives"]
+    scales = anchors_for(df, goals)
+    chance = from_chance(scales, df, goals)
+    old = f"; {pareto.hypervolume(df, goals, chance).value:.4f} with accuracy from chance" if chance else ""
     lines = [
         f"## Front: {len(best)} of {text.plural(int(df['candidate'].sum()), 'finished trial')}",
         "",
-        f"Hypervolume {hypervolume:.4f} ({anchors_for(df, df.attrs['objectives']).describe()}).",
+        f"Hypervolume {hypervolume:.4f} ({scales.describe()}){old}.",
         f"In the run list, filter by ``tags.`{Tag.FRONT}` = 'true'``.",
         "",
         "| " + " | ".join(header) + " |",
@@ -94,8 +98,11 @@ def note(df: pd.DataFrame, best: pd.DataFrame, hypervolume: float) -> str:
     return "\n".join(lines)
 
 
-def _tag_children(ref: SweepRef, df: pd.DataFrame, ranks: pd.Series) -> int:
-    """Write rank and front tags where they differ from what a run has; returns the number of runs changed."""
+def _tag_children(ref: SweepRef, df: pd.DataFrame, ranks: pd.Series, front: set[str]) -> int:
+    """Write rank and front tags where they differ from what a run has; returns the number of runs changed.
+
+    A near-tie has rank 1 and is not tagged as front: the filter shows what figures and tables show.
+    """
     import pandas as pd
     from mlflow.entities import RunTag
 
@@ -107,7 +114,7 @@ def _tag_children(ref: SweepRef, df: pd.DataFrame, ranks: pd.Series) -> int:
             continue
         wanted = {Tag.FRONT: "false", Tag.RANK: ""}
         if not pd.isna(rank):
-            wanted = {Tag.FRONT: "true" if rank == 1 else "false", Tag.RANK: str(int(rank))}
+            wanted = {Tag.FRONT: "true" if run_id in front else "false", Tag.RANK: str(int(rank))}
         if known.get(run_id, {}) == wanted:
             continue
         client.log_batch(run_id, tags=[RunTag(name, value) for name, value in wanted.items()])

@@ -12,7 +12,7 @@ from analysis.choose import constraints as hard
 from analysis.choose.constraints import Constraint
 from analysis.evidence.assurance import assurance
 from analysis.front import pareto
-from analysis.front.anchors import Anchors, anchors_for
+from analysis.front.anchors import USABLE, Anchors, anchors_for, from_chance
 from analysis.front.progress import progress
 from analysis.plain import plain, plain_trial
 from analysis.runs import table
@@ -48,8 +48,13 @@ def write(
     *,
     choice: Choice | None = None,
     constraints: Sequence[Constraint] = (),
+    band: float = pareto.BAND,
+    usable: float | None = USABLE,
 ) -> Written:
     """Write ``report.html``, the figures (PNG, SVG, CSV), ``front.csv`` and ``trials.csv`` into ``folder``.
+
+    ``band``: costs that differ by at most this share count as equal on the front that is shown (``pareto.distinct``).
+    ``usable``: where the accuracy scale of the hypervolume begins (``anchors_for``).
 
     Raises:
         NothingFeasible: the table has no finished trial.
@@ -61,13 +66,13 @@ def write(
         raise NothingFeasible("there is no finished trial to report", "report", reasons)
     folder.mkdir(parents=True, exist_ok=True)
     goals = df.attrs["objectives"]
-    scales = anchors_for(df, goals)
+    scales = anchors_for(df, goals, usable=usable)
     chosen = choice.trial if choice is not None else None
-    files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints))
+    files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints), band=band)
     history = progress(df, goals, scales)
     for by in ("trials", "device_hours"):
         files += figures.save(figures.draw_progress(history, by), history, folder, f"hypervolume_{by}")
-    best = pareto.front(df, goals).sort_values("macs")
+    best = pareto.distinct(df, goals, band).sort_values("macs")
     best.to_csv(folder / "front.csv", index=False)
     df.to_csv(folder / "trials.csv", index=False)
     files += [folder / "front.csv", folder / "trials.csv"]
@@ -79,7 +84,7 @@ def write(
     html = page.interactive(
         "report.html",
         f"Report: {_name(df)}",
-        _data(df, choice, history, constraints),
+        {**_data(df, choice, history, constraints), "band": band},
         head=_head(df, best, scales),
         choice=_choice(df, choice) if choice is not None else None,
         limits=_limits(df, constraints) if choice is None and constraints else None,
@@ -89,7 +94,7 @@ def write(
         confirmed=sections.confirmed(sure),
         advice=sections.what_next(df, scales),
         health=_health(df),
-        reading=_reading(goals, scales, files),
+        reading=_reading(df, scales, files),
     )
     target.write_text(html, encoding="utf-8")
     return Written(target, tuple(files))
@@ -123,6 +128,7 @@ def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> dict[str, An
         "ended": f"last trial ended {last:%Y-%m-%d %H:%M} UTC" if last == last else "",
         "running": any(entry.get("running") for entry in df.attrs["sweeps"]),
         "tiles": numbers,
+        "near_ties": ", ".join(f"{trial} ({by})" for trial, by in best.attrs["near_ties"].items()),
     }
 
 
@@ -200,8 +206,11 @@ def _health(df: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _reading(goals: dict[str, str], scales: Anchors, files: Sequence[Path]) -> dict[str, Any]:
+def _reading(df: pd.DataFrame, scales: Anchors, files: Sequence[Path]) -> dict[str, Any]:
+    goals = df.attrs["objectives"]
+    chance = from_chance(scales, df, goals)
     return {
+        "from_chance": f"{pareto.hypervolume(df, goals, chance).value:.3f}" if chance else "",
         "objectives": list(goals.items()),
         "anchors": scales.describe(),
         "files": [(file.name, file.name) for file in files],

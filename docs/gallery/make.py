@@ -103,7 +103,7 @@ def main() -> int:
         return 1
     options.out.mkdir(parents=True, exist_ok=True)
     program = Path(sys.executable).parent / "gcp-analyze"
-    subprocess.run([program, "report", options.sweep], check=True)
+    subprocess.run([program, "report", options.sweep, "--publish"], check=True)
     table = subprocess.run([program, "front", options.sweep], check=True, capture_output=True, text=True)
     (options.out / "front.txt").write_text(table.stdout)
     report = options.sweep / "report"

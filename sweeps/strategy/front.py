@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 class LiveFront:
     """Collects final values as trials end.
 
-    The scales are those of ``analysis.show.publish``: accuracy from chance to the mean baseline, costs from the
-    baseline's to nothing. So the hypervolume is not known before a baseline has ended, and a later baseline (of another
-    seed, say) shifts the scale of what comes after it. Objectives without such a scale have no hypervolume while the
-    sweep runs.
+    The scales are those of ``analysis.show.publish``: accuracy from ten points below the mean baseline to it, costs from
+    the baseline's to nothing. So the hypervolume is not known before a baseline has ended, and a later baseline (of
+    another seed, say) shifts the scale of what comes after it. Objectives without such a scale have no hypervolume while
+    the sweep runs.
 
     Attributes:
         complete: trials so far that may stand on the front.

@@ -41,7 +41,21 @@ function frontOf(rows, goals) {
   for (const pair of sorted) {
     if (!front.some(([, other]) => dominates(other, pair[1]))) front.push(pair);
   }
-  return front.map(([r]) => r);
+  return $('f-ties').checked ? front.map(([r]) => r) : distinct(front, goals);
+}
+
+// Costs that differ by at most the share D.band count as equal (analysis.front.pareto.distinct).
+function distinct(front, goals) {
+  const first = goals.map((g, i) => [g, i]).sort(([a], [b]) => (a.better === 'min') - (b.better === 'min'));
+  const sorted = front.sort(([, a], [, b]) => first.map(([, i]) => a[i] - b[i]).find(d => d !== 0) || 0);
+  const reach = costs => costs.map((v, i) => goals[i].better === 'max' ? v : v + D.band * Math.abs(v));
+  const kept = [];
+  for (const pair of sorted) {
+    const far = reach(pair[1]);
+    const close = ([, other]) => other.every((v, i) => v <= far[i]) && other.some((v, i) => v !== pair[1][i]);
+    if (!D.band || !kept.some(close)) kept.push(pair);
+  }
+  return kept.map(([r]) => r);
 }
 
 // The page's behaviour: filters -> visible trials -> front of what is visible -> plot and table.
@@ -77,7 +91,8 @@ function draw() {
     axis = D.axes.find(a => a.name === x),
     rows = visible(),
     front = frontOf(rows, D.views[x]).filter(r => r[x] !== null).sort((a, b) => a[x] - b[x]),
-    best = frontOf(rows, [{name: x, better: 'min'}, {name: 'val_accuracy', better: 'max'}]);
+    best = frontOf(rows, [{name: x, better: 'min'}, {name: 'val_accuracy', better: 'max'}])
+      .sort((a, b) => a[x] - b[x]);
   const inFront = new Set(front),
     rest = rows.filter(r => !inFront.has(r) && r[x] !== null);
   const cloud = (list, name, marker, more) => ({
@@ -288,7 +303,7 @@ function values() {
 }
 
 for (const id of ['f-macs', 'f-drop']) $(id).oninput = draw;
-for (const id of ['f-x', 'f-value', 'f-only']) $(id).onchange = draw;
+for (const id of ['f-x', 'f-value', 'f-only', 'f-ties']) $(id).onchange = draw;
 $('f-name').onchange = () => { values(); draw(); };
 values();
 draw();

@@ -3,13 +3,22 @@
 import dataclasses
 import json
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner
 from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis.cli.program import main
-from tests.analysis.synthetic import baseline_trial, broken_trials, some_trials, write_sweep
+from tests.analysis.synthetic import (
+    FakeTrial,
+    baseline_trial,
+    broken_trials,
+    config_for,
+    finals_of,
+    some_trials,
+    write_sweep,
+)
 
 
 def run(*arguments):
@@ -178,6 +187,61 @@ def test_a_limit_without_a_verb_stands_on_the_page(sweep, tmp_path):
     page = (tmp_path / "report.html").read_text()
     assert "0 of 24 finished trials satisfy it." in page
     assert "alone removes 24 of 24 (nearest miss: " in page
+
+
+def test_near_ties_are_left_out_of_tables_figures_and_tags_and_band_brings_them_back(tmp_path):
+    trials = [FakeTrial(f"t{i:04d}", config_for(target=0.5 + i / 100), finals_of(kept, accuracy))
+              for i, (kept, accuracy) in enumerate([(0.5, 90.0), (0.498, 80.0), (0.3, 75.0)])]  # fmt: skip
+    uri = write_sweep(tmp_path / "near", [baseline_trial(), *trials])
+    done = run("front", tmp_path / "near")
+    assert "2 of 3 finished trials on the front" in done.stdout
+    assert "near-ties left out, a better trial costs practically the same: t0001 (t0000)" in done.stdout
+    answer = json.loads(run("front", tmp_path / "near", "--json").stdout)
+    assert [t["trial"] for t in answer["front"]] == ["t0002", "t0000"]
+    assert answer["near_ties"] == {"t0001": "t0000"}
+    everything = json.loads(run("front", tmp_path / "near", "--band", "0", "--json").stdout)
+    assert [t["trial"] for t in everything["front"]] == ["t0002", "t0001", "t0000"]
+    assert everything["hypervolume"] == answer["hypervolume"], "the number is that of the whole front"
+
+    def shown(*options):
+        assert run("report", tmp_path / "near", *options).exit_code == 0
+        folder = tmp_path / "near" / "report"
+        table = set(pd.read_csv(folder / "front.csv")["trial"])
+        points = pd.read_csv(folder / "front_macs.csv")
+        assert set(points.loc[points["role"] == "front", "trial"]) == table
+        return table, (folder / "report.html").read_text()
+
+    table, page = shown("--publish")
+    assert table == {"t0000", "t0002"}
+    assert "at practically the same cost): t0001 (t0000)." in page
+    client = MlflowClient(uri)
+    experiment = client.get_experiment_by_name("near").experiment_id
+    tagged = client.search_runs([experiment], "tags.`pareto.front` = 'true'")
+    assert {seen.info.run_name for seen in tagged} == table
+    assert shown("--band", "0")[0] == {"t0000", "t0001", "t0002"}
+
+
+def test_the_hypervolume_says_its_anchors_and_the_old_one_stands_beside_it(sweep, tmp_path):
+    said = run("front", sweep).stdout
+    assert "val_accuracy from 87.00 % to 97.00 % (10 points below the mean baseline, to it)" in said
+    answer = json.loads(run("front", sweep, "--json").stdout)["hypervolume"]
+    assert f"hypervolume {answer['value']:.4f} of the box" in said
+    assert f"hypervolume {answer['from_chance']:.4f} with accuracy from chance" in said
+    assert answer["value"] < answer["from_chance"]
+    old = json.loads(run("front", sweep, "--usable", "chance", "--json").stdout)["hypervolume"]
+    assert (old["value"], old["from_chance"]) == (answer["from_chance"], None)
+    assert run("front", sweep, "--usable", "0").exit_code == 2
+    assert run("report", sweep, "--usable", "5", "--out", tmp_path).exit_code == 0
+    page = (tmp_path / "report.html").read_text()
+    assert "5 points below the mean baseline, to it" in page
+    assert f"with accuracy from chance it is {answer['from_chance']:.3f}" in page
+
+
+def test_a_band_that_is_no_share_is_refused(sweep):
+    done = run("front", sweep, "--band", "5")
+    assert done.exit_code == 2
+    assert "did you mean 5%?" in done.stderr
+    assert run("front", sweep, "--band", "much").exit_code == 2
 
 
 def test_test_accuracy_makes_no_front(sweep):

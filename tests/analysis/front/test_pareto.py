@@ -186,3 +186,57 @@ def test_wrong_objectives_are_named(objectives, message):
 def test_an_empty_table_has_an_empty_front():
     df = pd.DataFrame({"a": [], "b": []})
     assert pareto.front(df, {"a": "max", "b": "min"}).empty
+
+
+NEAR = [
+    ("t0000", 49.0, 1000.0),
+    ("t0001", 38.0, 998.0),  # eleven points worse, 0.2 % cheaper: nobody's choice
+    ("t0002", 37.0, 995.0),  # hidden by t0000 itself, not by a point that is hidden
+    ("t0003", 36.0, 960.0),  # 4 % cheaper: a choice
+    ("t0004", 70.0, 2000.0),
+    ("t0005", 70.0, 2000.0),  # an exact twin is no near-tie
+    ("t0006", 20.0, 3000.0),  # dominated
+]
+
+
+def near_ties(rows, band):
+    df = pd.DataFrame(rows, columns=["trial", "val_accuracy", "macs"])
+    shown = pareto.distinct(df, {"val_accuracy": "max", "macs": "min"}, band)
+    return list(shown["trial"]), shown.attrs["near_ties"]
+
+
+def test_the_front_that_is_shown_has_no_near_ties():
+    assert near_ties(NEAR, 0.01) == (
+        ["t0000", "t0003", "t0004", "t0005"],
+        {"t0001": "t0000", "t0002": "t0000"},
+    )
+    everything = ["t0000", "t0001", "t0002", "t0003", "t0004", "t0005"]
+    assert near_ties(NEAR, 0.0) == (everything, {})
+    assert near_ties(NEAR[::-1], 0.01)[0] == ["t0005", "t0004", "t0003", "t0000"], (
+        "whatever the order of the rows"
+    )
+
+
+def test_every_near_tie_has_a_better_trial_that_is_shown_at_practically_its_cost():
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        macs = rng.uniform(900, 1100, 60)
+        df = pd.DataFrame({"trial": [f"t{i}" for i in range(60)], "macs": macs})
+        df["val_accuracy"] = macs / 20 + rng.normal(0, 1, 60)
+        goals = {"macs": "min", "val_accuracy": "max"}
+        shown = pareto.distinct(df, goals, 0.02)
+        hidden = shown.attrs["near_ties"]
+        assert set(shown["trial"]) | set(hidden) == set(pareto.front(df, goals)["trial"])
+        rows = df.set_index("trial")
+        for trial, better in hidden.items():
+            assert better in set(shown["trial"])
+            assert rows.loc[better, "val_accuracy"] >= rows.loc[trial, "val_accuracy"]
+            assert rows.loc[better, "macs"] <= 1.02 * rows.loc[trial, "macs"]
+        cheapest_first = shown.sort_values("macs")["macs"].to_numpy()
+        assert (cheapest_first[1:] / cheapest_first[:-1] > 1.02).all()
+
+
+@pytest.mark.parametrize("band", [-0.1, 1.0, float("nan")])
+def test_a_band_that_is_no_share_is_refused(band):
+    with pytest.raises(ConfigError, match="is not a share"):
+        near_ties(NEAR, band)

@@ -1,0 +1,77 @@
+"""Where the scales of a hypervolume begin and end."""
+
+import pandas as pd
+import pytest
+
+from analysis.front import pareto
+from analysis.front.anchors import anchors_for, from_chance
+from gcp_core.errors import ConfigError
+
+GOALS = {"val_accuracy": "max", "macs": "min"}
+
+
+def table(lost: float = 0.0, baseline: float = 90.0, chance: float = 10.0) -> pd.DataFrame:
+    """A baseline of 100 MACs and three trials, ``lost`` points worse everywhere."""
+    df = pd.DataFrame(
+        [("b0000", baseline, 100.0), ("t0000", 91.0, 80.0), ("t0001", 88.0, 50.0), ("t0002", 82.0, 20.0)],
+        columns=["trial", "val_accuracy", "macs"],
+    )
+    df["kind"] = ["baseline", "trial", "trial", "trial"]
+    df["candidate"] = df["kind"] == "trial"
+    df.loc[df["candidate"], "val_accuracy"] -= lost
+    df.attrs["chance"] = chance
+    return df
+
+
+def volume(df: pd.DataFrame, **options: object) -> float:
+    return pareto.hypervolume(df, GOALS, anchors_for(df, GOALS, **options)).value
+
+
+def test_accuracy_counts_from_ten_points_below_the_baseline_and_the_words_say_so():
+    scale = anchors_for(table(), GOALS)
+    assert (scale.of["val_accuracy"].worst, scale.of["val_accuracy"].best) == (80.0, 90.0)
+    assert (
+        "val_accuracy from 80.00 % to 90.00 % (10 points below the mean baseline, to it)" in scale.describe()
+    )
+    # 91 % counts in full, beyond the box: 0.2 x 1.1 + 0.3 x 0.8 + 0.3 x 0.2
+    assert volume(table()) == pytest.approx(0.2 * 1.1 + 0.3 * 0.8 + 0.3 * 0.2)
+
+
+def test_it_can_be_asked_from_other_points_and_from_chance():
+    assert anchors_for(table(), GOALS, usable=5).of["val_accuracy"].worst == 85.0
+    old = anchors_for(table(), GOALS, usable=None)
+    assert (old.of["val_accuracy"].worst, old.of["val_accuracy"].source) == (
+        10.0,
+        "chance, or 0 if unknown, to the mean baseline",
+    )
+    assert volume(table(), usable=None) == pytest.approx(0.2 * 81 / 80 + 0.3 * 78 / 80 + 0.3 * 72 / 80)
+
+
+def test_five_points_worse_everywhere_are_seen():
+    """From chance they cost a twentieth; from ten points below the baseline more than half."""
+    assert volume(table(lost=5), usable=None) / volume(table(), usable=None) > 0.93
+    assert volume(table(lost=5)) / volume(table()) < 0.5
+
+
+def test_the_scale_never_begins_below_chance():
+    low = anchors_for(table(baseline=15.0), GOALS).of["val_accuracy"]
+    assert (low.worst, low.best) == (10.0, 15.0)
+    assert "chance" in low.source
+
+
+def test_a_drop_has_the_same_scale():
+    assert anchors_for(table(), {"accuracy_drop": "min"}).of["accuracy_drop"].worst == 10.0
+    assert anchors_for(table(), {"accuracy_drop": "min"}, usable=None).of["accuracy_drop"].worst == 80.0
+
+
+def test_the_old_scale_stands_beside_it_where_it_is_another():
+    df = table()
+    assert from_chance(anchors_for(df, GOALS), df, GOALS) == anchors_for(df, GOALS, usable=None)
+    assert from_chance(anchors_for(df, GOALS, usable=None), df, GOALS) is None
+    assert from_chance(anchors_for(df, {"macs": "min"}), df, {"macs": "min"}) is None
+
+
+@pytest.mark.parametrize("usable", [0, -1, float("nan"), float("inf")])
+def test_points_that_make_no_scale_are_refused(usable):
+    with pytest.raises(ConfigError, match="is not a number of points above 0"):
+        anchors_for(table(), GOALS, usable=usable)
