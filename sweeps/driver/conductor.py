@@ -305,7 +305,8 @@ class Conductor:
         if outcome.status == "complete":
             outcome = with_finals(outcome, accuracy_drop=0.0)
             self._trunk.baseline(job, outcome)
-        self._weigh_baseline(job, outcome)
+            if job.config.key() in self._searched:  # those of confirmation seeds do not move the search's scales
+                self._front.baseline(outcome.finals, job.folder)
         self._ledger.close(job, outcome, baseline_values(outcome))
         again = self._baselines.ended(job, outcome)
         if again:
@@ -355,11 +356,6 @@ class Conductor:
         if baseline is None:
             self._baselines.lacks_drop(job, outcome)
         self._announce(job, outcome)
-
-    def _weigh_baseline(self, job: Job, outcome: Outcome) -> None:
-        """Baselines of confirmation seeds come after the search and do not move its scales."""
-        if outcome.status == "complete" and job.config.key() in self._searched:
-            self._front.baseline(outcome.finals, job.folder)
 
     def _announce(self, job: Job, outcome: Outcome) -> None:
         self._tracker.finished(job, outcome)
