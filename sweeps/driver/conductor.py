@@ -400,8 +400,7 @@ class Conductor:
     def _new_proposer(self) -> Proposer:
         """Seeded anew by every driver, or it would draw again what was drawn before."""
         seed = self.config.space.base["seed"] + len(self._ledger.records("trial"))
-        number = self.config.num_trials()
-        return Proposer(self.config.space, self.config.search, number, seed, self._key)
+        return Proposer(self.config.space, self.config.search, self.config.num_trials(), seed, self._key)
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:
