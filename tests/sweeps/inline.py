@@ -13,9 +13,18 @@ from sweeps.driver.conductor import Conductor
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange, trial_exchange
-from sweeps.worker.trial import run_job
+from sweeps.worker.trial import Extra, run_job
 
 RUNNER = "tests.sweeps.fake_runner:run"
+PATHS = "tests.sweeps.fake_paths:run"
+#: On top of ``TREE``: its trials are paths of four snapshots (0, 50, 75, 87.5 % of the MACs removed).
+OF_PATHS: dict[str, Any] = {
+    "train.schedule": "cycles",
+    "train.epochs": None,
+    "prune.start": 2,
+    "prune.ratio": 0.5,
+    "prune.target": 0.8,
+}
 TREE: dict[str, Any] = {
     "name": "inline",
     "train": {"epochs": 2},
@@ -95,6 +104,10 @@ def drive(conductor: Conductor, runner: str = RUNNER) -> None:
         job = running.pop(0)
         with trial_exchange(Path(conductor.config.folder), conductor.exchange.url) as exchange:
             outcome = run_job(
-                job, runner, lambda row, job=job: conductor.epoch(job.trial_id, row), exchange=exchange
+                job,
+                runner,
+                lambda row, job=job: conductor.epoch(job.trial_id, row),
+                exchange=exchange,
+                extra=Extra(lambda snap, job=job: conductor.snapshot(job.trial_id, snap)),
             )
         conductor.finish(job.trial_id, outcome)

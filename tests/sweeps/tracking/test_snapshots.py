@@ -1,0 +1,116 @@
+"""What MLflow holds of a path's snapshots: one run each below the path's, with finals, parameters and the model."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gcp_core.schema import SNAPSHOT, Tag
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.conductor import Conductor
+from sweeps.records.folder import write_config
+from sweeps.records.ledger import Ledger
+from sweeps.tracking.store import tracking_uri
+from sweeps.tracking.writer import MlflowWriter, open_writer
+from tests.sweeps.inline import OF_PATHS, PATHS, Silent, config, drive
+
+
+@pytest.fixture
+def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
+    made = config(tmp_path, {**OF_PATHS, "search.trials": 1})
+    folder = Path(made.folder)
+    folder.mkdir(parents=True)
+    shutil.copy(empty_store, folder / "mlflow.db")
+    write_config(folder, made)
+    return made
+
+
+def open_(checked: SweepConfig) -> MlflowWriter:
+    return open_writer(checked, Path(checked.folder), "0123456789ab")
+
+
+def runs(checked: SweepConfig) -> tuple[Any, list[Any]]:
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
+    experiment = client.get_experiment_by_name(checked.name)
+    return client, client.search_runs([experiment.experiment_id], max_results=100)
+
+
+def reconcile(writer: MlflowWriter, ledger: Ledger) -> None:
+    snapshots = ledger.snapshots()
+    writer.reconcile_snapshots(
+        (record, known.snap)
+        for record in ledger.records("trial")
+        for known in snapshots.get(record.job.trial_id, ())
+    )
+
+
+def test_a_snapshot_is_a_run_below_its_path(checked):
+    writer = open_(checked)
+    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    drive(Conductor(checked, ledger, writer, Silent()), PATHS)
+    assert writer.close("FINISHED") == 0
+    client, found = runs(checked)
+    by_name = {run.info.run_name: run for run in found}
+    assert set(by_name) == {"inline", "b0000", "t0000", "t0000@0", "t0000@1", "t0000@2", "t0000@3"}
+    path, third = by_name["t0000"], by_name["t0000@2"]
+    assert third.info.status == "FINISHED"
+    tags = third.data.tags
+    assert tags[Tag.PARENT] == path.info.run_id
+    assert (tags[Tag.KIND], tags[Tag.MODEL_ID], tags[Tag.TRIAL_ID]) == (SNAPSHOT, "t0000@2", "t0000")
+    assert (tags[Tag.LEVEL], tags[Tag.STATUS], tags[Tag.SWEEP_ID]) == ("2", "complete", "0123456789ab")
+    assert third.data.metrics["final/macs_removed"] == 0.75
+    assert third.data.metrics["final/train_cost"] == third.data.metrics["final/epochs"]
+    assert len(third.data.metrics) <= 24
+    assert third.data.params == path.data.params
+    assert {file.path for file in client.list_artifacts(third.info.run_id, "model")} == {
+        "model/manifest.json",
+        "model/weights.pt",
+    }
+    assert path.data.metrics["final/macs_removed"] == 0.875, (
+        "a path's own values are those of its last snapshot"
+    )
+
+
+def test_what_an_earlier_driver_did_not_write_is_written_and_nothing_twice(checked):
+    class Deaf(Silent):
+        def snapshot(self, job, snap):
+            if snap.level == 0:
+                writer.snapshot(job, snap)
+
+    writer = open_(checked)
+    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    drive(Conductor(checked, ledger, Deaf(), Silent()), PATHS)
+    writer.close("KILLED")
+    for _ in range(2):
+        second = open_(checked)
+        reconcile(second, ledger)
+        assert second.close("FINISHED") == 0
+    _, found = runs(checked)
+    names = sorted(run.data.tags[Tag.MODEL_ID] for run in found if run.data.tags[Tag.KIND] == SNAPSHOT)
+    assert names == ["t0000@0", "t0000@1", "t0000@2", "t0000@3"]
+    assert all(run.info.status == "FINISHED" for run in found if run.data.tags[Tag.KIND] == SNAPSHOT)
+
+
+def test_a_creation_whose_answer_is_lost_leaves_one_run(checked, monkeypatch):
+    writer = open_(checked)
+    real, lost = writer._client.create_run, []
+
+    def create(*args, **kwargs):
+        made = real(*args, **kwargs)
+        if "@1" in kwargs.get("run_name", "") and not lost:
+            lost.append(made)
+            raise ConnectionError("the answer was lost")
+        return made
+
+    monkeypatch.setattr(writer._client, "create_run", create)
+    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    drive(Conductor(checked, ledger, writer, Silent()), PATHS)
+    assert writer.close("FINISHED") == 0
+    assert lost
+    _, found = runs(checked)
+    assert len([run for run in found if run.data.tags.get(Tag.MODEL_ID) == "t0000@1"]) == 1
