@@ -80,7 +80,7 @@ class Constraint:
         """(n,) bool; a row without a finite value, or without the baseline it needs, does not satisfy."""
         if isinstance(self.bound, str):
             return np.asarray(_OPERATORS[self.op](df[self.column].astype(str).to_numpy(), self.bound))
-        values = self.values(df)
+        values = self._most_lenient(df)
         bounds = self.bounds(df)
         with np.errstate(invalid="ignore"):
             return _OPERATORS[self.op](values, bounds) & np.isfinite(values) & np.isfinite(bounds)
@@ -88,6 +88,16 @@ class Constraint:
     def values(self, df: pd.DataFrame) -> np.ndarray:
         """(n,) float64 values that are judged."""
         return df[self.column].to_numpy(dtype=float, na_value=np.nan)
+
+    def _most_lenient(self, df: pd.DataFrame) -> np.ndarray:
+        """The values; of a latency the end of its interval that is nearer to the bound: noise excludes no trial."""
+        end = {"<": "latency_low_ms", "<=": "latency_low_ms", ">": "latency_high_ms", ">=": "latency_high_ms"}
+        column = end.get(self.op) if self.column == "latency_ms" else None
+        if column is None or column not in df.columns:
+            return self.values(df)
+        ends = df[column].to_numpy(dtype=float, na_value=np.nan)
+        values = self.values(df)
+        return np.where(np.isfinite(ends) & np.isfinite(values), ends, values)
 
     def miss(self, df: pd.DataFrame) -> np.ndarray:
         """(n,) float64: distance to the bound in the column's unit, 0 where satisfied, NaN where unknown."""

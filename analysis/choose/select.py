@@ -19,7 +19,7 @@ from analysis.choose.ties import NEXT, tied, words_of, words_of_ties
 from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
-from analysis.front.objectives import Objectives, costs
+from analysis.front.objectives import Objectives, costs, settled_latency
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS, Direction
 
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 #: Costs ``--cheapest`` understands.
 COSTS = ("macs", "params", "latency_ms", "device_hours")
+#: Latencies with those that cannot be told apart made equal, while rows are put in order.
+_SETTLED = "_settled_latency"
 
 
 @dataclass(frozen=True)
@@ -102,6 +104,13 @@ def best(column: str) -> Verb:
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
         ordered = _order(df, column, direction, objectives)
+        if column == "latency_ms" and (alike := _as_fast(ordered)) > 1:
+            fastest = text.quantity(column, ordered[column].head(alike).min())
+            return _first(
+                ordered,
+                f"{{trial}} has the fewest MACs of the {alike} trials whose latency cannot be told from the lowest "
+                f"({fastest}) {{among}}.",
+            )
         word = "highest" if direction == "max" else "lowest"
         value = text.quantity(column, ordered[column].iloc[0])
         return _first(ordered, f"{{trial}} has the {word} {_words(column)} ({value}) {{among}}.")
@@ -110,7 +119,7 @@ def best(column: str) -> Verb:
 
 
 def cheapest(column: str) -> Verb:
-    """The smallest cost; ties go to the higher validation accuracy."""
+    """The smallest cost; ties go to the higher validation accuracy, of latencies to fewer MACs."""
     column = hard.ALIASES.get(column, column)
     if column not in COSTS:
         raise ConfigError(f"{column!r} is not a cost", "--cheapest", did_you_mean(column, COSTS))
@@ -160,7 +169,7 @@ def weighted(weights: Mapping[str, float]) -> Verb:
         for column in directions:
             _need(df, column)
         scales = Anchors({column: anchors.of[column] for column in directions})
-        score = sum(w * scales.gain(c, df[c].to_numpy(dtype=float)) for c, w in named.items())
+        score = sum(w * scales.gain(c, _values(df, c)) for c, w in named.items())
         ordered = _order(df.assign(_score=score), "_score", "max", objectives)
         said = " + ".join(f"{w:g} x {c}" for c, w in named.items())
         reason = f"{{trial}} has the highest weighted gain {{among}} ({said}; {scales.describe()})."
@@ -188,7 +197,7 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
         for column, direction, tolerance in checked:
             _need(df, column)
             sign = -1.0 if direction == "max" else 1.0
-            cost = sign * df[column].to_numpy(dtype=float)
+            cost = sign * _values(df, column)
             df = df[cost <= np.nanmin(cost) + tolerance]
             yield column, tolerance, df
 
@@ -330,12 +339,30 @@ def _order(
 ) -> pd.DataFrame:
     """Best first; ties by higher accuracy, fewer MACs, fewer parameters, then the other ``objectives``, so that no
     dominated row comes first; at last by trial id. Rows without a value last.
+
+    Latencies that cannot be told apart are ties; the MACs come first there, which foresee the time without noise.
     """
     _need(df, column)
     ties = {"val_accuracy": False, "macs": True, "params": True}
+    if column == "latency_ms":
+        ties = {"macs": True, "params": True, "val_accuracy": False}
+        df = df.assign(**{_SETTLED: settled_latency(df)})
+        column = _SETTLED
     ties |= {name: better == "min" for name, better in (objectives or {}).items()} | {"trial": True}
     keys = {column: direction == "min", **{name: up for name, up in ties.items() if name != column}}
-    return df.sort_values(list(keys), ascending=list(keys.values()), na_position="last", kind="stable")
+    ordered = df.sort_values(list(keys), ascending=list(keys.values()), na_position="last", kind="stable")
+    return ordered.drop(columns=_SETTLED, errors="ignore")
+
+
+def _values(df: pd.DataFrame, column: str) -> np.ndarray:
+    """(n,) float64; latencies that cannot be told apart are equal."""
+    return settled_latency(df) if column == "latency_ms" else df[column].to_numpy(dtype=float)
+
+
+def _as_fast(ordered: pd.DataFrame) -> int:
+    """Rows of an order by latency whose latency cannot be told from the lowest."""
+    settled = settled_latency(ordered)
+    return int((settled == settled[0]).sum())
 
 
 def _first(ordered: pd.DataFrame, reason: str) -> Choice:

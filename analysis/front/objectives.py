@@ -46,14 +46,36 @@ def usable(values: np.ndarray) -> np.ndarray:
 
 def costs(df: pd.DataFrame, objectives: Objectives) -> tuple[np.ndarray, np.ndarray]:
     """``(costs, keep)``: (k, m) float64 to be minimised of the k usable candidates, and their (n,) mask in
-    ``df``.
+    ``df``. Latencies that cannot be told apart are equal (:func:`settled_latency`).
     """
     check_objectives(df, objectives)
     values = np.column_stack([_numbers(df, column) for column in objectives])
     keep = usable(values)
     if "candidate" in df.columns:
         keep &= df["candidate"].to_numpy(dtype=bool)
+    if "latency_ms" in objectives:
+        values[keep, list(objectives).index("latency_ms")] = settled_latency(df[keep])
     return minimised(values[keep], objectives.values()), keep
+
+
+def settled_latency(df: pd.DataFrame) -> np.ndarray:
+    """(n,) float64 ``latency_ms`` in which values that cannot be told apart are equal, so that others decide.
+
+    From the fastest on, every row whose interval (``latency_low_ms`` to ``latency_high_ms``) reaches into that of the
+    fastest one has its value; the next one begins a new class. Without intervals the values are as they are.
+    """
+    values = _numbers(df, "latency_ms")
+    if not {"latency_low_ms", "latency_high_ms"} <= set(df.columns):
+        return values
+    low = np.fmin(values, _numbers(df, "latency_low_ms"))
+    high = np.fmax(values, _numbers(df, "latency_high_ms"))
+    settled, left = values.copy(), np.isfinite(values)
+    while left.any():
+        fastest = int(np.argmin(np.where(left, values, np.inf)))
+        same = left & (low <= high[fastest])
+        settled[same] = values[fastest]
+        left &= ~same
+    return settled
 
 
 def minimised(values: np.ndarray, directions: object) -> np.ndarray:

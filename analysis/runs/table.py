@@ -298,6 +298,7 @@ def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
         if name in df.columns:
             values = pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=float)
             df[f"baseline_{name}"] = np.where(has, values[pair], np.nan)
+    df = _with_latency_interval(df)
     df["macs_kept"] = df["macs"] / df["baseline_macs"]
     df["params_kept"] = df["params"] / df["baseline_params"]
     df["accuracy_delta"] = df["val_accuracy"] - df["baseline_val_accuracy"]
@@ -326,6 +327,23 @@ def _val_images(df: pd.DataFrame, recorded: int | None, *, rounded: bool) -> pd.
     accuracy = pd.to_numeric(df["val_accuracy"], errors="coerce")
     found = images_behind(accuracy[accuracy.abs() < HUGE], rounded=rounded) if images.isna().any() else None
     return images.fillna(float(found)) if found else images
+
+
+def _with_latency_interval(df: pd.DataFrame) -> pd.DataFrame:
+    """``latency_low_ms`` and ``latency_high_ms``: what the latency may be on the machine of the baseline.
+
+    A trial's own median is of its process at its time; its share of the dense model, measured beside it, times the
+    baseline's latency is free of that. The interval holds both, widened by the noise of the measurement.
+    """
+    needed = {"latency_ms", "latency_share", "latency_noise", "baseline_latency_ms"}
+    if not needed <= set(df.columns):
+        return df
+    values = {name: pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=float) for name in needed}
+    noise = values["latency_noise"]
+    beside = values["latency_share"] * values["baseline_latency_ms"]
+    df["latency_low_ms"] = np.fmin(values["latency_ms"], beside) * (1 - noise)
+    df["latency_high_ms"] = np.fmax(values["latency_ms"], beside) * (1 + noise)
+    return df
 
 
 def _left_out(row: dict[str, Any]) -> str:

@@ -22,10 +22,11 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from gcp_core.config import TrialConfig
-from gcp_core.cost.latency import measure_latency, onnx_forward
+from gcp_core.cost.latency import measure_against, onnx_forward
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, GcpError
 from gcp_core.export import export_onnx, export_program, run_program
+from gcp_core.models import build_model
 from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.training.evaluation import evaluate
 
@@ -49,7 +50,9 @@ class Proof:
         export_difference: largest difference of the exported program's logits, over the largest logit.
         onnx_difference, onnx_val_accuracy: the same for the ONNX file, and its accuracy by onnxruntime; None
             without one.
-        latency_ms: median forward time now, batch 1, eager.
+        latency_ms: median forward time now, batch 1, eager, with the interval of the median; the model and the
+            unpruned one (``dense_latency_ms``) took turns.
+        latency_share: model / unpruned model, with its interval.
         same_place: device type, thread count and torch version are those of the trial.
     """
 
@@ -64,6 +67,10 @@ class Proof:
     latency_ms: float
     latency_low_ms: float
     latency_high_ms: float
+    dense_latency_ms: float
+    latency_share: float
+    latency_share_low: float
+    latency_share_high: float
     same_place: bool
     place: str
     onnx_difference: float | None = None
@@ -100,7 +107,12 @@ def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None
     test = evaluate(model, splits.test, splits.normalise, **options)
     close = _close_calls(model, splits.val, splits, **options)
     sample = next(_batches(splits.test, splits, _SAMPLE_IMAGES, config.train.channels_last, device))
-    latency = measure_latency(model, sample[:1], num_threads=int(manifest["threads"]))
+    dense = build_model(
+        config.model.name, int(manifest["num_classes"]), int(manifest["in_channels"]), config.model.width
+    ).to(device)
+    if config.train.channels_last:
+        dense = dense.to(memory_format=torch.channels_last)
+    latency = measure_against(model, dense, sample[:1], num_threads=int(manifest["threads"]))
     place = f"{device.type}, {manifest['threads']} threads, torch {torch.__version__}"
     trained = (
         f"{torch.device(manifest['device']).type}, {manifest['threads']} threads, torch {manifest['torch']}"
@@ -119,6 +131,10 @@ def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None
         latency_ms=latency.median_ms,
         latency_low_ms=latency.low_ms,
         latency_high_ms=latency.high_ms,
+        dense_latency_ms=latency.reference_ms,
+        latency_share=latency.share,
+        latency_share_low=latency.share_low,
+        latency_share_high=latency.share_high,
         same_place=place == trained,
         place=place,
         onnx_difference=onnx_difference,

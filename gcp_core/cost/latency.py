@@ -1,4 +1,9 @@
-"""How long one forward pass takes, in eager torch and in onnxruntime: warmed up, repeated, with its spread."""
+"""How long one forward pass takes, in eager torch and in onnxruntime: warmed up, repeated, with its spread.
+
+Alone, a latency says little: it moves by 10-40 % with whatever else the machine does. Two models that take turns in one
+process meet the same machine, so :func:`measure_against` gives their ratio with an interval, and repeats until that is
+narrow.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -17,6 +22,8 @@ from gcp_core.models.mode import mode
 
 #: One image, as in an interactive service, and many, as in a nightly job.
 BATCH_SIZES = (1, 64)
+#: Rounds that two models take turns for at least, before their intervals are looked at.
+FEWEST_ROUNDS = 20
 
 
 @dataclass(frozen=True)
@@ -30,6 +37,39 @@ class Latency:
     threads: int
     repeats: int
     runtime: str = "eager"
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A model and a reference that took turns: milliseconds per forward pass, and the ratio of the two.
+
+    Attributes:
+        median_ms, low_ms, high_ms: of the model; the interval is that of the median (95 %, from the order of the times).
+        reference_ms: median of the reference.
+        share, share_low, share_high: model / reference: median over the rounds, with its interval.
+        threads: intra-op threads during the measurement (on a GPU they do not matter).
+        repeats: rounds; ``narrow``: whether the share's interval got as narrow as asked for within the time.
+    """
+
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    reference_ms: float
+    share: float
+    share_low: float
+    share_high: float
+    batch_size: int
+    threads: int
+    repeats: int
+    narrow: bool
+
+    @property
+    def noise(self) -> float:
+        """Half the width of the wider interval, as a share of its middle: differences below it mean nothing."""
+        return max(
+            (self.high_ms - self.low_ms) / (self.high_ms + self.low_ms),
+            (self.share_high - self.share_low) / (self.share_high + self.share_low),
+        )
 
 
 @contextmanager
@@ -96,6 +136,67 @@ def measure_latency(
     with threads(num_threads), mode(model, training=False):
         times = time_calls(_eager(model, example_input), repeats, warmup)
     return _latency(times, len(example_input), num_threads, "eager")
+
+
+def measure_against(
+    model: nn.Module,
+    reference: nn.Module,
+    example_input: Tensor,
+    *,
+    num_threads: int = 1,
+    width: float = 0.02,
+    seconds: float = 0.5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> SideBySide:
+    """Eager-mode latency of ``model`` beside that of ``reference``: they take turns until the ratio is known well.
+
+    Rounds are added until half the width of both intervals is at most ``width`` (a share), or ``seconds`` of timed
+    rounds are spent; at least :data:`FEWEST_ROUNDS` are taken.
+    """
+    times: dict[str, list[float]] = {"model": [], "reference": []}
+    with (
+        threads(num_threads),
+        mode(model, training=False),
+        mode(reference, training=False),
+    ):
+        calls = {"model": _eager(model, example_input), "reference": _eager(reference, example_input)}
+        warmup = 3
+        while True:
+            for name, found in time_side_by_side(calls, FEWEST_ROUNDS, warmup, clock).items():
+                times[name] += found
+            warmup = 0
+            result = _side_by_side(times, len(example_input), num_threads, width)
+            if result.narrow or sum(map(sum, times.values())) >= 1e3 * seconds:
+                return result
+
+
+def _side_by_side(
+    times: Mapping[str, list[float]], batch_size: int, num_threads: int, width: float
+) -> SideBySide:
+    shares = [a / b for a, b in zip(times["model"], times["reference"], strict=True)]
+    low, median, high = median_interval(times["model"])
+    share_low, share, share_high = median_interval(shares)
+    reference = statistics.median(times["reference"])
+    counts = (batch_size, num_threads, len(shares))
+    found = SideBySide(median, low, high, reference, share, share_low, share_high, *counts, narrow=False)
+    return replace(found, narrow=found.noise <= width)
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
+    """``(low, median, high)``: the interval holds the true median in 95 of 100 cases or more, whatever the distribution.
+
+    It ends at two of the values themselves, by the binomial law of how many lie below the median; with fewer than six
+    values it is their whole range.
+    """
+    ordered, n = sorted(values), len(values)
+    # The largest number of values that may be left out on either side: 2 P(no more than that lie below) <= 5 %.
+    low, ways, cases = -1, 1, 1  # cases = sum of the ways to have 0 .. low + 1 values below
+    while 40 * cases <= 2**n:
+        low += 1
+        ways = ways * (n - low) // (low + 1)
+        cases += ways
+    low = max(0, low)
+    return ordered[low], statistics.median(ordered), ordered[n - 1 - low]
 
 
 def measure_onnx_latency(

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
-from gcp_core.cost.latency import measure_latency
+from gcp_core.cost.latency import SideBySide, measure_against
 from gcp_core.records.checkpoint import save_model, weights_digest
 from gcp_core.records.results import EpochReport, TrialResult
 from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
@@ -20,20 +22,34 @@ def finish(state: State, status: str, error: str, folder: Path | None, hooks: Ho
     if status == "diverged":
         finals = {"epochs": float(len(history)), "device_hours": hooks.devices * _hours(history)}
         return TrialResult(status, finals, plans, history, error, trained_epochs=state.trained)
-    finals = finals_of(state, test=status == "complete", latency=hooks.latency, devices=hooks.devices)
+    latency = latency_of(state) if hooks.latency else None
+    finals = finals_of(state, test=status == "complete", latency=latency, devices=hooks.devices)
     digest = weights_digest(state.model.state_dict())
     kept = None if folder is None else folder / "model"
     if kept is not None:
-        save_model(kept, state.model, state.manifest() | {"finals": finals, "status": status})
+        about = {"finals": finals, "status": status} | latency_block(latency)
+        save_model(kept, state.model, state.manifest() | about)
     return TrialResult(status, finals, plans, history, error, kept, digest, state.trained)
 
 
-def finals_of(state: State, *, test: bool, latency: bool, devices: float) -> dict[str, float]:
+def latency_of(state: State) -> SideBySide:
+    """How long a forward pass of one image takes, beside the dense model, on the threads of the trial."""
+    # Weights do not matter for the time: the dense model need not be a trained one.
+    dense, threads = state.setup.new_model(), state.setup.config.threads
+    return measure_against(state.model, dense, state.setup.example, num_threads=threads)
+
+
+def latency_block(latency: SideBySide | None) -> dict[str, Any]:
+    """What the manifest says about the measurement; nothing where there was none."""
+    return {} if latency is None else {"latency": dataclasses.asdict(latency)}
+
+
+def finals_of(state: State, *, test: bool, latency: SideBySide | None, devices: float) -> dict[str, float]:
     """Everything a model can say about itself and its training, by short name.
 
     Args:
         test: look at the test images too; once per finished model, and it steers nothing.
-        latency: measure how long a forward pass takes.
+        latency: what :func:`latency_of` measured; None = not timed.
         devices: what ``device_hours`` counts, see :func:`gcp_core.training.run_trial`.
     """
     setup, cost = state.setup, state.cost
@@ -46,9 +62,9 @@ def finals_of(state: State, *, test: bool, latency: bool, devices: float) -> dic
         finals = {"val_accuracy": evaluate(state.model, splits.val, splits.normalise, **options).accuracy}
     if test:
         finals["test_accuracy"] = evaluate(state.model, splits.test, splits.normalise, **options).accuracy
-    if latency:
-        measured = measure_latency(state.model, setup.example, num_threads=config.threads)
-        finals["latency_ms"] = measured.median_ms
+    if latency is not None:
+        finals["latency_ms"] = latency.median_ms
+        finals |= {"latency_share": latency.share, "latency_noise": latency.noise}
     reached = setup.limit == 0 or getattr(cost, config.prune.of) <= setup.limit
     finals |= {
         "macs": float(cost.macs),

@@ -27,7 +27,7 @@ from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snap
 from gcp_core.records.stages import StageStore
 from gcp_core.schedule.clock import phase_end, phase_of
 from gcp_core.seeds import generator
-from gcp_core.training.finals import finals_of
+from gcp_core.training.finals import finals_of, latency_block, latency_of
 from gcp_core.training.levels import level_plan, why_over
 from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
 from gcp_core.training.setup import Setup
@@ -148,13 +148,14 @@ class _Path:
         state, number = self.state, len(self.state.plans)
         if any(snapshot.level == number for snapshot in self.snapshots):
             return
-        finals = finals_of(state, test=True, latency=self.hooks.latency, devices=self.hooks.devices)
+        latency = latency_of(state) if self.hooks.latency else None
+        finals = finals_of(state, test=True, latency=latency, devices=self.hooks.devices)
         digest = weights_digest(state.model.state_dict())
         place = None if self.folder is None else snapshot_folder(self.folder, number)
         if place is not None:
             about = {"level": number, "epoch": state.epoch}
             manifest = state.manifest() | {"finals": finals, "status": "complete", "snapshot": about}
-            save_model(place, state.model, manifest)
+            save_model(place, state.model, manifest | latency_block(latency))
         snapshot = Snapshot(number, state.epoch, finals, place, digest)
         self.snapshots.append(snapshot)
         log.info(

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from gcp_core.config import TrialConfig
-from gcp_core.cost.latency import measure_latency, threads
+from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
 from gcp_core.groups import Groups
@@ -102,7 +102,9 @@ def _measure(setup: Setup, watch: _Watch, setup_s: float, criteria: dict[str, di
     image_s = _image_s(model, setup, watch)
     scores = {name: _score_s(model, setup, name, options, watch) for name, options in criteria.items()}
     save_s, state_bytes = _save(model, optimizer, watch)
-    latency_s, _ = watch.of(lambda: measure_latency(model, setup.example, num_threads=setup.config.threads))
+    latency_s, _ = watch.of(
+        lambda: measure_against(model, model, setup.example, num_threads=setup.config.threads)
+    )
     surgery_s, groups = _cut(model, optimizer, setup.groups, watch)
     pruned_macs = float(groups.cost()[0])
     return Calibration(

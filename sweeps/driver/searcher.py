@@ -66,7 +66,7 @@ class ConductorSearcher(Searcher):
             "gpus": conductor.config.resources.gpus,
             "store": conductor.exchange.url,
             "generation": conductor.exchange.generation,
-            "latency": conductor.config.search.needs("latency_ms"),
+            "latency": any(map(conductor.config.search.needs, ("latency_ms", "latency_share"))),
         }
 
     def lost(self, trial_id: str, said: str, attempts: int) -> None:

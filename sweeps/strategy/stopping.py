@@ -234,6 +234,7 @@ FORESEEN: dict[str, _Foresight] = {
     "params_removed": lambda accuracy, baseline, end, dense: 1 - end["params"] / dense["params"],
     "compression": lambda accuracy, baseline, end, dense: dense["params"] / end["params"],
     "latency_ms": lambda accuracy, baseline, end, dense: end["macs"],
+    "latency_share": lambda accuracy, baseline, end, dense: end["macs"] / dense["macs"],
     "device_hours": lambda accuracy, baseline, end, dense: end["macs"],
 }
 

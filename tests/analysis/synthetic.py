@@ -68,11 +68,13 @@ def finals_of(kept: float, accuracy: float, latency: float | None = None) -> dic
         "compression": BASE_PARAMS / params,
         "accuracy_drop": BASE_ACCURACY - accuracy,
         "latency_ms": latency if latency is not None else 0.4 + 1.1 * kept,
+        "latency_noise": 0.0,
         "epochs": 20,
         "device_hours": 0.002,
         "target_reached": 1.0,
         "train_cost": 10.0 + 8 * kept,
     }
+    values["latency_share"] = values["latency_ms"] / (0.4 + 1.1)
     return {name: float(values[name]) for name in FINALS}
 
 

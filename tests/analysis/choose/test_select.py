@@ -7,6 +7,7 @@ from analysis.choose import constraints as hard
 from analysis.choose.select import choose
 from analysis.choose.verbs import parse_verb
 from analysis.errors import NothingFeasible
+from analysis.front import pareto
 from analysis.runs.sampling import interval
 from gcp_core.errors import ConfigError
 
@@ -194,3 +195,56 @@ def test_the_reason_gives_the_interval_and_names_who_is_within_it(trials):
     alone = choose(trials, [hard.parse("params <= 25%")], parse_verb({"best": "accuracy"}))
     assert alone.ties == ()
     assert "Within" not in alone.reason
+
+
+@pytest.fixture
+def noisy(trials):
+    """The same with intervals: t0001 (1.0 ms) may be as slow as 1.6, t0005 (1.5 ms) as fast as 1.4."""
+    trials["latency_low_ms"] = trials["latency_ms"] - 0.1
+    trials["latency_high_ms"] = trials["latency_ms"] + 0.1
+    trials.loc[trials["trial"] == "t0001", "latency_high_ms"] = 1.6
+    trials.loc[trials["trial"] == "t0005", "macs"] = 45.0
+    return trials
+
+
+def test_a_difference_within_the_interval_does_not_make_a_trial_the_fastest(noisy):
+    choice = choose(noisy, [], parse_verb({"cheapest": "latency_ms"}))
+    assert choice.trial == "t0005"  # 45 against 50 MACs
+    assert (
+        "the fewest MACs of the 2 trials whose latency cannot be told from the lowest (1 ms)" in choice.reason
+    )
+    assert choice.runners_up["trial"].iloc[0] == "t0001"
+
+
+def test_a_difference_beyond_the_interval_does(noisy):
+    noisy.loc[noisy["trial"] == "t0001", "latency_high_ms"] = 1.3
+    choice = choose(noisy, [], parse_verb({"cheapest": "latency_ms"}))
+    assert choice.trial == "t0001"
+    assert "has the lowest latency (1 ms)" in choice.reason
+
+
+@pytest.mark.parametrize("verb", [{"lexicographic": "latency macs"}, {"weighted": "latency=1 macs=0.001"}])
+def test_no_verb_is_decided_by_noise(noisy, verb):
+    assert choose(noisy, [], parse_verb(verb)).trial == "t0005"
+
+
+@pytest.mark.parametrize(
+    ("constraint", "kept"),
+    [
+        ("latency_ms <= 1.45", {"t0001", "t0005"}),  # 1.5 ms may be 1.4
+        ("latency_ms <= 1.35", {"t0001"}),
+        ("latency_ms <= 36%", {"t0001", "t0005"}),  # of 4 ms: 1.44
+        ("latency_ms >= 3.05", {"t0000"}),  # 3.0 ms may be 3.1
+    ],
+)
+def test_a_limit_on_latency_removes_what_is_surely_beyond_it(noisy, constraint, kept):
+    rows = hard.apply(noisy[noisy["candidate"]], [hard.parse(constraint)])
+    assert set(rows["trial"]) == kept
+
+
+def test_latencies_that_cannot_be_told_apart_are_one_point_of_the_front(noisy):
+    objectives = {"macs": "min", "latency_ms": "min"}
+    # t0001 is faster than t0005 within its interval only, and has more MACs; t0004 and t0003 take 2.0 ms.
+    assert set(pareto.front(noisy, objectives)["trial"]) == {"t0005", "t0003"}
+    plain = noisy.drop(columns=["latency_low_ms", "latency_high_ms"])
+    assert set(pareto.front(plain, objectives)["trial"]) == {"t0001", "t0005", "t0003"}

@@ -80,6 +80,17 @@ def test_each_trial_is_paired_with_the_baseline_of_its_own_seed(tmp_path):
     assert np.isnan(rows.loc["t0002", "baseline_macs"]), "there is no baseline with seed 2"
 
 
+def test_the_interval_of_a_latency_holds_both_ways_to_read_it(tmp_path):
+    trials = [baseline_trial(), *some_trials(2)]
+    # 0.5 of a baseline that takes 1.5 ms is 0.75 ms; its own process, on a busier machine, saw 0.9.
+    trials[1].finals.update(latency_ms=0.9, latency_share=0.5, latency_noise=0.1)
+    write_sweep(tmp_path / "s", trials)
+    df = analysis.load(tmp_path / "s").set_index("trial")
+    row = df.loc[trials[1].trial]
+    assert (row["latency_low_ms"], row["latency_high_ms"]) == pytest.approx((0.75 * 0.9, 0.9 * 1.1))
+    assert df.loc["b0000", ["latency_low_ms", "latency_high_ms"]].tolist() == pytest.approx([1.5, 1.5])
+
+
 def test_a_sweep_is_found_by_name_id_and_parent_run(sweep):
     uri = f"sqlite:///{sweep}/mlflow.db"
     entry = json.loads((sweep / "sweep.json").read_text())

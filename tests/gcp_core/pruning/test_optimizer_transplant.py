@@ -10,6 +10,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from gcp_core.errors import PlanError
 from gcp_core.groups import find_groups
+from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan, gate_channels
 from tests.oracles.nets import images, own_net, random_scores
@@ -220,3 +221,80 @@ def test_state_that_does_not_follow_the_weight_is_refused():
         PlanError, match=r"features.0.weight: state 'row_mean' of shape \(8,\) does not follow"
     ):
         apply_plan(model, find_groups(model, images(size=8)).plan({"features.0": [1]}), optimizer)
+
+
+def production_net():
+    """float32, channels_last; norms as an initialisation leaves them, so that twins differ by rounding alone."""
+    torch.manual_seed(0)
+    return build_model("resnet20", 10, width=0.25).to(memory_format=torch.channels_last)
+
+
+def production_steps(model, optimizer, steps, first, autocast):
+    model.train()
+    for step in range(first, first + steps):
+        x = images(size=8, seed=step).float().to(memory_format=torch.channels_last)
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            loss = F.cross_entropy(model(x), LABELS)
+        loss.backward()
+        optimizer.step()
+
+
+def production_twins(autocast, steps, transplant=True):
+    """Parameters by name of the model that was cut after three steps, and of its masked twin, cut at the end."""
+    make = OPTIMIZERS["nesterov"]
+    model = production_net()
+    optimizer = make(model.parameters())
+    production_steps(model, optimizer, 3, 0, autocast)
+    twin = copy.deepcopy(model)
+    twin_optimizer = make(twin.parameters())
+    twin_optimizer.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    plan = random_plan(model, "coupled")
+    apply_plan(model, plan, optimizer if transplant else None)
+    optimizer = optimizer if transplant else make(model.parameters())
+    production_steps(model, optimizer, steps, 3, autocast)
+    with gate_channels(twin, plan):
+        production_steps(twin, twin_optimizer, steps, 3, autocast)
+    apply_plan(twin, plan, twin_optimizer)
+    return dict(model.state_dict()), dict(twin.state_dict())
+
+
+def distance(one, other):
+    """Euclidean distance over all floating tensors, as a share of the other's length."""
+    pairs = [(one[k].double(), other[k].double()) for k in one if one[k].is_floating_point()]
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    return (apart / sum(float(b.square().sum()) for _, b in pairs)) ** 0.5
+
+
+@pytest.mark.parametrize(
+    ("autocast", "steps", "allowed"),
+    [
+        # One rounding of float32 is 6e-8 of a value. In ten steps of training such differences grow to 5e-7 here; a
+        # fresh optimiser is 0.28 away. 1e-5 leaves room for other kernels, and none for a wrong state.
+        (False, 10, 1e-5),
+        # One rounding of bfloat16 is 2e-3 to 4e-3 of a value, and in three steps the weights move by 0.09 of their
+        # length: 3.5e-4, times five for growth. A fresh optimiser is 0.09 away.
+        (True, 3, 2e-3),
+    ],
+    ids=["float32", "bfloat16"],
+)
+def test_in_production_precision_and_memory_format_the_twins_stay_together_as_far_as_rounding_lets_them(
+    autocast, steps, allowed
+):
+    mine, theirs = production_twins(autocast, steps)
+    assert all(a.shape == theirs[k].shape and a.dtype == theirs[k].dtype for k, a in mine.items())
+    assert distance(mine, theirs) <= allowed
+    weight = mine["layer2.0.conv1.weight"]
+    assert weight.dtype == torch.float32
+    assert weight.is_contiguous(memory_format=torch.channels_last)
+    fresh, masked = production_twins(autocast, steps, transplant=False)
+    assert distance(fresh, masked) > 10 * allowed
+
+
+def test_the_twins_of_the_bfloat16_test_compute_in_bfloat16():
+    seen = []
+    model = production_net()
+    model.conv1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    production_steps(model, OPTIMIZERS["sgd"](model.parameters()), 1, 0, True)
+    assert seen[0].dtype == torch.bfloat16
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)

@@ -53,3 +53,19 @@ def test_a_bad_limit_says_what_is_allowed(text: str, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse_limit(text, "x")
     assert str(caught.value).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("text", "finals", "kept"),
+    [
+        ("latency_ms <= 2", {"latency_ms": 2.1, "latency_noise": 0.1}, True),  # may be 1.89
+        ("latency_ms <= 2", {"latency_ms": 2.1, "latency_noise": 0.01}, False),
+        ("latency_ms >= 2", {"latency_ms": 1.9, "latency_noise": 0.1}, True),
+        # Half the time of the model beside it, whatever the baseline's process saw at its own time.
+        ("latency_ms <= 50%", {"latency_ms": 3.0, "latency_share": 0.49, "latency_noise": 0.0}, True),
+        ("latency_ms <= 50%", {"latency_ms": 1.0, "latency_share": 0.51, "latency_noise": 0.0}, False),
+        ("latency_ms <= 50%", {"latency_ms": 1.0}, True),  # a runner that measures no share
+    ],
+)
+def test_no_limit_on_latency_is_broken_by_noise(text, finals, kept) -> None:
+    assert (parse_limit(text, "x").excess(finals, {"latency_ms": 4.0}) <= 0) is kept
