@@ -52,11 +52,13 @@ def write_folder(
 ) -> None:
     """Write ``folder`` with ``file`` (torch, weights-only) and the manifest; replaces an existing folder.
 
-    The folder appears by one rename, so a killed process leaves the old one, the new one or none. ``durable`` waits
+    The folder appears by one rename, and an old one goes by one, so a killed process leaves the old one, the new one or
+    none. ``durable`` waits
     for the disk, so that a power cut cannot leave a damaged one either (readers would notice, by its SHA-256).
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    replaced = temporary.with_name(f"{temporary.name}-old")
     try:
         _save(state, temporary / file)
         full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
@@ -64,10 +66,17 @@ def write_folder(
         for path in temporary.iterdir() if durable else ():
             _flush(path)
         if folder.exists():
-            shutil.rmtree(folder)
+            folder.rename(replaced)
         temporary.rename(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed process was writing below ``root``; only where nobody else writes."""
+    for leftover in root.glob(".*-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _save(state: Mapping[str, Any], path: Path) -> None:
