@@ -57,8 +57,9 @@ def write_folder(
 ) -> None:
     """Write ``folder`` with ``file`` (torch, weights-only) and the manifest; replaces an existing folder.
 
-    The folder appears by one rename, so a killed process leaves the old one, the new one or none. ``durable`` waits
-    for the disk, so that a power cut cannot leave a damaged one either (readers would notice, by its SHA-256).
+    The folder appears by one rename, and an old one goes by one, so a killed process leaves the old one, the new one or
+    none. ``durable`` waits for the disk, so that a power cut cannot leave a damaged one either (readers would notice, by
+    its SHA-256).
 
     Other processes may write the same folder, or clear the one above it, at the same time: the last one wins.
     """
@@ -95,6 +96,12 @@ def _replace(new: Path, folder: Path) -> None:
                 raise
         finally:
             shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_leftovers(root: Path) -> None:
+    """Remove what a killed process was writing below ``root``; only where nobody else writes."""
+    for leftover in root.glob(".*-*"):
+        shutil.rmtree(leftover, ignore_errors=True)
 
 
 def _save(state: Mapping[str, Any], path: Path) -> None:

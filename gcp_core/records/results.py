@@ -132,12 +132,14 @@ def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
     try:
         content = json.loads(path.read_text())
         check_same_trial(content, config, str(folder))
-        snapshots = read_snapshots(folder)
+        history = tuple(history_from(content))
+        # Later ones are of a path that went on since and was killed: it has not written what it came to.
+        snapshots = tuple(s for s in read_snapshots(folder) if s.epoch <= len(history))
         return TrialResult(
             content["status"],
             content["finals"],
             tuple(plans_from(content)),
-            tuple(history_from(content)),
+            history,
             content["error"],
             _model_folder(folder, snapshots) if content["model"] else None,
             content["weights_sha256"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,9 @@ def finish(state: State, status: str, error: str, folder: Path | None, hooks: Ho
     """Evaluate a single trial's model as it is now and write its ``model`` folder below ``folder`` (None = nowhere)."""
     plans, history = tuple(state.plans), tuple(state.history)
     if status == "diverged":
-        finals = {"epochs": float(len(history)), "device_hours": hooks.devices * _hours(history)}
-        return TrialResult(status, finals, plans, history, error, trained_epochs=state.trained)
+        return TrialResult(
+            status, time_of(history, hooks.devices), plans, history, error, trained_epochs=state.trained
+        )
     latency = latency_of(state) if hooks.latency else None
     finals = finals_of(state, test=status == "complete", latency=latency, devices=hooks.devices)
     digest = weights_digest(state.model.state_dict())
@@ -72,14 +73,14 @@ def finals_of(state: State, *, test: bool, latency: SideBySide | None, devices: 
         "macs_removed": 1 - cost.macs / dense.macs,
         "params_removed": 1 - cost.params / dense.params,
         "compression": dense.params / cost.params,
-        "epochs": float(len(state.history)),
-        "device_hours": devices * _hours(state.history),
+        **time_of(state.history, devices),
         "train_cost": train_cost(state),
         "target_reached": float(reached),
     }
     return finals
 
 
-def _hours(history: Iterable[EpochReport]) -> float:
-    """What all epochs take when the trial is alone: also of those that another trial trained for it."""
-    return sum(report.metrics["time/epoch_s"] for report in history) / 3600
+def time_of(history: Sequence[EpochReport], devices: float) -> dict[str, float]:
+    """Epochs and device-hours of a trial when it is alone: also those that another trial trained for it."""
+    seconds = sum(report.metrics["time/epoch_s"] for report in history)
+    return {"epochs": float(len(history)), "device_hours": devices * seconds / 3600}

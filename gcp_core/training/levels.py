@@ -13,7 +13,7 @@ from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_channels
 from gcp_core.schedule.clock import last_epoch
-from gcp_core.training.setup import budget_for
+from gcp_core.training.setup import budget_for, cost_left
 
 #: Shares this close are the same share.
 _CLOSE = 1e-9
@@ -38,7 +38,7 @@ def level_plan(
         level = prune.next_level(1 - cost_of(groups, prune) / dense)
         if level is None:
             return None
-        budget = dataclasses.replace(budget, limit=(1 - level) * dense)
+        budget = dataclasses.replace(budget, limit=cost_left(level, dense))
     try:
         plan = select_channels(scores, groups, budget)
     except InfeasibleTarget:

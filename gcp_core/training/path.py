@@ -22,12 +22,13 @@ from gcp_core.config import TrialConfig
 from gcp_core.criteria import is_comparable
 from gcp_core.errors import Diverged
 from gcp_core.plan import Plan
-from gcp_core.records.checkpoint import EpochCheckpoints, save_model, weights_digest
+from gcp_core.records.checkpoint import EpochCheckpoints, remove_leftovers, save_model, weights_digest
 from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snapshot_folder, write_result
 from gcp_core.records.stages import StageStore
 from gcp_core.schedule.clock import phase_end, phase_of
+from gcp_core.schema import SNAPSHOTS
 from gcp_core.seeds import generator
-from gcp_core.training.finals import finals_of, latency_block, latency_of
+from gcp_core.training.finals import finals_of, latency_block, latency_of, time_of
 from gcp_core.training.levels import level_plan, why_over
 from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
 from gcp_core.training.setup import Setup
@@ -63,6 +64,8 @@ class _Path:
         self.state = State.fresh(setup)
         self.checkpoints = None if folder is None else EpochCheckpoints(folder / "epochs")
         if self.checkpoints is not None:
+            for place in (self.checkpoints.root, folder / SNAPSHOTS):
+                remove_leftovers(place)
             self.state.resume(self.checkpoints)
         self.sharing = Sharing(self.state, stages)
         #: Those of later epochs than the state's will be written again, equal.
@@ -91,9 +94,9 @@ class _Path:
                 if self.hooks.saved is not None:
                     self.hooks.saved(whole)
             if stop:
-                if self._at_phase_end():
-                    self._take_snapshot()
-                return "stopped", "stopped", ""
+                # With the path's last epoch it comes too late.
+                ended = self._finish_phase() if self._at_phase_end() else ""
+                return ("complete", ended, "") if ended else ("stopped", "stopped", "")
 
     def _at_phase_end(self) -> bool:
         """At the end of a phase, before its event."""
@@ -103,12 +106,15 @@ class _Path:
 
     def _phase_end(self) -> str:
         """Snapshot, then event; why the path ends here, "" if it goes on."""
+        return self._finish_phase() or ("" if self._event() is not None else "floors")
+
+    def _finish_phase(self) -> str:
+        """Snapshot; why the path ends before another event is tried, "" if it may go on."""
         state, config = self.state, self.setup.config
         self._take_snapshot()
         removed = 1 - getattr(state.cost, config.prune.of) / getattr(self.setup.dense_cost, config.prune.of)
         last_plan = state.plans[-1] if state.plans else None
-        ended = why_over(config.train, config.prune, removed, state.epoch, last_plan)
-        return ended or ("" if self._event() is not None else "floors")
+        return why_over(config.train, config.prune, removed, state.epoch, last_plan)
 
     def _event(self) -> Plan | None:
         state, setup, prune = self.state, self.setup, self.setup.config.prune
@@ -144,9 +150,14 @@ class _Path:
         state.history.append(report_of(state, epoch, loss, measured, None, seconds))
 
     def _take_snapshot(self) -> None:
-        """Evaluate the model as it is, and keep it; nothing happens if that was done before."""
+        """Evaluate the model as it is, keep it, and tell; if that was done before, only tell.
+
+        Who is told might not have heard: the process may have been killed between the keeping and the telling.
+        """
         state, number = self.state, len(self.state.plans)
-        if any(snapshot.level == number for snapshot in self.snapshots):
+        known = next((snapshot for snapshot in self.snapshots if snapshot.level == number), None)
+        if known is not None:
+            self._tell(known)
             return
         latency = latency_of(state) if self.hooks.latency else None
         finals = finals_of(state, test=True, latency=latency, devices=self.hooks.devices)
@@ -166,13 +177,16 @@ class _Path:
             100 * (1 - finals["macs_removed"]),
             finals["train_cost"],
         )
+        self._tell(snapshot)
+
+    def _tell(self, snapshot: Snapshot) -> None:
         if self.hooks.snapshot is not None:
             self.hooks.snapshot(snapshot)
 
     def result(self, status: str, ended: str, error: str) -> TrialResult:
         """What the path is worth: its own final values are those of its last snapshot."""
         state, last = self.state, self.snapshots[-1] if self.snapshots else None
-        finals = {"epochs": float(state.epoch)} if last is None else dict(last.finals)
+        finals = time_of(state.history, self.hooks.devices) if last is None else dict(last.finals)
         return TrialResult(
             status, finals, tuple(state.plans), tuple(state.history), error,
             None if last is None else last.folder, "" if last is None else last.weights_sha256,

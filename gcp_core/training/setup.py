@@ -17,7 +17,7 @@ from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria import Criterion, build_criterion
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits, training_batches
-from gcp_core.data.pipeline import ScoringBatches, scoring_sample
+from gcp_core.data.pipeline import ScoringBatches, num_steps, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
 from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean
@@ -33,6 +33,9 @@ log = logging.getLogger(__name__)
 
 #: The statistics of a model that was just cut are those of this many images at most.
 STATISTICS_IMAGES = 512
+
+#: What floating point may take off a share; far less than the share of one multiply-add.
+_HAIR = 1e-12
 
 
 @dataclass(frozen=True)
@@ -119,10 +122,10 @@ def build_setup(config: TrialConfig) -> Setup:
     groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
     criterion = build_criterion(prune.criterion, prune.options)
     depth = prune.depth()
-    limit = 0.0 if depth is None else (1 - depth) * getattr(dense, prune.of)
+    limit = 0.0 if depth is None else cost_left(depth, getattr(dense, prune.of))
     _check_hidden(prune, groups)
     if config.is_path:
-        build_pace(config.train.pace)
+        _check_pace(config, splits)
         _check_depth(prune, groups)
     else:
         _check_target(config, groups)
@@ -144,6 +147,14 @@ def _groups_of_baseline(model: nn.Module, example: Tensor) -> Groups | None:
 def check_config(config: TrialConfig) -> None:
     """Raise what :func:`gcp_core.training.run_trial` would raise before its first step; train nothing."""
     build_setup(config)
+
+
+def cost_left(removed: float, dense: float) -> float:
+    """The cost at which this share of ``dense`` is gone; a cost that is exactly there is not above it.
+
+    1 - 0.8 is a hair below 0.2: without the allowance that hair would cost a whole unit.
+    """
+    return (1 - removed + _HAIR) * dense
 
 
 def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True) -> Budget:
@@ -197,6 +208,14 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
             "prune.target",
             f"lower the target or the floors, raise ratio or until, shorten interval{rounding}",
         )
+
+
+def _check_pace(config: TrialConfig, splits: Splits) -> None:
+    """A pace of the user's own is called for each step of the first cycle: better now than after the dense phase."""
+    pace, prune = build_pace(config.train.pace), config.prune
+    steps = prune.interval * num_steps(splits.train, config.train.batch_size)
+    for step in range(steps):
+        pace(1, step, steps)
 
 
 def _check_depth(prune: PruneConfig, groups: Groups) -> None:

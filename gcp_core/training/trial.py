@@ -58,7 +58,8 @@ def run_trial(
         stages: training shared with other trials: states found there are not trained again, states reached are left
             there. The result is bit-equal to one without (CPU, same thread count).
         saved: called with the folder of every epoch's checkpoint once that is whole, to copy it elsewhere, say.
-        snapshot: paths: called with every snapshot that this call takes, once it is kept.
+        snapshot: paths: called with every snapshot that this call takes, once it is kept; and once more with the last
+            one kept where a path goes on from there, because a killed process may have kept it and not told.
         devices: what the trial has of the machine, for ``device_hours``: GPUs where it has any (0.25 = a quarter of
             one), else CPU cores. None = one GPU, or ``config.threads`` cores.
         latency: whether forward passes are timed; None = for single trials only.

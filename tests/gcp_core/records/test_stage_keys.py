@@ -72,6 +72,7 @@ _LEFT_OUT = {
     "data.path": "needs files",
     "data.download": "needs a network",
     "data.image_size": "of image folders",
+    "data.channels": "of image folders and parquet files",
     "model.weights": "needs a file",
     "train.device": "needs a GPU",
     "prune.hidden_count": "vgg_tiny has no hidden linear layer",
@@ -106,7 +107,7 @@ def test_every_field_is_tried_or_left_out_for_a_reason():
 
 
 #: Fields that only paths have; tests/gcp_core/training/test_path_sharing.py tries those.
-NOT_IN_SINGLE_TRIALS: set[str] = set()
+NOT_IN_SINGLE_TRIALS = {"restart", "pace", "ratio_of", "levels"}
 
 
 class Remembering(StageStore):

@@ -4,6 +4,7 @@ import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from gcp_core.schedule.clock import event_epochs, last_epoch, learning_pace, phase_end, phase_of, prune_clock
+from tests.oracles.rates import slow_rates
 
 # start, interval, until, epochs -> epochs that end in an event
 EVENTS = [
@@ -107,21 +108,6 @@ def test_a_cap_ends_a_path_after_its_last_whole_cycle(start, interval, cap, last
 def test_a_single_trial_ends_with_its_last_epoch():
     assert last_epoch(TrainConfig(epochs=7), PruneConfig(start=4, interval=6)) == 7
     assert last_epoch(TrainConfig(epochs=7), None) == 7
-
-
-def slow_rates(start, interval, cycles, steps, warmup, restart):
-    """The rate of every step of a path of so many cycles, written down epoch by epoch."""
-    rates = []
-    total, rise = start * steps, start * steps * warmup
-    for step in range(total):
-        if step < rise:
-            rates.append(0.04 + 0.96 * step / rise)
-        else:
-            rates.append(1 - (step - rise) / (total - rise))
-    for _ in range(cycles):
-        total = interval * steps
-        rates += [restart * (total - step) / total for step in range(total)]
-    return rates
 
 
 @pytest.mark.parametrize(

@@ -199,16 +199,16 @@ def test_a_model_is_not_evaluated_on_other_data_or_by_half_a_manifest(finished, 
 
 
 def test_the_last_validation_is_the_final_one_and_is_not_done_twice(monkeypatch):
-    from gcp_core.training import finals, trial
+    from gcp_core.training import finals, observe
 
     seen = []
-    real = trial.evaluate
+    real = observe.evaluate
 
     def counting(model, images, *args, **kwargs):
         seen.append(len(images))
         return real(model, images, *args, **kwargs)
 
-    for module in (trial, finals):
+    for module in (observe, finals):
         monkeypatch.setattr(module, "evaluate", counting)
     whole = run_trial(VGG)
     num_val, num_test = 337, 450  # 0.25 * 1347

@@ -191,14 +191,14 @@ def test_a_last_step_that_ruins_the_weights_ends_the_trial_as_diverged(tmp_path)
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_trial_as_diverged(monkeypatch):
-    from gcp_core.training import trial
+    from gcp_core.training import observe
 
-    real = trial.evaluate
+    real = observe.evaluate
 
     def overflowing(*args, **kwargs):
         return dataclasses.replace(real(*args, **kwargs), loss=float("inf"))
 
-    monkeypatch.setattr(trial, "evaluate", overflowing)
+    monkeypatch.setattr(observe, "evaluate", overflowing)
     result = run_trial(SMALL)
     assert (result.status, result.history) == ("diverged", ())
     assert "the validation loss is inf after epoch 1" in result.error
