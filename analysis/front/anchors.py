@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 #: Costs whose worst anchor is the baseline's value and whose best is zero.
-_COSTS = ("macs", "params", "latency_ms", "latency_share", "device_hours")
+_COSTS = ("macs", "params", "latency_ms", "latency_share", "device_hours", "train_cost")
 #: Where the accuracy scale begins unless asked otherwise, in points below the mean baseline: worse is of no use.
 USABLE = 10.0
 _SHARES = ("macs_removed", "params_removed", "target_reached")

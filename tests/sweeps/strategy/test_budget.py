@@ -142,7 +142,7 @@ def test_what_earlier_drivers_spent_on_trials_that_never_ended_is_remembered() -
 
 def test_a_plateau_ends_the_search_and_not_what_comes_after_it(tmp_path: Path) -> None:
     budget = _budget(Clock(), plateau="1% over 1 trials", hours=1.0)
-    flat = _front(tmp_path, (50.0, 250.0), (40.0, 500.0))
+    flat = _front(tmp_path, (85.0, 250.0), (83.0, 500.0))
     assert "plateau" in budget.spent(2, 6, flat)
     assert budget.spent(2, 6, None) == ""
     assert not budget.used_up
@@ -190,7 +190,7 @@ OBJECTIVES = {"val_accuracy": "max", "macs": "min"}
 
 
 def _front(tmp_path: Path, *points: tuple[float, float] | None) -> LiveFront:
-    """Ten classes, a baseline of 90 % at 1000 MACs: the box is 10 .. 90 % by 1000 .. 0 MACs."""
+    """Ten classes, a baseline of 90 % at 1000 MACs: the box is 80 .. 90 % by 1000 .. 0 MACs."""
     (tmp_path / "model").mkdir(exist_ok=True)
     (tmp_path / "model" / "manifest.json").write_text(json.dumps({"num_classes": 10}))
     front = LiveFront(OBJECTIVES)
@@ -201,9 +201,9 @@ def _front(tmp_path: Path, *points: tuple[float, float] | None) -> LiveFront:
 
 
 def test_the_hypervolume_is_the_share_of_the_box_below_the_front(tmp_path: Path) -> None:
-    # (50 - 10) / 80 wide times (1000 - 250) / 1000 high, then a step of (70 - 50) / 80 times 0.5 more.
-    assert _front(tmp_path, (50.0, 250.0)).hypervolume() == pytest.approx(0.5 * 0.75)
-    front = _front(tmp_path, (50.0, 250.0), None, (70.0, 500.0))
+    # (85 - 80) / 10 wide times (1000 - 250) / 1000 high, then a step of (87.5 - 85) / 10 times 0.5 more.
+    assert _front(tmp_path, (85.0, 250.0)).hypervolume() == pytest.approx(0.5 * 0.75)
+    front = _front(tmp_path, (85.0, 250.0), None, (87.5, 500.0))
     assert front.hypervolume() == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
     assert front.complete == 2
     assert front.growth(1) == pytest.approx(100 * 0.125 / 0.375)
@@ -212,12 +212,12 @@ def test_the_hypervolume_is_the_share_of_the_box_below_the_front(tmp_path: Path)
 
 def test_there_is_no_hypervolume_before_the_baseline_and_no_growth_out_of_nothing(tmp_path: Path) -> None:
     early = LiveFront(OBJECTIVES)
-    early.trial({"val_accuracy": 50.0, "macs": 250.0})
+    early.trial({"val_accuracy": 85.0, "macs": 250.0})
     assert early.hypervolume() is None
     assert early.growth(1) is None
     assert _front(tmp_path).hypervolume() == 0.0
-    assert _front(tmp_path, (50.0, 250.0)).growth(1) is None
-    assert _front(tmp_path, None, (50.0, 250.0)).growth(1) is None
+    assert _front(tmp_path, (85.0, 250.0)).growth(1) is None
+    assert _front(tmp_path, None, (85.0, 250.0)).growth(1) is None
 
 
 def test_an_objective_without_a_scale_of_the_task_has_no_hypervolume_while_the_sweep_runs(
@@ -245,7 +245,7 @@ def test_it_is_what_analysis_publishes(tmp_path: Path) -> None:
     from analysis.front.anchors import anchors_for
     from analysis.front.pareto import hypervolume
 
-    points = [(50.0, 250.0), (70.0, 500.0), (60.0, 600.0), (91.0, 900.0)]
+    points = [(85.0, 250.0), (87.5, 500.0), (86.0, 600.0), (91.0, 900.0)]
     table = pd.DataFrame([(90.0, 1000.0), *points], columns=list(OBJECTIVES))
     table["kind"] = ["baseline", *["trial"] * len(points)]
     table["candidate"] = table["kind"] == "trial"
