@@ -305,7 +305,9 @@ class Conductor:
         if outcome.status == "complete":
             outcome = with_finals(outcome, accuracy_drop=0.0)
             self._trunk.baseline(job, outcome)
-            if job.config.key() in self._searched:  # those of confirmation seeds do not move the search's scales
+            if (
+                job.config.key() in self._searched
+            ):  # those of confirmation seeds do not move the search's scales
                 self._front.baseline(outcome.finals, job.folder)
         self._ledger.close(job, outcome, baseline_values(outcome))
         again = self._baselines.ended(job, outcome)
