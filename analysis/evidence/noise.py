@@ -134,9 +134,9 @@ def ruled_out(
     spread counts as it is. Every seed of a configuration counts, fresh ones of confirm runs too; configurations that only
     have confirm runs are left out.
 
-    No chance of being on the front is given: three ways to compute one (a bootstrap over seeds, a normal posterior,
-    one with the spread between configurations estimated) were off by up to 40 points in simulated sweeps, because the
-    chance hangs on how the configurations near the front lie, which so few of them cannot show.
+    No chance of being on the front is given: a bootstrap over seeds and a posterior about a smooth trend were off by up
+    to 31 and 17 points in simulated sweeps (``benchmarks/analysis_calibration.py``), because the chance hangs on how the
+    configurations near the front lie, which so few of them cannot show.
     """
     from scipy import stats
 

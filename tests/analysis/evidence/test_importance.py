@@ -63,7 +63,7 @@ def test_a_real_effect_is_found_with_its_share_and_the_others_show_no_evidence()
 
 
 def test_a_second_effect_is_seen_beside_a_larger_one():
-    table = importance.importance(searched(80, 2, target=10.0, criterion=4.0))
+    table = importance.importance(searched(80, 2, target=10.0, criterion=2.0))
     assert set(table.loc[table["evidence"], "parameter"]) == {"prune.target", "prune.criterion"}
 
 
