@@ -108,12 +108,13 @@ class AdvisoryLock:
         if not self._lock():
             return False
         query = f"SELECT token FROM {DRIVERS} WHERE sweep_id = :sweep_id"
-        ours = self._ask(query, sweep_id=self._sweep_id) == self._token
-        if ours:
-            _log.warning(
-                "the database had dropped this driver's lock; it is taken again, nobody had it meanwhile"
-            )
-        return ours
+        if self._ask(query, sweep_id=self._sweep_id) != self._token:
+            self._drop()
+            return False
+        _log.warning(
+            "the database had dropped this driver's lock; it is taken again, nobody had it meanwhile"
+        )
+        return True
 
     def _lock(self) -> bool:
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")

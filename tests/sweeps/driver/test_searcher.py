@@ -30,7 +30,7 @@ def _report(epoch: int) -> dict[str, str]:
 def test_an_epoch_that_was_not_reported_before_gives_a_trial_all_its_attempts_again(tmp_path: Path) -> None:
     conductor, _, _ = new_conductor(config(tmp_path))
     notes = LossNotes(ConductorSearcher(conductor, RUNNER))
-    for epoch, left in [(1, 0), (1, 2), (2, 0), (2, 2), (1, 2), (3, 0)]:
+    for epoch, left in [(1, 0), (1, 2), (2, 0), (2, 2), (1, 2), (2, 2), (3, 0)]:
         trial = _trial(2)
         notes.on_trial_result(None, trial, _report(epoch))
         assert trial.run_metadata.num_failures == left, epoch

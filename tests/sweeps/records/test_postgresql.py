@@ -168,6 +168,7 @@ def test_a_driver_whose_lock_somebody_else_took_meanwhile_enters_nothing_more(
             ledger.add("baseline", trial.baseline(), {}, {})
         assert tenure.lost
         assert len(ledger.records("baseline")) == 1
+        assert not ended or other.take(), "the lock is left to others at once"
         other.close()
         storage.engine.dispose()
 
