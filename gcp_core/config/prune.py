@@ -50,6 +50,7 @@ class PruneConfig:
             together; ``auto`` = ``unit_l2`` unless the criterion's scores are comparable as they are.
         cost_power: divide a unit's score by (its marginal cost / the mean) ** this; 1 = score per MAC.
         allocator: ``global`` = one ranking over all groups; ``uniform`` = the same share from every group.
+        finish: the last event takes what is still missing to the target, whatever ``ratio`` and ``count`` say.
         options: further arguments of the criterion, for instance ``{"read": "branch"}`` for ``frs``.
     """
 
@@ -72,6 +73,7 @@ class PruneConfig:
     cost_power: float = 0.0
     allocator: str = "global"
     options: dict[str, Any] = field(default_factory=dict)
+    finish: bool = field(default=False, metadata=LATER)
     ratio_of: str | None = field(default=None, metadata=LATER)
     levels: tuple[float, ...] | None = field(default=None, metadata=LATER)
 
@@ -113,6 +115,10 @@ class PruneConfig:
         one_of("prune.normalise", self.normalise, NORMALISATIONS)
         number("prune.cost_power", self.cost_power, 0.0, 4.0)
         one_of("prune.allocator", self.allocator, ALLOCATORS)
+        if not isinstance(self.finish, bool):
+            raise ConfigError(f"{self.finish!r} is not true or false", "prune.finish")
+        if self.finish and self.target is None:
+            raise ConfigError("there is no target to finish at", "prune.finish", "give prune.target")
 
     def _check_levels(self) -> None:
         if self.levels is None:

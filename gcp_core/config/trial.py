@@ -115,8 +115,8 @@ def _prune_of_path(config: TrialConfig) -> PruneConfig:
     if prune.start is None:
         hint = "epochs of the dense phase, for instance 4"
         raise ConfigError("is required with train.schedule: cycles", "prune.start", hint)
-    for name in ("count", "hidden_count"):
-        if getattr(prune, name) is not None:
+    for name in ("count", "hidden_count", "finish"):
+        if getattr(prune, name):
             raise _meaningless(name, getattr(prune, name), "ratio or levels say how much")
     if prune.until not in (None, DEFAULT_UNTIL):
         raise _meaningless("until", prune.until, "target says how deep a path goes")

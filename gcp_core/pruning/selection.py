@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Callable, Mapping
@@ -72,6 +73,14 @@ def select_channels(scores: Mapping[str, Tensor], groups: Groups, budget: Budget
     if budget.round_to > 1:
         meta["round_to"] = budget.round_to
     return groups.plan(removed, meta=meta)
+
+
+def select_within(scores: Mapping[str, Tensor], groups: Groups, budget: Budget) -> Plan:
+    """:func:`select_channels`; where the floors prevent ``budget.limit``, what they allow of the rest of the budget."""
+    try:
+        return select_channels(scores, groups, budget)
+    except InfeasibleTarget:
+        return select_channels(scores, groups, dataclasses.replace(budget, limit=None))
 
 
 def _checked(scores: Mapping[str, Tensor], groups: Groups) -> dict[str, np.ndarray]:

@@ -8,10 +8,9 @@ from collections.abc import Mapping
 from torch import Tensor
 
 from gcp_core.config import PruneConfig, TrainConfig
-from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
-from gcp_core.pruning.selection import select_channels
+from gcp_core.pruning.selection import select_within
 from gcp_core.schedule.clock import last_epoch
 from gcp_core.training.setup import budget_for, cost_left
 
@@ -39,10 +38,7 @@ def level_plan(
         if level is None:
             return None
         budget = dataclasses.replace(budget, limit=cost_left(level, dense))
-    try:
-        plan = select_channels(scores, groups, budget)
-    except InfeasibleTarget:
-        plan = select_channels(scores, groups, dataclasses.replace(budget, limit=None))
+    plan = select_within(scores, groups, budget)
     return plan.with_meta(level=level) if plan.num_units else None
 
 

@@ -157,15 +157,23 @@ def cost_left(removed: float, dense: float) -> float:
     return (1 - removed + _HAIR) * dense
 
 
-def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True) -> Budget:
-    """What one event may take; ``comparable`` is the criterion's (see :class:`gcp_core.criteria.Criterion`)."""
+def budget_for(
+    prune: PruneConfig, limit: float | None, comparable: bool = True, last: bool = False
+) -> Budget:
+    """What one event may take.
+
+    Args:
+        comparable: the criterion's (see :class:`gcp_core.criteria.Criterion`).
+        last: whether the schedule has no event after it; with ``prune.finish`` it takes what is missing.
+    """
+    finishing = last and prune.finish
     own = "none" if comparable else "unit_l2"
     # A path's event that goes down to a level may take as much as that needs.
-    ratio = 1.0 if prune.levels is not None or prune.ratio_of == "cost" else prune.ratio
+    whole = finishing or prune.levels is not None or prune.ratio_of == "cost"
     return Budget(
-        count=prune.count,
-        ratio=ratio,
-        hidden_count=prune.hidden_count,
+        count=None if finishing else prune.count,
+        ratio=1.0 if whole else prune.ratio,
+        hidden_count=None if finishing else prune.hidden_count,
         min_channels=prune.min_channels,
         min_share=prune.min_share,
         of=prune.of,
@@ -177,6 +185,11 @@ def budget_for(prune: PruneConfig, limit: float | None, comparable: bool = True)
             allocator=prune.allocator,
         ),
     )
+
+
+def event_budgets(prune: PruneConfig, events: int) -> list[Budget]:
+    """What each of so many events may take if nothing limits it."""
+    return [budget_for(prune, None, last=number == events) for number in range(1, events + 1)]
 
 
 def _check_hidden(prune: PruneConfig, groups: Groups) -> None:
@@ -197,7 +210,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
             "prune",
             "lower start or interval, raise until",
         )
-    best = reachable_share(groups, [budget_for(prune, None)] * (len(events) if prune.target else 1))
+    best = reachable_share(groups, event_budgets(prune, len(events) if prune.target else 1))
     rounding = ", lower round_to" if prune.round_to > 1 else ""
     if best == 0:
         hint = f"lower min_channels or min_share{rounding}"

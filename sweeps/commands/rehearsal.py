@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from gcp_core.config import PruneConfig, TrialConfig, digest
-from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
-from gcp_core.pruning.selection import select_channels
+from gcp_core.pruning.selection import select_within
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.levels import cost_of, level_plan, why_over
 from gcp_core.training.setup import budget_for
@@ -92,7 +91,7 @@ class Rehearsal:
             costs.append(groups.cost())
             if epoch not in due or reached:
                 continue
-            plan = self._event(trial, groups, history, epoch, limit)
+            plan = self._event(trial, groups, history, epoch, limit, last=epoch == due[-1])
             events.append(epoch)
             if plan is not None:
                 groups = groups.after(plan)
@@ -141,18 +140,21 @@ class Rehearsal:
         }
 
     def _event(
-        self, trial: TrialConfig, groups: Groups, history: list[object], epoch: int, limit: float
+        self,
+        trial: TrialConfig,
+        groups: Groups,
+        history: list[object],
+        epoch: int,
+        limit: float,
+        last: bool,
     ) -> Plan | None:
         """The plan of one event, None if nothing can be removed any more."""
         prune = trial.prune
-        rule, budget = [history, epoch, prune.criterion, prune.options], budget_for(prune, limit)
+        rule, budget = [history, epoch, prune.criterion, prune.options], budget_for(prune, limit, last=last)
         key = digest([rule, repr(budget)])
         if key not in self._plans:
-            try:
-                plan = select_channels(self._scores(groups, rule), groups, budget)
-            except InfeasibleTarget:
-                plan = None
-            self._plans[key] = plan if plan is not None and plan.num_units else None
+            plan = select_within(self._scores(groups, rule), groups, budget)
+            self._plans[key] = plan if plan.num_units else None
         return self._plans[key]
 
 

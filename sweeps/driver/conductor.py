@@ -12,12 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
-from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.agenda import Agenda
 from sweeps.driver.alike import FirstEnds
 from sweeps.driver.baselines import Baselines, as_baseline
 from sweeps.driver.listeners import Progress, Tracker
+from sweeps.driver.proposals import Proposals
 from sweeps.driver.snapshots import Snapshots
 from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome, read_stop, write_stop
 from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
@@ -36,7 +36,6 @@ from sweeps.strategy.judging import (
     waits_for_baseline,
     with_finals,
 )
-from sweeps.strategy.sampling import Proposer
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
 
@@ -80,15 +79,20 @@ class Conductor:
         self._first_ends = FirstEnds()
         self._exhausted = False
         self._confirming = config.confirm.seeds == 0
-        self._impossible = impossible or (lambda trial: False)
         self._trunk = trunk or Trunk(shared=False)
         self._rungs = rungs
         self._budget = budget or Budget(config.search, config.resources)
         self._front = LiveFront(config.search.objectives)
         self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
-        self._proposer = self._new_proposer()
+        self._proposals = Proposals(
+            config,
+            ledger.records("trial"),
+            ledger.snapshots(),
+            impossible or (lambda trial: False),
+            progress.note,
+        )
         self._snapshots = Snapshots(
-            config, ledger, tracker, progress, self._baselines, self._front, self._proposer
+            config, ledger, tracker, progress, self._baselines, self._front, self._proposals
         )
         self._take_over()
 
@@ -233,17 +237,17 @@ class Conductor:
 
     def _enter_next(self) -> None:
         """Draw a new trial into the queue, behind its baseline if that does not exist yet."""
-        point = self._proposer.propose(self._entered)
+        point = self._proposals.next(self._entered)
         if point is None:
             self._exhausted = True
             self._progress.note(
                 f"every distinct point of the space that can be run has been tried ({self._entered} trials)"
             )
             return
-        trial = self._resolve(point)
+        trial = self._proposals.resolve(point)
         if not trial.is_path or self.config.search.needs_baseline():
             self._enter_baseline(trial)
-        job = self._ledger.add("trial", trial, point, self._proposer.distributions)
+        job = self._ledger.add("trial", trial, point, self._proposals.distributions)
         self._searched.add(job.baseline_key)
         self._entered += 1
         self._agenda.add(job)
@@ -273,13 +277,6 @@ class Conductor:
         job = self._ledger.add("baseline", config.baseline(), {}, {})
         self._baselines.entered(job)
         return job
-
-    def _resolve(self, point: Point) -> TrialConfig:
-        return self.config.space.resolve(point, self.config.resources.cpus)
-
-    def _key(self, point: Point) -> str | None:
-        trial = self._resolve(point)
-        return None if self._impossible(trial) else trial.key()
 
     def _all_entered(self) -> bool:
         return self._exhausted or self._entered >= self.config.num_trials() or bool(self.budget_spent)
@@ -349,9 +346,9 @@ class Conductor:
         violations = violations if stop is None else stop.violations
         self._ledger.close(job, outcome, values, violations)
         if job.kind == "trial":
-            self._proposer.answer(job.number, values, violations, outcome.status == "stopped")
+            new = self._proposals.answer(job, outcome, values, violations)
             self._done += 1
-            if not job.config.is_path:  # its snapshots are on the front
+            if new and not job.config.is_path:  # its snapshots are on the front
                 self._front.trial(
                     outcome.finals if values is not None and outcome.status == "complete" else None
                 )
@@ -379,15 +376,10 @@ class Conductor:
         self._entered = len(trials)
         self._done = sum(record.finished for record in trials)
         self._searched = {record.job.baseline_key for record in trials}
-        snapshots = self._ledger.snapshots()
-        self._proposer.replay(trials)
-        for record in trials:
-            for known in snapshots.get(record.job.trial_id, ()):
-                self._proposer.observe(record.job.point, known.values, known.violations)
         if self._rungs is not None:
             self._rungs.take_over([*baselines, *trials])
         self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
-        self._front.recall(trials, baselines, snapshots)
+        self._front.recall(trials, baselines, self._ledger.snapshots())
         for record in baselines:
             self._take_over_baseline(record)
         for record in trials:
@@ -398,11 +390,6 @@ class Conductor:
             self._enter_baseline(record.job.config)
         for record in unfinished:
             self._resume(record.job)
-
-    def _new_proposer(self) -> Proposer:
-        """Seeded anew by every driver, or it would draw again what was drawn before."""
-        seed = self.config.space.base["seed"] + len(self._ledger.records("trial"))
-        return Proposer(self.config.space, self.config.search, self.config.num_trials(), seed, self._key)
 
     def _take_over_baseline(self, record: Record) -> None:
         if not record.finished:

@@ -8,11 +8,11 @@ from gcp_core.schema import model_id
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.baselines import Baselines
 from sweeps.driver.listeners import Progress, Tracker
+from sweeps.driver.proposals import Proposals
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import accuracy_drop, dense_costs, judge, waits_for_baseline
-from sweeps.strategy.sampling import Proposer
 
 
 class Snapshots:
@@ -30,10 +30,10 @@ class Snapshots:
         progress: Progress,
         baselines: Baselines,
         front: LiveFront,
-        proposer: Proposer,
+        proposals: Proposals,
     ) -> None:
         self._config, self._ledger, self._tracker, self._progress = config, ledger, tracker, progress
-        self._baselines, self._front, self._proposer = baselines, front, proposer
+        self._baselines, self._front, self._proposals = baselines, front, proposals
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known: set[str] = set()
         for trial, records in ledger.snapshots().items():
@@ -70,6 +70,6 @@ class Snapshots:
         self._ledger.add_snapshot(job, snap, values, violations)
         self._tracker.snapshot(job, snap)
         if job.kind == "trial":
-            self._proposer.observe(job.point, values, violations)
+            self._proposals.observe(job.point, values, violations)
             self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
         self._progress.snapshot(job, snap)

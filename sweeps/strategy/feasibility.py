@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import Groups, find_groups
-from gcp_core.pruning.selection import reachable_share, select_channels
+from gcp_core.pruning.selection import reachable_share, select_within
 from gcp_core.schedule.clock import event_epochs
-from gcp_core.training.setup import budget_for, build_setup
+from gcp_core.training.setup import budget_for, build_setup, event_budgets
 
 _KINDS = ("macs", "params")
+#: A criterion may remove this share more than chance does.
+SLACK = 0.1
+_PLAYS = 2
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,12 @@ class Feasibility:
         return self._groups[model]
 
     def impossible(self, trial: TrialConfig) -> bool:
-        """Whether the target is out of reach even when the costliest units go first (such a trial is refused)."""
+        """Whether the target is out of reach: of every criterion (such a trial is refused), or of any usual one.
+
+        Usual is what random scores reach at their best of some plays, and :data:`SLACK` more: a criterion that prefers
+        dear units gets further than chance, but seldom by that much. A trial that misses its target ends as the model of
+        every other target beyond its reach, so that training it for each of them is for nothing.
+        """
         prune = trial.prune
         if trial.is_path:
             return False  # it ends where the floors end it
@@ -62,11 +69,21 @@ class Feasibility:
             return True
         if prune.target is None:
             return False
-        budget = budget_for(prune, None)
-        key = f"{self._model_key(trial)} {budget} {events}"
+        budgets = event_budgets(prune, events)
+        key = f"{self._model_key(trial)} {budgets[0]} {budgets[-1]} {events}"
         if key not in self._reach:
-            self._reach[key] = reachable_share(self.groups(trial), [budget] * events)
+            most = reachable_share(self.groups(trial), budgets)
+            self._reach[key] = min(most, self._usual(trial) + SLACK)
         return self._reach[key] < prune.target
+
+    def _usual(self, trial: TrialConfig) -> float:
+        """The share that a schedule removes in all if no target ends it, with random scores."""
+        free = replace(trial, prune=replace(trial.prune, target=None, finish=False))
+        if trial.prune.finish:
+            return 1.0
+        kind, dense = _KINDS.index(trial.prune.of), self.groups(trial).cost()
+        ends = [[self.groups(trial), *self._played(free, seed)][-1].cost()[kind] for seed in range(_PLAYS)]
+        return 1 - min(ends) / dense[kind]
 
     def play(self, trial: TrialConfig, seed: int = 0) -> tuple[bool, int]:
         """(whether the target is reached, after how many events), with random scores; without a target: all events.
@@ -96,18 +113,15 @@ class Feasibility:
         """The groups after every event until the target is reached; the same ones again after one that cannot be."""
         prune, groups = trial.prune, self.groups(trial)
         limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[_KINDS.index(prune.of)]
-        budget = budget_for(prune, limit)
         generator = torch.Generator().manual_seed(seed)
-        for _ in event_epochs(prune, trial.train.epochs):
+        events = event_epochs(prune, trial.train.epochs)
+        for epoch in events:
+            budget = budget_for(prune, limit, last=epoch == events[-1])
             scores = {
                 layer: torch.rand(channels, generator=generator, dtype=torch.float64)
                 for layer, channels in groups.scored_layers().items()
             }
-            try:
-                groups = groups.after(select_channels(scores, groups, budget))
-            except InfeasibleTarget:
-                yield groups
-                return
+            groups = groups.after(select_within(scores, groups, budget))
             yield groups
             if groups.cost()[_KINDS.index(prune.of)] <= limit:
                 return

@@ -104,11 +104,15 @@ def test_the_sampler_learns_from_every_snapshot_also_after_a_restart(tmp_path):
     checked = paths(tmp_path)
     conductor, _, _ = new_conductor(checked)
     drive(conductor, PATHS)
-    mirror = conductor._proposer._mirror.get_trials(deepcopy=False)
+    mirror = conductor._proposals._proposer._mirror.get_trials(deepcopy=False)
     complete = [trial for trial in mirror if trial.state.name == "COMPLETE"]
     assert len(complete) == 2 + 8, "one answer per path, and one observation per snapshot"
     second = new_conductor(checked)[0]
-    again = [t for t in second._proposer._mirror.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
+    again = [
+        t
+        for t in second._proposals._proposer._mirror.get_trials(deepcopy=False)
+        if t.state.name == "COMPLETE"
+    ]
     key = lambda t: (sorted(t.params.items()), t.values)  # noqa: E731
     assert sorted(map(key, again)) == sorted(map(key, complete))
 
@@ -116,7 +120,7 @@ def test_the_sampler_learns_from_every_snapshot_also_after_a_restart(tmp_path):
 def test_a_population_learns_one_answer_per_path(tmp_path):
     conductor, _, _ = new_conductor(paths(tmp_path, **{"search.sampler": "nsga2"}))
     drive(conductor, PATHS)
-    mirror = conductor._proposer._mirror.get_trials(deepcopy=False)
+    mirror = conductor._proposals._proposer._mirror.get_trials(deepcopy=False)
     assert sum(trial.state.name == "COMPLETE" for trial in mirror) == 2
 
 

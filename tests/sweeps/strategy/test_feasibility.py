@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
+import dataclasses
 
 from gcp_core.errors import InfeasibleTarget
+from gcp_core.training import run_trial
 from gcp_core.training.setup import check_config
 from sweeps.commands.forecast import forecast, num_baselines, sample_points
 from sweeps.config.space import Point
-from sweeps.strategy.feasibility import Feasibility
+from sweeps.strategy.feasibility import SLACK, Feasibility
 from tests.sweeps.inline import config
 
 SMALL = {
@@ -24,7 +25,7 @@ def _checked(tmp_path, **more):
     return config(tmp_path, {**SMALL, **more})
 
 
-def test_impossible_is_what_the_core_refuses(tmp_path) -> None:
+def test_what_the_core_refuses_is_never_proposed(tmp_path) -> None:
     checked = _checked(
         tmp_path, **{"prune.target": {"low": 0.3, "high": 0.9, "step": 0.3}, "prune.interval": 4}
     )
@@ -32,13 +33,45 @@ def test_impossible_is_what_the_core_refuses(tmp_path) -> None:
     answers = []
     for point in checked.space.grid():
         trial = checked.space.resolve(point)
-        answers.append(feasibility.impossible(trial))
-        if answers[-1]:
-            with pytest.raises(InfeasibleTarget):
-                check_config(trial)
-        else:
-            check_config(trial)
-    assert set(answers) == {True, False}
+        answers.append((feasibility.impossible(trial), _refused(trial)))
+    assert (False, True) not in answers
+    assert {(True, True), (False, False)} <= set(answers)
+
+
+def _refused(trial) -> bool:
+    try:
+        check_config(trial)
+    except InfeasibleTarget:
+        return True
+    return False
+
+
+def test_a_target_that_a_usual_criterion_misses_by_far_is_not_proposed(tmp_path) -> None:
+    """With the costliest units first more is within reach than chance, or any criterion of ours, gets to."""
+    checked = _checked(tmp_path, **{"prune.interval": 3, "prune.ratio": 0.3})
+    feasibility = Feasibility()
+    for target in (0.3, 0.6, 0.9):
+        trial = checked.space.resolve({"prune.target": target})
+        reached = max(_removed_at_the_end(trial, criterion) for criterion in ("random", "l1"))
+        assert feasibility.impossible(trial) == (reached < target - SLACK), target
+
+
+def _removed_at_the_end(trial, criterion):
+    prune = dataclasses.replace(trial.prune, criterion=criterion, target=None)
+    return run_trial(dataclasses.replace(trial, prune=prune)).finals["macs_removed"]
+
+
+def test_a_schedule_that_finishes_reaches_what_its_floors_allow(tmp_path) -> None:
+    checked = _checked(tmp_path, **{"prune.interval": 4, "prune.ratio": 0.1, "prune.target": 0.8})
+    missing = checked.space.resolve(checked.space.first())
+    finishing = dataclasses.replace(missing, prune=dataclasses.replace(missing.prune, finish=True))
+    assert Feasibility().impossible(missing)
+    assert not Feasibility().impossible(finishing)
+    result = run_trial(finishing)
+    assert result.finals["target_reached"] == 1
+    assert 0.8 <= result.finals["macs_removed"] < 0.85
+    assert [plan.meta["epoch"] for plan in result.plans] == [4, 8]
+    assert result.plans[0].num_units < result.plans[1].num_units
 
 
 def test_a_schedule_without_an_event_is_impossible(tmp_path) -> None:
