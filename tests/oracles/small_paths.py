@@ -32,7 +32,7 @@ def path(*, data=None, model=None, train=None, seed=None, **prune) -> TrialConfi
 
 def finals_that_count(finals) -> dict:
     """All but wall times."""
-    return {name: value for name, value in finals.items() if name not in ("device_hours", "latency_ms")}
+    return {name: value for name, value in finals.items() if name != "device_hours" and "latency" not in name}
 
 
 def comparable(result) -> dict:
