@@ -206,9 +206,10 @@ def test_a_snapshot_killed_while_it_is_replaced_is_the_old_one_the_new_one_or_no
         real(place, ignore_errors=True)
 
     real = shutil.rmtree
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(checkpoint.shutil, "rmtree", half_removed)
-        run_trial(PATH, checkpoint_dir=tmp_path)
+        with pytest.raises(Killed):
+            run_trial(PATH, checkpoint_dir=tmp_path)
     assert_equal(run_trial(PATH, checkpoint_dir=tmp_path), tmp_path, straight)
 
 
