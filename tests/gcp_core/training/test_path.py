@@ -363,7 +363,6 @@ def test_the_training_cost_of_trials_that_are_no_paths():
     single = dataclasses.replace(PATH, train=TrainConfig(epochs=4, batch_size=32), prune=prune)
     assert run_trial(single.baseline()).finals["train_cost"] == 4
     result = run_trial(single)
-    left = [row.metrics["cost/macs"] / row.metrics["cost/macs"] for row in result.history]
     dense = result.finals["macs"] / (1 - result.finals["macs_removed"])
     left = [row.metrics["cost/macs"] / dense for row in result.history]
     scored = (1 + left[0]) * 30 / 96 / 3
