@@ -62,7 +62,7 @@ def test_a_store_that_is_away_costs_the_stage_and_not_the_trial(nodes, monkeypat
     def away(*_: object) -> None:
         raise StoreError("the store does not answer")
 
-    monkeypatch.setattr(one._exchange.store, "names", away)
+    monkeypatch.setattr(one._exchange.store, "sizes", away)
     with caplog.at_level(logging.WARNING):
         one.save("a", STATE, {})
         assert one.load("a") is None
@@ -74,8 +74,9 @@ def test_a_store_that_is_away_costs_the_stage_and_not_the_trial(nodes, monkeypat
 
 def test_the_list_is_asked_for_once_in_a_while_and_knows_what_this_node_wrote(nodes, monkeypatch):
     one, _ = nodes
-    asked, names = [], one._exchange.store.names
-    monkeypatch.setattr(one._exchange.store, "names", lambda path: asked.append(path) or names(path))
+    asked, sizes = [], one._exchange.store.sizes
+    monkeypatch.setattr(one._exchange.store, "sizes", lambda path: asked.append(path) or sizes(path))
+    monkeypatch.setattr(one, "_evict", lambda keep: None)  # asks on its own account
     now = [100.0]
     monkeypatch.setattr("sweeps.storage.object_stages.time.monotonic", lambda: now[0])
     assert not one.has("a")
