@@ -20,7 +20,7 @@ class Removal:
         removed: trials it removes, those without a value included.
         missing: of them, trials that have no finite value (or no baseline) to judge by.
         of: trials it was applied to.
-        nearest: the removed trial that comes closest ("" if none has a value).
+        nearest: the removed model that comes closest ("" if none has a value).
         nearest_value: that trial's value, in the column's unit (NaN if none).
         nearest_miss: by how much it misses the bound, same unit (NaN if none).
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PLAIN = (
-    "sweep", "trial", "run_id", "kind", "status", "config_id", "seed", "baseline_trial", "macs_kept", "params_kept",
-    "val_accuracy_low", "val_accuracy_high",
+    "sweep", "model", "trial", "level", "run_id", "kind", "status", "trial_status", "config_id", "seed", "baseline_trial",
+    "macs_kept", "params_kept", "val_accuracy_low", "val_accuracy_high",
 )  # fmt: skip
 
 
@@ -35,8 +36,18 @@ def plain(value: Any) -> Any:
     return value
 
 
+def structured(value: Any) -> Any:
+    """Lists and mappings are logged as JSON text: the value that the text stands for."""
+    if isinstance(value, str) and value[:1] in "[{":
+        try:
+            return json.loads(value)
+        except ValueError:
+            return value
+    return value
+
+
 def plain_trial(row: dict[str, Any], config: Sequence[str]) -> dict[str, Any]:
-    """One trial: identity, values by short name, and its configuration under dotted paths."""
+    """One model: identity, values by short name, and its configuration under dotted paths."""
     answer = {name: plain(row.get(name)) for name in _PLAIN}
     answer.update({name: plain(row[name]) for name in FINALS if name in row})
     answer["config"] = {name: plain(row[name]) for name in config if plain(row[name]) is not None}

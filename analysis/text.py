@@ -78,7 +78,7 @@ def parameter(value: Any) -> str:
 
 
 def trials_table(df: pd.DataFrame, config: Sequence[str], marks: dict[str, str] | None = None) -> str:
-    """Trials with accuracy, cost and the given configuration columns; ``marks`` = trial -> note in the last
+    """Models with accuracy, cost and the given configuration columns; ``marks`` = model -> note in the last
     column.
     """
     header, rows = trials_cells(df, config)
@@ -104,7 +104,7 @@ def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
 def trials_cells(df: pd.DataFrame, config: Sequence[str]) -> tuple[list[str], list[list[str]]]:
     """Header and cells of :func:`trials_table` (also used by the HTML report and the Markdown note)."""
     columns: list[tuple[str, str, Any]] = [
-        ("trial", "trial", str),
+        ("model" if "level" in df.columns and df["level"].notna().any() else "trial", "model", str),
         ("val acc %", "val_accuracy", lambda v: f"{v:.2f}"),
         ("95 % interval", "_interval", str),
         ("drop", "accuracy_drop", lambda v: f"{v:+.2f}"),

@@ -4,6 +4,9 @@ A gap is the distance between two neighbours of the front on the anchored scales
 configurations made from its two ends: numbers half way between, snapped to what the sweep's config allows, choices
 from either end. Nothing that already ran is proposed again. This is interpolation, no model of the objective: it says
 where to look, not what will be found.
+
+Of paths only the configuration is proposed: a path leaves models at all of its levels, so a searched target stays at its
+upper end. Between two snapshots of one path aim configurations that differ from it by one step of one parameter.
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors
 from analysis.front.objectives import Objectives, costs
-from analysis.plain import plain
+from analysis.plain import plain, structured
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError
 
@@ -31,6 +34,7 @@ if TYPE_CHECKING:
 
 #: Seeds are replicates, not something to aim with.
 _SEED = "seed"
+_TARGET, _RATIO = "prune.target", "prune.ratio"
 _RANGE = ("choice", "low")
 #: Shares of the way from the cheaper to the dearer end.
 _STEPS = (0.5, 0.25, 0.75)
@@ -111,8 +115,8 @@ def advise(
 def _described(df: pd.DataFrame, row: dict[str, Any], objectives: Objectives) -> Gap:
     a, b = df.loc[row["cheaper"]], df.loc[row["dearer"]]
     ends = ", ".join(f"{text.quantity(c, a[c])} to {text.quantity(c, b[c])}" for c in objectives)
-    words = f"nothing between {a['trial']} and {b['trial']}: {ends}"
-    return Gap(str(a["trial"]), str(b["trial"]), float(row["width"]), words)
+    words = f"nothing between {a['model']} and {b['model']}: {ends}"
+    return Gap(str(a["model"]), str(b["model"]), float(row["width"]), words)
 
 
 def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
@@ -123,7 +127,8 @@ def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
         return found
     rows = df[df["candidate"]]
     names = varying(df) + ([_SEED] if rows[_SEED].nunique() > 1 else [])
-    return {name: {"choice": sorted({plain(v) for v in rows[name]}, key=str)} for name in names}
+    seen = {name: sorted({plain(v) for v in rows[name]}, key=str) for name in names}
+    return {name: {"choice": [structured(v) for v in values]} for name, values in seen.items()}
 
 
 def config_tree(df: pd.DataFrame) -> dict[str, Any]:
@@ -148,7 +153,11 @@ def _ranges(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _point(row: pd.Series, searched: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: plain(row[path]) if path in row else None for path in searched}
+    return {path: _value(row, path) for path in searched}
+
+
+def _value(row: pd.Series, path: str) -> Any:
+    return structured(plain(row[path])) if path in row else None
 
 
 def _key(point: Mapping[str, Any]) -> str:
@@ -161,25 +170,69 @@ def _key(point: Mapping[str, Any]) -> str:
 
 def _aims(cheaper: pd.Series, dearer: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Points between two configurations, the middle first; choices of the dearer end before those of the cheaper."""
+    if _of_path(cheaper) and cheaper["trial"] == dearer["trial"]:
+        yield from _steps(cheaper, searched)
+        return
     for share in _STEPS:
         options = []
         for path, leaf in searched.items():
-            low, high = (plain(row[path]) if path in row else None for row in (cheaper, dearer))
+            if path == _TARGET and (_of_path(cheaper) or _of_path(dearer)):
+                options.append([_deepest(leaf)])
+                continue
+            low, high = (_value(row, path) for row in (cheaper, dearer))
             options.append(_between(low, high, leaf, share))
         combinations = product(*options)
         for _, values in zip(range(_MOST_CHOICES), combinations):
             yield dict(zip(searched, values))
 
 
+def _of_path(row: pd.Series) -> bool:
+    return not row.isna().get("level", True)
+
+
+def _deepest(leaf: Mapping[str, Any]) -> Any:
+    """The upper end of a searched target: what a path goes down to."""
+    return max(leaf["choice"]) if "choice" in leaf else leaf["high"]
+
+
+def _steps(row: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The configuration of a path with one parameter moved to a neighbour; smaller events first, as they put levels
+    between those that are there.
+    """
+    point = _point(row, searched)
+    if _TARGET in searched:
+        point[_TARGET] = _deepest(searched[_TARGET])
+    for path in sorted(set(searched) - {_SEED, _TARGET}, key=lambda path: (path != _RATIO, path)):
+        for value in _neighbours(point[path], searched[path]):
+            yield point | {path: value}
+
+
+def _neighbours(value: Any, leaf: Mapping[str, Any]) -> list[Any]:
+    """The next smaller and larger value that a range allows; of words and lists all others."""
+    if "choice" not in leaf:
+        first, last = float(leaf["low"]), float(leaf["high"])
+        step = leaf.get("step") or max((last - first) / 4, 1 if isinstance(leaf["low"], int) else 0)
+        near = [_snapped(float(value) + move, leaf, first, last) for move in (-step, step)]
+        return [v for v in dict.fromkeys(near) if v != value]
+    choices = list(leaf["choice"])
+    if not _numeric(choices) or not isinstance(value, (int, float)):
+        return [v for v in choices if v != value]
+    below, above = [c for c in choices if c < value], [c for c in choices if c > value]
+    return ([max(below)] if below else []) + ([min(above)] if above else [])
+
+
+def _numeric(values: list[Any]) -> bool:
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
 def _between(low: Any, high: Any, leaf: Mapping[str, Any], share: float) -> list[Any]:
     """Values of one parameter between its values at the two ends."""
     if "choice" in leaf:
         choices = list(leaf["choice"])
-        numeric = all(isinstance(c, (int, float)) and not isinstance(c, bool) for c in choices)
-        if numeric and isinstance(low, (int, float)) and isinstance(high, (int, float)):
+        if _numeric(choices) and isinstance(low, (int, float)) and isinstance(high, (int, float)):
             wish = low + share * (high - low)
             return [min(choices, key=lambda c: (abs(c - wish), c))]
-        return [v for v in dict.fromkeys([high, low]) if v in choices] or [choices[0]]
+        return ([v for v in choices if v == high] + [v for v in choices if v == low != high]) or [choices[0]]
     first, last = float(leaf["low"]), float(leaf["high"])
     low = first if low is None else float(low)
     high = last if high is None else float(high)

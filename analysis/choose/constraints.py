@@ -275,7 +275,7 @@ def removal(df: pd.DataFrame, constraint: Constraint) -> Removal:
         removed=int((~ok).sum()),
         missing=int((~np.isfinite(miss)).sum()),
         of=len(df),
-        nearest=str(df["trial"].iloc[at]) if at >= 0 else "",
+        nearest=str(df["model"].iloc[at]) if at >= 0 else "",
         nearest_value=float(constraint.values(df)[at]) if at >= 0 else float("nan"),
         nearest_miss=float(miss[at]) if at >= 0 else float("nan"),
     )

@@ -1,12 +1,12 @@
-"""From a chosen trial to the config of a full-length training on fresh seeds (``--write-config``)."""
+"""From a chosen model to the config of a full-length training on fresh seeds (``--write-config``)."""
 
 from __future__ import annotations
 
-import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.plain import plain
+from analysis.plain import plain, structured
 from analysis.runs.table import config_columns
 from analysis.runs.widths import manifest_of
 from gcp_core.config import TrialConfig
@@ -16,10 +16,12 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PARTS = ("data", "model", "train", "prune")
+#: Shares this close are the same share.
+_CLOSE = 1e-9
 
 
 def trial_config(df: pd.DataFrame, row: pd.Series) -> TrialConfig:
-    """The configuration of one trial, from its manifest, else from the table's columns."""
+    """The configuration of a model's trial, from its manifest, else from the table's columns."""
     manifest = manifest_of(df, row)
     if manifest is not None and "config" in manifest:
         return TrialConfig.from_dict(manifest["config"])
@@ -28,9 +30,9 @@ def trial_config(df: pd.DataFrame, row: pd.Series) -> TrialConfig:
         part, _, leaf = name.partition(".")
         value = plain(row[name])
         if part in _PARTS and value is not None:
-            _put(values.setdefault(part, {}), leaf.split("."), _structured(value))
+            _put(values.setdefault(part, {}), leaf.split("."), structured(value))
     if "model" not in values:
-        raise ConfigError("the table does not hold its configuration", str(row["trial"]))
+        raise ConfigError("the table does not hold its configuration", str(row["model"]))
     return TrialConfig.from_dict({**values, "seed": int(row["seed"])})
 
 
@@ -40,20 +42,12 @@ def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
     tree[path[-1]] = value
 
 
-def _structured(value: Any) -> Any:
-    """Lists and mappings are logged as JSON text."""
-    if isinstance(value, str) and value[:1] in "[{":
-        try:
-            return json.loads(value)
-        except ValueError:
-            return value
-    return value
-
-
 def write_config(
     df: pd.DataFrame, row: pd.Series, path: Path, *, seeds: int = 3, epochs: int | None = None
 ) -> list[int]:
-    """Write a sweep config that trains the trial's configuration on ``seeds`` seeds the search has not seen.
+    """Write a sweep config that trains the configuration of a model on ``seeds`` seeds the search has not seen.
+
+    Of a snapshot it is its path, cut so that the path ends with this snapshot.
 
     Args:
         epochs: another length; shares such as ``until: 0.75`` scale with it, ``start`` and ``interval`` do
@@ -66,28 +60,70 @@ def write_config(
 
     config = trial_config(df, row)
     if config.prune is None:
-        raise ConfigError("is an unpruned baseline", str(row["trial"]))
+        raise ConfigError("is an unpruned baseline", str(row["model"]))
+    level = None if row.isna()["level"] else int(row["level"])
     tree = config.to_dict()
+    length = config.train.epochs
+    if level is not None:
+        length = config.prune.start + level * config.prune.interval
+        _end_at(tree, level, _aimed(df, row, config))
     if epochs is not None:
-        factor = epochs / config.train.epochs
-        tree["train"]["epochs"] = epochs
-        for name in ("start", "interval"):
-            if tree["prune"][name] is not None:
-                tree["prune"][name] = max(1, round(tree["prune"][name] * factor))
-        if isinstance(tree["prune"]["until"], int):
-            tree["prune"]["until"] = max(1, round(tree["prune"]["until"] * factor))
+        _stretch(tree, epochs / length)
+        if level is None:
+            tree["train"]["epochs"] = epochs
+    if level is not None and tree["train"]["epochs"] is not None:
+        tree["train"]["epochs"] = tree["prune"]["start"] + level * tree["prune"]["interval"]
     first = int(df["seed"].max()) + 1
     fresh = list(range(first, first + seeds))
     document = {
-        "name": f"{row['sweep']}-{row['trial']}",
+        "name": f"{row['sweep']}-{str(row['model']).replace('@', '-')}",
         "seed": {"choice": fresh},
         **{part: tree[part] for part in _PARTS},
         "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
     }
+    what = "The configuration of" if level is None else "The path that ends with the snapshot"
     head = (
-        f"# The configuration of {row['trial']} of sweep {row['sweep']} on seeds the search has not seen.\n"
+        f"# {what} {row['model']} of sweep {row['sweep']} on seeds the search has not seen.\n"
         f"#   gcp-sweep run {path.name}\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return fresh
+
+
+def _aimed(df: pd.DataFrame, row: pd.Series, config: TrialConfig) -> float | None:
+    """The share that a snapshot's last event aimed at; None where that is not known (``ratio_of: units``)."""
+    prune, removed = config.prune, float(row[f"{config.prune.of}_removed"])
+    plans = (manifest_of(df, row) or {}).get("plans") or [{}]
+    recorded = plans[-1].get("meta", {}).get("level")
+    if recorded is not None:
+        return float(recorded)
+    if prune.levels is not None:
+        return max((share for share in prune.levels if share <= removed + _CLOSE), default=None)
+    if prune.ratio_of != "cost":
+        return None
+    passed = math.floor(math.log1p(-removed) / math.log1p(-prune.ratio) + _CLOSE)
+    return 1 - (1 - prune.ratio) ** passed if passed else None
+
+
+def _end_at(tree: dict[str, Any], level: int, aimed: float | None) -> None:
+    """Cut a path's configuration so that it ends with this snapshot: by its depth, or where that says nothing (the dense
+    model, events that count units) by its epochs.
+    """
+    tree["train"]["epochs"] = None
+    if level == 0 or aimed is None:
+        tree["train"]["epochs"] = tree["prune"]["start"] + level * tree["prune"]["interval"]
+    elif tree["prune"]["levels"] is not None:
+        tree["prune"]["levels"] = [share for share in tree["prune"]["levels"] if share <= aimed + _CLOSE]
+    else:
+        # Rounded down: the path ends at the first level at or beyond its target.
+        tree["prune"]["target"] = math.floor(aimed * 1e6) / 1e6
+
+
+def _stretch(tree: dict[str, Any], factor: float) -> None:
+    """Scale the epochs that the pruning names."""
+    for name in ("start", "interval"):
+        if tree["prune"][name] is not None:
+            tree["prune"][name] = max(1, round(tree["prune"][name] * factor))
+    if isinstance(tree["prune"]["until"], int):
+        tree["prune"]["until"] = max(1, round(tree["prune"]["until"] * factor))

@@ -20,6 +20,7 @@ from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs, settled_latency
+from analysis.runs.models import word
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS, Direction
 
@@ -37,12 +38,12 @@ class Choice:
     """What a verb chose.
 
     Attributes:
-        rows: the chosen trial; several for ``--top``, the most accurate first.
+        rows: the chosen model; several for ``--top``, the most accurate first.
         runners_up: the next best by the same verb, best first (at most three).
         reason: one or two sentences: what was chosen from how many and why.
-        feasible: trials that satisfied the constraints.
-        considered: trials before the constraints.
-        ties: feasible trials whose accuracy lies in the chosen one's interval, the cheapest first: the validation images
+        feasible: models that satisfied the constraints.
+        considered: models before the constraints.
+        ties: feasible models whose accuracy lies in the chosen one's interval, the cheapest first: the validation images
             do not tell them apart.
         constraints: as understood.
     """
@@ -56,8 +57,13 @@ class Choice:
     constraints: tuple[str, ...] = ()
 
     @property
+    def model(self) -> str:
+        """Name of the (first) chosen model: ``t0007@3``, or ``t0008`` of a single trial."""
+        return str(self.rows["model"].iloc[0])
+
+    @property
     def trial(self) -> str:
-        """Id of the (first) chosen trial."""
+        """Id of its trial."""
         return str(self.rows["trial"].iloc[0])
 
 
@@ -85,13 +91,13 @@ def choose(
     choice = verb(survivors, objectives, anchors_for(df, _scales(df, objectives)))
     said = " and ".join(str(c) for c in constraints)
     scope = f" with {said}" if said else ""
-    among = f"of {text.plural(len(survivors), 'trial')}{scope}"
+    among = f"of {text.plural(len(survivors), word(df))}{scope}"
     ties = tied(survivors, choice.rows.iloc[0])
     return replace(
         choice,
         reason=f"{choice.reason.replace('{among}', among)} {words_of(choice.rows.iloc[0])}"
         + words_of_ties(choice.rows.iloc[0], ties),
-        ties=tuple(ties["trial"]),
+        ties=tuple(ties["model"]),
         feasible=len(survivors),
         considered=len(candidates),
         constraints=tuple(str(c) for c in constraints),
@@ -108,12 +114,12 @@ def best(column: str) -> Verb:
             fastest = text.quantity(column, ordered[column].head(alike).min())
             return _first(
                 ordered,
-                f"{{trial}} has the fewest MACs of the {alike} trials whose latency cannot be told from the lowest "
+                f"{{trial}} has the fewest MACs of the {alike} {word(df)}s whose latency cannot be told from the lowest "
                 f"({fastest}) {{among}}.",
             )
-        word = "highest" if direction == "max" else "lowest"
+        end = "highest" if direction == "max" else "lowest"
         value = text.quantity(column, ordered[column].iloc[0])
-        return _first(ordered, f"{{trial}} has the {word} {_words(column)} ({value}) {{among}}.")
+        return _first(ordered, f"{{trial}} has the {end} {_words(column)} ({value}) {{among}}.")
 
     return verb
 
@@ -177,7 +183,7 @@ def weighted(weights: Mapping[str, float]) -> Verb:
             reach = pareto.supported(df, directions, scales)
             dents = int((~reach).sum())
             reason += (
-                f" No weights could pick {dents} of the {len(reach)} front trials: they lie in dents."
+                f" No weights could pick {dents} of the {len(reach)} front {word(df)}s: they lie in dents."
                 if dents
                 else ""
             )
@@ -203,7 +209,7 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
         story = [
-            f"{text.plural(len(kept), 'trial')} within {tolerance:g} of the best {_words(column)}"
+            f"{text.plural(len(kept), word(df))} within {tolerance:g} of the best {_words(column)}"
             for column, tolerance, kept in kept_of(df)
         ]
         last, direction, _ = checked[-1]
@@ -238,7 +244,7 @@ def nearest(targets: Mapping[str, tuple[float, bool]]) -> Verb:
         if not np.isfinite(distance).any():
             raise ConfigError("a share of the baseline needs a finished baseline; there is none", "--nearest")
         rows = rows.assign(_distance=np.sqrt(distance)).sort_values(
-            ["_distance", "val_accuracy", "params", "trial"],
+            ["_distance", "val_accuracy", "params", "model"],
             ascending=[True, False, True, True],
             kind="stable",
         )
@@ -260,34 +266,34 @@ def top(k: int) -> Verb:
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
         chosen = pareto.spread(df, objectives, anchors, k).sort_values("macs", ascending=False)
         rest = pareto.front(df, objectives).drop(index=chosen.index, errors="ignore")
-        names = ", ".join(chosen["trial"])
+        names = ", ".join(chosen["model"])
         reason = (
             f"{names} represent the front {{among}}: taking any of them away would lose the most hypervolume."
             if len(chosen) == k
             else f"{names} are the whole front {{among}}: it has only {text.plural(len(chosen), 'point')}, not {k}."
         )
-        return Choice(chosen, rest.head(NEXT), f"{reason} The first is {chosen['trial'].iloc[0]}.")
+        return Choice(chosen, rest.head(NEXT), f"{reason} The first is {chosen['model'].iloc[0]}.")
 
     return verb
 
 
-def by_id(trial: str) -> Verb:
-    """The trial of this id, if it satisfies the constraints."""
+def by_id(model: str) -> Verb:
+    """The model of this name (``t0007@3``, or ``t0008`` of a single trial), if it satisfies the constraints."""
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
-        rows = df[df["trial"] == trial]
+        rows = df[df["model"] == model]
         if rows.empty:
-            hint = did_you_mean(trial, df["trial"])
-            raise NothingFeasible(f"{trial} is not among the {len(df)} feasible trials", "--id", hint)
+            hint = did_you_mean(model, df["model"])
+            raise NothingFeasible(f"{model} is not among the {len(df)} feasible {word(df)}s", "--id", hint)
         better = _dominating(df, rows.index[0], objectives)
         state = "on the front {among}"
         if len(better):
             verb = "is" if len(better) == 1 else "are"
             state = (
                 f"dominated: {{among}} {len(better)} {verb} at least as good in every objective and better in one "
-                f"({', '.join(better['trial'].head(NEXT))}{', ...' if len(better) > NEXT else ''})"
+                f"({', '.join(better['model'].head(NEXT))}{', ...' if len(better) > NEXT else ''})"
             )
-        return Choice(rows.head(1), df.head(0), f"{trial} was asked for by id; it is {state}.")
+        return Choice(rows.head(1), df.head(0), f"{model} was asked for by id; it is {state}.")
 
     return verb
 
@@ -338,7 +344,7 @@ def _order(
     df: pd.DataFrame, column: str, direction: Direction, objectives: Objectives | None = None
 ) -> pd.DataFrame:
     """Best first; ties by higher accuracy, fewer MACs, fewer parameters, then the other ``objectives``, so that no
-    dominated row comes first; at last by trial id. Rows without a value last.
+    dominated row comes first; at last by name. Rows without a value last.
 
     Latencies that cannot be told apart are ties; the MACs come first there, which foresee the time without noise.
     """
@@ -348,7 +354,7 @@ def _order(
         ties = {"macs": True, "params": True, "val_accuracy": False}
         df = df.assign(**{_SETTLED: settled_latency(df)})
         column = _SETTLED
-    ties |= {name: better == "min" for name, better in (objectives or {}).items()} | {"trial": True}
+    ties |= {name: better == "min" for name, better in (objectives or {}).items()} | {"model": True}
     keys = {column: direction == "min", **{name: up for name, up in ties.items() if name != column}}
     ordered = df.sort_values(list(keys), ascending=list(keys.values()), na_position="last", kind="stable")
     return ordered.drop(columns=_SETTLED, errors="ignore")
@@ -369,7 +375,7 @@ def _first(ordered: pd.DataFrame, reason: str) -> Choice:
     return Choice(
         ordered.head(1),
         ordered.iloc[1 : 1 + NEXT],
-        reason.replace("{trial}", str(ordered["trial"].iloc[0])),
+        reason.replace("{trial}", str(ordered["model"].iloc[0])),
     )
 
 

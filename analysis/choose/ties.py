@@ -1,4 +1,4 @@
-"""What a choice reaches, in a sentence, and which trials its validation images do not tell apart from it."""
+"""What a choice reaches, in a sentence, and which models its validation images do not tell apart from it."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import text
+from analysis.runs.models import word
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: Trials that are named or shown beside a choice.
+#: Models that are named or shown beside a choice.
 NEXT = 3
 
 
 def tied(survivors: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     """The other rows whose accuracy lies in the interval of ``row``, the cheapest first."""
     low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
-    inside = survivors["val_accuracy"].between(low, high) & (survivors["trial"] != row["trial"])
-    return survivors[inside].sort_values(["macs", "trial"], kind="stable")
+    inside = survivors["val_accuracy"].between(low, high) & (survivors["model"] != row["model"])
+    return survivors[inside].sort_values(["macs", "model"], kind="stable")
 
 
 def words_of_ties(row: pd.Series, ties: pd.DataFrame) -> str:
@@ -33,16 +34,17 @@ def words_of_ties(row: pd.Series, ties: pd.DataFrame) -> str:
         if images
         else "as many right"
     )
-    names = ", ".join(ties["trial"].head(NEXT)) + (", ..." if len(ties) > NEXT else "")
+    names = ", ".join(ties["model"].head(NEXT)) + (", ..." if len(ties) > NEXT else "")
     one = len(ties) == 1
     return (
-        f" Within that interval, so not told apart by {row['val_images']:.0f} images: {text.plural(len(ties), 'trial')} "
-        f"({names}); {'it' if one else 'the cheapest'} has {apart} at {first['macs'] / row['macs']:.2g} x the MACs."
+        f" Within that interval, so not told apart by {row['val_images']:.0f} images: "
+        f"{text.plural(len(ties), word(ties))} ({names}); "
+        f"{'it' if one else 'the cheapest'} has {apart} at {first['macs'] / row['macs']:.2g} x the MACs."
     )
 
 
 def words_of(row: pd.Series) -> str:
-    """What a trial reaches, how sure its validation images make that, and what it costs, as a sentence."""
+    """What a model reaches, how sure its validation images make that, and what it costs, as a sentence."""
     parts = [f"It reaches {row['val_accuracy']:.2f} % validation accuracy"]
     notes = []
     if np.isfinite(row.get("val_accuracy_low", np.nan)):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 @click.option(
     "--equal",
     default="device_hours",
-    help="Hold equal: device_hours, epochs, trials or nothing.",
+    help="Hold equal: device_hours, epochs, train_cost, trials or nothing.",
     show_default=True,
 )
 @click.option(

@@ -106,8 +106,9 @@ def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list
     """The rows with the number of seeds of their configuration, where some have several, and what these rule out."""
     if sure.groups is None:
         return rows, []
-    known = {(g["sweep"], g["config_id"]): g for g in sure.groups.to_dict("records")}
-    of = [known.get(key, {}) for key in zip(rows["sweep"], rows["config_id"])]
+    keys = ["sweep", "config_id", "level"]
+    known = {str([g[k] for k in keys]): g for g in sure.groups.to_dict("records")}
+    of = [known.get(str([row[k] for k in keys]), {}) for row in rows.to_dict("records")]
     shown = rows.assign(seeds=[g.get("n") for g in of])
     shown["seeds"] = shown["seeds"].astype("Int64")
     shown["ruled out"] = ["yes" if g.get("ruled_out") else None for g in of]
@@ -115,9 +116,9 @@ def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list
 
 
 def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]:
-    marks = dict.fromkeys(df.loc[df["kind"] == "baseline", "trial"], "baseline")
+    marks = dict.fromkeys(df.loc[df["kind"] == "baseline", "model"], "baseline")
     if ranked:
-        marks.update({trial: f"rank {rank}" for trial, rank in zip(rows["trial"], rows["pareto_rank"])})
+        marks.update({model: f"rank {rank}" for model, rank in zip(rows["model"], rows["pareto_rank"])})
     return marks
 
 
@@ -131,11 +132,12 @@ def _summary(
 ) -> str:
     from analysis import text
     from analysis.runs import table
+    from analysis.runs.models import unfinished_paths, word
 
-    counts = table.counts(df)
+    counts, one = table.counts(df), word(df)
     said = ", ".join(f"{name} ({direction})" for name, direction in goals.items())
     lines = [
-        f"{volume.points - len(near_ties)} of {text.plural(counts['candidates'], 'finished trial')} on the front of "
+        f"{volume.points - len(near_ties)} of {text.plural(counts['candidates'], f'finished {one}')} on the front of "
         f"{said}.",
         f"hypervolume {volume.value:.4f} of the box {scale}",
     ]
@@ -144,13 +146,16 @@ def _summary(
     if near_ties:
         named = ", ".join(f"{trial} ({by})" for trial, by in near_ties.items())
         lines.append(
-            f"near-ties left out, a better trial costs practically the same: {named}; --band 0 shows them"
+            f"near-ties left out, a better {one} costs practically the same: {named}; --band 0 shows them"
         )
     if volume.cut:
-        lines.append(f"{volume.cut} front trials lie outside that box and add nothing to the hypervolume")
+        lines.append(f"{volume.cut} front {one}s lie outside that box and add nothing to the hypervolume")
     for reason, trials in df.attrs["left_out"].items():
         shown = ", ".join(trials[:6]) + (", ..." if len(trials) > 6 else "")
         lines.append(f"left out: {len(trials)} {reason} [{shown}]")
+    for status, paths in unfinished_paths(df).items():
+        shown = ", ".join(paths[:6]) + (", ..." if len(paths) > 6 else "")
+        lines.append(f"{text.plural(len(paths), 'path')} {status} after snapshots, which stay [{shown}]")
     if not counts["baselines"]:
         lines.append("no baseline: drops and shares of the baseline are unknown")
     return "\n".join(lines)

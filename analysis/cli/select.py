@@ -38,12 +38,13 @@ def select(
     epochs: int | None,
     **verbs: Any,
 ) -> None:
-    """Choose one trial: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one verb."""
+    """Choose one model: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one verb."""
     import pandas as pd
 
     from analysis import text
     from analysis.cli import answers
     from analysis.runs import table
+    from analysis.runs.models import word
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
@@ -59,9 +60,9 @@ def select(
         return
     for constraint in choice.constraints:
         click.echo(f"constraint: {constraint}")
-    click.echo(f"{choice.feasible} of {text.plural(choice.considered, 'finished trial')} feasible")
+    click.echo(f"{choice.feasible} of {text.plural(choice.considered, f'finished {word(df)}')} feasible")
     click.echo()
-    marks = dict.fromkeys(choice.rows["trial"], "<- chosen")
+    marks = dict.fromkeys(choice.rows["model"], "<- chosen")
     click.echo(text.trials_table(shown, table.varying(df), marks))
     click.echo()
     click.echo(choice.reason)

@@ -72,7 +72,9 @@ def verb_options(command: Callable) -> Callable:
         click.option(
             "--top", type=click.IntRange(min=1), metavar="K", help="K trials spread over the front."
         ),
-        click.option("--id", metavar="TRIAL", help="This trial, if it satisfies the constraints."),
+        click.option(
+            "--id", metavar="MODEL", help="This model (t0007@3, or t0008 of a single trial), if feasible."
+        ),
     ]
     for option in reversed(options):
         command = option(command)
@@ -147,8 +149,11 @@ def choose(
     from analysis.choose import select
     from analysis.choose.verbs import parse_verb
     from analysis.runs import table
+    from analysis.runs.models import row_of
 
     parsed = [hard.parse(one, table.config_columns(df)) for one in constraints]
+    if verbs.get("id"):
+        row_of(df, str(verbs["id"]))  # refuses a name that nothing has
     return select.choose(df, parsed, parse_verb(verbs)), parsed
 
 

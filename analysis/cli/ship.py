@@ -42,7 +42,7 @@ def export(
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
-    exported = write(df, choice.trial, out, reason=choice.reason, onnx=onnx, data_path=data_path)
+    exported = write(df, choice.model, out, reason=choice.reason, onnx=onnx, data_path=data_path)
     if as_json:
         say_json(answers.export(df, choice, exported))
         return
@@ -51,7 +51,7 @@ def export(
     click.echo("proven in a fresh process:")
     for check in exported.checks:
         click.echo(f"  {check.name:<18} logged {check.logged:.10g}, now {check.measured:.10g}{check.note}")
-    click.echo(f"exported {exported.trial} to {exported.folder}")
+    click.echo(f"exported {exported.model} to {exported.folder}")
 
 
 @click.command()
@@ -86,7 +86,7 @@ def register(
     name, alias = name or str(row["sweep"]), alias or alias_for(row, parsed)
     with tempfile.TemporaryDirectory() as work:
         exported = export(
-            df, choice.trial, Path(work) / "model", reason=choice.reason, onnx=True, data_path=data_path
+            df, choice.model, Path(work) / "model", reason=choice.reason, onnx=True, data_path=data_path
         )
         registered = put(df, row, exported, name=name, alias=alias)
     if as_json:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from analysis import text
 from analysis.evidence import noise
 from analysis.front.objectives import Objectives
+from analysis.front.pareto import front
 from analysis.plain import plain
 from gcp_core.errors import ConfigError
 
@@ -49,7 +50,7 @@ class Assurance:
             f"{text.plural(self.replicated, 'configuration')}"
         ]
         robust = self.groups[self.groups["robust"]].sort_values("macs")
-        names = ", ".join(f"{trial} (n = {n})" for trial, n in zip(robust["trial"], robust["n"]))
+        names = ", ".join(f"{trial} (n = {n})" for trial, n in zip(robust["model"], robust["n"]))
         said.append(f"robust front, means less one standard error: {names}")
         out, n = int(self.groups["ruled_out"].sum()), len(self.groups)
         said.append(
@@ -74,15 +75,17 @@ class Assurance:
 def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
     """Everything replicates tell about the front of ``goals``; never fails for want of replicates."""
     columns = list(dict.fromkeys([*goals, "val_accuracy", "macs"]))
-    confirmed = tuple(noise.confirmations(df))
+    # Confirm runs of a path have all of its levels; those that were off the front were not selected.
+    selected = df[df["level"].isna() | df.index.isin(front(df, goals).index)]
+    confirmed = tuple(noise.confirmations(df, among=selected))
     try:
         groups = noise.ruled_out(df, goals)
         apart = noise.replicates(df, columns)
         std = {column: noise.pooled_std(apart, column) for column in goals}
-        robust = set(noise.robust_front(groups, goals, noise=apart)["config_id"])
+        robust = noise.robust_front(groups, goals, noise=apart).index
     except ConfigError as error:
         return Assurance(error.message, {}, 0, None, confirmed)
-    groups["robust"] = groups["config_id"].isin(robust)
+    groups["robust"] = groups.index.isin(robust)
     return Assurance("", std, int((apart["n"] > 1).sum()), groups, confirmed)
 
 
@@ -90,7 +93,7 @@ def confirmation_words(found: noise.Confirmation) -> str:
     """``t0003 was selected at 71.9 %; 3 fresh seeds give 71.2 % (80 % interval 70.8 to 71.6 %): 0.70 points less``."""
     more = "less" if found.drop >= 0 else "more"
     return (
-        f"{found.trial} was selected at {found.selected:.2f} %; {text.plural(found.n, 'fresh seed')} "
+        f"{found.model} was selected at {found.selected:.2f} %; {text.plural(found.n, 'fresh seed')} "
         f"{'gives' if found.n == 1 else 'give'} {found.mean:.2f} % ({100 * found.level:.0f} % interval "
         f"{found.low:.2f} to {found.high:.2f} %): {abs(found.drop):.2f} points {more}"
     )

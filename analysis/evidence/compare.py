@@ -48,6 +48,8 @@ class Comparison:
         spent = (
             f"{self.limit:.3g} h"
             if self.equal == "device_hours"
+            else f"{self.limit:.3g} dense epochs of training"
+            if self.equal == "train_cost"
             else text.plural(round(self.limit), self.equal[:-1])
         )
         unit = self.volumes.columns[1]
@@ -136,12 +138,13 @@ def compare(
 
     Args:
         equal: what is held equal: each group and unit only counts the trials that ended before it had spent the
-            ``device_hours``, ``epochs`` or ``trials`` that the cheapest of all spent on all its runs; ``nothing``
-            takes all.
+            ``device_hours``, ``epochs``, ``train_cost`` or ``trials`` that the cheapest of all spent on all its runs;
+            ``nothing`` takes all.
         unit: the column that names the unit of evidence.
 
     Returns:
-        ``volumes`` has one row per label and unit: ``label``, the unit under its column's name, ``trials`` (that count),
+        ``volumes`` has one row per label and unit: ``label``, the unit under its column's name, ``trials`` (rows that
+        count: of paths their snapshots),
         ``spent`` (by all runs up to the last that counts), ``hypervolume``. One that could afford no finished trial
         has 0; one that neither finished a trial nor spent the limit is left out.
     """
@@ -194,9 +197,9 @@ def _volume_test(a: pd.Series, b: pd.Series, ask: Question) -> Test:
 def paired_differences(
     df: pd.DataFrame, by: str, first: str, second: str, column: str, unit: str = "seed"
 ) -> pd.DataFrame:
-    """One row per configuration and seed that both ran, all other parameters equal: ``seed``, the two values
-    (``first``, ``second``), ``difference`` of ``column``, first - second, and ``unit``: which unit of evidence the pair
-    belongs to (``3`` if both sides are of unit 3, else ``t0001/t0007``).
+    """One row per configuration (of paths: and level) and seed that both ran, all other parameters equal: ``seed``, the
+    two values (``first``, ``second``), ``difference`` of ``column``, first - second, and ``unit``: which unit of evidence
+    the pair belongs to (``3`` if both sides are of unit 3, else ``t0001/t0007``).
     """
     import pandas as pd
 
@@ -205,7 +208,7 @@ def paired_differences(
     rows = df[df["candidate"]]
     same = [c for c in config_columns(df) if c != by]
     # map, not astype: pandas keeps missing values missing when it turns a column into text
-    keys = rows[[*same, "seed"]].map(str).agg("|".join, axis=1)
+    keys = rows[[*same, "level", "seed"]].map(str).agg("|".join, axis=1)
     sides = []
     for label in (first, second):
         groups = rows[rows[by].map(str) == label].groupby(keys)

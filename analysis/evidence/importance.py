@@ -15,6 +15,9 @@ import numpy as np
 
 from analysis.errors import NothingFeasible
 from analysis.evidence import forest
+from analysis.front import pareto
+from analysis.front.anchors import anchors_for
+from analysis.runs.models import one_per_trial, word
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 METHOD = "random forests, judged on the trials they did not learn from"
+#: What is explained in a sweep of paths: how much of the objectives' box a path's snapshots cover.
+PATHS = "hypervolume of a path"
 #: Fewer trials than this say nothing about importance.
 FEWEST = 10
 #: More are drawn from at random: what matters shows in so many, and the null takes forty times as long as the answer.
@@ -35,7 +40,8 @@ _LEVEL = 0.05
 def importance(
     df: pd.DataFrame, target: str = "val_accuracy", *, repeats: int = 10, seed: int = 0
 ) -> pd.DataFrame:
-    """One row per searched parameter, most important first.
+    """One row per searched parameter, most important first. In a sweep of paths the target is a path's hypervolume
+    (``df.attrs["objectives"]``), whatever was asked for.
 
     Columns:
         parameter: dotted configuration path.
@@ -60,6 +66,8 @@ def importance(
     if target not in FINALS or target not in df.columns:
         raise ConfigError("no such value", target, did_you_mean(target, FINALS))
     rows = df[df["candidate"] & df[target].notna()]
+    if word(rows) == "model":
+        rows, target = _one_per_path(df, rows), PATHS
     names = [name for name in varying(df) if rows[name].notna().all()]
     if len(rows) < FEWEST:
         raise NothingFeasible(
@@ -82,6 +90,19 @@ def importance(
     table["r2"], table["trials"] = float(np.median(fits)), len(rows)
     table["target"], table["method"] = target, METHOD
     return table.sort_values(["evidence", "importance"], ascending=False, ignore_index=True, kind="stable")
+
+
+def _one_per_path(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per trial with the hypervolume of its models: snapshots of one path share a training and a configuration,
+    so the path is what can be explained.
+    """
+    goals = df.attrs["objectives"]
+    scales = anchors_for(df, goals)
+    volumes = {
+        key: pareto.hypervolume(part, goals, scales).value for key, part in rows.groupby(["sweep", "trial"])
+    }
+    last = one_per_trial(rows)
+    return last.assign(**{PATHS: [volumes[key] for key in zip(last["sweep"], last["trial"])]})
 
 
 def _chances(

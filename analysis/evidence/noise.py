@@ -29,11 +29,12 @@ class Confirmation:
         n: fresh runs; ``mean`` is theirs, ``low`` to ``high`` the interval for the true mean.
         drop: selected - mean; positive where the search was lucky (for a maximised column).
         spread_from: ``these runs``, or ``all configurations`` if there is a single fresh run.
-        trial, config_id: the configuration and its first trial; ``macs`` the mean of the fresh runs.
+        config_id, model, trial: the configuration, its first model and trial; ``macs`` the mean of the fresh runs.
     """
 
     column: str
     config_id: str
+    model: str
     trial: str
     macs: float
     selected: float
@@ -50,21 +51,24 @@ class Confirmation:
 SEARCH = ("trial",)
 #: Rows that tell the noise: runs of equal configuration differ only by their seed.
 REPLICATES = ("trial", "confirm")
+#: Models that agree in this differ only by their seed: snapshots of one number of paths of one configuration.
+SETTING = ["config_id", "level"]
 #: Rows of the pairwise comparison held in memory at a time.
 _CHUNK = 256
 
 
 def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = SEARCH) -> pd.DataFrame:
-    """One row per configuration: ``sweep, config_id, trial`` (first id), ``trials`` (all ids), ``n``, and
-    for each of ``columns`` its mean under the column's name and its standard deviation (n - 1) as
-    ``<column>_std`` (NaN if n = 1).
+    """One row per configuration, of paths per configuration and level: ``sweep, config_id, level, model`` and ``trial``
+    (the first ones), ``trials`` and ``models`` (all), ``n``, and for each of ``columns`` its mean under the column's name
+    and its standard deviation (n - 1) as ``<column>_std`` (NaN if n = 1).
     """
     import pandas as pd
 
     rows = _sound(df, columns, kinds)
-    groups = rows.groupby(["sweep", "config_id"], sort=False, dropna=False)
-    result = pd.DataFrame({"trial": groups["trial"].first(), "n": groups.size()})
-    result["trials"] = groups["trial"].agg(lambda ids: ", ".join(sorted(ids)))
+    groups = rows.groupby(["sweep", *SETTING], sort=False, dropna=False)
+    result = pd.DataFrame({name: groups[name].first() for name in ("model", "trial")} | {"n": groups.size()})
+    for name in ("trial", "model"):
+        result[f"{name}s"] = groups[name].agg(lambda ids: ", ".join(sorted(ids)))
     for column in columns:
         result[column] = groups[column].mean().astype(float)
         result[f"{column}_std"] = groups[column].std(ddof=1).astype(float)
@@ -77,6 +81,11 @@ def _sound(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str]) -> pd
     """Finished rows of these kinds with a finite value in every column."""
     rows = df[df["kind"].isin(kinds) & (df["left_out"] == "")]
     return rows[usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
+
+
+def _settings(rows: pd.DataFrame) -> list[tuple[str, ...]]:
+    """What only the seed is missing to, as something that can be compared (missing levels cannot)."""
+    return [tuple(map(str, setting)) for setting in zip(*(rows[name] for name in SETTING))]
 
 
 def replicates(df: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -98,14 +107,24 @@ def pooled_std(groups: pd.DataFrame, column: str) -> float:
         ConfigError: no configuration was run with more than one seed.
     """
     many = groups[groups["n"] > 1]
-    freedom = (many["n"] - 1).sum()
-    if not freedom:
+    weight = (many["n"] - 1).sum()
+    if not weight:
         raise ConfigError(
             "no configuration was run with more than one seed, so the noise is unknown",
             column,
             "search the seed too (seed: {choice: [0, 1, 2]}), or confirm the finalists",
         )
-    return float(np.sqrt(((many["n"] - 1) * many[f"{column}_std"] ** 2).sum() / freedom))
+    return float(np.sqrt(((many["n"] - 1) * many[f"{column}_std"] ** 2).sum() / weight))
+
+
+def freedom(groups: pd.DataFrame) -> int:
+    """Degrees of freedom of the pooled spread of :func:`by_config` rows: n - 1 of every configuration.
+
+    The snapshots of one path share their training, so the levels of a configuration are no further evidence: they count
+    as one, the one with most runs.
+    """
+    keys = [name for name in ("sweep", "config_id", "kind") if name in groups.columns]
+    return int((groups.groupby(keys, dropna=False)["n"].max() - 1).clip(lower=0).sum())
 
 
 def robust_front(
@@ -142,12 +161,11 @@ def ruled_out(
 
     columns = list(objectives)
     groups = by_config(df, columns, kinds)
-    searched = set(_sound(df, columns, SEARCH)["config_id"])
-    groups = groups[groups["config_id"].isin(searched)].reset_index(drop=True)
+    searched = set(_settings(_sound(df, columns, SEARCH)))
+    groups = groups.loc[[one in searched for one in _settings(groups)]].reset_index(drop=True)
     apart = replicates(df, columns)
     spread = np.array([pooled_std(apart, column) for column in columns])
-    freedom = int((apart["n"] - 1).clip(lower=0).sum())
-    quantile = float(stats.t.ppf(1.0 - level / max(1, len(groups) - 1), freedom))
+    quantile = float(stats.t.ppf(1.0 - level / max(1, len(groups) - 1), freedom(apart)))
     values = minimised(groups[columns].to_numpy(dtype=float), objectives.values())
     parts = 1.0 / groups["n"].to_numpy(dtype=float)
     beaten = np.zeros(len(groups), dtype=bool)
@@ -161,9 +179,14 @@ def ruled_out(
 
 
 def confirm(
-    df: pd.DataFrame, config_id: str, column: str = "val_accuracy", level: float = 0.8
+    df: pd.DataFrame,
+    config_id: str,
+    column: str = "val_accuracy",
+    level: float = 0.8,
+    snapshot: int | None = None,
 ) -> Confirmation:
-    """Compare what a configuration was chosen by with what its confirm runs (kind=confirm, fresh seeds) give.
+    """Compare what a configuration (of a path: its ``snapshot``) was chosen by with what its confirm runs (kind=confirm,
+    fresh seeds) give.
 
     The interval is Student's t for the mean of the confirm runs; with a single one, the spread pooled over all
     configurations with several seeds stands in.
@@ -172,37 +195,46 @@ def confirm(
         ConfigError: the configuration has no confirm run, or nothing tells the noise.
     """
     chosen, fresh = (_sound(df, [column], (kind,)) for kind in REPLICATES)
-    chosen, fresh = (rows[rows["config_id"] == config_id] for rows in (chosen, fresh))
+    setting = str(config_id), "<NA>" if snapshot is None else str(snapshot)
+    chosen, fresh = (rows.loc[[one == setting for one in _settings(rows)]] for rows in (chosen, fresh))
     if fresh.empty or chosen.empty:
         raise ConfigError("has no finished confirm run", config_id, "run the finalists again on fresh seeds")
     pooled = _pooled(df, column) if len(fresh) == 1 else None
-    return _confirmation(config_id, chosen, fresh, column, level, pooled)
+    return _confirmation(chosen, fresh, column, level, pooled)
 
 
-def confirmations(df: pd.DataFrame, column: str = "val_accuracy", level: float = 0.8) -> list[Confirmation]:
-    """:func:`confirm` for every configuration of the search that has finished confirm runs, fewest MACs first.
+def confirmations(
+    df: pd.DataFrame, column: str = "val_accuracy", level: float = 0.8, among: pd.DataFrame | None = None
+) -> list[Confirmation]:
+    """:func:`confirm` for every configuration of the search that has finished confirm runs, of paths for every level,
+    fewest MACs first.
 
-    A configuration with a single fresh run is left out where no other tells the noise.
+    A configuration with a single fresh run is left out where no other tells the noise; so are, if given, configurations
+    and levels without a row in ``among``.
     """
-    chosen, fresh = (dict(iter(_sound(df, [column], (kind,)).groupby("config_id"))) for kind in REPLICATES)
-    both = [config_id for config_id in fresh if config_id in chosen]
+    chosen, fresh = (_by_setting(_sound(df, [column], (kind,))) for kind in REPLICATES)
+    wanted = set(chosen if among is None else _settings(among))
+    both = [setting for setting in fresh if setting in chosen and setting in wanted]
     try:
         pooled = _pooled(df, column) if any(len(fresh[one]) == 1 for one in both) else None
     except ConfigError:
         pooled = None
         both = [one for one in both if len(fresh[one]) > 1]
-    found = [_confirmation(str(one), chosen[one], fresh[one], column, level, pooled) for one in both]
+    found = [_confirmation(chosen[one], fresh[one], column, level, pooled) for one in both]
     return sorted(found, key=lambda c: (c.macs, c.config_id))
+
+
+def _by_setting(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
+    return {_settings(part)[0]: part for _, part in rows.groupby(SETTING, dropna=False)}
 
 
 def _pooled(df: pd.DataFrame, column: str) -> tuple[float, int]:
     """Spread between seeds over all configurations, and its degrees of freedom."""
     groups = replicates(df, [column])
-    return pooled_std(groups, column), int((groups["n"] - 1).clip(lower=0).sum())
+    return pooled_std(groups, column), freedom(groups)
 
 
 def _confirmation(
-    config_id: str,
     chosen: pd.DataFrame,
     fresh: pd.DataFrame,
     column: str,
@@ -214,14 +246,26 @@ def _confirmation(
     values = fresh[column].to_numpy(dtype=float)
     n, mean, source = len(values), float(values.mean()), "these runs"
     if n > 1:
-        spread, freedom = float(values.std(ddof=1)), n - 1
+        spread, degrees = float(values.std(ddof=1)), n - 1
     else:
         assert pooled is not None  # the callers see to it
-        (spread, freedom), source = pooled, "all configurations"
-    half = float(stats.t.ppf(0.5 + level / 2, freedom)) * spread / np.sqrt(n)
+        (spread, degrees), source = pooled, "all configurations"
+    half = float(stats.t.ppf(0.5 + level / 2, degrees)) * spread / np.sqrt(n)
     selected = float(chosen[column].mean())
-    trial, macs = str(chosen["trial"].iloc[0]), float(fresh["macs"].mean())
-    drop = selected - mean
+    config_id, model, trial = (str(chosen[name].iloc[0]) for name in ("config_id", "model", "trial"))
+    macs, drop = float(fresh["macs"].mean()), selected - mean
     return Confirmation(
-        column, config_id, trial, macs, selected, n, mean, mean - half, mean + half, level, drop, source
+        column,
+        config_id,
+        model,
+        trial,
+        macs,
+        selected,
+        n,
+        mean,
+        mean - half,
+        mean + half,
+        level,
+        drop,
+        source,
     )

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.runs.models import added
 from gcp_core.errors import ConfigError
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: What can be held equal. Baselines are no trials.
-CURRENCIES = ("device_hours", "epochs", "trials")
+CURRENCIES = ("device_hours", "epochs", "train_cost", "trials")
 
 
 def spending(
@@ -24,12 +25,13 @@ def spending(
     """One row per run that a label and unit paid for, in the order in which the runs ended: ``label``, ``unit``,
     ``row`` (its index in ``df``), ``cost`` and ``spent`` (running sum of its label and unit).
 
-    A baseline is charged in full to every label and unit whose trials it was paired with: each side would have needed
-    it. A run that logged no cost (failed, lost) has its wall time, and for epochs as many as the other runs of its
-    sweep did in that time. Runs that have not ended cost nothing yet.
+    Of a path every snapshot is a run, which costs what its phase added to the one before; the first one counts as the
+    trial. A baseline is charged in full to every label and unit whose trials it was paired with: each side would have
+    needed it. A run that logged no cost (failed, lost) has its wall time, and for epochs as many as the other runs of its
+    sweep did in that time (the same for ``train_cost``). Runs that have not ended cost nothing yet.
 
     Args:
-        equal: ``device_hours``, ``epochs`` or ``trials``; ``nothing`` counts trials.
+        equal: one of :data:`CURRENCIES`; ``nothing`` counts trials.
     """
     import pandas as pd
 
@@ -41,7 +43,7 @@ def spending(
     for label in labels:
         for value, own in trials[trials[by].map(str) == label].groupby(unit, sort=True):
             paid = pd.concat([own, _baselines(df, own, by, labels)])
-            ordered = paid.sort_values(["ended", "trial"], kind="stable", na_position="last")
+            ordered = paid.sort_values(["ended", "model"], kind="stable", na_position="last")
             cost = price[ordered.index].to_numpy()
             frames.append(
                 pd.DataFrame(
@@ -58,20 +60,22 @@ def spending(
 
 
 def costs_of(df: pd.DataFrame, equal: str) -> pd.Series:
-    """What every run of ``df`` cost, in device hours, epochs or trials (baselines are none)."""
+    """What every run of ``df`` cost, in one of :data:`CURRENCIES` (baselines are no trials)."""
     import pandas as pd
 
     if equal == "trials":
-        return (df["kind"] == "trial").astype(float)
+        first = ~df.sort_values("level", kind="stable", na_position="first").duplicated(["sweep", "trial"])
+        return ((df["kind"] == "trial") & first.reindex(df.index)).astype(float)
     wall = (df["ended"] - df["started"]).dt.total_seconds() / 3600 if "started" in df.columns else np.nan
     wall = pd.Series(wall, index=df.index, dtype=float)
-    hours = _column(df, "device_hours").fillna(wall)
+    # A snapshot's wall time is no measure: when its run was begun says nothing about when its phase was.
+    hours = added(df, _column(df, "device_hours")).fillna(wall.where(df["level"].isna()))
     if equal == "device_hours":
         return hours.fillna(0.0)
-    epochs = _column(df, "epochs")
-    known = (epochs > 0) & (hours > 0)
-    pace = (epochs[known] / hours[known]).groupby(df.loc[known, "sweep"]).median()
-    return epochs.fillna(hours * df["sweep"].map(pace)).fillna(0.0)
+    spent = added(df, _column(df, equal))
+    known = (spent > 0) & (hours > 0)
+    pace = (spent[known] / hours[known]).groupby(df.loc[known, "sweep"]).median()
+    return spent.fillna(hours * df["sweep"].map(pace)).fillna(0.0)
 
 
 def _column(df: pd.DataFrame, name: str) -> pd.Series:

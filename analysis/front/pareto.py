@@ -108,13 +108,13 @@ def distinct(df: pd.DataFrame, objectives: Objectives, band: float = BAND) -> pd
 
     A front point goes if another one that stays is at least as good in every maximised objective and costs at most
     ``1 + band`` times as much in every minimised one: 38 % beside 49 % at equal MACs is no choice that anybody has. The
-    trials that went are in ``.attrs["near_ties"]``, each with the trial that stands for it. ``band=0``: the front as
+    rows that went are in ``.attrs["near_ties"]``, each with the one that stands for it. ``band=0``: the front as
     it is, exact twins included.
     """
     if not (np.isfinite(band) and 0 <= band < 1):
         raise ConfigError(f"{band!r} is not a share from 0 to below 1", "band", "for instance 0.01")
     best = front(df, objectives)
-    names = best["trial"] if "trial" in best.columns else best.index.to_series()
+    names = next((best[c] for c in ("model", "trial") if c in best.columns), best.index.to_series())
     best.attrs["near_ties"] = {}
     if not band:
         return best

@@ -8,21 +8,22 @@ import numpy as np
 
 from analysis.front.anchors import Anchors
 from analysis.front.objectives import Objectives, costs
+from analysis.runs.models import added
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
 def progress(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> pd.DataFrame:
-    """One row per candidate in the order they ended: ``trials`` (1..n), ``device_hours`` (running sum over
-    every run that ended so far, baselines and failures included), ``hypervolume`` (of the front so far),
-    ``trial``.
+    """One row per candidate in the order they ended: ``trials`` (1..n, of paths the finished models), ``device_hours``
+    (running sum over all that ended so far, baselines and failures included; a snapshot adds what its cycle took),
+    ``hypervolume`` (of the front so far), ``model``, ``trial``.
     """
     import pandas as pd
 
-    rows = df.sort_values(["ended", "trial"], kind="stable", na_position="last")
-    hours = rows["device_hours"].fillna(0.0) if "device_hours" in rows else pd.Series(0.0, index=rows.index)
-    spent = hours.cumsum()
+    rows = df.sort_values(["ended", "model"], kind="stable", na_position="last")
+    hours = rows["device_hours"] if "device_hours" in rows else pd.Series(0.0, index=rows.index)
+    spent = added(rows, hours).fillna(0.0).cumsum()
     _, keep = costs(rows, objectives)
     finished = rows[keep]
     losses = anchors.losses(costs(finished, objectives)[0], objectives)
@@ -31,6 +32,7 @@ def progress(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> pd.D
             "trials": np.arange(1, len(finished) + 1),
             "device_hours": spent[keep].to_numpy(dtype=float),
             "hypervolume": running_hypervolume(losses),
+            "model": finished["model"].to_numpy(),
             "trial": finished["trial"].to_numpy(),
         }
     )

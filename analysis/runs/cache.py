@@ -2,6 +2,8 @@
 
 A finished run never changes its values, so a later read asks only for runs that ended since, for those that still run,
 and for the ids of those that were deleted; a run that was deleted leaves the table and one that was restored returns.
+Snapshots are read again with the path that they belong to, whenever they ended: they may reach MLflow late, and their
+path ends after them.
 Only runs that were deleted and then purged (``mlflow gc``) between two reads are not noticed: ``cache=False``
 (``--no-cache``) reads everything again.
 """
@@ -14,7 +16,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.runs.models import tag_of
 from analysis.runs.store import SweepRef, deleted_runs, read_records
+from gcp_core.schema import SNAPSHOT, Tag
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,11 +32,11 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
 
     file = cache_file(ref)
     old = _read(file)
-    if old is None or not old["ended"].notna().any():
+    newest = None if old is None else _newest(old)
+    if old is None or newest is None:
         fresh = read_records(ref, deleted_too=True)
         _write(fresh, file)
         return _active(fresh, deleted_runs(ref))
-    newest = int(old["ended"].max())
     new = read_records(ref, newer_than=newest, deleted_too=True)
     if not (new["run_id"].isin(old["run_id"]) & new["ended"].le(newest)).all():
         known = old[~old["run_id"].isin(new["run_id"])]
@@ -40,6 +44,12 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
         old = old.sort_values("started", kind="stable", ignore_index=True)
         _write(old, file)
     return _active(old, deleted_runs(ref))
+
+
+def _newest(records: pd.DataFrame) -> int | None:
+    """When the last trial ended that is known to have (ms); None if none has."""
+    ended = records.loc[tag_of(records, Tag.KIND) != SNAPSHOT, "ended"]
+    return int(ended.max()) if ended.notna().any() else None
 
 
 def _active(records: pd.DataFrame, deleted: set[str]) -> pd.DataFrame:

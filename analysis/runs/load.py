@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def load(
     sweep: str | Path | Sequence[str | Path], *, tracking_uri: str | None = None, cache: bool = True
 ) -> pd.DataFrame:
-    """One row per trial, baseline and confirm run of a sweep, with typed columns.
+    """One row per model of a sweep, with typed columns: per trial, baseline and confirm run, and of a path per snapshot.
 
     Args:
         sweep: the sweep's folder; or its name, id or parent run id (then with ``tracking_uri``); or a
@@ -25,13 +25,16 @@ def load(
         tracking_uri: where MLflow keeps the runs, if ``sweep`` is no folder.
         cache: keep the table as parquet in the sweep's folder and read only what is newer from MLflow.
 
-    Columns: ``sweep, trial, run_id, kind, status, candidate, left_out, config_id, seed, started, ended``,
-    the short names of ``final/*`` (units in ``gcp_core.schema``), the config as dotted paths, and what is
+    Columns: ``sweep, model, trial, level, run_id, kind, status, trial_status, candidate, left_out, config_id, seed,
+    started, ended``, the short names of ``final/*`` (units in ``gcp_core.schema``), the config as dotted paths, what is
     derived from the paired baseline (``baseline_*``, ``macs_kept``, ``params_kept``, ``accuracy_delta``), and the
     validation accuracy's 95 % interval (``val_images, val_accuracy_low, val_accuracy_high``; ``analysis.runs.sampling``).
-    ``candidate`` marks the rows that may stand on a front; every other trial says why in ``left_out``.
+    ``model`` names the row: ``t0007@3``, snapshot 3 (``level``) of path ``t0007`` (``trial``), or ``t0008`` for a single
+    trial (``level`` is missing). A path without a snapshot yet is one row. ``kind`` and ``trial_status`` are the
+    trial's, ``status`` is the model's own: what becomes of a path does not hide its finished snapshots.
+    ``candidate`` marks the rows that may stand on a front; every other one says why in ``left_out``.
     ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
-    ``left_out`` (reason -> trials).
+    ``left_out`` (reason -> models).
 
     Raises:
         SweepNotFound: no such sweep, or nothing in it.
@@ -48,6 +51,7 @@ def load(
 
 def _load_one(sweep: str | Path, tracking_uri: str | None, cache: bool) -> pd.DataFrame:
     from analysis.runs import table
+    from analysis.runs.models import model_records
 
     path = Path(sweep)
     if path.suffix in (".csv", ".parquet"):
@@ -61,4 +65,5 @@ def _load_one(sweep: str | Path, tracking_uri: str | None, cache: bool) -> pd.Da
         records = read_records(ref)
     if records.empty:
         raise SweepNotFound("has no trials yet", ref.name, "has the sweep been started?")
+    records = model_records(records)
     return table.tidy(records, ref, task_of(ref, records))

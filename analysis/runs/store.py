@@ -14,8 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import SweepNotFound
+from gcp_core.config import CYCLES
 from gcp_core.errors import ConfigError, DataError
-from gcp_core.schema import FINALS, LOCAL_ARTIFACTS, SCHEMA_VERSION, Direction, Tag
+from gcp_core.schema import (
+    ARTIFACT_MANIFEST,
+    FINALS,
+    LOCAL_ARTIFACTS,
+    SCHEMA_VERSION,
+    SNAPSHOT,
+    SNAPSHOTS,
+    Direction,
+    Tag,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +39,8 @@ DEFAULT_OBJECTIVES: dict[str, Direction] = {"val_accuracy": "max", "macs": "min"
 HUGE = 1e300
 
 _PAGE = 5000
+#: Snapshots of so many paths are asked for path by path, of more at once.
+_FEW_PATHS = 20
 _SQLITE = "sqlite:///"
 
 
@@ -167,41 +179,64 @@ def _objectives(config: Path | None, parent: Run) -> dict[str, Direction]:
 
 
 def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: bool = False) -> pd.DataFrame:
-    """Children of a sweep as they are in MLflow: one row per run, params and tags still strings.
+    """All runs of a sweep as they are in MLflow, the snapshots of its paths included: one row per run, params and tags
+    still strings.
 
     Columns: ``run_id, mlflow_status, started, ended`` (ms since 1970, NaN while running), ``metric:KEY``,
-    ``param:KEY``, ``tag:KEY``. With ``newer_than`` (ms) only runs that ended then or later, and those still
-    running. ``deleted_too``: also runs that were deleted in MLflow (and not yet purged).
+    ``param:KEY``, ``tag:KEY``. With ``newer_than`` (ms) only trials that ended then or later, and those still
+    running, and all snapshots of these: they end before their path does. ``deleted_too``: also runs that were deleted in
+    MLflow (and not yet purged).
     """
     import pandas as pd
     from mlflow.entities import ViewType
 
     client = client_for(ref.tracking_uri)
-    children = f"tags.`{Tag.PARENT}` = '{ref.parent_run_id}'"
-    queries = [children]
-    if newer_than is not None:
-        # MLflow's filters know no OR, and a run without an end time matches no comparison of it.
-        queries = [
-            f"{children} and attributes.end_time >= {int(newer_than)}",
-            f"{children} and attributes.status = 'RUNNING'",
-        ]
     view = ViewType.ALL if deleted_too else ViewType.ACTIVE_ONLY
-    rows = {
-        run.info.run_id: _record(run)
-        for query in queries
-        for run in _pages(client, ref.experiment_id, query, view)
-    }
+
+    def ask(queries: list[str]) -> dict[str, dict[str, Any]]:
+        return {
+            run.info.run_id: _record(run)
+            for query in queries
+            for run in _pages(client, ref.experiment_id, query, view)
+        }
+
+    if newer_than is None:
+        rows = ask([_children(ref.parent_run_id), _snapshots(ref)])
+    else:
+        # MLflow's filters know no OR, and a run without an end time matches no comparison of it.
+        children = _children(ref.parent_run_id)
+        rows = ask(
+            [
+                f"{children} and attributes.end_time >= {int(newer_than)}",
+                f"{children} and attributes.status = 'RUNNING'",
+            ]
+        )
+        paths = [run_id for run_id, row in rows.items() if row.get("param:train.schedule") == CYCLES]
+        few = len(paths) <= _FEW_PATHS
+        rows |= ask([_children(run_id) for run_id in paths] if few else [_snapshots(ref)])
     frame = pd.DataFrame(list(rows.values()))
     return frame if len(frame) else pd.DataFrame(columns=["run_id", "mlflow_status", "started", "ended"])
 
 
 def deleted_runs(ref: SweepRef) -> set[str]:
-    """Ids of the sweep's children that were deleted in MLflow."""
+    """Ids of the sweep's runs that were deleted in MLflow."""
     from mlflow.entities import ViewType
 
-    query = f"tags.`{Tag.PARENT}` = '{ref.parent_run_id}'"
-    pages = _pages(client_for(ref.tracking_uri), ref.experiment_id, query, ViewType.DELETED_ONLY)
-    return {run.info.run_id for run in pages}
+    client = client_for(ref.tracking_uri)
+    return {
+        run.info.run_id
+        for query in (_children(ref.parent_run_id), _snapshots(ref))
+        for run in _pages(client, ref.experiment_id, query, ViewType.DELETED_ONLY)
+    }
+
+
+def _children(run_id: str) -> str:
+    return f"tags.`{Tag.PARENT}` = '{run_id}'"
+
+
+def _snapshots(ref: SweepRef) -> str:
+    """All snapshots of a sweep at once: they are no children of its own run."""
+    return f"tags.`{Tag.KIND}` = '{SNAPSHOT}' and tags.`{Tag.SWEEP_ID}` = '{ref.id}'"
 
 
 def _pages(client: MlflowClient, experiment_id: str, query: str, view: int) -> Iterator[Run]:
@@ -244,13 +279,18 @@ class Task:
 
 
 def task_of(ref: SweepRef, records: pd.DataFrame) -> Task:
-    """The sweep's task, from the first manifest found in its folder or in MLflow."""
+    """The sweep's task, from the first manifest found in its folder or in MLflow.
+
+    Args:
+        records: of models, as only these have a manifest.
+    """
     if ref.folder is not None:
-        for manifest in sorted((ref.folder / "trials").glob("*/model/manifest.json")):
-            return _task_in(manifest)
+        for pattern in (f"*/{ARTIFACT_MANIFEST}", f"*/{SNAPSHOTS}/*/{Path(ARTIFACT_MANIFEST).name}"):
+            for manifest in sorted((ref.folder / "trials").glob(pattern)):
+                return _task_in(manifest)
     finished = records[records["mlflow_status"] == "FINISHED"]
     for run_id in finished["run_id"].head(3):
-        file = fetch_artifact(ref, run_id, "model/manifest.json")
+        file = fetch_artifact(ref, run_id, ARTIFACT_MANIFEST)
         if file is not None:
             return _task_in(file)
     return Task()

@@ -6,7 +6,6 @@ Every derived column has its one place here.
 
 from __future__ import annotations
 
-import json
 import types
 import typing
 from collections.abc import Iterable
@@ -17,10 +16,12 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import SweepNotFound
+from analysis.runs import baselines
+from analysis.runs.models import TRIAL_ERROR, TRIAL_KIND, TRIAL_STATUS, column_of, one_per_trial, tag_of
 from analysis.runs.sampling import images_behind, interval
 from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
 from gcp_core import config as core_config
-from gcp_core.errors import ConfigError, DataError
+from gcp_core.errors import DataError
 from gcp_core.schema import FINALS, STATUSES, Tag
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ REQUIRED = ("val_accuracy", "macs", "params")
 
 #: First columns of every table, in this order.
 IDENTITY = (
-    "sweep", "trial", "run_id", "kind", "status", "candidate", "left_out", "config_id", "seed", "started", "ended",
+    "sweep", "model", "trial", "level", "run_id", "kind", "status", "trial_status", "candidate", "left_out", "config_id",
+    "seed", "started", "ended",
 )  # fmt: skip
 
 _INTERVAL = ("val_images", "val_accuracy_low", "val_accuracy_high")
@@ -41,27 +43,31 @@ _CONFIG_PARTS = {
     "train": core_config.TrainConfig,
     "prune": core_config.PruneConfig,
 }
-#: Trials with equal values here (and an equal seed) share a baseline.
-_BASELINE_PARTS = ("data.", "model.", "train.")
 
 
 def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
     """The table of one sweep (columns: see ``analysis.load.load``) from
-    :func:`analysis.load.read_records`.
+    :func:`analysis.runs.models.model_records`.
     """
-    tags = {name: _tag(records, name) for name in (Tag.KIND, Tag.STATUS, Tag.SCHEMA, Tag.ERROR)}
+    tags = {name: tag_of(records, name) for name in (Tag.KIND, Tag.STATUS, Tag.SCHEMA, Tag.ERROR)}
     problems = sorted({text for text in map(schema_problem, tags[Tag.SCHEMA]) if text})
     if problems:
         raise DataError(problems[0], ref.name, "read it with the version that wrote it")
+    trial = tag_of(records, Tag.TRIAL_ID).fillna(tag_of(records, Tag.RUN_NAME))
+    status = _statuses(tags[Tag.STATUS], records["mlflow_status"])
+    of_path = {name: column_of(records, name) for name in (TRIAL_KIND, TRIAL_STATUS, TRIAL_ERROR)}
     df = pd.DataFrame(
         {
             "sweep": ref.name,
-            "trial": _tag(records, Tag.TRIAL_ID).fillna(_tag(records, Tag.RUN_NAME)),
+            "model": tag_of(records, Tag.MODEL_ID).fillna(trial),
+            "trial": trial,
+            "level": pd.to_numeric(tag_of(records, Tag.LEVEL)).astype("Int64"),
             "run_id": records["run_id"],
-            "kind": tags[Tag.KIND].fillna("trial"),
-            "status": _statuses(tags[Tag.STATUS], records["mlflow_status"]),
-            "error": tags[Tag.ERROR].fillna(""),
-            "config_id": _tag(records, Tag.CONFIG_ID),
+            "kind": of_path[TRIAL_KIND].fillna(tags[Tag.KIND]).fillna("trial"),
+            "status": status,
+            "trial_status": of_path[TRIAL_STATUS].fillna(status),
+            "error": tags[Tag.ERROR].fillna(of_path[TRIAL_ERROR]).fillna(""),
+            "config_id": tag_of(records, Tag.CONFIG_ID),
             "started": pd.to_datetime(records["started"], unit="ms", utc=True),
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
         }
@@ -69,7 +75,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
     params = {c.removeprefix("param:"): records[c] for c in records.columns if c.startswith("param:")}
     cast = {name: cast_param(name, values) for name, values in params.items()}
     seed = cast.pop("seed", None)
-    df["seed"] = seed if seed is not None else pd.to_numeric(_tag(records, Tag.SEED)).astype("Int64")
+    df["seed"] = seed if seed is not None else pd.to_numeric(tag_of(records, Tag.SEED)).astype("Int64")
     finals = {
         name: pd.to_numeric(records[f"metric:{q.key}"])
         for name, q in FINALS.items()
@@ -112,7 +118,10 @@ def from_file(path: Path) -> pd.DataFrame:
     }
     for name, value in defaults.items():
         df[name] = df[name].fillna(value) if name in df.columns else value
-    df["config_id"] = df["config_id"] if "config_id" in df.columns else df["trial"]
+    for name, source in (("config_id", "trial"), ("model", "trial"), ("trial_status", "status")):
+        df[name] = df[name].fillna(df[source]) if name in df.columns else df[source]
+    level = pd.to_numeric(df["level"]) if "level" in df.columns else pd.Series(pd.NA, index=df.index)
+    df["level"] = level.astype("Int64")
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True) if name in df.columns else pd.NaT
     df["val_images"] = _val_images(df, None, rounded=True)
@@ -146,7 +155,7 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
     df["left_out"] = [_left_out(row) for row in df[["kind", "status", "error", *REQUIRED]].to_dict("records")]
     df["candidate"] = (df["kind"] == "trial") & (df["left_out"] == "")
     first = [c for c in (*IDENTITY, "error") if c in df.columns]
-    derived = [c for c in df.columns if c.startswith("baseline_")] + [
+    derived = [c for c in df.columns if _is_paired(c)] + [
         "macs_kept",
         "params_kept",
         "accuracy_delta",
@@ -155,7 +164,9 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
     finals = [c for c in FINALS if c in df.columns]
     rest = [c for c in df.columns if c not in {*first, *derived, *finals}]
     attrs = dict(df.attrs)
-    df = df[[*first, *finals, *derived, *sorted(rest)]].sort_values(["sweep", "trial"], kind="stable")
+    df = df[[*first, *finals, *derived, *sorted(rest)]].sort_values(
+        ["sweep", "trial", "level"], kind="stable"
+    )
     df = df.reset_index(drop=True)
     df.attrs = attrs
     df.attrs["left_out"] = left_out(df)
@@ -163,22 +174,27 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def left_out(df: pd.DataFrame) -> dict[str, list[str]]:
-    """Reason -> trials that may not stand on the front, most frequent reason first."""
+    """Reason -> models that may not stand on the front, most frequent reason first."""
     trials = df[(df["kind"] == "trial") & (df["left_out"] != "")]
-    groups = {str(reason): list(rows["trial"]) for reason, rows in trials.groupby("left_out", sort=True)}
+    groups = {str(reason): list(rows["model"]) for reason, rows in trials.groupby("left_out", sort=True)}
     return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
 def counts(df: pd.DataFrame) -> dict[str, int]:
-    """How many rows of each status (trials), and how many baselines and confirm runs: the health of a
-    sweep.
+    """The health of a sweep: how many trials, their models (rows), models that may stand on the front, trials of each
+    status, and how many baselines and confirm runs.
     """
-    trials = df[df["kind"] == "trial"]
-    found = {status: int((trials["status"] == status).sum()) for status in STATUSES}
-    result = {"trials": len(trials), "candidates": int(df["candidate"].sum())}
+    runs = one_per_trial(df)
+    trials = runs[runs["kind"] == "trial"]
+    found = {status: int((trials["trial_status"] == status).sum()) for status in STATUSES}
+    result = {
+        "trials": len(trials),
+        "models": int((df["kind"] == "trial").sum()),
+        "candidates": int(df["candidate"].sum()),
+    }
     result.update({status: n for status, n in found.items() if n})
     for kind in ("baseline", "confirm"):
-        result[f"{kind}s"] = int((df["kind"] == kind).sum())
+        result[f"{kind}s"] = int((runs["kind"] == kind).sum())
     return result
 
 
@@ -251,13 +267,6 @@ def _guess(values: pd.Series) -> pd.Series:
     return values.where(present, None).astype(object)
 
 
-def _tag(records: pd.DataFrame, name: str) -> pd.Series:
-    column = f"tag:{name}"
-    if column in records.columns:
-        return records[column].astype(object)
-    return pd.Series([None] * len(records), index=records.index, dtype=object)
-
-
 def _statuses(tagged: pd.Series, mlflow: pd.Series) -> pd.Series:
     """The status tag; without one, what MLflow's own state says."""
     fallback = {"FINISHED": "complete", "FAILED": "failed", "KILLED": "lost"}
@@ -279,19 +288,12 @@ def _describe(ref: SweepRef) -> dict[str, Any]:
     }
 
 
-def _baseline_key(row: dict[str, Any], names: list[str]) -> str:
-    return json.dumps([str(row["sweep"]), str(row["seed"]), *(str(row[n]) for n in names)])
-
-
 def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
-    """Pair each row with the finished baseline of equal data, model, training and seed."""
-    names = [c for c in df.columns if c.startswith(_BASELINE_PARTS)]
-    keys = [_baseline_key(row, names) for row in df[["sweep", "seed", *names]].to_dict("records")]
+    """Pair each row with its finished baseline and derive what rests on it."""
     measured = df[list(REQUIRED)].apply(pd.to_numeric, errors="coerce")
     good = (df["kind"] == "baseline") & (df["status"] == "complete") & np.isfinite(measured).all(axis=1)
-    of_key = {keys[i]: i for i in np.flatnonzero(good.to_numpy())}
-    pair = np.array([of_key.get(key, -1) for key in keys])
-    df = df[[c for c in df.columns if not c.startswith("baseline_")]].copy()
+    pair = baselines.paired(df, good.to_numpy(dtype=bool))
+    df = df[[c for c in df.columns if not _is_paired(c)]].copy()
     has = pair >= 0
     df["baseline_trial"] = np.where(has, df["trial"].to_numpy(dtype=object)[pair], None)
     for name in ("val_accuracy", "test_accuracy", "macs", "params", "latency_ms", "device_hours"):
@@ -305,6 +307,11 @@ def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
     drop = -df["accuracy_delta"]
     df["accuracy_drop"] = df["accuracy_drop"].fillna(drop) if "accuracy_drop" in df.columns else drop
     return df
+
+
+def _is_paired(column: str) -> bool:
+    """Whether a column holds a value of the paired baseline (``baseline_epochs`` is configuration)."""
+    return column.startswith("baseline_") and column != baselines.EPOCHS
 
 
 def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
@@ -363,17 +370,3 @@ def _sound(value: Any) -> bool:
         return bool(np.isfinite(value)) and abs(value) < HUGE
     except TypeError:
         return False
-
-
-def row_of(df: pd.DataFrame, trial: str) -> pd.Series:
-    """The row of one trial id; ConfigError with a near match if there is none or if several sweeps have
-    it.
-    """
-    from gcp_core.errors import did_you_mean
-
-    rows = df[df["trial"] == trial]
-    if rows.empty:
-        raise ConfigError("no such trial", trial, did_you_mean(trial, df["trial"]))
-    if len(rows) > 1:
-        raise ConfigError("several sweeps have a trial of this id", trial, "load one sweep at a time")
-    return rows.iloc[0]

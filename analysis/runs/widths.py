@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.runs.store import fetch_artifact, find
+from analysis.runs.artifacts import artifact_of
 from gcp_core.errors import CheckpointError
 from gcp_core.plan import Plan
 from gcp_core.schema import ARTIFACT_MANIFEST
@@ -51,20 +50,13 @@ def _natural(name: str) -> list[tuple[int, int, str]]:
 
 
 def manifest_of(df: pd.DataFrame, row: pd.Series) -> dict[str, Any] | None:
-    """The manifest of a trial: from the sweep's folder, else from MLflow; None if it has none.
+    """The manifest of a model: from the sweep's folder, else from MLflow; None if it has none.
 
     Raises:
         CheckpointError: there is one, but it is not JSON.
     """
-    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
-    file: Path | None = None
-    if entry.get("folder"):
-        file = Path(entry["folder"]) / "trials" / str(row["trial"]) / ARTIFACT_MANIFEST
-    if (file is None or not file.is_file()) and entry.get("tracking_uri"):
-        file = fetch_artifact(
-            find(entry["id"], tracking_uri=entry["tracking_uri"]), row["run_id"], ARTIFACT_MANIFEST
-        )
-    if file is None or not file.is_file():
+    file = artifact_of(df, row, ARTIFACT_MANIFEST)
+    if file is None:
         return None
     try:
         return json.loads(file.read_text())

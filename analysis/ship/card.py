@@ -28,9 +28,9 @@ def model_card(
     config = manifest["config"]
     height, width = manifest["image_size"]
     parts = [
-        f"# {config['model']['name']}, pruned while training: {row['trial']} of {row['sweep']}",
+        f"# {config['model']['name']}, pruned while training: {row['model']} of {row['sweep']}",
         "",
-        reason or f"Trial {row['trial']} was chosen by id.",
+        reason or f"{row['model']} was chosen by id.",
         "",
         *_numbers(row, proof),
         *_checks(checks, proof),
@@ -53,7 +53,7 @@ def model_card(
         "",
         "`sample.npz` holds inputs and the logits they must give: test a deployment with it.",
         "",
-        *_training(row, config),
+        *_training(manifest),
         *_layers(manifest),
         "## Provenance",
         "",
@@ -108,21 +108,41 @@ def _checks(checks: Sequence[Compared], proof: dict[str, Any]) -> list[str]:
     return [*lines, *(f"| {c.name} | {c.logged:.10g} | {c.measured:.10g}{c.note} |" for c in checks), ""]
 
 
-def _training(row: pd.Series, config: dict[str, Any]) -> list[str]:
+def _training(manifest: dict[str, Any]) -> list[str]:
+    config = manifest["config"]
     train, prune, data = config["train"], config.get("prune"), config["data"]
+    path = manifest.get("snapshot")
+    epochs = path["epoch"] if path else train["epochs"]
     lines = [
         "## Training",
         "",
-        f"- data `{data['name']}`, {train['epochs']} epochs, batch {train['batch_size']}, {train['optimizer']} with "
+        f"- data `{data['name']}`, {epochs} epochs, batch {train['batch_size']}, {train['optimizer']} with "
         f"peak learning rate {train['lr']:g}, {train['schedule']} schedule",
     ]
-    if prune:
+    if path:
+        lines += _path(path, train, prune)
+    elif prune:
         amount = f"{prune['ratio']:g} of the units" if prune.get("ratio") else f"{prune['count']} units"
         lines.append(
             f"- pruning: criterion `{prune['criterion']}`, every {prune['interval']} epochs {amount}, "
             f"target {100 * prune['target']:g} % of {prune['of']}, residual mode `{prune['residual']}`"
         )
     return [*lines, ""]
+
+
+def _path(snapshot: dict[str, Any], train: dict[str, Any], prune: dict[str, Any]) -> list[str]:
+    """How a path came to this snapshot."""
+    if prune.get("levels"):
+        amount = "down to " + ", ".join(f"{100 * level:g}" for level in prune["levels"])
+        amount += f" % of the {prune['of']} removed in turn"
+    else:
+        of = "units still alive" if prune["ratio_of"] == "units" else f"{prune['of']} still left"
+        amount = f"each {prune['ratio']:g} of the {of}"
+    return [
+        f"- snapshot {snapshot['level']} of a path: {prune['start']} dense epochs, then {snapshot['level']} events, each "
+        f"followed by a cycle of {prune['interval']} epochs from {train['restart']:g} of the peak learning rate",
+        f"- pruning: criterion `{prune['criterion']}`, events {amount}, residual mode `{prune['residual']}`",
+    ]
 
 
 def _layers(manifest: dict[str, Any]) -> list[str]:

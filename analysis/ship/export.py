@@ -1,4 +1,4 @@
-"""From a chosen trial to a folder that can be shipped: proven first, written whole or not at all.
+"""From a chosen model to a folder that can be shipped: proven first, written whole or not at all.
 
 The model is rebuilt in a fresh process from weights and plans, counted and evaluated again, exported and
 compared. Only if everything agrees with what was logged does the finished folder move into place.
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import VerificationError
-from analysis.runs.store import fetch_artifact, find
+from analysis.runs.artifacts import artifact_of, sweep_of
 from analysis.ship.card import model_card
 from gcp_core.errors import ConfigError
 from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS
@@ -50,7 +50,7 @@ class Exported:
     """A finished export."""
 
     folder: Path
-    trial: str
+    model: str
     checks: tuple[Check, ...]
     proof: dict[str, Any]
     sha256: str
@@ -58,14 +58,14 @@ class Exported:
 
 def export(
     df: pd.DataFrame,
-    trial: str,
+    model: str,
     out: Path,
     *,
     reason: str = "",
     onnx: bool = False,
     data_path: str | None = None,
 ) -> Exported:
-    """Prove trial ``trial`` of the table ``df`` and write it to ``out``.
+    """Prove ``model`` (``t0007@3``, or ``t0008`` of a single trial) of the table ``df`` and write it to ``out``.
 
     ``out`` receives ``weights.pt`` and ``manifest.json`` (the checkpoint:
     ``gcp_core.checkpoint.load_model``), ``model.pt2`` (``torch.export.load``), ``sample.npz`` (inputs and
@@ -75,11 +75,11 @@ def export(
 
     Raises:
         VerificationError: a hash, a count, an accuracy or an output differs; nothing is written.
-        ConfigError: no such trial, its files are gone, or ``out`` holds something else.
+        ConfigError: no such model, its files are gone, or ``out`` holds something else.
     """
-    from analysis.runs.table import row_of
+    from analysis.runs.models import row_of
 
-    row = row_of(df, trial)
+    row = row_of(df, model)
     out = Path(out)
     _check_target(out)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,13 +94,13 @@ def export(
                 f"{c.name}: logged {c.logged:.10g}, now {c.measured:.10g}{c.note}" for c in failed
             )
             raise VerificationError(
-                f"the model is not what was logged: {said}", trial, "nothing was exported"
+                f"the model is not what was logged: {said}", model, "nothing was exported"
             )
         (work / CARD).write_text(model_card(row, manifest, proof, checks, reason), encoding="utf-8")
         _move(work, out)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    return Exported(out, trial, checks, proof, str(manifest["sha256"]))
+    return Exported(out, model, checks, proof, str(manifest["sha256"]))
 
 
 def _check_target(out: Path) -> None:
@@ -109,40 +109,37 @@ def _check_target(out: Path) -> None:
 
 
 def _collect(df: pd.DataFrame, row: pd.Series, work: Path) -> dict[str, Any]:
-    """Copy weights and manifest into ``work``, from the trial's folder or from MLflow; check the hash."""
-    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
-    trial = str(row["trial"])
-    own = Path(entry["folder"]) / "trials" / trial if entry.get("folder") else None
+    """Copy weights and manifest into ``work``, from the sweep's folder or from MLflow; check the hash."""
+    model = str(row["model"])
     for name in (ARTIFACT_WEIGHTS, ARTIFACT_MANIFEST):
-        source: Path | None = own / name if own is not None and (own / name).is_file() else None
-        if source is None and entry.get("tracking_uri"):
-            ref = find(entry["id"], tracking_uri=entry["tracking_uri"])
-            source = fetch_artifact(ref, row["run_id"], name)
+        source = artifact_of(df, row, name)
         if source is None:
+            entry = sweep_of(df, row)
+            sweep = entry.get("folder") or row["sweep"]
             raise ConfigError(
                 "its files are neither in the sweep's folder nor in MLflow",
-                f"{trial}: {name}",
-                "was it cleaned up?",
+                f"{model}: {name}",
+                f"if they were cleaned up, `gcp-sweep replay {sweep} {row['trial']}` trains the trial again",
             )
         shutil.copyfile(source, work / Path(name).name)
-    manifest = _manifest(work / "manifest.json", trial)
+    manifest = _manifest(work / "manifest.json", model)
     found = hashlib.sha256((work / "weights.pt").read_bytes()).hexdigest()
     if found != manifest.get("sha256"):
         raise VerificationError(
             f"the weights were changed: SHA-256 {found[:12]}..., in the manifest {str(manifest.get('sha256'))[:12]}...",
-            trial,
+            model,
             "nothing was exported",
         )
     return manifest
 
 
-def _manifest(path: Path, trial: str) -> dict[str, Any]:
+def _manifest(path: Path, model: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text())
     except ValueError as exc:
-        raise VerificationError(f"the manifest is damaged: {exc}", trial, "nothing was exported") from exc
+        raise VerificationError(f"the manifest is damaged: {exc}", model, "nothing was exported") from exc
     if not isinstance(manifest, dict):
-        raise VerificationError("the manifest is damaged: not an object", trial, "nothing was exported")
+        raise VerificationError("the manifest is damaged: not an object", model, "nothing was exported")
     return manifest
 
 

@@ -5,7 +5,7 @@ without this package and without unpickling anything. (A ``torch.export`` archiv
 plans, proof and model card travel in the same artifact folder, so a version can also be fine-tuned or pruned further.
 
 The alias names the operating point (``macs-50``: at most half of the baseline's MACs), so that a deployment asks for a
-point, not for a version number. The trial's run itself is not opened again: its state and end time stay as they are.
+point, not for a version number. The model's run itself is not opened again: its state and end time stay as they are.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ def alias_for(row: pd.Series, constraints: Sequence[Constraint] = ()) -> str:
             return f"{constraint.column.replace('_', '-')}-{100 * float(constraint.bound):g}"
     kept = row["macs_kept"]
     if not np.isfinite(kept):
-        raise ConfigError("has no baseline to name its operating point by", str(row["trial"]), "give --alias")
+        raise ConfigError("has no baseline to name its operating point by", str(row["model"]), "give --alias")
     return f"macs-{round(100 * kept)}"
 
 
 def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str, alias: str) -> Registered:
-    """Log the proven model in ``exported`` as a LoggedModel of its trial's run, register it, set the alias.
+    """Log the proven model in ``exported`` as a LoggedModel of its run, register it, set the alias.
 
     Safe to repeat: a version with the same weights is found again instead of being made twice.
 
@@ -97,9 +97,9 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
 
     entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
     if not entry.get("tracking_uri") or not row["run_id"]:
-        raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["trial"]))
+        raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
     if not (exported.folder / "model.onnx").is_file():
-        raise ConfigError("was exported without ONNX", str(row["trial"]), "export it with --onnx")
+        raise ConfigError("was exported without ONNX", str(row["model"]), "export it with --onnx")
     client = client_for(entry["tracking_uri"])
     _check_place(client, row, find(entry["id"], tracking_uri=entry["tracking_uri"]))
     try:
@@ -133,7 +133,7 @@ def _check_place(client: MlflowClient, row: pd.Series, ref: SweepRef) -> None:
     if not (recorded.is_dir() and any(own.samefile(recorded) for own in here)):
         raise ConfigError(
             f"MLflow names another folder for its files, {recorded}",
-            str(row["trial"]),
+            str(row["model"]),
             "moved or copied? `gcp-sweep run` with the sweep's config writes the new place",
         )
 
@@ -164,6 +164,7 @@ def _lineage(
         Tag.SWEEP_ID: entry.get("id"),
         "sweep.run_id": entry.get("parent_run_id"),
         Tag.TRIAL_ID: row["trial"],
+        Tag.MODEL_ID: None if row.isna()["level"] else row["model"],
         Tag.CONFIG_ID: row["config_id"],
         Tag.SEED: row["seed"],
         Tag.GIT_SHA: client.get_run(row["run_id"]).data.tags.get(Tag.GIT_SHA),

@@ -15,6 +15,7 @@ from analysis import text
 from analysis.evidence import compare
 from analysis.evidence.permutation import Test
 from analysis.front import attainment
+from analysis.runs.models import word
 from analysis.show import attainment_figures, figures, page
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 _COST_WORDS = {
     "device_hours": "device hours spent (wall time of the trials; other work on the machine counts too)",
     "epochs": "epochs trained, by all runs",
+    "train_cost": "training cost, in epochs of the unpruned model, of all runs",
     "trials": "trials run, stopped and failed ones included",
     "nothing": "trials run",
 }
@@ -62,7 +64,7 @@ def write(
         anchors=found.anchors,
         real=[t.verdict for t in everything if t.decided],
         undecided=[t.verdict for t in everything if not t.decided],
-        volumes=_table(found.volumes),
+        volumes=_table(found.volumes, word(df)),
         figures=[_shown(heading, words, names) for heading, words, names in shown],
     )
     target.write_text(html, encoding="utf-8")
@@ -235,16 +237,16 @@ def _shown(heading: str, words: str, files: Sequence[Path]) -> dict[str, object]
     }
 
 
-def _table(volumes: pd.DataFrame) -> page.Table:
+def _table(volumes: pd.DataFrame, one: str) -> page.Table:
     groups = volumes.groupby("label", sort=True)
     rows = [
         (
             label,
             len(g),
-            text.plural(int(g["trials"].sum()), "trial"),
+            text.plural(int(g["trials"].sum()), one),
             f"{g['hypervolume'].mean():.4f}",
             f"{g['hypervolume'].std(ddof=1):.4f}" if len(g) > 1 else "-",
         )
         for label, g in groups
     ]
-    return page.Table(["", "seeds", "trials counted", "hypervolume, mean", "std"], rows)
+    return page.Table(["", "seeds", f"{one}s counted", "hypervolume, mean", "std"], rows)

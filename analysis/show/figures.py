@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis import text
 from analysis.choose.constraints import Constraint
 from analysis.front import pareto
 from analysis.front.objectives import usable
+from analysis.runs.models import word
 from gcp_core.schema import FINALS
 
 if TYPE_CHECKING:
@@ -49,17 +51,20 @@ _SCALED = {"macs": "MACs", "params": "parameters"}
 _PLACES = ((12, -22), (12, 16), (-12, -22), (-12, 16), (12, -44), (-12, -44), (12, 38), (-12, 38))
 
 
+_WHO = ["sweep", "model", "trial", "level"]
+
+
 @dataclass(frozen=True)
 class FrontView:
     """What a front figure shows.
 
     Attributes:
         title, x, y: heading and the two columns.
-        points: one row per shown run: ``trial, role, criterion, <x>, <y>``; role is trial, front, baseline or chosen;
-            points are coloured by criterion where it varies.
+        points: one row per shown model: ``sweep, model, trial, level, role, criterion, <x>, <y>``; role is trial, front,
+            baseline or chosen; points are coloured by criterion where it varies, snapshots of a path joined by a line.
         goals: what the front is the front of (:func:`goals_of_view`).
-        front: trials on it, the chosen one included, near-ties (``pareto.distinct``) left out.
-        steps: trials that are the corners of the steps, the best along the two axes.
+        front: models on it, the chosen one included, near-ties (``pareto.distinct``) left out.
+        steps: models that are the corners of the steps, the best along the two axes.
         limits: (column, value, words) of the constraints that are lines in this view.
         x_scale: shown numbers are values / ``x_scale`` (``x_prefix`` names it).
     """
@@ -91,24 +96,22 @@ def front_view(
 
     candidates = df[df["candidate"]]
     goals = goals_of_view(df, x, y)
-    front = frozenset(pareto.distinct(candidates, goals, band)["trial"])
-    role = ["front" if trial in front else "trial" for trial in candidates["trial"]]
-    rows = candidates[["trial", x, y]].assign(role=role, criterion=candidates.get("prune.criterion", ""))
-    base = df.loc[df["kind"] == "baseline", ["trial", x, y]].assign(role="baseline", criterion="")
+    front = frozenset(pareto.distinct(candidates, goals, band)["model"])
+    role = ["front" if model in front else "trial" for model in candidates["model"]]
+    columns = [*_WHO, x, y]
+    ends = ["val_accuracy_low", "val_accuracy_high"]
+    if y == "val_accuracy" and set(ends) <= set(df.columns) and df[ends].notna().any(axis=None):
+        columns += ends
+    rows = candidates[columns].assign(role=role, criterion=candidates.get("prune.criterion", ""))
+    base = df.loc[df["kind"] == "baseline", columns].assign(role="baseline", criterion="")
     points = pd.concat([rows, base], ignore_index=True)
     points = points[usable(points[[x, y]].to_numpy(dtype=float))]
     if chosen is not None:
-        points.loc[points["trial"] == chosen, "role"] = "chosen"
-    steps = frozenset(pareto.distinct(candidates, {y: _better(y), x: _better(x)}, band)["trial"])
+        points.loc[points["model"] == chosen, "role"] = "chosen"
+    steps = frozenset(pareto.distinct(candidates, {y: _better(y), x: _better(x)}, band)["model"])
     limits = limit_lines(candidates, constraints, (x, y))
     scale, prefix = cost_prefix(x, points[x].max())
-    columns = ["trial", "role", "criterion", x, y]
-    if y == "val_accuracy" and {"val_accuracy_low", "val_accuracy_high"} <= set(df.columns):
-        ends = df.set_index("trial")[["val_accuracy_low", "val_accuracy_high"]]
-        if ends.notna().any(axis=None):
-            points = points.join(ends, on="trial")
-            columns += list(ends.columns)
-    points = points[columns].reset_index(drop=True)
+    points = points[[*_WHO, "role", "criterion", *columns[len(_WHO) :]]].reset_index(drop=True)
     return FrontView(title, x, y, points, goals, front, steps, limits, scale, prefix)
 
 
@@ -193,11 +196,12 @@ def draw_front(view: FrontView) -> Figure:
     points = view.points.assign(_x=view.points[view.x] / view.x_scale)
     of = dict(iter(points.groupby("role")))
     colours = _criterion_colours(view.points)
+    _draw_paths(axes, points, view, colours)
     if "trial" in of:
         faint = [colours.get(name, TRIAL) for name in of["trial"]["criterion"]]
         axes.scatter(
             of["trial"]["_x"], of["trial"][view.y], s=22, c=faint, alpha=0.5, linewidths=0,
-            label=None if colours else "trials",
+            label=None if colours else f"{word(points)}s",
         )  # fmt: skip
     _draw_steps(axes, points, view, colours)
     _draw_baseline(axes, of.get("baseline"), view)
@@ -216,7 +220,7 @@ def draw_front(view: FrontView) -> Figure:
     # A white ground: the words of an upright limit may stand behind the legend.
     axes.legend(loc="lower right", fontsize=9, facecolor="white", edgecolor="none", framealpha=0.9)
     if "chosen" in of:
-        _annotate(axes, row["_x"], row[view.y], f"chosen: {row['trial']}", CHOSEN)
+        _annotate(axes, row["_x"], row[view.y], f"chosen: {row['model']}", CHOSEN)
     return figure
 
 
@@ -236,17 +240,30 @@ def _criterion_colours(points: pd.DataFrame) -> dict[str, str]:
     return {name: CRITERION_COLOURS.get(name) or spare[others.index(name)] for name in names}
 
 
+def _draw_paths(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict[str, str]) -> None:
+    """A thin line through the snapshots of every path, in their order."""
+    paths = points[points["level"].notna()].sort_values("level")
+    label: str | None = "path, from its dense phase on"
+    for _, rows in paths.groupby(["sweep", "trial"], sort=True):
+        if len(rows) > 1:
+            colour = colours.get(rows["criterion"].iloc[0], TRIAL)
+            axes.plot(
+                rows["_x"], rows[view.y], color=colour, linewidth=0.8, alpha=0.6, zorder=1.5, label=label
+            )
+            label = None
+
+
 def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict[str, str]) -> None:
     """The front as attained: between two points only the worse of both accuracies is attained at the lower
     cost.
     """
     pool = points[points["role"].isin(["trial", "front", "chosen"])]
-    best = pool[pool["trial"].isin(view.steps)].sort_values("_x")
+    best = pool[pool["model"].isin(view.steps)].sort_values("_x")
     if best.empty:
         return
     line = "#555555" if colours else FRONT
-    front = pool[pool["trial"].isin(view.front)]
-    count = f"{len(front)} of {len(pool)} trials"
+    front = pool[pool["model"].isin(view.front)]
+    count = f"{len(front)} of {len(pool)} {word(pool)}s"
     own = set(view.goals) == {view.x, view.y}
     label = f"front ({count})" if own else "best along these two axes"
     axes.step(best["_x"], best[view.y], where="post", color=line, linewidth=1.6, zorder=3, label=label)
@@ -329,7 +346,7 @@ def _zoom(axes: Axes, points: pd.DataFrame, view: FrontView) -> None:
     axes.set_ylim(low, min(top + 1.5 * margin, 100.0 + margin))
     if hidden:
         axes.text(
-            0.99, 0.01, f"{hidden} trial{'s' if hidden > 1 else ''} below the view ↓", transform=axes.transAxes,
+            0.99, 0.01, f"{text.plural(hidden, word(points))} below the view ↓", transform=axes.transAxes,
             ha="right", va="bottom", fontsize=8, color="#555555",
         )  # fmt: skip
 

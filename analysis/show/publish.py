@@ -1,4 +1,4 @@
-"""Show the front inside MLflow: tags on the children, figures, table and note on the parent.
+"""Show the front inside MLflow: tags on the runs of models (a path's are its snapshots), figures, table and note above.
 
 Afterwards one filter in the MLflow UI, ``tags.`pareto.front` = 'true'``, lists exactly the front.
 """
@@ -15,6 +15,7 @@ from analysis.front import pareto
 from analysis.front.anchors import anchors_for, from_chance
 from analysis.runs import table
 from analysis.runs.load import load
+from analysis.runs.models import word
 from analysis.runs.store import SweepRef, client_for, find, own_artifacts
 from analysis.show import figures
 from gcp_core.schema import FRONT_HYPERVOLUME, Tag
@@ -28,7 +29,7 @@ ARTIFACT_FOLDER = "front"
 
 @dataclass(frozen=True)
 class Published:
-    """What was written: trials on the front, tags changed, hypervolume, files in the sweep's report
+    """What was written: models on the front, tags changed, hypervolume, files in the sweep's report
     folder.
     """
 
@@ -58,7 +59,7 @@ def publish(sweep: str | Path, *, tracking_uri: str | None = None, out: Path | N
     files.append(folder / "front.csv")
     changed = _tag_children(ref, df, ranks, set(best["run_id"]))
     _attach(ref, files, note(df, best, volume), volume, int(df["candidate"].sum()))
-    return Published(tuple(best["trial"]), changed, volume, tuple(files))
+    return Published(tuple(best["model"]), changed, volume, tuple(files))
 
 
 def write_figures(df: pd.DataFrame, folder: Path, **options: object) -> list[Path]:
@@ -84,7 +85,7 @@ def note(df: pd.DataFrame, best: pd.DataFrame, hypervolume: float) -> str:
     chance = from_chance(scales, df, goals)
     old = f"; {pareto.hypervolume(df, goals, chance).value:.4f} with accuracy from chance" if chance else ""
     lines = [
-        f"## Front: {len(best)} of {text.plural(int(df['candidate'].sum()), 'finished trial')}",
+        f"## Front: {len(best)} of {text.plural(int(df['candidate'].sum()), f'finished {word(df)}')}",
         "",
         f"Hypervolume {hypervolume:.4f} ({scales.describe()}){old}.",
         f"In the run list, filter by ``tags.`{Tag.FRONT}` = 'true'``.",
@@ -108,18 +109,17 @@ def _tag_children(ref: SweepRef, df: pd.DataFrame, ranks: pd.Series, front: set[
 
     client = client_for(ref.tracking_uri)
     known = _known_tags(ref)
-    changed = 0
-    for run_id, kind, rank in zip(df["run_id"], df["kind"], ranks):
-        if kind != "trial":
-            continue
-        wanted = {Tag.FRONT: "false", Tag.RANK: ""}
-        if not pd.isna(rank):
-            wanted = {Tag.FRONT: "true" if run_id in front else "false", Tag.RANK: str(int(rank))}
-        if known.get(run_id, {}) == wanted:
-            continue
-        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in wanted.items()])
-        changed += 1
-    return changed
+    off = {Tag.FRONT: "false", Tag.RANK: ""}
+    # First the runs that stand for no model any more, as a path's own since it has snapshots.
+    wanted = {run_id: off for run_id, tags in known.items() if tags.get(Tag.FRONT) == "true"}
+    trials = df["kind"] == "trial"
+    for run_id, rank in zip(df.loc[trials, "run_id"], ranks[trials]):
+        shown = {Tag.FRONT: "true" if run_id in front else "false"}
+        wanted[run_id] = off if pd.isna(rank) else shown | {Tag.RANK: str(int(rank))}
+    wanted = {run_id: tags for run_id, tags in wanted.items() if known.get(run_id, {}) != tags}
+    for run_id, tags in wanted.items():
+        client.log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+    return len(wanted)
 
 
 def _known_tags(ref: SweepRef) -> dict[str, dict[str, str]]:

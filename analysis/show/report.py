@@ -16,6 +16,7 @@ from analysis.front.anchors import USABLE, Anchors, anchors_for, from_chance
 from analysis.front.progress import progress
 from analysis.plain import plain, plain_trial
 from analysis.runs import table
+from analysis.runs.models import unfinished_paths, word
 from analysis.runs.widths import LayerWidth, layer_widths, manifest_of
 from analysis.show import figures, page, sections
 from analysis.show.confirmed import confirmed_table, draw_confirmed
@@ -67,7 +68,7 @@ def write(
     folder.mkdir(parents=True, exist_ok=True)
     goals = df.attrs["objectives"]
     scales = anchors_for(df, goals, usable=usable)
-    chosen = choice.trial if choice is not None else None
+    chosen = choice.model if choice is not None else None
     files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints), band=band)
     history = progress(df, goals, scales)
     for by in ("trials", "device_hours"):
@@ -88,6 +89,7 @@ def write(
         head=_head(df, best, scales),
         choice=_choice(df, choice) if choice is not None else None,
         limits=_limits(df, constraints) if choice is None and constraints else None,
+        word=word(df),
         explorer=_explorer(df),
         mattered=sections.what_mattered(df),
         sure=sections.sureness(df, sure),
@@ -108,7 +110,7 @@ def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> dict[str, An
     counts = table.counts(df)
     volume = pareto.hypervolume(df, df.attrs["objectives"], scales)
     numbers = [
-        (str(counts["candidates"]), f"finished of {text.plural(counts['trials'], 'trial')}"),
+        _finished(df, counts),
         (str(len(best)), "on the front"),
         (f"{volume.value:.3f}", "hypervolume (anchors below)"),
     ]
@@ -132,13 +134,22 @@ def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> dict[str, An
     }
 
 
+def _finished(df: pd.DataFrame, counts: dict[str, int]) -> tuple[str, str]:
+    trials = text.plural(counts["trials"], "trial")
+    if word(df) == "trial":
+        return str(counts["candidates"]), f"finished of {trials}"
+    return str(
+        counts["candidates"]
+    ), f"finished {'model' if counts['candidates'] == 1 else 'models'} of {trials}"
+
+
 def _choice(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
     runners_up = None
     if len(choice.runners_up):
         runners_up = page.Table(*text.trials_cells(choice.runners_up, table.varying(df)[:_SHOWN_PARAMS]))
     widths, missing = _widths(df, choice)
     return {
-        "trial": choice.trial,
+        "model": choice.model,
         "reason": choice.reason,
         "constraints": [str(c) for c in choice.constraints],
         "feasible": choice.feasible,
@@ -195,14 +206,19 @@ def _health(df: pd.DataFrame) -> dict[str, Any]:
         (trial, reason, errors)
         for reason, trials in df.attrs["left_out"].items()
         for trial, errors in df.loc[
-            df["trial"].isin(trials) & (df["left_out"] == reason), ["trial", "error"]
+            df["model"].isin(trials) & (df["left_out"] == reason), ["model", "error"]
         ].values
     ]
     rows = [(name, counts[name], STATUSES[name].text) for name in STATUSES if name in counts]
+    broken = [
+        f"{text.plural(len(paths), 'path')} {status} after snapshots, which stay: {', '.join(paths)}"
+        for status, paths in unfinished_paths(df).items()
+    ]
     return {
+        "broken": broken,
         "statuses": page.Table(["status of trials", "number", "meaning"], rows),
         "baselines": counts["baselines"],
-        "left_out": page.Table(["trial", "reason", "error"], left),
+        "left_out": page.Table([word(df), "reason", "error"], left),
     }
 
 
@@ -227,6 +243,7 @@ def _data(
     trials = _entries(df[df["candidate"]], df, config, picked)
     return {
         "sweeps": len(df.attrs["sweeps"]),
+        "word": word(df),
         "trials": trials,
         "baselines": _entries(df[(df["kind"] == "baseline") & df["macs"].notna()], df, config, set()),
         "varying": varying,

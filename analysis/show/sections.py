@@ -13,6 +13,7 @@ from analysis import text
 from analysis.choose.advice import advise
 from analysis.evidence.assurance import WARNING, Assurance
 from analysis.evidence.importance import METHOD, cells, findings, importance
+from analysis.runs.models import word
 from analysis.show.page import Table
 from gcp_core.errors import GcpError
 
@@ -65,10 +66,10 @@ def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:
     columns = list(df.attrs["objectives"])
     open_ = found.groups[~found.groups["ruled_out"]]
     shown = open_.sort_values(["robust", "n", columns[0]], ascending=False, kind="stable").head(_SHOWN)
-    header = ["first trial", "seeds", *(f"{c}: mean" for c in columns), *(f"{c}: std" for c in columns)]
+    header = [f"first {word(df)}", "seeds", *(f"{c}: mean" for c in columns), *(f"{c}: std" for c in columns)]
     rows = [
         [
-            row["trial"],
+            row["model"],
             row["n"],
             *(text.quantity(c, row[c]) for c in columns),
             *(text.spread(c, row[f"{c}_std"]) if row["n"] > 1 else "-" for c in columns),
@@ -90,7 +91,7 @@ def confirmed(found: Assurance) -> Table:
     """Selected against confirmed: what the search believed and what fresh seeds gave; empty without confirm runs."""
     rows = [
         (
-            c.trial,
+            c.model,
             text.quantity("macs", c.macs),
             f"{c.selected:.2f} %",
             c.n,
@@ -100,7 +101,8 @@ def confirmed(found: Assurance) -> Table:
         )
         for c in found.confirmed
     ]
-    header = ["trial", "MACs", "selected at", "fresh seeds", "their mean", "80 % interval", "lost, points"]
+    first = "model" if any("@" in c.model for c in found.confirmed) else "trial"
+    header = [first, "MACs", "selected at", "fresh seeds", "their mean", "80 % interval", "lost, points"]
     return Table(header, rows)
 
 

@@ -22,7 +22,16 @@ from mlflow.tracking import MlflowClient
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.plan import AttributeChange, Plan
-from gcp_core.schema import FINALS, SCHEMA_VERSION, STATUSES, Tag
+from gcp_core.schema import (
+    ARTIFACT_MANIFEST,
+    FINALS,
+    SCHEMA_VERSION,
+    SNAPSHOT,
+    STATUSES,
+    Tag,
+    model_id,
+    snapshot_artifact,
+)
 
 BASE_MACS, BASE_PARAMS, BASE_ACCURACY = 4_000_000.0, 280_000.0, 97.0
 
@@ -38,6 +47,78 @@ class FakeTrial:
     status: str = "complete"
     error: str = ""
     tags: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class FakePath:
+    """A path to log: its own run, and nested below it one per snapshot.
+
+    ``finals``: of each snapshot; ``infeasible``: numbers of those that violate a constraint. ``ended``: whether the run
+    of an unfinished path has an end. The files of snapshots lie in the sweep's folder unless ``files`` is False.
+    """
+
+    trial: str
+    config: TrialConfig
+    finals: list[dict[str, float]]
+    kind: str = "trial"
+    status: str = "complete"
+    error: str = ""
+    infeasible: tuple[int, ...] = ()
+    files: bool = True
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def own_run(self) -> FakeTrial:
+        """The path's own run: its values are those of its last snapshot."""
+        last = self.finals[-1] if self.finals else {}
+        return FakeTrial(self.trial, self.config, last, self.kind, self.status, self.error, self.tags)
+
+    def snapshot(self, level: int) -> FakeTrial:
+        """The run of one snapshot."""
+        prune = self.config.prune
+        tags = {
+            Tag.MODEL_ID: model_id(self.trial, level),
+            Tag.TRIAL_ID: self.trial,
+            Tag.LEVEL: str(level),
+            Tag.EPOCH: str(prune.start + level * prune.interval),
+        }
+        status = "infeasible" if level in self.infeasible else "complete"
+        return FakeTrial(tags[Tag.MODEL_ID], self.config, self.finals[level], SNAPSHOT, status, tags=tags)
+
+
+#: Shares removed after each event of :func:`path_of`, the dense phase first.
+LEVELS = (0.0, 0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
+
+
+def path_of(
+    trial: str, seed: int = 0, *, levels: int = 7, shift: float = 0.0, kind: str = "trial", **prune: Any
+) -> FakePath:
+    """A finished path of so many snapshots; its accuracy follows :func:`curve`, moved by ``shift`` points."""
+    settings = {"start": 4, "interval": 6, "levels": LEVELS[1:], **prune}
+    config = TrialConfig(
+        seed=seed,
+        data=DataConfig("digits", val_share=0.25),
+        model=ModelConfig("vgg_tiny", 0.5),
+        train=TrainConfig(batch_size=64, schedule="cycles"),
+        prune=PruneConfig(**settings),
+        baseline_epochs=16,
+    )
+    finals, cost = [], 0.0
+    for level, removed in enumerate(LEVELS[:levels]):
+        kept = 1.0 - removed
+        epochs = settings["start"] + level * settings["interval"]
+        cost += (settings["interval"] if level else settings["start"]) * kept
+        values = finals_of(kept, curve(kept) + shift - 0.2 * (level == 0))
+        del values["accuracy_drop"]  # not known before the baseline
+        values |= {"epochs": float(epochs), "train_cost": cost, "device_hours": 0.001 * epochs}
+        finals.append(values)
+    return FakePath(trial, config, finals, kind)
+
+
+def path_baseline(seed: int = 0, accuracy: float = BASE_ACCURACY, path: FakePath | None = None) -> FakeTrial:
+    """The baseline of :func:`path_of`: one-cycle, of about equal compute."""
+    config = dataclasses.replace((path or path_of("t0000")).config, seed=seed).baseline()
+    finals = finals_of(1.0, accuracy) | {"epochs": 16.0, "train_cost": 16.0, "device_hours": 0.016}
+    return FakeTrial(f"b{seed:04d}", config, finals, kind="baseline")
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -127,7 +208,7 @@ def broken_trials(first: int) -> list[FakeTrial]:
 
 def write_sweep(
     folder: Path,
-    trials: list[FakeTrial],
+    trials: list[FakeTrial | FakePath],
     *,
     name: str | None = None,
     running: bool = False,
@@ -149,7 +230,7 @@ def write_sweep(
     tags = {Tag.KIND: "sweep", Tag.SWEEP_NAME: name, Tag.SWEEP_ID: sweep_id, Tag.SCHEMA: schema}
     parent = client.create_run(experiment_id, run_name=name, tags=tags).info.run_id
     for i, trial in enumerate(trials):
-        log_trial(client, experiment_id, parent, trial, tags, start=1_700_000_000_000 + 60_000 * i)
+        log_run(client, experiment_id, parent, trial, tags, start=1_700_000_000_000 + 60_000 * i)
     if not running:
         client.set_terminated(parent, "FINISHED")
     (folder / "config.yaml").write_text(
@@ -167,6 +248,46 @@ def write_sweep(
     }  # fmt: skip
     (folder / "sweep.json").write_text(json.dumps(entry))
     return uri
+
+
+def _write_manifests(folder: Path, trial: FakeTrial | FakePath) -> None:
+    """What a trial's folder says about its models, unless a real model is there."""
+    task = {"num_classes": 10, "val_images": 449}
+    about = {ARTIFACT_MANIFEST: {"plans": [a_plan().to_dict()]}}
+    if isinstance(trial, FakePath):
+        levels = range(len(trial.finals) if trial.files else 0)
+        about = {
+            snapshot_artifact(level, ARTIFACT_MANIFEST): {
+                "plans": [a_plan(32 - 4 * i, 28 - 4 * i).to_dict() for i in range(level)],
+                "config": trial.config.to_dict(),
+                "snapshot": {"level": level, "epoch": int(trial.finals[level]["epochs"])},
+            }
+            for level in levels
+        }
+    for name, content in about.items():
+        file = folder / name
+        if not file.is_file():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(json.dumps(task | content))
+
+
+def log_run(
+    client: MlflowClient,
+    experiment_id: str,
+    parent: str,
+    trial: FakeTrial | FakePath,
+    common: dict[str, str],
+    start: int,
+) -> str:
+    """Log a trial; of a path also its snapshots, each as it is finished."""
+    if isinstance(trial, FakeTrial):
+        return log_trial(client, experiment_id, parent, trial, common, start)
+    run_id = log_trial(client, experiment_id, parent, trial.own_run(), common, start)
+    for level in range(len(trial.finals)):
+        # A snapshot ends before its path does, which takes 30 seconds.
+        begun = start - 28_000 + 1000 * level
+        log_trial(client, experiment_id, run_id, trial.snapshot(level), common, begun)
+    return run_id
 
 
 @functools.cache
@@ -208,14 +329,14 @@ def log_trial(
     return run.info.run_id
 
 
-def a_plan() -> Plan:
-    """One event that narrows two convolutions."""
+def a_plan(before: int = 32, after: int = 20) -> Plan:
+    """One event that narrows two convolutions, the first one as asked."""
     changes = (
-        AttributeChange("features.0", "out_channels", 32, 20),
+        AttributeChange("features.0", "out_channels", before, after),
         AttributeChange("features.10", "out_channels", 64, 16),
-        AttributeChange("features.3", "in_channels", 32, 20),
+        AttributeChange("features.3", "in_channels", before, after),
     )
-    return Plan(removed={"features.0": tuple(range(12))}, attributes=changes, meta={"epoch": 3})
+    return Plan(removed={"features.0": tuple(range(before - after))}, attributes=changes, meta={"epoch": 3})
 
 
 def reseeded(trial: FakeTrial, name: str, seed: int, accuracy: float, kind: str = "trial") -> FakeTrial:

@@ -61,7 +61,7 @@ def test_words_stand_on_the_left_and_numbers_on_the_right():
 
 def test_a_table_leaves_out_what_no_trial_has_and_tells_equal_names_apart():
     df = pd.DataFrame(
-        [{"trial": "t0001", "val_accuracy": 90.0, "latency_ms": None, "train.seed": 1, "data.seed": 0.25}]
+        [{"model": "t0001", "val_accuracy": 90.0, "latency_ms": None, "train.seed": 1, "data.seed": 0.25}]
     )
     lines = trials_table(df, ["train.seed", "data.seed"], {"t0001": "chosen"}).splitlines()
     assert lines[0].split() == ["trial", "val", "acc", "%", "train.seed", "data.seed"]

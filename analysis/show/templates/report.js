@@ -78,7 +78,7 @@ const range = r => known(r) ? `95 % interval ${ends(r)}, ` : '';
 
 function hover(r) {
   const lines = [
-    `<b>${safe(r.trial)}</b>${r.sweep && D.sweeps > 1 ? ' of ' + safe(r.sweep) : ''}`,
+    `<b>${safe(r.model)}</b>${r.sweep && D.sweeps > 1 ? ' of ' + safe(r.sweep) : ''}`,
     `${fix(r.val_accuracy, 2)} % validation accuracy (${range(r)}drop ${fix(r.accuracy_drop, 2)})`,
     `${count(r.macs)} MACs (${fix(100 * r.macs_kept, 1)} %), ${count(r.params)} parameters`
   ];
@@ -129,7 +129,8 @@ function draw() {
     showlegend: false
   };
   const traces = [
-    cloud(rest, `trials (${rest.length})`, {color: '#9aa5b1', size: 7, opacity: .7}),
+    ...paths(rows, x),
+    cloud(rest, `${D.word}s (${rest.length})`, {color: '#9aa5b1', size: 7, opacity: .7}),
     line,
     cloud(front, `front of what is shown (${front.length})`, {color: '#0072B2', size: 10}, bars),
     cloud(D.baselines.filter(r => r[x] !== null), 'baseline', {color: '#D55E00', size: 17, symbol: 'star'})
@@ -158,6 +159,27 @@ function draw() {
   }, plain);
   table(front, rows);
   drawParallel(rows);
+}
+
+// A thin line through the snapshots of every path, in their order; the breaks between paths are nulls.
+function paths(rows, x) {
+  const lines = {};
+  for (const r of rows) {
+    if (r.level !== null && r[x] !== null) (lines[r.sweep + '/' + r.trial] ??= []).push(r);
+  }
+  const joined = Object.values(lines)
+    .filter(list => list.length > 1)
+    .flatMap(list => [...list.sort((a, b) => a.level - b.level), null]);
+  return joined.length ? [{
+    type: 'scatter',
+    mode: 'lines',
+    name: 'path, from its dense phase on',
+    line: {color: '#9aa5b1', width: 1},
+    opacity: .6,
+    hoverinfo: 'skip',
+    x: joined.map(r => r && r[x]),
+    y: joined.map(r => r && r.val_accuracy)
+  }] : [];
 }
 
 // A limit on the cost stands upright, one on the accuracy lies; the words stand at its end.
@@ -189,7 +211,7 @@ function table(front, rows) {
     return (p < q ? -1 : 1) * by.sign;
   });
   const cells = [
-    ['trial', r => r.link ? `<a href="${safe(r.link)}">${safe(r.trial)}</a>` : safe(r.trial)],
+    [D.word, r => r.link ? `<a href="${safe(r.link)}">${safe(r.model)}</a>` : safe(r.model)],
     ['val_accuracy', r => fix(r.val_accuracy, 2)],
     ...(D.trials.some(known) ? [['val_accuracy_low', r => known(r) ? ends(r) : '-']] : []),
     ['accuracy_drop', r => fix(r.accuracy_drop, 2)],
@@ -216,7 +238,7 @@ function table(front, rows) {
       + '</tr>').join('')
     + '</tbody></table>';
   $('shown').textContent =
-    `${rows.length} of ${D.trials.length} trials pass the filters, ${front.length} of them on the front.`;
+    `${rows.length} of ${D.trials.length} ${D.word}s pass the filters, ${front.length} of them on the front.`;
   $('rows').querySelectorAll('th').forEach(th => th.onclick = () => {
     D.sort = {name: th.dataset.n, sign: D.sort.name === th.dataset.n ? -D.sort.sign : 1};
     draw();
@@ -231,7 +253,7 @@ function detail(key) {
     ...D.finals.filter(n => r[n] !== null && r[n] !== undefined).map(n => [n, show(n, r[n])]),
     ...Object.entries(r.config).filter(([n]) => D.varying.includes(n)).map(([n, v]) => [n, show(n, v)])
   ];
-  $('detail').innerHTML = `<b>${safe(r.trial)}</b> <span class="soft">${safe(r.kind)}, seed ${safe(r.seed)}</span>`
+  $('detail').innerHTML = `<b>${safe(r.model)}</b> <span class="soft">${safe(r.kind)}, seed ${safe(r.seed)}</span>`
     + (r.link ? ` <a href="${safe(r.link)}">MLflow run</a>` : '')
     + '<table>'
     + pairs.map(([n, v]) => `<tr><td>${safe(n)}</td><td>${safe(v)}</td></tr>`).join('')
@@ -280,13 +302,13 @@ function drawProgress() {
     line: {shape: 'hv', color: '#0072B2', width: 2},
     x: p[by],
     y: p.hypervolume,
-    text: p.trial,
+    text: p.model,
     hovertemplate: '%{text}: %{y:.4f}<extra></extra>'
   }], {
     ...look,
     height: 280,
     xaxis: {
-      title: {text: by === 'trials' ? 'finished trials' : 'device hours spent'},
+      title: {text: by === 'trials' ? `finished ${D.word}s` : 'device hours spent'},
       rangemode: 'tozero',
       gridcolor: '#eee'
     },

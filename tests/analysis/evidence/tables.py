@@ -12,6 +12,7 @@ def runs(rows: list[tuple[str, int, float, float]], kind: str = "trial") -> pd.D
     """(config id, seed, accuracy, MACs) as a table."""
     df = pd.DataFrame(rows, columns=["config_id", "seed", "val_accuracy", "macs"])
     df.insert(0, "trial", [f"t{i:04d}" for i in range(len(df))])
+    df["model"], df["level"] = df["trial"], pd.array([None] * len(df), dtype="Int64")
     df["sweep"], df["kind"], df["left_out"], df["candidate"] = "s", kind, "", True
     df["ended"] = pd.to_datetime(60 * np.arange(len(df)), unit="s", utc=True)
     df["device_hours"], df["epochs"] = 1.0, 10.0
@@ -38,7 +39,8 @@ def with_baselines(df: pd.DataFrame, accuracy: float, macs: float) -> pd.DataFra
     """The table with a baseline per seed, which ended before the trials."""
     seeds = sorted(df["seed"].unique())
     base = runs([("base", s, accuracy, macs) for s in seeds], kind="baseline").assign(candidate=False)
-    base["trial"], base["ended"] = [f"b{s:04d}" for s in seeds], pd.Timestamp(-100, unit="s", tz="UTC")
+    base["trial"] = base["model"] = [f"b{s:04d}" for s in seeds]
+    base["ended"] = pd.Timestamp(-100, unit="s", tz="UTC")
     both = pd.concat([df, base], ignore_index=True)
     both.attrs = df.attrs
     return both

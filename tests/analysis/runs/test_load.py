@@ -61,8 +61,8 @@ def test_who_is_left_out_is_counted_and_named(df):
     }
     assert df["candidate"].sum() == 24
     assert table.counts(df) == {
-        "trials": 30, "candidates": 24, "complete": 26, "stopped": 1, "infeasible": 1, "diverged": 1, "failed": 1,
-        "baselines": 1, "confirms": 0,
+        "trials": 30, "models": 30, "candidates": 24, "complete": 26, "stopped": 1, "infeasible": 1,
+        "diverged": 1, "failed": 1, "baselines": 1, "confirms": 0,
     }  # fmt: skip
     assert "bn1 has no channels" in df.set_index("trial").loc["t0024", "error"]
 

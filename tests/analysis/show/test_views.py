@@ -119,7 +119,9 @@ def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):
     assert [f.name for f in files] == ["front_params.png", "front_params.svg", "front_params.csv"]
     assert all(f.stat().st_size > 500 for f in files)
     again = pd.read_csv(files[2])
-    assert list(again.columns) == ["trial", "role", "criterion", "params", "val_accuracy"]
+    assert list(again.columns) == [
+        "sweep", "model", "trial", "level", "role", "criterion", "params", "val_accuracy",
+    ]  # fmt: skip
     assert len(again) == len(view.points)
 
 

@@ -1,0 +1,33 @@
+"""Where the files of a model lie: in the sweep's folder, else in MLflow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.runs.store import fetch_artifact, find
+from gcp_core.schema import snapshot_artifact
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def sweep_of(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
+    """What the table knows about the sweep of a row (``df.attrs["sweeps"]``)."""
+    return next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+
+
+def artifact_of(df: pd.DataFrame, row: pd.Series, name: str) -> Path | None:
+    """The file of one artifact (``model/weights.pt``) of the model in a row of ``df``; None if it is nowhere.
+
+    In the folder a snapshot has files of its own below its path's; in MLflow it has them in its own run.
+    """
+    entry = sweep_of(df, row)
+    if entry.get("folder"):
+        inside = name if row.isna()["level"] else snapshot_artifact(int(row["level"]), name)
+        own = Path(entry["folder"]) / "trials" / str(row["trial"]) / inside
+        if own.is_file():
+            return own
+    if not entry.get("tracking_uri"):
+        return None
+    return fetch_artifact(find(entry["id"], tracking_uri=entry["tracking_uri"]), row["run_id"], name)
