@@ -37,7 +37,7 @@ MOST_GIVE_UPS = 5
 
 def config(storage: str, trials: int) -> dict[str, Any]:
     """The demo's sweep."""
-    tree = yaml.safe_load((ROOT / "configs" / "demo.yaml").read_text())
+    tree = yaml.safe_load((ROOT / "configs" / "digits_single.yaml").read_text())
     tree["search"] |= {"trials": trials, "concurrency": 2}
     return {**tree, "name": NAME, "storage": storage}
 

@@ -1,4 +1,4 @@
-"""What early stopping saves and what it costs, replayed on recorded trials of ``configs/cifar10_quick.yaml``.
+"""What early stopping saves and what it costs, replayed on recorded trials of ``configs/cifar10_single.yaml``.
 
     python benchmarks/early_stopping.py --record SWEEP_FOLDER                 # a finished sweep -> the table
     python benchmarks/early_stopping.py --out benchmarks/results/early_stopping.json
@@ -44,7 +44,7 @@ from sweeps.strategy.stopping import Rungs
 
 HERE = Path(__file__).parent
 TABLE = HERE / "data" / "cifar10_quick_trials.jsonl"
-CONFIG = HERE.parent / "configs" / "cifar10_quick.yaml"
+CONFIG = HERE.parent / "configs" / "cifar10_single.yaml"
 SEEDS = (0, 1, 2, 3, 4)
 AT_ONCE = 2
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}

@@ -34,7 +34,7 @@ from benchmarks.head_to_head import measure
 from benchmarks.head_to_head.picture import draw
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = ROOT / "configs" / "cifar10_quick.yaml"
+CONFIG = ROOT / "configs" / "cifar10_single.yaml"
 #: After the deadline a side may tidy up for this long before it is told (again), and once more before it is killed.
 GRACE_S = 60.0
 #: What the smoke run changes: seconds per trial instead of minutes.

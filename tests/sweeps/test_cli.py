@@ -16,7 +16,7 @@ from sweeps.records.folder import Entry, write_config, write_entry
 from tests.sweeps.inline import config, drive, new_conductor
 
 ROOT = Path(__file__).parents[2]
-DEMO = str(ROOT / "configs" / "demo.yaml")
+DEMO = str(ROOT / "configs" / "digits_single.yaml")
 
 
 def _call(*words: str) -> Result:

@@ -16,7 +16,7 @@ from sweeps.records.folder import Entry, write_config, write_entry
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas" / "sweep"
-DEMO = str(Path(__file__).parents[2] / "configs" / "demo.yaml")
+DEMO = str(Path(__file__).parents[2] / "configs" / "digits_single.yaml")
 
 
 def _check(name: str, answer: dict[str, Any]) -> None:

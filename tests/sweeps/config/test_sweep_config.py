@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from gcp_core.errors import ConfigError
+from sweeps.config.paths import is_of_paths
 from sweeps.config.sweep_config import differences, load_config, load_trial
 
 ROOT = Path(__file__).parents[3]
-DEMO = ROOT / "configs" / "demo.yaml"
+DEMO = ROOT / "configs" / "digits_single.yaml"
 A_FILE_URL = (ROOT / "runs").as_uri()
 
 
@@ -65,7 +66,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "search.objectives.test_accuracy: the test split never steers the search (use val_accuracy)",
     ),
     ({"search.constraints": ["mac <= 2"]}, "search.constraints.0: 'mac' is unknown (did you mean \"macs\"?)"),
-    ({"search.points": [{"prune.interval": 1}]}, "search.points: a point lacks prune.ratio, prune.target"),
+    ({"search.points": [{"prune.interval": 9}]}, "search.points.prune.interval: 9 is outside the range"),
     ({"resources.gpus": "one"}, "resources.gpus: 'one' is not a number"),
     ({"storage": "s3://bucket/team"}, "ledger: is required when storage is an object store"),
     ({"storage": "s3://", "ledger": "here"}, "storage: 's3://' names no bucket"),
@@ -121,7 +122,7 @@ def test_until_is_searched_in_epochs_or_in_shares_by_the_type_of_its_ends() -> N
     assert until(0.5, 0.75) == [float, float]
 
 
-def test_the_demo_has_4_times_4_times_14_points_and_24_trials() -> None:
+def test_the_single_trials_of_the_digits_have_4_times_4_times_14_points_and_24_trials() -> None:
     config = load_config(DEMO)
     assert (config.space.size(), config.num_trials()) == (4 * 4 * 14, 24)
 
@@ -151,12 +152,22 @@ def test_only_budget_resources_and_tracking_may_change_between_two_runs() -> Non
     ]
 
 
-@pytest.mark.parametrize("name", ["demo", "cifar10_quick", "cifar10_criteria"])
-def test_every_config_in_the_repository_is_valid(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "trials"),
+    [
+        ("demo", 7),
+        ("digits_single", 24),
+        ("cifar10_quick", 8),
+        ("cifar10_single", 32),
+        ("cifar10_criteria", 9),
+    ],
+)
+def test_every_config_in_the_repository_is_valid(name: str, trials: int) -> None:
     config = load_config(
-        ROOT / "configs" / f"{name}.yaml", {"data.path": "somewhere"} if name != "demo" else {}
+        ROOT / "configs" / f"{name}.yaml", {"data.path": "somewhere"} if name.startswith("cifar10") else {}
     )
-    assert config.num_trials() == {"demo": 24, "cifar10_quick": 32, "cifar10_criteria": 9}[name]
+    assert config.num_trials() == trials
+    assert is_of_paths(config.tree) == (name in ("demo", "cifar10_quick"))
 
 
 def test_a_merged_config_reads_back_as_itself() -> None:
