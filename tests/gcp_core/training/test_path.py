@@ -286,7 +286,9 @@ def test_a_level_hit_exactly_counts_as_reached():
 
 def test_a_snapshot_has_every_final_but_the_wall_time_of_a_forward(ran):
     for snapshot in ran[0].snapshots:
-        assert set(snapshot.finals) == {name for name in FINALS if name != "accuracy_drop" and "latency" not in name}
+        assert set(snapshot.finals) == {
+            name for name in FINALS if name != "accuracy_drop" and "latency" not in name
+        }
     timed = run_trial(path(train={"epochs": 2}), latency=True)
     assert timed.snapshots[0].finals["latency_ms"] > 0
 
