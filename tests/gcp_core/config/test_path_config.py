@@ -28,6 +28,7 @@ BAD = [
     (lambda: path(until=0.5), "prune.until", "0.5 has no meaning", "target says how deep"),
     (lambda: path(until=12), "prune.until", "12 has no meaning", "target says how deep"),
     (lambda: path(count=7), "prune.count", "7 has no meaning", "ratio or levels say how much"),
+    (lambda: path(finish=True), "prune.finish", "True has no meaning", "ratio or levels say how much"),
     (lambda: path(hidden_count=22), "prune.hidden_count", "22 has no meaning", "ratio or levels"),
     (
         lambda: path(train={"epochs": 3}),

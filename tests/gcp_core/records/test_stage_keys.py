@@ -64,6 +64,7 @@ _OTHER = {
     "prune.normalise": "max",
     "prune.cost_power": 1.0,
     "prune.allocator": "uniform",
+    "prune.finish": True,
     "prune.options": {"winsorise": 0.9},
     "seed": 1,
 }

@@ -2,11 +2,13 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import pytest
 import torch
 
 from gcp_core.config import PruneConfig, TrainConfig
+from gcp_core.records.checkpoint import read_manifest
 from gcp_core.records.stages import StageStore, course_after_events, stage_key
 from gcp_core.training import run_trial
 from tests.gcp_core.records.test_stage_keys import NOT_IN_SINGLE_TRIALS
@@ -150,6 +152,18 @@ def test_every_epoch_that_others_trained_is_reported_and_every_snapshot_taken(tm
     )  # fmt: skip
     assert reported == list(range(1, 9))
     assert [s.level for s in told] == [0, 1, 2, 3]
+    assert result.trained_epochs == 0
+    assert comparable(result) == comparable(alone[0])
+
+
+def test_a_phase_is_taken_over_from_its_furthest_state_alone(tmp_path, alone):
+    """The states before it may have been evicted; their epochs are reported all the same."""
+    store = StageStore(tmp_path)
+    run_trial(PATH, stages=store)
+    for folder in tmp_path.iterdir():
+        if len(read_manifest(folder)["history"]) % 2 == 0:  # epochs 1, 3, 5, 7
+            shutil.rmtree(folder)
+    result = run_trial(PATH, stages=store)
     assert result.trained_epochs == 0
     assert comparable(result) == comparable(alone[0])
 
