@@ -13,7 +13,7 @@ from gcp_core.schema import FINALS
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(%?)\s*")
 _PLATEAU = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s+over\s+([0-9]+)\s+trials?\s*")
 #: Objectives whose hypervolume has no scale but the results' own, so that it is not known while the sweep runs.
-WITHOUT_SCALE = frozenset({"compression", "epochs"})
+WITHOUT_SCALE = frozenset({"compression", "epochs", "latency_noise"})
 #: What the unpruned model costs is known without training it.
 DENSE = ("macs", "params")
 #: Values of which a share of the baseline's makes sense.

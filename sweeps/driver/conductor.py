@@ -348,10 +348,10 @@ class Conductor:
         if job.kind == "trial":
             new = self._proposals.answer(job, outcome, values, violations)
             self._done += 1
-            if new and not job.config.is_path:  # its snapshots are on the front
-                self._front.trial(
-                    outcome.finals if values is not None and outcome.status == "complete" else None
-                )
+            if not job.config.is_path:  # its snapshots are on the front
+                # A model that exists has no place of its own, and a plateau has to see that nothing was added.
+                standing = new and values is not None and outcome.status == "complete"
+                self._front.trial(outcome.finals if standing else None)
         if baseline is None:
             self._baselines.lacks_drop(job, outcome)
         self._announce(job, outcome)

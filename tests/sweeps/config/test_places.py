@@ -24,8 +24,8 @@ def test_a_url_is_a_store_or_a_database_and_everything_else_a_folder():
         ("file:///data", "is a folder"),
         ("s3://", "names no bucket"),
         ("://bucket", "names no bucket"),
-        ("s3://key:word@bucket/x", "holds a key"),
-        ("s3://bucket/x?access_secret=1", "holds a key"),
+        ("s3://key:word@bucket/x", "holds a password"),
+        ("s3://bucket/x?access_secret=1", "holds 'access_secret' in its query"),
     ],
 )
 def test_a_store_without_a_bucket_or_with_a_secret_is_refused(url, message):
