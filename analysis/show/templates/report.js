@@ -140,8 +140,8 @@ function draw() {
     cloud(chosen, 'chosen', {color: 'rgba(0,0,0,0)', size: 20, line: {color: '#009E73', width: 3}}));
   const limits = D.limits.filter(l => l.column === x || l.column === 'val_accuracy');
   const shown = front.concat(D.baselines),
-    lowest = Math.min(...shown.map(r => r.val_accuracy));
-  const highest = Math.max(...shown.map(r => r.val_accuracy)),
+    lowest = Math.min(...shown.map(r => r.val_accuracy_low ?? r.val_accuracy));
+  const highest = Math.max(...shown.map(r => r.val_accuracy_high ?? r.val_accuracy)),
     pad = Math.max(.08 * (highest - lowest), .4);
   Plotly.react('plot-front', traces, {
     ...look,

@@ -53,7 +53,7 @@ def three(df):
 
 def test_with_three_objectives_tile_plot_and_table_show_one_front(three, tmp_path):
     goals = three.attrs["objectives"]
-    expected = set(analysis.pareto.front(three, goals)["trial"])
+    expected = set(analysis.pareto.distinct(three, goals)["trial"])
     assert expected > set(analysis.pareto.front(three, GOALS)["trial"]), "or this test shows nothing"
     for column in ("macs", "params", "latency_ms"):
         view = figures.front_view(three, column)
@@ -96,6 +96,9 @@ def test_figures_tables_and_page_show_the_interval_of_the_validation_images(coun
     assert drawn >= {
         tuple(np.round(ends, 6)) for ends in rows[["val_accuracy_low", "val_accuracy_high"]].to_numpy()
     }
+    low, high = axes.get_ylim()
+    assert low <= rows["val_accuracy_low"].min()
+    assert rows["val_accuracy_high"].max() <= high, "no bar leaves the view"
     header, cells = text.trials_cells(counted[counted["candidate"]].head(1), [])
     first = counted[counted["candidate"]].iloc[0]
     said = f"{first['val_accuracy_low']:.1f}-{first['val_accuracy_high']:.1f}"
