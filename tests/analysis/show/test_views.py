@@ -47,7 +47,7 @@ def test_a_view_holds_every_sound_point_and_turns_constraints_into_lines(df):
 def three(df):
     """The sweep with latency as a third objective, at odds with the MACs: fronts of two and of three differ."""
     df.attrs["objectives"] = {"val_accuracy": "max", "macs": "min", "latency_ms": "min"}
-    df["latency_ms"] = df["latency_ms"].where(df["kind"] == "baseline", 3.0 - df["latency_ms"])
+    df["latency_ms"] = df["latency_ms"].where(df["kind"] == "baseline", 4e6 / df["macs"])
     return df
 
 
