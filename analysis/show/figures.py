@@ -339,6 +339,10 @@ def _zoom(axes: Axes, points: pd.DataFrame, view: FrontView) -> None:
     if shown.empty:
         shown = points[view.y]
     top, bottom = shown.max(), shown.min()
+    if "val_accuracy_low" in points.columns:  # the bars of the front stay inside the view
+        ends = points[points["role"].isin(["front", "chosen"])]
+        top = np.nanmax([top, ends["val_accuracy_high"].max()])
+        bottom = np.nanmin([bottom, ends["val_accuracy_low"].min()])
     margin = max(0.08 * (top - bottom), 0.3)
     floor = bottom - 3 * margin
     hidden = int((points[view.y] < floor).sum())

@@ -272,6 +272,7 @@ def _entries(
     rows: pd.DataFrame, df: pd.DataFrame, config: list[str], picked: set[Any]
 ) -> list[dict[str, Any]]:
     columns = ["val_accuracy", "macs", "params", "macs_kept", "params_kept", "latency_ms", "accuracy_drop"]
+    columns += ["latency_low_ms", "latency_high_ms"]  # what the page's front holds for equally fast
     columns += [name for name in df.attrs["objectives"] if name not in columns]
     entries = []
     for index, row in zip(rows.index, rows.to_dict("records")):

@@ -30,24 +30,23 @@ const safe = s => String(s).replace(/[&<>"']/g, c => `&#${c.charCodeAt(0)};`);
 // The rows that no other is as good as in every goal {name, better} and better in one; ties stay. The best in the first
 // goal comes first.
 function frontOf(rows, goals) {
-  const costs = r => goals.map(g => g.better === 'max' ? -r[g.name] : r[g.name]);
-  const sorted = rows
-    .filter(r => goals.every(g => r[g.name] !== null && r[g.name] !== undefined))
-    .map(r => [r, costs(r)])
-    .sort(([, a], [, b]) => a.map((v, i) => v - b[i]).find(d => d !== 0) || 0);
+  const known = rows.filter(r => goals.every(g => r[g.name] !== null && r[g.name] !== undefined));
+  const sorted = costsOf(known, goals).sort(([, a], [, b]) => order(a, b));
   const dominates = (a, b) => a.every((v, i) => v <= b[i]) && a.some((v, i) => v < b[i]);
   // A row is never dominated by one that is sorted after it.
   const front = [];
   for (const pair of sorted) {
     if (!front.some(([, other]) => dominates(other, pair[1]))) front.push(pair);
   }
-  return $('f-ties').checked ? front.map(([r]) => r) : distinct(front, goals);
+  const best = front.map(([r]) => r);
+  return $('f-ties').checked ? best : distinct(best, goals);
 }
 
 // Costs that differ by at most the share D.band count as equal (analysis.front.pareto.distinct).
-function distinct(front, goals) {
+function distinct(best, goals) {
   const first = goals.map((g, i) => [g, i]).sort(([a], [b]) => (a.better === 'min') - (b.better === 'min'));
-  const sorted = front.sort(([, a], [, b]) => first.map(([, i]) => a[i] - b[i]).find(d => d !== 0) || 0);
+  const benefitsFirst = costs => first.map(([, i]) => costs[i]);
+  const sorted = costsOf(best, goals).sort(([, a], [, b]) => order(benefitsFirst(a), benefitsFirst(b)));
   const reach = costs => costs.map((v, i) => goals[i].better === 'max' ? v : v + D.band * Math.abs(v));
   const kept = [];
   for (const pair of sorted) {
@@ -56,6 +55,31 @@ function distinct(front, goals) {
     if (!D.band || !kept.some(close)) kept.push(pair);
   }
   return kept.map(([r]) => r);
+}
+
+const order = (a, b) => a.map((v, i) => v - b[i]).find(d => d !== 0) || 0;
+
+// [row, what to make small in each goal] of every row.
+function costsOf(rows, goals) {
+  const latency = goals.some(g => g.name === 'latency_ms') ? settled(rows) : null;
+  const value = (r, name) => name === 'latency_ms' ? latency.get(r) : r[name];
+  return rows.map(r => [r, goals.map(g => g.better === 'max' ? -value(r, g.name) : value(r, g.name))]);
+}
+
+// Latencies that cannot be told apart are equal (analysis.front.objectives.settled_latency).
+function settled(rows) {
+  const low = r => Math.min(r.latency_ms, r.latency_low_ms ?? r.latency_ms);
+  const high = r => Math.max(r.latency_ms, r.latency_high_ms ?? r.latency_ms);
+  const found = new Map();
+  let left = [...rows].sort((a, b) => a.latency_ms - b.latency_ms);
+  while (left.length) {
+    const fastest = left[0];
+    for (const r of left) {
+      if (low(r) <= high(fastest)) found.set(r, fastest.latency_ms);
+    }
+    left = left.filter(r => !found.has(r));
+  }
+  return found;
 }
 
 // The page's behaviour: filters -> visible trials -> front of what is visible -> plot and table.
@@ -140,8 +164,8 @@ function draw() {
     cloud(chosen, 'chosen', {color: 'rgba(0,0,0,0)', size: 20, line: {color: '#009E73', width: 3}}));
   const limits = D.limits.filter(l => l.column === x || l.column === 'val_accuracy');
   const shown = front.concat(D.baselines),
-    lowest = Math.min(...shown.map(r => r.val_accuracy));
-  const highest = Math.max(...shown.map(r => r.val_accuracy)),
+    lowest = Math.min(...shown.map(r => r.val_accuracy_low ?? r.val_accuracy));
+  const highest = Math.max(...shown.map(r => r.val_accuracy_high ?? r.val_accuracy)),
     pad = Math.max(.08 * (highest - lowest), .4);
   Plotly.react('plot-front', traces, {
     ...look,
