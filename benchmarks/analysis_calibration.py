@@ -64,6 +64,8 @@ def runs(true: Truth, rng: np.random.Generator, which: np.ndarray, seeds: int, k
         {
             "sweep": "simulated",
             "trial": [f"{kind}{i}" for i in range(n)],
+            "model": [f"{kind}{i}" for i in range(n)],
+            "level": pd.array([None] * n, dtype="Int64"),
             "kind": kind,
             "left_out": "",
             "candidate": kind == "trial",
@@ -186,6 +188,7 @@ def methods(rng: np.random.Generator, seeds: int, gap: float, configurations: in
         rows, columns=["kind", "prune.criterion", "prune.target", "seed", "val_accuracy", "macs"]
     )
     df["trial"], df["sweep"], df["status"] = [f"t{i}" for i in range(len(df))], "s", "complete"
+    df["model"], df["level"] = df["trial"], pd.array([None] * len(df), dtype="Int64")
     df["candidate"], df["epochs"] = df["kind"] == "trial", 10.0
     df["ended"] = pd.Timestamp(0, tz="UTC")
     df.attrs.update(objectives=GOALS, chance=10.0)

@@ -21,9 +21,9 @@ def need(right: object, what: str) -> None:
 
 
 def front_of(report: Path) -> set[str]:
-    """Trials in the report's ``front.csv``."""
+    """Models in the report's ``front.csv``."""
     with (report / "front.csv").open(newline="") as file:
-        return {row["trial"] for row in csv.DictReader(file)}
+        return {row["model"] for row in csv.DictReader(file)}
 
 
 BROKEN = """<!DOCTYPE html><title>broken</title><img src="missing.png"><img src="http://127.0.0.1:9/outside.png">

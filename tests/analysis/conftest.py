@@ -12,14 +12,30 @@ from click.testing import CliRunner
 import analysis
 from analysis.cli.program import main
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from tests.analysis.models import write_model
-from tests.analysis.synthetic import FakeTrial, baseline_trial, broken_trials, some_trials, write_sweep
+from tests.analysis.models import write_model, write_path
+from tests.analysis.synthetic import (
+    FakePath,
+    FakeTrial,
+    baseline_trial,
+    broken_trials,
+    path_baseline,
+    path_of,
+    some_trials,
+    write_sweep,
+)
 
 CONFIG = TrialConfig(
     data=DataConfig("digits", val_share=0.25),
     model=ModelConfig("vgg_tiny", 0.25),
     train=TrainConfig(epochs=1, batch_size=64),
     prune=PruneConfig(criterion="l1", interval=1, target=0.4),
+)
+#: Three models: after the dense phase, at 30 % and at 50 % of the MACs removed.
+PATH = TrialConfig(
+    data=DataConfig("digits", val_share=0.25),
+    model=ModelConfig("vgg_tiny", 0.25),
+    train=TrainConfig(batch_size=64, schedule="cycles"),
+    prune=PruneConfig(criterion="l1", start=1, interval=1, levels=(0.3, 0.5)),
 )
 REMOVED = {"features.3": [0, 2, 5], "features.7": [1, 3, 4, 6]}
 
@@ -39,6 +55,41 @@ def _table(sweep: Path):
 @pytest.fixture
 def df(_table):
     return _table.copy()
+
+
+@pytest.fixture(scope="session")
+def paths(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two configurations of paths on two seeds, one of them confirmed on a third; with baselines. Not to be changed."""
+    folder = tmp_path_factory.mktemp("sweeps") / "paths"
+    trials = [
+        path_of("t0000"),
+        path_of("t0001", shift=-0.7, interval=4, levels=5),
+        path_of("t0002", 1, shift=-0.3),
+        path_of("t0003", 1, shift=-1.0, interval=4),
+        path_of("c0000", 7, shift=-0.2, kind="confirm"),
+    ]
+    write_sweep(folder, [path_baseline(0), path_baseline(1, 96.8), *trials])
+    return folder
+
+
+@pytest.fixture(scope="session")
+def _table_of_paths(paths: Path):
+    return analysis.load(paths)
+
+
+@pytest.fixture
+def of_paths(_table_of_paths):
+    return _table_of_paths.copy()
+
+
+@pytest.fixture(scope="session")
+def walked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sweep of one real short path, trained, and its baseline; not to be changed."""
+    folder = tmp_path_factory.mktemp("walked") / "walked"
+    finals = write_path(folder / "trials" / "t0000", PATH)
+    base = FakeTrial("b0000", PATH.baseline(), dict(finals[0]), "baseline")
+    write_sweep(folder, [base, FakePath("t0000", PATH, finals)])
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""A small pruned model on disk, made without training: what a finished trial leaves, with honest numbers."""
+"""Small pruned models on disk with honest numbers: what a finished trial leaves, made without training; a short path."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from gcp_core.models import build_model
 from gcp_core.pruning.surgery import remove_channels
 from gcp_core.records.checkpoint import plans_to_json, save_model
 from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
+from gcp_core.training.trial import run_trial
 
 
 def write_model(folder: Path, config: TrialConfig, removed: dict[str, list[int]]) -> dict[str, float]:
@@ -58,3 +59,10 @@ def write_model(folder: Path, config: TrialConfig, removed: dict[str, list[int]]
         "device_hours": 0.0,
         "target_reached": 1.0,
     }
+
+
+def write_path(folder: Path, config: TrialConfig) -> list[dict[str, float]]:
+    """Train a path into ``folder`` as a sweep does; the finals of its snapshots."""
+    torch.set_num_threads(1)
+    result = run_trial(config, checkpoint_dir=folder)
+    return [dict(snapshot.finals) for snapshot in result.snapshots]

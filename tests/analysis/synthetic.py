@@ -237,11 +237,7 @@ def write_sweep(
         yaml.safe_dump({"name": name, "search": {"objectives": {"val_accuracy": "max", "macs": "min"}}})
     )
     for trial in trials:
-        manifest = folder / "trials" / trial.trial / "model" / "manifest.json"
-        if manifest.is_file():
-            continue
-        manifest.parent.mkdir(parents=True, exist_ok=True)
-        manifest.write_text(json.dumps({"num_classes": 10, "plans": [a_plan().to_dict()]}))
+        _write_manifests(folder / "trials" / trial.trial, trial)
     entry = {
         "id": sweep_id, "name": name, "tracking_uri": uri, "experiment": name, "parent_run_id": parent,
         "config_digest": "0" * 12,
@@ -252,7 +248,7 @@ def write_sweep(
 
 def _write_manifests(folder: Path, trial: FakeTrial | FakePath) -> None:
     """What a trial's folder says about its models, unless a real model is there."""
-    task = {"num_classes": 10, "val_images": 449}
+    task = {"num_classes": 10}
     about = {ARTIFACT_MANIFEST: {"plans": [a_plan().to_dict()]}}
     if isinstance(trial, FakePath):
         levels = range(len(trial.finals) if trial.files else 0)

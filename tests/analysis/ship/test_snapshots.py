@@ -1,0 +1,95 @@
+"""A snapshot of a real path: proven, exported, registered, found in MLflow, and named where its weights are gone."""
+
+import json
+import shutil
+
+import pytest
+from click.testing import CliRunner
+from mlflow.tracking import MlflowClient
+
+import analysis
+from analysis.cli.program import main
+from analysis.runs.artifacts import artifact_of
+from analysis.runs.models import row_of
+from analysis.runs.widths import layer_widths, manifest_of
+from analysis.ship.export import export
+from analysis.ship.register import register
+from gcp_core.errors import ConfigError
+from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS, Tag
+
+
+@pytest.fixture
+def own(walked, tmp_path):
+    return shutil.copytree(walked, tmp_path / "own")
+
+
+@pytest.fixture(scope="module")
+def proven(walked, tmp_path_factory):
+    """The middle snapshot, exported with ONNX."""
+    df = analysis.load(walked)
+    return df, export(df, "t0000@1", tmp_path_factory.mktemp("proven") / "out", onnx=True)
+
+
+def test_every_check_of_a_snapshot_passes_in_a_fresh_process(proven, walked):
+    df, done = proven
+    assert done.model == "t0000@1"
+    assert all(check.passed for check in done.checks)
+    logged = row_of(df, "t0000@1")
+    assert done.proof["macs"] == logged["macs"]
+    assert done.proof["val_accuracy"] == logged["val_accuracy"]
+    weights = (done.folder / "weights.pt").read_bytes()
+    assert weights == (walked / "trials" / "t0000" / "snapshots" / "01" / "weights.pt").read_bytes()
+
+
+def test_the_card_says_which_snapshot_of_which_path_it_is(proven):
+    card = (proven[1].folder / "MODEL_CARD.md").read_text()
+    assert "t0000@1 of walked" in card
+    assert "snapshot 1 of a path: 1 dense epochs, then 1 events, each followed by a cycle of 1 epochs" in card
+    assert "2 epochs, batch 64" in card
+
+
+def test_a_registered_snapshot_knows_its_run_and_its_name(proven):
+    df, done = proven
+    row = row_of(df, "t0000@1")
+    registered = register(df, row, done, name="digits-path", alias="macs-70")
+    client = MlflowClient(df.attrs["sweeps"][0]["tracking_uri"])
+    version = client.get_model_version("digits-path", registered.version)
+    assert version.run_id == row["run_id"]
+    assert version.tags[Tag.MODEL_ID] == "t0000@1"
+    assert version.tags[Tag.TRIAL_ID] == "t0000"
+
+
+def test_a_snapshot_s_files_are_its_own_in_the_folder_and_in_mlflow(own):
+    df = analysis.load(own)
+    assert [len(layer_widths(manifest_of(df, row_of(df, f"t0000@{k}")))) > 0 for k in range(3)] == [
+        False,
+        True,
+        True,
+    ]
+    row = row_of(df, "t0000@2")
+    before = artifact_of(df, row, ARTIFACT_WEIGHTS).read_bytes()
+    assert before != artifact_of(df, row_of(df, "t0000@1"), ARTIFACT_WEIGHTS).read_bytes()
+    kept = own / "mlartifacts" / row["run_id"] / "artifacts" / "model"
+    kept.parent.mkdir(parents=True)
+    shutil.move(own / "trials" / "t0000" / "snapshots" / "02", kept)
+    assert artifact_of(df, row, ARTIFACT_WEIGHTS).read_bytes() == before
+    assert json.loads(artifact_of(df, row, ARTIFACT_MANIFEST).read_text())["snapshot"]["level"] == 2
+
+
+def test_a_snapshot_whose_weights_were_cleaned_says_how_to_get_them_back(own, tmp_path):
+    (own / "trials" / "t0000" / "snapshots" / "02" / "weights.pt").unlink()
+    df = analysis.load(own)
+    with pytest.raises(ConfigError, match=rf"t0000@2: model/weights\.pt.*gcp-sweep replay {own} t0000`"):
+        export(df, "t0000@2", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert artifact_of(df, row_of(df, "t0000@1"), ARTIFACT_WEIGHTS) is not None
+
+
+def test_a_snapshot_that_the_path_has_not_is_refused_before_anything_is_proven(own, tmp_path):
+    for name, said in (
+        ("t0000@9", "t0000@9: the path has 3 snapshots, t0000@0 .. t0000@2"),
+        ("t0000", "is a path"),
+    ):
+        done = CliRunner().invoke(main, ["export", str(own), "--id", name, "--out", str(tmp_path / "out")])
+        assert done.exit_code == 2, done.output
+        assert said in done.stderr
