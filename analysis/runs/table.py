@@ -27,6 +27,9 @@ from gcp_core.schema import FINALS, STATUSES, Tag
 if TYPE_CHECKING:
     from analysis.runs.store import SweepRef, Task
 
+#: Why a model is left out whose weights an earlier one has; the column ``same_as`` names that one.
+TWIN = "the same model as an earlier trial's"
+
 #: A trial without a finite value for one of these cannot be judged.
 REQUIRED = ("val_accuracy", "macs", "params")
 
@@ -68,6 +71,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
             "trial_status": of_path[TRIAL_STATUS].fillna(status),
             "error": tags[Tag.ERROR].fillna(of_path[TRIAL_ERROR]).fillna(""),
             "config_id": tag_of(records, Tag.CONFIG_ID),
+            "weights_sha256": tag_of(records, Tag.WEIGHTS).fillna(""),
             "started": pd.to_datetime(records["started"], unit="ms", utc=True),
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
         }
@@ -153,6 +157,8 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
     """Pair baselines, derive columns, mark candidates, order rows and columns. Idempotent."""
     df = _with_interval(_with_baseline(df))
     df["left_out"] = [_left_out(row) for row in df[["kind", "status", "error", *REQUIRED]].to_dict("records")]
+    df["same_as"] = _same_as(df)
+    df.loc[(df["same_as"] != "") & (df["left_out"] == ""), "left_out"] = TWIN
     df["candidate"] = (df["kind"] == "trial") & (df["left_out"] == "")
     first = [c for c in (*IDENTITY, "error") if c in df.columns]
     derived = [c for c in df.columns if _is_paired(c)] + [
@@ -171,6 +177,26 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
     df.attrs = attrs
     df.attrs["left_out"] = left_out(df)
     return df
+
+
+def _same_as(df: pd.DataFrame) -> list[str]:
+    """The earlier model of the same sweep and seed with the same weights, "" where there is none.
+
+    Paths with one dense phase share their first snapshot; single trials that miss their target share their end.
+    """
+    found: dict[tuple[object, ...], str] = {}
+    names = [""] * len(df)
+    if "weights_sha256" not in df.columns:
+        return names
+    ordered = df.sort_values(["sweep", "trial", "level"], kind="stable")
+    columns = ["sweep", "kind", "seed", "weights_sha256", "val_accuracy", "macs", "params"]
+    places = {index: at for at, index in enumerate(df.index)}
+    for index, model, row in zip(ordered.index, ordered["model"], ordered[columns].to_dict("records")):
+        weights = row["weights_sha256"]
+        if isinstance(weights, str) and weights and row["kind"] == "trial":
+            first = found.setdefault(tuple(map(str, row.values())), model)
+            names[places[index]] = "" if first == model else first
+    return names
 
 
 def left_out(df: pd.DataFrame) -> dict[str, list[str]]:
