@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import numpy as np
 
 from gcp_core import schema
 from gcp_core.errors import ConfigError
+from gcp_core.schema import model_id, snapshot_artifact
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Record
 from sweeps.records.layout import ARTIFACTS, EPOCHS, STAGES, TRIALS, TUNE, trial_path
-from sweeps.records.ledger import read_records
+from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.lock import run_lock
 from sweeps.storage.place import open_sweep
@@ -37,7 +38,7 @@ class Cleaned:
     Attributes:
         keep: whose weights stay: ``all``, ``front`` (front, baselines and confirmation runs) or ``none``.
         removed: path relative to the sweep's folder -> bytes.
-        kept_weights: trials whose weights stay.
+        kept_weights: models (trials, or snapshots of paths) whose weights stay.
         note: what MLflow still holds elsewhere.
     """
 
@@ -56,7 +57,7 @@ class Cleaned:
         """For people."""
         verb = "would free" if self.dry_run else "freed"
         lines = [f"  {size / 1e6:10.2f} MB  {path}" for path, size in self.removed.items()]
-        kept = f"{len(self.kept_weights)} trials" if len(self.kept_weights) != 1 else "1 trial"
+        kept = f"{len(self.kept_weights)} models" if len(self.kept_weights) != 1 else "1 model"
         lines.append(f"{verb} {self.bytes / 1e6:.2f} MB ({self.bytes:,} bytes) in {self.folder}")
         lines.append(f"weights kept of {kept} (--keep {self.keep})")
         return "\n".join([*lines, *([self.note] if self.note else [])])
@@ -82,27 +83,26 @@ def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = Fals
             folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.database
         )
         records = [*baselines, *trials, *confirmed]
+        taken = read_snapshots(folder, config.name, config.search.objectives, config.database)
+        models = [model for record in records for model in _models(record, taken)]
         wanted = {
-            "all": {record.job.trial_id for record in records},
-            "front": {record.job.trial_id for record in [*baselines, *confirmed, *front_of(config, trials)]},
+            "all": {model.name for model in models},
+            "front": {model.name for record in [*baselines, *confirmed] for model in _models(record, taken)}
+            | front_of(config, trials, taken),
             "none": set(),
         }[keep]
-        going = [*_states(folder, records), *_weights(folder, records, wanted)]
+        going = [*_states(folder, records), *_weights(folder, models, wanted)]
         removed = {str(path.relative_to(folder)): size_of(path) for path in going}
-        remote = _in_store(place.exchange, records, wanted)
+        remote = _in_store(place.exchange, records, models, wanted)
         removed |= {f"{place.exchange.url}/{path}": size for path, size in remote.items()}
         for path in () if dry_run else going:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
         place.exchange.remove(*(() if dry_run else remote))
     there = place.exchange.sizes(TRIALS)
     kept = sorted(
-        record.job.trial_id
-        for record in records
-        if record.job.trial_id in wanted
-        and (
-            (_folder(folder, record) / schema.ARTIFACT_WEIGHTS).exists()
-            or f"{trial_path(record.job.trial_id)}/{schema.ARTIFACT_WEIGHTS}" in there
-        )
+        model.name
+        for model in models
+        if model.name in wanted and ((folder / model.weights).exists() or model.weights in there)
     )
     elsewhere = entry.tracking_uri is not None and not (folder / ARTIFACTS).exists()
     note = (
@@ -113,17 +113,47 @@ def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = Fals
     return Cleaned(str(folder.absolute()), keep, dry_run, removed, kept, note)
 
 
-def front_of(config: SweepConfig, trials: list[Record]) -> list[Record]:
-    """The finished trials that no other one beats in every objective."""
+@dataclass(frozen=True)
+class _Model:
+    """A model that a trial has left. ``weights`` is relative to the sweep's folder; ``level`` None = a single trial's."""
+
+    name: str
+    weights: str
+    record: Record
+    level: int | None
+    values: tuple[float, ...] | None
+
+
+def _models(record: Record, taken: Mapping[str, list[SnapshotRecord]]) -> list[_Model]:
+    trial, place = record.job.trial_id, trial_path(record.job.trial_id)
+    if not record.job.config.is_path:
+        values = record.values if record.status == "complete" else None
+        return [_Model(trial, f"{place}/{schema.ARTIFACT_WEIGHTS}", record, None, values)]
+    return [
+        _Model(
+            model_id(trial, known.snap.level),
+            f"{place}/{snapshot_artifact(known.snap.level, schema.ARTIFACT_WEIGHTS)}",
+            record,
+            known.snap.level,
+            known.values if known.snap.status == "complete" else None,
+        )
+        for known in taken.get(trial, ())
+    ]
+
+
+def front_of(
+    config: SweepConfig, trials: list[Record], taken: Mapping[str, list[SnapshotRecord]] | None = None
+) -> set[str]:
+    """The finished models (trials, snapshots of paths) that no other one beats in every objective, by name."""
     from analysis.front.objectives import minimised
     from analysis.front.pareto import nondominated
 
-    usable = [record for record in trials if record.status == "complete" and record.values is not None]
+    usable = [m for record in trials for m in _models(record, taken or {}) if m.values is not None]
     if not usable:
-        return []
-    values = np.array([record.values for record in usable], dtype=float)
+        return set()
+    values = np.array([model.values for model in usable], dtype=float)
     mask = nondominated(minimised(values, config.search.objectives.values()))
-    return [record for record, best in zip(usable, mask, strict=True) if best]
+    return {model.name for model, best in zip(usable, mask, strict=True) if best}
 
 
 def size_of(path: Path) -> int:
@@ -139,25 +169,28 @@ def _states(folder: Path, records: list[Record]) -> Iterator[Path]:
     return (path for path in (folder / STAGES, folder / TUNE, *ended) if path.exists())
 
 
-def _weights(folder: Path, records: list[Record], wanted: set[str]) -> Iterator[Path]:
-    """Final weights of the unwanted trials: in the trials' folders, and MLflow's copies in the sweep's folder."""
-    unwanted = [record for record in records if record.finished and record.job.trial_id not in wanted]
-    for record in unwanted:
-        file = _folder(folder, record) / schema.ARTIFACT_WEIGHTS
-        if file.exists():
-            yield file
-    keys = {record.key for record in unwanted}
+def _weights(folder: Path, models: list[_Model], wanted: set[str]) -> Iterator[Path]:
+    """Weights of the unwanted models: in the trials' folders, and MLflow's copies in the sweep's folder."""
+    unwanted = [model for model in models if model.record.finished and model.name not in wanted]
+    for model in unwanted:
+        if (folder / model.weights).exists():
+            yield folder / model.weights
+    keys = {(model.record.key, model.level) for model in unwanted}
     for manifest in sorted((folder / ARTIFACTS).glob(f"*/artifacts/{schema.ARTIFACT_MANIFEST}")):
         file = manifest.parents[1] / schema.ARTIFACT_WEIGHTS
-        if file.exists() and json.loads(manifest.read_text(encoding="utf-8")).get("config_key") in keys:
-            yield file
+        if file.exists():
+            about = json.loads(manifest.read_text(encoding="utf-8"))
+            if (about.get("config_key"), about.get("snapshot", {}).get("level")) in keys:
+                yield file
 
 
-def _in_store(exchange: Exchange, records: list[Record], wanted: set[str]) -> dict[str, int]:
+def _in_store(
+    exchange: Exchange, records: list[Record], models: list[_Model], wanted: set[str]
+) -> dict[str, int]:
     """The same of an object store: path -> bytes."""
     ended = [record.job.trial_id for record in records if record.finished]
     going = [STAGES, *(f"{trial_path(name)}/{EPOCHS}" for name in ended)]
-    going += [f"{trial_path(name)}/{schema.ARTIFACT_WEIGHTS}" for name in ended if name not in wanted]
+    going += [m.weights for m in models if m.record.finished and m.name not in wanted]
     found = {**exchange.sizes(STAGES), **exchange.sizes(TRIALS)}
     sums = {
         path: sum(size for file, size in found.items() if file == path or file.startswith(f"{path}/"))

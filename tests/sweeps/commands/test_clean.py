@@ -18,7 +18,7 @@ from sweeps.records.job import Record
 from sweeps.records.ledger import Ledger
 from sweeps.storage.lock import driver_of, request_stop, run_lock, stop_requested
 from tests.oracles.dominance import dominates
-from tests.sweeps.inline import config, drive, new_conductor
+from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
 
 ROOT = Path(__file__).parents[3]
 
@@ -117,7 +117,7 @@ def test_an_unfinished_trial_keeps_its_checkpoints(tmp_path: Path) -> None:
 
 
 def test_the_front_is_empty_as_long_as_nothing_is_complete(tmp_path: Path) -> None:
-    assert front_of(config(tmp_path), []) == []
+    assert front_of(config(tmp_path), []) == set()
 
 
 def test_weights_on_a_server_are_named_with_the_way_to_delete_them(tmp_path: Path) -> None:
@@ -213,3 +213,33 @@ def test_a_new_driver_forgets_a_request_that_was_meant_for_a_killed_one(tmp_path
 
 def test_stop_of_a_folder_without_a_sweep_is_exit_code_2(tmp_path: Path) -> None:
     assert _call("stop", str(tmp_path)).exit_code == 2
+
+
+def test_of_a_path_the_weights_of_snapshots_off_the_front_go(tmp_path: Path) -> None:
+    """Two paths of four snapshots; the one with longer cycles is better at every level, in the fake."""
+    conductor, _, ledger = new_conductor(config(tmp_path, {**OF_PATHS, "search.trials": 2}))
+    drive(conductor, PATHS)
+    folder = Path(conductor.config.folder)
+    write_config(folder, conductor.config)
+    write_entry(
+        folder, Entry("aaaa", conductor.config.name, None, conductor.config.name, "r", "d", "complete")
+    )
+    better = max(ledger.records("trial"), key=lambda record: record.job.config.prune.interval).job.trial_id
+
+    def left() -> set[str]:
+        found = (folder / "trials").glob("*/snapshots/*/weights.pt")
+        return {f"{path.parents[2].name}@{int(path.parent.name)}" for path in found}
+
+    every = {f"t000{trial}@{level}" for trial in range(2) for level in range(4)}
+    assert left() == every
+    assert set(clean(folder, "all").kept_weights) == every
+    counted = clean(folder, "front", dry_run=True)
+    assert left() == every
+    cleaned = clean(folder, "front")
+    assert cleaned.removed.keys() == counted.removed.keys()
+    assert left() == set(cleaned.kept_weights) == {f"{better}@{level}" for level in range(4)}
+    assert all(
+        (folder / "trials" / "t0000" / "snapshots" / f"0{k}" / "manifest.json").exists() for k in range(4)
+    )
+    clean(folder, "none")
+    assert left() == set()
