@@ -216,16 +216,33 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
     def show(report: Any) -> None:
         accuracy, macs = report.metrics["val/accuracy"], report.metrics["cost/macs"]
         removed = f", removed {report.plan.num_units} units" if report.plan is not None else ""
-        text = f"epoch {report.epoch:3d}/{one.train.epochs}: val accuracy {accuracy:6.2f} %, MACs {macs:,.0f}{removed}"
+        of = f"/{one.train.epochs}" if one.train.epochs is not None else ""
+        text = f"epoch {report.epoch:3d}{of}: val accuracy {accuracy:6.2f} %, MACs {macs:,.0f}{removed}"
         click.echo(text, err=as_json)
 
-    result = run_trial(one, report=show, checkpoint_dir=out)
+    def taken(snapshot: Any) -> None:
+        finals = snapshot.finals
+        kept = f"{100 * (1 - finals['macs_removed']):.1f} % of the MACs"
+        cost = f"{finals['train_cost']:.1f} dense epochs of training"
+        click.echo(f"  @{snapshot.level}: {finals['val_accuracy']:.2f} % at {kept}, {cost}", err=as_json)
+
+    result = run_trial(one, report=show, snapshot=taken, checkpoint_dir=out)
     if as_json:
         values = {
             "status": result.status,
             "finals": dict(result.finals),
             "weights_sha256": result.weights_sha256,
         }
+        if one.is_path:
+            values["snapshots"] = [
+                {
+                    "level": s.level,
+                    "epoch": s.epoch,
+                    "finals": dict(s.finals),
+                    "weights_sha256": s.weights_sha256,
+                }
+                for s in result.snapshots
+            ]
         click.echo(json.dumps({**values, "error": result.error, "config": one.to_dict()}))
     else:
         lines = [f"  {name:16s} {value:,.6g} {FINALS[name].unit}" for name, value in result.finals.items()]

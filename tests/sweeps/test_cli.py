@@ -149,3 +149,16 @@ def test_the_closing_words_say_what_to_type_next() -> None:
         assert words in text
     assert "continue:" not in text
     assert "continue:  gcp-sweep run x.yaml" in closing_words(_sweep("interrupted"), "gcp-sweep run x.yaml")
+
+
+def test_a_path_in_this_process_tells_its_models(tmp_path: Path) -> None:
+    words = [DEMO, "data.train_images=200", "model.width=0.125", "train.schedule=cycles", "train.epochs=null",
+             "prune.until=null", "prune.start=2", "prune.interval=1", "prune.ratio=0.5", "prune.target=0.7"]  # fmt: skip
+    result = _call("trial", *words, "--json")
+    assert result.exit_code == 0, result.output
+    answer = json.loads(result.stdout)
+    assert [s["level"] for s in answer["snapshots"]] == [0, 1, 2]
+    assert answer["snapshots"][-1]["weights_sha256"] == answer["weights_sha256"]
+    assert answer["snapshots"][2]["finals"]["macs_removed"] >= 0.75
+    assert "@1: " in result.stderr
+    assert "epoch   2: val accuracy" in result.stderr
