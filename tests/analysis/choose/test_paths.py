@@ -171,6 +171,32 @@ def test_between_snapshots_of_one_path_the_advice_moves_one_parameter(of_paths, 
     }, "interval 4 has run"
 
 
+def test_the_ratio_is_moved_first_downwards_and_words_last(of_paths):
+    ranges = {
+        "prune.criterion": {"choice": ["frs", "l1"]},
+        "prune.interval": {"low": 2, "high": 10, "step": 2},
+        "prune.ratio": {"low": 0.1, "high": 0.5, "step": 0.1},
+        "seed": {"choice": [0, 1]},
+    }
+    row = of_paths.set_index("model", drop=False).loc["t0000@2"].copy()
+    row["prune.ratio"] = 0.3
+    changed = [
+        next(
+            (path, value)
+            for path, value in point.items()
+            if value != (row["seed"] if path == "seed" else row[path])
+        )
+        for point in advice._aims(row, row, ranges)
+    ]
+    assert changed == [
+        ("prune.ratio", 0.2),
+        ("prune.ratio", 0.4),
+        ("prune.interval", 4),
+        ("prune.interval", 8),
+        ("prune.criterion", "l1"),
+    ]
+
+
 def test_a_searched_target_of_paths_is_proposed_at_its_upper_end(of_paths):
     df = of_paths
     ranges = {"prune.interval": {"choice": [4, 5, 6]}, "prune.target": {"low": 0.3, "high": 0.95}}
