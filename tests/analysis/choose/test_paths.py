@@ -83,7 +83,7 @@ def test_a_snapshot_that_is_not_there_is_answered_with_those_that_are(paths):
     assert "t0001@9: the path has 5 snapshots, t0001@0 .. t0001@4" in err
     code, _, err = invoke("select", paths, "--id", "t0001")
     assert code == 2
-    assert "t0001: is a path: it has 5 snapshots, t0001@0 .. t0001@4" in err
+    assert "t0001: is a path with 5 snapshots, t0001@0 .. t0001@4" in err
     code, _, err = invoke("select", paths, "macs <= 10%", "--id", "t0001@0")
     assert code == 3, "it is there, but not feasible"
 
