@@ -202,7 +202,8 @@ def _steps(row: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, An
     point = _point(row, searched)
     if _TARGET in searched:
         point[_TARGET] = _deepest(searched[_TARGET])
-    for path in sorted(set(searched) - {_SEED, _TARGET}, key=lambda path: (path != _RATIO, path)):
+    moved = set(searched) - {_SEED, _TARGET}
+    for path in sorted(moved, key=lambda path: (path != _RATIO, isinstance(point[path], str), path)):
         for value in _neighbours(point[path], searched[path]):
             yield point | {path: value}
 

@@ -149,7 +149,9 @@ def _summary(
             f"near-ties left out, a better {one} costs practically the same: {named}; --band 0 shows them"
         )
     if volume.cut:
-        lines.append(f"{volume.cut} front {one}s lie outside that box and add nothing to the hypervolume")
+        lines.append(
+            f"outside that box, so without a part in the hypervolume: {text.plural(volume.cut, f'front {one}')}"
+        )
     for reason, trials in df.attrs["left_out"].items():
         shown = ", ".join(trials[:6]) + (", ..." if len(trials) > 6 else "")
         lines.append(f"left out: {len(trials)} {reason} [{shown}]")

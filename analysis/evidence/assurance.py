@@ -54,7 +54,7 @@ class Assurance:
         said.append(f"robust front, means less one standard error: {names}")
         out, n = int(self.groups["ruled_out"].sum()), len(self.groups)
         said.append(
-            f"surely not on the front: {out} of {text.plural(n, 'configuration')} (each wrong with at most 5 %); these "
+            f"surely not on the front: {out} of {noise.extent(self.groups)} (each wrong with at most 5 %); these "
             f"seeds cannot tell which of the other {n - out} are"
         )
         return said + [confirmation_words(c) for c in self.confirmed]
@@ -86,7 +86,8 @@ def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
     except ConfigError as error:
         return Assurance(error.message, {}, 0, None, confirmed)
     groups["robust"] = groups.index.isin(robust)
-    return Assurance("", std, int((apart["n"] > 1).sum()), groups, confirmed)
+    replicated = apart[apart["n"] > 1].drop_duplicates(["sweep", "config_id", "kind"])
+    return Assurance("", std, len(replicated), groups, confirmed)
 
 
 def confirmation_words(found: noise.Confirmation) -> str:

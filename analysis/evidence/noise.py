@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis import text
 from analysis.front import pareto
 from analysis.front.objectives import Objectives, minimised, usable
 from gcp_core.errors import ConfigError
@@ -59,12 +60,12 @@ _CHUNK = 256
 
 def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = SEARCH) -> pd.DataFrame:
     """One row per configuration, of paths per configuration and level: ``sweep, config_id, level, model`` and ``trial``
-    (the first ones), ``trials`` and ``models`` (all), ``n``, and for each of ``columns`` its mean under the column's name
-    and its standard deviation (n - 1) as ``<column>_std`` (NaN if n = 1).
+    (the first ones, of the search if it has one), ``trials`` and ``models`` (all), ``n``, and for each of ``columns`` its
+    mean under the column's name and its standard deviation (n - 1) as ``<column>_std`` (NaN if n = 1).
     """
     import pandas as pd
 
-    rows = _sound(df, columns, kinds)
+    rows = _sound(df, columns, kinds).sort_values("kind", key=lambda kind: kind != "trial", kind="stable")
     groups = rows.groupby(["sweep", *SETTING], sort=False, dropna=False)
     result = pd.DataFrame({name: groups[name].first() for name in ("model", "trial")} | {"n": groups.size()})
     for name in ("trial", "model"):
@@ -115,6 +116,12 @@ def pooled_std(groups: pd.DataFrame, column: str) -> float:
             "search the seed too (seed: {choice: [0, 1, 2]}), or confirm the finalists",
         )
     return float(np.sqrt(((many["n"] - 1) * many[f"{column}_std"] ** 2).sum() / weight))
+
+
+def extent(groups: pd.DataFrame) -> str:
+    """How much :func:`by_config` rows are about: ``5 configurations``, or ``19 levels of 3 configurations``."""
+    number = text.plural(groups[["sweep", "config_id"]].drop_duplicates().shape[0], "configuration")
+    return f"{text.plural(len(groups), 'level')} of {number}" if groups["level"].notna().any() else number
 
 
 def freedom(groups: pd.DataFrame) -> int:

@@ -13,6 +13,7 @@ from analysis import text
 from analysis.choose.advice import advise
 from analysis.evidence.assurance import WARNING, Assurance
 from analysis.evidence.importance import METHOD, cells, findings, importance
+from analysis.evidence.noise import extent
 from analysis.runs.models import word
 from analysis.show.page import Table
 from gcp_core.errors import GcpError
@@ -81,7 +82,7 @@ def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:
         warning,
         spreads=", ".join(f"{text.spread(name, value)} of {name}" for name, value in found.std.items()),
         replicated=text.plural(found.replicated, "configuration"),
-        out=f"{len(found.groups) - len(open_)} of {text.plural(len(found.groups), 'configuration')}",
+        out=f"{len(found.groups) - len(open_)} of {extent(found.groups)}",
         left=len(open_),
         table=Table([*header, "robust"], rows),
     )

@@ -83,7 +83,7 @@ def test_a_snapshot_that_is_not_there_is_answered_with_those_that_are(paths):
     assert "t0001@9: the path has 5 snapshots, t0001@0 .. t0001@4" in err
     code, _, err = invoke("select", paths, "--id", "t0001")
     assert code == 2
-    assert "t0001: is a path: it has 5 snapshots, t0001@0 .. t0001@4" in err
+    assert "t0001: is a path with 5 snapshots, t0001@0 .. t0001@4" in err
     code, _, err = invoke("select", paths, "macs <= 10%", "--id", "t0001@0")
     assert code == 3, "it is there, but not feasible"
 
@@ -169,6 +169,32 @@ def test_between_snapshots_of_one_path_the_advice_moves_one_parameter(of_paths, 
         json.dumps({"prune.interval": 8, "prune.levels": whole}),
         json.dumps({"prune.interval": 6, "prune.levels": [0.3, 0.5]}),
     }, "interval 4 has run"
+
+
+def test_the_ratio_is_moved_first_downwards_and_words_last(of_paths):
+    ranges = {
+        "prune.criterion": {"choice": ["frs", "l1"]},
+        "prune.interval": {"low": 2, "high": 10, "step": 2},
+        "prune.ratio": {"low": 0.1, "high": 0.5, "step": 0.1},
+        "seed": {"choice": [0, 1]},
+    }
+    row = of_paths.set_index("model", drop=False).loc["t0000@2"].copy()
+    row["prune.ratio"] = 0.3
+    changed = [
+        next(
+            (path, value)
+            for path, value in point.items()
+            if value != (row["seed"] if path == "seed" else row[path])
+        )
+        for point in advice._aims(row, row, ranges)
+    ]
+    assert changed == [
+        ("prune.ratio", 0.2),
+        ("prune.ratio", 0.4),
+        ("prune.interval", 4),
+        ("prune.interval", 8),
+        ("prune.criterion", "l1"),
+    ]
 
 
 def test_a_searched_target_of_paths_is_proposed_at_its_upper_end(of_paths):
