@@ -104,7 +104,9 @@ def no_such_model(df: pd.DataFrame, model: str) -> ConfigError:
         return ConfigError("no such model", model, did_you_mean(model, df["model"]))
     if rows["level"].notna().all():
         has = f"{text.plural(len(rows), 'snapshot')}, {span(rows['model'])}"
-        return ConfigError(f"the path has {has}" if at else f"is a path with {has}", model, "name one of them")
+        return ConfigError(
+            f"the path has {has}" if at else f"is a path with {has}", model, "name one of them"
+        )
     return ConfigError("is no path, or has no snapshot yet", model, f"its name is {trial}")
 
 

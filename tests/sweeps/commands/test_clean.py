@@ -230,6 +230,14 @@ def test_of_a_path_the_weights_of_snapshots_off_the_front_go(tmp_path: Path) -> 
         found = (folder / "trials").glob("*/snapshots/*/weights.pt")
         return {f"{path.parents[2].name}@{int(path.parent.name)}" for path in found}
 
+    copies = {}
+    for record in ledger.records("trial"):
+        for level in range(4):
+            model = folder / "mlartifacts" / f"{record.job.trial_id}-{level}" / "artifacts" / "model"
+            _put(model / "weights.pt", 10)
+            about = {"config_key": record.key, "snapshot": {"level": level}}
+            (model / "manifest.json").write_text(json.dumps(about))
+            copies[f"{record.job.trial_id}@{level}"] = model / "weights.pt"
     every = {f"t000{trial}@{level}" for trial in range(2) for level in range(4)}
     assert left() == every
     assert set(clean(folder, "all").kept_weights) == every
@@ -238,6 +246,7 @@ def test_of_a_path_the_weights_of_snapshots_off_the_front_go(tmp_path: Path) -> 
     cleaned = clean(folder, "front")
     assert cleaned.removed.keys() == counted.removed.keys()
     assert left() == set(cleaned.kept_weights) == {f"{better}@{level}" for level in range(4)}
+    assert {name for name, file in copies.items() if file.exists()} == left(), "MLflow's copies go alike"
     assert all(
         (folder / "trials" / "t0000" / "snapshots" / f"0{k}" / "manifest.json").exists() for k in range(4)
     )

@@ -54,6 +54,28 @@ def test_neither_sampler_nor_front_learn_of_one_model_twice(tmp_path, monkeypatc
     assert all(record.status == "complete" for record in ledger.records("trial")), notes
 
 
+def test_a_schedule_that_is_known_to_end_short_is_not_drawn_with_a_target_beyond(tmp_path, monkeypatch):
+    """Every schedule of the fake ends at 0.6; the space has targets up to 0.9."""
+    from tests.sweeps import fake_runner
+
+    real = fake_runner._finals
+
+    def short(config_, removed):
+        missed = config_.prune is not None and config_.prune.target > 0.6
+        return {**real(config_, min(removed, 0.6)), "target_reached": float(not missed)}
+
+    monkeypatch.setattr(fake_runner, "_finals", short)
+    changes = {"search.trials": 40, "search.sampler": "random", "prune.interval": {"choice": [1, 2]}}
+    conductor, _, ledger = new_conductor(config(tmp_path, changes))
+    drive(conductor)
+    beyond = [
+        (r.job.config.prune.interval, r.job.config.prune.ratio)
+        for r in ledger.records("trial")
+        if r.job.config.prune.target > 0.6
+    ]
+    assert len(beyond) == len(set(beyond)) >= 4
+
+
 def test_a_point_that_the_user_gave_is_run_whatever_is_foreseen(tmp_path):
     point = {"prune.interval": 1, "prune.ratio": 0.1, "prune.target": 0.9}
     checked = config(tmp_path, {"search.trials": 2, "search.points": [point]})
