@@ -147,7 +147,7 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
     check_tracking(config.tracking.uri)
     check_space(config, check_config)
     checked_s = time.process_time() - start
-    feasibility = Feasibility()
+    feasibility = Feasibility(usual=config.search.sampler != "grid")
     points = sample_points(config, max(_SAMPLE, config.num_trials()))
     trials = [config.space.resolve(point, config.resources.cpus) for point in points]
     possible = [trial for trial in trials if not feasibility.impossible(trial)]

@@ -351,7 +351,7 @@ def _foresight(
         return None, None
     from sweeps.strategy.feasibility import Feasibility
 
-    feasibility = Feasibility()
+    feasibility = Feasibility(usual=config.search.sampler != "grid")
     stops = config.search.stopping != "none"
     return feasibility.impossible, Rungs(config.search, feasibility.project) if stops else None
 

@@ -82,6 +82,8 @@ class Proposals:
 
     def _key(self, point: Point) -> str | None:
         trial = self.resolve(point)
-        if point not in self._given and (self._impossible(trial) or self._twins.would_repeat(trial)):
+        every_cell = self._config.search.sampler == "grid"
+        repeats = not every_cell and self._twins.would_repeat(trial)
+        if point not in self._given and (self._impossible(trial) or repeats):
             return None
         return trial.key()

@@ -15,8 +15,8 @@ from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.setup import budget_for, build_setup, event_budgets
 
 _KINDS = ("macs", "params")
-#: A criterion may remove this share more than chance does.
-SLACK = 0.1
+#: Criteria of ours seldom remove more than this share beyond what chance does; most remove less.
+SLACK = 0.02
 _PLAYS = 2
 
 
@@ -38,9 +38,13 @@ class Projection:
 
 
 class Feasibility:
-    """Remembers the groups of every model it has seen, and what every schedule can reach there."""
+    """Remembers the groups of every model it has seen, and what every schedule can reach there.
 
-    def __init__(self) -> None:
+    ``usual=False``: what some criterion could reach counts as possible; for tables, of which every cell counts.
+    """
+
+    def __init__(self, *, usual: bool = True) -> None:
+        self._only_usual = usual
         self._groups: dict[str, Groups] = {}
         self._reach: dict[str, float] = {}
 
@@ -73,7 +77,7 @@ class Feasibility:
         key = f"{self._model_key(trial)} {budgets[0]} {budgets[-1]} {events}"
         if key not in self._reach:
             most = reachable_share(self.groups(trial), budgets)
-            self._reach[key] = min(most, self._usual(trial) + SLACK)
+            self._reach[key] = min(most, self._usual(trial) + SLACK) if self._only_usual else most
         return self._reach[key] < prune.target
 
     def _usual(self, trial: TrialConfig) -> float:
