@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.scatter import ScatterBatchNorm2d
+from gcp_core.scatter import scattering
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
 from gcp_core.training.statistics import recomputed
@@ -59,7 +59,7 @@ def _net():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Dropout(0.9), nn.Conv2d(6, 6, 3),
-        ScatterBatchNorm2d.from_batch_norm(nn.BatchNorm2d(6, momentum=0.3), 6), nn.InstanceNorm2d(6),
+        scattering(nn.BatchNorm2d(6, momentum=0.3), 6), nn.InstanceNorm2d(6),
     )  # fmt: skip
 
 
