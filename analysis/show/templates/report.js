@@ -197,7 +197,7 @@ function paths(rows, x) {
   return joined.length ? [{
     type: 'scatter',
     mode: 'lines',
-    name: 'path, from its dense phase on',
+    name: 'path',
     line: {color: '#9aa5b1', width: 1},
     opacity: .6,
     hoverinfo: 'skip',

@@ -14,6 +14,7 @@ from gcp_core.errors import ConfigError
 from gcp_core.schema import Tag
 from tests.analysis.synthetic import (
     FakePath,
+    FakeTrial,
     baseline_trial,
     log_run,
     log_trial,
@@ -147,8 +148,8 @@ def test_a_table_of_paths_survives_a_file(df, tmp_path, kind):
 # --- reading --------------------------------------------------------------------------------------------------------
 
 
-def grown(folder, trial: FakePath, start: int) -> None:
-    """Log one more path into a sweep."""
+def grown(folder, trial: FakeTrial | FakePath, start: int) -> None:
+    """Log one more trial into a sweep."""
     ref = store.find(folder)
     tags = {Tag.SWEEP_NAME: ref.name, Tag.SWEEP_ID: ref.id, Tag.SCHEMA: "1"}
     log_run(MlflowClient(ref.tracking_uri), ref.experiment_id, ref.parent_run_id, trial, tags, start)
@@ -197,6 +198,16 @@ def test_the_cache_sees_a_path_grow_and_end(own):
     assert list(again["level"]) == [0, 1, 2, 3]
     assert set(again["trial_status"]) == {"complete"}
     pd.testing.assert_frame_equal(again, analysis.load(fresh, cache=False))
+
+
+def test_the_cache_sees_a_trial_that_ended_before_a_snapshot_that_it_knew(own):
+    """What is newest is said by trials: the snapshots of a running path end while others are still to be written."""
+    analysis.load(own)
+    running = dataclasses.replace(path_of("t0005", 5, levels=2), status="running")
+    grown(own, running, start=1_800_000_000_000)
+    analysis.load(own)
+    grown(own, some_trials(1, first=6)[0], start=1_700_009_000_000)
+    assert "t0006" in set(analysis.load(own)["model"])
 
 
 def test_a_path_that_was_deleted_takes_its_snapshots_with_it_and_brings_them_back(own):
