@@ -57,7 +57,7 @@ async def check_report(page: Page, report: Path, server: str, shots: Path) -> di
     expected = front_of(report)
     drawn = await page.ask(
         "$('plot-front').data.find(t => (t.name || '').startsWith('front')).customdata"
-        ".map(k => D.trials.find(r => r.key === k).trial)"
+        ".map(k => D.trials.find(r => r.key === k).model)"
     )
     need(set(drawn) == expected, f"the drawn front {sorted(drawn)} is not {sorted(expected)}")
     await page.picture(shots / "report.png", whole=True)
