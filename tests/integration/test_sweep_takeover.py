@@ -19,7 +19,7 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import read_entry
 from sweeps.records.job import read_stop
 from sweeps.records.ledger import read_records
-from sweeps.storage.folder_sign import SIGN
+from sweeps.storage.folder_sign import SIGN, sign_of
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -189,8 +189,11 @@ def test_a_paused_driver_is_taken_over_by_a_second_one_and_writes_nothing_when_i
     try:
         assert any(line == "paused\n" for line in first.stdout), first.communicate()[1]
         assert json.loads((folder / SIGN).read_text())["host"] == "machine-a"
-        second = _start(ELSEWHERE, json.dumps(tree), "machine-b", "")
         end = time.monotonic() + 300
+        while sign_of(folder).age_s < 1.0:  # a second driver asks within a moment of its start
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        second = _start(ELSEWHERE, json.dumps(tree), "machine-b", "")
         while json.loads((folder / SIGN).read_text())["host"] != "machine-b":
             assert second.poll() is None, second.communicate()[1]
             assert time.monotonic() < end
