@@ -1,8 +1,11 @@
-"""One event: score, select, remove."""
+"""One event: score, select, remove; a path selects by levels and shares the rest."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
+from torch import Tensor
 
 from gcp_core.criteria import is_comparable
 from gcp_core.plan import Plan
@@ -18,14 +21,23 @@ def prune_event(state: State, epoch: int) -> Plan | None:
     setup, prune = state.setup, state.setup.config.prune
     if getattr(state.cost, prune.of) <= setup.limit:
         return None
-    with torch.autocast(setup.device.type, enabled=False):
-        rng = generator(setup.config.seed, "event", epoch)
-        scores = setup.criterion.score(state.model, state.groups, setup.scoring, rng)
+    scores = event_scores(state, epoch)
     last = epoch + prune.interval > last_event_epoch(prune, setup.config.train.epochs)
     budget = budget_for(prune, setup.limit, is_comparable(setup.criterion), last)
     plan = select_within(scores, state.groups, budget)
-    if plan.num_units == 0:
-        return None
-    plan = plan.with_meta(epoch=epoch, criterion=prune.criterion)
+    return carry_out(state, plan, epoch) if plan.num_units else None
+
+
+def event_scores(state: State, epoch: int) -> Mapping[str, Tensor]:
+    """What the criterion says of the model at the end of ``epoch``, in float32: scores of every group's units."""
+    setup = state.setup
+    with torch.autocast(setup.device.type, enabled=False):
+        rng = generator(setup.config.seed, "event", epoch)
+        return setup.criterion.score(state.model, state.groups, setup.scoring, rng)
+
+
+def carry_out(state: State, plan: Plan, epoch: int) -> Plan:
+    """Cut what ``plan`` says; the plan as it is kept, with the epoch and the criterion it is from."""
+    plan = plan.with_meta(epoch=epoch, criterion=state.setup.config.prune.criterion)
     state.cut(plan)
     return plan

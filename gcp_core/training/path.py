@@ -16,8 +16,6 @@ import logging
 import time
 from pathlib import Path
 
-import torch
-
 from gcp_core.config import TrialConfig
 from gcp_core.criteria import is_comparable
 from gcp_core.errors import Diverged
@@ -27,7 +25,7 @@ from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snap
 from gcp_core.records.stages import StageStore
 from gcp_core.schedule.clock import phase_end, phase_of
 from gcp_core.schema import SNAPSHOTS
-from gcp_core.seeds import generator
+from gcp_core.training.event import carry_out, event_scores
 from gcp_core.training.finals import finals_of, latency_block, latency_of, time_of
 from gcp_core.training.levels import level_plan, why_over
 from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
@@ -112,26 +110,22 @@ class _Path:
         """Snapshot; why the path ends before another event is tried, "" if it may go on."""
         state, config = self.state, self.setup.config
         self._take_snapshot()
-        removed = 1 - getattr(state.cost, config.prune.of) / getattr(self.setup.dense_cost, config.prune.of)
         last_plan = state.plans[-1] if state.plans else None
-        return why_over(config.train, config.prune, removed, state.epoch, last_plan)
+        return why_over(config.train, config.prune, state.removed, state.epoch, last_plan)
 
     def _event(self) -> Plan | None:
         state, setup, prune = self.state, self.setup, self.setup.config.prune
-        rng = generator(setup.config.seed, "event", state.epoch)
-        with torch.autocast(setup.device.type, enabled=False):
-            scores = setup.criterion.score(state.model, state.groups, setup.scoring, rng)
+        scores = event_scores(state, state.epoch)
         dense = float(getattr(setup.dense_cost, prune.of))
         plan = level_plan(scores, state.groups, prune, dense, is_comparable(setup.criterion))
         if plan is not None:
-            plan = plan.with_meta(epoch=state.epoch, criterion=prune.criterion)
-            state.cut(plan)
+            plan = carry_out(state, plan, state.epoch)
             log.info(
                 "event %d after epoch %d: removed %d units, %.1f %% of the %s left",
                 len(state.plans),
                 state.epoch,
                 plan.num_units,
-                100 * getattr(state.cost, prune.of) / dense,
+                100 * (1 - state.removed),
                 prune.of,
             )
         return plan

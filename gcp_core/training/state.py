@@ -62,6 +62,12 @@ class State:
         dense = 0 if self.setup.groups is None else self.setup.groups.num_units
         return float(dense - sum(plan.num_units for plan in self.plans))
 
+    @property
+    def removed(self) -> float:
+        """Share of the dense model's cost (``prune.of``) that is gone, 0 .. 1; only for a trial that prunes."""
+        of = self.setup.config.prune.of
+        return 1 - getattr(self.cost, of) / getattr(self.setup.dense_cost, of)
+
     def cut(self, plan: Plan) -> None:
         """Remove what the plan says from model and optimiser."""
         self._replay(plan)

@@ -6,6 +6,7 @@ import io
 import logging
 import pickle
 import string
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -175,7 +176,7 @@ def test_known_forms_are_found(address: str) -> None:
         "http://[::1]:5000/a@b",
         "postgresql+psycopg://me@host:5432/db?sslkey=/a/b&passfile=/c",
         "/data/token=1/part=2",
-        "file:///a/b",
+        Path("/a/b").as_uri(),
         "abfs://container@account.dfs.core.windows.net/x",
         "macs <= 50%",
     ],

@@ -10,8 +10,9 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.surgery import apply_plan
-from gcp_core.records.stages import StageStore, stage_key, trunk_key
+from gcp_core.records.stages import stage_key, trunk_key
 from gcp_core.training import run_trial
+from tests.oracles.remembering import Remembering, states_in_common
 
 BASE = TrialConfig(
     data=DataConfig("digits", val_share=0.25, train_images=96),
@@ -111,19 +112,6 @@ def test_every_field_is_tried_or_left_out_for_a_reason():
 NOT_IN_SINGLE_TRIALS = {"restart", "pace", "ratio_of", "levels"}
 
 
-class Remembering(StageStore):
-    """Keeps nothing, and remembers under which key what would have been kept."""
-
-    def __init__(self):
-        self.seen = {}
-
-    def load(self, key):
-        return None
-
-    def save(self, key, state, manifest):
-        self.seen[key] = {name: tensor.clone() for name, tensor in state["model"].items()}
-
-
 @pytest.fixture(scope="module")
 def trained():
     """Path of what was changed -> (key -> weights) of that trial's stages."""
@@ -136,14 +124,7 @@ def trained():
 
 
 def test_equal_keys_have_equal_weights(trained):
-    shared = 0
-    for one, other in itertools.combinations(trained, 2):
-        for key in set(trained[one]) & set(trained[other]):
-            mine, theirs = trained[one][key], trained[other][key]
-            assert set(mine) == set(theirs), (one, other)
-            assert all(torch.equal(mine[name], theirs[name]) for name in mine), (one, other)
-            shared += 1
-    assert shared > 100, "otherwise nothing was compared"
+    assert states_in_common(trained) > 100, "otherwise nothing was compared"
 
 
 def test_what_changes_the_weights_of_the_first_epoch_changes_its_key(trained):

@@ -1,11 +1,9 @@
 """Paths share what they have in common and nothing else: bit by bit the same as paths alone, no epoch trained twice."""
 
 import dataclasses
-import itertools
 import shutil
 
 import pytest
-import torch
 
 from gcp_core.config import PruneConfig, TrainConfig
 from gcp_core.records.checkpoint import read_manifest
@@ -13,6 +11,7 @@ from gcp_core.records.stages import StageStore, course_after_events, stage_key
 from gcp_core.training import run_trial
 from tests.gcp_core.records.test_stage_keys import NOT_IN_SINGLE_TRIALS
 from tests.oracles.prefix_tree import ideal_path_epochs
+from tests.oracles.remembering import Remembering, states_in_common
 from tests.oracles.small_paths import PATH, comparable, path
 
 #: Two starts, two intervals, three ratios. The ratios of each pair begin with other levels, so share the dense phase.
@@ -246,19 +245,6 @@ def changed(name):
     return path(**({field: _OTHER[name]} if part == "prune" else {part: {field: _OTHER[name]}}))
 
 
-class Remembering(StageStore):
-    """Keeps nothing, and remembers under which key what would have been kept."""
-
-    def __init__(self):
-        self.seen = {}
-
-    def load(self, key):
-        return None
-
-    def save(self, key, state, manifest):
-        self.seen[key] = {name: tensor.clone() for name, tensor in state["model"].items()}
-
-
 def test_everything_that_only_paths_have_is_tried():
     assert {name.split(".")[-1] for name in _OTHER} >= NOT_IN_SINGLE_TRIALS
 
@@ -269,14 +255,7 @@ def test_equal_keys_of_paths_have_equal_weights():
         store = Remembering()
         run_trial(changed(name) if name else PATH, stages=store)
         trained[name] = store.seen
-    shared = 0
-    for one, other in itertools.combinations(trained, 2):
-        for key in set(trained[one]) & set(trained[other]):
-            mine, theirs = trained[one][key], trained[other][key]
-            assert set(mine) == set(theirs), (one, other)
-            assert all(torch.equal(mine[name], theirs[name]) for name in mine), (one, other)
-            shared += 1
-    assert shared > 100, "otherwise nothing was compared"
+    assert states_in_common(trained) > 100, "otherwise nothing was compared"
     # The converse where it is easy to see: what differs in the rate shares no state after the first event.
     for name, common in (("train.restart", 2), ("train.pace", 2), ("prune.interval", 2), ("prune.start", 0)):
         assert len(set(trained[""]) & set(trained[name])) == common, name

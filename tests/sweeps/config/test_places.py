@@ -21,7 +21,7 @@ def test_a_url_is_a_store_or_a_database_and_everything_else_a_folder():
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("file:///data", "is a folder"),
+        (Path("/data").as_uri(), "is a folder"),
         ("s3://", "names no bucket"),
         ("://bucket", "names no bucket"),
         ("s3://key:word@bucket/x", "holds a password"),

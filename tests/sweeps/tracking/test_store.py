@@ -10,7 +10,7 @@ import pytest
 
 from sweeps.tracking.store import write_new_place
 
-OLD = "file:///srv/old%20place/small/mlartifacts"
+OLD = Path("/srv/old place/small/mlartifacts").as_uri()
 
 
 @pytest.fixture
@@ -24,7 +24,7 @@ def folder(tmp_path: Path, empty_store: Path) -> Path:
         )
         for run_id, place in (
             ("one", f"{OLD}/one/artifacts"),
-            ("other", "file:///srv/old%20place/small/mlartifacts2/other"),
+            ("other", f"{OLD}2/other"),
         ):
             db.execute(
                 "insert into runs (run_uuid, artifact_uri, experiment_id) values (?, ?, 7)", (run_id, place)
@@ -59,7 +59,7 @@ def test_a_folder_that_stayed_is_not_written(folder):
 
 
 @pytest.mark.parametrize(
-    "place", ["s3://bucket/small/mlartifacts", "file:///srv/team", "mlflow-artifacts:/7"]
+    "place", ["s3://bucket/small/mlartifacts", Path("/srv/team").as_uri(), "mlflow-artifacts:/7"]
 )
 def test_a_place_that_somebody_chose_is_left_alone(folder, place):
     with _open(folder) as db:
