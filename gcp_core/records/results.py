@@ -15,8 +15,8 @@ from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
 from gcp_core.schema import SNAPSHOTS
 
 #: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
-#: the user's report said so.
-ENDS = ("target", "cap", "floors", "stopped")
+#: the user's report said so; or why it rests.
+ENDS = ("target", "cap", "floors", "stopped", "paused")
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,8 @@ class TrialResult:
     """The end of a trial.
 
     Attributes:
-        status: ``complete``, ``stopped`` (``report`` asked for it) or ``diverged``.
+        status: ``complete``, ``stopped`` (``report`` asked for it), ``diverged``, or of a path ``paused`` (``snapshot``
+            asked for it; no ``result.json`` is written, because it is not over).
         finals: by the short names of :data:`gcp_core.schema.FINALS`; no ``accuracy_drop`` (needs the baseline), and
             no ``test_accuracy`` unless complete.
         plans: what was removed, in order.

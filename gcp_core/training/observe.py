@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 #: Called after every epoch; returning True stops the trial.
 Report = Callable[[EpochReport], bool | None]
+#: Called with every snapshot; returning True pauses the path there.
+SnapshotSink = Callable[[Snapshot], bool | None]
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Hooks:
     """Who is told what, and what is measured; the fields are arguments of :func:`gcp_core.training.run_trial`."""
 
     report: Report | None = None
-    snapshot: Callable[[Snapshot], None] | None = None
+    snapshot: SnapshotSink | None = None
     saved: Callable[[Path], None] | None = None
     devices: float = 1.0
     latency: bool = True

@@ -41,7 +41,7 @@ def run_path(setup: Setup, folder: Path | None, stages: StageStore | None, hooks
     path = _Path(setup, folder, stages, hooks)
     status, ended, error = path.run()
     result = path.result(status, ended, error)
-    if folder is not None:
+    if folder is not None and status != "paused":
         write_result(folder, setup.config, result)
     return result
 
@@ -79,7 +79,7 @@ class _Path:
                 ended = self._phase_end()
                 self.unreported_s += time.perf_counter() - started
                 if ended:
-                    return "complete", ended, ""
+                    return ("paused" if ended == "paused" else "complete"), ended, ""
             known = len(self.state.history)
             try:
                 self._epoch()
@@ -94,7 +94,8 @@ class _Path:
             if stop:
                 # With the path's last epoch it comes too late.
                 ended = self._finish_phase() if self._at_phase_end() else ""
-                return ("complete", ended, "") if ended else ("stopped", "stopped", "")
+                over = ended and ended != "paused"
+                return ("complete", ended, "") if over else ("stopped", "stopped", "")
 
     def _at_phase_end(self) -> bool:
         """At the end of a phase, before its event."""
@@ -107,11 +108,12 @@ class _Path:
         return self._finish_phase() or ("" if self._event() is not None else "floors")
 
     def _finish_phase(self) -> str:
-        """Snapshot; why the path ends before another event is tried, "" if it may go on."""
+        """Snapshot; why the path ends or rests before another event is tried, "" if it may go on."""
         state, config = self.state, self.setup.config
-        self._take_snapshot()
+        pause = self._take_snapshot()
         last_plan = state.plans[-1] if state.plans else None
-        return why_over(config.train, config.prune, state.removed, state.epoch, last_plan)
+        over = why_over(config.train, config.prune, state.removed, state.epoch, last_plan)
+        return over or ("paused" if pause else "")
 
     def _event(self) -> Plan | None:
         state, setup, prune = self.state, self.setup, self.setup.config.prune
@@ -143,16 +145,15 @@ class _Path:
         self.unreported_s = 0.0
         state.history.append(report_of(state, epoch, loss, measured, None, seconds))
 
-    def _take_snapshot(self) -> None:
-        """Evaluate the model as it is, keep it, and tell; if that was done before, only tell.
+    def _take_snapshot(self) -> bool:
+        """Evaluate the model as it is, keep it, and tell; if that was done before, only tell. Whether the path shall rest.
 
         Who is told might not have heard: the process may have been killed between the keeping and the telling.
         """
         state, number = self.state, len(self.state.plans)
         known = next((snapshot for snapshot in self.snapshots if snapshot.level == number), None)
         if known is not None:
-            self._tell(known)
-            return
+            return self._tell(known)
         latency = latency_of(state) if self.hooks.latency else None
         finals = finals_of(state, test=True, latency=latency, devices=self.hooks.devices)
         digest = weights_digest(state.model.state_dict())
@@ -171,11 +172,10 @@ class _Path:
             100 * (1 - finals["macs_removed"]),
             finals["train_cost"],
         )
-        self._tell(snapshot)
+        return self._tell(snapshot)
 
-    def _tell(self, snapshot: Snapshot) -> None:
-        if self.hooks.snapshot is not None:
-            self.hooks.snapshot(snapshot)
+    def _tell(self, snapshot: Snapshot) -> bool:
+        return self.hooks.snapshot is not None and self.hooks.snapshot(snapshot) is True
 
     def result(self, status: str, ended: str, error: str) -> TrialResult:
         """What the path is worth: its own final values are those of its last snapshot."""

@@ -24,12 +24,12 @@ from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.errors import Diverged
 from gcp_core.records.checkpoint import EpochCheckpoints
-from gcp_core.records.results import Snapshot, TrialResult, read_result, write_result
+from gcp_core.records.results import TrialResult, read_result, write_result
 from gcp_core.records.stages import StageStore
 from gcp_core.schedule.clock import prune_clock
 from gcp_core.training.event import prune_event
 from gcp_core.training.finals import finish
-from gcp_core.training.observe import Hooks, Report, check_finite, measure, report_of, tell
+from gcp_core.training.observe import Hooks, Report, SnapshotSink, check_finite, measure, report_of, tell
 from gcp_core.training.path import goes_on, run_path
 from gcp_core.training.setup import Setup, build_setup
 from gcp_core.training.sharing import Sharing
@@ -44,7 +44,7 @@ def run_trial(
     checkpoint_dir: str | Path | None = None,
     stages: StageStore | None = None,
     saved: Callable[[Path], None] | None = None,
-    snapshot: Callable[[Snapshot], None] | None = None,
+    snapshot: SnapshotSink | None = None,
     devices: float | None = None,
     latency: bool | None = None,
 ) -> TrialResult:
@@ -59,7 +59,9 @@ def run_trial(
             there. The result is bit-equal to one without (CPU, same thread count).
         saved: called with the folder of every epoch's checkpoint once that is whole, to copy it elsewhere, say.
         snapshot: paths: called with every snapshot that this call takes, once it is kept; and once more with the last
-            one kept where a path goes on from there, because a killed process may have kept it and not told.
+            one kept where a path goes on from there, because a killed process may have kept it and not told. Returning
+            True pauses the path there, unless it is over: a later call with the same ``checkpoint_dir`` goes on, bit-equal
+            to a path that was never paused.
         devices: what the trial has of the machine, for ``device_hours``: GPUs where it has any (0.25 = a quarter of
             one), else CPU cores. None = one GPU, or ``config.threads`` cores.
         latency: whether forward passes are timed; None = for single trials only.
