@@ -142,7 +142,9 @@ STATUSES: dict[str, Status] = {
     s.name: s
     for s in (
         Status("complete", "COMPLETE", "FINISHED", True, "trained to the end"),
-        Status("paused", "RUNNING", "FINISHED", False, "a path that rests after a cycle; its snapshots count"),
+        Status(
+            "paused", "RUNNING", "FINISHED", False, "a path that rests after a cycle; its snapshots count"
+        ),
         Status("stopped", "PRUNED", "FINISHED", False, "stopped early; its values are of a lower fidelity"),
         Status("infeasible", "COMPLETE", "FINISHED", False, "trained or refused, violates a constraint"),
         Status("diverged", "FAIL", "FAILED", False, "the loss was not finite"),

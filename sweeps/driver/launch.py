@@ -146,10 +146,10 @@ def _give_up(loss: WorkersLost, losses: dict[str, tuple[int, int]], retries: int
         times, before = losses.get(job.trial_id, (0, 0))
         times = times + 1 if epoch <= before else 1
         losses[job.trial_id] = (times, epoch)
-        if times > retries and read_outcome(job.folder) is None:
+        if times > retries and read_outcome(job.folder, job.part) is None:
             hint = "lower train.batch_size, search.concurrency or prune.scoring_images"
             error = f"its process was lost {times} times: {loss}; {hint}"
-            write_outcome(job.folder, Outcome("lost", error=error))
+            write_outcome(job.folder, Outcome("lost", error=error, part=job.part))
             exchange.offer(f"{trial_path(job.trial_id)}/{OUTCOME_FILE}")
 
 

@@ -16,7 +16,7 @@ from gcp_core.errors import GcpError
 from gcp_core.redaction import redact
 from gcp_core.schema import STATUSES, Kind
 from sweeps.records.disk import write_whole
-from sweeps.records.layout import OUTCOME_FILE, STOP_FILE
+from sweeps.records.layout import OUTCOME_FILE, REST_FILE, STOP_FILE
 
 _PREFIX: dict[str, str] = {"trial": "t", "baseline": "b", "confirm": "c"}
 
@@ -28,7 +28,10 @@ def trial_id(kind: Kind, number: int) -> str:
 
 @dataclass(frozen=True)
 class Job:
-    """One training run to be done. ``point`` holds the searched values only; ``folder`` is its own, absolute."""
+    """One training run to be done. ``point`` holds the searched values only; ``folder`` is its own, absolute.
+
+    ``part`` counts how often a path was taken up again after its end (its target was raised, for instance).
+    """
 
     trial_id: str
     kind: Kind
@@ -36,6 +39,7 @@ class Job:
     config: TrialConfig
     point: dict[str, Any]
     folder: str
+    part: int = 0
 
     @property
     def baseline_key(self) -> str:
@@ -75,6 +79,10 @@ class Snap:
         return cls(**{**values, "finals": _numbers(values["finals"])})
 
 
+#: A path that ended or rests for one of these reasons may go on from its last state.
+GOES_ON = ("target", "cap", "paused")
+
+
 @dataclass(frozen=True)
 class Outcome:
     """How a job ended.
@@ -88,6 +96,8 @@ class Outcome:
         weights_sha256: of the final weights, empty if there are none.
         provenance: of the process that ended it (``sweeps.records.provenance``).
         snapshots: of a path, all of them.
+        ended: of a path, why it ended or rests (``gcp_core.records.results.ENDS``, ``"constraint"``); "" if not known.
+        part: of the job that it is the end of.
     """
 
     status: str
@@ -98,6 +108,8 @@ class Outcome:
     weights_sha256: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
     snapshots: tuple[Snap, ...] = ()
+    ended: str = ""
+    part: int = 0
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -129,12 +141,16 @@ def write_outcome(folder: str | os.PathLike[str], outcome: Outcome) -> None:
     write_whole(Path(folder) / OUTCOME_FILE, outcome.to_json() + "\n")
 
 
-def read_outcome(folder: str | os.PathLike[str]) -> Outcome | None:
-    """The outcome in a job's folder, None if the job has not ended (or its record is unreadable)."""
+def read_outcome(folder: str | os.PathLike[str], part: int = 0) -> Outcome | None:
+    """The outcome in a job's folder, None if the job has not ended (or its record is unreadable).
+
+    An outcome of an earlier part of a path is none: the path was taken up again since.
+    """
     try:
-        return Outcome.from_json((Path(folder) / OUTCOME_FILE).read_text(encoding="utf-8"))
+        outcome = Outcome.from_json((Path(folder) / OUTCOME_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return outcome if outcome.part >= part else None
 
 
 @dataclass(frozen=True)
@@ -163,6 +179,36 @@ def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
         return None
 
 
+@dataclass(frozen=True)
+class Rest:
+    """The driver's word on a path's snapshot, left in the path's folder.
+
+    Attributes:
+        level: of the snapshot that it is about; it says nothing about any other.
+        rest: the path shall end its process there, to go on later or not at all. False takes an earlier word back.
+        reason: one sentence.
+        over: it shall not go on later.
+    """
+
+    level: int
+    rest: bool
+    reason: str = ""
+    over: bool = False
+
+
+def write_rest(folder: str | os.PathLike[str], word: Rest) -> None:
+    """Leave the word where the path looks after every snapshot; it outlives the driver."""
+    write_whole(Path(folder) / REST_FILE, json.dumps(dataclasses.asdict(word), sort_keys=True) + "\n")
+
+
+def read_rest(folder: str | os.PathLike[str]) -> Rest | None:
+    """The word in a path's folder, None if there is none."""
+    try:
+        return Rest(**json.loads((Path(folder) / REST_FILE).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def _writable(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return str(value)
@@ -183,6 +229,7 @@ class Record:
 
     ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
     ``started_ms`` and ``ended_ms``: when it was entered and closed, in milliseconds since 1970 (0 = not closed yet).
+    ``ended``: of a path, why it ended; ``decisions``: number of a snapshot -> what was decided there and on which numbers.
     """
 
     job: Job
@@ -197,8 +244,10 @@ class Record:
     provenance: dict[str, str] = field(default_factory=dict)
     started_ms: int = 0
     ended_ms: int = 0
+    ended: str = ""
+    decisions: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def finished(self) -> bool:
-        """Whether the trial has come to any end."""
-        return self.status != "running"
+        """Whether the trial has come to any end; a path that rests has not."""
+        return self.status not in ("running", "paused")

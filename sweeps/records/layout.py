@@ -27,6 +27,8 @@ EPOCHS = "epochs"
 OUTCOME_FILE = "outcome.json"
 #: The driver's word that it shall end early.
 STOP_FILE = "stop.json"
+#: The driver's word on a path's snapshot: whether it shall rest there.
+REST_FILE = "rest.json"
 #: Only if the trial hung: the stack of every thread at that moment.
 HANG_FILE = "hang.txt"
 #: In the store only: which process the trial belongs to.

@@ -8,6 +8,7 @@ driver never leaves half a trial. Only the driver that holds the run lock writes
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import logging
 import os
@@ -30,6 +31,7 @@ from gcp_core.errors import CheckpointError
 from gcp_core.schema import STATUSES, Kind, model_id
 from sweeps.records.database import open_storage, study_name
 from sweeps.records.folder import existing_entry
+from sweeps.records.continued import PART, Continued
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.layout import JOURNAL
 from sweeps.records.tenure import Tenure
@@ -39,6 +41,8 @@ _CONFIG, _POINT, _KEY = "config", "point", "key"
 _STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
 _WEIGHTS, _PROVENANCE = "weights_sha256", "provenance"
 _NAME, _TRIAL, _SNAP, _VIOLATIONS = "model", "trial", "snapshot", "violations"
+#: What is known of a path that rests; why it ended; what was decided at a snapshot (followed by its number).
+_RESTS, _ENDED, _DECISION = "rests", "ended", "decision@"
 
 
 @dataclass(frozen=True)
@@ -82,8 +86,8 @@ class Ledger:
             self._trials = _open_study(storage, name, objectives)
             self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
             self._confirm = _open_study(storage, f"{name}/confirm", objectives)
-        self._where = (storage, f"{name}/snapshots", objectives)
-        self._snapshots: optuna.Study | None = None
+        self._snapshots = _Sibling(storage, f"{name}/snapshots", objectives)
+        self._continued = Continued(_Sibling(storage, f"{name}/continued", objectives))
         self._names: set[str] | None = None
 
     def add(
@@ -117,15 +121,16 @@ class Ledger:
     ) -> None:
         """Enter the end of a trial: first what is known about it, then, as the last line, that it is over."""
         self.tenure.check()
-        study = self._study(job.kind)
-        frozen = study.get_trials(deepcopy=False)[job.number]
-        trial = optuna.trial.Trial(study, frozen._trial_id)
+        study, frozen, trial = self._open(job)
+        before = frozen.user_attrs.get(_RESTS, {}).get(_SECONDS, 0.0)
         trial.set_user_attr(_STATUS, outcome.status)
         trial.set_user_attr(_FINALS, outcome.finals)
         trial.set_user_attr(_ERROR, outcome.error)
-        trial.set_user_attr(_SECONDS, outcome.seconds)
+        trial.set_user_attr(_SECONDS, before + outcome.seconds)
         trial.set_user_attr(_WEIGHTS, outcome.weights_sha256)
         trial.set_user_attr(_PROVENANCE, outcome.provenance)
+        if outcome.ended:
+            trial.set_user_attr(_ENDED, outcome.ended)
         for name, excess in (violations or {}).items():
             if name not in frozen.constraints:
                 trial.set_constraint(name, excess)
@@ -133,7 +138,49 @@ class Ledger:
         if state == TrialState.COMPLETE and values is None:
             state = TrialState.FAIL  # refused before it was trained: there is nothing honest to tell
         with quiet_optuna():
-            study.tell(job.number, values=values if state == TrialState.COMPLETE else None, state=state)
+            study.tell(frozen.number, values=values if state == TrialState.COMPLETE else None, state=state)
+
+    def pause(self, job: Job, outcome: Outcome) -> None:
+        """Enter that a path rests; its trial stays open."""
+        self.tenure.check()
+        _, frozen, trial = self._open(job)
+        seconds = frozen.user_attrs.get(_RESTS, {}).get(_SECONDS, 0.0) + outcome.seconds
+        known = {
+            _FINALS: outcome.finals,
+            _SECONDS: seconds,
+            _WEIGHTS: outcome.weights_sha256,
+            _PROVENANCE: outcome.provenance,
+        }
+        trial.set_user_attr(_RESTS, known)
+        trial.set_user_attr(_STATUS, "paused")
+
+    def resume(self, job: Job) -> Job:
+        """Enter that a path goes on. One that had ended goes on as a further part, in a sibling study: what was told to
+        Optuna stays told. The job to run.
+        """
+        self.tenure.check()
+        _, frozen, trial = self._open(job)
+        if not frozen.state.is_finished():
+            trial.set_user_attr(_STATUS, "running")
+            return job
+        part, known = job.part + 1, frozen.user_attrs
+        so_far = {name: known[name] for name in (_FINALS, _SECONDS, _WEIGHTS, _PROVENANCE)}
+        about = {**known, _STATUS: "running", _CONFIG: job.config.to_dict(), _RESTS: so_far}
+        self._continued.add(job.trial_id, part, about)
+        return dataclasses.replace(job, part=part)
+
+    def decide(self, job: Job, level: int, decision: Mapping[str, Any]) -> None:
+        """Keep what was decided at a snapshot of a path that is open, and on which numbers."""
+        self.tenure.check()
+        self._open(job)[2].set_user_attr(f"{_DECISION}{level}", dict(decision))
+
+    def _open(self, job: Job) -> tuple[optuna.Study, FrozenTrial, optuna.Trial]:
+        """The study that holds the job's last part, its entry there, and the handle to write with."""
+        study = self._study(job.kind)
+        frozen = study.get_trials(deepcopy=False)[job.number]
+        if job.part:
+            study, frozen = self._continued.find(job.trial_id, job.part)
+        return study, frozen, optuna.trial.Trial(study, frozen._trial_id)
 
     def add_snapshot(
         self, job: Job, snap: Snap, values: tuple[float, ...] | None, violations: Mapping[str, float]
@@ -145,14 +192,14 @@ class Ledger:
         about = {_NAME: name, _TRIAL: job.trial_id, _SNAP: snap.to_dict(), _VIOLATIONS: dict(violations)}
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         with quiet_optuna():
-            self._open_snapshots(create=True).add_trial(
+            self._snapshots(create=True).add_trial(
                 create_trial(state=state, values=None if values is None else list(values), user_attrs=about)
             )
         self._snapshot_names().add(name)
 
     def snapshots(self) -> dict[str, list[SnapshotRecord]]:
         """Trial id -> its snapshots by level, as far as they are finished."""
-        study = self._open_snapshots(create=False)
+        study = self._snapshots(create=False)
         found: dict[str, list[SnapshotRecord]] = {}
         for frozen in study.get_trials(deepcopy=False) if study is not None else ():
             known = frozen.user_attrs
@@ -165,33 +212,31 @@ class Ledger:
 
     def _snapshot_names(self) -> set[str]:
         if self._names is None:
-            study = self._open_snapshots(create=False)
+            study = self._snapshots(create=False)
             trials = study.get_trials(deepcopy=False) if study is not None else ()
             self._names = {frozen.user_attrs[_NAME] for frozen in trials}
         return self._names
 
-    def _open_snapshots(self, create: bool) -> optuna.Study | None:
-        """A sibling study that only sweeps of paths have."""
-        if self._snapshots is None:
-            storage, name, objectives = self._where
-            with quiet_optuna():
-                if create or name in optuna.get_all_study_names(storage):
-                    self._snapshots = _open_study(storage, name, objectives)
-        return self._snapshots
-
     def records(self, kind: Kind = "trial") -> list[Record]:
         """All records of a kind in the order of their numbers."""
-        study = self._study(kind)
-        return [self._record(kind, frozen) for frozen in study.get_trials(deepcopy=False)]
+        study, later = self._study(kind), self._continued.latest()
+        return [self._record(kind, frozen, later) for frozen in study.get_trials(deepcopy=False)]
 
-    def _record(self, kind: Kind, frozen: FrozenTrial) -> Record:
+    def _record(self, kind: Kind, first: FrozenTrial, later: Mapping[str, FrozenTrial]) -> Record:
+        """``later``: trial id -> the last part of a path that was taken up again after its end."""
+        frozen = later.get(trial_id(kind, first.number), first)
         known = frozen.user_attrs
         config = TrialConfig.from_dict(known[_CONFIG])
         running = frozen.state in (TrialState.RUNNING, TrialState.WAITING)
+        status = known[_STATUS]
+        if running:  # a killed driver may have written how it ends, and not that it has ended
+            status = "paused" if status == "paused" else "running"
+            known = {**known, **known.get(_RESTS, {})}
+        job = self._job(kind, first.number, config, known[_POINT])
         return Record(
-            job=self._job(kind, frozen.number, config, known[_POINT]),
+            job=dataclasses.replace(job, part=known.get(PART, 0)),
             key=known[_KEY],
-            status="running" if running else known[_STATUS],
+            status=status,
             finals=dict(known.get(_FINALS, {})),
             error=known.get(_ERROR, ""),
             seconds=known.get(_SECONDS, 0.0),
@@ -199,8 +244,14 @@ class Ledger:
             violations={} if running else dict(frozen.constraints),
             weights_sha256=known.get(_WEIGHTS, ""),
             provenance=dict(known.get(_PROVENANCE, {})),
-            started_ms=_ms(frozen.datetime_start),
+            started_ms=_ms(first.datetime_start),
             ended_ms=_ms(frozen.datetime_complete),
+            ended=known.get(_ENDED, ""),
+            decisions={
+                int(name.removeprefix(_DECISION)): value
+                for name, value in known.items()
+                if name.startswith(_DECISION)
+            },
         )
 
     def _job(self, kind: Kind, number: int, config: TrialConfig, point: dict[str, Any]) -> Job:
@@ -254,6 +305,22 @@ def _open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) 
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         study.set_metric_names(list(objectives))  # optuna-dashboard shows them
     return study
+
+
+class _Sibling:
+    """A study beside the trials' that only some sweeps have: made when it is first written."""
+
+    def __init__(self, storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> None:
+        self._where = (storage, name, objectives)
+        self._study: optuna.Study | None = None
+
+    def __call__(self, create: bool) -> optuna.Study | None:
+        if self._study is None:
+            storage, name, objectives = self._where
+            with quiet_optuna():
+                if create or name in optuna.get_all_study_names(storage):
+                    self._study = _open_study(storage, name, objectives)
+        return self._study
 
 
 class _WholeLines(JournalFileBackend):

@@ -193,7 +193,7 @@ class MlflowWriter:
     def _catch_up(self, record: Record) -> None:
         """Write what the ledger and the trial's folder know about a trial that has ended."""
         self._child(record.job, record.started_ms or _now_ms())
-        outcome = read_outcome(record.job.folder)
+        outcome = read_outcome(record.job.folder, record.job.part)
         history = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
         ended = Outcome(
             record.status,

@@ -29,8 +29,17 @@ from gcp_core.factory import load_factory
 from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redact
 from sweeps.records import spool
 from sweeps.records.disk import is_full
-from sweeps.records.job import Job, Outcome, Snap, read_outcome, read_stop, write_outcome
-from sweeps.records.layout import EPOCHS, HANG_FILE, STOP_FILE, trial_path
+from sweeps.records.job import (
+    GOES_ON,
+    Job,
+    Outcome,
+    Snap,
+    read_outcome,
+    read_rest,
+    read_stop,
+    write_outcome,
+)
+from sweeps.records.layout import EPOCHS, HANG_FILE, REST_FILE, STOP_FILE, trial_path
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
@@ -51,7 +60,7 @@ class Extra:
     """What only some trials need.
 
     Attributes:
-        snapshot: receives every snapshot of a path, once it is kept.
+        snapshot: receives every snapshot of a path, once it is kept; the driver's word on it is there when it returns.
         latency: snapshots' forward passes are timed, because an objective or a constraint asks for it.
     """
 
@@ -136,14 +145,14 @@ def run_job(
         exchange: where the job's files come from and go to; None = its folder is where everybody looks.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
-    ``traceback.txt`` if it raised; the epochs' checkpoints go.
+    ``traceback.txt`` if it raised; the epochs' checkpoints go, unless it is a path that may go on.
     """
     exchange = exchange or Exchange(sweep_folder(job))
     job = exchange.here(job)
     folder = Path(job.folder)
     folder.mkdir(parents=True, exist_ok=True)
     with trial_lock(folder, holder=holder, lost=functools.partial(_end, job)) as held:
-        done = read_outcome(folder)
+        done = read_outcome(folder, job.part)
         if done is not None:
             return done
         with _ends_if_superseded(job):
@@ -170,12 +179,15 @@ def run_job(
             _log.info("%s ends: %s %s", job.trial_id, outcome.status, outcome.error)
         with _ends_if_superseded(job):
             exchange.check_owner()
-        write_outcome(folder, outcome)
-        # The core removes them too, unless the trial raised.
-        shutil.rmtree(folder / EPOCHS, ignore_errors=True)
+        if outcome.status != "paused":
+            write_outcome(folder, outcome)
+        goes_on = outcome.ended in GOES_ON
+        if not goes_on:  # the core removes them too, unless the trial raised
+            shutil.rmtree(folder / EPOCHS, ignore_errors=True)
         with _ends_if_superseded(job):
             exchange.send(trial_path(job.trial_id))
-            exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
+            if not goes_on:
+                exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
         return outcome
 
 
@@ -202,18 +214,22 @@ def _run(
         with watchdog.pause():  # the driver may take its time
             sink(row)
             # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
-            _fetch_word(job, exchange)
+            _fetch_word(job, STOP_FILE, exchange)
         return read_stop(folder) is not None
 
     def saved(checkpoint: Path) -> None:
         with watchdog.pause():
             _send_epoch(job, checkpoint, exchange)
 
-    def snapshot(taken: Any) -> None:
+    def snapshot(taken: Any) -> bool:
         with watchdog.pause():
             with _tolerated("the snapshot stays on this node for now"):
                 exchange.send(f"{trial_path(job.trial_id)}/{schema.SNAPSHOTS}/{taken.level:02d}")
             extra.snapshot(_snap(taken))
+            # As with an epoch: the driver has dealt with it by now.
+            _fetch_word(job, REST_FILE, exchange)
+        word = read_rest(folder)
+        return word is not None and word.rest and word.level == taken.level
 
     try:
         function = load_factory(runner, "runner", ConfigError)
@@ -230,7 +246,8 @@ def _run(
         _log.error("%s", text)
         status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
         error = _out_of_memory(exc, job) or describe(exc)
-        return Outcome(status, {}, spool.rows(folder), error, time.perf_counter() - start)
+        seconds = time.perf_counter() - start
+        return Outcome(status, {}, spool.rows(folder), error, seconds, part=job.part)
     return Outcome(
         status=result.status,
         finals={name: float(value) for name, value in result.finals.items()},
@@ -239,6 +256,8 @@ def _run(
         seconds=time.perf_counter() - start,
         weights_sha256=result.weights_sha256 or "",
         snapshots=tuple(map(_snap, getattr(result, "snapshots", ()))),
+        ended=getattr(result, "ended", ""),
+        part=job.part,
     )
 
 
@@ -262,9 +281,9 @@ def sweep_folder(job: Job) -> Path:
     return Path(job.folder).parent.parent
 
 
-def _fetch_word(job: Job, exchange: Exchange) -> None:
+def _fetch_word(job: Job, file: str, exchange: Exchange) -> None:
     with _tolerated("the driver's word is not known"):
-        exchange.fetch(f"{trial_path(job.trial_id)}/{STOP_FILE}")
+        exchange.fetch(f"{trial_path(job.trial_id)}/{file}")
 
 
 def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
