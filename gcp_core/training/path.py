@@ -146,7 +146,7 @@ class _Path:
         state.history.append(report_of(state, epoch, loss, measured, None, seconds))
 
     def _take_snapshot(self) -> bool:
-        """Evaluate the model as it is, keep it, and tell; if that was done before, only tell. Whether the path shall rest.
+        """Evaluate the model as it is, keep it, and tell; if that was done before, only tell. Whether it shall rest.
 
         Who is told might not have heard: the process may have been killed between the keeping and the telling.
         """

@@ -229,7 +229,7 @@ class Record:
 
     ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
     ``started_ms`` and ``ended_ms``: when it was entered and closed, in milliseconds since 1970 (0 = not closed yet).
-    ``ended``: of a path, why it ended; ``decisions``: number of a snapshot -> what was decided there and on which numbers.
+    ``ended``: of a path, why it ended; ``decisions``: number of a snapshot -> what was decided there, and why.
     """
 
     job: Job

@@ -29,9 +29,9 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError
 from gcp_core.schema import STATUSES, Kind, model_id
+from sweeps.records.continued import PART, Continued
 from sweeps.records.database import open_storage, study_name
 from sweeps.records.folder import existing_entry
-from sweeps.records.continued import PART, Continued
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.layout import JOURNAL
 from sweeps.records.tenure import Tenure
