@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 #: Costs that differ by less than this share count as equal where a front is shown (:func:`distinct`).
 BAND = 0.01
+#: A volume that grows by less has not grown.
+_ROUNDING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -179,14 +181,40 @@ def hypervolume(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> H
     value, so 1 can be passed. The anchors are fixed by the task, never by the data, so that two sweeps can
     be compared.
     """
-    import moocore
-
     values, _ = costs(df, objectives)
     scaled = anchors.losses(values, objectives)
     best = scaled[nondominated(scaled)]
     inside = (best < 1.0).all(axis=1)
-    value = float(moocore.hypervolume(best[inside], ref=np.ones(best.shape[1]))) if inside.any() else 0.0
-    return Hypervolume(value, int((~inside).sum()), len(best))
+    return Hypervolume(dominated_volume(best), int((~inside).sum()), len(best))
+
+
+def dominated_volume(losses: np.ndarray) -> float:
+    """Share of the box that the rows of ``losses`` (n, m) dominate: 0 = best anchor, 1 = worst, below 0 counts in full.
+
+    Rows outside the box on the bad side, or not finite, add nothing.
+    """
+    import moocore
+
+    inside = (losses < 1.0).all(axis=1) & np.isfinite(losses).all(axis=1)
+    if not inside.any():
+        return 0.0
+    return float(moocore.hypervolume(losses[inside], ref=np.ones(losses.shape[1])))
+
+
+def volume_added(front: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """(j,) what :func:`dominated_volume` of ``front`` (n, m) grows by when the first, the first two, ... of ``points``
+    (j, m) join it.
+    """
+    front = front[(front < 1.0).all(axis=1)]
+    grown, start = front, dominated_volume(front)
+    added, so_far = np.zeros(len(points)), 0.0
+    for i, point in enumerate(points):
+        if (point < 1.0).all() and not (grown <= point).all(axis=1).any():
+            grown = np.vstack([grown, point])
+            growth = dominated_volume(grown) - start
+            so_far = max(so_far, growth if growth > _ROUNDING else 0.0)
+        added[i] = so_far
+    return added
 
 
 def contributions(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> pd.Series:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from gcp_core.config import CYCLES, TrialConfig
@@ -14,6 +15,12 @@ from sweeps.config.space import Dimension, Space
 
 #: A path's baseline has at least so many epochs, whatever the path costs.
 _FEWEST = 1
+#: Shares this close are the same share.
+_NO_MORE = 1e-9
+#: Where a path without a target ends at the latest, as far as can be foreseen: the floors end it.
+_ALMOST_ALL = 0.99
+#: Nobody trains that long; cuts of next to nothing never come to an end.
+_ENDLESS = 10_000
 
 
 def is_of_paths(tree: Mapping[str, Any]) -> bool:
@@ -80,20 +87,45 @@ def with_baseline(space: Space, epochs: int | None) -> tuple[Space, int]:
     return dataclasses.replace(space, base={**space.base, "baseline_epochs": epochs}), epochs
 
 
-def foreseen_cost(path: TrialConfig) -> float:
-    """Training multiply-adds of a path in epochs of the unpruned model, without scoring, by its levels alone.
+@dataclass(frozen=True)
+class Step:
+    """What a path does between two of its snapshots.
 
-    With ``ratio_of: units`` the levels are not known; a cut of r of the units counts as r of the MACs.
+    ``removed``: share of ``prune.of`` that is gone afterwards; ``cost``: what its training takes, in epochs of the
+    unpruned model, without scoring.
+    """
+
+    removed: float
+    cost: float
+
+
+def steps_ahead(path: TrialConfig, removed: float | None = None, epoch: int = 0) -> Iterator[Step]:
+    """What a path still does, by its levels alone: first to last step, each up to a snapshot.
+
+    ``removed`` and ``epoch`` are those of its last snapshot; None = it has not begun, so the dense phase comes first. A
+    share ``removed`` of ``prune.of`` counts as that share of the multiply-adds. With ``ratio_of: units`` the levels are
+    not known; a cut of r of the units counts as r of the cost. Without a target it goes on until one hundredth is left.
     """
     prune, train = path.prune, path.train
     cap = math.inf if train.epochs is None else train.epochs
-    removed, cost, epochs = 0.0, float(prune.start), prune.start
-    units = dataclasses.replace(prune, ratio_of="cost") if prune.ratio_of == "units" else prune
-    depth = prune.depth() if prune.depth() is not None else 0.99
-    while removed < depth - 1e-9 and epochs + prune.interval <= cap:
-        level = units.next_level(removed)
-        if level is None or level <= removed or cost > 10_000:
+    if removed is None:
+        removed, epoch = 0.0, prune.start
+        yield Step(removed, float(prune.start))
+    levels = dataclasses.replace(prune, ratio_of="cost") if prune.ratio_of == "units" else prune
+    depth = prune.depth() if prune.depth() is not None else _ALMOST_ALL
+    while removed < depth - _NO_MORE and epoch + prune.interval <= cap:
+        level = levels.next_level(removed)
+        if level is None or level <= removed:
+            return
+        removed, epoch = level, epoch + prune.interval
+        yield Step(removed, prune.interval * (1 - removed))
+
+
+def foreseen_cost(path: TrialConfig) -> float:
+    """Training multiply-adds of a path in epochs of the unpruned model, without scoring: the sum of its steps."""
+    cost = 0.0
+    for step in steps_ahead(path):
+        cost += step.cost
+        if cost > _ENDLESS:
             break
-        removed, epochs = level, epochs + prune.interval
-        cost += prune.interval * (1 - removed)
     return cost

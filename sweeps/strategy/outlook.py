@@ -1,0 +1,245 @@
+"""How paths go on: what their next models are expected to be, from how far they are and how other paths went.
+
+A path is expected to differ from the typical course as it does now, times the share that it has removed: the unpruned
+model of a path says nothing about its later ones (a short dense phase gives a poor one, and better models later), the
+last but one says nearly all. What is not known spreads as paths differ at that depth.
+
+The typical course of a quantity is the mean of all paths at equal depth. Paths that did not come that far count with
+what is expected of them, so that the course does not jump where poor paths were paused. Between two snapshots a path's
+values are interpolated over the log of the share left.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from sweeps.config.paths import Step
+
+#: Depth = -log(share left), on this grid: down to a thousandth of the dense cost.
+_KNOTS = np.linspace(0.0, 7.0, 71)
+_LEAST_LEFT = math.exp(-_KNOTS[-1])
+_NO_DEEPER = 1e-9
+#: How much the accuracies of paths differ at one depth, in points, before any has been seen; it counts as much as this
+#: number of paths.
+PRIOR_SPREAD, PRIOR_PATHS = 3.0, 2.0
+#: Where no other path has been nothing is expected to change, and the spread is this many times as wide.
+UNKNOWN = 2.0
+#: Accuracies, and the sign of better.
+ACCURACIES = {"val_accuracy": 1.0, "accuracy_drop": -1.0}
+_SIZES = ("macs", "params", "latency_ms", "latency_share")
+_SHARES = ("macs_removed", "params_removed")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A snapshot: the share ``removed`` of ``prune.of``, the ``epoch`` it ends, its final values."""
+
+    removed: float
+    epoch: int
+    finals: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Foreseen:
+    """A final value after each of j steps: (j,) what is expected, and its standard deviation."""
+
+    mean: np.ndarray
+    spread: np.ndarray
+
+
+class Outlook:
+    """Knows all paths of a sweep, and says what the next models of one will be.
+
+    Args:
+        names: the final values that are asked for.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._courses = {name: Course(lasting=name not in ACCURACIES) for name in names}
+        self._pace: dict[str, tuple[float, float]] = {}
+
+    def tell(self, path: str, seen: Sequence[Seen]) -> None:
+        """Everything that is known of a path, by depth; replaces what was told of it before."""
+        for name, course in self._courses.items():
+            known = [one for one in seen if math.isfinite(_inner(name, one))]
+            course.tell(path, [_depth(one.removed) for one in known], [_inner(name, one) for one in known])
+        hours, cost = (seen[-1].finals.get(name, math.nan) for name in ("device_hours", "train_cost"))
+        if math.isfinite(hours) and cost > 0:
+            self._pace[path] = (hours, cost)
+
+    def known(self, name: str) -> bool:
+        """Whether any path has that value."""
+        return self._courses[name].known
+
+    def ahead(self, path: str, last: Seen | None, steps: Sequence[Step], cycle: int) -> dict[str, Foreseen]:
+        """What the final values are after each of ``steps``, by name; NaN where nothing is known.
+
+        ``last`` is the path's last snapshot, None = it has not begun. ``cycle``: epochs of a cycle.
+        """
+        return {name: self._ahead(name, path, last, steps, cycle) for name in self._courses}
+
+    def _ahead(self, name: str, path: str, last: Seen | None, steps: Sequence[Step], cycle: int) -> Foreseen:
+        still = np.zeros(len(steps))
+        effort = self._effort(name, last, steps, cycle)
+        if effort is not None:
+            return Foreseen(effort, still)
+        if name == "target_reached":
+            return Foreseen((np.arange(len(steps)) == len(steps) - 1).astype(float), still)
+        removed = np.array([step.removed for step in steps])
+        depths = np.array([_depth(share) for share in removed])
+        value = math.nan if last is None else _inner(name, last)
+        at = 0.0 if last is None else _depth(last.removed)
+        mean, spread = self._courses[name].expect(path, at, value, depths)
+        if name in ACCURACIES:
+            return Foreseen(mean, spread)
+        return Foreseen(_outer(name, mean, 1 - removed), still)
+
+    def _effort(self, name: str, last: Seen | None, steps: Sequence[Step], cycle: int) -> np.ndarray | None:
+        """What grows with every step by what the step takes; None for all other values."""
+        costs = np.cumsum([step.cost for step in steps])
+        if name == "epochs":
+            first = steps[0].cost if last is None else last.epoch + cycle
+            return first + cycle * np.arange(len(steps), dtype=float)
+        if name == "train_cost":
+            return costs + (0.0 if last is None else last.finals.get(name, math.nan))
+        if name == "device_hours":
+            paces = [self._pace[path] for path in sorted(self._pace)] or [(math.nan, 1.0)]
+            hours, cost = np.sum(paces, axis=0)
+            return costs * hours / cost + (0.0 if last is None else last.finals.get(name, math.nan))
+        return None
+
+
+class Course:
+    """The typical course of one quantity over the depth, and how much paths differ from it.
+
+    ``lasting``: of how a path differs all stays, not only the share that it has removed.
+    """
+
+    def __init__(self, lasting: bool) -> None:
+        self._lasting = lasting
+        self._rows: dict[str, np.ndarray] = {}
+        self._sums: _Sums | None = None
+
+    @property
+    def known(self) -> bool:
+        return bool(self._rows)
+
+    def tell(self, path: str, depths: Sequence[float], values: Sequence[float]) -> None:
+        """All that is known of a path: values at rising depths."""
+        row = _on_knots(np.asarray(depths), np.asarray(values))
+        if np.isnan(row).all():
+            self._rows.pop(path, None)
+        else:
+            self._rows[path] = row
+        self._sums = None
+
+    def expect(self, path: str, at: float, value: float, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """(mean, standard deviation), each (j,), of the path's values at ``depths``; NaN where nothing is known.
+
+        ``value`` at the depth ``at`` is its last one, NaN = none.
+        """
+        if self._sums is None:
+            self._sums = _Sums([self._rows[name] for name in sorted(self._rows)], self._kept(_KNOTS))
+        typical = self._sums.typical(self._rows.get(path))
+        known = int(np.isfinite(typical).sum())
+        reach = _KNOTS[max(known - 1, 0)] + _NO_DEEPER
+        wide = np.full(len(depths), UNKNOWN * PRIOR_SPREAD)
+        if not known or (at > reach and math.isfinite(value)):
+            return np.full(len(depths), value), wide  # no other path is there: as it is now
+        held = np.where(np.isfinite(typical), typical, typical[known - 1])
+        mean, kept = np.interp(depths, _KNOTS, held), 0.0
+        if math.isfinite(value):
+            kept = float(self._kept(np.array(at)))
+            mean = mean + kept * (value - np.interp(at, _KNOTS, held))
+        spread = np.interp(depths, _KNOTS, self._sums.spread) * math.sqrt(1 - kept * kept)
+        return mean, np.where(depths <= reach, spread, wide)
+
+    def _kept(self, depths: np.ndarray) -> np.ndarray:
+        """The share of a difference at these depths that stays."""
+        return np.ones_like(depths) if self._lasting else 1 - np.exp(-depths)
+
+
+class _Sums:
+    """What the typical course is made of, so that it can be had without any one path."""
+
+    def __init__(self, rows: list[np.ndarray], kept: np.ndarray) -> None:
+        self._kept = kept
+        table = np.array(rows).reshape(-1, len(_KNOTS))
+        self._all = self._parts(table)
+        off = table - self.typical(None)
+        seen = np.isfinite(off)
+        squares = np.where(seen, off, 0.0) ** 2
+        prior = PRIOR_PATHS * PRIOR_SPREAD**2
+        #: (knots,) standard deviation between paths.
+        self.spread = np.sqrt((prior + squares.sum(axis=0)) / (PRIOR_PATHS + seen.sum(axis=0)))
+
+    def typical(self, without: np.ndarray | None) -> np.ndarray:
+        """(knots,) the typical course without that row; NaN from where it is not known on.
+
+        With d = the differences that are expected of those who did not come this far, in all, the mean over all is
+        (sum of those who did + number of the others * mean + d) / number of all, so it is (their sum + d) / their number.
+        """
+        parts = self._all if without is None else self._all - self._parts(without[None])
+        course, differences = np.full(len(_KNOTS), np.nan), 0.0
+        for k, (total, number, last, weight) in enumerate(parts.T.tolist()):
+            if number < 0.5:
+                break
+            course[k] = mean = (total + differences) / number
+            differences += last - weight * mean
+        return course
+
+    def _parts(self, table: np.ndarray) -> np.ndarray:
+        """(4, knots): sum and number of the values; and of those that are a path's last one, times the share that stays,
+        the same.
+        """
+        seen = np.isfinite(table)
+        values = np.where(seen, table, 0.0)
+        last = seen & ~np.concatenate([seen[:, 1:], np.zeros((len(table), 1), dtype=bool)], axis=1)
+        weight = last * self._kept
+        return np.stack([part.sum(axis=0) for part in (values, seen, weight * values, weight)])
+
+
+def _on_knots(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """(knots,) a path's values, NaN beyond its last; up to the knot after that its last slope goes on."""
+    rising = [i for i, depth in enumerate(depths) if i == 0 or depth > depths[:i].max() + _NO_DEEPER]
+    depths, values = depths[rising], values[rising]
+    row = np.full(len(_KNOTS), np.nan)
+    if not len(depths) or depths[0] > _KNOTS[1]:
+        return row  # its dense phase is not known: there is nothing to start from
+    last = min(int(np.searchsorted(_KNOTS, depths[-1] - _NO_DEEPER)), len(_KNOTS) - 1)
+    row[: last + 1] = np.interp(_KNOTS[: last + 1], depths, values)
+    if len(depths) > 1:
+        slope = (values[-1] - values[-2]) / (depths[-1] - depths[-2])
+        row[last] = values[-1] + slope * (_KNOTS[last] - depths[-1])
+    return row
+
+
+def _depth(removed: float) -> float:
+    return -math.log(max(1 - removed, _LEAST_LEFT))
+
+
+def _inner(name: str, one: Seen) -> float:
+    """A final value in the form in which it changes little with the depth; NaN if it has none."""
+    value, left = one.finals.get(name, math.nan), max(1 - one.removed, _LEAST_LEFT)
+    if name in _SIZES:
+        return math.log(value / left) if value > 0 else math.nan
+    if name in _SHARES:
+        return math.log((1 - value) / left) if value < 1 else math.nan
+    if name == "compression":
+        return math.log(value * left) if value > 0 else math.nan
+    return value
+
+
+def _outer(name: str, inner: np.ndarray, left: np.ndarray) -> np.ndarray:
+    """The other way round, at the shares ``left``."""
+    if name in _SIZES:
+        return np.exp(inner) * left
+    if name in _SHARES:
+        return 1 - np.exp(inner) * left
+    if name == "compression":
+        return np.exp(inner) / np.maximum(left, _LEAST_LEFT)
+    return inner
