@@ -39,7 +39,8 @@ from sweeps.records.folder import read_config
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import encode_point, quiet_optuna, read_records
 from sweeps.strategy.feasibility import Feasibility, Projection
-from sweeps.strategy.sampling import build_sampler, distributions
+from sweeps.strategy.mirror import build_sampler
+from sweeps.strategy.sampling import distributions
 from sweeps.strategy.stopping import Rungs
 
 HERE = Path(__file__).parent

@@ -163,7 +163,7 @@ class Memory:
             self.rows.append({"trials": done, "rss_mib": rss_mib(), "seconds": round(seconds, 1)})
             print(self.rows[-1], flush=True)
 
-    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+    def front(self, hypervolume: float | None, left_s: float | None, stand_in: str) -> None:
         """Nor is the front."""
 
     def note(self, text: str) -> None:

@@ -109,6 +109,8 @@ class Tag:
     ERROR = "error"
     FRONT = "pareto.front"
     RANK = "pareto.rank"
+    #: Of a sweep: what ``front/hypervolume`` is measured against, a baseline or what stands for it.
+    ANCHORS = "front.anchors"
     GIT_SHA = "git_sha"
     #: Names the final weights bit by bit; ``gcp-sweep replay`` reproduces it.
     WEIGHTS = "weights_sha256"

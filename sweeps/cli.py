@@ -154,9 +154,9 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
         check_space,
         check_storage,
         check_tracking,
+        continued,
         leftovers,
     )
-    from sweeps.records.folder import check_unchanged
     from sweeps.storage.exchange import open_exchange
     from sweeps.storage.objects import store_errors
     from sweeps.storage.place import bring_home
@@ -164,7 +164,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     with store_errors():
         exchange = open_exchange(Path(checked.folder), checked.store)
         bring_home(exchange)
-    check_unchanged(checked)
+    checked = continued(checked)
     check_driver(exchange)
     check_storage(checked.folder, checked.store)
     check_disk(checked.folder)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 _COSTS = ("macs", "params", "latency_ms", "latency_share", "device_hours", "train_cost")
 #: Where the accuracy scale begins unless asked otherwise, in points below the mean baseline: worse is of no use.
 USABLE = 10.0
+#: What grows with the epochs of a training.
+_OF_TRAINING = {"train_cost", "device_hours"}
 _SHARES = ("macs_removed", "params_removed", "target_reached")
 
 
@@ -71,8 +73,8 @@ def anchors_for(
 
     Accuracy runs from ``usable`` points below the mean baseline accuracy (not below chance) to that accuracy; with
     ``usable=None`` from chance (``df.attrs["chance"]``, per cent; 0 if unknown). Costs run from the baseline's value
-    to 0. Without a baseline, or for a column without a natural scale,
-    the worst value on the front plus a tenth of its range stands in, and the source says so.
+    to 0. Without a baseline the best unpruned snapshot of a path stands in (:func:`stand_in`). Without that too, or for
+    a column without a natural scale, the worst value on the front plus a tenth of its range does. The source says so.
     """
     if usable is not None and not (np.isfinite(usable) and usable > 0):
         raise ConfigError(f"{usable!r} is not a number of points above 0", "usable", "or None: from chance")
@@ -87,33 +89,57 @@ def from_chance(anchors: Anchors, df: pd.DataFrame, objectives: Mapping[str, Dir
     return old if old.of != anchors.of else None
 
 
+def stand_in(df: pd.DataFrame) -> pd.DataFrame:
+    """The row that stands for the baseline until one has ended: the most accurate snapshot 0 of a path; may be empty.
+
+    A baseline is trained for longer, so what training costs is scaled to its epochs (``baseline_epochs``).
+    """
+    if not {"kind", "level", "val_accuracy"} <= set(df.columns):
+        return df.iloc[:0]
+    unpruned = df[(df["kind"] == "trial") & (df["level"] == 0)]
+    accuracy = unpruned["val_accuracy"].to_numpy(dtype=float, na_value=np.nan)
+    if not np.isfinite(accuracy).any():
+        return df.iloc[:0]
+    row = unpruned.iloc[[int(np.nanargmax(np.where(np.isfinite(accuracy), accuracy, np.nan)))]].copy()
+    known = {"epochs", "baseline_epochs"} <= set(row.columns)
+    longer = float(row["baseline_epochs"].iloc[0]) / float(row["epochs"].iloc[0]) if known else np.nan
+    for column in _OF_TRAINING & set(row.columns):
+        row[column] = row[column].astype(float) * longer
+    return row
+
+
 def _anchor(df: pd.DataFrame, column: str, direction: Direction, usable: float | None) -> Anchor:
     chance = float(df.attrs.get("chance", 0.0))
+    rows, whose = df[df["kind"] == "baseline"] if "kind" in df.columns else df.iloc[:0], ""
+    if not len(rows):
+        rows, whose = stand_in(df), "; the best unpruned snapshot, until a baseline has ended"
+    mean = "mean baseline" if not whose else "baseline"
     if column in ("val_accuracy", "test_accuracy"):
-        top = _baseline(df, column, "mean")
+        top = _value(rows, column, "mean")
         if top is not None and top > chance:
             if usable is None or top - usable <= chance:
-                return Anchor(chance, top, "chance, or 0 if unknown, to the mean baseline")
-            return Anchor(top - usable, top, f"{usable:g} points below the mean baseline, to it")
+                return Anchor(chance, top, f"chance, or 0 if unknown, to the {mean}{whose}")
+            return Anchor(top - usable, top, f"{usable:g} points below the {mean}, to it{whose}")
     elif column == "accuracy_drop":
-        top = _baseline(df, "val_accuracy", "mean")
+        top = _value(rows, "val_accuracy", "mean")
         if top is not None and top > chance:
             if usable is None or top - usable <= chance:
-                return Anchor(top - chance, 0.0, "as bad as chance to no loss")
+                return Anchor(top - chance, 0.0, f"as bad as chance to no loss{whose}")
             return Anchor(usable, 0.0, f"{usable:g} points to no loss")
     elif column in _COSTS:
-        worst = _baseline(df, column, "max")
+        worst = _value(rows, column, "max")
         if worst is not None and worst > 0:
-            return Anchor(worst, 0.0, "baseline to nothing")
+            return Anchor(worst, 0.0, f"baseline to nothing{whose}")
     elif column in _SHARES:
         return Anchor(0.0, 1.0, "none to all")
     return _from_data(df, column, direction)
 
 
-def _baseline(df: pd.DataFrame, column: str, how: str) -> float | None:
-    if "kind" not in df.columns or column not in df.columns:
+def _value(rows: pd.DataFrame, column: str, how: str) -> float | None:
+    """Mean or maximum of a column's finite values, None without any."""
+    if column not in rows.columns:
         return None
-    values = df.loc[df["kind"] == "baseline", column].to_numpy(dtype=float, na_value=np.nan)
+    values = rows[column].to_numpy(dtype=float, na_value=np.nan)
     values = values[np.isfinite(values)]
     if not len(values):
         return None

@@ -11,10 +11,8 @@ from typing import Any
 from gcp_core.config import CYCLES, TrialConfig
 from gcp_core.errors import ConfigError
 from sweeps.config.search import SearchConfig
-from sweeps.config.space import Dimension, Space
+from sweeps.config.space import Dimension
 
-#: A path's baseline has at least so many epochs, whatever the path costs.
-_FEWEST = 1
 #: Shares this close are the same share.
 _NO_MORE = 1e-9
 #: Where a path without a target ends at the latest, as far as can be foreseen: the floors end it.
@@ -45,6 +43,14 @@ def check_given(tree: Mapping[str, Any]) -> None:
         raise ConfigError(
             "has no meaning with train.schedule: cycles", "prune.until", "target says how deep a path goes"
         )
+    search = tree.get("search")
+    for name in ("min_gain", "max_path_cost"):
+        if schedule != CYCLES and isinstance(search, Mapping) and search.get(name) is not None:
+            raise ConfigError(
+                "only paths have it: a single trial is one step, trained whole or not at all",
+                f"search.{name}",
+                "leave it out, or train.schedule: cycles",
+            )
     if prune.get("levels") is not None:
         for name in ("target", "ratio", "ratio_of"):
             if prune.get(name) is not None:
@@ -74,17 +80,6 @@ def deep_as_searched(base: dict[str, Any], dimensions: list[Dimension]) -> list[
         if dimension.path == "prune.target":
             base["prune"]["target"] = max(value for value in dimension.extremes() if value is not None)
     return kept
-
-
-def with_baseline(space: Space, epochs: int | None) -> tuple[Space, int]:
-    """The space whose trials know how long their unpruned twin is trained, and that number of epochs.
-
-    None = as many as the dearest path of the space costs, in epochs of the unpruned model: equal compute.
-    """
-    if epochs is None:
-        points = space.all_corners() if space.dimensions else [{}]
-        epochs = max(_FEWEST, *(math.ceil(foreseen_cost(space.resolve(point)) - 1e-9) for point in points))
-    return dataclasses.replace(space, base={**space.base, "baseline_epochs": epochs}), epochs
 
 
 @dataclass(frozen=True)

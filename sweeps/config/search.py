@@ -14,6 +14,8 @@ SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
 STOPPING = ("rungs", "none")
 #: These look where it is promising; the others make tables, of which every cell counts.
 LEARNING_SAMPLERS = ("tpe", "nsga2", "gp")
+#: ``search.min_gain: null`` means this many per cent points of hypervolume per dense epoch of training.
+DEFAULT_MIN_GAIN = 0.02
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,9 @@ class SearchConfig:
             ``rungs`` with a sampler that learns (tpe, nsga2, gp), ``none`` with one that does not.
         rungs: where trials are compared, as shares of their epochs.
         rung_share: share of the trials at a rung that goes on.
+        min_gain: of paths: a step that promises less is not taken, in per cent points of hypervolume per dense epoch of
+            training; None = :data:`DEFAULT_MIN_GAIN`.
+        max_path_cost: of paths: those foreseen to cost more dense epochs of training are not proposed; None = no limit.
     """
 
     sampler: str = "tpe"
@@ -51,6 +56,8 @@ class SearchConfig:
     hours: float | None = None
     device_hours: float | None = None
     plateau: str | None = None
+    min_gain: float | None = None
+    max_path_cost: float | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -80,10 +87,16 @@ class SearchConfig:
         self.limits()
 
     def _check_budgets(self) -> None:
-        for name in ("hours", "device_hours"):
+        for name in ("hours", "device_hours", "max_path_cost"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", "null = no limit")
+        if self.min_gain is not None and not (self.min_gain >= 0 and math.isfinite(self.min_gain)):
+            raise ConfigError(
+                f"{self.min_gain!r} is not a number >= 0",
+                "search.min_gain",
+                f"per cent points of hypervolume per dense epoch; null = {DEFAULT_MIN_GAIN:g}, 0 = whatever gains at all",
+            )
         if self.plateau is not None:
             parse_plateau(self.plateau, "search.plateau")
             for name in sorted(WITHOUT_SCALE & set(self.objectives)):

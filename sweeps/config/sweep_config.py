@@ -18,8 +18,9 @@ from typing import Any
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
+from sweeps.config.equal_cost import check_costs, with_baseline
 from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
-from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, with_baseline, without_rungs
+from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, without_rungs
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
 from sweeps.config.reading import flatten, merge, read_tree
 from sweeps.config.search import SearchConfig
@@ -68,7 +69,8 @@ class ConfirmConfig:
 
 @dataclass(frozen=True)
 class BaselineConfig:
-    """The unpruned twin of paths: trained one-cycle for ``epochs`` (null = as many as the dearest path costs).
+    """The unpruned twin of paths: trained one-cycle for ``epochs``; null = equal compute, see
+    :func:`sweeps.config.equal_cost.with_baseline`.
 
     The number is fixed when a sweep of paths is created. Single trials have a baseline of their own length.
     """
@@ -80,7 +82,7 @@ class BaselineConfig:
             raise ConfigError(
                 f"{self.epochs!r} is not a whole number >= 1",
                 "baseline.epochs",
-                "null = as many as the dearest path costs",
+                "null = as many as search.max_path_cost allows, or as the dearest path costs",
             )
 
 
@@ -96,7 +98,8 @@ class SweepConfig:
     """A whole sweep, checked. ``tree`` is the merged config with every default filled in (ranges as written).
 
     ``ledger`` is a database's URL, or with an object store as ``storage`` a folder on the driver's machine; None = a
-    journal in the sweep's folder.
+    journal in the sweep's folder. ``baseline_given``: the user says how long the baseline of paths is trained; where he
+    does not, an existing sweep keeps the number it has (``sweeps.records.folder.as_begun``).
     """
 
     name: str
@@ -109,6 +112,7 @@ class SweepConfig:
     storage: str
     ledger: str | None
     tree: dict[str, Any]
+    baseline_given: bool = False
 
     @property
     def folder(self) -> str:
@@ -147,6 +151,8 @@ _MAY_CHANGE = (
     "search.hours",
     "search.device_hours",
     "search.plateau",
+    "search.min_gain",
+    "search.max_path_cost",
     "resources.",
     "tracking.",
     "storage",
@@ -154,12 +160,12 @@ _MAY_CHANGE = (
     "baseline.",
 )
 #: And of a sweep of paths: how far they go.
-_MAY_CHANGE_OF_PATHS = ("prune.target", "train.epochs")
+MAY_CHANGE_OF_PATHS = ("prune.target", "train.epochs")
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what may change between two runs of one sweep."""
-    free = (*_MAY_CHANGE, *(_MAY_CHANGE_OF_PATHS if is_of_paths(tree) else ()))
+    free = (*_MAY_CHANGE, *(MAY_CHANGE_OF_PATHS if is_of_paths(tree) else ()))
     flat = {path: value for path, value in flatten(tree).items() if not path.startswith(free)}
     if not is_url(flat.get("ledger") or ""):
         flat["ledger"] = None  # a journal may lie anywhere
@@ -226,6 +232,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         values = _section(tree.get(part), cls, part)
         sweep_parts[part] = cls(**values)
         merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
+    given_epochs = sweep_parts["baseline"].epochs
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
     merged["ledger"] = ledger = _ledger(tree.get("ledger"), storage)
     if is_of_paths(merged):
@@ -240,9 +247,18 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     if is_of_paths(merged):
         sweep_parts["search"] = without_rungs(sweep_parts["search"], tree)
         merged["search"]["stopping"] = "none"
-        space, epochs = with_baseline(space, sweep_parts["baseline"].epochs)
+        check_costs(space, sweep_parts["search"])
+        space, epochs = with_baseline(space, given_epochs, sweep_parts["search"].max_path_cost)
         sweep_parts["baseline"], merged["baseline"] = BaselineConfig(epochs), {"epochs": epochs}
-    config = SweepConfig(merged["name"], space, **sweep_parts, storage=storage, ledger=ledger, tree=merged)
+    config = SweepConfig(
+        merged["name"],
+        space,
+        **sweep_parts,
+        storage=storage,
+        ledger=ledger,
+        tree=merged,
+        baseline_given=given_epochs is not None,
+    )
     _check_whole(config)
     return config
 

@@ -84,12 +84,15 @@ class Conductor:
         self._budget = budget or Budget(config.search, config.resources)
         self._front = LiveFront(config.search.objectives)
         self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
+        trials, snapshots = ledger.records("trial"), ledger.snapshots()
+        self._front.recall(trials, ledger.records("baseline"), snapshots)  # first: it is what a path is worth
         self._proposals = Proposals(
             config,
-            ledger.records("trial"),
-            ledger.snapshots(),
+            trials,
+            snapshots,
             impossible or (lambda trial: False),
             progress.note,
+            self._front.hypervolume_of,
         )
         self._snapshots = Snapshots(
             config, ledger, tracker, progress, self._baselines, self._front, self._proposals
@@ -360,8 +363,9 @@ class Conductor:
         self._tracker.finished(job, outcome)
         hypervolume = self._front.hypervolume()
         if hypervolume is not None and job.kind != "confirm":
-            self._tracker.front(hypervolume, self._front.complete)
-        self._progress.front(hypervolume, self._budget.left_s(self._done, self.total))
+            self._tracker.front(hypervolume, self._front.complete, self._front.stand_in)
+        left_s = self._budget.left_s(self._done, self.total)
+        self._progress.front(hypervolume, left_s, self._front.stand_in)
         self._progress.finished(job, outcome, self._done, self.total)
         alike = self._first_ends.add(job, outcome, self.total)
         if alike:
@@ -379,7 +383,6 @@ class Conductor:
         if self._rungs is not None:
             self._rungs.take_over([*baselines, *trials])
         self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
-        self._front.recall(trials, baselines, self._ledger.snapshots())
         for record in baselines:
             self._take_over_baseline(record)
         for record in trials:

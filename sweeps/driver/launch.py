@@ -24,11 +24,18 @@ from gcp_core.schema import Kind
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
 from sweeps.driver.conductor import Conductor
-from sweeps.driver.preflight import check_disk, check_ledger, check_space, check_storage, check_tracking
+from sweeps.driver.preflight import (
+    check_disk,
+    check_ledger,
+    check_space,
+    check_storage,
+    check_tracking,
+    continued,
+)
 from sweeps.driver.progress import LineProgress
 from sweeps.records import spool
 from sweeps.records.database import driver_lock
-from sweeps.records.folder import Entry, check_unchanged, read_entry, write_config, write_entry
+from sweeps.records.folder import Entry, read_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
 from sweeps.records.layout import CONFIG, DATABASE, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
 from sweeps.records.ledger import Ledger, read_records, repair_journal
@@ -115,7 +122,7 @@ def run(
             checked = renamed(checked)
         exchange = open_exchange(Path(checked.folder), checked.store)
         bring_home(exchange)
-    check_unchanged(checked)
+    checked = continued(checked)
     done = _already_complete(checked)
     if done is not None:
         return done

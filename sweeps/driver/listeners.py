@@ -22,8 +22,10 @@ class Tracker(Protocol):
     def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
         """Final values that became known after the job had finished."""
 
-    def front(self, hypervolume: float, complete: int) -> None:
-        """The hypervolume of the front of the trials that are complete so far."""
+    def front(self, hypervolume: float, complete: int, stand_in: str) -> None:
+        """The hypervolume of the front of the trials that are complete so far; ``stand_in`` names the snapshot that
+        stands for the baseline in its scale, empty = a baseline does.
+        """
 
 
 class Progress(Protocol):
@@ -33,7 +35,7 @@ class Progress(Protocol):
 
     def epoch(self, job: Job, row: dict[str, float]) -> None: ...
 
-    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+    def front(self, hypervolume: float | None, left_s: float | None, stand_in: str) -> None:
         """How far the sweep is, as far as that is known; comes before :meth:`finished`."""
 
     def snapshot(self, job: Job, snap: Snap) -> None: ...

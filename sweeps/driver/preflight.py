@@ -9,10 +9,13 @@ from pathlib import Path
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget, first_line
+from sweeps.config.paths import is_of_paths
 from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.database import open_storage
+from sweeps.records.folder import as_begun, check_unchanged, read_config, read_entry
 from sweeps.records.layout import JOURNAL
+from sweeps.records.ledger import read_records
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.lock import driver_of
 from sweeps.storage.objects import check_store
@@ -21,6 +24,35 @@ _TIMEOUT_S = 5.0
 _MB = 1_000_000
 #: With less than this no sweep is begun, whatever it needs.
 _LEAST_FREE = 100 * _MB
+
+
+def continued(config: SweepConfig) -> SweepConfig:
+    """The config as an existing sweep may go on with it; a new sweep's as it is.
+
+    Raises:
+        ConfigError: something differs that may not, or fewer paths are asked for than have started.
+    """
+    check_unchanged(config)
+    _check_started(config)
+    return as_begun(config)
+
+
+def _check_started(config: SweepConfig) -> None:
+    """``search.trials`` counts paths that have started: what has begun cannot be asked back."""
+    folder, asked = Path(config.folder), config.search.trials
+    if asked is None or not is_of_paths(config.tree) or read_entry(folder) is None:
+        return
+    before = read_config(folder).search.trials
+    if before is not None and asked >= before:
+        return
+    (trials,) = read_records(folder, config.name, config.search.objectives, ("trial",), config.database)
+    if asked < len(trials):
+        number = "1 path has" if len(trials) == 1 else f"{len(trials)} paths have"
+        raise ConfigError(
+            f"{asked} is less than what has started: {number}",
+            "search.trials",
+            f"at least {len(trials)}; search.hours, search.device_hours and search.min_gain end a sweep early",
+        )
 
 
 def check_space(

@@ -34,9 +34,9 @@ class LineProgress:
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         """Neither is an epoch: MLflow shows it."""
 
-    def front(self, hypervolume: float | None, left_s: float | None) -> None:
+    def front(self, hypervolume: float | None, left_s: float | None, stand_in: str = "") -> None:
         """Goes into the next line."""
-        self._ahead = front_text(hypervolume, left_s)
+        self._ahead = front_text(hypervolume, left_s, stand_in)
 
     def snapshot(self, job: Job, snap: Snap) -> None:
         self._write(snapshot_line(job, snap))
@@ -130,9 +130,11 @@ def result_line(job: Job, outcome: Outcome, done: int, total: int) -> str:
     return f"{counter} {job.trial_id} {outcome.status:10s} {point_text(job)}: {', '.join(parts)}"
 
 
-def front_text(hypervolume: float | None, left_s: float | None) -> str:
-    """``hypervolume 0.6120, about 4 min left``; only what is known."""
+def front_text(hypervolume: float | None, left_s: float | None, stand_in: str = "") -> str:
+    """``hypervolume 0.6120, about 4 min left``; only what is known, and what stands for the baseline until it ends."""
     known = [] if hypervolume is None else [f"hypervolume {hypervolume:.4f}"]
+    if known and stand_in:
+        known[0] += f" against {stand_in} until a baseline ends"
     if left_s:
         known.append(f"about {duration(left_s)} left")
     return ", ".join(known)

@@ -70,6 +70,8 @@ class Snapshots:
         self._ledger.add_snapshot(job, snap, values, violations)
         self._tracker.snapshot(job, snap)
         if job.kind == "trial":
-            self._proposals.observe(job.point, values, violations)
+            if snap.level == 0:
+                self._front.unpruned(job, snap.finals)
+            self._proposals.observe(job, values, violations)
             self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
         self._progress.snapshot(job, snap)

@@ -12,7 +12,9 @@ import yaml
 
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import clean
-from sweeps.config.sweep_config import SweepConfig, check_tree, differences
+from sweeps.config.paths import is_of_paths
+from sweeps.config.reading import merge
+from sweeps.config.sweep_config import MAY_CHANGE_OF_PATHS, SweepConfig, check_tree, differences
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import CONFIG, ENTRY
 
@@ -90,8 +92,23 @@ def check_unchanged(config: SweepConfig) -> None:
         return
     changed = differences(read_config(folder).tree, config.tree)
     if changed:
+        free = ["search.trials", ".concurrency", "confirm", "resources", "tracking"]
+        if is_of_paths(config.tree):
+            free[2:2] = [".min_gain", ".max_path_cost", *MAY_CHANGE_OF_PATHS]
         raise ConfigError(
             f"the sweep exists with another config: {'; '.join(changed)}",
             str(folder),
-            "--new starts a new sweep beside it; search.trials, .concurrency, confirm, resources and tracking may change",
+            f"--new starts a new sweep beside it; {', '.join(free[:-1])} and {free[-1]} may change",
         )
+
+
+def as_begun(config: SweepConfig) -> SweepConfig:
+    """The config with what was fixed when its sweep was created: for how long the baseline of paths is trained.
+
+    A target, cap or ``search.max_path_cost`` that is raised later moves nothing that accuracies are compared with;
+    only ``baseline.epochs`` itself does.
+    """
+    folder = Path(config.folder)
+    if config.baseline_given or not is_of_paths(config.tree) or not (folder / CONFIG).is_file():
+        return config
+    return check_tree(merge(config.tree, {"baseline.epochs": read_config(folder).baseline.epochs}))

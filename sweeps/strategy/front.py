@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.front.anchors import Anchors
-    from sweeps.records.job import Record
+    from sweeps.records.job import Job, Record
     from sweeps.records.ledger import SnapshotRecord
 
 
@@ -23,27 +23,49 @@ class LiveFront:
     """Collects final values as trials end.
 
     The scales are those of ``analysis.show.publish``: accuracy from ten points below the mean baseline to it, costs from
-    the baseline's to nothing. So the hypervolume is not known before a baseline has ended, and a later baseline (of
-    another seed, say) shifts the scale of what comes after it. Objectives without such a scale have no hypervolume while
-    the sweep runs.
+    the baseline's to nothing. Of paths the most accurate snapshot 0 so far stands for the baseline until one has ended;
+    without either there is no hypervolume. A later baseline (of another seed, say) shifts the scale of what comes after
+    it, and so does a better snapshot 0. Objectives without such a scale have no hypervolume while the sweep runs.
 
     Attributes:
         complete: trials so far that may stand on the front.
+        stand_in: the snapshot that stands for the baseline, such as ``t0003@0``; empty once a baseline has ended.
     """
 
     def __init__(self, objectives: Mapping[str, str]) -> None:
         self._objectives = dict(objectives)
         self._baselines: list[dict[str, float]] = []
+        self._unpruned: dict[str, float] = {}
         self._rows: list[dict[str, float] | None] = []
         self._chance = 0.0
         self._known: dict[int, float | None] = {}
+        self._scales: list[Anchors | None] = []  # none, or the one that holds now
         self.complete = 0
+        self.stand_in = ""
 
     def baseline(self, finals: Mapping[str, float], folder: str | Path) -> None:
         """A baseline is complete; the manifest in its folder says how many classes there are to guess among."""
         self._baselines.append(dict(finals))
-        self._chance = self._chance or _chance(Path(folder))
+        self._chance = self._chance or _chance(Path(folder) / schema.ARTIFACT_MANIFEST)
+        self.stand_in = ""
+        self._moved()
+
+    def unpruned(self, job: Job, finals: Mapping[str, float]) -> None:
+        """A path has finished its snapshot 0, which may stand for the baseline."""
+        accuracy = finals.get("val_accuracy", math.nan)
+        if self._baselines or not accuracy > self._unpruned.get("val_accuracy", -math.inf):
+            return
+        self._unpruned = {**finals, "baseline_epochs": job.config.baseline().train.epochs}
+        self._chance = self._chance or _chance(
+            Path(job.folder) / schema.snapshot_artifact(0, schema.ARTIFACT_MANIFEST)
+        )
+        self.stand_in = schema.model_id(job.trial_id, 0)
+        self._moved()
+
+    def _moved(self) -> None:
+        """The scales are others."""
         self._known.clear()
+        self._scales.clear()
 
     def trial(self, finals: Mapping[str, float] | None) -> None:
         """A trial has ended; None = without a place on the front."""
@@ -65,6 +87,8 @@ class LiveFront:
         for record in trials:
             taken = (snapshots or {}).get(record.job.trial_id, [])
             for known in taken:
+                if known.snap.level == 0:
+                    self.unpruned(record.job, known.snap.finals)
                 standing = known.snap.status == "complete" and known.values is not None
                 self.trial(known.snap.finals if standing else None)
             if record.finished and not taken:
@@ -77,8 +101,29 @@ class LiveFront:
         ``without_last`` leaves out the trials that ended last.
         """
         if without_last not in self._known:
-            self._known[without_last] = self._measure(self._rows[: len(self._rows) - without_last])
+            rows = self._rows[: len(self._rows) - without_last]
+            self._known[without_last] = self.hypervolume_of([row for row in rows if row is not None])
         return self._known[without_last]
+
+    def hypervolume_of(self, rows: Sequence[Mapping[str, float]]) -> float | None:
+        """The same of any models, each with its objectives by short name; None without a scale, 0 without a model."""
+        import pandas as pd
+
+        from analysis.front.pareto import hypervolume
+
+        anchors = self._anchors()
+        if anchors is None:
+            return None
+        table = pd.DataFrame(list(rows), columns=list(self._objectives), dtype=float)
+        return hypervolume(table, self._objectives, anchors).value if len(table) else 0.0
+
+    def scale(self) -> tuple[dict[str, float], dict[str, float]] | None:
+        """(worst, best) value of each objective, in its own unit: the corners of the box. None = not known yet."""
+        anchors = self._anchors()
+        if anchors is None:
+            return None
+        ends = {name: anchors.of[name] for name in self._objectives}
+        return {name: end.worst for name, end in ends.items()}, {name: end.best for name, end in ends.items()}
 
     def growth(self, last: int) -> float | None:
         """Growth of the hypervolume over the ``last`` trials in per cent; None if there was none before them."""
@@ -86,27 +131,23 @@ class LiveFront:
         now = self.hypervolume()
         return 100 * (now / before - 1) if before and now is not None else None
 
-    def _measure(self, rows: list[dict[str, float] | None]) -> float | None:
-        import pandas as pd
-
-        from analysis.front.pareto import hypervolume
-
-        anchors = self._anchors() if self._baselines else None
-        if anchors is None:
-            return None
-        table = pd.DataFrame(
-            [row for row in rows if row is not None], columns=list(self._objectives), dtype=float
-        )
-        return hypervolume(table, self._objectives, anchors).value if len(table) else 0.0
-
     def _anchors(self) -> Anchors | None:
+        if not self._scales:
+            self._scales.append(self._new_anchors())
+        return self._scales[0]
+
+    def _new_anchors(self) -> Anchors | None:
         import pandas as pd
 
         from analysis.front.anchors import anchors_for
         from gcp_core.errors import ConfigError
 
-        table: pd.DataFrame = pd.DataFrame(self._baselines, columns=list(FINALS), dtype=float)
-        table = table.assign(kind="baseline", candidate=False)
+        if not (self._baselines or self._unpruned):
+            return None
+        rows = self._baselines or [self._unpruned]
+        table: pd.DataFrame = pd.DataFrame(rows, columns=[*FINALS, "baseline_epochs"], dtype=float)
+        kind, level = ("baseline", math.nan) if self._baselines else ("trial", 0.0)
+        table = table.assign(kind=kind, level=level, candidate=False)
         table.attrs["chance"] = self._chance
         try:
             return anchors_for(table, self._objectives)
@@ -114,10 +155,10 @@ class LiveFront:
             return None
 
 
-def _chance(folder: Path) -> float:
+def _chance(manifest_file: Path) -> float:
     """Accuracy of guessing in per cent, 0 if unknown."""
     try:
-        manifest = json.loads((folder / schema.ARTIFACT_MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads(manifest_file.read_text(encoding="utf-8"))
         classes = float(manifest["num_classes"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0.0

@@ -10,20 +10,17 @@ import itertools
 import json
 import math
 import random
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
-from optuna.trial import TrialState, create_trial
 
-from gcp_core.errors import ConfigError
 from sweeps.config.search import LEARNING_SAMPLERS, SearchConfig
 from sweeps.config.space import Dimension, Point, Space
 from sweeps.records.job import Record
-from sweeps.records.ledger import encode, encode_point, quiet_optuna
+from sweeps.records.ledger import encode, encode_point
+from sweeps.strategy.mirror import Mirror
 
 #: How often a repeat is drawn anew at most. A sampler that learns does so ever less often the more it knows: each draw
 #: costs it tens of milliseconds, and an unseen point beside its proposal serves it as well.
@@ -46,24 +43,6 @@ def _distribution(dimension: Dimension) -> BaseDistribution:
     return FloatDistribution(dimension.low, dimension.high, log=dimension.log, step=dimension.step)
 
 
-def build_sampler(name: str, num_trials: int, seed: int) -> BaseSampler:
-    """The Optuna sampler for a name in ``sweeps.config.search.SAMPLERS`` (``grid`` is random once it is done)."""
-    warm_up = max(4, min(10, num_trials // 3))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        if name == "tpe":
-            return TPESampler(multivariate=True, constant_liar=True, n_startup_trials=warm_up, seed=seed)
-        if name == "nsga2":
-            return NSGAIISampler(population_size=max(4, min(50, num_trials // 4)), seed=seed)
-        if name == "gp":
-            return GPSampler(n_startup_trials=warm_up, seed=seed)
-        if name == "qmc":
-            return QMCSampler(qmc_type="sobol", scramble=True, seed=seed)
-        if name in ("random", "grid"):
-            return RandomSampler(seed=seed)
-    raise ConfigError(f"{name!r} is unknown", "search.sampler")
-
-
 class Proposer:
     """Draws points that have not been drawn before and learns from their values.
 
@@ -73,7 +52,8 @@ class Proposer:
         num_trials: how many trials are planned (sizes the sampler's warm-up).
         seed: of the sampler; with one trial at a time the same seed draws the same points.
         key: the identity of a point's trial; equal keys are never proposed twice. None = it cannot be run (its target
-            is out of reach), so it is not proposed at all.
+            is out of reach, it is too dear), so it is not proposed at all.
+        paths: whether the trials are paths, which are observed on their way.
     """
 
     def __init__(
@@ -83,40 +63,36 @@ class Proposer:
         num_trials: int,
         seed: int,
         key: Callable[[Point], str | None],
+        paths: bool = False,
     ) -> None:
         self.distributions = distributions(space)
         self._space = space
         self._key = key
         self._seen: set[str] = set()
-        self._numbers: dict[int, int] = {}
         self._rng = random.Random(seed)
         self._rng_of_ties = np.random.default_rng(seed)
         self._learns = search.sampler in LEARNING_SAMPLERS
-        self._takes_observations = search.sampler in ("tpe", "gp")
         self._grid: list[Point] = []
         self._places = self._open = np.empty(0)
         first: Iterator[Point] = (space.canonical(point) for point in search.points)
         self._first = itertools.chain(first, space.grid()) if search.sampler == "grid" else first
-        with quiet_optuna():
-            self._mirror = optuna.create_study(
-                directions=["maximize" if d == "max" else "minimize" for d in search.objectives.values()],
-                sampler=build_sampler(search.sampler, num_trials, seed),
-            )
+        self._mirror = Mirror(search, self.distributions, num_trials, seed, paths)
 
-    def replay(self, records: Iterable[Record]) -> None:
-        """Take over what the ledger already holds, running trials included."""
-        for record in records:
-            self._seen.add(record.key)
-            number = self._enter(record.job.point)
-            self._numbers[record.job.number] = number
-            if record.finished:
-                self.answer(record.job.number, record.values, record.violations, record.status == "stopped")
+    @property
+    def takes_observations(self) -> bool:
+        """Whether the sampler learns from snapshots; the others learn from a path's one answer, if from anything."""
+        return self._mirror.takes_observations
+
+    def enter(self, record: Record) -> None:
+        """Take over a trial that the ledger holds, running or not; its answer is told apart."""
+        self._seen.add(record.key)
+        self._enter(record.job.number, record.job.point)
 
     def propose(self, ledger_number: int) -> Point | None:
         """A point that is new, for the trial with this number; None when the space is used up."""
         for point in self._first:
             if self._fresh(point):
-                self._numbers[ledger_number] = self._enter(point)
+                self._enter(ledger_number, point)
                 return point
         wanted: Point | None = None
         for _ in range(1 + self._redraws()):
@@ -124,13 +100,12 @@ class Proposer:
             point = self._decode(trial.params)
             wanted = wanted or point
             if self._fresh(point):
-                self._numbers[ledger_number] = trial.number
+                self._mirror.accept(ledger_number, trial)
                 return point
-            with quiet_optuna():
-                self._mirror.tell(trial, state=TrialState.FAIL)
+            self._mirror.discard(trial)
         unseen = self._unseen(wanted)
         if unseen is not None:
-            self._numbers[ledger_number] = self._enter(unseen)
+            self._enter(ledger_number, unseen)
         return unseen
 
     def answer(
@@ -140,43 +115,22 @@ class Proposer:
         violations: Mapping[str, float],
         stopped: bool = False,
     ) -> None:
-        """Learn how the trial ended; None = it has no values to learn from.
+        """Learn how the trial ended; None = it has no values to learn from. What was observed, or answered, stays so.
 
         A trial that was ``stopped`` early has none either, but its point counts: TPE takes it for worse than any that
         was trained to the end, so it looks elsewhere; the other samplers only know that it was tried.
         """
-        self._tell(self._numbers[ledger_number], values, violations, stopped)
+        self._mirror.tell(ledger_number, values, violations, stopped)
 
     def observe(
-        self, point: Point, values: tuple[float, ...] | None, violations: Mapping[str, float]
+        self, ledger_number: int, values: tuple[float, ...] | None, violations: Mapping[str, float]
     ) -> None:
-        """Learn from a snapshot of the path at ``point``: one observation more at the same parameters.
-
-        A population (NSGA-II) cannot take what it has not asked for; it learns from the path's own answer only.
-        """
-        if values is not None and self._takes_observations:
-            self._tell(self._enter(point), values, violations)
-
-    def _tell(
-        self,
-        number: int,
-        values: tuple[float, ...] | None,
-        violations: Mapping[str, float],
-        stopped: bool = False,
-    ) -> None:
-        trial = optuna.trial.Trial(self._mirror, self._mirror.get_trials(deepcopy=False)[number]._trial_id)
-        for name, excess in violations.items():
-            trial.set_constraint(name, excess)
-        with quiet_optuna():
-            if values is None:
-                self._mirror.tell(number, state=TrialState.PRUNED if stopped else TrialState.FAIL)
-            else:
-                self._mirror.tell(number, values=list(values))
+        """Learn from a snapshot of a path: one observation more at the path's parameters."""
+        if values is not None and self.takes_observations:
+            self._mirror.observe(ledger_number, values, violations)
 
     def _ask(self) -> optuna.Trial:
-        with quiet_optuna(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return self._mirror.ask(self.distributions)
+        return self._mirror.ask()
 
     def _fresh(self, point: Point) -> bool:
         key = self._key(point)
@@ -185,16 +139,8 @@ class Proposer:
         self._seen.add(key)
         return True
 
-    def _enter(self, point: Point) -> int:
-        number = len(self._mirror.get_trials(deepcopy=False))
-        self._mirror.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=encode_point(point, self.distributions),
-                distributions=self.distributions,
-            )
-        )
-        return number
+    def _enter(self, ledger_number: int, point: Point) -> None:
+        self._mirror.enter(ledger_number, encode_point(point, self.distributions))
 
     def _decode(self, params: Mapping[str, object]) -> Point:
         point = {}

@@ -77,6 +77,7 @@ class MlflowWriter:
         self._deadline = math.inf
         self._closing = threading.Event()
         self._unwritten = 0
+        self._anchors = ""
         self._show: Callable[[], None] | None = None
         self._show_every_s = self._show_after = math.inf
         self._doubtful = False
@@ -106,12 +107,16 @@ class MlflowWriter:
         now = _now_ms()
         self._entries.put(lambda: self._late(job, finals, epoch, now))
 
-    def front(self, hypervolume: float, complete: int) -> None:
+    def front(self, hypervolume: float, complete: int, stand_in: str = "") -> None:
         now = _now_ms()
-        key = schema.FRONT_HYPERVOLUME
+        key, run_id = schema.FRONT_HYPERVOLUME, self.run.run_id
         self._entries.put(
-            lambda: self._client.log_metric(self.run.run_id, key, hypervolume, timestamp=now, step=complete)
+            lambda: self._client.log_metric(run_id, key, hypervolume, timestamp=now, step=complete)
         )
+        anchors = f"{stand_in} until a baseline ends" if stand_in else "baseline"
+        if anchors != self._anchors:
+            self._anchors = anchors
+            self._entries.put(lambda: self._client.set_tag(run_id, Tag.ANCHORS, anchors))
         self._entries.put(self._show_front)
 
     def show_with(self, show: Callable[[], None], every_s: float = _SHOW_EVERY_S) -> None:

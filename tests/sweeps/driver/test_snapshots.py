@@ -100,28 +100,103 @@ def test_what_the_driver_was_not_told_is_entered_when_the_path_ends_and_by_the_n
     assert second._front.complete == 4
 
 
-def test_the_sampler_learns_from_every_snapshot_also_after_a_restart(tmp_path):
+def seen_by_the_sampler(conductor: Conductor) -> list[tuple[Any, ...]]:
+    """(parameters, values) of what is complete in the mirror, in a fixed order."""
+    mirror = conductor._proposals._proposer._mirror.trials()
+    return sorted((sorted(t.params.items()), t.values) for t in mirror if t.state.name == "COMPLETE")
+
+
+def test_the_sampler_learns_from_every_snapshot_once_also_after_a_restart(tmp_path):
     checked = paths(tmp_path)
-    conductor, _, _ = new_conductor(checked)
+    conductor, _, ledger = new_conductor(checked)
     drive(conductor, PATHS)
-    mirror = conductor._proposals._proposer._mirror.get_trials(deepcopy=False)
-    complete = [trial for trial in mirror if trial.state.name == "COMPLETE"]
-    assert len(complete) == 2 + 8, "one answer per path, and one observation per snapshot"
-    second = new_conductor(checked)[0]
-    again = [
-        t
-        for t in second._proposals._proposer._mirror.get_trials(deepcopy=False)
-        if t.state.name == "COMPLETE"
-    ]
-    key = lambda t: (sorted(t.params.items()), t.values)  # noqa: E731
-    assert sorted(map(key, again)) == sorted(map(key, complete))
+    expected = sorted(
+        (sorted(record.job.point.items()), list(known.values))
+        for record in ledger.records("trial")
+        for known in ledger.snapshots()[record.job.trial_id]
+    )
+    assert len(expected) == 8
+    assert seen_by_the_sampler(conductor) == expected
+    assert seen_by_the_sampler(new_conductor(checked)[0]) == expected
 
 
-def test_a_population_learns_one_answer_per_path(tmp_path):
-    conductor, _, _ = new_conductor(paths(tmp_path, **{"search.sampler": "nsga2"}))
+def test_the_sampler_learns_from_a_path_on_its_way_and_nothing_at_its_end(tmp_path):
+    conductor, _, _ = new_conductor(paths(tmp_path, **{"search.trials": 1}))
+    job = conductor.next_job()
+    seen = []
+    for k, removed in enumerate((0.0, 0.5, 0.75)):
+        conductor.snapshot(job.trial_id, Snap(k, 2 + 2 * k, finals_at(job.config, removed, 2 + 2 * k)))
+        seen.append(len(seen_by_the_sampler(conductor)))
+    assert seen == [1, 2, 3]
+    mirror = conductor._proposals._proposer._mirror.trials()
+    assert [t.state.name for t in mirror] == ["COMPLETE"] * 3, (
+        "the path's own trial has its first snapshot's values"
+    )
+    conductor.finish(job.trial_id, Outcome("failed", error="no such thing"))
+    assert len(seen_by_the_sampler(conductor)) == 3
+
+
+@pytest.mark.parametrize(("status", "state"), [("failed", "FAIL"), ("stopped", "PRUNED")])
+def test_a_path_without_a_snapshot_ends_as_a_single_trial_does(tmp_path, status, state):
+    conductor, _, _ = new_conductor(paths(tmp_path, **{"search.trials": 1}))
+    conductor.finish(conductor.next_job().trial_id, Outcome(status))
+    assert [t.state.name for t in conductor._proposals._proposer._mirror.trials()] == [state]
+
+
+def test_a_population_learns_the_hypervolume_of_each_path(tmp_path):
+    checked = paths(tmp_path, **{"search.sampler": "nsga2"})
+    conductor, _, ledger = new_conductor(checked)
     drive(conductor, PATHS)
-    mirror = conductor._proposals._proposer._mirror.get_trials(deepcopy=False)
-    assert sum(trial.state.name == "COMPLETE" for trial in mirror) == 2
+    snapshots = ledger.snapshots()
+    told = {tuple(t.params.items()): t.values for t in conductor._proposals._proposer._mirror.trials()}
+    objectives = list(checked.search.objectives)
+    front = conductor._front
+    for record in ledger.records("trial"):
+        rows = [dict(zip(objectives, known.values, strict=True)) for known in snapshots[record.job.trial_id]]
+        (value,) = told[tuple(record.job.point.items())]
+        assert 0 < value <= 1.2
+        if record.job.number:  # the first one ended when its own snapshot 0 was the scale
+            assert value == pytest.approx(front.hypervolume_of(rows))
+    assert conductor._proposals._proposer._mirror._study.directions[0].name == "MAXIMIZE"
+    again = new_conductor(checked)[0]._proposals._proposer._mirror.trials()
+    assert [t.state.name for t in again] == ["COMPLETE", "COMPLETE"]
+
+
+def test_a_population_learns_when_a_path_is_paused_and_no_second_time(tmp_path):
+    conductor, _, _ = new_conductor(paths(tmp_path, **{"search.trials": 1, "search.sampler": "nsga2"}))
+    job = conductor.next_job()
+    trials = conductor._proposals._proposer._mirror.trials
+    conductor._proposals.paused(job)
+    assert trials()[0].state.name == "RUNNING", "there is nothing to say yet"
+    for k, removed in enumerate((0.0, 0.5)):
+        conductor.snapshot(job.trial_id, Snap(k, 2 + 2 * k, finals_at(job.config, removed, 2 + 2 * k)))
+    conductor._proposals.paused(job)
+    conductor._proposals.paused(job)
+    (told,) = trials()
+    # Accuracy at half of the MACs is that of the unpruned net less 20 / 64, on a scale of ten points: 1 * 0 + .96875 * .5
+    assert told.values == [pytest.approx(0.5 * (1 - 20 * 0.5**6 / 10))]
+    snap = Snap(2, 6, finals_at(job.config, 0.75, 6))
+    conductor.snapshot(job.trial_id, snap)
+    conductor.finish(job.trial_id, Outcome("complete", snap.finals))
+    assert [t.values for t in trials()] == [told.values]
+
+
+def test_without_a_scale_a_population_learns_the_best_value_of_the_first_objective(tmp_path):
+    objectives = {"search.objectives": {"macs": "min", "compression": "max"}}
+    conductor, _, _ = new_conductor(
+        paths(tmp_path, **objectives, **{"search.trials": 1, "search.sampler": "nsga2"})
+    )
+    drive(conductor, PATHS)
+    # 1,000,000 MACs, an eighth of them left; less is better
+    assert [t.values for t in conductor._proposals._proposer._mirror.trials()] == [[-125_000.0]]
+
+
+@pytest.mark.parametrize("sampler", ["random", "qmc", "grid"])
+def test_samplers_that_learn_nothing_run_paths(tmp_path, sampler):
+    conductor, _, ledger = new_conductor(paths(tmp_path, **{"search.sampler": sampler}))
+    drive(conductor, PATHS)
+    assert len(names(ledger)) == 8
+    assert len(conductor._proposals._proposer._mirror.trials()) == 2
 
 
 def test_test_accuracy_steers_nothing(tmp_path, monkeypatch):

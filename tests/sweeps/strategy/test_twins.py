@@ -48,7 +48,7 @@ def test_neither_sampler_nor_front_learn_of_one_model_twice(tmp_path, monkeypatc
     drive(conductor)
     intervals = {record.job.config.prune.interval for record in ledger.records("trial")}
     assert conductor._front.complete == len(intervals) < 12
-    mirror = conductor._proposals._proposer._mirror.get_trials(deepcopy=False)
+    mirror = conductor._proposals._proposer._mirror.trials()
     assert sum(trial.state.name == "COMPLETE" for trial in mirror) == len(intervals)
     notes = [call[1] for call in recorder.calls if call[0] == "note"]
     assert all(record.status == "complete" for record in ledger.records("trial")), notes
