@@ -60,7 +60,7 @@ def run_trial(
         saved: called with the folder of every epoch's checkpoint once that is whole, to copy it elsewhere, say.
         snapshot: paths: called with every snapshot that this call takes, once it is kept; and once more with the last
             one kept where a path goes on from there, because a killed process may have kept it and not told.
-            Returning True pauses the path there, unless it is over: a later call with the same ``checkpoint_dir`` goes on,
+            Returning True pauses the path there, unless it is over: a later call with this ``checkpoint_dir`` goes on,
             bit-equal to a path that was never paused.
         devices: what the trial has of the machine, for ``device_hours``: GPUs where it has any (0.25 = a quarter of
             one), else CPU cores. None = one GPU, or ``config.threads`` cores.

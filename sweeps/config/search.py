@@ -39,7 +39,7 @@ class SearchConfig:
         rungs: where trials are compared, as shares of their epochs.
         rung_share: share of the trials at a rung that goes on.
         min_gain: of paths: a step that promises less is not taken, in per cent points of hypervolume per dense epoch of
-            training; None = :data:`DEFAULT_MIN_GAIN`.
+            training; None = :data:`DEFAULT_MIN_GAIN` with a sampler that learns, 0 with one that makes a table.
         max_path_cost: of paths: those foreseen to cost more dense epochs of training are not proposed; None = no limit.
     """
 
@@ -127,6 +127,13 @@ class SearchConfig:
     def limits(self) -> tuple[Limit, ...]:
         """The constraints, parsed."""
         return tuple(parse_limit(text, f"search.constraints.{i}") for i, text in enumerate(self.constraints))
+
+    @property
+    def least_gain(self) -> float:
+        """``min_gain``, or what it is by default."""
+        if self.min_gain is not None:
+            return self.min_gain
+        return DEFAULT_MIN_GAIN if self.sampler in LEARNING_SAMPLERS else 0.0
 
     def needs(self, name: str) -> bool:
         """Whether an objective or a constraint asks for that final value."""

@@ -125,6 +125,11 @@ class SweepConfig:
         return join(self.storage, self.name) if is_object_store(self.storage) else None
 
     @property
+    def of_paths(self) -> bool:
+        """Whether the sweep's trials are paths."""
+        return is_of_paths(self.tree)
+
+    @property
     def database(self) -> str | None:
         """The URL of the database that holds the ledger, None = a journal file."""
         return self.ledger if self.ledger is not None and is_url(self.ledger) else None

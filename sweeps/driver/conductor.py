@@ -12,30 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
+from gcp_core.schema import model_id
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.agenda import Agenda
-from sweeps.driver.alike import FirstEnds
-from sweeps.driver.baselines import Baselines, as_baseline
+from sweeps.driver.answers import Answers
+from sweeps.driver.baselines import Baselines
 from sweeps.driver.listeners import Progress, Tracker
+from sweeps.driver.paths import Paths, as_now
 from sweeps.driver.proposals import Proposals
 from sweeps.driver.snapshots import Snapshots
-from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome, read_stop, write_stop
+from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome, write_stop
 from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.place import bring_trial
 from sweeps.strategy.budget import Budget
+from sweeps.strategy.choice import Verdict
 from sweeps.strategy.confirm import confirm_runs
 from sweeps.strategy.front import LiveFront
-from sweeps.strategy.judging import (
-    accuracy_drop,
-    baseline_needed_by,
-    baseline_values,
-    dense_costs,
-    judge,
-    waits_for_baseline,
-    with_finals,
-)
+from sweeps.strategy.judging import baseline_needed_by
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
 
@@ -76,7 +71,6 @@ class Conductor:
         self._ledger, self._tracker, self._progress = ledger, tracker, progress
         self._active: dict[str, Job] = {}
         self._baselines = Baselines(config.resources.retries, attempts)
-        self._first_ends = FirstEnds()
         self._exhausted = False
         self._confirming = config.confirm.seeds == 0
         self._trunk = trunk or Trunk(shared=False)
@@ -94,9 +88,16 @@ class Conductor:
             progress.note,
             self._front.hypervolume_of,
         )
+        self._paths: Paths | None = None
+        if config.of_paths:
+            self._paths = Paths(config, ledger, self.exchange, self._front, self._no_further)
         self._snapshots = Snapshots(
-            config, ledger, tracker, progress, self._baselines, self._front, self._proposals
+            config, ledger, tracker, progress, self._baselines, self._front, self._proposals, self._paths
         )
+        self._answers = Answers(
+            self, config, ledger, tracker, progress, self._proposals, self._baselines, self._snapshots,
+            self._front, self._budget, self._trunk, rungs,
+        )  # fmt: skip
         self._take_over()
 
     # --- what runs next -------------------------------------------------------------------------------------------
@@ -108,14 +109,15 @@ class Conductor:
     @property
     def done(self) -> int:
         """Trials that have ended, baselines not counted."""
-        return self._done
+        return len(self._answers.ended)
 
     @property
     def total(self) -> int:
         """Trials of the whole sweep, baselines not counted."""
         if self.budget_spent:
             return self._entered - len(self._agenda.fresh("trial"))
-        return self._entered if self._exhausted else max(self.config.num_trials(), self._entered)
+        over = self._exhausted or (self._paths is not None and self.all_entered)
+        return self._entered if over else max(self.config.num_trials(), self._entered)
 
     @property
     def confirm_seeds(self) -> int:
@@ -126,13 +128,18 @@ class Conductor:
     def budget_spent(self) -> str:
         """Which budget keeps trials or confirmation runs from being started, as a sentence; empty if none does."""
         planned = self.config.num_trials()
-        if self._agenda.fresh("trial") or not (self._exhausted or self._entered >= planned):
-            spent = self._budget.spent(self._done, planned, self._front)
+        unbegun = self._agenda.fresh("trial") or not (self._exhausted or self._entered >= planned)
+        if unbegun or (self._paths is not None and self._paths.resting):
+            spent = self._no_further()
             if spent:
                 return spent
         if not self._confirm_withheld:
             return ""
-        return self._budget.spent(self._done, planned, None, ", before the end of the confirmation")
+        return self._budget.spent(self.done, planned, None, ", before the end of the confirmation")
+
+    def _no_further(self) -> str:
+        """Which budget forbids that any training is begun, as a sentence; empty = none."""
+        return self._budget.spent(self.done, self.config.num_trials(), self._front)
 
     @property
     def _confirm_withheld(self) -> bool:
@@ -143,7 +150,7 @@ class Conductor:
         """Whether there is anything left to start."""
         if self.stop_reason:
             return False
-        return bool(self._startable()) or not self._all_entered() or self._confirm_due
+        return bool(self._startable()) or not self.all_entered or self._confirm_due
 
     def _startable(self) -> list[Job]:
         return self._agenda.startable(self._active.values())
@@ -189,6 +196,8 @@ class Conductor:
         self.exchange.send(JOURNAL)  # no trial is begun that a copy of the ledger does not know
         self._active[job.trial_id] = job
         self._trunk.started(job)
+        if self._paths is not None and job.kind == "trial":
+            self._paths.started(job, self._entered)
         self._budget.started(job)
         self._tracker.started(job)
         self._progress.started(job)
@@ -208,7 +217,12 @@ class Conductor:
 
     def snapshot(self, trial_id: str, snap: Snap) -> None:
         """A running path has finished a model, and goes on."""
-        self._snapshots.taken(self._active[trial_id], snap)
+        job = self._active[trial_id]
+        self._snapshots.taken(job, snap)
+        if self._paths is not None and job.kind == "trial":
+            verdict = self._paths.decide(job, snap, self._may_start)
+            if verdict is not None and verdict.action != "go_on":
+                self._progress.note(f"{model_id(trial_id, snap.level)}: {verdict.reason}")
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
@@ -218,12 +232,72 @@ class Conductor:
         seconds = self._budget.ended(job, outcome)
         if outcome.status == "lost":
             outcome = dataclasses.replace(outcome, seconds=seconds)  # nobody else could tell
-        self._settle(job, outcome)
+        if outcome.status == "paused":
+            self._rest(job, outcome)
+        else:
+            self._settle(job, outcome)
+
+    def _rest(self, job: Job, outcome: Outcome) -> None:
+        for snap in outcome.snapshots:  # those among them that were not heard of
+            self._snapshots.taken(job, snap)
+        if self._paths.rests(job, outcome):
+            self._proposals.paused(job)
+            self._tracker.finished(job, outcome)
+        else:
+            self._settle(job, dataclasses.replace(outcome, status="complete", ended="constraint"))
+
+    def _settle(self, job: Job, outcome: Outcome) -> None:
+        self._answers.settle(job, outcome)
+        if self._paths is not None and job.kind == "trial":
+            self._paths.over(job)
+        elif self._paths is not None:
+            self._paths.scales()
+
+    def conclude(self) -> None:
+        """The sweep is complete: paths that rest have come to their ends."""
+        if self._paths is not None and self.complete:
+            for job, outcome in self._paths.concluded():
+                self._answers.settle(job, outcome)
+
+    @property
+    def why_complete(self) -> str:
+        """Why no further training was begun, where more had been asked for; empty if all was done."""
+        if self.budget_spent or self._paths is None:
+            return self.budget_spent
+        return self._paths.next(self._may_start).reason
 
     def interrupt(self, reason: str) -> None:
         """Start nothing more and let whoever runs the jobs end them."""
         self.stop_reason = self.stop_reason or reason
         self.interrupted = True
+
+    # --- what an answer may ask for (``sweeps.driver.answers.Host``) --------------------------------------------------
+
+    def stop(self, reason: str) -> None:
+        self.stop_reason = self.stop_reason or reason
+
+    def fail(self, reason: str) -> None:
+        self.failed_alike = True
+        self.interrupt(reason)
+
+    def baseline_again(self, lost: Job) -> Job:
+        again = self._new_baseline(lost.config)
+        self._agenda.add(again, first=True)
+        return again
+
+    @property
+    def all_entered(self) -> bool:
+        if self._paths is None:
+            return not self._may_start
+        if any(job.kind == "trial" for job in self._active.values()):
+            return False  # its next snapshot may make another path promising
+        return self._paths.next(self._may_start).action == "nothing"
+
+    @property
+    def _may_start(self) -> bool:
+        return not (self._exhausted or self._entered >= self.config.num_trials() or bool(self.budget_spent))
+
+    # --- details --------------------------------------------------------------------------------------------------
 
     def _take(self) -> Job | None:
         """The first job that need not wait for a running one; new trials are drawn as long as few are held back."""
@@ -231,12 +305,24 @@ class Conductor:
             job = self._agenda.take(self._active.values())
             if job is not None:
                 return job
-            if not self._all_entered() and len(self._agenda) < self.concurrency:
+            verdict = None if self._paths is None else self._paths.next(self._may_start)
+            if verdict is not None and verdict.action == "resume":
+                return self._resume_path(verdict)
+            begin = self._may_start if verdict is None else verdict.action == "start"
+            if begin and len(self._agenda) < self.concurrency:
                 self._enter_next()
-            elif self._confirm_due and self._all_entered() and not (self._startable() or self._active):
+            elif self._confirm_due and self.all_entered and not (self._startable() or self._active):
                 self._enter_confirm_runs()
             else:
                 return None
+
+    def _resume_path(self, verdict: Verdict) -> Job:
+        job, epoch = self._paths.resume(verdict.trial_id)
+        self._answers.ended.discard(job.trial_id)
+        self._trunk.resumed(job, epoch)
+        if verdict.reason:
+            self._progress.note(f"{job.trial_id} goes on: {verdict.reason}")
+        return job
 
     def _enter_next(self) -> None:
         """Draw a new trial into the queue, behind its baseline if that does not exist yet."""
@@ -251,7 +337,7 @@ class Conductor:
         if not trial.is_path or self.config.search.needs_baseline():
             self._enter_baseline(trial)
         job = self._ledger.add("trial", trial, point, self._proposals.distributions)
-        self._searched.add(job.baseline_key)
+        self._answers.searched.add(job.baseline_key)
         self._entered += 1
         self._agenda.add(job)
         self._enter_baseline(trial)  # a path's is trained when a worker is free: nothing waits for it
@@ -281,114 +367,28 @@ class Conductor:
         self._baselines.entered(job)
         return job
 
-    def _all_entered(self) -> bool:
-        return self._exhausted or self._entered >= self.config.num_trials() or bool(self.budget_spent)
-
-    # --- what an answer means -------------------------------------------------------------------------------------
-
-    def _settle(self, job: Job, outcome: Outcome) -> None:
-        if self._rungs is not None:
-            self._rungs.ended(job, outcome)
-        for snap in outcome.snapshots:  # those among them that were not heard of
-            self._snapshots.taken(job, snap)
-        if job.kind == "baseline":
-            self._close_baseline(job, outcome)
-        elif self._baselines.get(job.baseline_key) is None and waits_for_baseline(
-            self.config.search, outcome, dense_costs(job.folder, outcome.finals)
-        ):
-            self._baselines.wait(job, outcome)
-        else:
-            self._close_trial(job, outcome)
-
-    def _close_baseline(self, job: Job, outcome: Outcome) -> None:
-        outcome = as_baseline(outcome)
-        if outcome.status == "complete":
-            outcome = with_finals(outcome, accuracy_drop=0.0)
-            self._trunk.baseline(job, outcome)
-            if (
-                job.config.key() in self._searched
-            ):  # those of confirmation seeds do not move the search's scales
-                self._front.baseline(outcome.finals, job.folder)
-        self._ledger.close(job, outcome, baseline_values(outcome))
-        again = self._baselines.ended(job, outcome)
-        if again:
-            self._agenda.add(self._new_baseline(job.config), first=True)
-        self._announce(job, outcome)
-        if again:
-            self._progress.note(f"{job.trial_id} is trained again as {next(iter(self._agenda)).trial_id}")
-        self._stop_without_baselines()
-        if outcome.status != "complete":
-            return
-        self._snapshots.baseline_ended(job.baseline_key)
-        for waiting, answer in self._baselines.release(job.baseline_key):
-            self._close_trial(waiting, answer)
-        for earlier, answer in self._baselines.late(job.baseline_key):
-            drop = accuracy_drop(answer, outcome)
-            if drop is not None:
-                self._tracker.late(earlier, {"accuracy_drop": drop}, answer.last_epoch)
-
-    def _stop_without_baselines(self) -> None:
-        """Where no trial can be judged any more, none is trained for nothing; those that run come to their end."""
-        others = any(not d.path.startswith("prune.") for d in self.config.space.dimensions)
-        if not self.config.search.needs_baseline() or (others and not self._all_entered()):
-            return
-        if all(map(self._baselines.is_gone, self._searched)):
-            self.stop_reason = self.stop_reason or self._baselines.missing(
-                baseline_needed_by(self.config.search)
-            )
-
-    def _close_trial(self, job: Job, outcome: Outcome) -> None:
-        baseline = self._baselines.get(job.baseline_key)
-        drop = None if baseline is None else accuracy_drop(outcome, baseline)
-        if drop is not None:
-            outcome = with_finals(outcome, accuracy_drop=drop)
-        outcome, values, violations = judge(
-            self.config, outcome, baseline, dense_costs(job.folder, outcome.finals)
-        )
-        stop = read_stop(job.folder) if outcome.status == "stopped" else None
-        violations = violations if stop is None else stop.violations
-        self._ledger.close(job, outcome, values, violations)
-        if job.kind == "trial":
-            new = self._proposals.answer(job, outcome, values, violations)
-            self._done += 1
-            if not job.config.is_path:  # its snapshots are on the front
-                # A model that exists has no place of its own, and a plateau has to see that nothing was added.
-                standing = new and values is not None and outcome.status == "complete"
-                self._front.trial(outcome.finals if standing else None)
-        if baseline is None:
-            self._baselines.lacks_drop(job, outcome)
-        self._announce(job, outcome)
-
-    def _announce(self, job: Job, outcome: Outcome) -> None:
-        self._tracker.finished(job, outcome)
-        hypervolume = self._front.hypervolume()
-        if hypervolume is not None and job.kind != "confirm":
-            self._tracker.front(hypervolume, self._front.complete, self._front.stand_in)
-        left_s = self._budget.left_s(self._done, self.total)
-        self._progress.front(hypervolume, left_s, self._front.stand_in)
-        self._progress.finished(job, outcome, self._done, self.total)
-        alike = self._first_ends.add(job, outcome, self.total)
-        if alike:
-            self.failed_alike = True
-            self.interrupt(alike)
-
     # --- continuing -----------------------------------------------------------------------------------------------
 
     def _take_over(self) -> None:
         """Go on from the ledger: what ended stays, what had ended unrecorded is recorded, the rest is queued."""
-        trials, baselines = self._ledger.records("trial"), self._ledger.records("baseline")
+        baselines = self._ledger.records("baseline")
+        now = self._proposals.resolve
+        trials = [
+            dataclasses.replace(record, job=as_now(record.job, now))
+            for record in self._ledger.records("trial")
+        ]
         self._entered = len(trials)
-        self._done = sum(record.finished for record in trials)
-        self._searched = {record.job.baseline_key for record in trials}
-        if self._rungs is not None:
-            self._rungs.take_over([*baselines, *trials])
+        self._answers.recall(trials, baselines)
         self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
+        if self._paths is not None:
+            self._paths.take_over(trials, self._ledger.snapshots())
         for record in baselines:
             self._take_over_baseline(record)
         for record in trials:
             if record.finished and self._baselines.get(record.job.baseline_key) is None:
                 self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
-        unfinished = [record for record in [*trials, *self._ledger.records("confirm")] if not record.finished]
+        everything = [*trials, *self._ledger.records("confirm")]
+        unfinished = [record for record in everything if record.status == "running"]
         for record in unfinished:
             self._enter_baseline(record.job.config)
         for record in unfinished:
@@ -405,7 +405,7 @@ class Conductor:
 
     def _resume(self, job: Job) -> None:
         """A trial whose process had finished when the driver died is not trained again."""
-        outcome = read_outcome(job.folder)
+        outcome = read_outcome(job.folder, job.part)
         if outcome is None:
             self._agenda.add(job)
         else:

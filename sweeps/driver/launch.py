@@ -342,7 +342,8 @@ def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LinePro
     except KeyboardInterrupt:
         return "interrupted", "interrupted"
     if conductor.complete:
-        return "complete", conductor.budget_spent
+        conductor.conclude()
+        return "complete", conductor.why_complete
     reason = conductor.stop_reason or conductor.missing
     return ("failed" if conductor.failed_alike else "interrupted"), reason
 

@@ -8,6 +8,7 @@ from gcp_core.schema import model_id
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.baselines import Baselines
 from sweeps.driver.listeners import Progress, Tracker
+from sweeps.driver.paths import Paths
 from sweeps.driver.proposals import Proposals
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
@@ -31,9 +32,11 @@ class Snapshots:
         baselines: Baselines,
         front: LiveFront,
         proposals: Proposals,
+        paths: Paths | None = None,
     ) -> None:
         self._config, self._ledger, self._tracker, self._progress = config, ledger, tracker, progress
         self._baselines, self._front, self._proposals = baselines, front, proposals
+        self._paths = paths
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known: set[str] = set()
         for trial, records in ledger.snapshots().items():
@@ -74,4 +77,6 @@ class Snapshots:
                 self._front.unpruned(job, snap.finals)
             self._proposals.observe(job, values, violations)
             self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
+            if self._paths is not None:
+                self._paths.judged(job, snap, violations)
         self._progress.snapshot(job, snap)

@@ -81,6 +81,7 @@ class Trunk:
         self._shared, self._now = shared, now
         self._running: dict[str, _Running] = {}
         self._dense: dict[str, dict[str, float]] = {}
+        self._behind: dict[str, int] = {}
 
     def baseline(self, job: Job, outcome: Outcome) -> None:
         """What the unpruned model costs: tells which share a pruned one has lost."""
@@ -88,7 +89,11 @@ class Trunk:
         self._dense[job.baseline_key] = costs
 
     def started(self, job: Job) -> None:
-        self._running[job.trial_id] = _Running(job, self._now())
+        self._running[job.trial_id] = _Running(job, self._now(), self._behind.pop(job.trial_id, 0))
+
+    def resumed(self, job: Job, epoch: int) -> None:
+        """A job goes on after ``epoch``; nobody waits for what it had trained by then."""
+        self._behind[job.trial_id] = epoch
 
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         running = self._running[job.trial_id]

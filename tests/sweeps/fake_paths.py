@@ -23,6 +23,7 @@ class Taken:
 @dataclass(frozen=True)
 class PathResult(Result):
     snapshots: tuple[Taken, ...] = ()
+    ended: str = ""
 
 
 def finals_at(config: TrialConfig, removed: float, epoch: int) -> dict[str, float]:
@@ -44,33 +45,67 @@ def finals_at(config: TrialConfig, removed: float, epoch: int) -> dict[str, floa
 
 
 def run(config: TrialConfig, *, report=None, checkpoint_dir=None, snapshot=None):
-    """``model.name`` = breaks: fails after its second snapshot."""
+    """``model.name`` = breaks: fails after its second snapshot. Goes on from the last snapshot in ``checkpoint_dir``, as
+    long as its ``epochs`` folder is there.
+    """
     if not config.is_path:
         return fake_runner.run(config, report=report, checkpoint_dir=checkpoint_dir)
-    removed, epoch, history, taken = 0.0, 0, [], []
-    while True:
-        for _ in range(config.prune.interval if taken else config.prune.start):
-            epoch += 1
-            metrics = {"train/loss": 1.0, "val/loss": 1.0, "val/accuracy": 50.0, "cost/macs": DENSE_MACS * (1 - removed),
-                       "cost/params": DENSE_PARAMS, "prune/channels_left": 1.0, "time/epoch_s": 1.0}  # fmt: skip
-            history.append(Report(epoch, metrics))
-            if report is not None:
-                report(history[-1])
-        finals = finals_at(config, removed, epoch)
-        one = Taken(len(taken), epoch, finals, f"{len(taken):064d}")
-        folder = Path(checkpoint_dir) / snapshot_artifact(one.level, "model/manifest.json")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        folder.write_text(
-            json.dumps({"finals": finals, "dense": {"macs": DENSE_MACS, "params": DENSE_PARAMS}})
-        )
-        (folder.parent / "weights.pt").write_bytes(b"weights")
-        taken.append(one)
-        if snapshot is not None:
-            snapshot(one)
+    place, levels = Path(checkpoint_dir), _levels(config)
+    taken = _known(place) if (place / "epochs").exists() else []
+    history = [_row(epoch + 1, 0.0) for epoch in range(taken[-1].epoch if taken else 0)]
+    again = taken.pop() if taken else None
+    for level, removed in enumerate(levels):
+        if level < len(taken):
+            continue
+        if again is None:
+            for _ in range(config.prune.interval if level else config.prune.start):
+                history.append(_row(len(history) + 1, removed))
+                if report is not None:
+                    report(history[-1])
+        (place / "epochs").mkdir(parents=True, exist_ok=True)
+        again = None
+        taken.append(_keep(place, level, len(history), finals_at(config, removed, len(history))))
+        rest = snapshot is not None and snapshot(taken[-1])
         if config.model.name == "breaks" and len(taken) == 2:
             raise ValueError("no such thing")
-        if removed >= config.prune.target - 1e-9:
+        over = removed == levels[-1]
+        if over or rest:
+            status, ended = ("complete", "target") if over else ("paused", "paused")
             return PathResult(
-                "complete", finals, tuple(history), snapshots=tuple(taken), weights_sha256="1" * 64
+                status,
+                taken[-1].finals,
+                tuple(history),
+                snapshots=tuple(taken),
+                weights_sha256=taken[-1].weights_sha256,
+                ended=ended,
             )
-        removed = config.prune.next_level(removed)
+
+
+def _levels(config: TrialConfig) -> list[float]:
+    levels = [0.0]
+    while levels[-1] < config.prune.target - 1e-9:
+        levels.append(config.prune.next_level(levels[-1]))
+    return levels
+
+
+def _row(epoch: int, removed: float) -> Report:
+    metrics = {"train/loss": 1.0, "val/loss": 1.0, "val/accuracy": 50.0, "cost/macs": DENSE_MACS * (1 - removed),
+               "cost/params": DENSE_PARAMS, "prune/channels_left": 1.0, "time/epoch_s": 1.0}  # fmt: skip
+    return Report(epoch, metrics)
+
+
+def _keep(place: Path, level: int, epoch: int, finals: dict[str, float]) -> Taken:
+    file = place / snapshot_artifact(level, "model/manifest.json")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    dense = {"macs": DENSE_MACS, "params": DENSE_PARAMS}
+    file.write_text(json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch}))
+    (file.parent / "weights.pt").write_bytes(b"weights")
+    return Taken(level, epoch, finals, f"{level:064d}")
+
+
+def _known(place: Path) -> list[Taken]:
+    found = []
+    for file in sorted(place.glob("snapshots/*/manifest.json")):
+        about = json.loads(file.read_text())
+        found.append(Taken(about["level"], about["epoch"], about["finals"], f"{about['level']:064d}"))
+    return found

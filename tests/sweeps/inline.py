@@ -100,7 +100,7 @@ def drive(conductor: Conductor, runner: str = RUNNER) -> None:
             running.append(job)
             continue
         if not running:
-            return
+            break
         job = running.pop(0)
         with trial_exchange(Path(conductor.config.folder), conductor.exchange.url) as exchange:
             outcome = run_job(
@@ -111,3 +111,4 @@ def drive(conductor: Conductor, runner: str = RUNNER) -> None:
                 extra=Extra(lambda snap, job=job: conductor.snapshot(job.trial_id, snap)),
             )
         conductor.finish(job.trial_id, outcome)
+    conductor.conclude()

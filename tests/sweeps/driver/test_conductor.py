@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.driver.conductor import judge
 from sweeps.records.job import Outcome, read_outcome
+from sweeps.strategy.judging import judge
 from sweeps.worker.trial import run_job
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
 

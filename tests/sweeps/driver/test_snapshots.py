@@ -53,7 +53,7 @@ def test_a_baseline_is_trained_beside_the_paths_and_nothing_waits_for_it(tmp_pat
 
 
 def test_a_snapshot_that_needs_its_baseline_waits_for_it(tmp_path):
-    checked = paths(tmp_path, **{"search.constraints": ["accuracy_drop <= 6"]})
+    checked = paths(tmp_path, **{"search.constraints": ["accuracy_drop <= 6"], "search.min_gain": 0})
     conductor, recorder, ledger = new_conductor(checked)
     drive(conductor, PATHS)
     assert recorder.named("started") == ["b0000", "t0000", "t0001"]

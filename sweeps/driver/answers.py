@@ -1,0 +1,169 @@
+"""What an answer means: the ledger, the sampler, the front, tracker and progress are told how a job ended."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.alike import FirstEnds
+from sweeps.driver.baselines import Baselines, as_baseline
+from sweeps.driver.listeners import Progress, Tracker
+from sweeps.driver.proposals import Proposals
+from sweeps.driver.snapshots import Snapshots
+from sweeps.records.job import Job, Outcome, Record, read_stop
+from sweeps.records.ledger import Ledger
+from sweeps.strategy.budget import Budget
+from sweeps.strategy.front import LiveFront
+from sweeps.strategy.judging import (
+    accuracy_drop,
+    baseline_needed_by,
+    baseline_values,
+    dense_costs,
+    judge,
+    waits_for_baseline,
+    with_finals,
+)
+from sweeps.strategy.stopping import Rungs
+from sweeps.strategy.trunk import Trunk
+
+
+class Host(Protocol):
+    """Who hands out jobs (the conductor)."""
+
+    @property
+    def total(self) -> int:
+        """Trials of the whole sweep, baselines not counted."""
+
+    @property
+    def all_entered(self) -> bool:
+        """Whether no further trial will be drawn, as far as is known now."""
+
+    def baseline_again(self, lost: Job) -> Job:
+        """Enter a baseline that was lost once more, first in the queue."""
+
+    def stop(self, reason: str) -> None:
+        """Start nothing more; what runs comes to its end."""
+
+    def fail(self, reason: str) -> None:
+        """Start nothing more, end what runs: every trial fails alike."""
+
+
+class Answers:
+    """The account of one driver.
+
+    Attributes:
+        ended: trials that have ended, baselines and confirm runs not counted.
+        searched: baselines that the search's trials are compared with, by key.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        config: SweepConfig,
+        ledger: Ledger,
+        tracker: Tracker,
+        progress: Progress,
+        proposals: Proposals,
+        baselines: Baselines,
+        snapshots: Snapshots,
+        front: LiveFront,
+        budget: Budget,
+        trunk: Trunk,
+        rungs: Rungs | None,
+    ) -> None:
+        self._host, self._config, self._ledger = host, config, ledger
+        self._tracker, self._progress = tracker, progress
+        self._proposals, self._baselines, self._snapshots = proposals, baselines, snapshots
+        self._front, self._budget, self._trunk, self._rungs = front, budget, trunk, rungs
+        self._first_ends = FirstEnds()
+        self.ended: set[str] = set()
+        self.searched: set[str] = set()
+
+    def recall(self, trials: list[Record], baselines: list[Record]) -> None:
+        """What the ledger knows, before anything is settled; the front knows it already."""
+        self.ended = {record.job.trial_id for record in trials if record.finished}
+        self.searched = {record.job.baseline_key for record in trials}
+        if self._rungs is not None:
+            self._rungs.take_over([*baselines, *trials])
+
+    def settle(self, job: Job, outcome: Outcome) -> None:
+        """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
+        if self._rungs is not None:
+            self._rungs.ended(job, outcome)
+        for snap in outcome.snapshots:  # those among them that were not heard of
+            self._snapshots.taken(job, snap)
+        if job.kind == "baseline":
+            self._close_baseline(job, outcome)
+        elif self._baselines.get(job.baseline_key) is None and waits_for_baseline(
+            self._config.search, outcome, dense_costs(job.folder, outcome.finals)
+        ):
+            self._baselines.wait(job, outcome)
+        else:
+            self._close_trial(job, outcome)
+
+    def _close_baseline(self, job: Job, outcome: Outcome) -> None:
+        outcome = as_baseline(outcome)
+        if outcome.status == "complete":
+            outcome = with_finals(outcome, accuracy_drop=0.0)
+            self._trunk.baseline(job, outcome)
+            # Those of confirmation seeds do not move the search's scales.
+            if job.config.key() in self.searched:
+                self._front.baseline(outcome.finals, job.folder)
+        self._ledger.close(job, outcome, baseline_values(outcome))
+        again = self._host.baseline_again(job) if self._baselines.ended(job, outcome) else None
+        self._announce(job, outcome)
+        if again is not None:
+            self._progress.note(f"{job.trial_id} is trained again as {again.trial_id}")
+        self._stop_without_baselines()
+        if outcome.status != "complete":
+            return
+        self._snapshots.baseline_ended(job.baseline_key)
+        for waiting, answer in self._baselines.release(job.baseline_key):
+            self._close_trial(waiting, answer)
+        for earlier, answer in self._baselines.late(job.baseline_key):
+            drop = accuracy_drop(answer, outcome)
+            if drop is not None:
+                self._tracker.late(earlier, {"accuracy_drop": drop}, answer.last_epoch)
+
+    def _stop_without_baselines(self) -> None:
+        """Where no trial can be judged any more, none is trained for nothing; those that run come to their end."""
+        search = self._config.search
+        others = any(not d.path.startswith("prune.") for d in self._config.space.dimensions)
+        if not search.needs_baseline() or (others and not self._host.all_entered):
+            return
+        if all(map(self._baselines.is_gone, self.searched)):
+            self._host.stop(self._baselines.missing(baseline_needed_by(search)))
+
+    def _close_trial(self, job: Job, outcome: Outcome) -> None:
+        baseline = self._baselines.get(job.baseline_key)
+        drop = None if baseline is None else accuracy_drop(outcome, baseline)
+        if drop is not None:
+            outcome = with_finals(outcome, accuracy_drop=drop)
+        outcome, values, violations = judge(
+            self._config, outcome, baseline, dense_costs(job.folder, outcome.finals)
+        )
+        stop = read_stop(job.folder) if outcome.status == "stopped" else None
+        violations = violations if stop is None else stop.violations
+        self._ledger.close(job, outcome, values, violations)
+        if job.kind == "trial":
+            new = self._proposals.answer(job, outcome, values, violations)
+            self.ended.add(job.trial_id)
+            if not job.config.is_path:  # its snapshots are on the front
+                # A model that exists has no place of its own, and a plateau has to see that nothing was added.
+                standing = new and values is not None and outcome.status == "complete"
+                self._front.trial(outcome.finals if standing else None)
+        if baseline is None:
+            self._baselines.lacks_drop(job, outcome)
+        self._announce(job, outcome)
+
+    def _announce(self, job: Job, outcome: Outcome) -> None:
+        self._tracker.finished(job, outcome)
+        hypervolume = self._front.hypervolume()
+        if hypervolume is not None and job.kind != "confirm":
+            self._tracker.front(hypervolume, self._front.complete, self._front.stand_in)
+        done, total = len(self.ended), self._host.total
+        self._progress.front(hypervolume, self._budget.left_s(done, total), self._front.stand_in)
+        self._progress.finished(job, outcome, done, total)
+        alike = self._first_ends.add(job, outcome, total)
+        if alike:
+            self._host.fail(alike)

@@ -1,0 +1,191 @@
+"""The paths of a sweep: at every snapshot one goes on or rests, and a free worker takes one up again or begins another.
+
+Nobody waits for a decision: a path's process hears the driver's word when it has told of its snapshot.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from gcp_core.schema import model_id
+from sweeps.config.paths import steps_ahead
+from sweeps.config.sweep_config import SweepConfig
+from sweeps.records import spool
+from sweeps.records.job import GOES_ON, Job, Outcome, Record, Rest, Snap, read_rest, write_rest
+from sweeps.records.layout import REST_FILE, trial_path
+from sweeps.records.ledger import Ledger, SnapshotRecord
+from sweeps.storage.exchange import Exchange
+from sweeps.strategy.choice import Choice, Verdict
+from sweeps.strategy.front import LiveFront
+
+
+class Paths:
+    """The account of one driver, on top of what the ledger knows; a sweep of single trials has none.
+
+    Args:
+        spent: which budget is, as a sentence; empty = none. No further cycle is begun then.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        ledger: Ledger,
+        exchange: Exchange,
+        front: LiveFront,
+        spent: Callable[[], str],
+    ) -> None:
+        self._config, self._ledger, self._exchange = config, ledger, exchange
+        self._front, self._spent = front, spent
+        search = config.search
+        self._choice = Choice(search.objectives, search.least_gain, search.limits())
+        self._resting: dict[str, Job] = {}
+        self._last: dict[str, Snap] = {}
+        self._number = 0
+        self._judged: set[str] = set()
+        self._decided: set[str] = set()
+        self._verdict: tuple[bool, Verdict] | None = None
+
+    # --- what is known --------------------------------------------------------------------------------------------
+
+    def take_over(self, records: list[Record], snapshots: Mapping[str, list[SnapshotRecord]]) -> None:
+        """Go on from the ledger. Paths that had come to their end rest too if they may go deeper by now."""
+        self._number = len(records)
+        for record in records:
+            job = record.job
+            self._choice.started(job.trial_id, job.config)
+            for known in snapshots.get(job.trial_id, ()):
+                self.judged(job, known.snap, known.violations)
+            self._decided |= {model_id(job.trial_id, level) for level in record.decisions}
+            ended_there = record.status in ("complete", "infeasible") and record.ended in GOES_ON
+            if record.status == "paused" or (ended_there and self._goes_deeper(job)):
+                self._resting[job.trial_id] = job
+                self._choice.paused(job.trial_id)
+            elif record.finished:
+                self._choice.ended(job.trial_id)
+
+    def started(self, job: Job, number: int) -> None:
+        """A path runs; ``number`` of them have been entered so far."""
+        self._number = number
+        self._choice.started(job.trial_id, job.config)
+        self._verdict = None
+
+    def judged(self, job: Job, snap: Snap, violations: Mapping[str, float]) -> None:
+        """A snapshot has been entered in the ledger."""
+        self._choice.snapshot(
+            job.trial_id, snap.level, snap.epoch, snap.finals, snap.status == "complete", violations
+        )
+        self._judged.add(model_id(job.trial_id, snap.level))
+        last = self._last.get(job.trial_id)
+        if last is None or last.level < snap.level:
+            self._last[job.trial_id] = snap
+        if snap.level == 0:
+            self.scales()  # it may stand in for a baseline
+        self._verdict = None
+
+    def scales(self) -> None:
+        """The front's scales may have moved."""
+        scale = self._front.scale()
+        if scale is not None:
+            self._choice.scale(*scale)
+        self._verdict = None
+
+    def over(self, job: Job) -> None:
+        """A path has ended and does not go on."""
+        self._choice.ended(job.trial_id)
+        self._verdict = None
+
+    # --- what is decided ------------------------------------------------------------------------------------------
+
+    def decide(self, job: Job, snap: Snap, may_start: bool) -> Verdict | None:
+        """Whether a running path goes on after its snapshot, which it then hears; None = there is nothing to decide.
+
+        One that waits for its baseline is not judged yet: its path goes on.
+        """
+        name = model_id(job.trial_id, snap.level)
+        if name in self._decided or name not in self._judged or not self._goes_deeper(job):
+            return None
+        self._decided.add(name)
+        spent = self._spent()
+        verdict = Verdict("pause", reason=spent) if spent else self._choice.goes_on(job.trial_id, may_start)
+        if verdict.action != "go_on":
+            self._leave_word(job, Rest(snap.level, True, verdict.reason, verdict.action == "end"))
+        self._ledger.decide(job, snap.level, verdict.to_dict())
+        return verdict
+
+    def rests(self, job: Job, outcome: Outcome) -> bool:
+        """A path has ended its process after a snapshot. Whether it may go on later."""
+        word = read_rest(job.folder)
+        self._verdict = None
+        if word is not None and word.over:
+            return False
+        self._ledger.pause(job, outcome)
+        self._resting[job.trial_id] = job
+        self._choice.paused(job.trial_id)
+        return True
+
+    def next(self, may_start: bool) -> Verdict:
+        """What a free worker does: resume a path, start one, or nothing."""
+        if self._verdict is None or self._verdict[0] != may_start:
+            given = min(len(self._config.search.points), self._config.num_trials()) - self._number
+            self._choice.given(max(0, given) if may_start else 0)
+            self._verdict = (may_start, self._choice.next(may_start))
+        spent = self._spent() if self._verdict[1].action == "resume" else ""
+        return Verdict("nothing", reason=spent) if spent else self._verdict[1]
+
+    def resume(self, trial_id: str) -> tuple[Job, int]:
+        """Take a resting path up again: the job to run, and the epoch that it goes on from."""
+        job, last = self._resting.pop(trial_id), self._last[trial_id]
+        job = self._ledger.resume(job)
+        Path(job.folder).mkdir(parents=True, exist_ok=True)
+        self._leave_word(job, Rest(last.level, False))
+        self._choice.started(trial_id, job.config)
+        self._verdict = None
+        return job, last.epoch
+
+    @property
+    def resting(self) -> bool:
+        """Whether any path rests that may go on."""
+        return bool(self._resting)
+
+    def concluded(self) -> list[tuple[Job, Outcome]]:
+        """The sweep is over: the paths that rest, with their ends."""
+        return [
+            (record.job, _end(record))
+            for record in self._ledger.records("trial")
+            if record.status == "paused"
+        ]
+
+    # --- details --------------------------------------------------------------------------------------------------
+
+    def _goes_deeper(self, job: Job) -> bool:
+        last = self._last.get(job.trial_id)
+        if last is None:
+            return True
+        removed = last.finals[f"{job.config.prune.of}_removed"]
+        return next(steps_ahead(job.config, removed, last.epoch), None) is not None
+
+    def _leave_word(self, job: Job, word: Rest) -> None:
+        write_rest(job.folder, word)
+        self._exchange.offer(f"{trial_path(job.trial_id)}/{REST_FILE}")
+
+
+def _end(record: Record) -> Outcome:
+    return Outcome(
+        "complete",
+        record.finals,
+        spool.rows(Path(record.job.folder)),
+        weights_sha256=record.weights_sha256,
+        provenance=record.provenance,
+        ended="paused",
+        part=record.job.part,
+    )
+
+
+def as_now(job: Job, config_now: Callable[[dict], object]) -> Job:
+    """The job as the sweep's config has it by now: target and cap of a path may have been raised since it was entered."""
+    if not job.config.is_path or job.kind != "trial":
+        return job
+    now = config_now(job.point)
+    return dataclasses.replace(job, config=now) if now.key() == job.config.key() else job

@@ -1,0 +1,295 @@
+"""Paths that rest and go on, under a rule that does as the test says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from sweeps.driver import paths
+from sweeps.driver.conductor import Conductor
+from sweeps.records.job import Rest, read_rest
+from sweeps.records.ledger import Ledger
+from sweeps.strategy.choice import Verdict
+from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
+
+
+class Scripted:
+    """Rests where ``rest`` says, ends where ``end`` says; resumes resting paths in order, ``resumes`` times."""
+
+    def __init__(self, rest=(), end=(), resumes=0, starts=99) -> None:
+        self.rest, self.end, self.resumes, self.starts = set(rest), set(end), resumes, starts
+        self.levels: dict[str, int] = {}
+        self.resting: list[str] = []
+        self.started_: list[str] = []
+        self.scaled = 0
+
+    def __call__(self, *_: object) -> Scripted:
+        return self
+
+    def scale(self, *_: object) -> None:
+        self.scaled += 1
+
+    def started(self, trial_id: str, config: object) -> None:
+        self.started_.append(trial_id)
+        self.resumes -= trial_id in self.resting
+        self.resting = [name for name in self.resting if name != trial_id]
+
+    def snapshot(self, trial_id: str, level: int, *_: object) -> None:
+        self.levels[trial_id] = max(level, self.levels.get(trial_id, 0))
+
+    def paused(self, trial_id: str) -> None:
+        self.resting.append(trial_id)
+
+    def ended(self, trial_id: str) -> None:
+        """Nothing to note."""
+
+    def given(self, number: int) -> None:
+        """Nothing to note."""
+
+    def goes_on(self, trial_id: str, may_start: bool, waiting: int = 0) -> Verdict:
+        at = (trial_id, self.levels[trial_id])
+        action = "pause" if at in self.rest else "end" if at in self.end else "go_on"
+        return Verdict(action, trial_id, reason=f"{action} {trial_id}")
+
+    def next(self, may_start: bool) -> Verdict:
+        if may_start and self.starts > len(set(self.started_)):
+            return Verdict("start")
+        if self.resting and self.resumes > 0:
+            return Verdict("resume", self.resting[0], reason="it is worth it")
+        return Verdict("nothing", reason="nothing is worth it")
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    def use(**script) -> Scripted:
+        choice = Scripted(**script)
+        monkeypatch.setattr(paths, "Choice", choice)
+        return choice
+
+    return use
+
+
+def sweep(tmp_path: Path, **more):
+    return new_conductor(config(tmp_path, {**OF_PATHS, "search.trials": 2, **more}))
+
+
+def statuses(ledger: Ledger) -> list[str]:
+    return [record.status for record in ledger.records("trial")]
+
+
+def names(ledger: Ledger) -> dict[str, list[int]]:
+    return {trial: [one.snap.level for one in taken] for trial, taken in ledger.snapshots().items()}
+
+
+def run_until_nothing(conductor: Conductor) -> None:
+    """As a driver that is killed before it can conclude."""
+    conductor.conclude = lambda: None
+    drive(conductor, PATHS)
+    del conductor.conclude
+
+
+def test_a_path_that_rests_stays_open_and_its_snapshots_count(tmp_path, scripted):
+    scripted(rest=[("t0000", 1)])
+    conductor, recorder, ledger = sweep(tmp_path)
+    run_until_nothing(conductor)
+    assert statuses(ledger) == ["paused", "complete"]
+    assert ledger._trials.trials[0].state == optuna.trial.TrialState.RUNNING
+    assert names(ledger) == {"t0000": [0, 1], "t0001": [0, 1, 2, 3]}
+    assert recorder.statuses["t0000"] == "paused"
+    assert not (Path(ledger.folder) / "trials/t0000/outcome.json").exists()
+    assert conductor.done == 1
+
+
+def test_the_decision_and_its_numbers_are_in_the_ledger(tmp_path, scripted):
+    scripted(rest=[("t0000", 1)])
+    conductor, _, ledger = sweep(tmp_path)
+    run_until_nothing(conductor)
+    first, second = ledger.records("trial")
+    assert {level: known["action"] for level, known in first.decisions.items()} == {0: "go_on", 1: "pause"}
+    assert first.decisions[1]["reason"] == "pause t0000"
+    assert sorted(second.decisions) == [0, 1, 2], "at its last level there is nothing to decide"
+
+
+def test_a_resting_path_goes_on_and_no_epoch_is_trained_twice(tmp_path, scripted):
+    scripted(rest=[("t0000", 0), ("t0000", 2)], resumes=2)
+    conductor, recorder, ledger = sweep(tmp_path)
+    drive(conductor, PATHS)
+    assert statuses(ledger) == ["complete", "complete"]
+    epochs = [call[2] for call in recorder.calls if call[:2] == ("epoch", "t0000")]
+    assert epochs == sorted(set(epochs))
+    assert names(ledger) == {"t0000": [0, 1, 2, 3], "t0001": [0, 1, 2, 3]}
+    assert recorder.named("started").count("t0000") == 3
+    assert recorder.named("snapshot").count("t0000@0") == 1
+
+
+def test_what_still_rests_at_the_end_of_the_sweep_is_complete(tmp_path, scripted):
+    scripted(rest=[("t0000", 1)])
+    conductor, recorder, ledger = sweep(tmp_path)
+    drive(conductor, PATHS)
+    record = ledger.records("trial")[0]
+    assert (record.status, record.ended) == ("complete", "paused")
+    assert record.finals["macs_removed"] == ledger.snapshots()["t0000"][-1].snap.finals["macs_removed"]
+    assert record.values == ledger.snapshots()["t0000"][-1].values
+    assert recorder.statuses["t0000"] == "complete"
+    assert conductor.done == conductor.total == 2
+    assert conductor.why_complete == "nothing is worth it"
+    assert "running" not in statuses(ledger)
+
+
+def test_a_sweep_that_ends_before_all_its_trials_started_says_why(tmp_path, scripted):
+    scripted(starts=1)
+    conductor, _, ledger = sweep(tmp_path, **{"search.trials": 4})
+    drive(conductor, PATHS)
+    assert statuses(ledger) == ["complete"]
+    assert (conductor.complete, conductor.total) == (True, 1)
+    assert conductor.why_complete == "nothing is worth it"
+
+
+def test_a_path_is_never_alone_in_its_work_another_may_become_worth_it(tmp_path, scripted):
+    """Tune never asks again once it was told that there is nothing more."""
+    scripted(starts=1)
+    conductor, _, _ = sweep(tmp_path, **{"search.concurrency": 2})
+    job = conductor.next_job()
+    assert (job.trial_id, conductor.next_job().kind) == ("t0000", "baseline")
+    assert conductor.next_job() is None
+    assert conductor.has_work
+
+
+def test_a_path_ended_by_the_rule_does_not_go_on(tmp_path, scripted):
+    scripted(end=[("t0000", 1)], resumes=5)
+    conductor, recorder, ledger = sweep(tmp_path)
+    drive(conductor, PATHS)
+    assert recorder.named("started").count("t0000") == 1
+    record = ledger.records("trial")[0]
+    assert (record.status, record.ended) == ("complete", "constraint")
+    assert names(ledger)["t0000"] == [0, 1]
+
+
+# --- killed, continued ----------------------------------------------------------------------------------------------
+
+
+def test_the_next_driver_leaves_a_resting_path_at_rest_until_it_is_worth_it(tmp_path, scripted):
+    scripted(rest=[("t0000", 1)])
+    run_until_nothing(sweep(tmp_path)[0])
+    choice = scripted()
+    conductor, recorder, ledger = sweep(tmp_path)
+    assert choice.resting == ["t0000"]
+    assert (conductor.has_work, conductor.done) == (False, 1)
+    scripted(resumes=1)
+    conductor, recorder, ledger = sweep(tmp_path)
+    drive(conductor, PATHS)
+    assert recorder.named("started") == ["t0000"]
+    first = next(call[2] for call in recorder.calls if call[0] == "epoch")
+    assert first == ledger.snapshots()["t0000"][1].snap.epoch + 1
+    assert statuses(ledger) == ["complete", "complete"]
+
+
+def test_a_driver_killed_before_it_concludes_is_followed_by_one_that_does(tmp_path, scripted):
+    scripted(rest=[("t0000", 1)])
+    run_until_nothing(sweep(tmp_path)[0])
+    conductor, _, ledger = sweep(tmp_path)
+    conductor.conclude()
+    assert statuses(ledger) == ["complete", "complete"]
+
+
+def test_a_path_whose_word_was_not_carried_out_hears_it_when_it_goes_on(tmp_path, scripted):
+    """The driver died after its word and before the path's process came to it: it rests at once, nothing is trained."""
+    scripted(rest=[("t0000", 1)])
+    conductor, _, ledger = sweep(tmp_path)
+    conductor._rest = lambda job, outcome: None  # it did not hear that the path rests
+    run_until_nothing(conductor)
+    assert statuses(ledger)[0] == "running"
+    conductor, recorder, ledger = sweep(tmp_path)
+    run_until_nothing(conductor)
+    assert [call for call in recorder.calls if call[:2] == ("epoch", "t0000")] == []
+    assert statuses(ledger)[0] == "paused"
+
+
+def test_the_word_is_taken_back_when_the_path_goes_on(tmp_path, scripted):
+    """A process that is lost right after it was started again must not rest by the old word."""
+    scripted(rest=[("t0000", 1)])
+    run_until_nothing(sweep(tmp_path)[0])
+    folder = tmp_path / "inline/trials/t0000"
+    assert read_rest(folder) == Rest(1, True, "pause t0000")
+    scripted(resumes=1)
+    conductor, _, _ = sweep(tmp_path)
+    assert conductor.next_job().trial_id == "t0000"
+    assert read_rest(folder) == Rest(1, False)
+
+
+# --- deeper ---------------------------------------------------------------------------------------------------------
+
+DEEPER = {"prune.target": 0.95}
+
+
+def test_a_raised_target_takes_ended_paths_up_again_and_trains_only_the_new_cycles(tmp_path, scripted):
+    scripted()
+    drive(sweep(tmp_path)[0], PATHS)
+    scripted(resumes=2)
+    conductor, recorder, ledger = sweep(tmp_path, **DEEPER)
+    assert conductor.done == 2
+    drive(conductor, PATHS)
+    assert names(ledger) == {"t0000": [0, 1, 2, 3, 4, 5], "t0001": [0, 1, 2, 3, 4, 5]}
+    assert recorder.named("snapshot") == ["t0000@4", "t0000@5", "t0001@4", "t0001@5"]
+    assert len(recorder.named("epoch")) == sum(
+        2 * record.job.config.prune.interval for record in ledger.records("trial")
+    )
+    assert [(r.status, r.job.part, r.ended) for r in ledger.records("trial")] == [
+        ("complete", 1, "target")
+    ] * 2
+    assert ledger.records("trial")[0].finals["macs_removed"] == pytest.approx(0.96875)
+    assert (conductor.done, conductor.total, len(ledger._trials.trials)) == (2, 2, 2)
+
+
+def test_killed_while_an_ended_path_goes_on_it_goes_on_again(tmp_path, scripted):
+    scripted()
+    drive(sweep(tmp_path)[0], PATHS)
+    scripted(resumes=1)
+    conductor, _, _ = sweep(tmp_path, **DEEPER)
+    assert conductor.next_job().part == 1  # and here the driver dies
+    scripted(resumes=1)
+    conductor, recorder, ledger = sweep(tmp_path, **DEEPER)
+    assert statuses(ledger) == ["running", "complete"]
+    drive(conductor, PATHS)
+    assert recorder.named("started") == ["t0000", "t0001"]
+    assert [len(taken) for taken in names(ledger).values()] == [6, 6]
+    assert [record.job.part for record in ledger.records("trial")] == [1, 1]
+
+
+def test_nothing_is_worth_it_a_raised_target_changes_nothing(tmp_path, scripted):
+    scripted()
+    drive(sweep(tmp_path)[0], PATHS)
+    conductor, recorder, ledger = sweep(tmp_path, **DEEPER)
+    drive(conductor, PATHS)
+    assert recorder.calls == []
+    assert [record.job.part for record in ledger.records("trial")] == [0, 0]
+
+
+def test_a_raised_target_reaches_a_path_that_was_under_way(tmp_path, scripted):
+    scripted()
+    conductor, _, _ = sweep(tmp_path)
+    conductor.next_job()
+    conductor, _, ledger = sweep(tmp_path, **DEEPER)
+    drive(conductor, PATHS)
+    assert len(names(ledger)["t0000"]) == 6
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+def test_a_spent_budget_begins_no_further_cycle(tmp_path, scripted, monkeypatch):
+    scripted(resumes=9)
+    conductor, _, ledger = sweep(tmp_path)
+    job = conductor.next_job()
+    monkeypatch.setattr(conductor._budget, "_used_up", "the budget of 2 hours is spent|raise search.hours")
+    conductor._active.clear()
+    conductor._agenda.add(job)
+    conductor._agenda._begun.add(job.trial_id)
+    drive(conductor, PATHS)
+    assert names(ledger)["t0000"] == [0]
+    record = ledger.records("trial")[0]
+    assert (record.status, record.ended) == ("complete", "paused")
+    assert "budget of 2 hours" in record.decisions[0]["reason"]
+    assert "budget of 2 hours" in conductor.why_complete
