@@ -178,7 +178,7 @@ def rss_mib() -> float:
 
 def watch() -> Stopwatch:
     """Time what the driver does for a trial."""
-    from sweeps.driver.conductor import Conductor
+    from sweeps.conduct.conductor import Conductor
     from sweeps.records.ledger import Ledger
     from sweeps.strategy.sampling import Proposer
 

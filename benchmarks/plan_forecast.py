@@ -23,9 +23,9 @@ from typing import Any
 from record import add_out, write
 
 from sweeps.commands.forecast import forecast
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.reading import parse_overrides
 from sweeps.config.sweep_config import SweepConfig, load_config
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.launch import run
 from sweeps.records.job import Record
 from sweeps.records.layout import JOURNAL

@@ -1,1 +1,1 @@
-"""Runs a sweep: launch, conductor, Ray, preflight, progress."""
+"""Runs a sweep: launch, Ray, preflight, progress."""

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.errors import ConfigError, first_line
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.nodes import (
     Node,
     check_nodes,

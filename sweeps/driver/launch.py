@@ -21,9 +21,9 @@ from typing import Any
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, first_line
 from gcp_core.schema import Kind
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.preflight import (
     check_disk,
     check_ledger,
@@ -90,7 +90,7 @@ class Launch:
         new: start a new sweep beside an existing one of the same name.
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
         check: looks at a trial's config before anything is started (None = the core's own check).
-        progress: a context manager with the methods of ``sweeps.driver.listeners.Progress``.
+        progress: a context manager with the methods of ``sweeps.conduct.listeners.Progress``.
     """
 
     address: str | None = None

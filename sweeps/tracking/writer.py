@@ -53,7 +53,7 @@ _REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"
 
 
 class MlflowWriter:
-    """Implements ``sweeps.driver.listeners.Tracker``; every call returns at once, a thread writes.
+    """Implements ``sweeps.conduct.listeners.Tracker``; every call returns at once, a thread writes.
 
     Build it with :func:`open_writer`. :meth:`close` must be called; it says how many entries are still unwritten.
     ``busy_s`` is the CPU time of the thread so far.

@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from gcp_core.schema import Tag
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import load_config
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.launch import Launch, Sweep, run
 from sweeps.driver.progress import LineProgress
 from sweeps.records.folder import write_config

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 #: ledger; ``epoch NAME N``: in the middle of its training; ``stop NAME``: right after the word that it shall end.
 DRIVER = """
 import json, os, signal, sys
-from sweeps.driver import conductor
+from sweeps.conduct import conductor
 from sweeps.driver.launch import Launch, run
 from sweeps.driver.progress import LineProgress
 from sweeps.records.ledger import Ledger

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.schema import model_id
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig, load_config
-from sweeps.driver.conductor import Conductor
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange, trial_exchange

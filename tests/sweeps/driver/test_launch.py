@@ -14,10 +14,10 @@ import pytest
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, DataError
 from sweeps.commands.status import sweep_status
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver import launch
 from sweeps.driver.cluster import WorkersLost
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.launch import Launch, Sweep
 from sweeps.records import spool
 from sweeps.records.tenure import Displaced

@@ -8,9 +8,9 @@ import pytest
 
 from gcp_core.errors import ConfigError
 from sweeps.commands.status import sweep_status
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.places import check_url
 from sweeps.config.sweep_config import SweepConfig, load_config
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.preflight import check_ledger
 from sweeps.records.database import driver_lock, open_storage
 from sweeps.records.folder import Entry, check_unchanged, write_config, write_entry

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 from sweeps.driver.searcher import ConductorSearcher
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome, read_outcome

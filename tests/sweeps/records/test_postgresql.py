@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 from sweeps.driver.preflight import check_ledger
 from sweeps.records.database import AdvisoryLock, driver_lock, open_storage
 from sweeps.records.folder import Entry, write_config, write_entry

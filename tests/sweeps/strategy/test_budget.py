@@ -14,9 +14,9 @@ from gcp_core.errors import ConfigError
 from gcp_core.schema import FINALS
 from sweeps.cli import main
 from sweeps.commands.status import sweep_status
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.limits import WITHOUT_SCALE, Plateau, parse_plateau
 from sweeps.config.sweep_config import ResourcesConfig, SearchConfig
-from sweeps.driver.conductor import Conductor
 from sweeps.records import spool
 from sweeps.records.folder import Entry, check_unchanged, write_config, write_entry
 from sweeps.records.job import Job, Outcome

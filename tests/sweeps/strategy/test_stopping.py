@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, Stop, read_outcome, read_stop, write_stop
 from sweeps.records.ledger import Ledger

@@ -11,7 +11,7 @@ import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from gcp_core.schedule.clock import event_epochs
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.trunk import PATIENCE_S, Trunk, shared_epochs

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.conductor import Conductor
 from sweeps.records import spool
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome

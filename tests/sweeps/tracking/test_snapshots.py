@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from gcp_core.schema import SNAPSHOT, Tag
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.conductor import Conductor
 from sweeps.records.folder import write_config
 from sweeps.records.ledger import Ledger
 from sweeps.tracking.store import tracking_uri

@@ -13,8 +13,8 @@ import pytest
 
 from gcp_core.errors import ConfigError
 from gcp_core.schema import FRONT_HYPERVOLUME, PER_EPOCH, Tag
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.conductor import Conductor
 from sweeps.driver.launch import known_drops
 from sweeps.records.folder import write_config
 from sweeps.records.job import Outcome

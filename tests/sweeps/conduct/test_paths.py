@@ -7,8 +7,8 @@ from pathlib import Path
 import optuna
 import pytest
 
-from sweeps.driver import paths
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct import paths
+from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Rest, read_rest
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.choice import Verdict

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from gcp_core.schema import Kind
-from sweeps.driver.baselines import Baselines
+from sweeps.conduct.baselines import Baselines
 from sweeps.records import spool
 from sweeps.records.job import Job
 from sweeps.strategy.budget import Budget

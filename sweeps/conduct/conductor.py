@@ -13,14 +13,14 @@ from pathlib import Path
 
 from gcp_core.config import TrialConfig
 from gcp_core.schema import model_id
+from sweeps.conduct.agenda import Agenda
+from sweeps.conduct.answers import Answers
+from sweeps.conduct.baselines import Baselines
+from sweeps.conduct.listeners import Progress, Tracker
+from sweeps.conduct.paths import Paths, as_now
+from sweeps.conduct.proposals import Proposals
+from sweeps.conduct.snapshots import Snapshots
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.agenda import Agenda
-from sweeps.driver.answers import Answers
-from sweeps.driver.baselines import Baselines
-from sweeps.driver.listeners import Progress, Tracker
-from sweeps.driver.paths import Paths, as_now
-from sweeps.driver.proposals import Proposals
-from sweeps.driver.snapshots import Snapshots
 from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome, write_stop
 from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
 from sweeps.records.ledger import Ledger
@@ -271,7 +271,7 @@ class Conductor:
         self.stop_reason = self.stop_reason or reason
         self.interrupted = True
 
-    # --- what an answer may ask for (``sweeps.driver.answers.Host``) --------------------------------------------------
+    # --- what an answer may ask for (``sweeps.conduct.answers.Host``) --------------------------------------------------
 
     def stop(self, reason: str) -> None:
         self.stop_reason = self.stop_reason or reason

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gcp_core.schema import model_id
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Outcome, Snap
 from sweeps.records.ledger import Ledger, read_snapshots
 from tests.sweeps.fake_paths import finals_at

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Job, Outcome
 from sweeps.strategy.judging import dense_costs
 from sweeps.worker.trial import run_job

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from gcp_core.schema import model_id
+from sweeps.conduct.baselines import Baselines
+from sweeps.conduct.listeners import Progress, Tracker
+from sweeps.conduct.paths import Paths
+from sweeps.conduct.proposals import Proposals
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.baselines import Baselines
-from sweeps.driver.listeners import Progress, Tracker
-from sweeps.driver.paths import Paths
-from sweeps.driver.proposals import Proposals
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.front import LiveFront

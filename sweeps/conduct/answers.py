@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sweeps.conduct.alike import FirstEnds
+from sweeps.conduct.baselines import Baselines, as_baseline
+from sweeps.conduct.listeners import Progress, Tracker
+from sweeps.conduct.proposals import Proposals
+from sweeps.conduct.snapshots import Snapshots
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.alike import FirstEnds
-from sweeps.driver.baselines import Baselines, as_baseline
-from sweeps.driver.listeners import Progress, Tracker
-from sweeps.driver.proposals import Proposals
-from sweeps.driver.snapshots import Snapshots
 from sweeps.records.job import Job, Outcome, Record, read_stop
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.budget import Budget
