@@ -34,7 +34,18 @@ ROOMS = {
         "testing",
         "selection surgery checkpoint",
     ],
-    "sweeps": ["config", "records", "storage", "strategy", "worker", "tracking", "conduct", "driver", "commands", "cli"],
+    "sweeps": [
+        "config",
+        "records",
+        "storage",
+        "strategy",
+        "worker",
+        "tracking",
+        "conduct",
+        "driver",
+        "commands",
+        "cli",
+    ],
     "analysis": ["errors text plain", "runs", "front", "evidence", "choose", "ship", "show", "cli", "pareto"],
 }
 #: Names that users import; the house itself uses the rooms behind them.

@@ -10,8 +10,8 @@ import builtins
 import re
 from collections import Counter
 
-from sweeps.records.job import Job, Outcome
-from sweeps.strategy.judging import baseline_values
+from sweeps.records.job import Job, Outcome, Record
+from sweeps.strategy.judging import accuracy_drop, baseline_values
 
 #: What torch and its libraries say where memory or a device let them down.
 _DEVICE = re.compile(r"out of memory|OutOfMemoryError|AcceleratorError|CUDA error|cuDNN|CUBLAS|NCCL", re.I)
@@ -126,3 +126,18 @@ def taken_by_machine(outcome: Outcome) -> bool:
     kind = getattr(builtins, outcome.error.partition(":")[0], None)
     known = isinstance(kind, type) and issubclass(kind, (OSError, MemoryError))
     return known or _DEVICE.search(outcome.error) is not None
+
+
+def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:
+    """``final/accuracy_drop`` of every finished trial whose baseline is known, by trial id."""
+    by_key = {
+        record.key: Outcome("complete", record.finals) for record in baselines if record.status == "complete"
+    }
+    drops: dict[str, float] = {}
+    for record in trials:
+        baseline = by_key.get(record.job.baseline_key)
+        if record.finished and baseline is not None:
+            drop = accuracy_drop(Outcome(record.status, record.finals), baseline)
+            if drop is not None:
+                drops[record.job.trial_id] = drop
+    return drops

@@ -18,9 +18,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcp_core.config import TrialConfig
+from gcp_core.config import TrialConfig, digest
 from gcp_core.errors import ConfigError, first_line
 from gcp_core.schema import Kind
+from sweeps.conduct.baselines import known_drops
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
@@ -46,7 +47,6 @@ from sweeps.storage.objects import store_errors
 from sweeps.storage.place import bring_home, bring_trial, renamed
 from sweeps.storage.states import clear_states
 from sweeps.strategy.budget import Budget, already_spent
-from sweeps.strategy.judging import accuracy_drop
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
 from sweeps.tracking.store import tracking_uri, write_new_place
@@ -214,8 +214,12 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     trials, baselines, confirm = read_records(
         folder, config.name, config.search.objectives, kinds, config.database
     )
-    message = ""
-    if entry.trials < config.num_trials() or entry.confirm_seeds < config.confirm.seeds:
+    message = entry.message if config.of_paths else ""
+    if config.of_paths and entry.asked != digest(config.tree):
+        return None  # a target, a trial or a gain more: whether that means work is the rule's to say
+    if not config.of_paths and (
+        entry.trials < config.num_trials() or entry.confirm_seeds < config.confirm.seeds
+    ):
         message = already_spent(config, entry, trials, baselines, confirm)
         if not message:
             return None
@@ -309,7 +313,7 @@ def _conduct(
         noted = "interrupted" if state == "complete" and unwritten else state
         counts = {"trials": conductor.total, "confirm_seeds": conductor.confirm_seeds}
         spent = {"seconds": budget.seconds, "trial_seconds": budget.trial_seconds}
-        known = {"state": noted, "message": message, **spent}
+        known = {"state": noted, "message": message, "asked": digest(config.tree), **spent}
         if not conductor.superseded:
             exchange.offer(JOURNAL)
             _note(dataclasses.replace(entry, **known, **counts), exchange)
@@ -362,21 +366,6 @@ def _foresight(
     feasibility = Feasibility(usual=config.search.sampler != "grid")
     stops = config.search.stopping != "none"
     return feasibility.impossible, Rungs(config.search, feasibility.project) if stops else None
-
-
-def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:
-    """``final/accuracy_drop`` of every finished trial whose baseline is known, by trial id."""
-    by_key = {
-        record.key: Outcome("complete", record.finals) for record in baselines if record.status == "complete"
-    }
-    drops: dict[str, float] = {}
-    for record in trials:
-        baseline = by_key.get(record.job.baseline_key)
-        if record.finished and baseline is not None:
-            drop = accuracy_drop(Outcome(record.status, record.finals), baseline)
-            if drop is not None:
-                drops[record.job.trial_id] = drop
-    return drops
 
 
 def publish(folder: Path) -> None:

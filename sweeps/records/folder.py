@@ -25,7 +25,7 @@ class Entry:
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then,
-    ``message`` why it ended, ``seconds`` for how long drivers ran trials, ``trial_seconds`` how long the trials took,
+    ``asked`` names the config in every detail, ``message`` says why it ended, ``seconds`` for how long drivers ran trials, ``trial_seconds`` how long the trials took,
     added up (lost and unfinished attempts included).
     """
 
@@ -41,6 +41,7 @@ class Entry:
     message: str = ""
     seconds: float = 0.0
     trial_seconds: float = 0.0
+    asked: str = ""
 
 
 def read_entry(folder: Path) -> Entry | None:

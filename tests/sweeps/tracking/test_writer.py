@@ -13,9 +13,9 @@ import pytest
 
 from gcp_core.errors import ConfigError
 from gcp_core.schema import FRONT_HYPERVOLUME, PER_EPOCH, Tag
+from sweeps.conduct.baselines import known_drops
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.launch import known_drops
 from sweeps.records.folder import write_config
 from sweeps.records.job import Outcome
 from sweeps.records.ledger import Ledger
