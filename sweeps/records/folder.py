@@ -24,9 +24,9 @@ class Entry:
     """``sweep.json``: how to find the sweep in MLflow, and whether it came to its end.
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
-    is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then,
-    ``asked`` names the config in every detail, ``message`` says why it ended, ``seconds`` for how long drivers ran trials, ``trial_seconds`` how long the trials took,
-    added up (lost and unfinished attempts included).
+    is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and
+    ``asked`` names the config in every detail. ``message`` says why it ended, ``seconds`` for how long drivers ran
+    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included).
     """
 
     id: str
