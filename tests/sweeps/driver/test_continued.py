@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from gcp_core.errors import ConfigError
+from sweeps.cli import main
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver import launch
+from sweeps.driver.launch import Launch
 from sweeps.driver.preflight import continued
 from sweeps.records.folder import Entry, read_config, write_config, write_entry
 from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
@@ -75,6 +80,24 @@ def test_fewer_paths_than_have_started_are_refused_with_their_number(
     assert str(caught.value).startswith(
         "search.trials: 3 is less than what has started: 4 paths have (at least 4;"
     )
+
+
+def test_run_refuses_them_with_exit_code_2_and_goes_on_with_the_length_it_began_with(
+    begun: SweepConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text(json.dumps({**begun.tree, "baseline": {"epochs": None}}))
+    before = (Path(begun.folder) / "config.yaml").read_text()
+    for verb in ("plan", "check", "run"):
+        done = CliRunner().invoke(main, [verb, str(file), "search.trials=3"])
+        assert done.exit_code == 2, done.output
+        assert "4 paths have" in done.output
+    assert (Path(begun.folder) / "config.yaml").read_text() == before
+
+    orders = []
+    monkeypatch.setattr(launch, "_run_once", orders.append)
+    launch.run(str(file), {"search.trials": 5, "prune.target": 0.97}, Launch(check=lambda trial: None))
+    assert [order.config.baseline.epochs for order in orders] == [10]
 
 
 def test_what_has_not_started_may_be_asked_back(tmp_path: Path) -> None:
