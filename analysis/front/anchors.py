@@ -110,9 +110,7 @@ def stand_in(df: pd.DataFrame) -> pd.DataFrame:
 
 def _anchor(df: pd.DataFrame, column: str, direction: Direction, usable: float | None) -> Anchor:
     chance = float(df.attrs.get("chance", 0.0))
-    rows, whose = df[df["kind"] == "baseline"] if "kind" in df.columns else df.iloc[:0], ""
-    if not len(rows):
-        rows, whose = stand_in(df), "; the best unpruned snapshot, until a baseline has ended"
+    rows, whose = _reference(df)
     mean = "mean baseline" if not whose else "baseline"
     if column in ("val_accuracy", "test_accuracy"):
         top = _value(rows, column, "mean")
@@ -133,6 +131,18 @@ def _anchor(df: pd.DataFrame, column: str, direction: Direction, usable: float |
     elif column in _SHARES:
         return Anchor(0.0, 1.0, "none to all")
     return _from_data(df, column, direction)
+
+
+def _reference(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
+    """(the rows of baselines that have ended, or of what stands in; words that say so)."""
+    if "kind" not in df.columns:
+        return df.iloc[:0], ""
+    rows = df[df["kind"] == "baseline"]
+    if _value(rows, "val_accuracy", "max") is None:
+        instead = stand_in(df)
+        if len(instead):
+            return instead, "; the best unpruned snapshot, until a baseline has ended"
+    return rows, ""
 
 
 def _value(rows: pd.DataFrame, column: str, how: str) -> float | None:

@@ -18,11 +18,11 @@ from gcp_core.records.stages import MAX_BYTES
 from gcp_core.training.setup import check_config
 from sweeps.commands.calibration import Calibration, calibrate
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
+from sweeps.config.equal_cost import too_dear
 from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.preflight import check_space, check_storage, check_tracking
+from sweeps.driver.preflight import check_space, check_storage, check_tracking, continued
 from sweeps.driver.progress import duration
-from sweeps.records.folder import check_unchanged
 from sweeps.strategy.feasibility import Feasibility
 
 _SAMPLE = 64
@@ -48,6 +48,8 @@ class Forecast:
             points whose events were played through with random scores.
         impossible_share: share of the sampled points whose target is out of reach even when the costliest units go
             first; they are never proposed.
+        too_dear_share: share of the sampled points whose path is foreseen to cost more than ``search.max_path_cost``;
+            neither are they.
         mean_events: events until the target or the end of the schedule, mean of the sampled points.
         stopped_share: share of the trials that would be stopped early, with imagined accuracies.
         device_hours: of all trials and baselines together, one device (slot) each; None = not measured.
@@ -80,6 +82,8 @@ class Forecast:
     path_epochs: list[int] | None = None
     path_cost: list[float] | None = None
     levels: list[list[float]] = field(default_factory=list)
+    too_dear_share: float = 0.0
+    baseline_epochs: int | None = None
 
     def text(self) -> str:
         """For people."""
@@ -109,6 +113,8 @@ class Forecast:
             lines += [
                 f"  models            about {self.snapshots}, one per phase of every path",
                 f"  epochs of a path  {_range(self.path_epochs)}, costing {_range(self.path_cost)} dense epochs",
+                f"  too dear          {100 * self.too_dear_share:.0f} % of the space (never proposed)",
+                f"  baseline          {self.baseline_epochs} epochs, unpruned, for comparisons at equal cost",
                 *(
                     f"  MACs left         {', '.join(f'{100 * share:.0f}' for share in levels)} %"
                     for levels in self.levels
@@ -142,7 +148,7 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
     ``timed`` measures a few training steps and scoring passes; without, times are None.
     """
     start = time.process_time()
-    check_unchanged(config)
+    config = continued(config)
     check_storage(config.folder)
     check_tracking(config.tracking.uri)
     check_space(config, check_config)
@@ -150,7 +156,8 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
     feasibility = Feasibility(usual=config.search.sampler != "grid")
     points = sample_points(config, max(_SAMPLE, config.num_trials()))
     trials = [config.space.resolve(point, config.resources.cpus) for point in points]
-    possible = [trial for trial in trials if not feasibility.impossible(trial)]
+    cheap = [trial for trial in trials if not too_dear(trial, config.search.max_path_cost)]
+    possible = [trial for trial in cheap if not feasibility.impossible(trial)]
     rehearsal = Rehearsal(feasibility)
     played = [rehearsal.play(trial) for trial in possible]
     likely = likely_trials(config, played, rehearsal)
@@ -174,7 +181,9 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
         epochs_trained=trained + more,
         sampled=len(points),
         short_share=sum(not trial.reached for trial in played) / len(trials),
-        impossible_share=1 - len(possible) / len(trials),
+        impossible_share=(len(cheap) - len(possible)) / len(trials),
+        too_dear_share=1 - len(cheap) / len(trials),
+        baseline_epochs=config.baseline.epochs,
         mean_events=sum(len(trial.events) for trial in played) / max(1, len(played)),
         stopped_share=sum(a.epochs < b.epochs for a, b in zip(run, likely, strict=True)) / max(1, len(run)),
         device_hours=sum(times) / 3600 if times else None,

@@ -37,6 +37,47 @@ def test_accuracy_counts_from_ten_points_below_the_baseline_and_the_words_say_so
     assert volume(table()) == pytest.approx(0.2 * 1.1 + 0.3 * 0.8 + 0.3 * 0.2)
 
 
+def of_paths(baseline: float | None = None) -> pd.DataFrame:
+    """Two paths, the more accurate snapshot 0 is that of the second; None = the baseline is still trained."""
+    df = pd.DataFrame(
+        [
+            ("b0000", "baseline", None, baseline, 100.0 if baseline else None, None, None),
+            ("t0000", "trial", 0, 70.0, 100.0, 4.0, 4.0),
+            ("t0000", "trial", 1, 90.0, 50.0, 6.0, 6.0),
+            ("t0001", "trial", 0, 80.0, 90.0, 5.0, 5.0),
+            ("t0002", "trial", 0, float("nan"), 90.0, 5.0, 5.0),
+        ],
+        columns=["trial", "kind", "level", "val_accuracy", "macs", "epochs", "train_cost"],
+    ).astype(dict.fromkeys(("level", "val_accuracy", "macs", "epochs", "train_cost"), float))
+    df["candidate"] = df["kind"] == "trial"
+    df["baseline_epochs"] = 20.0
+    df.attrs["chance"] = 10.0
+    return df
+
+
+def test_the_best_unpruned_snapshot_stands_for_the_baseline_until_one_has_ended():
+    before = anchors_for(of_paths(), GOALS).of
+    assert (before["val_accuracy"].worst, before["val_accuracy"].best, before["macs"].worst) == (
+        70.0,
+        80.0,
+        90.0,
+    )
+    assert all("the best unpruned snapshot, until a baseline has ended" in a.source for a in before.values())
+    after = anchors_for(of_paths(85.0), GOALS).of
+    assert (after["val_accuracy"].worst, after["val_accuracy"].best, after["macs"].worst) == (
+        75.0,
+        85.0,
+        100.0,
+    )
+    assert not any("snapshot" in a.source for a in after.values())
+
+
+def test_what_training_costs_is_that_of_a_baseline_of_its_length():
+    assert anchors_for(of_paths(), {"train_cost": "min"}).of["train_cost"].worst == pytest.approx(20.0)
+    unknown = anchors_for(of_paths().drop(columns="baseline_epochs"), {"train_cost": "min"}).of["train_cost"]
+    assert "from these trials" in unknown.source
+
+
 def test_it_can_be_asked_from_other_points_and_from_chance():
     assert anchors_for(table(), GOALS, usable=5).of["val_accuracy"].worst == 85.0
     old = anchors_for(table(), GOALS, usable=None)

@@ -194,6 +194,35 @@ def test_confirmation_runs_and_a_small_disk_are_mentioned(
     assert "the disk is too small: storage=FOLDER names another place" in text
 
 
+def test_plan_says_which_share_of_the_space_is_too_dear_and_how_long_the_baseline_is(tmp_path: Path) -> None:
+    """Paths of 2 or 9 dense epochs and cycles of 1 or 2 epochs at 50 and 25 %: 2.75, 3.5, 9.75 and 10.5 in all."""
+    paths = {
+        **TREE,
+        "train": {"schedule": "cycles", "batch_size": 64},
+        "prune": {
+            "criterion": "l1",
+            "start": {"choice": [2, 9]},
+            "interval": {"choice": [1, 2]},
+            "ratio": 0.5,
+            "target": 0.75,
+            "min_share": 0.05,
+        },
+        "search": {"trials": 2, "max_path_cost": 9.8},
+        "storage": str(tmp_path),
+    }
+    some = forecast(load_config(paths), timed=False)
+    assert (some.too_dear_share, some.impossible_share, some.baseline_epochs) == (0.25, 0.0, 10)
+    assert "  too dear          25 % of the space (never proposed)" in some.text()
+    assert "  baseline          10 epochs, unpruned" in some.text()
+    most = forecast(load_config(paths, {"search.max_path_cost": 3}), timed=False)
+    assert (most.too_dear_share, most.path_epochs) == (0.75, [4, 4])
+    free = forecast(load_config(paths, {"search.max_path_cost": None}), timed=False)
+    assert (free.too_dear_share, free.baseline_epochs) == (0.0, 11)
+    single = forecast(load_config(TREE, {"storage": str(tmp_path)}), timed=False)
+    assert (single.too_dear_share, single.baseline_epochs) == (0.0, None)
+    assert "too dear" not in single.text()
+
+
 def test_the_command_has_an_untimed_form(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(json.dumps(TREE))

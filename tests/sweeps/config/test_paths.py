@@ -85,6 +85,14 @@ def test_a_searched_target_is_how_deep_paths_go_and_is_not_drawn():
     assert config.space.resolve(config.space.first()).prune.target == 0.8
 
 
+def test_what_decides_about_going_on_may_change_and_levels_may_not():
+    old = load_config(tree()).tree
+    changed = load_config(tree(search__min_gain=0.5, search__max_path_cost=16.0)).tree
+    assert differences(old, changed) == []
+    deeper = tree(prune__levels=[0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 0.97])
+    assert differences(old, load_config(deeper).tree), "other models"
+
+
 @pytest.mark.parametrize("path", ["prune.target", "train.epochs"])
 def test_how_far_paths_go_may_change_and_their_course_may_not(path):
     old = load_config(of_ratio()).tree
@@ -111,6 +119,22 @@ def test_how_far_paths_go_may_change_and_their_course_may_not(path):
         (tree(train__schedule={"choice": ["cycles", "cosine"]}), "cannot be searched together"),
         (tree(baseline__epochs=0), "baseline.epochs: 0 is not a whole number >= 1"),
         (tree(train__schedule="one_cycle"), "only paths have it"),
+        (tree(search__min_gain=-0.1), "search.min_gain: -0.1 is not a number >= 0"),
+        (tree(search__min_gain=float("nan")), "search.min_gain: nan is not a number >= 0"),
+        (tree(search__max_path_cost=-1.0), "search.max_path_cost: -1.0 is not a number > 0"),
+        (tree(search__max_path_cost=0), "search.max_path_cost: 0.0 is not a number > 0"),
+        (
+            tree(search__stopping="rungs"),
+            "paths are not stopped at rungs: each of their models counts (none, or leave it out)",
+        ),
+        (
+            {"name": "x", "train": {"epochs": 4}, "search": {"min_gain": 0.1}},
+            "search.min_gain: only paths have it: a single trial is one step, trained whole or not at all",
+        ),
+        (
+            {"name": "x", "search": {"max_path_cost": 10}},
+            "search.max_path_cost: only paths have it: a single trial is one step, trained whole or not at all",
+        ),
     ],
 )
 def test_what_has_no_meaning_is_refused(given, text):

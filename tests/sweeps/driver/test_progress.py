@@ -58,6 +58,10 @@ def test_hypervolume_and_time_left_stand_behind_the_result_as_far_as_they_are_kn
         " (hypervolume 0.6123, about 3 min left)",
     ]
     assert front_text(0.5, 0.0) == "hypervolume 0.5000"
+    assert front_text(0.5, 60.0, "t0003@0") == (
+        "hypervolume 0.5000 against t0003@0 until a baseline ends, about 1 min left"
+    )
+    assert front_text(None, 0.0, "t0003@0") == ""
 
 
 def test_the_live_tables_title_says_how_far_the_sweep_is(capsys) -> None:

@@ -101,6 +101,23 @@ def test_the_parent_has_the_hypervolume_after_every_trial(checked: SweepConfig) 
     assert "hypervolume" not in runs["t0000"].data.metrics
 
 
+def test_the_parent_says_what_stands_for_the_baseline_until_one_ends(checked: SweepConfig) -> None:
+    writer = _open(checked)
+    seen, client = [], writer._client
+    real = client.set_tag
+    client.set_tag = lambda run, name, value: (seen.append((name, value)), real(run, name, value))
+    for stand_in in ("t0000@0", "t0000@0", "t0001@0", "", ""):
+        writer.front(0.5, 1, stand_in)
+    writer.close("FINISHED")
+    assert [value for name, value in seen if name == Tag.ANCHORS] == [
+        "t0000@0 until a baseline ends",
+        "t0001@0 until a baseline ends",
+        "baseline",
+    ]
+    _, runs = _runs(checked)
+    assert runs["inline"].data.tags[Tag.ANCHORS] == "baseline"
+
+
 def test_every_run_says_what_it_ran_with(checked: SweepConfig) -> None:
     writer = _open(checked)
     ledger = _sweep(checked, writer)

@@ -1,0 +1,114 @@
+"""The live front of paths: a scale before the baseline has ended, and what one path is worth."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gcp_core.schema import snapshot_artifact
+from sweeps.records.job import Job, Snap
+from sweeps.records.ledger import SnapshotRecord
+from sweeps.strategy.front import LiveFront
+from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
+
+GOALS = {"val_accuracy": "max", "macs": "min"}
+UNPRUNED = {"val_accuracy": 80.0, "macs": 1000.0, "params": 10.0, "train_cost": 2.0, "epochs": 2.0}
+
+
+def job(tmp_path: Path, number: int = 3, classes: int | None = None) -> Job:
+    checked = config(tmp_path, {**OF_PATHS, "baseline.epochs": 20})
+    point = checked.space.first()
+    name = f"t{number:04d}"
+    folder = tmp_path / name
+    if classes is not None:
+        file = folder / snapshot_artifact(0, "model/manifest.json")
+        file.parent.mkdir(parents=True)
+        file.write_text(json.dumps({"num_classes": classes}))
+    return Job(name, "trial", number, checked.space.resolve(point), point, str(folder))
+
+
+def test_the_best_snapshot_0_stands_for_the_baseline_until_one_has_ended(tmp_path: Path) -> None:
+    front = LiveFront(GOALS)
+    front.trial({"val_accuracy": 78.0, "macs": 500.0})
+    assert (front.scale(), front.hypervolume(), front.hypervolume_of([]), front.stand_in) == (
+        None,
+        None,
+        None,
+        "",
+    )
+    front.unpruned(job(tmp_path, 3), UNPRUNED)
+    assert front.scale() == ({"val_accuracy": 70.0, "macs": 1000.0}, {"val_accuracy": 80.0, "macs": 0.0})
+    assert front.hypervolume() == pytest.approx(0.8 * 0.5)
+    front.unpruned(job(tmp_path, 4), {**UNPRUNED, "val_accuracy": 79.0, "macs": 900.0})
+    assert front.stand_in == "t0003@0", "the best one"
+    front.unpruned(job(tmp_path, 5), {**UNPRUNED, "val_accuracy": float("nan")})
+    front.unpruned(job(tmp_path, 6), {**UNPRUNED, "val_accuracy": 82.0})
+    assert front.stand_in == "t0006@0"
+    assert front.hypervolume() == pytest.approx(0.6 * 0.5)
+    front.baseline({"val_accuracy": 85.0, "macs": 1000.0}, tmp_path)
+    assert (front.stand_in, front.scale()[0]["val_accuracy"]) == ("", 75.0)
+    assert front.hypervolume() == pytest.approx(0.3 * 0.5)
+    front.unpruned(job(tmp_path, 7), {**UNPRUNED, "val_accuracy": 99.0})
+    assert (front.stand_in, front.scale()[0]["val_accuracy"]) == ("", 75.0), "a baseline stays"
+
+
+def test_what_a_path_is_worth_is_the_hypervolume_of_its_models_alone(tmp_path: Path) -> None:
+    front = LiveFront(GOALS)
+    front.unpruned(job(tmp_path), UNPRUNED)
+    front.trial({"val_accuracy": 80.0, "macs": 10.0})
+    rows = [{"val_accuracy": 80.0, "macs": 1000.0}, {"val_accuracy": 79.0, "macs": 500.0}]
+    assert front.hypervolume_of(rows) == pytest.approx(0.9 * 0.5)
+    assert front.hypervolume_of([]) == 0.0
+
+
+def test_the_scale_never_begins_below_chance_which_the_snapshots_manifest_tells(tmp_path: Path) -> None:
+    front = LiveFront(GOALS)
+    front.unpruned(job(tmp_path, classes=2), {**UNPRUNED, "val_accuracy": 55.0})
+    assert front.scale()[0]["val_accuracy"] == 50.0
+
+
+def test_the_cost_of_training_is_scaled_to_the_baselines_length(tmp_path: Path) -> None:
+    front = LiveFront({"val_accuracy": "max", "train_cost": "min"})
+    front.unpruned(job(tmp_path), UNPRUNED)
+    assert front.scale()[0]["train_cost"] == pytest.approx(20.0)
+
+
+def test_objectives_without_a_scale_of_the_task_have_none(tmp_path: Path) -> None:
+    front = LiveFront({"compression": "max"})
+    front.unpruned(job(tmp_path), {**UNPRUNED, "compression": 1.0})
+    assert (front.scale(), front.hypervolume_of([{"compression": 2.0}])) == (None, None)
+
+
+def test_a_driver_that_takes_over_knows_what_stood_for_the_baseline(tmp_path: Path) -> None:
+    checked = config(tmp_path, {**OF_PATHS, "search.trials": 1})
+    conductor, _, ledger = new_conductor(checked)
+    one = conductor.next_job()
+    conductor.snapshot(one.trial_id, Snap(0, 2, {**UNPRUNED, "macs_removed": 0.0}))
+    assert conductor._front.stand_in == "t0000@0"
+    front = LiveFront(GOALS)
+    front.recall(ledger.records("trial"), [], ledger.snapshots())
+    assert (front.stand_in, front.scale()) == ("t0000@0", conductor._front.scale())
+
+
+def test_an_infeasible_snapshot_0_stands_for_the_baseline_too(tmp_path: Path) -> None:
+    """Its accuracy is that of the unpruned net; that it costs too much is no matter."""
+    checked = config(tmp_path, {**OF_PATHS, "search.trials": 1, "search.constraints": ["macs <= 600"]})
+    conductor, _, _ = new_conductor(checked)
+    one = conductor.next_job()
+    conductor.snapshot(one.trial_id, Snap(0, 2, {**UNPRUNED, "macs_removed": 0.0}))
+    assert (conductor._front.stand_in, conductor._front.complete) == ("t0000@0", 0)
+    known = SnapshotRecord(
+        "t0000", Snap(0, 2, UNPRUNED, status="infeasible"), (80.0, 1000.0), {"macs <= 600": 400.0}
+    )
+    front = LiveFront(GOALS)
+    front.recall(conductor._ledger.records("trial"), [], {"t0000": [known]})
+    assert front.stand_in == "t0000@0"
+
+
+def test_tracker_and_progress_are_told_what_stands_for_the_baseline(tmp_path: Path) -> None:
+    conductor, recorder, _ = new_conductor(config(tmp_path, {**OF_PATHS, "search.trials": 2}))
+    drive(conductor, PATHS)
+    told = [call[-1] for call in recorder.calls if call[0] == "front"]
+    assert told == ["t0000@0", "", ""], "the first path ended before its baseline"
