@@ -28,6 +28,8 @@ NEW_PATH = "a new path"
 CLEARLY_MORE = 1.1
 #: So many of the paused paths whose promises are oldest are looked at in every decision.
 _REFRESHED = 3
+#: And at most so many of those that promised most.
+_MOST = 24
 
 
 @dataclass(frozen=True)
@@ -152,7 +154,10 @@ class Choice:
                 other_name, other = NEW_PATH, new
         going = Verdict("go_on", trial_id, own, other, other_name, _compared(name, own, other_name, other))
         if not self._enough(own):
-            return replace(going, action="pause", reason=going.reason + self._too_little())
+            better = other is not None and self._enough(other)
+            return replace(
+                going, action="pause", reason=going.reason + ("" if better else self._too_little())
+            )
         if len(path.seen) < 2:
             return going  # its dense phase is paid, and says nothing about it
         if other is not None and other.rate > CLEARLY_MORE * own.rate:
@@ -220,10 +225,15 @@ class Choice:
         Worked out from the top of the promises as they were until one that was less than the best is now.
         """
         paused = self._known.paused()
-        for name in sorted(paused, key=lambda name: self._promises.get(name, (0, None))[0])[:_REFRESHED]:
+        unknown = [name for name in paused if name not in self._promises]
+        oldest = sorted(
+            (name for name in paused if name in self._promises), key=lambda n: self._promises[n][0]
+        )
+        for name in [*unknown, *oldest[:_REFRESHED]]:
             self._promise(name, front)
         best_name, best = "", None
-        for name in sorted(paused, key=lambda name: -self._last_rate(name)):
+        ranked = sorted(paused, key=lambda name: -self._last_rate(name))
+        for name in ranked[:_MOST]:
             if best is not None and self._last_rate(name) < best.rate:
                 break
             promised = self._promise(name, front)

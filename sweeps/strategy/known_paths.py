@@ -1,4 +1,4 @@
-"""What is known of all paths of a sweep, and what each of them promises. Told in any order; told again it does not change."""
+"""What is known of all paths of a sweep, and what each of them promises; told in any order."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -46,7 +47,7 @@ class Path:
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
     seen: tuple[Seen, ...] = ()
     steps: tuple[Step, ...] = ()
-    rank: tuple[float, str] = (0.0, "")
+    rank: tuple[Any, ...] = ()
 
     def look_ahead(self) -> None:
         """Note what it still does."""
@@ -111,7 +112,8 @@ class KnownPaths:
         """A path runs: a new one, or one that was paused."""
         path = self._paths.setdefault(trial_id, Path())
         path.config, path.state = config, "running"
-        path.rank = (foreseen_cost(config), config.key())
+        whole = tuple(islice(steps_ahead(config), FARTHEST))
+        path.rank = (foreseen_cost(config), *((step.removed, step.cost) for step in whole))
         self._learn(trial_id, path)
 
     def snapshot(self, trial_id: str, level: int, snapshot: Snapshot) -> bool:
