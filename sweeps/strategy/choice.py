@@ -29,7 +29,7 @@ CLEARLY_MORE = 1.1
 #: So many of the paused paths whose promises are oldest are looked at in every decision.
 _REFRESHED = 3
 #: And at most so many of those that promised most.
-_MOST = 24
+_MOST = 16
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ class Choice:
 
         Worked out from the top of the promises as they were until one that was less than the best is now.
         """
-        paused = self._known.paused()
+        paused, begun = self._known.paused(), self._clock
         unknown = [name for name in paused if name not in self._promises]
         oldest = sorted(
             (name for name in paused if name in self._promises), key=lambda n: self._promises[n][0]
@@ -236,7 +236,8 @@ class Choice:
         for name in ranked[:_MOST]:
             if best is not None and self._last_rate(name) < best.rate:
                 break
-            promised = self._promise(name, front)
+            known = self._promises.get(name)
+            promised = known[1] if known is not None and known[0] > begun else self._promise(name, front)
             if promised is not None and (best is None or (-promised.rate, name) < (-best.rate, best_name)):
                 best_name, best = name, promised
         return best_name, best

@@ -443,8 +443,9 @@ def test_of_a_thousand_paused_paths_a_handful_is_looked_at_in_a_decision():
             choice.goes_on(verdict.trial_id, may_start=True)
         choice.paused(verdict.trial_id)
         looked_at += [middle - before, choice.evaluations - middle]
-    assert sorted(looked_at)[len(looked_at) // 2] <= 10
-    assert max(looked_at) <= 30
+    assert (
+        max(looked_at) <= 21
+    )  # 16 that promised most, 3 that were not looked at for longest, its own, a new one
 
 
 def test_the_best_paused_path_is_found_although_few_are_looked_at():
