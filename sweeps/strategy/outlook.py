@@ -2,7 +2,9 @@
 
 A path is expected to differ from the typical course as it does now, times the share that it has removed: the unpruned
 model of a path says nothing about its later ones (a short dense phase gives a poor one, and better models later), the
-last but one says nearly all. What is not known spreads as paths differ at that depth.
+last but one says nearly all. Where the last cycle has made the difference smaller, the next ones are expected to do so
+too: a path that is catching up is not judged by how far it was behind. What is not known spreads as paths differ at
+that depth.
 
 The typical course of a quantity is the mean of all paths at equal depth. Paths that did not come that far count with
 what is expected of them, so that the course does not jump where poor paths were paused. Between two snapshots a path's
@@ -75,25 +77,28 @@ class Outlook:
         """Whether any path has that value."""
         return self._courses[name].known
 
-    def ahead(self, path: str, last: Seen | None, steps: Sequence[Step], cycle: int) -> dict[str, Foreseen]:
+    def ahead(
+        self, path: str, seen: Sequence[Seen], steps: Sequence[Step], cycle: int
+    ) -> dict[str, Foreseen]:
         """What the final values are after each of ``steps``, by name; NaN where nothing is known.
 
-        ``last`` is the path's last snapshot, None = it has not begun. ``cycle``: epochs of a cycle.
+        ``seen``: the path's snapshots by depth, empty = it has not begun. ``cycle``: epochs of a cycle.
         """
-        return {name: self._ahead(name, path, last, steps, cycle) for name in self._courses}
+        return {name: self._ahead(name, path, seen, steps, cycle) for name in self._courses}
 
-    def _ahead(self, name: str, path: str, last: Seen | None, steps: Sequence[Step], cycle: int) -> Foreseen:
+    def _ahead(
+        self, name: str, path: str, seen: Sequence[Seen], steps: Sequence[Step], cycle: int
+    ) -> Foreseen:
         still = np.zeros(len(steps))
-        effort = self._effort(name, last, steps, cycle)
+        effort = self._effort(name, seen[-1] if seen else None, steps, cycle)
         if effort is not None:
             return Foreseen(effort, still)
         if name == "target_reached":
             return Foreseen((np.arange(len(steps)) == len(steps) - 1).astype(float), still)
         removed = np.array([step.removed for step in steps])
         depths = np.array([_depth(share) for share in removed])
-        value = math.nan if last is None else _inner(name, last)
-        at = 0.0 if last is None else _depth(last.removed)
-        mean, spread = self._courses[name].expect(path, at, value, depths)
+        last = [(_depth(one.removed), _inner(name, one)) for one in seen[-2:]]
+        mean, spread = self._courses[name].expect(path, last, depths)
         if name in ACCURACIES:
             return Foreseen(mean, spread)
         return Foreseen(_outer(name, mean, 1 - removed), still)
@@ -137,24 +142,28 @@ class Course:
             self._rows[path] = row
         self._sums = None
 
-    def expect(self, path: str, at: float, value: float, depths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def expect(
+        self, path: str, last: Sequence[tuple[float, float]], depths: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """(mean, standard deviation), each (j,), of the path's values at ``depths``; NaN where nothing is known.
 
-        ``value`` at the depth ``at`` is its last one, NaN = none.
+        ``last``: (depth, value) of its last one or two; empty = it has none.
         """
         if self._sums is None:
             self._sums = _Sums([self._rows[name] for name in sorted(self._rows)], self._kept(_KNOTS))
         typical = self._sums.typical(self._rows.get(path))
         known = int(np.isfinite(typical).sum())
         reach = _KNOTS[max(known - 1, 0)] + _NO_DEEPER
+        at, value = last[-1] if last else (0.0, math.nan)
         wide = np.full(len(depths), UNKNOWN * PRIOR_SPREAD)
-        if not known or (at > reach and math.isfinite(value)):
+        if not known or (last and at > reach):
             return np.full(len(depths), value), wide  # no other path is there: as it is now
         held = np.where(np.isfinite(typical), typical, typical[known - 1])
         mean, kept = np.interp(depths, _KNOTS, held), 0.0
-        if math.isfinite(value):
+        if last:
             kept = float(self._kept(np.array(at)))
-            mean = mean + kept * (value - np.interp(at, _KNOTS, held))
+            apart = [value - float(np.interp(depth, _KNOTS, held)) for depth, value in last]
+            mean = mean + kept * apart[-1] * (1.0 if self._lasting else _left_over(apart))
         spread = np.interp(depths, _KNOTS, self._sums.spread) * math.sqrt(1 - kept * kept)
         return mean, np.where(depths <= reach, spread, wide)
 
@@ -174,8 +183,9 @@ class _Sums:
         seen = np.isfinite(off)
         squares = np.where(seen, off, 0.0) ** 2
         prior = PRIOR_PATHS * PRIOR_SPREAD**2
-        #: (knots,) standard deviation between paths.
-        self.spread = np.sqrt((prior + squares.sum(axis=0)) / (PRIOR_PATHS + seen.sum(axis=0)))
+        #: (knots,) standard deviation of a path from the typical course, which is not known exactly either.
+        number = PRIOR_PATHS + seen.sum(axis=0)
+        self.spread = np.sqrt((prior + squares.sum(axis=0)) / number * (1 + 1 / number))
 
     def typical(self, without: np.ndarray | None) -> np.ndarray:
         """(knots,) the typical course without that row; NaN from where it is not known on.
@@ -201,6 +211,13 @@ class _Sums:
         last = seen & ~np.concatenate([seen[:, 1:], np.zeros((len(table), 1), dtype=bool)], axis=1)
         weight = last * self._kept
         return np.stack([part.sum(axis=0) for part in (values, seen, weight * values, weight)])
+
+
+def _left_over(apart: Sequence[float]) -> float:
+    """The share (0..1) of a difference that the last cycle has left; 1 where it did not make it smaller."""
+    if len(apart) < 2 or apart[0] * apart[1] <= 0:
+        return 1.0
+    return min(apart[1] / apart[0], 1.0)
 
 
 def _on_knots(depths: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -1,0 +1,240 @@
+"""What is known of all paths of a sweep, and what each of them promises; told in any order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from analysis.front.pareto import nondominated
+from gcp_core.config import TrialConfig
+from sweeps.config.limits import Limit
+from sweeps.config.paths import Step, foreseen_cost, steps_ahead
+from sweeps.strategy.gain import FARTHEST, Bound, Promise, Scale, cases, promise, to_points
+from sweeps.strategy.outlook import ACCURACIES, Outlook, Seen
+
+#: The scale of the rule reaches so many times as far below the top accuracy as the usable one: what nobody would ship
+#: is still the next model of a path that was asked to go so deep.
+DEEPER = 2.0
+#: Limits that further pruning cannot mend.
+_MENDLESS = (("val_accuracy", ">="), ("accuracy_drop", "<="))
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A finished model. ``standing``: it may be on the front; ``violations``: limit -> by how much it is broken."""
+
+    epoch: int
+    finals: Mapping[str, float]
+    standing: bool
+    violations: Mapping[str, float]
+
+
+@dataclass
+class Path:
+    """One path. ``state``: running, paused or ended; empty = only its snapshots are known.
+
+    ``snapshots``: by level; ``seen``: the same by depth, as the outlook wants them; ``steps``: what it still does, as
+    far ahead as anybody looks; ``rank`` sorts paths by cost.
+    """
+
+    config: TrialConfig | None = None
+    state: str = ""
+    snapshots: dict[int, Snapshot] = field(default_factory=dict)
+    seen: tuple[Seen, ...] = ()
+    steps: tuple[Step, ...] = ()
+    rank: tuple[Any, ...] = ()
+
+    def look_ahead(self) -> None:
+        """Note what it still does."""
+        done = (self.seen[-1].removed, self.seen[-1].epoch) if self.seen else ()
+        self.steps = tuple(islice(steps_ahead(self.config, *done), FARTHEST))
+
+    def broken_for_good(self, limits: Sequence[Limit]) -> str:
+        """The limit on accuracy that the last two models break, both deeper than the path's best one; empty = none."""
+        levels = sorted(self.snapshots)
+        accuracy = [_accuracy(self.snapshots[level].finals) for level in levels]
+        if len(levels) < 3 or accuracy.index(max(accuracy)) >= len(levels) - 2:
+            return ""
+        last = [self.snapshots[level].violations for level in levels[-2:]]
+        for limit in limits:
+            if (limit.name, limit.op) in _MENDLESS and all(
+                broken.get(limit.text, 0.0) > 0 for broken in last
+            ):
+                return limit.text
+        return ""
+
+
+class KnownPaths:
+    """All paths of a sweep.
+
+    Args:
+        objectives: short name of a final value -> ``max`` or ``min``.
+        limits: the constraints.
+
+    Attributes:
+        evaluations: how many promises have been worked out.
+    """
+
+    def __init__(self, objectives: Mapping[str, str], limits: Sequence[Limit]) -> None:
+        self._objectives, self.limits = dict(objectives), tuple(limits)
+        self._names = tuple(dict.fromkeys([*self._objectives, *(limit.name for limit in self.limits)]))
+        self._signs = np.array([-1.0 if d == "max" else 1.0 for d in self._objectives.values()])
+        self._paths: dict[str, Path] = {}
+        self._scale: Scale | None = None
+        self._top = math.nan
+        self.evaluations = 0
+        self._forget()
+
+    def __getitem__(self, trial_id: str) -> Path:
+        return self._paths[trial_id]
+
+    # --- what it is told ----------------------------------------------------------------------------------------------
+
+    def scale(self, worst: Mapping[str, float], best: Mapping[str, float]) -> None:
+        """The anchors of the objectives; no scale if one lacks them."""
+        self._scale, names = None, tuple(self._objectives)
+        top, moved = best.get("val_accuracy", math.nan), best.get("val_accuracy", math.nan) != self._top
+        self._top = top
+        ends = [(worst.get(name, math.nan), best.get(name, math.nan)) for name in names]
+        if all(math.isfinite(low) and math.isfinite(high) and low != high for low, high in ends):
+            low, high = np.array(ends, dtype=float).T
+            reach = np.array([DEEPER if name in ACCURACIES else 1.0 for name in names])
+            self._scale = Scale(names, high + (low - high) * reach, high)
+        if moved and "accuracy_drop" in self._names:
+            self._learn_anew()
+
+    def started(self, trial_id: str, config: TrialConfig) -> None:
+        """A path runs: a new one, or one that was paused."""
+        path = self._paths.setdefault(trial_id, Path())
+        path.config, path.state = config, "running"
+        whole = tuple(islice(steps_ahead(config), FARTHEST))
+        path.rank = (foreseen_cost(config), *((step.removed, step.cost) for step in whole))
+        self._learn(trial_id, path)
+
+    def snapshot(self, trial_id: str, level: int, snapshot: Snapshot) -> bool:
+        """A path has finished a model; whether that was news."""
+        path = self._paths.setdefault(trial_id, Path())
+        known = path.snapshots.get(level)
+        path.snapshots[level] = snapshot
+        if known is None:
+            self._learn(trial_id, path)
+        elif known != snapshot:
+            self._learn_anew()
+        return known != snapshot
+
+    def turns(self, trial_id: str, state: str) -> None:
+        """A path is ``paused``, or has ``ended``."""
+        self._paths.setdefault(trial_id, Path()).state = state
+
+    def _forget(self) -> None:
+        self._outlook = Outlook(self._names)
+        self._best = np.empty((0, len(self._objectives)))
+        self._bounds: dict[str, tuple[tuple[str, int], Bound]] = {}
+
+    def _learn_anew(self) -> None:
+        self._forget()
+        for trial_id, path in self._paths.items():
+            self._learn(trial_id, path)
+
+    def _learn(self, trial_id: str, path: Path) -> None:
+        """Take in all that is known of a path; before its config is known nothing can be said of it."""
+        if path.config is None:
+            return
+        share = f"{path.config.prune.of}_removed"
+        taken = [(level, path.snapshots[level]) for level in sorted(path.snapshots)]
+        path.seen = tuple(
+            Seen(one.finals[share], one.epoch, self._complete(one.finals))
+            for _, one in taken
+            if math.isfinite(one.finals.get(share, math.nan))
+        )
+        path.look_ahead()
+        if path.seen:
+            self._outlook.tell(trial_id, path.seen)
+        rows = [
+            [self._complete(one.finals).get(name, math.nan) for name in self._objectives]
+            for _, one in taken
+            if one.standing
+        ]
+        values = np.array(rows, dtype=float).reshape(-1, len(self._objectives))
+        values = np.vstack([self._best, values[np.isfinite(values).all(axis=1)]])
+        self._best = np.unique(values[nondominated(values * self._signs)], axis=0)
+        for level, one in taken:
+            self._learn_bounds((trial_id, level), one)
+
+    def _learn_bounds(self, where: tuple[str, int], one: Snapshot) -> None:
+        """The number of a relative limit is what is left of a value when its excess is taken away."""
+        for limit in self.limits:
+            excess = one.violations.get(limit.text, math.nan)
+            value = self._complete(one.finals).get(limit.name, math.nan)
+            upper = limit.op == "<="
+            if math.isfinite(excess) and math.isfinite(value):
+                known = self._bounds.get(limit.text)
+                if known is None or known[0] <= where:
+                    bound = Bound(limit.name, upper, value - excess if upper else value + excess)
+                    self._bounds[limit.text] = (where, bound)
+
+    def _complete(self, finals: Mapping[str, float]) -> Mapping[str, float]:
+        drop = self._top - finals.get("val_accuracy", math.nan)
+        return finals if "accuracy_drop" in finals or math.isnan(drop) else {**finals, "accuracy_drop": drop}
+
+    # --- what it says -------------------------------------------------------------------------------------------------
+
+    def comparable(self) -> bool:
+        """Whether there is a scale, and a path that shows the way down."""
+        return self._scale is not None and any(
+            path.state == "ended" and len(path.seen) > 1 for path in self._paths.values()
+        )
+
+    def paused(self) -> list[str]:
+        """Paused paths that have something left to do, by name."""
+        return [name for name, path in sorted(self._paths.items()) if path.state == "paused" and path.steps]
+
+    def front(self, without: str = "") -> np.ndarray:
+        """(n, m) losses of the models there are, and of those that running paths are expected to finish next."""
+        ahead = [
+            self._points(name, path, path.steps[:1], at=0.0)[0]
+            for name, path in sorted(self._paths.items())
+            if path.state == "running" and name != without
+        ]
+        return np.vstack([self._scale.losses(self._best), *ahead])
+
+    def promise(self, trial_id: str, front: np.ndarray) -> Promise | None:
+        """What a begun path promises; None where its last model has no values."""
+        path = self._paths[trial_id]
+        last = path.seen[-1].finals if path.seen else {}
+        if not all(math.isfinite(last.get(name, math.nan)) for name in self._objectives):
+            return None
+        return self._worked_out(trial_id, path, front)
+
+    def promise_of_new(self, front: np.ndarray) -> Promise | None:
+        """What a new path promises, taken for one of median cost among those started; None if nothing is known."""
+        ranked = sorted(
+            (path for path in self._paths.values() if path.config is not None), key=lambda p: p.rank
+        )
+        if not ranked or not all(map(self._outlook.known, self._objectives)):
+            return None
+        typical = Path(ranked[(len(ranked) - 1) // 2].config)
+        typical.look_ahead()
+        return self._worked_out("", typical, front)
+
+    def _worked_out(self, name: str, path: Path, front: np.ndarray) -> Promise:
+        self.evaluations += 1
+        return promise(front, self._points(name, path, path.steps), [step.cost for step in path.steps])
+
+    def _points(self, name: str, path: Path, steps: Sequence[Step], at: float | None = None) -> np.ndarray:
+        """(cases, j, m) losses of its next models; with ``at`` that case alone."""
+        if not steps:
+            return np.empty((1, 0, len(self._objectives)))
+        foreseen = self._outlook.ahead(name, path.seen, steps, path.config.prune.interval)
+        bounds = [bound for _, bound in self._bounds.values()]
+        return to_points(cases(foreseen, self._names, at), self._scale, bounds)
+
+
+def _accuracy(finals: Mapping[str, float]) -> float:
+    value = finals.get("val_accuracy", -finals.get("accuracy_drop", math.inf))
+    return value if math.isfinite(value) else -math.inf

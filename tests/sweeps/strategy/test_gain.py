@@ -1,0 +1,279 @@
+"""What a path's next steps promise: volumes, expectations, the best number of steps; beside slower definitions."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
+from sweeps.config.paths import Step, steps_ahead
+from sweeps.strategy import outlook
+from sweeps.strategy.gain import Bound, Scale, cases, promise, to_points
+from sweeps.strategy.outlook import Course, Foreseen, Outlook, Seen
+
+LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
+
+
+def path(start=4, interval=6, levels=LEVELS, **more):
+    return TrialConfig(
+        train=TrainConfig(schedule="cycles"),
+        prune=PruneConfig(start=start, interval=interval, levels=levels, **more),
+    )
+
+
+def seen(removed, accuracy, **finals):
+    return Seen(removed, 1, {"val_accuracy": accuracy, "macs": 100 * (1 - removed), **finals})
+
+
+# --- volumes ------------------------------------------------------------------------------------------------------------
+
+
+def staircase(points):
+    """Area that points (losses, two of them) dominate within the unit box, by going along the first loss."""
+    inside = sorted(point for point in map(tuple, points) if max(point) < 1)
+    area, lowest = 0.0, 1.0
+    for x, y in inside:
+        if y < lowest:
+            area += (1 - x) * (lowest - y)
+            lowest = y
+    return area
+
+
+def test_a_promise_is_the_mean_growth_of_the_area_over_its_cases():
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        front, points = rng.random((6, 2)) * 1.1, rng.random((7, 4, 2)) * 1.1 - 0.05
+        costs = rng.random(4) + 0.1
+        rates = []
+        for j in range(1, 5):
+            growth = [staircase([*front, *case[:j]]) - staircase(front) for case in points]
+            rates.append((np.mean(growth) / costs[:j].sum(), np.mean(growth), costs[:j].sum(), j))
+        rate, gain, cost, steps = max(rates, key=lambda one: one[0])
+        made = promise(front, points, costs)
+        assert (made.gain, made.cost, made.steps) == (pytest.approx(gain), pytest.approx(cost), steps)
+        assert made.rate == pytest.approx(100 * rate)
+
+
+def test_with_three_objectives_it_is_the_volume_that_random_points_find():
+    rng = np.random.default_rng(1)
+    front, points = rng.random((5, 3)), rng.random((1, 2, 3))
+    darts = rng.random((200_000, 3))
+
+    def hit(rows):
+        return np.any([(darts >= row).all(axis=1) for row in rows], axis=0)
+
+    found = hit([*front, *points[0]]).mean() - hit(front).mean()
+    made = promise(front, points, [1.0, 1e-9])  # the second step is free, so both count
+    assert made.steps == 2 or found == 0
+    assert made.gain == pytest.approx(found, abs=0.004)
+
+
+def test_what_is_dominated_already_promises_nothing():
+    front = np.array([[0.2, 0.2], [0.5, 0.1]])
+    points = np.tile([[0.3, 0.2], [0.2, 0.2], [0.9, 0.9]], (7, 1, 1))
+    assert promise(front, points, [1, 1, 1]).gain == 0
+
+
+def test_no_promise_is_negative():
+    rng = np.random.default_rng(2)
+    for _ in range(100):
+        made = promise(rng.random((9, 3)), rng.random((7, 3, 3)) * 1.2, rng.random(3) + 0.01)
+        assert made.gain >= 0
+        assert made.cost > 0
+
+
+def test_a_step_without_gain_does_not_hide_the_one_behind_it():
+    front = np.array([[0.3, 1.0], [0.3, 0.9]])
+    points = np.tile([[0.5, 0.95], [0.1, 0.5]], (7, 1, 1))  # worse, then much better
+    made = promise(front, points, [2.0, 1.0])
+    # (1 - 0.1) * (1 - 0.5) less what the front has of that: (1 - 0.3) * (1 - 0.9)
+    assert (made.steps, made.cost) == (2, 3.0)
+    assert made.gain == pytest.approx(0.45 - 0.07)
+
+
+def test_points_outside_the_box_add_nothing_and_those_above_its_top_count_in_full():
+    empty = np.empty((0, 2))
+    assert promise(empty, np.array([[[1.2, -0.5]]]), [1.0]).gain == 0
+    assert promise(empty, np.array([[[-0.2, 0.5]]]), [1.0]).gain == pytest.approx(1.2 * 0.5)
+
+
+def test_what_breaks_a_limit_adds_nothing():
+    scale = Scale(("val_accuracy", "macs"), np.array([60.0, 100.0]), np.array([80.0, 0.0]))
+    values = {"val_accuracy": np.array([[70.0, 60.0]]), "macs": np.array([[50.0, 20.0]])}
+    free = to_points(values, scale, [])
+    assert free.tolist() == [[[0.5, 0.5], [1.0, 0.2]]]
+    assert np.isinf(to_points(values, scale, [Bound("macs", True, 40.0)])[0, 0]).all()
+    assert np.isinf(to_points(values, scale, [Bound("val_accuracy", False, 65.0)])[0, 1]).all()
+    just_kept = [Bound("macs", True, 50.0), Bound("val_accuracy", False, 60.0)]
+    assert to_points(values, scale, just_kept).tolist() == free.tolist()
+
+
+def test_in_a_good_case_the_accuracy_is_higher_and_the_drop_lower():
+    one = Foreseen(np.array([1.0]), np.array([2.0]))
+    of = cases(
+        {"val_accuracy": one, "accuracy_drop": one, "macs": one}, ["val_accuracy", "accuracy_drop", "macs"]
+    )
+    assert np.all(np.diff(of["val_accuracy"][:, 0]) > 0)
+    assert np.all(np.diff(of["accuracy_drop"][:, 0]) < 0)
+    assert np.ptp(of["macs"]) == 0
+
+
+# --- what paths are expected to do --------------------------------------------------------------------------------------
+
+
+def slow_typical(rows, kept):
+    """The typical course on the knots as the solution of its definition: at every knot the mean over all paths, of which
+    those that ended before count as the typical course there plus what stays of how they differed at their end.
+    """
+    rows = np.array(rows)
+    ends = np.isfinite(rows).sum(axis=1) - 1
+    number = ends.max() + 1
+    left, right = np.eye(number), np.zeros(number)
+    for knot in range(number):
+        for row, end in zip(rows, ends, strict=True):
+            if end >= knot:
+                right[knot] += row[knot] / len(rows)
+            else:
+                left[knot, knot] -= 1 / len(rows)
+                left[knot, end] += kept[end] / len(rows)
+                right[knot] += kept[end] * row[end] / len(rows)
+    return np.linalg.solve(left, right)
+
+
+def test_the_typical_course_is_the_mean_of_all_paths_those_that_ended_early_as_expected():
+    rng = np.random.default_rng(3)
+    knots = outlook._KNOTS
+    for _ in range(10):
+        rows = 70 + rng.normal(0, 3, (6, len(knots)))
+        for row in rows:
+            row[rng.integers(1, 40) :] = np.nan
+        kept = 1 - np.exp(-knots)
+        typical = outlook._Sums(list(rows), kept).typical(None)
+        slow = slow_typical(rows, kept)
+        assert typical[: len(slow)] == pytest.approx(slow)
+        assert np.isnan(typical[len(slow) :]).all()
+        without = outlook._Sums(list(rows), kept).typical(rows[2])
+        assert without == pytest.approx(
+            outlook._Sums([*rows[:2], *rows[3:]], kept).typical(None), nan_ok=True
+        )
+
+
+def test_pausing_the_poor_paths_does_not_raise_what_is_expected_further_down():
+    """Two paths, six points apart all the way; the poor one is paused where four fifths are gone."""
+    course = Course(lasting=False)
+    depths = [-math.log(1 - removed) for removed in (0.0, 0.5, 0.8, 0.95)]
+    course.tell("good", depths, [75.0, 75.0, 75.0, 75.0])
+    course.tell("poor", depths[:3], [69.0, 69.0, 69.0])
+    mean, _ = course.expect("new", [], np.array(depths))
+    assert mean[:3] == pytest.approx([72, 72, 72])
+    # Of the three points that the poor one is behind the mean four fifths stay: the mean there is (75 + m - 2.4) / 2 = m.
+    assert mean[3] == pytest.approx(72.6, abs=0.1)  # up to the grid of depths
+
+
+def test_the_unpruned_model_of_a_path_says_nothing_about_its_later_ones_and_the_last_but_one_nearly_all():
+    def expected(removed, accuracy):
+        paths = Outlook(["val_accuracy"])
+        for name in ("a", "b"):
+            paths.tell(name, [seen(share, 72.0) for share in (0.0, *LEVELS)])
+        known = [seen(share, accuracy) for share in (0.0, *LEVELS) if share <= removed]
+        paths.tell("mine", known)
+        ahead = paths.ahead("mine", known, [Step(0.95, 1.0)], 3)["val_accuracy"]
+        return ahead.mean[0], ahead.spread[0]
+
+    assert expected(0.0, 62.0)[0] == pytest.approx(72.0)
+    assert expected(0.5, 62.0)[0] == pytest.approx(67.0)  # half of ten points
+    assert expected(0.9, 62.0)[0] == pytest.approx(63.0)
+    spreads = [expected(removed, 72.0)[1] / expected(0.0, 72.0)[1] for removed in (0.5, 0.9)]
+    assert spreads == pytest.approx([math.sqrt(1 - 0.25), math.sqrt(1 - 0.81)], rel=0.05)
+
+
+def test_a_path_that_is_catching_up_is_not_judged_by_how_far_it_was_behind():
+    """Measured: 62.2, 70.1, 73.0, 73.8 where one with a long dense phase has 73.7, 74.1, 74.1, 73.1."""
+    paths = Outlook(["val_accuracy"])
+    long = zip((0.0, *LEVELS), (73.7, 74.1, 74.1, 73.1, 71.2, 68.8, 60.9), strict=True)
+    paths.tell("long", [seen(*one) for one in long])
+    short = [seen(0.0, 62.2), seen(0.3, 70.1)]
+    paths.tell("short", short)
+    ahead = paths.ahead("short", short, [Step(0.5, 3.0), Step(0.65, 2.1)], 6)["val_accuracy"]
+    assert ahead.mean == pytest.approx(
+        [74.1 - 0.3 * 4.0 * (4.0 / 11.5), 73.1 - 0.3 * 4.0 * (4.0 / 11.5)], abs=0.1
+    )
+    steady = [seen(0.0, 69.7), seen(0.3, 70.1)]  # behind, and no nearer than before
+    paths.tell("short", steady)
+    ahead = paths.ahead("short", steady, [Step(0.5, 3.0)], 6)["val_accuracy"]
+    assert ahead.mean[0] == pytest.approx(74.1 - 0.3 * 4.0, abs=0.1)
+
+
+def test_where_no_other_path_has_been_nothing_is_expected_to_change_and_much_is_possible():
+    paths = Outlook(["val_accuracy", "macs"])
+    mine = [seen(0.0, 70.0), seen(0.5, 68.0)]
+    paths.tell("mine", mine)
+    alone = paths.ahead("mine", mine, [Step(0.8, 1.0)], 3)
+    assert alone["val_accuracy"].mean == pytest.approx([68.0])
+    assert alone["macs"].mean == pytest.approx([20.0])
+    paths.tell("other", [seen(0.0, 70.0), seen(0.5, 68.0), seen(0.65, 66.0)])
+    met = paths.ahead("mine", mine, [Step(0.65, 1.0), Step(0.8, 1.0)], 3)["val_accuracy"]
+    assert met.mean == pytest.approx([66.0, 66.0], abs=0.3)  # up to the grid of depths
+    assert met.spread[1] == alone["val_accuracy"].spread[0] > 1.5 * met.spread[0]
+
+
+def test_costs_follow_the_share_left_and_how_it_went_for_others():
+    paths = Outlook(["macs", "params", "macs_removed", "compression", "latency_ms"])
+
+    def model(removed, bloat):
+        left = 1 - removed
+        params = 1000 * left**0.5
+        values = {
+            "params": params,
+            "compression": 1000 / params,
+            "macs_removed": removed,
+            "latency_ms": bloat * left**0.3,
+        }
+        return seen(removed, 70.0, **values)
+
+    paths.tell("other", [model(removed, 2.0) for removed in (0.0, *LEVELS)])
+    mine = [model(0.0, 3.0), model(0.5, 3.0)]
+    paths.tell("mine", mine)
+    ahead = paths.ahead("mine", mine, [Step(0.8, 1.0), Step(0.9, 1.0)], 3)
+    left = np.array([0.2, 0.1])
+    assert ahead["macs"].mean == pytest.approx(100 * left)
+    assert ahead["macs_removed"].mean == pytest.approx(1 - left)
+    assert ahead["params"].mean == pytest.approx(1000 * left**0.5, rel=0.01)
+    assert ahead["compression"].mean == pytest.approx(left**-0.5, rel=0.01)
+    assert ahead["latency_ms"].mean == pytest.approx(3.0 * left**0.3, rel=0.01)
+    assert all(not one.spread.any() for one in ahead.values())
+
+
+def test_efforts_add_up():
+    paths = Outlook(["train_cost", "epochs", "device_hours", "target_reached"])
+    config = path(start=4, interval=6)
+    other = [
+        Seen(0.0, 4, {"train_cost": 4.0, "epochs": 4, "device_hours": 2.0, "target_reached": 0.0}),
+        Seen(0.3, 10, {"train_cost": 8.2, "epochs": 10, "device_hours": 4.1, "target_reached": 0.0}),
+    ]
+    paths.tell("other", other)
+    begun = paths.ahead("other", other, list(steps_ahead(config, 0.3, 10)), 6)
+    assert begun["train_cost"].mean == pytest.approx([11.2, 13.3, 14.5, 15.1, 15.4])
+    assert begun["epochs"].mean == pytest.approx([16, 22, 28, 34, 40])
+    assert begun["device_hours"].mean == pytest.approx([5.6, 6.65, 7.25, 7.55, 7.7])
+    assert begun["target_reached"].mean == pytest.approx([0, 0, 0, 0, 1])
+    new = paths.ahead("", [], list(steps_ahead(config)), 6)
+    assert new["train_cost"].mean == pytest.approx([4, 8.2, 11.2, 13.3, 14.5, 15.1, 15.4])
+    assert new["epochs"].mean == pytest.approx([4, 10, 16, 22, 28, 34, 40])
+
+
+def test_what_is_expected_does_not_depend_on_the_order_of_telling():
+    rng = np.random.default_rng(4)
+    told = {
+        f"t{i}": [seen(share, rng.normal(70, 3)) for share in (0.0, *LEVELS[: 1 + i % 6])] for i in range(9)
+    }
+    results = []
+    for order in (sorted(told), sorted(told, reverse=True)):
+        paths = Outlook(["val_accuracy"])
+        for name in order:
+            paths.tell(name, told[name])
+        ahead = paths.ahead("t3", told["t3"], [Step(0.9, 1.0)], 3)["val_accuracy"]
+        results.append((ahead.mean.tolist(), ahead.spread.tolist()))
+    assert results[0] == results[1]
