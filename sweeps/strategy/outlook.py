@@ -30,6 +30,8 @@ _NO_DEEPER = 1e-9
 PRIOR_SPREAD, PRIOR_PATHS = 3.0, 2.0
 #: Where no other path has been nothing is expected to change, and the spread is this many times as wide.
 UNKNOWN = 2.0
+#: Among more paths than this one makes no difference to the mean.
+MANY = 50
 #: Accuracies, and the sign of better.
 ACCURACIES = {"val_accuracy": 1.0, "accuracy_drop": -1.0}
 _SIZES = ("macs", "params", "latency_ms", "latency_share")
@@ -127,6 +129,7 @@ class Course:
     def __init__(self, lasting: bool) -> None:
         self._lasting = lasting
         self._rows: dict[str, np.ndarray] = {}
+        self._table: np.ndarray | None = None
         self._sums: _Sums | None = None
 
     @property
@@ -137,9 +140,12 @@ class Course:
         """All that is known of a path: values at rising depths."""
         row = _on_knots(np.asarray(depths), np.asarray(values))
         if np.isnan(row).all():
-            self._rows.pop(path, None)
+            self._table = None if self._rows.pop(path, None) is not None else self._table
+        elif path in self._rows:
+            self._rows[path][:] = row  # a row of the table, where that has been made
         else:
             self._rows[path] = row
+            self._table = None
         self._sums = None
 
     def expect(
@@ -150,7 +156,7 @@ class Course:
         ``last``: (depth, value) of its last one or two; empty = it has none.
         """
         if self._sums is None:
-            self._sums = _Sums([self._rows[name] for name in sorted(self._rows)], self._kept(_KNOTS))
+            self._sums = _Sums(self._by_name(), self._kept(_KNOTS))
         typical = self._sums.typical(self._rows.get(path))
         known = int(np.isfinite(typical).sum())
         reach = _KNOTS[max(known - 1, 0)] + _NO_DEEPER
@@ -167,6 +173,14 @@ class Course:
         spread = np.interp(depths, _KNOTS, self._sums.spread) * math.sqrt(1 - kept * kept)
         return mean, np.where(depths <= reach, spread, wide)
 
+    def _by_name(self) -> np.ndarray:
+        """(paths, knots) what is known, in an order that does not depend on that of telling."""
+        if self._table is None:
+            names = sorted(self._rows)
+            self._table = np.array([self._rows[name] for name in names]).reshape(-1, len(_KNOTS))
+            self._rows = dict(zip(names, self._table, strict=True))
+        return self._table
+
     def _kept(self, depths: np.ndarray) -> np.ndarray:
         """The share of a difference at these depths that stays."""
         return np.ones_like(depths) if self._lasting else 1 - np.exp(-depths)
@@ -175,11 +189,11 @@ class Course:
 class _Sums:
     """What the typical course is made of, so that it can be had without any one path."""
 
-    def __init__(self, rows: list[np.ndarray], kept: np.ndarray) -> None:
-        self._kept = kept
-        table = np.array(rows).reshape(-1, len(_KNOTS))
+    def __init__(self, table: np.ndarray, kept: np.ndarray) -> None:
+        self._kept, self._many = kept, len(table) > MANY
         self._all = self._parts(table)
-        off = table - self.typical(None)
+        self._typical = self._course(self._all)
+        off = table - self._typical
         seen = np.isfinite(off)
         squares = np.where(seen, off, 0.0) ** 2
         prior = PRIOR_PATHS * PRIOR_SPREAD**2
@@ -188,12 +202,15 @@ class _Sums:
         self.spread = np.sqrt((prior + squares.sum(axis=0)) / number * (1 + 1 / number))
 
     def typical(self, without: np.ndarray | None) -> np.ndarray:
-        """(knots,) the typical course without that row; NaN from where it is not known on.
+        """(knots,) the typical course, without that row where that makes a difference; NaN from where it is not known."""
+        if without is None or self._many:
+            return self._typical
+        return self._course(self._all - self._parts(without[None]))
 
-        With d = the differences that are expected of those who did not come this far, in all, the mean over all is
+    def _course(self, parts: np.ndarray) -> np.ndarray:
+        """With d = the differences that are expected of those who did not come this far, in all, the mean over all is
         (sum of those who did + number of the others * mean + d) / number of all, so it is (their sum + d) / their number.
         """
-        parts = self._all if without is None else self._all - self._parts(without[None])
         course, differences = np.full(len(_KNOTS), np.nan), 0.0
         for k, (total, number, last, weight) in enumerate(parts.T.tolist()):
             if number < 0.5:
