@@ -222,7 +222,7 @@ class Conductor:
         if self._paths is not None and job.kind == "trial":
             verdict = self._paths.decide(job, snap, self._may_start)
             if verdict is not None and verdict.action != "go_on":
-                self._progress.note(f"{model_id(trial_id, snap.level)}: {verdict.reason}")
+                self._progress.note(f"{trial_id} rests: {verdict.reason}")
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""

@@ -142,11 +142,11 @@ class Choice:
         if not path.steps:
             return Verdict("end", trial_id, reason=f"{name} is its last model")
         if not self._known.comparable():
-            return Verdict("go_on", trial_id, reason=f"{name} goes on: no path has come to its end yet")
+            return Verdict("go_on", trial_id, reason=f"{name}: no path has come to its end yet")
         front = self._known.front(without=trial_id)
         own = self._promise(trial_id, front)
         if own is None:
-            return Verdict("go_on", trial_id, reason=f"{name} goes on: it has no values to judge it by")
+            return Verdict("go_on", trial_id, reason=f"{name}: it has no values to judge it by")
         other_name, other = self._best_paused(front)
         if may_start or waiting > 0 or self._given > 0:
             new = self._known.promise_of_new(front)
@@ -173,7 +173,7 @@ class Choice:
         if not self._known.comparable():
             why = "no path has come to its end yet"
             if paused:
-                return Verdict("resume", paused[0], reason=f"{self._at(paused[0])} goes on: {why}")
+                return Verdict("resume", paused[0], reason=f"{self._at(paused[0])}: {why}")
             return Verdict("start", reason=f"{NEW_PATH}: {why}")
         front = self._known.front()
         name, old = self._best_paused(front)
