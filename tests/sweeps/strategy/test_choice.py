@@ -86,7 +86,7 @@ def test_a_path_that_was_paused_before_there_was_anything_to_compare_with_goes_o
     choice = make()
     enter(choice, "t0", LONG, models=2, state="paused")
     assert choice.next(may_start=True) == Verdict(
-        "resume", "t0", reason="t0@1 goes on: no path has come to its end yet"
+        "resume", "t0", reason="t0@1: no path has come to its end yet"
     )
 
 
