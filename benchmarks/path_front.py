@@ -3,9 +3,9 @@
     python benchmarks/path_front.py [--out benchmarks/results/path_front.json]
 
 Reads recorded courses (``benchmarks/path_curves.py``) of the setting that ``configs/cifar10_quick.yaml`` tries first, one
-per seed, and the 48 single trials of ``benchmarks/data/cifar10_quick_trials.jsonl``. Accuracy is that of the best model at
-or below a share of the unpruned net's MACs. Hypervolumes are those of the goals: MACs from all to none, accuracy to
-73.24 % (the single trials' unpruned net) from chance, and from ten points below it; more counts in full.
+a seed, and the 48 single trials of ``benchmarks/data/cifar10_quick_trials.jsonl``. Accuracy is that of the best model at
+or below a share of the MACs of the unpruned net. Hypervolumes are those of the goals: MACs from all to none, accuracy to
+73.24 % (the unpruned net of the single trials) from chance, and from ten points below it; more counts in full.
 """
 
 from __future__ import annotations

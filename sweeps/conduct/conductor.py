@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
-from gcp_core.schema import model_id
 from sweeps.conduct.agenda import Agenda
 from sweeps.conduct.answers import Answers
 from sweeps.conduct.baselines import Baselines
