@@ -11,6 +11,7 @@ from gcp_core.schema import model_id
 from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Outcome, Snap
 from sweeps.records.ledger import Ledger, read_snapshots
+from sweeps.strategy.front import LiveFront
 from tests.sweeps.fake_paths import finals_at
 from tests.sweeps.inline import OF_PATHS, PATHS, Recorder, Silent, config, drive, new_conductor
 
@@ -147,19 +148,19 @@ def test_a_population_learns_the_hypervolume_of_each_path(tmp_path):
     checked = paths(tmp_path, **{"search.sampler": "nsga2"})
     conductor, _, ledger = new_conductor(checked)
     drive(conductor, PATHS)
-    snapshots = ledger.snapshots()
-    told = {tuple(t.params.items()): t.values for t in conductor._proposals._proposer._mirror.trials()}
-    objectives = list(checked.search.objectives)
-    front = conductor._front
-    for record in ledger.records("trial"):
-        rows = [dict(zip(objectives, known.values, strict=True)) for known in snapshots[record.job.trial_id]]
-        (value,) = told[tuple(record.job.point.items())]
-        assert 0 < value <= 1.2
-        if record.job.number:  # the first one ended when its own snapshot 0 was the scale
-            assert value == pytest.approx(front.hypervolume_of(rows))
+    snapshots, objectives = ledger.snapshots(), list(checked.search.objectives)
+    worth = [
+        conductor._front.hypervolume_of(
+            [dict(zip(objectives, known.values, strict=True)) for known in snapshots[record.job.trial_id]]
+        )
+        for record in ledger.records("trial")
+    ]
+    first, second = (trial.values for trial in conductor._proposals._proposer._mirror.trials())
+    assert second == [pytest.approx(worth[1])]
+    assert first[0] > worth[0] > 0, "its own snapshot 0 was the scale when it ended; the baseline is better"
     assert conductor._proposals._proposer._mirror._study.directions[0].name == "MAXIMIZE"
     again = new_conductor(checked)[0]._proposals._proposer._mirror.trials()
-    assert [t.state.name for t in again] == ["COMPLETE", "COMPLETE"]
+    assert [trial.values for trial in again] == [[pytest.approx(value)] for value in worth]
 
 
 def test_a_population_learns_when_a_path_is_paused_and_no_second_time(tmp_path):
@@ -179,6 +180,20 @@ def test_a_population_learns_when_a_path_is_paused_and_no_second_time(tmp_path):
     conductor.snapshot(job.trial_id, snap)
     conductor.finish(job.trial_id, Outcome("complete", snap.finals))
     assert [t.values for t in trials()] == [told.values]
+
+
+@pytest.mark.parametrize(("limit", "levels"), [(300_000, 2), (1000, 0)])
+def test_what_breaks_a_constraint_adds_nothing_to_what_a_population_learns(tmp_path, limit, levels):
+    more = {"search.constraints": [f"macs <= {limit}"], "search.trials": 1, "search.sampler": "nsga2"}
+    conductor, _, ledger = new_conductor(paths(tmp_path, **more))
+    drive(conductor, PATHS)
+    kept = [known.snap.finals for known in ledger.snapshots()["t0000"] if known.snap.status == "complete"]
+    assert len(kept) == levels
+    front = LiveFront({"val_accuracy": "max", "macs": "min"})
+    front.recall(ledger.records("trial"), [], ledger.snapshots())  # the scale when the path ended
+    (told,) = conductor._proposals._proposer._mirror.trials()
+    assert told.values == [pytest.approx(front.hypervolume_of(kept))]
+    assert (told.values[0] > 0) == bool(levels)
 
 
 def test_without_a_scale_a_population_learns_the_best_value_of_the_first_objective(tmp_path):
