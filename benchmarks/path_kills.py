@@ -19,6 +19,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -28,6 +29,9 @@ from typing import Any
 import processes
 import record
 from driver_kills import FINISH_S, MOST_GIVE_UPS, START_S, Sweep, at_work, run_to_the_end, until
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the tests' oracle
+from tests.oracles.prefix_tree import ideal_path_epochs
 
 NAME = "killed-paths"
 LEVELS = [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]
@@ -277,6 +281,7 @@ def verdict(sweep: Sweep, kills: list[dict[str, Any]], own: dict[str, Any]) -> d
         ),
     }
     taken = sum(len(attempt.snapshots) for log in logs.values() for attempt in log.attempts)
+    by_paths = sum(log.epochs_trained for name, log in logs.items() if name.startswith("t"))
     return {
         "checks": {name: {"value": value, "expected": want} for name, (value, want) in checks.items()},
         "met": all(
@@ -284,6 +289,8 @@ def verdict(sweep: Sweep, kills: list[dict[str, Any]], own: dict[str, Any]) -> d
             for name, (value, want) in checks.items()
         ),
         "epochs_trained": sum(log.epochs_trained for log in logs.values()),
+        "epochs_trained_by_paths": by_paths,
+        "ideal_epochs": ideal_path_epochs([(one.job.config, own[one.job.trial_id]) for one in trials]),
         "epochs_trained_twice": sum(sum(log.epochs_repeated) for log in logs.values()),
         "epochs_of_all_paths": paths_epochs(),
         "snapshots_measured_again_after_a_kill": taken - len(true),
