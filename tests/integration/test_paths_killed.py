@@ -25,7 +25,7 @@ from gcp_core.training import run_trial
 from sweeps.config.sweep_config import load_config
 from sweeps.records.ledger import read_records, read_snapshots
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: Two paths of six snapshots, which share their dense phase.
 TREE: dict[str, Any] = {
     "name": "killed",
@@ -53,7 +53,7 @@ def _start(storage: Path) -> subprocess.Popen[bytes]:
 
 def _until(storage: Path, driver: subprocess.Popen[bytes], condition: Callable[[], Any]) -> Any:
     """Wait for something to be seen on disk while the driver lives."""
-    end = time.monotonic() + 400
+    end = time.monotonic() + 600
     while not (seen := condition()):
         said = (storage / "driver.log").read_text()[-3000:]
         assert driver.poll() is None, f"the driver ended before it was to be killed:\n{said}"
@@ -97,7 +97,7 @@ def test_paths_whose_worker_and_driver_are_killed_have_every_snapshot_once_and_a
         first.wait()
     before = {name: file.read_bytes() for name, file in _weights(folder).items()}
     for _ in range(2):  # the second one finds nothing to do
-        assert _start(tmp_path).wait(timeout=400) == 0, (tmp_path / "driver.log").read_text()[-3000:]
+        assert _start(tmp_path).wait(timeout=600) == 0, (tmp_path / "driver.log").read_text()[-3000:]
     after = _weights(folder)
     assert all(after[name].read_bytes() == content for name, content in before.items())
     _check(tmp_path, folder)
