@@ -59,10 +59,10 @@ def moments(kills: int, trials: int, seed: int) -> list[dict[str, float]]:
 class Sweep:
     """The sweep's folder, looked at from outside."""
 
-    def __init__(self, storage: str, trials: int) -> None:
-        self.folder = Path(storage) / NAME
+    def __init__(self, storage: str, tree: dict[str, Any]) -> None:
+        self.folder = Path(storage) / tree["name"]
         self.path = Path(storage) / "config.yaml"
-        self.path.write_text(yaml.safe_dump(config(storage, trials), sort_keys=False))
+        self.path.write_text(yaml.safe_dump(tree, sort_keys=False))
         self.log = Path(storage) / "driver.log"
 
     def start(self) -> subprocess.Popen[bytes]:
@@ -106,9 +106,9 @@ def kill_at(sweep: Sweep, driver: subprocess.Popen[bytes], moment: dict[str, flo
     started = time.monotonic()
     wait = moment.get("start_up_s")
     if wait is None:
-        _until(driver, lambda: _at_work(sweep, driver), START_S)
+        until(driver, lambda: at_work(sweep, driver), START_S)
         number, share = divmod(moment["finished"], 1)
-        _until(driver, lambda: len(_trials(sweep.finished())) >= number, FINISH_S)
+        until(driver, lambda: len(_trials(sweep.finished())) >= number, FINISH_S)
         wait = share * sweep.trial_seconds()
     time.sleep(wait)
     family = processes.descendants(driver.pid)
@@ -160,7 +160,8 @@ def run_to_the_end(sweep: Sweep) -> set[processes.Process]:
     raise RuntimeError(f"the last driver ended with {last.returncode}:\n{sweep.log.read_text()[-3000:]}")
 
 
-def _at_work(sweep: Sweep, driver: subprocess.Popen[bytes]) -> bool:
+def at_work(sweep: Sweep, driver: subprocess.Popen[bytes]) -> bool:
+    """Whether a process that this driver started has begun with a trial."""
     return bool(sweep.workers() & {process.pid for process in processes.descendants(driver.pid)})
 
 
@@ -168,7 +169,12 @@ def _trials(finished: dict[str, Any]) -> list[str]:
     return [name for name in finished if name.startswith("t")]
 
 
-def _until(driver: subprocess.Popen[bytes], condition: Any, timeout_s: float) -> None:
+def until(driver: subprocess.Popen[bytes], condition: Any, timeout_s: float) -> None:
+    """Wait for the condition, or for the driver's end.
+
+    Raises:
+        TimeoutError: neither came.
+    """
     end = time.monotonic() + timeout_s
     while driver.poll() is None and not condition():
         if time.monotonic() > end:
@@ -242,7 +248,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         storage = options.keep or Path(temporary)
         storage.mkdir(parents=True, exist_ok=True)
-        sweep = Sweep(str(storage.absolute()), options.trials)
+        sweep = Sweep(str(storage.absolute()), config(str(storage.absolute()), options.trials))
         planned = moments(options.kills, options.trials, options.seed)
         try:
             kills, gave_up = kill_all(sweep, planned)

@@ -256,7 +256,11 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 @_json
 @_command
 def replay(sweep: str, trial: str, as_json: bool) -> int:
-    """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?"""
+    """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?
+
+    TRIAL is a trial (t0007), or a snapshot of a path (t0007@3), which is trained as far as that. Weights that
+    `gcp-sweep clean` removed are put back if the new ones are equal.
+    """
     from sweeps.commands.replay import replay as train_again
 
     def show(report: Any) -> None:

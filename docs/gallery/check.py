@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import json
 import tempfile
 import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from urllib.parse import quote, unquote, urlparse
 
 from browser import BrowserError, Page
 
 FRONT_FILTER = "tags.`pareto.front` = 'true'"
+#: Where MLflow's runs page keeps a view that it restores from an address (its own "share view" button writes such tags).
+VIEW_KEY = "gallery"
+VIEW_TAG = f"mlflow.sharedViewState.{VIEW_KEY}"
+#: MLflow opens a chat and says that a view is a shared one: both take room from the charts.
+ASIDES = ("mlflow.assistant.chat_panel.close", "mlflow.experiment_page.shared_view.dismiss")
 
 
 def need(right: object, what: str) -> None:
@@ -166,4 +174,102 @@ async def check_mlflow(page: Page, server: str, experiment: str, report: Path, s
     await page.until(f"{names}.length >= {len(expected)}", "the filtered run table appears")
     shown = {name for name in await page.ask(names) if name}
     need(shown == expected, f"the filter shows {sorted(shown)}, the front is {sorted(expected)}")
-    await page.picture(shots / "mlflow_front.png")
+    columns = ["final/val_accuracy", "final/macs", "final/macs_removed", "final/params"]
+    order = {"orderByKey": "metrics.`final/macs`", "orderByAsc": True}
+    chosen = [f"metrics.`{name}`" for name in columns]
+    state = view(searchFilter=FRONT_FILTER, selectedColumns=chosen, **order)
+    async with shared_view(page, server, experiment, state):
+        await page.until(f"{names}.length === {len(expected)}", "the view shows the front")
+        await close_asides(page)
+        heads = "[...document.querySelectorAll('[role=columnheader]')].map(c => c.textContent.trim())"
+        for name in columns:
+            await page.until(f"{heads}.some(h => h.includes({json.dumps(name)}))", f"a column of {name}")
+        await page.picture(shots / "mlflow_front.png")
+
+
+def view(**state: object) -> dict[str, object]:
+    """The state of MLflow's runs page, as its own "share view" button keeps it."""
+    usual = {
+        "startTime": "ALL",
+        "lifecycleFilter": "Active",
+        "modelVersionFilter": "All Runs",
+        "datasetsFilter": [],
+    }
+    return {**usual, "runsHiddenMode": "SHOW_ALL", **state}
+
+
+def parallel_view(params: list[str]) -> dict[str, object]:
+    """All snapshots as lines through parameters, MACs and accuracy."""
+    section = {
+        "uuid": "models",
+        "name": "Every model of every path",
+        "display": True,
+        "columns": 1,
+        "cardHeight": 700,
+    }
+    chart = {
+        "uuid": "parallel",
+        "type": "PARALLEL",
+        "metricSectionId": "models",
+        "selectedParams": params,
+        "selectedMetrics": ["final/macs", "final/val_accuracy"],
+        "showAllRuns": True,
+        "runsCountToCompare": 1000,
+    }
+    made = {"deleted": False, "isGenerated": False}
+    return view(
+        searchFilter="tags.kind = 'snapshot'",
+        orderByKey="metrics.`final/val_accuracy`",
+        orderByAsc=False,
+        isAccordionReordered=True,
+        compareRunSections=[{**section, **made, "isReordered": False}],
+        compareRunCharts=[{**chart, **made}],
+    )
+
+
+@asynccontextmanager
+async def shared_view(
+    page: Page, server: str, experiment: str, state: dict[str, object], more: str = ""
+) -> AsyncIterator[None]:
+    """The runs page in that state, as long as the block lasts; nothing of it stays in the sweep."""
+    tag = {"experiment_id": experiment, "key": VIEW_TAG}
+    post(server, "experiments/set-experiment-tag", tag | {"value": json.dumps(state)})
+    try:
+        await page.open("about:blank")
+        where = f"{server}/#/experiments/{experiment}/runs"
+        await page.open(f"{where}?viewStateShareKey={VIEW_KEY}{more}", 1900, 1100)
+        yield
+    finally:
+        post(server, "experiments/delete-experiment-tag", tag)
+
+
+async def close_asides(page: Page) -> None:
+    """Close what takes room, where it is there."""
+    for aside in ASIDES:
+        button = f"document.querySelector('[data-component-id=\"{aside}\"]')"
+        if await page.ask(f"{button} !== null"):
+            await page.ask(f"{button}.click()")
+            await page.until(f"{button} === null", f"{aside} closes")
+    await asyncio.sleep(2)  # table and charts are drawn anew in the room that has become free
+
+
+async def check_parallel(page: Page, server: str, experiment: str, params: list[str], shots: Path) -> None:
+    """MLflow draws every snapshot through the searched parameters, its MACs and its accuracy; a picture of it."""
+    state = parallel_view(params)
+    async with shared_view(page, server, experiment, state, "&compareRunsMode=CHART"):
+        labels = "[...document.querySelectorAll('text')].map(t => t.textContent)"
+        await page.until(f"{labels}.includes('final/macs')", "MLflow draws an axis of the MACs")
+        await close_asides(page)
+        for name in (*params, "final/macs", "final/val_accuracy"):
+            await page.until(f"{labels}.includes({json.dumps(name)})", f"MLflow draws an axis of {name}")
+        await page.picture(shots / "mlflow_parallel.png")
+
+
+def post(server: str, path: str, values: dict[str, str]) -> None:
+    """One call of MLflow's own interface."""
+    request = urllib.request.Request(
+        f"{server}/api/2.0/mlflow/{path}",
+        data=json.dumps(values).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    urllib.request.urlopen(request, timeout=60).read()

@@ -24,9 +24,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import yaml
+
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import BrowserError, chromium
-from check import check_hearing, check_mlflow, check_report
+from check import check_hearing, check_mlflow, check_parallel, check_report, front_of
 
 FILES = ("front_macs", "front_params", "confirmed")
 
@@ -85,6 +87,18 @@ async def look(sweep: Path, out: Path, server: str, program: str) -> None:
         print("report: " + ", ".join(f"{value} {name}" for name, value in seen.items()))
         await check_mlflow(page, server, experiment, sweep / "report", out)
         print("MLflow: the filter shows exactly the front")
+        if any("@" in model for model in front_of(sweep / "report")):
+            await check_parallel(page, server, experiment, searched(sweep), out)
+            print("MLflow: every snapshot is a line through its parameters, MACs and accuracy")
+
+
+def searched(sweep: Path) -> list[str]:
+    """The settings of training and pruning of which the sweep tries several values."""
+    tree = yaml.safe_load((sweep / "config.yaml").read_text())
+    leaves = {f"{part}.{name}": value for part in ("train", "prune") for name, value in tree[part].items()}
+    return [
+        path for path, value in leaves.items() if isinstance(value, dict) and {"choice", "low"} & value.keys()
+    ]
 
 
 def _parent(sweep: Path) -> str:

@@ -67,7 +67,7 @@ def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = Fals
     """Remove what a sweep no longer needs, in its folder and in its object store.
 
     Args:
-        keep: whose final weights stay; the others can be had again with ``gcp-sweep replay`` only.
+        keep: whose final weights stay; ``gcp-sweep replay`` trains the others again and puts them back.
         dry_run: count, remove nothing.
 
     Raises:

@@ -1,21 +1,28 @@
-"""Train a trial of a sweep once more, alone, from its ledger entry, and compare the weights bit by bit."""
+"""Train a trial of a sweep once more, alone, from its ledger entry, and compare the weights bit by bit.
+
+Weights that were cleaned away come back with it, if they are the same.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.config import TrialConfig
+from gcp_core.errors import CheckpointError, ConfigError, did_you_mean
 from gcp_core.factory import load_factory
-from sweeps.records.job import Record, read_outcome
-from sweeps.records.ledger import read_records
+from gcp_core.schema import ARTIFACT_WEIGHTS, model_id, snapshot_artifact
+from sweeps.records.job import Record, Snap, read_outcome
+from sweeps.records.layout import trial_path
+from sweeps.records.ledger import read_records, read_snapshots
 from sweeps.records.provenance import collect, differences
 from sweeps.storage.place import Place, open_sweep
 from sweeps.worker.trial import DEFAULT_RUNNER
@@ -28,90 +35,181 @@ class Replay:
     """What came of it.
 
     Attributes:
-        recorded, weights_sha256: of the final weights, then and now.
-        equal: whether they are the same.
+        model: what was asked for: a trial, or a snapshot of a path (``t0007@3``).
+        recorded, weights_sha256: of the final weights (or the snapshot's), then and now.
+        equal: whether they are the same, and with a whole path those of all its snapshots.
         changed: what differs between then and now and can change weights, one line each.
         first_epoch: the first epoch whose training loss differs, 0 if none does (or no history is left).
         error: why the training ended without weights this time, empty if it did not.
+        snapshots: of a path, those that were trained again -> whether their weights are the same.
+        restored: models whose weights were missing in the sweep's folder and are there again.
     """
 
     trial_id: str
+    model: str
     equal: bool
     recorded: str
     weights_sha256: str
     changed: list[str]
     first_epoch: int
     error: str = ""
+    snapshots: dict[str, bool] = field(default_factory=dict)
+    restored: list[str] = field(default_factory=list)
 
     def text(self) -> str:
         """For people."""
+        back = [f"  weights put back: {', '.join(self.restored)}"] if self.restored else []
         if self.equal:
-            lines = [f"{self.trial_id}: the same weights, bit by bit (sha256 {self.recorded[:16]}...)"]
-            return "\n".join(lines + [f"  although {change}" for change in self.changed])
+            several = f" in all {len(self.snapshots)} snapshots" if len(self.snapshots) > 1 else ""
+            lines = [f"{self.model}: the same weights, bit by bit{several} (sha256 {self.recorded[:16]}...)"]
+            return "\n".join([*lines, *(f"  although {change}" for change in self.changed), *back])
         lines = [
-            f"{self.trial_id}: different weights",
+            f"{self.model}: different weights",
             f"  recorded  {self.recorded}",
             f"  replayed  {self.weights_sha256 or f'none: {self.error}'}",
         ]
+        if not all(self.snapshots.values()):
+            first = next(name for name, same in self.snapshots.items() if not same)
+            lines.append(f"  the first snapshot that differs is {first}")
         if self.first_epoch:
             lines.append(f"  the training loss differs first in epoch {self.first_epoch}")
         lines += [f"  changed   {change}" for change in self.changed]
         if not self.changed:
             lines.append("  nothing that is recorded has changed; on a GPU, training is not bit-reproducible")
-        return "\n".join(lines)
+        return "\n".join([*lines, *back])
+
+
+@dataclass(frozen=True)
+class _Task:
+    """What is trained again. ``snapshots``: model -> what the ledger knows of it; ``last``: the epoch to stop after."""
+
+    place: Place
+    record: Record
+    model: str
+    recorded: str
+    config: TrialConfig
+    snapshots: dict[str, Snap]
+    last: int | None
 
 
 def replay(
     sweep: str | os.PathLike[str],
-    trial_id: str,
+    model: str,
     report: Callable[[Any], None] | None = None,
     runner: str = DEFAULT_RUNNER,
 ) -> Replay:
-    """Train ``trial_id`` of a sweep again, in a temporary folder, sharing nothing with other trials.
+    """Train a trial of a sweep again, in a temporary folder, sharing nothing with other trials.
 
     Args:
+        model: a trial, or a snapshot of a path (``t0007@3``), which is trained as far as that snapshot.
         report: called after every epoch.
         runner: the ``package.module:function`` that the sweep was run with.
 
+    Weights that are missing in the sweep's folder (``gcp-sweep clean``) are put back where the new ones are equal bit by
+    bit; nothing else in the sweep is touched.
+
     Raises:
-        ConfigError: no such sweep or trial, or a trial without final weights.
+        ConfigError: no such sweep, trial or snapshot, or a trial without final weights.
         DataError, ModelError: the trial's data or model cannot be had here.
     """
-    record = _record(open_sweep(sweep), trial_id)
+    task = _task(open_sweep(sweep), model)
+    record = task.record
     outcome = read_outcome(record.job.folder)
-    recorded = record.weights_sha256 or (outcome.weights_sha256 if outcome is not None else "")
-    if record.status not in _ENDED_WITH_WEIGHTS or not recorded:
-        raise ConfigError(
-            f"ended as {record.status}, without weights to compare",
-            trial_id,
-            record.error or "it may still run",
-        )
-    config = record.job.config
-    last = int(record.finals.get("epochs", config.train.epochs))
     losses: dict[int, float] = {}
 
     def epoch(row: Any) -> bool:
         losses[row.epoch] = row.metrics["train/loss"]
         if report is not None:
             report(row)
-        return record.status == "stopped" and row.epoch >= last
+        return task.last is not None and row.epoch >= task.last
 
     function = load_factory(runner, "runner", ConfigError)
     # What the training prints is for people; the standard output belongs to the answer.
     with tempfile.TemporaryDirectory(prefix="gcp-replay-") as place, contextlib.redirect_stdout(sys.stderr):
-        result = function(config, report=epoch, checkpoint_dir=place)
-        now = collect(config.threads, Path(place))
+        result = function(task.config, report=epoch, checkpoint_dir=place)
+        now = collect(record.job.config.threads, Path(place))
+        taken = {model_id(record.job.trial_id, one.level): one for one in getattr(result, "snapshots", ())}
+        same = {
+            name: name in taken and taken[name].weights_sha256 == known.weights_sha256
+            for name, known in task.snapshots.items()
+        }
+        if "@" in model:
+            weights = taken[model].weights_sha256 if model in taken else ""
+        else:
+            weights = result.weights_sha256
+        sound = {name: taken[name] for name in same if same[name]}
+        if not record.job.config.is_path and weights == task.recorded:
+            sound = {model: result}
+        restored = [name for name, one in sound.items() if _restored(task, name, one)]
     then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in outcome.history} if outcome else {}
     differing = [e for e in sorted(losses) if e in then and losses[e] != then[e]]
     return Replay(
-        trial_id=trial_id,
-        equal=result.weights_sha256 == recorded,
-        recorded=recorded,
-        weights_sha256=result.weights_sha256,
+        trial_id=record.job.trial_id,
+        model=model,
+        equal=weights == task.recorded and all(same.values()),
+        recorded=task.recorded,
+        weights_sha256=weights,
         changed=differences(record.provenance, now),
         first_epoch=differing[0] if differing else 0,
         error=result.error or "",
+        snapshots=same,
+        restored=restored,
     )
+
+
+def _task(place: Place, model: str) -> _Task:
+    """What ``model`` names, as the ledger knows it."""
+    trial_id, at, _ = model.partition("@")
+    record = _record(place, trial_id)
+    config = record.job.config
+    known = read_snapshots(
+        place.folder, place.config.name, place.config.search.objectives, place.config.database
+    )
+    snapshots = {model_id(trial_id, one.snap.level): one.snap for one in known.get(trial_id, ())}
+    if at:
+        if not config.is_path:
+            raise ConfigError("is no path, so it has no snapshots", model, f"its name is {trial_id}")
+        if model not in snapshots:
+            has = f"{len(snapshots)} snapshots, {_span(snapshots)}" if snapshots else "no snapshot yet"
+            raise ConfigError(f"the path has {has}", model, "name one of them" if snapshots else None)
+        snap = snapshots[model]
+        # A path under a cap is the same path as far as it goes.
+        capped = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=snap.epoch))
+        return _Task(place, record, model, snap.weights_sha256, capped, {model: snap}, None)
+    outcome = read_outcome(record.job.folder)
+    recorded = record.weights_sha256 or (outcome.weights_sha256 if outcome is not None else "")
+    if record.status not in _ENDED_WITH_WEIGHTS or not recorded:
+        hint = record.error or "it may still run"
+        if snapshots:
+            hint += f"; its snapshots can be replayed: {_span(snapshots)}"
+        raise ConfigError(f"ended as {record.status}, without weights to compare", trial_id, hint)
+    last = int(record.finals.get("epochs", config.train.epochs or 0)) if record.status == "stopped" else None
+    return _Task(place, record, model, recorded, config, snapshots, last)
+
+
+def _span(names: Iterable[str]) -> str:
+    listed = list(names)
+    return listed[0] if len(listed) == 1 else f"{listed[0]} .. {listed[-1]}"
+
+
+def _restored(task: _Task, name: str, trained: Any) -> bool:
+    """Put a model's weights back if they are missing; whether they were."""
+    source = getattr(trained, "folder", None)
+    job = task.record.job
+    level = task.snapshots[name].level if name in task.snapshots else None
+    inside = ARTIFACT_WEIGHTS if level is None else snapshot_artifact(level, ARTIFACT_WEIGHTS)
+    weights, there = Path(job.folder) / inside, f"{trial_path(job.trial_id)}/{inside}"
+    if source is None or weights.exists() or task.place.exchange.has(there):
+        return False
+    from gcp_core.records.checkpoint import read_manifest, read_state, write_folder
+
+    manifest = read_manifest(source)
+    state = read_state(source, manifest)
+    with contextlib.suppress(CheckpointError):  # the one written then knows the values of then
+        manifest = read_manifest(weights.parent)
+    write_folder(weights.parent, weights.name, state, manifest)
+    task.place.exchange.send(str(Path(there).parent))
+    return True
 
 
 def _record(place: Place, trial_id: str) -> Record:

@@ -79,17 +79,36 @@ def test_a_snapshot_s_files_are_its_own_in_the_folder_and_in_mlflow(own):
 def test_a_snapshot_whose_weights_were_cleaned_says_how_to_get_them_back(own, tmp_path):
     (own / "trials" / "t0000" / "snapshots" / "02" / "weights.pt").unlink()
     df = analysis.load(own)
-    with pytest.raises(ConfigError, match=rf"t0000@2: model/weights\.pt.*gcp-sweep replay {own} t0000`"):
+    with pytest.raises(ConfigError, match=rf"t0000@2: model/weights\.pt.*gcp-sweep replay {own} t0000@2`"):
         export(df, "t0000@2", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert artifact_of(df, row_of(df, "t0000@1"), ARTIFACT_WEIGHTS) is not None
+    done = CliRunner().invoke(main, ["register", str(own), "--id", "t0000@2", "--name", "cleaned"])
+    assert done.exit_code == 2, done.output
+    assert f"`gcp-sweep replay {own} t0000@2` trains them again and puts them back" in done.stderr
+    assert not registered(own, "cleaned")
 
 
-def test_a_snapshot_that_the_path_has_not_is_refused_before_anything_is_proven(own, tmp_path):
-    for name, said in (
+@pytest.mark.parametrize("verb", ["select", "export", "register"])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
         ("t0000@9", "t0000@9: the path has 3 snapshots, t0000@0 .. t0000@2"),
-        ("t0000", "is a path"),
-    ):
-        done = CliRunner().invoke(main, ["export", str(own), "--id", name, "--out", str(tmp_path / "out")])
-        assert done.exit_code == 2, done.output
-        assert said in done.stderr
+        ("t0000", "is a path with 3 snapshots, t0000@0 .. t0000@2"),
+        ("b0000@0", "is no path"),
+    ],
+)
+def test_a_snapshot_that_the_path_has_not_is_refused_before_anything_is_proven(
+    own, tmp_path, verb, name, said
+):
+    more = {"export": ["--out", str(tmp_path / "out")], "register": ["--name", "none"]}.get(verb, [])
+    done = CliRunner().invoke(main, [verb, str(own), "--id", name, *more])
+    assert done.exit_code == 2, done.output
+    assert said in done.stderr
+    assert not (tmp_path / "out").exists()
+    assert not registered(own, "none")
+
+
+def registered(sweep, name):
+    """Versions of that name in the registry of the sweep's own database."""
+    return MlflowClient(f"sqlite:///{sweep}/mlflow.db").search_model_versions(f"name = '{name}'")
