@@ -295,14 +295,19 @@ def stop(sweep: str, wait: float, as_json: bool) -> int:
     show_default=True,
     help="Whose final weights stay; front = those of the front, of baselines and of confirmation runs.",
 )
+@click.option(
+    "--states",
+    is_flag=True,
+    help="Also the states from which paths of a complete sweep could go on: a raised target then trains again.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 @_json
 @_command
-def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
+def clean(sweep: str, keep: str, states: bool, dry_run: bool, as_json: bool) -> int:
     """Free disk: shared training states, checkpoints of trials that have ended, weights you do not keep."""
     from sweeps.commands.clean import clean as clean_folder
 
-    cleaned = clean_folder(sweep, keep, dry_run)
+    cleaned = clean_folder(sweep, keep, dry_run, states)
     values = {**dataclasses.asdict(cleaned), "bytes": cleaned.bytes}
     click.echo(json.dumps(values) if as_json else cleaned.text())
     return OK
