@@ -252,17 +252,18 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 
 @main.command()
 @_sweep
-@click.argument("trial")
+@click.argument("model", metavar="MODEL")
+@click.option("--restore", is_flag=True, help="If they are the same, put dropped weights back into the sweep.")
 @_json
 @_command
-def replay(sweep: str, trial: str, as_json: bool) -> int:
-    """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?"""
+def replay(sweep: str, model: str, restore: bool, as_json: bool) -> int:
+    """Train a trial (t0007) or a path's snapshot (t0007@3) again, alone: are its weights the same, bit by bit?"""
     from sweeps.commands.replay import replay as train_again
 
     def show(report: Any) -> None:
         click.echo(f"epoch {report.epoch:3d}: train loss {report.metrics['train/loss']:.6g}", err=True)
 
-    found = train_again(sweep, trial, show)
+    found = train_again(sweep, model, show, restore=restore)
     click.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
     return OK if found.equal else FAILED
 

@@ -119,7 +119,7 @@ def _collect(df: pd.DataFrame, row: pd.Series, work: Path) -> dict[str, Any]:
             raise ConfigError(
                 "its files are neither in the sweep's folder nor in MLflow",
                 f"{model}: {name}",
-                f"if they were cleaned up, `gcp-sweep replay {sweep} {row['trial']}` trains the trial again",
+                f"if they were dropped or cleaned up, `gcp-sweep replay {sweep} {model} --restore` brings them back",
             )
         shutil.copyfile(source, work / Path(name).name)
     manifest = _manifest(work / "manifest.json", model)

@@ -37,7 +37,9 @@ def drop(exchange: Exchange, trial_id: str, level: int, why: str) -> None:
     Raises OSError where the store is away: the note is there, and the removal can be tried again.
     """
     path = weights_of(trial_id, level)
-    _write_note(exchange.root, trial_id, level, {"dropped": True, "why": why})
+    note = (exchange.root / path).with_name(DROPPED_FILE)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(note, json.dumps({"dropped": True, "why": why}) + "\n")
     (exchange.root / path).unlink(missing_ok=True)
     exchange.send(str(Path(path).with_name(DROPPED_FILE)))
     exchange.remove(path)
@@ -49,15 +51,15 @@ def why_dropped(folder: Path, trial_id: str, level: int) -> str:
     return str(note.get("why", "")) if note.get("dropped") else ""
 
 
-def put_back(exchange: Exchange, trial_id: str, level: int, weights: Path) -> None:
-    """Give a snapshot its weights again: ``weights`` is a file that holds the same tensors.
+def put_back(exchange: Exchange, path: str, weights: Path) -> None:
+    """Give a model its weights again, at ``path`` in the sweep's folder: ``weights`` is a file with the same tensors.
 
     The manifest then vouches for that file. The next driver leaves them alone.
     """
-    target = exchange.root / weights_of(trial_id, level)
+    target = exchange.root / path
     manifest = target.with_name(Path(schema.ARTIFACT_MANIFEST).name)
     about = json.loads(manifest.read_text(encoding="utf-8"))
-    _write_note(exchange.root, trial_id, level, {"dropped": False})
+    write_whole(target.with_name(DROPPED_FILE), json.dumps({"dropped": False}) + "\n")
     partial = target.with_name(f".{target.name}")
     shutil.copyfile(weights, partial)
     digest = hashlib.sha256(partial.read_bytes()).hexdigest()
@@ -79,8 +81,3 @@ def _note(folder: Path, trial_id: str, level: int) -> dict[str, object] | None:
     except (OSError, ValueError):
         return None
 
-
-def _write_note(folder: Path, trial_id: str, level: int, note: dict[str, object]) -> None:
-    file = (folder / weights_of(trial_id, level)).with_name(DROPPED_FILE)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(file, json.dumps(note) + "\n")

@@ -14,7 +14,7 @@ from sweeps.config.sweep_config import SweepConfig, differences, load_config
 from sweeps.records.job import Snap
 from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.exchange import Exchange
-from sweeps.storage.weights import drop, put_back, why_dropped
+from sweeps.storage.weights import drop, put_back, weights_of, why_dropped
 from sweeps.strategy.keep import Keeper
 from tests.oracles.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, TREE, config
@@ -124,7 +124,7 @@ def test_weights_that_were_put_back_stay(tmp_path):
     exchange = Exchange(tmp_path)
     drop(exchange, "t0000", 0, "beaten")
     (tmp_path / "again.pt").write_bytes(b"as before")
-    put_back(exchange, "t0000", 0, tmp_path / "again.pt")
+    put_back(exchange, weights_of("t0000", 0), tmp_path / "again.pt")
     assert why_dropped(tmp_path, "t0000", 0) == ""
     assert keeper(tmp_path, a_config(tmp_path), known).sweep() == []
     assert weights(tmp_path) == {"t0000@0", "t0001@0"}
