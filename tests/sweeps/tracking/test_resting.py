@@ -12,6 +12,7 @@ import pytest
 from gcp_core.schema import Tag
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.launch import known_drops
+from sweeps.records import spool
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome, Rest, Snap, write_rest
 from sweeps.records.ledger import Ledger
@@ -95,6 +96,8 @@ def test_a_path_that_rests_says_why_and_its_last_values_are_those_of_its_end(che
     assert (run.info.status, run.data.tags[Tag.STATUS]) == ("FINISHED", "paused")
     assert (run.data.tags[Tag.ENDED], run.data.tags[Tag.DECISION]) == ("paused", WHY)
     assert (run.data.metrics["final/macs_removed"], steps(client, run, "final/macs")) == (0.5, [3])
+    for row in rows(1, 3):
+        spool.append(Path(job.folder), {name: value for name, value in row.items() if name != spool.AT})
     writer = open_(checked)  # the next driver
     writer.started(job)
     writer.epoch(job, rows(4, 4)[0])
@@ -165,8 +168,6 @@ def test_what_happened_while_mlflow_was_away_is_written_afterwards(checked):
 
 
 def spool_rows(job: Job, last: int) -> None:
-    from sweeps.records import spool
-
     known = {int(row["epoch"]) for row in spool.rows(Path(job.folder))}
     for row in rows(1, last):
         if row["epoch"] not in known:
