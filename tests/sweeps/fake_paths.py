@@ -68,9 +68,11 @@ def run(config: TrialConfig, *, report=None, checkpoint_dir=None, snapshot=None)
         rest = snapshot is not None and snapshot(taken[-1])
         if config.model.name == "breaks" and len(taken) == 2:
             raise ValueError("no such thing")
-        over = removed == levels[-1]
+        cap = config.train.epochs
+        capped = cap is not None and len(history) + config.prune.interval > cap
+        over = removed == levels[-1] or capped
         if over or rest:
-            status, ended = ("complete", "target") if over else ("paused", "paused")
+            status, ended = ("complete", "cap" if capped else "target") if over else ("paused", "paused")
             return PathResult(
                 status,
                 taken[-1].finals,
