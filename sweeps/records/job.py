@@ -251,9 +251,10 @@ class Record:
 
     @property
     def decision(self) -> str:
-        """Why a path rests, or was let end, in one sentence: the last word on it; empty = nobody has said anything."""
-        last = self.decisions[max(self.decisions)] if self.decisions else {}
-        return "" if last.get("action") == "go_on" else str(last.get("reason", ""))
+        """Why a path rests, or was let end, in one sentence; empty = the driver had no part in it."""
+        if not self.decisions or not (self.status == "paused" or self.ended in ("paused", "constraint")):
+            return ""
+        return str(self.decisions[max(self.decisions)].get("reason", ""))
 
     @property
     def finished(self) -> bool:

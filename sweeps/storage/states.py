@@ -36,13 +36,12 @@ def clear_states(exchange: Exchange, records: list[Record]) -> None:
         _log.warning("training states stay in the store: %s", exc)
 
 
-def without_state(exchange: Exchange, records: Iterable[Record]) -> list[str]:
-    """The paths among ``records`` that have models and no state to go on from (it was cleaned, or is lost), by name.
+def without_state(exchange: Exchange, trials: Iterable[str]) -> list[str]:
+    """The paths among ``trials`` that have no state to go on from (it was cleaned, or is lost).
 
     They can go on all the same: they are trained again, from the nearest state that other trials share with them.
     """
-    paths = [record.job.trial_id for record in records if record.job.config.is_path and record.finals]
-    missing = [name for name in paths if not (exchange.root / trial_path(name) / EPOCHS).exists()]
+    missing = [name for name in trials if not (exchange.root / trial_path(name) / EPOCHS).exists()]
     if not missing or exchange.url is None:
         return missing
     try:

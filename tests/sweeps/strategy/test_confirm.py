@@ -173,7 +173,7 @@ def confirming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **more: object) 
     def with_snapshots(trials, objectives, seeds, *_):
         return confirm_runs(trials, objectives, seeds, ledger.snapshots())
 
-    monkeypatch.setattr("sweeps.driver.conductor.confirm_runs", with_snapshots)
+    monkeypatch.setattr("sweeps.conduct.conductor.confirm_runs", with_snapshots)
     drive(conductor, PATHS)
     return ledger
 

@@ -11,7 +11,7 @@ import pytest
 
 from gcp_core.schema import Tag
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.launch import known_drops
+from sweeps.conduct.baselines import known_drops
 from sweeps.records import spool
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome, Rest, Snap, write_rest

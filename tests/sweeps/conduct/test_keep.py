@@ -15,7 +15,7 @@ from sweeps.records.job import Snap
 from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import drop, put_back, weights_of, why_dropped
-from sweeps.strategy.keep import Keeper
+from sweeps.conduct.keep import Keeper
 from tests.oracles.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, TREE, config
 
