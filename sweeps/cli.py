@@ -253,7 +253,9 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 @main.command()
 @_sweep
 @click.argument("model", metavar="MODEL")
-@click.option("--restore", is_flag=True, help="If they are the same, put dropped weights back into the sweep.")
+@click.option(
+    "--restore", is_flag=True, help="If they are the same, put dropped weights back into the sweep."
+)
 @_json
 @_command
 def replay(sweep: str, model: str, restore: bool, as_json: bool) -> int:

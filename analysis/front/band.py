@@ -34,9 +34,7 @@ def slack(finals: Mapping[str, float], names: Iterable[str], images: float) -> n
     return np.nan_to_num(np.array(found, dtype=float), nan=0.0)
 
 
-def beaten(
-    values: np.ndarray, slacks: np.ndarray, front: np.ndarray, objectives: Objectives
-) -> np.ndarray:
+def beaten(values: np.ndarray, slacks: np.ndarray, front: np.ndarray, objectives: Objectives) -> np.ndarray:
     """(n,) the member of ``front`` that beats each model even at the good end of its values, -1 where none does.
 
     Args:

@@ -79,7 +79,10 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
             "trial_status": of_path[TRIAL_STATUS].fillna(status),
             "error": tags[Tag.ERROR].fillna(of_path[TRIAL_ERROR]).fillna(""),
             "config_id": tag_of(records, Tag.CONFIG_ID),
-            **{name: column_of(records, name).fillna(tag_of(records, tag)).fillna("") for name, tag in OF_PATHS.items()},
+            **{
+                name: column_of(records, name).fillna(tag_of(records, tag)).fillna("")
+                for name, tag in OF_PATHS.items()
+            },
             "weights_sha256": tag_of(records, Tag.WEIGHTS).fillna(""),
             "started": pd.to_datetime(records["started"], unit="ms", utc=True),
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),

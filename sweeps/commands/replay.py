@@ -183,7 +183,11 @@ def _snapshot(place: Place, record: Record, model: str) -> _Asked:
 
 def _restore(place: Place, asked: _Asked, folder: Path) -> str:
     """Put the weights back; a file that is there is left as it is. The file."""
-    inside = schema.ARTIFACT_WEIGHTS if asked.level is None else snapshot_artifact(asked.level, schema.ARTIFACT_WEIGHTS)
+    inside = (
+        schema.ARTIFACT_WEIGHTS
+        if asked.level is None
+        else snapshot_artifact(asked.level, schema.ARTIFACT_WEIGHTS)
+    )
     target = place.folder / trial_path(asked.record.job.trial_id) / inside
     if not target.exists():
         put_back(place.exchange, str(target.relative_to(place.folder)), folder / inside)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from gcp_core import schema
 from gcp_core.schema import FINALS, model_id
 from sweeps.config.limits import parse_limit
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.records.job import Record
 from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import drop, there, weights_of
@@ -41,11 +42,16 @@ class Keeper:
     """What one driver knows of the snapshots of the search, and whose weights are still there.
 
     Args:
-        known: trial id of every path of the search -> its snapshots, as the ledger holds them.
+        known: trial id -> its snapshots, as the ledger holds them.
+        trials: of the search; others' weights (of confirmation runs) are nobody's business here.
     """
 
     def __init__(
-        self, config: SweepConfig, exchange: Exchange, known: Mapping[str, list[SnapshotRecord]]
+        self,
+        config: SweepConfig,
+        exchange: Exchange,
+        known: Mapping[str, list[SnapshotRecord]],
+        trials: Iterable[Record],
     ) -> None:
         self._objectives = dict(config.search.objectives)
         self._on = config.search.keep == "front" and bool(self._objectives)
@@ -57,7 +63,8 @@ class Keeper:
         self._running: set[str] = set()
         self._pinned: set[tuple[str, int]] = set()
         if self._on and known:
-            every = {(trial, one.snap.level): one for trial, ones in known.items() for one in ones}
+            names = [record.job.trial_id for record in trials]
+            every = {(name, one.snap.level): one for name in names for one in known.get(name, ())}
             for model, one in every.items():
                 self._stand(*model, one)
             self._there = {model: every[model] for model in there(exchange, every.keys())}

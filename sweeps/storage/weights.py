@@ -80,4 +80,3 @@ def _note(folder: Path, trial_id: str, level: int) -> dict[str, object] | None:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
-

@@ -86,7 +86,9 @@ class SnapshotRuns:
             self._removes = False
             _log.warning("MLflow keeps its copies of dropped weights: %s", first_line(exc))
             return
-        self._client.set_tag(child.run_id, Tag.DROPPED, f"{why}; {how_to_have_them('SWEEP', trial_id, level)}")
+        self._client.set_tag(
+            child.run_id, Tag.DROPPED, f"{why}; {how_to_have_them('SWEEP', trial_id, level)}"
+        )
         child.dropped = True
 
     def lacks_drop(self, trial_id: str, level: int) -> bool:

@@ -64,7 +64,8 @@ def run(config: TrialConfig, *, report=None, checkpoint_dir=None, snapshot=None)
                     report(history[-1])
         (place / "epochs").mkdir(parents=True, exist_ok=True)
         again = None
-        taken.append(_keep(place, level, len(history), finals_at(config, removed, len(history))))
+        finals = finals_at(config, removed, len(history))
+        taken.append(_keep(place, level, len(history), finals, config.data.val_images))
         rest = snapshot is not None and snapshot(taken[-1])
         if config.model.name == "breaks" and len(taken) == 2:
             raise ValueError("no such thing")
@@ -96,11 +97,11 @@ def _row(epoch: int, removed: float) -> Report:
     return Report(epoch, metrics)
 
 
-def _keep(place: Path, level: int, epoch: int, finals: dict[str, float]) -> Taken:
+def _keep(place: Path, level: int, epoch: int, finals: dict[str, float], images: int | None) -> Taken:
     file = place / snapshot_artifact(level, "model/manifest.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     dense = {"macs": DENSE_MACS, "params": DENSE_PARAMS}
-    file.write_text(json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch}))
+    file.write_text(json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch, "val_images": images}))
     (file.parent / "weights.pt").write_bytes(b"weights")
     return Taken(level, epoch, finals, f"{level:064d}")
 

@@ -287,7 +287,10 @@ def test_states_of_an_unfinished_sweep_are_refused(tmp_path: Path) -> None:
     folder = _paths(tmp_path, "interrupted")
     done = _call("clean", str(folder), "--states")
     assert done.exit_code == 2
-    assert "--states: the sweep is interrupted: it goes on from these states (gcp-sweep run ends it" in done.stderr
+    assert (
+        "--states: the sweep is interrupted: it goes on from these states (gcp-sweep run ends it"
+        in done.stderr
+    )
     assert len(list(folder.glob("trials/*/epochs"))) == 2
 
 

@@ -99,14 +99,18 @@ def test_a_file_packed_otherwise_is_vouched_for_anew(trained, tmp_path):
     from sweeps.storage.weights import put_back
 
     file = trained / weights_of("t0000", 1)
-    torch.save(torch.load(file, weights_only=True), tmp_path / "other.pt", _use_new_zipfile_serialization=False)
+    torch.save(
+        torch.load(file, weights_only=True), tmp_path / "other.pt", _use_new_zipfile_serialization=False
+    )
     drop(Exchange(trained), "t0000", 1, "beaten")
     put_back(Exchange(trained), weights_of("t0000", 1), tmp_path / "other.pt")
     load_model(file.parent)
 
 
 def test_what_is_no_snapshot_is_named_with_what_there_is(trained):
-    with pytest.raises(ConfigError, match=r"t0000@7: the path has no such snapshot \(it has t0000@0 \.\. t0000@4\)"):
+    with pytest.raises(
+        ConfigError, match=r"t0000@7: the path has no such snapshot \(it has t0000@0 \.\. t0000@4\)"
+    ):
         replay(trained, "t0000@7")
     with pytest.raises(ConfigError, match="the sweep has no trial 't0009'"):
         replay(trained, "t0009@1")

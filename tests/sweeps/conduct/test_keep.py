@@ -9,15 +9,16 @@ import numpy as np
 import pytest
 
 from analysis.front.band import beaten, slack
+from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from sweeps.conduct.keep import Keeper
 from sweeps.config.sweep_config import SweepConfig, differences, load_config
-from sweeps.records.job import Snap
+from sweeps.records.job import Job, Record, Snap
 from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import drop, put_back, weights_of, why_dropped
-from sweeps.conduct.keep import Keeper
 from tests.oracles.dominance import dominates
-from tests.sweeps.inline import OF_PATHS, TREE, config
+from tests.sweeps.inline import OF_PATHS, PATHS, TREE, config, drive, new_conductor
 
 
 def a_config(tmp_path: Path, **more: object) -> SweepConfig:
@@ -45,7 +46,12 @@ def keeper(tmp_path: Path, checked: SweepConfig, known: list[SnapshotRecord] = (
     by_trial: dict[str, list[SnapshotRecord]] = {}
     for one in known:
         by_trial.setdefault(one.trial_id, []).append(one)
-    return Keeper(checked, Exchange(tmp_path), by_trial)
+    return Keeper(checked, Exchange(tmp_path), by_trial, [a_record(name) for name in by_trial])
+
+
+def a_record(trial_id: str) -> Record:
+    job = Job(trial_id, "trial", 0, TrialConfig(), {}, "")
+    return Record(job, "", "complete", {}, "", 0.0, None, {})
 
 
 def tell(keeper: Keeper, *taken: SnapshotRecord) -> None:
@@ -112,7 +118,9 @@ def test_the_next_driver_knows_the_front_and_finishes_what_a_killed_one_began(tm
         left(tmp_path, "t0002@0", 81.0, 100.0),
     ]
     drop(Exchange(tmp_path), "t0000", 0, "beaten")
-    (tmp_path / "trials/t0000/snapshots/00/weights.pt").write_bytes(b"killed between the note and the removal")
+    (tmp_path / "trials/t0000/snapshots/00/weights.pt").write_bytes(
+        b"killed between the note and the removal"
+    )
     again = keeper(tmp_path, a_config(tmp_path), known)
     again.runs("t0002")
     assert [one.trial_id for one in again.sweep()] == ["t0000"]
@@ -168,7 +176,7 @@ def test_keep_all_drops_nothing(tmp_path):
 
 def test_a_store_that_is_away_is_asked_again(tmp_path, monkeypatch, caplog):
     exchange = Exchange(tmp_path)
-    found = Keeper(a_config(tmp_path), exchange, {})
+    found = Keeper(a_config(tmp_path), exchange, {}, [])
     tell(found, left(tmp_path, "t0000@0", 80.0, 100.0), left(tmp_path, "t0001@0", 90.0, 100.0))
 
     def away(*_: str) -> None:
@@ -181,6 +189,35 @@ def test_a_store_that_is_away_is_asked_again(tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(exchange, "remove", lambda *paths: removed.extend(paths))
     assert [one.trial_id for one in found.settled("t0000")] == ["t0000"]
     assert removed == ["trials/t0000/snapshots/00/weights.pt"]
+
+
+def in_a_sweep(tmp_path, images: int, **more: object):
+    """A played sweep of two paths, of one and two epochs a cycle; the longer one is half a point better at every level."""
+    searched = {"prune.interval": {"choice": [1, 2]}, "search.sampler": "grid", "search.trials": None}
+    checked = config(tmp_path, {**OF_PATHS, **searched, "data.val_images": images, "search.min_gain": 0, **more})
+    conductor, recorder, ledger = new_conductor(checked)
+    drive(conductor, PATHS)
+    return recorder, ledger, Path(checked.folder)
+
+
+def test_a_sweep_drops_what_has_left_the_band_and_tells_its_tracker(tmp_path):
+    """Half a point is more than chance explains on a million images, and less on five thousand."""
+    recorder, ledger, folder = in_a_sweep(tmp_path / "many", 1_000_000, **{"confirm.seeds": 1})
+    worse = next(r.job.trial_id for r in ledger.records("trial") if r.job.config.prune.interval == 1)
+    better = next(r.job.trial_id for r in ledger.records("trial") if r.job.trial_id != worse)
+    assert recorder.named("dropped") == [f"{worse}@{level}" for level in range(4)]
+    assert weights(folder) == {f"{name}@{level}" for name in (better, "c0000") for level in range(4)}
+    recorder, _, folder = in_a_sweep(tmp_path / "few", 5_000)
+    assert recorder.named("dropped") == []
+    assert len(weights(folder)) == 8
+
+
+def test_the_next_driver_of_a_sweep_drops_what_the_last_one_left(tmp_path):
+    _, _, folder = in_a_sweep(tmp_path, 1_000_000, **{"search.keep": "all", "confirm.seeds": 1})
+    assert len(weights(folder)) == 12
+    recorder, _, _ = in_a_sweep(tmp_path, 1_000_000, **{"confirm.seeds": 2})
+    assert len(recorder.named("dropped")) == 4
+    assert len(weights(folder)) == 4 + 4 + 4
 
 
 # --- the key ------------------------------------------------------------------------------------------------------

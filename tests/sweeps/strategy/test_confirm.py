@@ -145,7 +145,9 @@ def test_a_path_is_confirmed_down_to_its_deepest_snapshot_on_the_front(tmp_path:
     assert {run.job.config.seed for run in both.values()} == {1}
     assert both[2].job.config.config_id() == by_interval[2].job.config.config_id()
     assert both[2].key == dataclasses.replace(by_interval[2].job.config, seed=1).key()
-    only = entered(ledger, {f"{better}@{k}": None for k in (1, 2, 3)} | {f"{other}@{k}": None for k in range(4)})
+    only = entered(
+        ledger, {f"{better}@{k}": None for k in (1, 2, 3)} | {f"{other}@{k}": None for k in range(4)}
+    )
     assert [run.job.config.train.epochs for run in only] == [2], "@0 alone: the dense phase"
 
 
@@ -166,21 +168,16 @@ def test_a_path_that_failed_after_models_on_the_front_is_confirmed(tmp_path: Pat
     assert (one.job.config.prune.interval, one.job.config.train.epochs) == (2, 4)
 
 
-def confirming(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **more: object) -> Ledger:
+def confirming(tmp_path: Path, **more: object) -> Ledger:
     checked = of_paths(tmp_path, **{"confirm.seeds": 2, **more})
     conductor, _, ledger = new_conductor(checked)
-
-    def with_snapshots(trials, objectives, seeds, *_):
-        return confirm_runs(trials, objectives, seeds, ledger.snapshots())
-
-    monkeypatch.setattr("sweeps.conduct.conductor.confirm_runs", with_snapshots)
     drive(conductor, PATHS)
     return ledger
 
 
-def test_the_fresh_snapshots_are_those_of_the_front(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_fresh_snapshots_are_those_of_the_front(tmp_path: Path) -> None:
     """The limit is broken by the last level: the confirmed paths end before it."""
-    ledger = confirming(tmp_path, monkeypatch, **{"search.constraints": ["val_accuracy >= 85"]})
+    ledger = confirming(tmp_path, **{"search.constraints": ["val_accuracy >= 85"]})
     runs, taken = ledger.records("confirm"), ledger.snapshots()
     assert [r.job.config.seed for r in runs] == [1, 2]
     assert {r.status for r in runs} == {"complete"}
@@ -189,8 +186,8 @@ def test_the_fresh_snapshots_are_those_of_the_front(tmp_path: Path, monkeypatch:
         assert [one.snap.level for one in taken[record.job.trial_id]] == [0, 1, 2]
 
 
-def test_paths_confirmed_before_go_on_where_the_front_has_become_deeper(tmp_path: Path, monkeypatch) -> None:
-    ledger = confirming(tmp_path, monkeypatch, **{"search.constraints": ["val_accuracy >= 85"]})
+def test_paths_confirmed_before_go_on_where_the_front_has_become_deeper(tmp_path: Path) -> None:
+    ledger = confirming(tmp_path, **{"search.constraints": ["val_accuracy >= 85"]})
     goals = {"val_accuracy": "max", "macs": "min"}
     trials, known = ledger.records("trial"), ledger.records("confirm")
     same = confirm_runs(trials, goals, 2, ledger.snapshots())

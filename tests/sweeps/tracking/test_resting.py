@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from gcp_core.schema import Tag
-from sweeps.config.sweep_config import SweepConfig
 from sweeps.conduct.baselines import known_drops
+from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome, Rest, Snap, write_rest
@@ -85,7 +85,7 @@ def assert_at_its_end(checked: SweepConfig) -> None:
 
 
 def test_a_path_that_rests_says_why_and_its_last_values_are_those_of_its_end(checked):
-    ledger, job = begun(checked)
+    _, job = begun(checked)
     writer = open_(checked)
     writer.started(job)
     for row in rows(1, 3):
@@ -198,13 +198,17 @@ def test_what_a_path_lost_is_renewed_when_it_has_gone_on(checked):
     writer = open_(checked)
     writer.finished(job, at(job, 0, "paused", "paused"))
     ledger.pause(job, at(job, 0, "paused", "paused"))
-    writer.reconcile(ledger.records("trial"), known_drops(ledger.records("baseline"), ledger.records("trial")))
+    writer.reconcile(
+        ledger.records("trial"), known_drops(ledger.records("baseline"), ledger.records("trial"))
+    )
     writer.close(None)
     assert found(checked)[1].data.metrics["final/accuracy_drop"] == pytest.approx(4.5)
     ledger.resume(job)
     ledger.close(job, at(job, 3, "complete", "target"), (1.0, 1.0))
     writer = open_(checked)
-    writer.reconcile(ledger.records("trial"), known_drops(ledger.records("baseline"), ledger.records("trial")))
+    writer.reconcile(
+        ledger.records("trial"), known_drops(ledger.records("baseline"), ledger.records("trial"))
+    )
     writer.close("FINISHED")
     last = finals_at(job.config, 0.875, 5)["val_accuracy"]
     assert found(checked)[1].data.metrics["final/accuracy_drop"] == pytest.approx(95.0 - last)
