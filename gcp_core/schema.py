@@ -114,6 +114,11 @@ class Tag:
     GIT_SHA = "git_sha"
     #: Names the final weights bit by bit; ``gcp-sweep replay`` reproduces it.
     WEIGHTS = "weights_sha256"
+    #: Of a snapshot whose weights were dropped while the sweep ran (``search.keep``): why, and how to have them again.
+    DROPPED = "weights.dropped"
+    #: Of a path: why it ended or rests, in a word and in a sentence.
+    ENDED = "path.ended"
+    DECISION = "path.decision"
     #: What the trial ran with: names the data, "torch=2.15.0 ...", the processor or GPU, threads.
     DATA_DIGEST = "data_digest"
     VERSIONS = "versions"

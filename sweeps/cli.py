@@ -252,13 +252,13 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 
 @main.command()
 @_sweep
-@click.argument("trial")
+@click.argument("model", metavar="MODEL")
 @_json
 @_command
-def replay(sweep: str, trial: str, as_json: bool) -> int:
+def replay(sweep: str, model: str, as_json: bool) -> int:
     """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?
 
-    TRIAL is a trial (t0007), or a snapshot of a path (t0007@3), which is trained as far as that. Weights that
+    MODEL is a trial (t0007), or a snapshot of a path (t0007@3), which is trained as far as that. Weights that
     `gcp-sweep clean` removed are put back if the new ones are equal.
     """
     from sweeps.commands.replay import replay as train_again
@@ -266,7 +266,7 @@ def replay(sweep: str, trial: str, as_json: bool) -> int:
     def show(report: Any) -> None:
         click.echo(f"epoch {report.epoch:3d}: train loss {report.metrics['train/loss']:.6g}", err=True)
 
-    found = train_again(sweep, trial, show)
+    found = train_again(sweep, model, show)
     click.echo(json.dumps(dataclasses.asdict(found)) if as_json else found.text())
     return OK if found.equal else FAILED
 
@@ -299,14 +299,19 @@ def stop(sweep: str, wait: float, as_json: bool) -> int:
     show_default=True,
     help="Whose final weights stay; front = those of the front, of baselines and of confirmation runs.",
 )
+@click.option(
+    "--states",
+    is_flag=True,
+    help="Also the states from which paths of a complete sweep could go on: a raised target then trains again.",
+)
 @click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
 @_json
 @_command
-def clean(sweep: str, keep: str, dry_run: bool, as_json: bool) -> int:
+def clean(sweep: str, keep: str, states: bool, dry_run: bool, as_json: bool) -> int:
     """Free disk: shared training states, checkpoints of trials that have ended, weights you do not keep."""
     from sweeps.commands.clean import clean as clean_folder
 
-    cleaned = clean_folder(sweep, keep, dry_run)
+    cleaned = clean_folder(sweep, keep, dry_run, states)
     values = {**dataclasses.asdict(cleaned), "bytes": cleaned.bytes}
     click.echo(json.dumps(values) if as_json else cleaned.text())
     return OK

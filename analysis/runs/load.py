@@ -31,7 +31,9 @@ def load(
     validation accuracy's 95 % interval (``val_images, val_accuracy_low, val_accuracy_high``; ``analysis.runs.sampling``).
     ``model`` names the row: ``t0007@3``, snapshot 3 (``level``) of path ``t0007`` (``trial``), or ``t0008`` for a single
     trial (``level`` is missing). A path without a snapshot yet is one row. ``kind`` and ``trial_status`` are the
-    trial's, ``status`` is the model's own: what becomes of a path does not hide its finished snapshots.
+    trial's, ``status`` is the model's own: what becomes of a path does not hide its finished snapshots. ``path_ended``
+    says why a path ended or rests (``target, cap, floors, stopped, constraint, paused``; "" = it runs, or is no path),
+    ``path_decision`` the same in a sentence with numbers where the sweep decided it.
     ``candidate`` marks the rows that may stand on a front; every other one says why in ``left_out``.
     ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
     ``left_out`` (reason -> models).

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 #: What :func:`model_records` adds to a record, of the trial that the model belongs to.
 TRIAL_KIND, TRIAL_STATUS, TRIAL_ERROR = "trial:kind", "trial:status", "trial:error"
+#: Columns of the table -> tags of a path's own run: why it ended or rests, in a word and in a sentence.
+OF_PATHS = {"path_ended": Tag.ENDED, "path_decision": Tag.DECISION}
 
 
 def model_records(records: pd.DataFrame) -> pd.DataFrame:
@@ -35,7 +37,8 @@ def model_records(records: pd.DataFrame) -> pd.DataFrame:
     paths = runs.loc[runs.index.isin(parents[snapshot])]
     rows = records[parents.isin(paths.index).where(snapshot, ~records["run_id"].isin(paths.index))].copy()
     of = parents[rows.index].where(snapshot[rows.index])
-    for name, tag in ((TRIAL_KIND, Tag.KIND), (TRIAL_STATUS, Tag.STATUS), (TRIAL_ERROR, Tag.ERROR)):
+    carried = {TRIAL_KIND: Tag.KIND, TRIAL_STATUS: Tag.STATUS, TRIAL_ERROR: Tag.ERROR}
+    for name, tag in {**carried, **OF_PATHS}.items():
         rows[name] = of.map(tag_of(paths, tag).to_dict())
     return rows.reset_index(drop=True)
 
@@ -78,7 +81,7 @@ def unfinished_paths(df: pd.DataFrame) -> dict[str, list[str]]:
     """Status -> paths of the search that ended by it after they had left snapshots, which stay."""
     rows = one_per_trial(df[(df["kind"] == "trial") & df["level"].notna()])
     rows = rows[rows["trial_status"].isin([s.name for s in STATUSES.values() if not s.on_front])]
-    rows = rows[~rows["trial_status"].isin(["infeasible", "running"])]
+    rows = rows[~rows["trial_status"].isin(["infeasible", "running", "paused"])]
     return {str(status): list(part["trial"]) for status, part in rows.groupby("trial_status", sort=True)}
 
 

@@ -17,7 +17,15 @@ import pandas as pd
 
 from analysis.errors import SweepNotFound
 from analysis.runs import baselines
-from analysis.runs.models import TRIAL_ERROR, TRIAL_KIND, TRIAL_STATUS, column_of, one_per_trial, tag_of
+from analysis.runs.models import (
+    OF_PATHS,
+    TRIAL_ERROR,
+    TRIAL_KIND,
+    TRIAL_STATUS,
+    column_of,
+    one_per_trial,
+    tag_of,
+)
 from analysis.runs.sampling import images_behind, interval
 from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
 from gcp_core import config as core_config
@@ -71,6 +79,10 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
             "trial_status": of_path[TRIAL_STATUS].fillna(status),
             "error": tags[Tag.ERROR].fillna(of_path[TRIAL_ERROR]).fillna(""),
             "config_id": tag_of(records, Tag.CONFIG_ID),
+            **{
+                name: column_of(records, name).fillna(tag_of(records, tag)).fillna("")
+                for name, tag in OF_PATHS.items()
+            },
             "weights_sha256": tag_of(records, Tag.WEIGHTS).fillna(""),
             "started": pd.to_datetime(records["started"], unit="ms", utc=True),
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
@@ -126,6 +138,8 @@ def from_file(path: Path) -> pd.DataFrame:
         df[name] = df[name].fillna(df[source]) if name in df.columns else df[source]
     level = pd.to_numeric(df["level"]) if "level" in df.columns else pd.Series(pd.NA, index=df.index)
     df["level"] = level.astype("Int64")
+    for name in OF_PATHS:  # text that is empty is missing in a file
+        df[name] = df[name].fillna("") if name in df.columns else ""
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True) if name in df.columns else pd.NaT
     df["val_images"] = _val_images(df, None, rounded=True)

@@ -119,7 +119,7 @@ def _collect(df: pd.DataFrame, row: pd.Series, work: Path) -> dict[str, Any]:
             raise ConfigError(
                 "its files are neither in the sweep's folder nor in MLflow",
                 f"{model}: {name}",
-                f"if they were cleaned up, `gcp-sweep replay {sweep} {model}` trains them again and puts them back",
+                f"if they were dropped, `gcp-sweep replay {sweep} {model}` trains them again and puts them back",
             )
         shutil.copyfile(source, work / Path(name).name)
     manifest = _manifest(work / "manifest.json", model)

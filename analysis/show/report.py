@@ -95,6 +95,7 @@ def write(
         sure=sections.sureness(df, sure),
         confirmed=sections.confirmed(sure),
         advice=sections.what_next(df, scales),
+        paths=sections.paths(df),
         health=_health(df),
         reading=_reading(df, scales, files),
     )

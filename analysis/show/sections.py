@@ -14,7 +14,8 @@ from analysis.choose.advice import advise
 from analysis.evidence.assurance import WARNING, Assurance
 from analysis.evidence.importance import METHOD, cells, findings, importance
 from analysis.evidence.noise import extent
-from analysis.runs.models import word
+from analysis.front.pareto import front
+from analysis.runs.models import one_per_trial, word
 from analysis.show.page import Table
 from gcp_core.errors import GcpError
 
@@ -57,6 +58,40 @@ class Advice:
     missing: str = ""
     gaps: tuple[str, ...] = ()
     points: Table = _NOTHING
+
+
+#: Why a path has come to its end, in words for people.
+_ENDS = {
+    "target": "its target is met",
+    "cap": "its cap on the epochs",
+    "floors": "the floors leave nothing to take",
+    "constraint": "it breaks a limit that further pruning cannot mend",
+    "stopped": "it was stopped",
+    "paused": "it rests",
+}
+
+
+def paths(df: pd.DataFrame) -> Table | None:
+    """One row per path of the search, deepest last model first: how far it went, what that cost, and why no further."""
+    rows = df[(df["kind"] == "trial") & df["level"].notna()]
+    if rows.empty or "path_ended" not in df.columns or not (rows["path_ended"] != "").any():
+        return None
+    best = set(front(df, df.attrs["objectives"]).index)
+    on_front = rows.index.to_series().isin(best).groupby([rows["sweep"], rows["trial"]]).sum()
+    last = one_per_trial(rows).sort_values(["macs", "trial"], kind="stable")
+    header = ["last model", "status", "MACs kept", "training cost", "models on the front", "why no further"]
+    cells = [
+        [
+            row["model"],
+            row["trial_status"],
+            text.quantity("macs_kept", row["macs_kept"]),
+            text.quantity("train_cost", row.get("train_cost")),
+            int(on_front[row["sweep"], row["trial"]]),
+            row["path_decision"] or row["error"] or _ENDS.get(row["path_ended"], row["path_ended"]),
+        ]
+        for row in last.to_dict("records")
+    ]
+    return Table(header, cells)
 
 
 def sureness(df: pd.DataFrame, found: Assurance) -> Sureness:

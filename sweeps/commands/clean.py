@@ -1,6 +1,7 @@
 """What of a sweep's folder may go: training states that nobody will continue from, and weights nobody will take.
 
-Ledger, configs, logs, plans, MLflow's records and the epochs of unfinished trials always stay.
+Ledger, configs, logs, plans, MLflow's records and the epochs of unfinished trials always stay. So do the states of paths
+that a raised target or a longer search may take further, unless they are asked for.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +27,7 @@ from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.lock import run_lock
 from sweeps.storage.place import open_sweep
+from sweeps.storage.states import may_go_on
 
 _log = logging.getLogger(__name__)
 KEEP = ("all", "front", "none")
@@ -40,6 +42,7 @@ class Cleaned:
         removed: path relative to the sweep's folder -> bytes.
         kept_weights: models (trials, or snapshots of paths) whose weights stay.
         note: what MLflow still holds elsewhere.
+        kept_states: training states from which paths may go on: path relative to the sweep's folder -> bytes.
     """
 
     folder: str
@@ -48,6 +51,7 @@ class Cleaned:
     removed: dict[str, int]
     kept_weights: list[str]
     note: str
+    kept_states: dict[str, int] = field(default_factory=dict)
 
     @property
     def bytes(self) -> int:
@@ -60,23 +64,36 @@ class Cleaned:
         kept = f"{len(self.kept_weights)} models" if len(self.kept_weights) != 1 else "1 model"
         lines.append(f"{verb} {self.bytes / 1e6:.2f} MB ({self.bytes:,} bytes) in {self.folder}")
         lines.append(f"weights kept of {kept} (--keep {self.keep})")
+        if self.kept_states:
+            paths = "1 path" if len(self.kept_states) == 1 else f"{len(self.kept_states)} paths"
+            size = sum(self.kept_states.values()) / 1e6
+            lines.append(
+                f"training states kept of {paths}, {size:.2f} MB: a raised target goes on from them"
+                " (--states removes them; it then trains again, from the nearest state that is shared)"
+            )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
 
-def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = False) -> Cleaned:
+def clean(
+    sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = False, states: bool = False
+) -> Cleaned:
     """Remove what a sweep no longer needs, in its folder and in its object store.
 
     Args:
         keep: whose final weights stay; ``gcp-sweep replay`` trains the others again and puts them back.
         dry_run: count, remove nothing.
+        states: also the states from which paths may go on; a raised target then trains again.
 
     Raises:
-        ConfigError: no sweep there, or a driver is running it.
+        ConfigError: no sweep there, a driver is running it, or ``states`` of one that is not complete.
     """
     if keep not in KEEP:
         raise ConfigError(f"{keep!r} is unknown", "--keep", f"allowed: {', '.join(KEEP)}")
     place = open_sweep(sweep)
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
+    if states and entry.state != "complete":
+        hint = "gcp-sweep run ends it first; without --states everything else is removed"
+        raise ConfigError(f"the sweep is {entry.state}: it goes on from these states", "--states", hint)
     with run_lock(folder):
         place.exchange.refuse_second()
         trials, baselines, confirmed = read_records(
@@ -91,9 +108,11 @@ def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = Fals
             | front_of(config, trials, taken),
             "none": set(),
         }[keep]
-        going = [*_states(folder, records), *_weights(folder, models, wanted)]
+        resting = [record for record in records if may_go_on(record) and not (states and record.finished)]
+        over = [record for record in records if record not in resting]
+        going = [*_states(folder, over), *_weights(folder, models, wanted)]
         removed = {str(path.relative_to(folder)): size_of(path) for path in going}
-        remote = _in_store(place.exchange, records, models, wanted)
+        remote = _in_store(place.exchange, over, models, wanted)
         removed |= {f"{place.exchange.url}/{path}": size for path, size in remote.items()}
         for path in () if dry_run else going:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -110,7 +129,8 @@ def clean(sweep: str | os.PathLike[str], keep: str = "all", dry_run: bool = Fals
         if keep != "all" and elsewhere
         else ""
     )
-    return Cleaned(str(folder.absolute()), keep, dry_run, removed, kept, note)
+    kept_states = _kept_states(place.exchange, resting)
+    return Cleaned(str(folder.absolute()), keep, dry_run, removed, kept, note, kept_states)
 
 
 @dataclass(frozen=True)
@@ -122,6 +142,11 @@ class _Model:
     record: Record
     level: int | None
     values: tuple[float, ...] | None
+
+
+def _settled(model: _Model) -> bool:
+    """Whether nobody is about to write its weights: its trial has ended or rests."""
+    return model.record.finished or model.record.status == "paused"
 
 
 def _models(record: Record, taken: Mapping[str, list[SnapshotRecord]]) -> list[_Model]:
@@ -163,15 +188,29 @@ def size_of(path: Path) -> int:
     return path.lstat().st_size
 
 
-def _states(folder: Path, records: list[Record]) -> Iterator[Path]:
-    """Shared stages, Ray's scratch, and the epochs of trials that have ended."""
-    ended = (_folder(folder, record) / EPOCHS for record in records if record.finished)
+def _states(folder: Path, over: list[Record]) -> Iterator[Path]:
+    """Shared stages, Ray's scratch, and the epochs of trials that are over."""
+    ended = (_folder(folder, record) / EPOCHS for record in over)
     return (path for path in (folder / STAGES, folder / TUNE, *ended) if path.exists())
+
+
+def _kept_states(exchange: Exchange, resting: list[Record]) -> dict[str, int]:
+    """The states of paths that stay, here or in the store: path -> bytes."""
+    there = exchange.sizes(TRIALS)
+    found = {}
+    for record in resting:
+        path = f"{trial_path(record.job.trial_id)}/{EPOCHS}"
+        here = exchange.root / path
+        remote = sum(size for file, size in there.items() if file.startswith(f"{path}/"))
+        size = size_of(here) if here.exists() else remote
+        if record.job.config.is_path and size:
+            found[path] = size
+    return found
 
 
 def _weights(folder: Path, models: list[_Model], wanted: set[str]) -> Iterator[Path]:
     """Weights of the unwanted models: in the trials' folders, and MLflow's copies in the sweep's folder."""
-    unwanted = [model for model in models if model.record.finished and model.name not in wanted]
+    unwanted = [model for model in models if _settled(model) and model.name not in wanted]
     for model in unwanted:
         if (folder / model.weights).exists():
             yield folder / model.weights
@@ -185,12 +224,12 @@ def _weights(folder: Path, models: list[_Model], wanted: set[str]) -> Iterator[P
 
 
 def _in_store(
-    exchange: Exchange, records: list[Record], models: list[_Model], wanted: set[str]
+    exchange: Exchange, over: list[Record], models: list[_Model], wanted: set[str]
 ) -> dict[str, int]:
     """The same of an object store: path -> bytes."""
-    ended = [record.job.trial_id for record in records if record.finished]
+    ended = [record.job.trial_id for record in over]
     going = [STAGES, *(f"{trial_path(name)}/{EPOCHS}" for name in ended)]
-    going += [m.weights for m in models if m.record.finished and m.name not in wanted]
+    going += [m.weights for m in models if _settled(m) and m.name not in wanted]
     found = {**exchange.sizes(STAGES), **exchange.sizes(TRIALS)}
     sums = {
         path: sum(size for file, size in found.items() if file == path or file.startswith(f"{path}/"))

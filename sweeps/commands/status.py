@@ -6,14 +6,17 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK
+from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
 from sweeps.driver.progress import duration
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Record
-from sweeps.records.ledger import read_records
-from sweeps.storage.place import open_sweep
+from sweeps.records.ledger import read_records, read_snapshots
+from sweeps.storage.place import Place, open_sweep
 
+#: So many resting paths are listed for people.
+_SHOWN = 12
 _BAD = ("failed", "lost", "diverged", "infeasible")
 
 
@@ -28,11 +31,28 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Resting:
+    """A path that rests: at which of its models, why in a sentence ("" = not recorded), and the numbers behind it."""
+
+    trial_id: str
+    model: str
+    reason: str
+    decision: dict[str, Any]
+
+    @property
+    def said(self) -> str:
+        """Model and reason in one line."""
+        if self.reason.startswith(self.model):
+            return self.reason
+        return f"{self.model}: {self.reason or 'no reason is recorded'}"
+
+
+@dataclass(frozen=True)
 class SweepStatus:
     """What ``gcp-sweep status`` shows.
 
     ``statuses`` counts trials, baselines apart; ``message`` says why the sweep ended as it did; ``hours`` is the time
-    for which drivers ran trials.
+    for which drivers ran trials; ``paused`` are the paths that rest now.
     """
 
     name: str
@@ -45,6 +65,7 @@ class SweepStatus:
     failures: list[Failure] = field(default_factory=list)
     message: str = ""
     hours: float = 0.0
+    paused: list[Resting] = field(default_factory=list)
 
     def text(self, failed: bool = False) -> str:
         """For people; ``failed`` adds the failures one by one."""
@@ -61,6 +82,11 @@ class SweepStatus:
             f"  baselines  {baselines}",
             f"  time       {duration(3600 * self.hours)} of running trials",
         ]
+        if self.paused:
+            lines.append(f"  paused     {len(self.paused)}, each after its last model:")
+            lines += [f"    {one.said}" for one in self.paused[:_SHOWN]]
+        if len(self.paused) > _SHOWN:
+            lines.append(f"    and {len(self.paused) - _SHOWN} more: --json lists all of them")
         if failed:
             lines += [f"  {f.trial_id} {f.status}: {f.error}\n    {f.log}" for f in self.failures] or [
                 "  none failed"
@@ -88,7 +114,24 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         message=entry.message,
         hours=entry.seconds / 3600,
         failures=[_failure(record) for record in [*baselines, *trials] if record.status in _BAD],
+        paused=_resting(place, [record for record in trials if record.status == "paused"]),
     )
+
+
+def _resting(place: Place, paused: list[Record]) -> list[Resting]:
+    if not paused:
+        return []
+    config = place.config
+    taken = read_snapshots(place.folder, config.name, config.search.objectives, config.database)
+    found = []
+    for record in paused:
+        name, decisions = record.job.trial_id, record.decisions
+        levels = [one.snap.level for one in taken.get(name, ())] or list(decisions)
+        last = decisions.get(max(decisions), {}) if decisions else {}
+        found.append(
+            Resting(name, model_id(name, max(levels)) if levels else name, record.decision, dict(last))
+        )
+    return found
 
 
 def _failure(record: Record) -> Failure:

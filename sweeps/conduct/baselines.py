@@ -129,14 +129,14 @@ def taken_by_machine(outcome: Outcome) -> bool:
 
 
 def known_drops(baselines: list[Record], trials: list[Record]) -> dict[str, float]:
-    """``final/accuracy_drop`` of every finished trial whose baseline is known, by trial id."""
+    """``final/accuracy_drop`` of every trial that has ended or rests and whose baseline is known, by trial id."""
     by_key = {
         record.key: Outcome("complete", record.finals) for record in baselines if record.status == "complete"
     }
     drops: dict[str, float] = {}
     for record in trials:
         baseline = by_key.get(record.job.baseline_key)
-        if record.finished and baseline is not None:
+        if record.status != "running" and baseline is not None:
             drop = accuracy_drop(Outcome(record.status, record.finals), baseline)
             if drop is not None:
                 drops[record.job.trial_id] = drop

@@ -15,6 +15,8 @@ from gcp_core.config import TrialConfig
 from sweeps.conduct.agenda import Agenda
 from sweeps.conduct.answers import Answers
 from sweeps.conduct.baselines import Baselines
+from sweeps.conduct.confirming import confirm_due
+from sweeps.conduct.keep import Keeper
 from sweeps.conduct.listeners import Progress, Tracker
 from sweeps.conduct.paths import Paths, as_now
 from sweeps.conduct.proposals import Proposals
@@ -25,9 +27,9 @@ from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.place import bring_trial
+from sweeps.storage.states import trained_again, without_state
 from sweeps.strategy.budget import Budget
 from sweeps.strategy.choice import Verdict
-from sweeps.strategy.confirm import confirm_runs
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import baseline_needed_by
 from sweeps.strategy.stopping import Rungs
@@ -90,9 +92,11 @@ class Conductor:
         self._paths: Paths | None = None
         if config.of_paths:
             self._paths = Paths(config, ledger, self.exchange, self._front, self._no_further)
+        self._keeper = Keeper(config, self.exchange, snapshots, trials)
         self._snapshots = Snapshots(
-            config, ledger, tracker, progress, self._baselines, self._front, self._proposals, self._paths
-        )
+            config, ledger, tracker, progress, self._baselines, self._front, self._proposals, self._paths,
+            self._keeper,
+        )  # fmt: skip
         self._answers = Answers(
             self, config, ledger, tracker, progress, self._proposals, self._baselines, self._snapshots,
             self._front, self._budget, self._trunk, rungs,
@@ -195,6 +199,7 @@ class Conductor:
         self.exchange.send(JOURNAL)  # no trial is begun that a copy of the ledger does not know
         self._active[job.trial_id] = job
         self._trunk.started(job)
+        self._keeper.runs(job.trial_id)
         if self._paths is not None and job.kind == "trial":
             self._paths.started(job, self._entered)
         self._budget.started(job)
@@ -235,6 +240,8 @@ class Conductor:
             self._rest(job, outcome)
         else:
             self._settle(job, outcome)
+        for gone in self._keeper.settled(trial_id):
+            self._tracker.dropped(gone.trial_id, gone.level, gone.why)
 
     def _rest(self, job: Job, outcome: Outcome) -> None:
         for snap in outcome.snapshots:  # those among them that were not heard of
@@ -318,6 +325,9 @@ class Conductor:
     def _resume_path(self, verdict: Verdict) -> Job:
         job, epoch = self._paths.resume(verdict.trial_id)
         self._answers.ended.discard(job.trial_id)
+        missing = without_state(self.exchange, [job.trial_id])
+        if missing:
+            self._progress.note(trained_again(missing))
         self._trunk.resumed(job, epoch)
         if verdict.reason:
             self._progress.note(f"{job.trial_id} goes on: {verdict.reason}")
@@ -344,18 +354,14 @@ class Conductor:
     def _enter_confirm_runs(self) -> None:
         """The search is over: queue the front's members on fresh seeds, those apart that an earlier driver entered."""
         self._confirming = True
-        known = {record.key for record in self._ledger.records("confirm")}
-        runs = confirm_runs(
-            self._ledger.records("trial"), self.config.search.objectives, self.config.confirm.seeds
-        )
-        new = [record for record in runs if record.key not in known]
-        for record in new:
+        due = confirm_due(self.config, self._ledger)
+        for record in due.new:
             self._enter_baseline(record.job.config)
             self._agenda.add(self._ledger.add("confirm", record.job.config, record.job.point, {}))
-        if new:
-            seeds = sorted({record.job.config.seed for record in runs})
-            members = len(runs) // len(seeds)
-            self._progress.note(f"search over; confirming {members} trials of the front on the seeds {seeds}")
+        for job in due.deeper:
+            self._agenda.add(self._ledger.resume(job))
+        if due.words:
+            self._progress.note(due.words)
 
     def _enter_baseline(self, config: TrialConfig) -> None:
         if not self._baselines.has(config.baseline().key()):

@@ -17,7 +17,11 @@ class Tracker(Protocol):
     def snapshot(self, job: Job, snap: Snap) -> None:
         """A path has finished a model; its path goes on. May come twice."""
 
-    def finished(self, job: Job, outcome: Outcome) -> None: ...
+    def dropped(self, trial_id: str, level: int, why: str) -> None:
+        """A snapshot's weights have gone from the sweep's folder, so no copy of them is needed elsewhere either."""
+
+    def finished(self, job: Job, outcome: Outcome) -> None:
+        """It has ended, or is a path that rests; that may go on, and end again."""
 
     def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
         """Final values that became known after the job had finished."""

@@ -6,12 +6,13 @@ import dataclasses
 
 from gcp_core.schema import model_id
 from sweeps.conduct.baselines import Baselines
+from sweeps.conduct.keep import Keeper
 from sweeps.conduct.listeners import Progress, Tracker
 from sweeps.conduct.paths import Paths
 from sweeps.conduct.proposals import Proposals
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Snap
-from sweeps.records.ledger import Ledger
+from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import accuracy_drop, dense_costs, judge, waits_for_baseline
 
@@ -33,10 +34,11 @@ class Snapshots:
         front: LiveFront,
         proposals: Proposals,
         paths: Paths | None = None,
+        keeper: Keeper | None = None,
     ) -> None:
         self._config, self._ledger, self._tracker, self._progress = config, ledger, tracker, progress
         self._baselines, self._front, self._proposals = baselines, front, proposals
-        self._paths = paths
+        self._paths, self._keeper = paths, keeper
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known: set[str] = set()
         for trial, records in ledger.snapshots().items():
@@ -79,4 +81,6 @@ class Snapshots:
             self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
             if self._paths is not None:
                 self._paths.judged(job, snap, violations)
+            if self._keeper is not None:
+                self._keeper.snapshot(job.trial_id, SnapshotRecord(job.trial_id, snap, values, violations))
         self._progress.snapshot(job, snap)

@@ -51,6 +51,12 @@ def check_given(tree: Mapping[str, Any]) -> None:
                 f"search.{name}",
                 "leave it out, or train.schedule: cycles",
             )
+    if schedule != CYCLES and isinstance(search, Mapping) and search.get("keep") == "front":
+        raise ConfigError(
+            "only paths leave models by the dozen; a single trial's weights stay until they are cleaned",
+            "search.keep",
+            "leave it out, and `gcp-sweep clean --keep front` at the end",
+        )
     if prune.get("levels") is not None:
         for name in ("target", "ratio", "ratio_of"):
             if prune.get(name) is not None:
@@ -68,7 +74,7 @@ def without_rungs(search: SearchConfig, tree: Mapping[str, Any]) -> SearchConfig
             "search.stopping",
             "none, or leave it out",
         )
-    return dataclasses.replace(search, stopping="none")
+    return dataclasses.replace(search, stopping="none", keep=search.keep or "front")
 
 
 def deep_as_searched(base: dict[str, Any], dimensions: list[Dimension]) -> list[Dimension]:

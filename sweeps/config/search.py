@@ -12,6 +12,7 @@ from sweeps.config.limits import WITHOUT_SCALE, Limit, parse_limit, parse_platea
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
 STOPPING = ("rungs", "none")
+KEEP = ("front", "all")
 #: These look where it is promising; the others make tables, of which every cell counts.
 LEARNING_SAMPLERS = ("tpe", "nsga2", "gp")
 #: ``search.min_gain: null`` means this many per cent points of hypervolume per dense epoch of training.
@@ -41,6 +42,8 @@ class SearchConfig:
         min_gain: of paths: a step that promises less is not taken, in per cent points of hypervolume per dense epoch of
             training; None = :data:`DEFAULT_MIN_GAIN` with a sampler that learns, 0 with one that makes a table.
         max_path_cost: of paths: those foreseen to cost more dense epochs of training are not proposed; None = no limit.
+        keep: of paths: whose weights stay while the sweep runs and afterwards. ``front`` = those of models within the
+            front's noise band; the others come back with ``gcp-sweep replay``; ``all``. None = ``front`` for paths.
     """
 
     sampler: str = "tpe"
@@ -58,6 +61,7 @@ class SearchConfig:
     plateau: str | None = None
     min_gain: float | None = None
     max_path_cost: float | None = None
+    keep: str | None = None
 
     def __post_init__(self) -> None:
         if self.sampler not in SAMPLERS:
@@ -82,6 +86,8 @@ class SearchConfig:
                 raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, _steerable()))
             if direction not in ("max", "min"):
                 raise ConfigError(f"{direction!r} is unknown", where, "allowed: max, min")
+        if self.keep not in (None, *KEEP):
+            raise ConfigError(f"{self.keep!r} is unknown", "search.keep", did_you_mean(str(self.keep), KEEP))
         self._check_stopping()
         self._check_budgets()
         self.limits()

@@ -158,6 +158,7 @@ _MAY_CHANGE = (
     "search.plateau",
     "search.min_gain",
     "search.max_path_cost",
+    "search.keep",
     "resources.",
     "tracking.",
     "storage",
@@ -251,7 +252,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     space = Space(base, tuple(dimensions))
     if is_of_paths(merged):
         sweep_parts["search"] = without_rungs(sweep_parts["search"], tree)
-        merged["search"]["stopping"] = "none"
+        merged["search"] |= {"stopping": "none", "keep": sweep_parts["search"].keep}
         check_costs(space, sweep_parts["search"])
         space, epochs = with_baseline(space, given_epochs, sweep_parts["search"].max_path_cost)
         sweep_parts["baseline"], merged["baseline"] = BaselineConfig(epochs), {"epochs": epochs}

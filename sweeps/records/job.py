@@ -98,6 +98,7 @@ class Outcome:
         snapshots: of a path, all of them.
         ended: of a path, why it ended or rests (``gcp_core.records.results.ENDS``, ``"constraint"``); "" if not known.
         part: of the job that it is the end of.
+        decision: of a path that the driver let rest or end: why, in one sentence.
     """
 
     status: str
@@ -110,6 +111,7 @@ class Outcome:
     snapshots: tuple[Snap, ...] = ()
     ended: str = ""
     part: int = 0
+    decision: str = ""
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
@@ -246,6 +248,13 @@ class Record:
     ended_ms: int = 0
     ended: str = ""
     decisions: dict[int, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def decision(self) -> str:
+        """Why a path rests, or was let end, in one sentence; empty = the driver had no part in it."""
+        if not self.decisions or not (self.status == "paused" or self.ended in ("paused", "constraint")):
+            return ""
+        return str(self.decisions[max(self.decisions)].get("reason", ""))
 
     @property
     def finished(self) -> bool:

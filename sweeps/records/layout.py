@@ -29,6 +29,8 @@ OUTCOME_FILE = "outcome.json"
 STOP_FILE = "stop.json"
 #: The driver's word on a path's snapshot: whether it shall rest there.
 REST_FILE = "rest.json"
+#: In a snapshot's folder: that its weights were dropped while the sweep ran, and why; or that they were put back.
+DROPPED_FILE = "dropped.json"
 #: Only if the trial hung: the stack of every thread at that moment.
 HANG_FILE = "hang.txt"
 #: In the store only: which process the trial belongs to.

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gcp_core.redaction import clean
-from gcp_core.schema import Tag
+from gcp_core.schema import STATUSES, Tag
+from sweeps.records.job import Job, Outcome, Record, read_rest
 
 
 @dataclass(frozen=True)
@@ -24,12 +25,29 @@ class SweepRun:
 
 @dataclass
 class Child:
-    """What is known of a trial's run in MLflow."""
+    """What is known of a trial's run in MLflow.
+
+    Attributes:
+        status: MLflow's own word, such as FINISHED.
+        epochs: that are there; of a finished run they are not known.
+        finals: final values by short name, the latest ones of a path that went on.
+        said: the tag ``status``, such as paused.
+        dropped: whether its weights were dropped while the sweep ran.
+    """
 
     run_id: str
     status: str
     epochs: set[int] = field(default_factory=set)
-    finals: frozenset[str] = frozenset()
+    finals: dict[str, float] = field(default_factory=dict)
+    said: str = ""
+    dropped: bool = False
+
+    def lacks(self, record: Record) -> bool:
+        """Whether it does not say how a trial that has ended, or a path that rests, stands."""
+        if self.status != STATUSES[record.status].mlflow or (self.said and self.said != record.status):
+            return True
+        path, epochs = record.job.config.is_path, record.finals.get("epochs")
+        return path and epochs is not None and self.finals.get("epochs") != epochs
 
 
 def children_of(client: Any, run: SweepRun, more: str = "") -> dict[str, Child]:
@@ -64,12 +82,26 @@ def _fullness(run: Any) -> int:
 
 def _known(client: Any, run: Any, epochs: bool) -> Child:
     """What a run in MLflow holds already."""
-    finals = {key.removeprefix("final/") for key in run.data.metrics if key.startswith("final/")}
-    child = Child(run.info.run_id, run.info.status, finals=frozenset(finals))
+    metrics, tags = run.data.metrics, run.data.tags
+    finals = {key.removeprefix("final/"): value for key, value in metrics.items() if key.startswith("final/")}
+    said, dropped = tags.get(Tag.STATUS, ""), Tag.DROPPED in tags
+    child = Child(run.info.run_id, run.info.status, finals=finals, said=said, dropped=dropped)
     if epochs and child.status != "FINISHED":
-        points = client.get_metric_history(child.run_id, "val/accuracy")
-        child.epochs = {metric.step for metric in points}
+        child.epochs = epochs_of(client, child.run_id)
     return child
+
+
+def epochs_of(client: Any, run_id: str) -> set[int]:
+    """The epochs of a trial that MLflow holds."""
+    return {metric.step for metric in client.get_metric_history(run_id, "val/accuracy")}
+
+
+def why_rests(job: Job, outcome: Outcome) -> str:
+    """Why the driver let a path rest or end, in one sentence; empty where it had no part in it."""
+    if outcome.decision or outcome.ended not in ("paused", "constraint"):
+        return outcome.decision
+    word = read_rest(job.folder)
+    return word.reason if word is not None and word.rest else ""
 
 
 def as_param(value: Any) -> str:

@@ -6,21 +6,25 @@ parameters stand beside its values, so that a snapshot is found, sorted and open
 
 from __future__ import annotations
 
+import logging
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
+from gcp_core.errors import first_line
 from gcp_core.schema import FINALS, STATUSES, Tag, model_id, snapshot_artifact
 from sweeps.config.reading import flatten
 from sweeps.records.job import Job, Snap
 from sweeps.records.layout import trial_path
 from sweeps.storage.exchange import Exchange
+from sweeps.storage.weights import how_to_have_them
 from sweeps.tracking.children import Child, SweepRun, as_param, runs_by
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+_log = logging.getLogger(__name__)
 _FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
 
 
@@ -30,6 +34,7 @@ class SnapshotRuns:
     def __init__(self, client: MlflowClient, run: SweepRun, exchange: Exchange | None) -> None:
         self._client, self._run, self._exchange = client, run, exchange
         self._runs: dict[str, Child] | None = None
+        self._removes = True
 
     def write(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> None:
         """The snapshot's run below ``path_run``, from its creation to its end.
@@ -49,7 +54,7 @@ class SnapshotRuns:
         ]
         about = [RunTag(Tag.STATUS, snap.status), RunTag(Tag.WEIGHTS, snap.weights_sha256)]
         self._client.log_batch(child.run_id, metrics=metrics, tags=about)
-        child.finals |= set(snap.finals)
+        child.finals |= snap.finals
         if child.status == "FINISHED":
             return
         for file in _FILES:
@@ -60,7 +65,36 @@ class SnapshotRuns:
     def has(self, job: Job, snap: Snap) -> bool:
         """Whether MLflow holds all of it."""
         child = self._known().get(model_id(job.trial_id, snap.level))
-        return child is not None and child.status == "FINISHED" and set(snap.finals) <= child.finals
+        return child is not None and child.status == "FINISHED" and set(snap.finals) <= set(child.finals)
+
+    def drop(self, trial_id: str, level: int, why: str) -> None:
+        """Remove MLflow's copy of weights that were dropped, and say so on the snapshot's run.
+
+        A store that refuses to remove files keeps its copies; the next driver asks once more.
+        """
+        child = self._known().get(model_id(trial_id, level))
+        if child is None or child.dropped or not self._removes:
+            return
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        place = self._client.get_run(child.run_id).info.artifact_uri
+        try:
+            get_artifact_repository(place, tracking_uri=self._run.uri).delete_artifacts(
+                schema.ARTIFACT_WEIGHTS
+            )
+        except Exception as exc:  # whatever a store's client raises; it is about disk, not about results
+            self._removes = False
+            _log.warning("MLflow keeps its copies of dropped weights: %s", first_line(exc))
+            return
+        self._client.set_tag(
+            child.run_id, Tag.DROPPED, f"{why}; {how_to_have_them('SWEEP', trial_id, level)}"
+        )
+        child.dropped = True
+
+    def lacks_drop(self, trial_id: str, level: int) -> bool:
+        """Whether MLflow may still hold weights that were dropped."""
+        child = self._known().get(model_id(trial_id, level))
+        return child is not None and not child.dropped
 
     def _known(self) -> dict[str, Child]:
         if self._runs is None:

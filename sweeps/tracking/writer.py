@@ -28,7 +28,8 @@ from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome
 from sweeps.records.layout import trial_path
 from sweeps.records.provenance import git_sha, tags
 from sweeps.storage.exchange import Exchange
-from sweeps.tracking.children import Child, SweepRun, as_param, children_of
+from sweeps.storage.weights import why_dropped
+from sweeps.tracking.children import Child, SweepRun, as_param, children_of, epochs_of, why_rests
 from sweeps.tracking.parent import open_parent
 from sweeps.tracking.snapshots import SnapshotRuns
 from sweeps.tracking.store import tracking_uri, write_new_place
@@ -99,6 +100,9 @@ class MlflowWriter:
         now = _now_ms()
         self._entries.put(lambda: self._snapshot(job, snap, now))
 
+    def dropped(self, trial_id: str, level: int, why: str) -> None:
+        self._entries.put(lambda: self._snapshots.drop(trial_id, level, why))
+
     def finished(self, job: Job, outcome: Outcome) -> None:
         now = _now_ms()
         self._entries.put(lambda: self._finish(job, outcome, now))
@@ -132,12 +136,14 @@ class MlflowWriter:
         """Bring MLflow up to the ledger: write what an earlier driver had no time to write."""
         for record in records:
             child = self._children.get(record.job.trial_id)
-            if not record.finished:
+            if record.status == "running":
                 continue
-            if child is None or child.status != STATUSES[record.status].mlflow:
+            if child is None or child.lacks(record):
                 self._entries.put(functools.partial(self._catch_up, record))
             drop = known_drops.get(record.job.trial_id)
-            if drop is not None and (child is None or "accuracy_drop" not in child.finals):
+            known = None if child is None else child.finals.get("accuracy_drop")
+            # A path that went on has lost more since.
+            if drop is not None and (known is None or (record.job.config.is_path and known != drop)):
                 self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
 
     def reconcile_snapshots(self, known: Iterable[tuple[Record, Snap]]) -> None:
@@ -145,6 +151,9 @@ class MlflowWriter:
         for record, snap in known:
             if not self._snapshots.has(record.job, snap):
                 self._entries.put(functools.partial(self._snapshot, record.job, snap, _now_ms()))
+            why = why_dropped(Path(record.job.folder).parents[1], record.job.trial_id, snap.level)
+            if why:
+                self.dropped(record.job.trial_id, snap.level, why)
 
     def close(self, status: str | None, timeout_s: float = 30.0) -> int:
         """End the parent run (None: it is another driver's), write what is queued; the number of entries unwritten."""
@@ -208,17 +217,21 @@ class MlflowWriter:
             record.seconds,
             record.weights_sha256,
             record.provenance,
+            ended=record.ended or ("paused" if record.status == "paused" else ""),
+            decision=record.decision,
         )
         self._finish(record.job, ended, record.ended_ms or _now_ms())
 
     def _start(self, job: Job, now: int) -> None:
         child = self._child(job, now)
+        if child.status == "FINISHED" and not child.epochs:  # a path that an earlier driver let rest goes on
+            child.epochs = epochs_of(self._client, child.run_id)
         for row in spool.rows(Path(job.folder)):  # epochs of an earlier driver that did not reach MLflow
             self._epoch(job, row, now)
         if child.status != "RUNNING":
             self._client.update_run(child.run_id, status="RUNNING")
             self._client.set_tag(child.run_id, Tag.STATUS, "running")
-            child.status = "RUNNING"
+            child.status, child.said = "RUNNING", "running"
 
     def _create(self, job: Job, now: int) -> Child:
         from mlflow.entities import Param
@@ -295,21 +308,25 @@ class MlflowWriter:
         for row in outcome.history:
             self._epoch(job, row, now)
         step = outcome.last_epoch
+        # A path that went on is worth what its last snapshot is: written once more, at a later step.
+        moved = job.config.is_path and outcome.finals.get("epochs") != child.finals.get("epochs")
         finals = [
             (FINALS[name].key, float(value), now, step)
             for name, value in outcome.finals.items()
-            if name not in child.finals and math.isfinite(value)
+            if (moved or name not in child.finals) and math.isfinite(value)
         ]
         self._metrics.setdefault(child.run_id, []).extend(finals)
         self._flush()
         known = {Tag.STATUS: outcome.status, **tags(outcome.weights_sha256, outcome.provenance)}
         if outcome.error:
             known[Tag.ERROR] = outcome.error[:_TAG_LENGTH]
+        if job.config.is_path:
+            known |= {Tag.ENDED: outcome.ended, Tag.DECISION: why_rests(job, outcome)[:_TAG_LENGTH]}
         self._client.log_batch(child.run_id, tags=[RunTag(name, value) for name, value in known.items()])
         self._log_files(child.run_id, job)
         status = STATUSES[outcome.status].mlflow
         self._client.set_terminated(child.run_id, status=status, end_time=now)
-        child.status, child.finals = status, child.finals | set(outcome.finals)
+        child.status, child.said, child.finals = status, outcome.status, child.finals | outcome.finals
 
     def _snapshot(self, job: Job, snap: Snap, now: int) -> None:
         self._snapshots.write(self._child(job, now).run_id, job, snap, self._tags(job), now)
@@ -338,6 +355,7 @@ class MlflowWriter:
         child = self._child(job, now)
         for name, value in finals.items():
             self._metrics.setdefault(child.run_id, []).append((FINALS[name].key, float(value), now, epoch))
+            child.finals[name] = float(value)
 
     def _interrupt(self, job: Job) -> None:
         child = self._children.get(job.trial_id)

@@ -26,7 +26,7 @@ TREE = {
     "model": {"name": "vgg_tiny", "width": 0.25},
     "train": {"schedule": "cycles", "batch_size": 64},
     "prune": {"criterion": "l1", "start": 2, "interval": {"choice": [1, 2, 3]}, "ratio": 0.4, "target": 0.6},
-    "search": {"trials": 3, "concurrency": 2, "sampler": "random"},
+    "search": {"trials": 3, "concurrency": 2, "sampler": "random", "keep": "all"},
 }  # fmt: skip
 
 

@@ -64,13 +64,16 @@ def run(config: TrialConfig, *, report=None, checkpoint_dir=None, snapshot=None)
                     report(history[-1])
         (place / "epochs").mkdir(parents=True, exist_ok=True)
         again = None
-        taken.append(_keep(place, level, len(history), finals_at(config, removed, len(history))))
+        finals = finals_at(config, removed, len(history))
+        taken.append(_keep(place, level, len(history), finals, config.data.val_images))
         rest = snapshot is not None and snapshot(taken[-1])
         if config.model.name == "breaks" and len(taken) == 2:
             raise ValueError("no such thing")
-        over = removed == levels[-1]
+        cap = config.train.epochs
+        capped = cap is not None and len(history) + config.prune.interval > cap
+        over = removed == levels[-1] or capped
         if over or rest:
-            status, ended = ("complete", "target") if over else ("paused", "paused")
+            status, ended = ("complete", "cap" if capped else "target") if over else ("paused", "paused")
             return PathResult(
                 status,
                 taken[-1].finals,
@@ -94,11 +97,11 @@ def _row(epoch: int, removed: float) -> Report:
     return Report(epoch, metrics)
 
 
-def _keep(place: Path, level: int, epoch: int, finals: dict[str, float]) -> Taken:
+def _keep(place: Path, level: int, epoch: int, finals: dict[str, float], images: int | None) -> Taken:
     file = place / snapshot_artifact(level, "model/manifest.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     dense = {"macs": DENSE_MACS, "params": DENSE_PARAMS}
-    file.write_text(json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch}))
+    file.write_text(json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch, "val_images": images}))
     (file.parent / "weights.pt").write_bytes(b"weights")
     return Taken(level, epoch, finals, f"{level:064d}")
 

@@ -58,6 +58,9 @@ class Recorder:
     def snapshot(self, job: Job, snap: Snap) -> None:
         self.calls.append(("snapshot", model_id(job.trial_id, snap.level)))
 
+    def dropped(self, trial_id: str, level: int, why: str) -> None:
+        self.calls.append(("dropped", model_id(trial_id, level), why))
+
     def finished(self, job: Job, outcome: Outcome, *progress: int) -> None:
         self.calls.append(("finished", job.trial_id))
         self.finals[job.trial_id] = dict(outcome.finals)

@@ -14,7 +14,7 @@ from gcp_core.errors import ConfigError
 from sweeps.cli import main
 from sweeps.commands.clean import clean, front_of, size_of
 from sweeps.records.folder import Entry, write_config, write_entry
-from sweeps.records.job import Record
+from sweeps.records.job import Outcome, Record
 from sweeps.records.ledger import Ledger
 from sweeps.storage.lock import driver_of, request_stop, run_lock, stop_requested
 from tests.oracles.dominance import dominates
@@ -252,3 +252,60 @@ def test_of_a_path_the_weights_of_snapshots_off_the_front_go(tmp_path: Path) -> 
     )
     clean(folder, "none")
     assert left() == set()
+
+
+def _paths(tmp_path: Path, state: str = "complete") -> Path:
+    """A sweep of two paths that came to their target; each has left a state."""
+    conductor, _, ledger = new_conductor(config(tmp_path, {**OF_PATHS, "search.trials": 2}))
+    drive(conductor, PATHS)
+    folder = Path(conductor.config.folder)
+    write_config(folder, conductor.config)
+    write_entry(folder, Entry("aaaa", conductor.config.name, None, conductor.config.name, "r", "d", state))
+    for record in ledger.records("trial"):
+        _put(Path(record.job.folder) / "epochs" / "epoch_0004" / "state.pt", 30)
+    return folder
+
+
+def test_states_of_paths_that_may_go_on_stay_unless_asked_for_and_are_counted(tmp_path: Path) -> None:
+    folder = _paths(tmp_path)
+    states = {"trials/t0000/epochs": 30, "trials/t0001/epochs": 30}
+    cleaned = clean(folder)
+    assert (cleaned.removed, cleaned.kept_states) == ({}, states)
+    assert (
+        "training states kept of 2 paths, 0.00 MB: a raised target goes on from them (--states removes them; it then"
+        " trains again, from the nearest state that is shared)"
+    ) in cleaned.text()
+    assert clean(folder, dry_run=True, states=True).removed == states
+    assert (folder / "trials/t0001/epochs").exists()
+    answer = json.loads(_call("clean", str(folder), "--states", "--json").stdout)
+    assert (answer["removed"], answer["kept_states"]) == (states, {})
+    assert not list(folder.glob("trials/*/epochs"))
+    assert "states" not in clean(folder).text()
+
+
+def test_states_of_an_unfinished_sweep_are_refused(tmp_path: Path) -> None:
+    folder = _paths(tmp_path, "interrupted")
+    done = _call("clean", str(folder), "--states")
+    assert done.exit_code == 2
+    assert (
+        "--states: the sweep is interrupted: it goes on from these states (gcp-sweep run ends it"
+        in done.stderr
+    )
+    assert len(list(folder.glob("trials/*/epochs"))) == 2
+
+
+def test_a_resting_path_keeps_its_state_and_loses_weights_off_the_front(tmp_path: Path) -> None:
+    """A killed driver leaves a path that rests; the other path is better at every level, in the fake."""
+    conductor, _, ledger = new_conductor(config(tmp_path, {**OF_PATHS, "search.trials": 2}))
+    drive(conductor, PATHS)
+    folder, records = Path(conductor.config.folder), ledger.records("trial")
+    worse = min(records, key=lambda record: record.job.config.prune.interval)
+    resumed = ledger.resume(worse.job)
+    ledger.pause(resumed, Outcome("paused", worse.finals, ended="paused", part=1))
+    write_config(folder, conductor.config)
+    write_entry(folder, Entry("aaaa", conductor.config.name, None, conductor.config.name, "r", "d"))
+    _put(folder / "trials" / worse.job.trial_id / "epochs" / "epoch_0004" / "state.pt", 30)
+    cleaned = clean(folder, "front")
+    assert set(cleaned.kept_states) == {f"trials/{worse.job.trial_id}/epochs"}
+    left = {path.parents[2].name for path in folder.glob("trials/*/snapshots/*/weights.pt")}
+    assert left == {record.job.trial_id for record in records} - {worse.job.trial_id}

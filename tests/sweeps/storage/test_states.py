@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from pathlib import Path
 
@@ -10,7 +11,17 @@ import pytest
 from gcp_core.config import TrialConfig
 from sweeps.records.job import Job, Record
 from sweeps.storage.exchange import Exchange
-from sweeps.storage.states import clear_states
+from sweeps.storage.states import clear_states, may_go_on, trained_again, without_state
+from tests.sweeps.inline import OF_PATHS, config
+
+
+def _path(folder: Path, number: int, status: str, ended: str) -> Record:
+    """A path's record; its folder holds a state."""
+    checked = config(folder, OF_PATHS)
+    record = _record(folder, number, status)
+    path = checked.space.resolve(checked.space.first())
+    job = dataclasses.replace(record.job, config=path)
+    return dataclasses.replace(record, job=job, ended=ended)
 
 
 def _record(folder: Path, number: int, status: str) -> Record:
@@ -53,3 +64,56 @@ def test_a_store_that_is_away_ends_nothing(tmp_path, records, monkeypatch, caplo
     with caplog.at_level(logging.WARNING):
         clear_states(exchange, records)
     assert caplog.messages == ["training states stay in the store: no answer"]
+
+
+@pytest.mark.parametrize(
+    ("status", "ended", "stays"),
+    [
+        ("complete", "target", True),
+        ("complete", "cap", True),
+        ("complete", "paused", True),
+        ("paused", "paused", True),
+        ("running", "", True),
+        ("complete", "floors", False),
+        ("stopped", "constraint", False),
+        ("failed", "", False),
+        ("lost", "", False),
+    ],
+)
+def test_a_path_that_may_go_on_keeps_its_state(tmp_path, status, ended, stays):
+    record = _path(tmp_path, 0, status, ended)
+    assert may_go_on(record) == stays
+    clear_states(Exchange(tmp_path), [record])
+    assert (tmp_path / "trials" / "t0000" / "epochs").exists() == stays
+
+
+def test_the_state_of_a_path_that_may_go_on_stays_in_the_store(tmp_path, monkeypatch):
+    asked: list[str] = []
+    exchange = Exchange(tmp_path)
+    monkeypatch.setattr(exchange, "remove", lambda *paths: asked.extend(paths))
+    clear_states(exchange, [_path(tmp_path, 0, "lost", ""), _path(tmp_path, 1, "complete", "target")])
+    assert asked == ["stages", "trials/t0000/epochs"]
+
+
+def test_paths_that_have_lost_their_states_are_named(tmp_path):
+    names = [_path(tmp_path, number, "complete", "target").job.trial_id for number in range(7)]
+    assert without_state(Exchange(tmp_path), names) == []
+    (tmp_path / "trials" / "t0003" / "epochs").rmdir()
+    assert without_state(Exchange(tmp_path), names) == ["t0003"]
+    assert trained_again(["t0003"]) == (
+        "the training state is gone of t0003: it is trained again, from the nearest state that is shared, to the same"
+        " weights on a CPU"
+    )
+    assert "gone of t0000, t0001, t0002, t0003, t0004 and 2 more: they are" in trained_again(names)
+
+
+def test_a_state_in_the_store_is_none_that_is_lost(tmp_path, monkeypatch):
+    _path(tmp_path, 0, "complete", "target")
+    (tmp_path / "trials" / "t0000" / "epochs").rmdir()
+    exchange = Exchange(tmp_path)
+    exchange.url = "s3://bucket/sweep"
+    held = {"trials/t0000/epochs/epoch_0004/state.pt": 7}
+    monkeypatch.setattr(exchange, "sizes", lambda path: held if path == "trials/t0000/epochs" else {})
+    assert without_state(exchange, ["t0000"]) == []
+    held.clear()
+    assert without_state(exchange, ["t0000"]) == ["t0000"]

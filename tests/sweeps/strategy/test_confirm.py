@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.config.sweep_config import load_config
+from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.records.job import Outcome, Record
-from sweeps.records.ledger import Ledger
-from sweeps.strategy.confirm import finalists
+from sweeps.records.ledger import Ledger, SnapshotRecord
+from sweeps.strategy.confirm import confirm_runs, finalists, taken_further
 from sweeps.worker.trial import run_job
 from tests.oracles.dominance import dominates
-from tests.sweeps.inline import RUNNER, config, drive, new_conductor
+from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, drive, new_conductor
 
 
 def slow_front(trials: list[Record]) -> set[str]:
@@ -108,3 +109,97 @@ def test_no_finalist_no_confirm_run(tmp_path: Path) -> None:
 def test_a_wrong_number_of_seeds_is_refused(given: object, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         load_config({"name": "x", "confirm": {"seeds": given}})
+
+
+# --- paths --------------------------------------------------------------------------------------------------------
+
+
+def of_paths(tmp_path: Path, **more: object) -> SweepConfig:
+    """Two paths of four snapshots, of one and of two epochs a cycle; the longer one is better at every level."""
+    searched = {"prune.interval": {"choice": [1, 2]}, "search.sampler": "grid", "search.trials": None}
+    return config(tmp_path, {**OF_PATHS, **searched, **more})
+
+
+def entered(ledger: Ledger, spoil: dict[str, tuple[float, float] | None]) -> list[Record]:
+    """The trials of a ledger whose snapshots' values are taken from ``spoil`` where it has one; None = infeasible."""
+    real = ledger.snapshots()
+    changed: dict[str, list[SnapshotRecord]] = {}
+    for trial, known in real.items():
+        for one in known:
+            values = spoil.get(f"{trial}@{one.snap.level}", one.values)
+            snap = dataclasses.replace(one.snap, status="complete" if values else "infeasible")
+            changed.setdefault(trial, []).append(dataclasses.replace(one, snap=snap, values=values))
+    return confirm_runs(ledger.records("trial"), {"val_accuracy": "max", "macs": "min"}, 1, changed)
+
+
+def test_a_path_is_confirmed_down_to_its_deepest_snapshot_on_the_front(tmp_path: Path) -> None:
+    """Of the better path @3 breaks a limit; of the other one nothing but @3 is on the front then."""
+    conductor, _, ledger = new_conductor(of_paths(tmp_path))
+    drive(conductor, PATHS)
+    by_interval = {r.job.config.prune.interval: r for r in ledger.records("trial")}
+    better, other = by_interval[2].job.trial_id, by_interval[1].job.trial_id
+    (one,) = entered(ledger, {})
+    assert (one.job.config.prune.interval, one.job.config.train.epochs) == (2, 8)
+    both = {run.job.config.prune.interval: run for run in entered(ledger, {f"{better}@3": None})}
+    assert {k: run.job.config.train.epochs for k, run in both.items()} == {2: 6, 1: 5}
+    assert {run.job.config.seed for run in both.values()} == {1}
+    assert both[2].job.config.config_id() == by_interval[2].job.config.config_id()
+    assert both[2].key == dataclasses.replace(by_interval[2].job.config, seed=1).key()
+    only = entered(
+        ledger, {f"{better}@{k}": None for k in (1, 2, 3)} | {f"{other}@{k}": None for k in range(4)}
+    )
+    assert [run.job.config.train.epochs for run in only] == [2], "@0 alone: the dense phase"
+
+
+def test_a_model_that_two_paths_share_is_confirmed_once(tmp_path: Path) -> None:
+    """Both have the same snapshot 0 (in the fake, equal names of weights); nothing else is feasible."""
+    conductor, _, ledger = new_conductor(of_paths(tmp_path))
+    drive(conductor, PATHS)
+    equal = {f"t000{t}@0": (90.0, 100.0) for t in (0, 1)}
+    rest = {f"t000{t}@{k}": None for t in (0, 1) for k in (1, 2, 3)}
+    assert len(entered(ledger, equal | rest)) == 1
+
+
+def test_a_path_that_failed_after_models_on_the_front_is_confirmed(tmp_path: Path) -> None:
+    conductor, _, ledger = new_conductor(of_paths(tmp_path, **{"model.name": "breaks"}))
+    drive(conductor, PATHS)
+    assert {r.status for r in ledger.records("trial")} == {"failed"}
+    (one,) = entered(ledger, {})
+    assert (one.job.config.prune.interval, one.job.config.train.epochs) == (2, 4)
+
+
+def confirming(tmp_path: Path, **more: object) -> Ledger:
+    checked = of_paths(tmp_path, **{"confirm.seeds": 2, **more})
+    conductor, _, ledger = new_conductor(checked)
+    drive(conductor, PATHS)
+    return ledger
+
+
+def test_the_fresh_snapshots_are_those_of_the_front(tmp_path: Path) -> None:
+    """The limit is broken by the last level: the confirmed paths end before it."""
+    ledger = confirming(tmp_path, **{"search.constraints": ["val_accuracy >= 85"]})
+    runs, taken = ledger.records("confirm"), ledger.snapshots()
+    assert [r.job.config.seed for r in runs] == [1, 2]
+    assert {r.status for r in runs} == {"complete"}
+    assert {r.ended for r in runs} == {"cap"}
+    for record in runs:
+        assert [one.snap.level for one in taken[record.job.trial_id]] == [0, 1, 2]
+
+
+def test_paths_confirmed_before_go_on_where_the_front_has_become_deeper(tmp_path: Path) -> None:
+    ledger = confirming(tmp_path, **{"search.constraints": ["val_accuracy >= 85"]})
+    goals = {"val_accuracy": "max", "macs": "min"}
+    trials, known = ledger.records("trial"), ledger.records("confirm")
+    same = confirm_runs(trials, goals, 2, ledger.snapshots())
+    assert taken_further(same, known) == []
+    deeper = [_to(run, 8) for run in same]
+    jobs = taken_further(deeper, known)
+    assert [(job.trial_id, job.config.train.epochs) for job in jobs] == [("c0000", 8), ("c0001", 8)]
+    failed = [dataclasses.replace(record, ended="", status="failed") for record in known]
+    assert taken_further(deeper, failed) == []
+
+
+def _to(run: Record, epoch: int) -> Record:
+    train = dataclasses.replace(run.job.config.train, epochs=epoch)
+    job = dataclasses.replace(run.job, config=dataclasses.replace(run.job.config, train=train))
+    return dataclasses.replace(run, job=job)
