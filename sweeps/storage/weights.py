@@ -71,7 +71,7 @@ def put_back(exchange: Exchange, path: str, weights: Path) -> None:
 
 def how_to_have_them(sweep: str | Path, trial_id: str, level: int) -> str:
     """The command that brings them back."""
-    return f"gcp-sweep replay {sweep} {model_id(trial_id, level)} --restore"
+    return f"gcp-sweep replay {sweep} {model_id(trial_id, level)}"
 
 
 def _note(folder: Path, trial_id: str, level: int) -> dict[str, object] | None:

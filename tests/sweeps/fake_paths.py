@@ -101,7 +101,9 @@ def _keep(place: Path, level: int, epoch: int, finals: dict[str, float], images:
     file = place / snapshot_artifact(level, "model/manifest.json")
     file.parent.mkdir(parents=True, exist_ok=True)
     dense = {"macs": DENSE_MACS, "params": DENSE_PARAMS}
-    file.write_text(json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch, "val_images": images}))
+    file.write_text(
+        json.dumps({"finals": finals, "dense": dense, "level": level, "epoch": epoch, "val_images": images})
+    )
     (file.parent / "weights.pt").write_bytes(b"weights")
     return Taken(level, epoch, finals, f"{level:064d}")
 

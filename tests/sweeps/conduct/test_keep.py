@@ -192,9 +192,11 @@ def test_a_store_that_is_away_is_asked_again(tmp_path, monkeypatch, caplog):
 
 
 def in_a_sweep(tmp_path, images: int, **more: object):
-    """A played sweep of two paths, of one and two epochs a cycle; the longer one is half a point better at every level."""
+    """A played sweep of two paths, of one and two epochs a cycle; the longer one is half a point better everywhere."""
     searched = {"prune.interval": {"choice": [1, 2]}, "search.sampler": "grid", "search.trials": None}
-    checked = config(tmp_path, {**OF_PATHS, **searched, "data.val_images": images, "search.min_gain": 0, **more})
+    checked = config(
+        tmp_path, {**OF_PATHS, **searched, "data.val_images": images, "search.min_gain": 0, **more}
+    )
     conductor, recorder, ledger = new_conductor(checked)
     drive(conductor, PATHS)
     return recorder, ledger, Path(checked.folder)

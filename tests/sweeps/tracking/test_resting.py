@@ -245,7 +245,7 @@ def test_mlflow_drops_its_copy_of_dropped_weights_and_says_how_to_have_them(chec
     assert of_snapshot(checked, 0)[0] == {"model/weights.pt", "model/manifest.json"}
     files, tags = of_snapshot(checked, 1)
     assert files == {"model/manifest.json"}
-    assert tags[Tag.DROPPED] == "t0003@4 beats t0000@1; gcp-sweep replay SWEEP t0000@1 --restore"
+    assert tags[Tag.DROPPED] == "t0003@4 beats t0000@1; gcp-sweep replay SWEEP t0000@1"
 
 
 def test_a_drop_that_mlflow_did_not_hear_of_is_made_up_for(checked):
