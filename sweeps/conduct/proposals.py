@@ -66,6 +66,8 @@ class Proposals:
             self.observe(job, known.values, known.violations)
         if record.finished:
             self._answer(job, record.status, record.values, record.violations)
+        elif record.status == "paused":
+            self.paused(job)
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:

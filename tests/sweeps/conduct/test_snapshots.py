@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from gcp_core.schema import model_id
 from sweeps.conduct.conductor import Conductor
+from sweeps.conduct.proposals import Proposals
 from sweeps.records.job import Outcome, Snap
 from sweeps.records.ledger import Ledger, read_snapshots
 from sweeps.strategy.front import LiveFront
@@ -194,6 +196,18 @@ def test_what_breaks_a_constraint_adds_nothing_to_what_a_population_learns(tmp_p
     (told,) = conductor._proposals._proposer._mirror.trials()
     assert told.values == [pytest.approx(front.hypervolume_of(kept))]
     assert (told.values[0] > 0) == bool(levels)
+
+
+def test_a_driver_that_takes_over_tells_a_population_what_paused_paths_are_worth(tmp_path):
+    checked = paths(tmp_path, **{"search.sampler": "nsga2"})
+    conductor, _, ledger = new_conductor(checked)
+    drive(conductor, PATHS)
+    records = [
+        dataclasses.replace(record, status="paused", values=None) for record in ledger.records("trial")
+    ]
+    worth = conductor._front.hypervolume_of
+    proposals = Proposals(checked, records, ledger.snapshots(), lambda trial: False, print, worth)
+    assert [trial.state.name for trial in proposals._proposer._mirror.trials()] == ["COMPLETE", "COMPLETE"]
 
 
 def test_without_a_scale_a_population_learns_the_best_value_of_the_first_objective(tmp_path):
