@@ -6,7 +6,7 @@ A replay starts the recorded paths in a random order, on one or two workers, and
 after every model, as the driver does; time is training cost. Beside it, on the same order: every path to its end
 (first come, first served), and as many cycles left out by lot. Saved is the share of the training cost after the dense
 phases, against running all paths to their ends. A member of the front of all recorded models is lost if no model that
-was trained, for at most 1 % more MACs, comes within its 95 % interval (binomial, 5,000 validation images).
+was trained, for at most a twentieth more MACs, comes within its 95 % interval (binomial, 5,000 validation images).
 
 The sampler's choice: ``sweeps.strategy.sampling.Proposer``, which learns from every snapshot and may only propose
 recorded points, against a random order; both under the rule, compared at equal cost.
@@ -31,7 +31,7 @@ import numpy as np
 from path_curves import TABLE, Curve, read_curves
 from record import add_out, write
 
-from analysis.front.pareto import BAND, dominated_volume, nondominated
+from analysis.front.pareto import dominated_volume, nondominated
 from sweeps.config.search import SearchConfig
 from sweeps.config.space import Dimension, Space
 from sweeps.strategy.choice import Choice
@@ -39,6 +39,8 @@ from sweeps.strategy.sampling import Proposer
 
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}
 VAL_IMAGES = 5000
+#: Events cut whole units, so that models of one level differ by this share of their MACs.
+NEAR = 0.05
 ORDERS, FIRST_SEED = 100, 1000
 
 
@@ -222,7 +224,7 @@ def lost(world: World, replay: Replay) -> list[tuple[str, int, float]]:
         member = world.curves[name].snapshots[k]
         share = member["val_accuracy"] / 100
         half = 196 * math.sqrt(share * (1 - share) / VAL_IMAGES)
-        near = [one["val_accuracy"] for one in have if one["macs"] <= (1 + BAND) * member["macs"]]
+        near = [one["val_accuracy"] for one in have if one["macs"] <= (1 + NEAR) * member["macs"]]
         behind = member["val_accuracy"] - max(near, default=0.0)
         if behind > half:
             missing.append((name, k, behind))

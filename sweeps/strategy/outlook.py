@@ -28,6 +28,8 @@ _NO_DEEPER = 1e-9
 #: How much the accuracies of paths differ at one depth, in points, before any has been seen; it counts as much as this
 #: number of paths.
 PRIOR_SPREAD, PRIOR_PATHS = 3.0, 2.0
+#: How much paths must differ in effort (sum of squares, in doublings) to be believed by half that it explains accuracy.
+PRIOR_EFFORT = 0.5
 #: Where no other path has been nothing is expected to change, and the spread is this many times as wide.
 UNKNOWN = 2.0
 #: Among more paths than this one makes no difference to the mean.
@@ -45,6 +47,15 @@ class Seen:
     removed: float
     epoch: int
     finals: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a path is: how deep, with which value, after which effort (log2 of its epochs)."""
+
+    depth: float
+    value: float
+    effort: float
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Outlook:
         """Everything that is known of a path, by depth; replaces what was told of it before."""
         for name, course in self._courses.items():
             known = [one for one in seen if math.isfinite(_inner(name, one))]
-            course.tell(path, [_depth(one.removed) for one in known], [_inner(name, one) for one in known])
+            course.tell(path, [_place(name, one) for one in known])
         hours, cost = (seen[-1].finals.get(name, math.nan) for name in ("device_hours", "train_cost"))
         if math.isfinite(hours) and cost > 0:
             self._pace[path] = (hours, cost)
@@ -99,8 +110,9 @@ class Outlook:
             return Foreseen((np.arange(len(steps)) == len(steps) - 1).astype(float), still)
         removed = np.array([step.removed for step in steps])
         depths = np.array([_depth(share) for share in removed])
-        last = [(_depth(one.removed), _inner(name, one)) for one in seen[-2:]]
-        mean, spread = self._courses[name].expect(path, last, depths)
+        epochs = self._effort("epochs", seen[-1] if seen else None, steps, cycle)
+        last = [_place(name, one) for one in seen[-2:]]
+        mean, spread = self._courses[name].expect(path, last, depths, np.log2(epochs))
         if name in ACCURACIES:
             return Foreseen(mean, spread)
         return Foreseen(_outer(name, mean, 1 - removed), still)
@@ -130,15 +142,22 @@ class Course:
         self._lasting = lasting
         self._rows: dict[str, np.ndarray] = {}
         self._table: np.ndarray | None = None
-        self._sums: _Sums | None = None
+        self._sums: dict[bool, _Sums] = {}
 
     @property
     def known(self) -> bool:
         return bool(self._rows)
 
-    def tell(self, path: str, depths: Sequence[float], values: Sequence[float]) -> None:
-        """All that is known of a path: values at rising depths."""
-        row = _on_knots(np.asarray(depths), np.asarray(values))
+    def tell(self, path: str, places: Sequence[Place]) -> None:
+        """All that is known of a path, by depth."""
+        depths = np.array([place.depth for place in places])
+        row = np.stack(
+            [
+                _on_knots(depths, np.array(part))
+                for part in zip(*((p.value, p.effort) for p in places), strict=True)
+            ]
+            or [np.full(len(_KNOTS), np.nan)] * 2
+        )
         if np.isnan(row).all():
             self._table = None if self._rows.pop(path, None) is not None else self._table
         elif path in self._rows:
@@ -146,38 +165,46 @@ class Course:
         else:
             self._rows[path] = row
             self._table = None
-        self._sums = None
+        self._sums.clear()
 
     def expect(
-        self, path: str, last: Sequence[tuple[float, float]], depths: np.ndarray
+        self, path: str, last: Sequence[Place], depths: np.ndarray, efforts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(mean, standard deviation), each (j,), of the path's values at ``depths``; NaN where nothing is known.
 
-        ``last``: (depth, value) of its last one or two; empty = it has none.
+        ``last``: its last one or two places; empty = it has none. ``efforts``: (j,) what it will have taken.
         """
-        if self._sums is None:
-            self._sums = _Sums(self._by_name(), self._kept(_KNOTS))
-        typical = self._sums.typical(self._rows.get(path))
+        sums = self._summed(begun=bool(last))
+        typical = sums.typical(self._rows.get(path))
         known = int(np.isfinite(typical).sum())
         reach = _KNOTS[max(known - 1, 0)] + _NO_DEEPER
-        at, value = last[-1] if last else (0.0, math.nan)
+        at, value = (last[-1].depth, last[-1].value) if last else (0.0, math.nan)
         wide = np.full(len(depths), UNKNOWN * PRIOR_SPREAD)
         if not known or (last and at > reach):
             return np.full(len(depths), value), wide  # no other path is there: as it is now
         held = np.where(np.isfinite(typical), typical, typical[known - 1])
-        mean, kept = np.interp(depths, _KNOTS, held), 0.0
+        slope = sums.slope
+        mean, kept = np.interp(depths, _KNOTS, held) + slope * efforts, 0.0
         if last:
             kept = float(self._kept(np.array(at)))
-            apart = [value - float(np.interp(depth, _KNOTS, held)) for depth, value in last]
+            apart = [p.value - slope * p.effort - float(np.interp(p.depth, _KNOTS, held)) for p in last]
             mean = mean + kept * apart[-1] * (1.0 if self._lasting else _left_over(apart))
-        spread = np.interp(depths, _KNOTS, self._sums.spread) * math.sqrt(1 - kept * kept)
+        spread = np.interp(depths, _KNOTS, sums.spread) * math.sqrt(1 - kept * kept)
         return mean, np.where(depths <= reach, spread, wide)
 
+    def _summed(self, begun: bool) -> _Sums:
+        """For a path that has begun what its effort explains is left out; of a new one the effort is not known."""
+        slope = begun and not self._lasting
+        if slope not in self._sums:
+            table = self._by_name()
+            self._sums[slope] = _Sums(table, self._kept(_KNOTS), _slope(table) if slope else 0.0)
+        return self._sums[slope]
+
     def _by_name(self) -> np.ndarray:
-        """(paths, knots) what is known, in an order that does not depend on that of telling."""
+        """(paths, 2, knots) values and efforts, in an order that does not depend on that of telling."""
         if self._table is None:
             names = sorted(self._rows)
-            self._table = np.array([self._rows[name] for name in names]).reshape(-1, len(_KNOTS))
+            self._table = np.array([self._rows[name] for name in names]).reshape(-1, 2, len(_KNOTS))
             self._rows = dict(zip(names, self._table, strict=True))
         return self._table
 
@@ -189,11 +216,13 @@ class Course:
 class _Sums:
     """What the typical course is made of, so that it can be had without any one path."""
 
-    def __init__(self, table: np.ndarray, kept: np.ndarray) -> None:
+    def __init__(self, table: np.ndarray, kept: np.ndarray, slope: float) -> None:
         self._kept, self._many = kept, len(table) > MANY
+        #: Points for a doubling of the effort.
+        self.slope = slope
         self._all = self._parts(table)
         self._typical = self._course(self._all)
-        off = table - self._typical
+        off = self._freed(table) - self._typical
         seen = np.isfinite(off)
         squares = np.where(seen, off, 0.0) ** 2
         prior = PRIOR_PATHS * PRIOR_SPREAD**2
@@ -219,15 +248,37 @@ class _Sums:
             differences += last - weight * mean
         return course
 
+    def _freed(self, table: np.ndarray) -> np.ndarray:
+        """(paths, knots) the values without what the effort explains."""
+        return table[:, 0] - self.slope * table[:, 1]
+
     def _parts(self, table: np.ndarray) -> np.ndarray:
         """(4, knots): sum and number of the values; and of those that are a path's last one, times the share that stays,
         the same.
         """
-        seen = np.isfinite(table)
-        values = np.where(seen, table, 0.0)
+        freed = self._freed(table)
+        seen = np.isfinite(freed)
+        values = np.where(seen, freed, 0.0)
         last = seen & ~np.concatenate([seen[:, 1:], np.zeros((len(table), 1), dtype=bool)], axis=1)
         weight = last * self._kept
         return np.stack([part.sum(axis=0) for part in (values, seen, weight * values, weight)])
+
+
+def _slope(table: np.ndarray) -> float:
+    """What a doubling of the effort goes with at equal depth, over all depths where something is removed; towards 0."""
+    values, efforts = table[:, 0, 1:], table[:, 1, 1:]
+    seen = np.isfinite(values)
+    number = seen.sum(axis=0)
+    used = number > 1
+    if not used.any():
+        return 0.0
+
+    def centred(part: np.ndarray) -> np.ndarray:
+        part = np.where(seen, part, 0.0)[:, used]
+        return np.where(seen[:, used], part - part.sum(axis=0) / number[used], 0.0)
+
+    y, x = centred(values), centred(efforts)
+    return float((x * y).sum() / ((x * x).sum() + PRIOR_EFFORT * used.sum()))
 
 
 def _left_over(apart: Sequence[float]) -> float:
@@ -254,6 +305,10 @@ def _on_knots(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def _depth(removed: float) -> float:
     return -math.log(max(1 - removed, _LEAST_LEFT))
+
+
+def _place(name: str, one: Seen) -> Place:
+    return Place(_depth(one.removed), _inner(name, one), math.log2(max(one.epoch, 1)))
 
 
 def _inner(name: str, one: Seen) -> float:
