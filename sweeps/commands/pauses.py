@@ -1,8 +1,8 @@
 """What a sweep of paths is expected to spend: its rule is played on the paths' foreseen levels and imagined accuracies.
 
-Accuracies are those of the sweep's own recorded paths where its folder has some. Else they are imagined, and that is said:
-90 % less 20 points times the cube of the share removed, paths one point apart (standard deviation). The rule, the number
-of workers, ``search.min_gain`` and the constraints are the sweep's own.
+Accuracies are those of the sweep's own recorded paths where its folder has some. Else they are imagined, and that is
+said: 90 % less 20 points times the cube of the share removed, paths one point apart (standard deviation). The rule, the
+number of workers, ``search.min_gain`` and the constraints are the sweep's own.
 """
 
 from __future__ import annotations
