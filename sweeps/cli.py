@@ -171,7 +171,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     check_tracking(checked.tracking.uri)
     check_ledger(checked.database)
     unreachable = check_space(checked, check_config)
-    check_disk(checked.folder, forecast(checked, timed=False).disk_bytes)
+    check_disk(checked.folder, forecast(checked, timed=False, rule=False).disk_bytes)
     if address is not None:
         with ray_cluster(checked, address):
             pass

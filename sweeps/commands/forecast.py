@@ -17,6 +17,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.records.stages import MAX_BYTES
 from gcp_core.training.setup import check_config
 from sweeps.commands.calibration import Calibration, calibrate
+from sweeps.commands.pauses import Pauses, pauses
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
 from sweeps.config.equal_cost import too_dear
 from sweeps.config.space import Point
@@ -84,6 +85,7 @@ class Forecast:
     levels: list[list[float]] = field(default_factory=list)
     too_dear_share: float = 0.0
     baseline_epochs: int | None = None
+    pauses: Pauses | None = None
 
     def text(self) -> str:
         """For people."""
@@ -119,6 +121,7 @@ class Forecast:
                     f"  MACs left         {', '.join(f'{100 * share:.0f}' for share in levels)} %"
                     for levels in self.levels
                 ),
+                *(self.pauses.text() if self.pauses is not None else ()),
             ]
         elif not self.snapshots:
             lines.append(
@@ -142,10 +145,11 @@ def _range(ends: Sequence[float]) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
+def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Forecast:
     """Check everything ``run`` would check before it starts, then estimate; writes nothing.
 
-    ``timed`` measures a few training steps and scoring passes; without, times are None.
+    ``timed`` measures a few training steps and scoring passes; without, times are None. ``rule`` plays what a sweep of
+    paths is expected to spend.
     """
     start = time.process_time()
     config = continued(config)
@@ -184,6 +188,7 @@ def forecast(config: SweepConfig, timed: bool = True) -> Forecast:
         impossible_share=(len(cheap) - len(possible)) / len(trials),
         too_dear_share=1 - len(cheap) / len(trials),
         baseline_epochs=config.baseline.epochs,
+        pauses=pauses(config, paths) if rule else None,
         mean_events=sum(len(trial.events) for trial in played) / max(1, len(played)),
         stopped_share=sum(a.epochs < b.epochs for a, b in zip(run, likely, strict=True)) / max(1, len(run)),
         device_hours=sum(times) / 3600 if times else None,
@@ -299,17 +304,20 @@ def _slots(config: SweepConfig) -> int:
 
 
 def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
-    """Weights of every model twice (trial and MLflow), two checkpoints per running trial, bounded shared states."""
+    """Weights of every model twice (trial and MLflow), two checkpoints per running trial and per path that may go on,
+    bounded shared states. With ``search.keep: front`` it is less: how much nobody knows before.
+    """
     weights = sum(8 * params for trial in trials for params in _models(trial))
     factor = (
         12 if trials and trials[0].config.train.optimizer == "adamw" else 8
     )  # weights and momenta, float32
     running = slots * 2 * factor * max(trial.params[0] for trial in trials)
+    resting = 2 * factor * sum(trial.params[-1] for trial in trials if trial.config.is_path)
     states = {
         state: params for trial in trials for state, params in zip(trial.states, trial.params, strict=True)
     }
     shared = min(MAX_BYTES, factor * sum(states.values())) if config.search.share else 0
-    return round(weights + running + shared + _TRIAL_BYTES * len(trials) + _SWEEP_BYTES)
+    return round(weights + running + resting + shared + _TRIAL_BYTES * len(trials) + _SWEEP_BYTES)
 
 
 def _models(trial: Played) -> list[float]:

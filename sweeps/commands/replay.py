@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import CheckpointError, ConfigError, did_you_mean
+from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.factory import load_factory
 from gcp_core.schema import ARTIFACT_WEIGHTS, model_id, snapshot_artifact
+from sweeps.records import spool
 from sweeps.records.job import Record, Snap, read_outcome
 from sweeps.records.layout import trial_path
 from sweeps.records.ledger import read_records, read_snapshots
 from sweeps.records.provenance import collect, differences
 from sweeps.storage.place import Place, open_sweep
+from sweeps.storage.weights import put_back
 from sweeps.worker.trial import DEFAULT_RUNNER
 
-_ENDED_WITH_WEIGHTS = ("complete", "stopped", "infeasible")
+_ENDED_WITH_WEIGHTS = ("complete", "stopped", "infeasible", "paused")
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def replay(
         if not record.job.config.is_path and weights == task.recorded:
             sound = {model: result}
         restored = [name for name, one in sound.items() if _restored(task, name, one)]
-    then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in outcome.history} if outcome else {}
+    rows = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
+    then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in rows}
     differing = [e for e in sorted(losses) if e in then and losses[e] != then[e]]
     return Replay(
         trial_id=record.job.trial_id,
@@ -173,9 +176,7 @@ def _task(place: Place, model: str) -> _Task:
             has = f"{len(snapshots)} snapshots, {_span(snapshots)}" if snapshots else "no snapshot yet"
             raise ConfigError(f"the path has {has}", model, "name one of them" if snapshots else None)
         snap = snapshots[model]
-        # A path under a cap is the same path as far as it goes.
-        capped = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=snap.epoch))
-        return _Task(place, record, model, snap.weights_sha256, capped, {model: snap}, None)
+        return _Task(place, record, model, snap.weights_sha256, _capped(config, snap), {model: snap}, None)
     outcome = read_outcome(record.job.folder)
     recorded = record.weights_sha256 or (outcome.weights_sha256 if outcome is not None else "")
     if record.status not in _ENDED_WITH_WEIGHTS or not recorded:
@@ -183,8 +184,17 @@ def _task(place: Place, model: str) -> _Task:
         if snapshots:
             hint += f"; its snapshots can be replayed: {_span(snapshots)}"
         raise ConfigError(f"ended as {record.status}, without weights to compare", trial_id, hint)
+    if (
+        snapshots and record.status != "stopped"
+    ):  # it may have rested before its target until the sweep was over
+        config = _capped(config, list(snapshots.values())[-1])
     last = int(record.finals.get("epochs", config.train.epochs or 0)) if record.status == "stopped" else None
     return _Task(place, record, model, recorded, config, snapshots, last)
+
+
+def _capped(path: TrialConfig, snap: Snap) -> TrialConfig:
+    """A path that ends with that snapshot: under a cap it is the same path as far as it goes."""
+    return dataclasses.replace(path, train=dataclasses.replace(path.train, epochs=snap.epoch))
 
 
 def _span(names: Iterable[str]) -> str:
@@ -201,14 +211,7 @@ def _restored(task: _Task, name: str, trained: Any) -> bool:
     weights, there = Path(job.folder) / inside, f"{trial_path(job.trial_id)}/{inside}"
     if source is None or weights.exists() or task.place.exchange.has(there):
         return False
-    from gcp_core.records.checkpoint import read_manifest, read_state, write_folder
-
-    manifest = read_manifest(source)
-    state = read_state(source, manifest)
-    with contextlib.suppress(CheckpointError):  # the one written then knows the values of then
-        manifest = read_manifest(weights.parent)
-    write_folder(weights.parent, weights.name, state, manifest)
-    task.place.exchange.send(str(Path(there).parent))
+    put_back(task.place.exchange, there, Path(source) / weights.name)
     return True
 
 

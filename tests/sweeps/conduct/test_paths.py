@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import optuna
@@ -12,7 +13,7 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Rest, read_rest
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.choice import Verdict
-from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
+from tests.sweeps.inline import OF_PATHS, PATHS, Recorder, config, drive, new_conductor
 
 
 class Scripted:
@@ -293,3 +294,22 @@ def test_a_spent_budget_begins_no_further_cycle(tmp_path, scripted, monkeypatch)
     assert (record.status, record.ended) == ("complete", "paused")
     assert "budget of 2 hours" in record.decisions[0]["reason"]
     assert "budget of 2 hours" in conductor.why_complete
+
+
+def test_a_raised_target_on_a_path_whose_state_was_cleaned_says_that_it_is_trained_again(tmp_path, scripted):
+    scripted()
+    conductor, _, ledger = sweep(tmp_path)
+    drive(conductor, PATHS)
+    shutil.rmtree(Path(ledger.records("trial")[1].job.folder) / "epochs")
+    scripted(resumes=2)
+    notes = Recorder()
+    folder = Path(conductor.config.folder)
+    deeper = config(tmp_path, {**OF_PATHS, "search.trials": 2, **DEEPER})
+    again = Ledger(folder, deeper.name, deeper.search.objectives)
+    drive(Conductor(deeper, again, Recorder(), notes), PATHS)
+    said = [text for text in notes.named("note") if "state" in text]
+    assert said == [
+        "the training state is gone of t0001: it is trained again, from the nearest state that is shared, to the same"
+        " weights on a CPU"
+    ]
+    assert names(again) == {"t0000": [0, 1, 2, 3, 4, 5], "t0001": [0, 1, 2, 3, 4, 5]}
