@@ -118,6 +118,29 @@ def test_a_model_of_an_old_folder_is_proven_and_exported(here):
     assert (out / "model.pt2").is_file()
 
 
+def test_an_old_folder_has_one_model_per_trial_and_no_snapshots(here):
+    df = load(here / "runs" / "small")
+    assert list(df["model"]) == list(df["trial"])
+    assert df["level"].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("program", "words", "said"),
+    [
+        (sweep, ["replay", "runs/small", "t0003@1"], "t0003@1: is no path, so it has no snapshots"),
+        (analyze, ["select", "runs/small", "--id", "t0003@1"], "t0003@1: is no path, or has no snapshot yet"),
+        (analyze, ["export", "runs/small", "--id", "t0003@1", "--out", "x"], "its name is t0003"),
+        (analyze, ["register", "runs/small", "--id", "t0003@1"], "its name is t0003"),
+    ],
+    ids=["replay", "select", "export", "register"],
+)
+def test_a_snapshot_of_an_old_folder_is_refused(here, program, words, said):
+    done = program(here, *words)
+    assert done.returncode == 2, done.stderr
+    assert said in done.stderr
+    assert not (here / "x").exists()
+
+
 # --- the folder wins over the place that MLflow recorded ----------------------------------------------------------
 
 

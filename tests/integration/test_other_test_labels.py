@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -56,9 +57,8 @@ OTHERS = (
     "latency",
     "seconds",
     "epoch_s",
-    "started",
-    "ended",
     "run_id",
+    "link",
     "digest",
     "sweeps",
 )
@@ -84,7 +84,7 @@ def digits(config):
 
 def same(name: str) -> bool:
     """Whether something of this name must be the same."""
-    return not any(part in name for part in OTHERS)
+    return name not in ("started", "ended") and not any(part in name for part in OTHERS)
 
 
 def run_in_process(storage: Path, store: Path) -> Path:
@@ -212,3 +212,15 @@ def test_the_reports_table_has_the_same_models_in_the_same_order(both):
         tables.append(table[[name for name in table if same(name)]])
     assert len(tables[0]) >= 3
     pd.testing.assert_frame_equal(*tables)
+
+
+def test_the_page_has_the_same_points_in_the_same_order_and_the_same_defaults(both, tmp_path):
+    pages = []
+    for number, folder in enumerate(both):
+        out = tmp_path / str(number)
+        done = CliRunner().invoke(main, ["report", str(folder), "--out", str(out), "--no-cache"])
+        assert done.exit_code == 0, done.output
+        page = (out / "report.html").read_text(encoding="utf-8")
+        pages.append(_plain(json.loads(re.search(r'id="data"[^>]*>(.*?)</script>', page, re.DOTALL)[1])))
+    assert len(pages[0]["trials"]) > 20
+    assert pages[0] == pages[1]
