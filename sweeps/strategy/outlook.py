@@ -184,9 +184,7 @@ class Course:
         wide = np.full(len(depths), UNKNOWN * PRIOR_SPREAD)
         if not known or (last is not None and last.depth > reach):
             return np.full(len(depths), math.nan if last is None else last.value), wide  # as it is now
-        held = np.where(
-            np.isfinite(typical), typical, typical[known - 1]
-        )  # NaN would spoil what is before it
+        held = np.where(np.isfinite(typical), typical, typical[known - 1])  # a NaN would spread
         slope = sums.slope
         mean, kept = np.interp(depths, _KNOTS, held) + slope * efforts, 0.0
         if last is not None:

@@ -135,6 +135,7 @@ def test_a_path_is_not_paused_for_another_right_after_its_dense_phase():
     for one in (choice, strict):
         enter(one, "t0", cheap)
         enter(one, "t1", (8, 8, cheap[2]))  # so effort does not matter here
+        enter(one, "t3", cheap)
         enter(one, "t2", (12, 12, LONG[2]), models=1, state="running")
     verdict = choice.goes_on("t2", may_start=True)
     assert verdict.other.rate > verdict.promise.rate
