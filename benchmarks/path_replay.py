@@ -31,6 +31,7 @@ import numpy as np
 from path_curves import TABLE, Curve, read_curves
 from record import add_out, write
 
+from analysis.front.anchors import USABLE
 from analysis.front.pareto import dominated_volume, nondominated
 from sweeps.config.search import SearchConfig
 from sweeps.config.space import Dimension, Space
@@ -280,7 +281,7 @@ def compare(world: World, min_gain: float | None, workers: int, seeds: range) ->
         "hypervolume_kept_by_lot": summary(lot_fronts),
         "pauses": summary([float(number) for number in paused]),
         "orders": len(seeds),
-        "share_of_hypervolume_over_share_of_cost": {
+        "share_of_hypervolume_over_share_of_cost": {  # first come, first served goes on one worker
             kind: {
                 f"{cost / total:.1f}": round(float(np.mean(column)), 4)
                 for cost, column in zip(at, zip(*rows, strict=True), strict=True)
@@ -316,9 +317,9 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--min-gain", type=float, nargs="+", default=[0.05])
+    parser.add_argument("--min-gain", type=float, nargs="+", default=[0.02])
     parser.add_argument(
-        "--below", type=float, nargs="+", default=[10.0], help="points the scale reaches below its top"
+        "--below", type=float, nargs="+", default=[USABLE], help="usable points below the top"
     )
     parser.add_argument(
         "--top", type=float, help="accuracy at the top of the scale; default: the best baseline's"

@@ -1,10 +1,12 @@
 """How paths go on: what their next models are expected to be, from how far they are and how other paths went.
 
-A path is expected to differ from the typical course as it does now, times the share that it has removed: the unpruned
-model of a path says nothing about its later ones (a short dense phase gives a poor one, and better models later), the
-last but one says nearly all. Where the last cycle has made the difference smaller, the next ones are expected to do so
-too: a path that is catching up is not judged by how far it was behind. What is not known spreads as paths differ at
-that depth.
+Accuracies are compared at equal effort: at equal depth a path that was trained for more epochs is expected to be better,
+by as many points per doubling as the data say. So a short dense phase with long cycles is not taken for a poor path
+while it is behind. Of a new path nothing is known but how paths differ.
+
+How a path differs from the typical course now says the more about later the more has been removed. The correlation is
+taken for the root of the share removed: the unpruned model says nothing about the later ones, the last but one nearly
+all. What is not known spreads as paths differ at that depth.
 
 The typical course of a quantity is the mean of all paths at equal depth. Paths that did not come that far count with
 what is expected of them, so that the course does not jump where poor paths were paused. Between two snapshots a path's
@@ -28,8 +30,9 @@ _NO_DEEPER = 1e-9
 #: How much the accuracies of paths differ at one depth, in points, before any has been seen; it counts as much as this
 #: number of paths.
 PRIOR_SPREAD, PRIOR_PATHS = 3.0, 2.0
-#: How much paths must differ in effort (sum of squares, in doublings) to be believed by half that it explains accuracy.
-PRIOR_EFFORT = 0.5
+#: Points that a doubling of the epochs brings, before the data say it; that counts as much as paths whose efforts have
+#: this sum of squares (two paths, one doubling apart: 0.5).
+PRIOR_SLOPE, PRIOR_EFFORT = 2.0, 0.5
 #: Where no other path has been nothing is expected to change, and the spread is this many times as wide.
 UNKNOWN = 2.0
 #: Among more paths than this one makes no difference to the mean.
@@ -111,7 +114,7 @@ class Outlook:
         removed = np.array([step.removed for step in steps])
         depths = np.array([_depth(share) for share in removed])
         epochs = self._effort("epochs", seen[-1] if seen else None, steps, cycle)
-        last = [_place(name, one) for one in seen[-2:]]
+        last = _place(name, seen[-1]) if seen else None
         mean, spread = self._courses[name].expect(path, last, depths, np.log2(epochs))
         if name in ACCURACIES:
             return Foreseen(mean, spread)
@@ -135,7 +138,7 @@ class Outlook:
 class Course:
     """The typical course of one quantity over the depth, and how much paths differ from it.
 
-    ``lasting``: of how a path differs all stays, not only the share that it has removed.
+    ``lasting``: of how a path differs all stays, and effort does not matter.
     """
 
     def __init__(self, lasting: bool) -> None:
@@ -168,29 +171,30 @@ class Course:
         self._sums.clear()
 
     def expect(
-        self, path: str, last: Sequence[Place], depths: np.ndarray, efforts: np.ndarray
+        self, path: str, last: Place | None, depths: np.ndarray, efforts: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """(mean, standard deviation), each (j,), of the path's values at ``depths``; NaN where nothing is known.
 
-        ``last``: its last one or two places; empty = it has none. ``efforts``: (j,) what it will have taken.
+        ``last``: where it is, None = it has not begun. ``efforts``: (j,) what it will have taken.
         """
-        sums = self._summed(begun=bool(last))
+        sums = self._summed(begun=last is not None)
         typical = sums.typical(self._rows.get(path))
         known = int(np.isfinite(typical).sum())
         reach = _KNOTS[max(known - 1, 0)] + _NO_DEEPER
-        at, value = (last[-1].depth, last[-1].value) if last else (0.0, math.nan)
         wide = np.full(len(depths), UNKNOWN * PRIOR_SPREAD)
-        if not known or (last and at > reach):
-            return np.full(len(depths), value), wide  # no other path is there: as it is now
-        held = np.where(np.isfinite(typical), typical, typical[known - 1])
+        if not known or (last is not None and last.depth > reach):
+            return np.full(len(depths), math.nan if last is None else last.value), wide  # as it is now
+        held = np.where(np.isfinite(typical), typical, typical[known - 1])  # a NaN would spread
         slope = sums.slope
         mean, kept = np.interp(depths, _KNOTS, held) + slope * efforts, 0.0
-        if last:
-            kept = float(self._kept(np.array(at)))
-            apart = [p.value - slope * p.effort - float(np.interp(p.depth, _KNOTS, held)) for p in last]
-            mean = mean + kept * apart[-1] * (1.0 if self._lasting else _left_over(apart))
+        if last is not None:
+            kept = float(self._kept(np.array(last.depth)))
+            mean = mean + kept * (last.value - slope * last.effort - np.interp(last.depth, _KNOTS, held))
+        there = depths <= reach
+        if not there.all():  # rising, so these are the last ones
+            mean[~there] = mean[there][-1] if there.any() else last.value
         spread = np.interp(depths, _KNOTS, sums.spread) * math.sqrt(1 - kept * kept)
-        return mean, np.where(depths <= reach, spread, wide)
+        return mean, np.where(there, spread, wide)
 
     def _summed(self, begun: bool) -> _Sums:
         """For a path that has begun what its effort explains is left out; of a new one the effort is not known."""
@@ -210,7 +214,7 @@ class Course:
 
     def _kept(self, depths: np.ndarray) -> np.ndarray:
         """The share of a difference at these depths that stays."""
-        return np.ones_like(depths) if self._lasting else 1 - np.exp(-depths)
+        return np.ones_like(depths) if self._lasting else np.sqrt(1 - np.exp(-depths))
 
 
 class _Sums:
@@ -265,27 +269,21 @@ class _Sums:
 
 
 def _slope(table: np.ndarray) -> float:
-    """What a doubling of the effort goes with at equal depth, over all depths where something is removed; towards 0."""
+    """What a doubling of the effort goes with at equal depth, over all depths where something is removed."""
     values, efforts = table[:, 0, 1:], table[:, 1, 1:]
     seen = np.isfinite(values)
     number = seen.sum(axis=0)
     used = number > 1
     if not used.any():
-        return 0.0
+        return PRIOR_SLOPE
 
     def centred(part: np.ndarray) -> np.ndarray:
         part = np.where(seen, part, 0.0)[:, used]
         return np.where(seen[:, used], part - part.sum(axis=0) / number[used], 0.0)
 
     y, x = centred(values), centred(efforts)
-    return float((x * y).sum() / ((x * x).sum() + PRIOR_EFFORT * used.sum()))
-
-
-def _left_over(apart: Sequence[float]) -> float:
-    """The share (0..1) of a difference that the last cycle has left; 1 where it did not make it smaller."""
-    if len(apart) < 2 or apart[0] * apart[1] <= 0:
-        return 1.0
-    return min(apart[1] / apart[0], 1.0)
+    weight = PRIOR_EFFORT * used.sum()
+    return float(((x * y).sum() + weight * PRIOR_SLOPE) / ((x * x).sum() + weight))
 
 
 def _on_knots(depths: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -240,3 +240,24 @@ def test_every_near_tie_has_a_better_trial_that_is_shown_at_practically_its_cost
 def test_a_band_that_is_no_share_is_refused(band):
     with pytest.raises(ConfigError, match="is not a share"):
         near_ties(NEAR, band)
+
+
+def test_the_volume_that_joining_points_add_is_the_difference_of_two_volumes():
+    rng = np.random.default_rng(11)
+    for _ in range(200):
+        m = int(rng.integers(1, 5))
+        front = rng.random((int(rng.integers(0, 7)), m)) * 1.3 - 0.1
+        points = rng.random((3, m)) * 1.3 - 0.1
+        points[rng.random(3) < 0.2] = np.inf
+        before = pareto.dominated_volume(front)
+        added = pareto.volume_added(front, points)
+        whole = [pareto.dominated_volume(np.vstack([front, points[: j + 1]])) - before for j in range(3)]
+        assert added == pytest.approx(whole, abs=1e-12)
+        assert (np.diff(added, prepend=0.0) >= 0).all()
+
+
+def test_the_volume_of_two_losses_is_the_area_below_the_stairs():
+    losses = np.array([[0.5, 0.5], [-0.5, 0.75], [1.0, 0.0], [0.2, np.inf]])
+    # 0.5 * 0.5, and left of it 1.0 * 0.25 more; the third lies on the edge of the box, the fourth is no number.
+    assert pareto.dominated_volume(losses) == pytest.approx(0.25 + 0.25)
+    assert pareto.dominated_volume(np.empty((0, 2))) == 0

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.config.paths import foreseen_cost
+from sweeps.config.paths import Step, foreseen_cost, steps_ahead
 from sweeps.config.sweep_config import check_tree, differences, load_config
 
 TREE = {
@@ -159,3 +159,24 @@ def test_points_to_try_first_leave_out_what_has_its_first_value_and_may_name_wha
         space.canonical({"train.schedule": "one_cycle"})
     with pytest.raises(ConfigError, match=r"'prune.strt' is not searched.*did you mean"):
         space.canonical({"prune.strt": 4})
+
+
+def test_the_steps_of_a_path_add_up_to_its_cost_from_wherever_it_stands():
+    path = load_config(tree()).space.resolve({})
+    whole = list(steps_ahead(path))
+    assert whole[0] == Step(0.0, 4.0)
+    assert [step.removed for step in whole[1:]] == [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]
+    assert [step.cost for step in whole[1:]] == pytest.approx([4.2, 3.0, 2.1, 1.2, 0.6, 0.3])
+    assert sum(step.cost for step in whole) == pytest.approx(foreseen_cost(path))
+    for done in range(1, 7):  # coarse units cut a little more than the level
+        assert list(steps_ahead(path, whole[done].removed + 0.004, 4 + 6 * done)) == whole[done + 1 :]
+
+
+def test_a_cap_and_a_ratio_say_how_many_steps_there_are():
+    capped = load_config(tree(train__epochs=17)).space.resolve({})
+    assert [step.removed for step in steps_ahead(capped)] == [0.0, 0.3, 0.5]
+    assert list(steps_ahead(capped, 0.5, 16)) == []
+    halves = load_config(of_ratio()).space.resolve({})
+    assert list(steps_ahead(halves, 0.5, 10)) == [Step(0.75, 1.5), Step(0.875, 0.75)]
+    units = load_config(of_ratio(prune__ratio_of="units")).space.resolve({})
+    assert list(steps_ahead(units, 0.6, 10)) == [Step(0.75, 1.5), Step(0.875, 0.75)]

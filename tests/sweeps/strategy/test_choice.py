@@ -41,20 +41,20 @@ def finals(accuracy, removed):
     return {"val_accuracy": accuracy, "macs": 100 * (1 - removed), "macs_removed": removed, "train_cost": 1.0}
 
 
-def tell(choice, name, accuracies, levels=LEVELS, first=0):
+def tell(choice, name, accuracies, levels=LEVELS, first=0, start=4, interval=6):
     for level, accuracy in enumerate(accuracies):
         removed = 0.0 if level == 0 else levels[level - 1]
         values = finals(accuracy, removed)
         violations = {limit.text: limit.excess(values, None) for limit in choice.limits_of_test}
         if level >= first:
             standing = all(excess <= 0 for excess in violations.values())
-            choice.snapshot(name, level, 4 + 6 * level, values, standing, violations)
+            choice.snapshot(name, level, start + interval * level, values, standing, violations)
 
 
 def enter(choice, name, kind, models=7, state="ended"):
     start, interval, accuracies = kind
     choice.started(name, config(start, interval))
-    tell(choice, name, accuracies[:models])
+    tell(choice, name, accuracies[:models], start=start, interval=interval)
     if state != "running":
         getattr(choice, state)(name)
 
@@ -134,7 +134,8 @@ def test_a_path_is_not_paused_for_another_right_after_its_dense_phase():
     choice, strict = make(), make(min_gain=50.0)
     for one in (choice, strict):
         enter(one, "t0", cheap)
-        enter(one, "t1", cheap)
+        enter(one, "t1", (8, 8, cheap[2]))  # so effort does not matter here
+        enter(one, "t3", cheap)
         enter(one, "t2", (12, 12, LONG[2]), models=1, state="running")
     verdict = choice.goes_on("t2", may_start=True)
     assert verdict.other.rate > verdict.promise.rate
