@@ -17,6 +17,7 @@ from sweeps.records.job import Job, Record, Snap
 from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import drop, put_back, weights_of, why_dropped
+from sweeps.worker.trial import Extra, run_job
 from tests.oracles.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, PATHS, TREE, config, drive, new_conductor
 
@@ -212,6 +213,31 @@ def test_a_sweep_drops_what_has_left_the_band_and_tells_its_tracker(tmp_path):
     recorder, _, folder = in_a_sweep(tmp_path / "few", 5_000)
     assert recorder.named("dropped") == []
     assert len(weights(folder)) == 8
+
+
+def test_weights_of_a_path_that_is_being_trained_stay_until_it_has_ended(tmp_path):
+    """Its process sends its folder to the store at its end: what went before would come back."""
+    searched = {"prune.interval": {"choice": [1, 2]}, "search.sampler": "grid", "search.trials": None}
+    more = {"data.val_images": 1_000_000, "search.concurrency": 2, "search.min_gain": 0}
+    conductor, recorder, _ = new_conductor(config(tmp_path, {**OF_PATHS, **searched, **more}))
+    jobs = {}
+    while len(jobs) < 2:
+        job = conductor.next_job()
+        if job.kind == "trial":
+            jobs[job.config.prune.interval] = job
+        else:
+            conductor.finish(job.trial_id, trained(conductor, job))
+    worse = trained(conductor, jobs[1])  # and its end is not heard of yet
+    conductor.finish(jobs[2].trial_id, trained(conductor, jobs[2]))
+    assert len(weights(Path(conductor.config.folder))) == 8
+    conductor.finish(jobs[1].trial_id, worse)
+    assert len(weights(Path(conductor.config.folder))) == 4
+    assert len(recorder.named("dropped")) == 4
+
+
+def trained(conductor, job):
+    told = Extra(lambda snap: conductor.snapshot(job.trial_id, snap))
+    return run_job(job, PATHS, lambda row: None, extra=told)
 
 
 def test_the_next_driver_of_a_sweep_drops_what_the_last_one_left(tmp_path):
