@@ -16,6 +16,8 @@ from analysis.runs.sampling import interval
 
 #: Objectives that are an accuracy, or a fixed number less one.
 _ACCURACIES = ("val_accuracy", "accuracy_drop")
+#: Models compared with the front at a time.
+_CHUNK = 1024
 _LATENCIES = ("latency_ms", "latency_share")
 
 
@@ -52,8 +54,9 @@ def beaten(values: np.ndarray, slacks: np.ndarray, front: np.ndarray, objectives
     losses = minimised(values, objectives.values()) - slacks
     rivals = minimised(front, objectives.values())
     members = np.flatnonzero(nondominated(rivals))
-    for row, loss in enumerate(losses):
-        no_worse = (rivals[members] <= loss).all(axis=1) & (rivals[members] < loss).any(axis=1)
-        if no_worse.any():
-            result[row] = members[int(np.argmax(no_worse))]
+    for at in range(0, len(losses), _CHUNK):
+        some = losses[at : at + _CHUNK, None, :]
+        beats = (rivals[members] <= some).all(axis=2) & (rivals[members] < some).any(axis=2)
+        first = members[np.argmax(beats, axis=1)]
+        result[at : at + _CHUNK] = np.where(beats.any(axis=1), first, -1)
     return result

@@ -145,7 +145,7 @@ def _play(
     top: float,
     seed: int,
 ) -> list[Played]:
-    """The paths that were begun, each up to where it came. A step takes as long as it costs; ``concurrency`` at a time."""
+    """The paths that were begun, each up to where it came; ``concurrency`` at a time, a step takes what it costs."""
     rng = random.Random(seed)
     search = config.search
     choice = Choice(search.objectives, search.least_gain, search.limits())

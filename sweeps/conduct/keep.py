@@ -27,6 +27,8 @@ from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import drop, there, weights_of
 
 _log = logging.getLogger(__name__)
+#: So many manifests are asked on how many images an accuracy was counted; none says it where the runner is not ours.
+_ASKED = 8
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,7 @@ class Keeper:
         self._front = np.empty((0, len(self._objectives)))
         self._names: list[str] = []
         self._there: dict[tuple[str, int], SnapshotRecord] = {}
+        self._slacks: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
         self._running: set[str] = set()
         self._pinned: set[tuple[str, int]] = set()
         if self._on and known:
@@ -78,6 +81,7 @@ class Keeper:
         if self._on:
             self._stand(trial_id, taken.snap.level, taken)
             self._there[trial_id, taken.snap.level] = taken
+            self._slacks.pop((trial_id, taken.snap.level), None)
 
     def pin(self, trial_id: str, level: int) -> None:
         """Somebody needs these weights (a model is trained on from them, say): they stay."""
@@ -100,7 +104,7 @@ class Keeper:
             except OSError as exc:
                 _log.warning("the weights of %s stay for now: %s", model_id(*model), exc)
                 continue
-            del self._there[model]
+            del self._there[model], self._slacks[model]
             found.append(Dropped(*model, why))
         return found
 
@@ -117,28 +121,36 @@ class Keeper:
 
     def _out(self, models: list[tuple[str, int]]) -> dict[tuple[str, int], str]:
         """Those that have left the band -> why."""
-        from analysis.front.band import beaten, slack
+        from analysis.front.band import beaten
 
         images = self._val_images(models)
         if not images:
             return {}  # nobody can say how far the accuracies are to be trusted
-        out, judged = {}, []
-        for model in models:
-            taken = self._there[model]
-            broken = _broken(taken, slack(taken.snap.finals, ["val_accuracy"], images)[0])
-            if broken:
-                out[model] = f"{model_id(*model)} breaks {broken}"
-            elif taken.values is not None:
-                judged.append(model)
+        slacks_of = {model: self._slack(model, images) for model in models}
+        out = {
+            model: f"{model_id(*model)} breaks {broken}" for model, (_, broken) in slacks_of.items() if broken
+        }
+        judged = [m for m in models if m not in out and self._there[m].values is not None]
         if not judged:
             return out
         values = np.array([self._there[model].values for model in judged], dtype=float)
-        slacks = np.array([slack(self._there[m].snap.finals, self._objectives, images) for m in judged])
+        slacks = np.array([slacks_of[model][0] for model in judged])
         by = beaten(values, slacks, self._front, self._objectives)
         for model, rival, own in zip(judged, by, values, strict=True):
             if rival >= 0:
                 out[model] = self._said(model, own, int(rival))
         return out
+
+    def _slack(self, model: tuple[str, int], images: float) -> tuple[np.ndarray, str]:
+        """How much better its values may be, and the limit that it breaks all the same; worked out once."""
+        from analysis.front.band import slack
+
+        if model not in self._slacks:
+            taken = self._there[model]
+            of_accuracy = float(slack(taken.snap.finals, ["val_accuracy"], images)[0])
+            own = slack(taken.snap.finals, self._objectives, images)
+            self._slacks[model] = (own, _broken(taken, of_accuracy))
+        return self._slacks[model]
 
     def _said(self, model: tuple[str, int], own: np.ndarray, rival: int) -> str:
         pairs = zip(self._objectives, own, self._front[rival], strict=True)
@@ -148,7 +160,7 @@ class Keeper:
     def _val_images(self, models: list[tuple[str, int]]) -> float:
         """On how many images the accuracies were counted, as a manifest says; 0 if none does."""
         name = Path(schema.ARTIFACT_MANIFEST).name
-        for model in models if not self._images else ():
+        for model in models[-_ASKED:] if not self._images else ():
             try:
                 file = (self._exchange.root / weights_of(*model)).with_name(name)
                 self._images = float(json.loads(file.read_text(encoding="utf-8"))["val_images"])

@@ -25,8 +25,8 @@ TREE = {
     "model": {"name": "vgg_tiny", "width": 0.25},
     "train": {"schedule": "cycles", "batch_size": 64},
     "prune": {
-        "criterion": "l1", "start": {"choice": [2, 4]}, "interval": {"choice": [1, 2, 3]}, "ratio": {"choice": [0.3, 0.5]},
-        "target": 0.9,
+        "criterion": "l1", "start": {"choice": [2, 4]}, "interval": {"choice": [1, 2, 3]},
+        "ratio": {"choice": [0.3, 0.5]}, "target": 0.9,
     },
     "search": {"trials": 12, "concurrency": 2, "sampler": "tpe"},
 }  # fmt: skip

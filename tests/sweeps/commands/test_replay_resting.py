@@ -44,7 +44,9 @@ def train(ledger: Ledger, job: Job) -> Outcome:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """t0000 rests at @1, goes on to its target (@3), and beyond it to 0.7 (@4); t0001 still rests at @1; t0002 rested there until the sweep was over."""
+    """t0000 rests at @1, goes on to its target (@3), and beyond it to 0.75 (@4); t0001 still rests at @1; t0002 rested
+    there until the sweep was over.
+    """
     checked = load_config(TREE, {"storage": str(tmp_path_factory.mktemp("runs"))})
     folder = Path(checked.folder)
     folder.mkdir(parents=True)

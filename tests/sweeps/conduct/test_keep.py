@@ -15,8 +15,10 @@ from sweeps.conduct.keep import Keeper
 from sweeps.config.sweep_config import SweepConfig, differences, load_config
 from sweeps.records.job import Job, Record, Snap
 from sweeps.records.ledger import SnapshotRecord
-from sweeps.storage.exchange import Exchange
-from sweeps.storage.weights import drop, put_back, weights_of, why_dropped
+from sweeps.storage.exchange import Exchange, ObjectExchange
+from sweeps.storage.place import bring_home
+from sweeps.storage.weights import drop, put_back, there, weights_of, why_dropped
+from sweeps.worker.trial import Extra, run_job
 from tests.oracles.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, PATHS, TREE, config, drive, new_conductor
 
@@ -212,6 +214,53 @@ def test_a_sweep_drops_what_has_left_the_band_and_tells_its_tracker(tmp_path):
     recorder, _, folder = in_a_sweep(tmp_path / "few", 5_000)
     assert recorder.named("dropped") == []
     assert len(weights(folder)) == 8
+
+
+def test_weights_go_from_an_object_store_too_and_those_put_back_stay_there(s3, tmp_path):
+    searched = {"prune.interval": {"choice": [1, 2]}, "search.sampler": "grid", "search.trials": None}
+    more = {"data.val_images": 1_000_000, "search.min_gain": 0, "ledger": str(tmp_path / "driver")}
+    checked = config(tmp_path, {**OF_PATHS, **searched, **more, "storage": s3})
+    exchange = ObjectExchange(Path(checked.folder), checked.store)
+    conductor, recorder, ledger = new_conductor(checked, exchange)
+    drive(conductor, PATHS)
+    worse = next(r.job.trial_id for r in ledger.records("trial") if r.job.config.prune.interval == 1)
+    models = {(r.job.trial_id, level) for r in ledger.records("trial") for level in range(4)}
+    assert recorder.named("dropped") == [f"{worse}@{level}" for level in range(4)]
+    assert there(exchange, models) == {model for model in models if model[0] != worse}
+    in_store = exchange.sizes(f"trials/{worse}")
+    assert not [file for file in in_store if file.endswith("weights.pt")]
+    assert len([file for file in in_store if file.endswith("manifest.json")]) == 4
+    (tmp_path / "again.pt").write_bytes(b"as before")
+    put_back(exchange, weights_of(worse, 2), tmp_path / "again.pt")
+    elsewhere = ObjectExchange(tmp_path / "elsewhere", checked.store)
+    bring_home(elsewhere)
+    assert weights_of(worse, 2) in elsewhere.sizes("trials")
+    assert Keeper(checked, elsewhere, ledger.snapshots(), ledger.records("trial")).sweep() == []
+
+
+def test_weights_of_a_path_that_is_being_trained_stay_until_it_has_ended(tmp_path):
+    """Its process sends its folder to the store at its end: what went before would come back."""
+    searched = {"prune.interval": {"choice": [1, 2]}, "search.sampler": "grid", "search.trials": None}
+    more = {"data.val_images": 1_000_000, "search.concurrency": 2, "search.min_gain": 0}
+    conductor, recorder, _ = new_conductor(config(tmp_path, {**OF_PATHS, **searched, **more}))
+    jobs = {}
+    while len(jobs) < 2:
+        job = conductor.next_job()
+        if job.kind == "trial":
+            jobs[job.config.prune.interval] = job
+        else:
+            conductor.finish(job.trial_id, trained(conductor, job))
+    worse = trained(conductor, jobs[1])  # and its end is not heard of yet
+    conductor.finish(jobs[2].trial_id, trained(conductor, jobs[2]))
+    assert len(weights(Path(conductor.config.folder))) == 8
+    conductor.finish(jobs[1].trial_id, worse)
+    assert len(weights(Path(conductor.config.folder))) == 4
+    assert len(recorder.named("dropped")) == 4
+
+
+def trained(conductor, job):
+    told = Extra(lambda snap: conductor.snapshot(job.trial_id, snap))
+    return run_job(job, PATHS, lambda row: None, extra=told)
 
 
 def test_the_next_driver_of_a_sweep_drops_what_the_last_one_left(tmp_path):

@@ -199,6 +199,16 @@ def test_paths_confirmed_before_go_on_where_the_front_has_become_deeper(tmp_path
     assert taken_further(deeper, failed) == []
 
 
+def test_a_deeper_target_takes_the_confirmed_paths_down_with_the_front(tmp_path: Path) -> None:
+    """The better path goes from level 3 to level 5, and so does each of its confirmation runs, as a further part."""
+    confirming(tmp_path)
+    ledger = confirming(tmp_path, **{"prune.target": 0.95})
+    runs, taken = ledger.records("confirm"), ledger.snapshots()
+    assert [(r.job.trial_id, r.job.part, r.ended) for r in runs] == [("c0000", 1, "cap"), ("c0001", 1, "cap")]
+    for record in runs:
+        assert [one.snap.level for one in taken[record.job.trial_id]] == [0, 1, 2, 3, 4, 5]
+
+
 def _to(run: Record, epoch: int) -> Record:
     train = dataclasses.replace(run.job.config.train, epochs=epoch)
     job = dataclasses.replace(run.job, config=dataclasses.replace(run.job.config, train=train))
