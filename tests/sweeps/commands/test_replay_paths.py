@@ -105,6 +105,21 @@ def test_other_weights_are_said_and_never_put_back(own: Path, name: str) -> None
         assert "the first snapshot that differs is t0000@0" in found.text()
 
 
+def other_middle(config, *, report=None, checkpoint_dir=None):
+    result = run_trial(config, report=report, checkpoint_dir=checkpoint_dir)
+    first, middle, *rest = result.snapshots
+    wrong = dataclasses.replace(middle, weights_sha256="f" * 64)
+    return dataclasses.replace(result, snapshots=(first, wrong, *rest))
+
+
+def test_a_path_is_not_the_same_if_one_of_its_snapshots_is_not(walked: Path) -> None:
+    found = replay(walked, "t0000", runner=f"{__name__}:other_middle")
+    assert found.weights_sha256 == found.recorded, "the last one is"
+    assert not found.equal
+    assert found.snapshots == {"t0000@0": True, "t0000@1": False, "t0000@2": True}
+    assert "the first snapshot that differs is t0000@1" in found.text()
+
+
 @pytest.mark.parametrize(
     ("name", "said"),
     [
