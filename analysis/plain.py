@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PLAIN = (
-    "sweep", "model", "trial", "level", "run_id", "kind", "status", "trial_status", "config_id", "seed", "baseline_trial",
-    "macs_kept", "params_kept", "val_accuracy_low", "val_accuracy_high",
+    "sweep", "model", "trial", "level", "polish", "run_id", "kind", "status", "trial_status", "config_id", "seed",
+    "baseline_trial", "macs_kept", "params_kept", "val_accuracy_low", "val_accuracy_high",
 )  # fmt: skip
 
 

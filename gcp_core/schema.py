@@ -6,6 +6,7 @@ readers (``analysis.load``) both take their names from here, so they cannot drif
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Literal
 
@@ -99,9 +100,10 @@ class Tag:
     TRIAL_ID = "trial.id"
     #: ``t0007@3``, of a snapshot.
     MODEL_ID = "model.id"
-    #: Number of a snapshot in its path, and the epoch that it ends.
+    #: Number of a snapshot in its path, the epoch that it ends, and for how many epochs it was polished.
     LEVEL = "snapshot.level"
     EPOCH = "snapshot.epoch"
+    POLISH = "snapshot.polish"
     CONFIG_ID = "config_id"
     SEED = "seed"
     KIND = "kind"
@@ -166,6 +168,8 @@ ARTIFACT_WEIGHTS = "model/weights.pt"
 ARTIFACT_MANIFEST = "model/manifest.json"
 #: Below it a path keeps a model folder for each of its snapshots: ``snapshots/03/weights.pt``.
 SNAPSHOTS = "snapshots"
+#: Beside it: the epochs of the snapshots that are polished, or were.
+POLISH = "polish"
 ARTIFACT_CONFIG = "config.yaml"
 ARTIFACT_LOG = "trial.log"
 ARTIFACT_TRACEBACK = "traceback.txt"
@@ -173,11 +177,58 @@ ARTIFACT_TRACEBACK = "traceback.txt"
 LOCAL_ARTIFACTS = "mlartifacts"
 
 
-def model_id(trial_id: str, level: int) -> str:
-    """``t0007@3``: the name of a snapshot everywhere."""
-    return f"{trial_id}@{level}"
+_MODEL = re.compile(r"([^@]+)(?:@(0|[1-9]\d*)(?:\+([1-9]\d*))?)?")
 
 
-def snapshot_artifact(level: int, artifact: str) -> str:
+@dataclass(frozen=True)
+class ModelName:
+    """What a model is called everywhere: the parts of ``t0008``, ``t0007@3`` or ``t0007@3+30``.
+
+    Attributes:
+        trial: the trial that it belongs to.
+        level: number of the snapshot; None = the final model of a single trial.
+        polish: epochs that the snapshot was polished for; 0 = it is the snapshot itself.
+
+    >>> ModelName.parse("t0007@3+30")
+    ModelName(trial='t0007', level=3, polish=30)
+    >>> str(ModelName("t0007", 3))
+    't0007@3'
+    """
+
+    trial: str
+    level: int | None = None
+    polish: int = 0
+
+    @classmethod
+    def parse(cls, text: str) -> ModelName:
+        """The parts of a name; what is none counts as the name of a trial."""
+        found = _MODEL.fullmatch(text)
+        if found is None:
+            return cls(text)
+        trial, level, polish = found.groups()
+        return cls(trial, None if level is None else int(level), int(polish or 0))
+
+    def __str__(self) -> str:
+        if self.level is None:
+            return self.trial
+        return f"{self.trial}@{self.level}" + (f"+{self.polish}" if self.polish else "")
+
+
+def model_id(trial_id: str, level: int, polish: int = 0) -> str:
+    """``t0007@3``, or ``t0007@3+30`` polished: the name of a snapshot everywhere."""
+    return str(ModelName(trial_id, level, polish))
+
+
+def snapshot_place(level: int, polish: int = 0) -> str:
+    """The model folder of a snapshot below its path's: ``snapshots/03``, or ``snapshots/03+30`` polished."""
+    return f"{SNAPSHOTS}/{level:02d}" + (f"+{polish}" if polish else "")
+
+
+def polish_place(level: int, polish: int) -> str:
+    """Where a path's folder has what a polish leaves while it trains: ``polish/03+30``."""
+    return f"{POLISH}/{level:02d}+{polish}"
+
+
+def snapshot_artifact(level: int, artifact: str, polish: int = 0) -> str:
     """Where a path's folder has an artifact of a snapshot: ``snapshots/03/weights.pt`` for ``model/weights.pt``."""
-    return f"{SNAPSHOTS}/{level:02d}/{artifact.rpartition('/')[2]}"
+    return f"{snapshot_place(level, polish)}/{artifact.rpartition('/')[2]}"

@@ -252,6 +252,33 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 
 @main.command()
 @_sweep
+@click.argument("model")
+@_overrides
+@_json
+@_command
+def polish(sweep: str, model: str, overrides: tuple[str, ...], as_json: bool) -> int:
+    """Train a chosen snapshot (t0007@3) on, with one long cycle: `train.epochs=30` makes the model t0007@3+30."""
+    from sweeps.config.reading import parse_overrides
+
+    given = parse_overrides(overrides)
+    from sweeps.commands.polish import epochs_of
+    from sweeps.commands.polish import polish as train_on
+
+    epochs = epochs_of(given)
+
+    def show(report: Any) -> None:
+        loss, accuracy = report.metrics["train/loss"], report.metrics["val/accuracy"]
+        click.echo(
+            f"epoch {report.epoch:3d}: train loss {loss:.4g}, val accuracy {accuracy:6.2f} %", err=True
+        )
+
+    done = train_on(sweep, model, epochs, show)
+    click.echo(json.dumps(dataclasses.asdict(done)) if as_json else done.text())
+    return FAILED if done.status == "interrupted" or done.unwritten else OK
+
+
+@main.command()
+@_sweep
 @click.argument("model", metavar="MODEL")
 @_json
 @_command

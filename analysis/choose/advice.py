@@ -26,6 +26,7 @@ from analysis.front import pareto
 from analysis.front.anchors import Anchors
 from analysis.front.objectives import Objectives, costs
 from analysis.plain import plain, structured
+from analysis.runs.models import of_the_search
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError
 
@@ -62,14 +63,15 @@ class Advice:
 def gaps(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> pd.DataFrame:
     """One row per pair of neighbours on the front, widest gap first: ``cheaper, dearer`` (row labels), ``width``.
 
-    Neighbours are consecutive by the first minimised objective; with more than two objectives the width counts all.
+    Neighbours are consecutive by the first minimised objective; with more than two objectives the width counts all. The
+    front is the search's: a polished model fills no gap that a search could aim into.
 
     Raises:
         NothingFeasible: the front has a single point.
     """
     import pandas as pd
 
-    best = pareto.front(df, objectives).drop_duplicates(subset=list(objectives))
+    best = pareto.front(of_the_search(df), objectives).drop_duplicates(subset=list(objectives))
     if len(best) < 2:
         raise NothingFeasible(
             "the front has fewer than two points, so it has no gap", "advise", "run more trials"

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.plain import plain, structured
+from analysis.runs.artifacts import polish_of, sweep_of
 from analysis.runs.table import config_columns
 from analysis.runs.widths import manifest_of
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from gcp_core.schema import ModelName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +51,8 @@ def write_config(
 ) -> list[int]:
     """Write a sweep config that trains the configuration of a model on ``seeds`` seeds the search has not seen.
 
-    Of a snapshot it is its path, cut so that the path ends with this snapshot.
+    Of a snapshot it is its path, cut so that the path ends with this snapshot. No config polishes: of a polished model it
+    is its snapshot's, with the command that polishes.
 
     Args:
         epochs: another length; shares such as ``until: 0.75`` scale with it, ``start`` and ``interval`` do
@@ -73,22 +78,60 @@ def write_config(
             tree["train"]["epochs"] = epochs
     if level is not None and tree["train"]["epochs"] is not None:
         tree["train"]["epochs"] = tree["prune"]["start"] + level * tree["prune"]["interval"]
+    # Of a polished model what it was made of: a polish is a command, not a config.
+    polish, source = polish_of(row), row["model"] if level is None else ModelName(str(row["trial"]), level)
     first = int(df["seed"].max()) + 1
     fresh = list(range(first, first + seeds))
     document = {
-        "name": f"{row['sweep']}-{str(row['model']).replace('@', '-')}",
+        "name": f"{row['sweep']}-{str(source).replace('@', '-')}",
         "seed": {"choice": fresh},
         **{part: tree[part] for part in _PARTS},
         "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
     }
     what = "The configuration of" if level is None else "The path that ends with the snapshot"
     head = (
-        f"# {what} {row['model']} of sweep {row['sweep']} on seeds the search has not seen.\n"
+        f"# {what} {source} of sweep {row['sweep']} on seeds the search has not seen.\n"
         f"#   gcp-sweep run {path.name}\n"
     )
+    if polish:
+        made = ModelName("t0000", level)
+        head += (
+            f"# It leads to {source}, of which {row['model']} was made: no config polishes. Afterwards, for every path:\n"
+            f"#   {polish_command('runs/' + document['name'], made, polish)}\n"
+        )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return fresh
+
+
+def polish_command(sweep: str, source: ModelName, epochs: int) -> str:
+    """What trains a snapshot on; ``sweep`` as ``gcp-sweep`` takes it."""
+    return f"gcp-sweep polish {shlex.quote(sweep)} {source} train.epochs={epochs}"
+
+
+def command_for(df: pd.DataFrame, row: pd.Series, epochs: int) -> str:
+    """The command that polishes a chosen model for so many epochs.
+
+    Raises:
+        ConfigError: it is no snapshot of a path of the search, or polished already.
+    """
+    model = str(row["model"])
+    if row.isna()["level"]:
+        raise ConfigError("is a single trial's: only snapshots of paths are polished", model)
+    source = ModelName(str(row["trial"]), int(row["level"]))
+    if polish_of(row):
+        hint = f"{polish_command('SWEEP', source, epochs)} makes another one of the same snapshot"
+        raise ConfigError("is polished already", model, hint)
+    entry = sweep_of(df, row)
+    return polish_command(_short(entry.get("folder")) or f"STORAGE/{row['sweep']}", source, epochs)
+
+
+def _short(folder: str | None) -> str:
+    """As one would type it here."""
+    if not folder:
+        return ""
+    relative = os.path.relpath(folder)
+    return folder if relative.startswith("..") else relative
 
 
 def _aimed(df: pd.DataFrame, row: pd.Series, config: TrialConfig) -> float | None:

@@ -75,8 +75,8 @@ def front(
     }
 
 
-def select(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
-    """Answer of ``select``: the chosen trial(s), the runners-up and the reason."""
+def select(df: pd.DataFrame, choice: Choice, polish: str | None = None) -> dict[str, Any]:
+    """Answer of ``select``: the chosen trial(s), the runners-up and the reason; ``polish``: the command, if asked for."""
     config = table.config_columns(df)
     return {
         "answer": "select",
@@ -89,6 +89,7 @@ def select(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
         "runners_up": plain_trials(choice.runners_up, config),
         "ties": list(choice.ties),
         "reason": choice.reason,
+        "polish": polish,
     }
 
 

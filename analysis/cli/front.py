@@ -104,11 +104,16 @@ def _with_baselines(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list[str]]:
     """The rows with the number of seeds of their configuration, where some have several, and what these rule out."""
+    from analysis.runs.models import is_polished
+
     if sure.groups is None:
         return rows, []
     keys = ["sweep", "config_id", "level"]
     known = {str([g[k] for k in keys]): g for g in sure.groups.to_dict("records")}
-    of = [known.get(str([row[k] for k in keys]), {}) for row in rows.to_dict("records")]
+    of = [
+        {} if polished else known.get(str([row[k] for k in keys]), {})
+        for row, polished in zip(rows.to_dict("records"), is_polished(rows))
+    ]
     shown = rows.assign(seeds=[g.get("n") for g in of])
     shown["seeds"] = shown["seeds"].astype("Int64")
     shown["ruled out"] = ["yes" if g.get("ruled_out") else None for g in of]

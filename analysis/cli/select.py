@@ -25,6 +25,12 @@ from analysis.cli.shared import choose, common, guarded, read, say_json, verb_op
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="With --write-config."
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="With --write-config: another training length.")
+@click.option(
+    "--polish",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Also print the command that trains the chosen snapshot on for N epochs.",
+)
 @guarded
 def select(
     sweep: str,
@@ -36,12 +42,14 @@ def select(
     write_config: Path | None,
     seeds: int,
     epochs: int | None,
+    polish: int | None,
     **verbs: Any,
 ) -> None:
     """Choose one model: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one verb."""
     import pandas as pd
 
     from analysis import text
+    from analysis.choose import recipe
     from analysis.cli import answers
     from analysis.runs import table
     from analysis.runs.models import word
@@ -49,14 +57,13 @@ def select(
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
     shown = pd.concat([choice.rows, choice.runners_up])
+    command = None if polish is None else recipe.command_for(df, choice.rows.iloc[0], polish)
     if csv_path is not None:
         shown.to_csv(csv_path, index=False)
     if write_config is not None:
-        from analysis.choose import recipe
-
         recipe.write_config(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
     if as_json:
-        say_json(answers.select(df, choice))
+        say_json(answers.select(df, choice, command))
         return
     for constraint in choice.constraints:
         click.echo(f"constraint: {constraint}")
@@ -66,3 +73,5 @@ def select(
     click.echo(text.trials_table(shown, table.varying(df), marks))
     click.echo()
     click.echo(choice.reason)
+    if command is not None:
+        click.echo(f"polish it: {command}")

@@ -11,6 +11,7 @@ from analysis.evidence import noise
 from analysis.front.objectives import Objectives
 from analysis.front.pareto import front
 from analysis.plain import plain
+from analysis.runs.models import of_the_search
 from gcp_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
     """Everything replicates tell about the front of ``goals``; never fails for want of replicates."""
     columns = list(dict.fromkeys([*goals, "val_accuracy", "macs"]))
     # Confirm runs of a path have all of its levels; those that were off the front were not selected.
-    selected = df[df["level"].isna() | df.index.isin(front(df, goals).index)]
+    search = of_the_search(df)
+    selected = search[search["level"].isna() | search.index.isin(front(search, goals).index)]
     confirmed = tuple(noise.confirmations(df, among=selected))
     try:
         groups = noise.ruled_out(df, goals)

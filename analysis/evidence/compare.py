@@ -3,7 +3,8 @@
 The unit of evidence is a seed (or, in a sweep of paths, whatever column is named): trials of one seed share their first
 weights and the order of their images, snapshots of one path share a training, so neither is evidence by itself. Every
 unit gives one hypervolume, with the same fixed anchors and at equal cost (:mod:`analysis.evidence.spending`), or one mean
-difference; then an exact permutation test over units (:mod:`analysis.evidence.permutation`).
+difference; then an exact permutation test over units (:mod:`analysis.evidence.permutation`). Polished models are left
+out: whoever chose them was no part of the search.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs
 from analysis.front.progress import running_hypervolume
+from analysis.runs.models import of_the_search
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
 
@@ -148,6 +150,7 @@ def compare(
         ``spent`` (by all runs up to the last that counts), ``hypervolume``. One that could afford no finished trial
         has 0; one that neither finished a trial nor spent the limit is left out.
     """
+    df = of_the_search(df)
     goals = objectives or df.attrs["objectives"]
     scales = anchors_for(df, goals)
     labels = list(split(df, by))
@@ -205,7 +208,8 @@ def paired_differences(
 
     from analysis.runs.table import config_columns
 
-    rows = df[df["candidate"]]
+    rows = of_the_search(df)
+    rows = rows[rows["candidate"]]
     same = [c for c in config_columns(df) if c != by]
     # map, not astype: pandas keeps missing values missing when it turns a column into text
     keys = rows[[*same, "level", "seed"]].map(str).agg("|".join, axis=1)
@@ -258,6 +262,7 @@ def growth(
     """
     import pandas as pd
 
+    df = of_the_search(df)
     goals = objectives or df.attrs["objectives"]
     scales = anchors_for(df, goals)
     frames = []

@@ -17,7 +17,7 @@ from analysis.errors import NothingFeasible
 from analysis.evidence import forest
 from analysis.front import pareto
 from analysis.front.anchors import anchors_for
-from analysis.runs.models import one_per_trial, word
+from analysis.runs.models import of_the_search, one_per_trial, word
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -65,7 +65,8 @@ def importance(
 
     if target not in FINALS or target not in df.columns:
         raise ConfigError("no such value", target, did_you_mean(target, FINALS))
-    rows = df[df["candidate"] & df[target].notna()]
+    rows = of_the_search(df)
+    rows = rows[rows["candidate"] & rows[target].notna()]
     if word(rows) == "model":
         rows, target = _one_per_path(df, rows), PATHS
     names = [name for name in varying(df) if rows[name].notna().all()]

@@ -15,6 +15,7 @@ import numpy as np
 from analysis import text
 from analysis.front import pareto
 from analysis.front.objectives import Objectives, minimised, usable
+from analysis.runs.models import of_the_search
 from gcp_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -79,8 +80,9 @@ def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = S
 
 
 def _sound(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
-    """Finished rows of these kinds with a finite value in every column."""
-    rows = df[df["kind"].isin(kinds) & (df["left_out"] == "")]
+    """Finished rows of these kinds with a finite value in every column; a polished model is no run of its setting."""
+    rows = of_the_search(df)
+    rows = rows[rows["kind"].isin(kinds) & (rows["left_out"] == "")]
     return rows[usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
 
 

@@ -17,6 +17,11 @@ def sweep_of(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
     return next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
 
 
+def polish_of(row: pd.Series) -> int:
+    """For how many epochs a model was polished, 0 = not."""
+    return 0 if row.isna().get("polish", True) else int(row["polish"])
+
+
 def artifact_of(df: pd.DataFrame, row: pd.Series, name: str) -> Path | None:
     """The file of one artifact (``model/weights.pt``) of the model in a row of ``df``; None if it is nowhere.
 
@@ -24,7 +29,7 @@ def artifact_of(df: pd.DataFrame, row: pd.Series, name: str) -> Path | None:
     """
     entry = sweep_of(df, row)
     if entry.get("folder"):
-        inside = name if row.isna()["level"] else snapshot_artifact(int(row["level"]), name)
+        inside = name if row.isna()["level"] else snapshot_artifact(int(row["level"]), name, polish_of(row))
         own = Path(entry["folder"]) / "trials" / str(row["trial"]) / inside
         if own.is_file():
             return own

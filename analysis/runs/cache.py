@@ -3,7 +3,7 @@
 A finished run never changes its values, so a later read asks only for runs that ended since, for those that still run,
 and for the ids of those that were deleted; a run that was deleted leaves the table and one that was restored returns.
 Snapshots are read again with the path that they belong to, whenever they ended: they may reach MLflow late, and their
-path ends after them.
+path ends after them. Those that ended since are read too: one may be polished long after its path has ended.
 Only runs that were deleted and then purged (``mlflow gc``) between two reads are not noticed: ``cache=False``
 (``--no-cache``) reads everything again.
 """
@@ -38,7 +38,7 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
         _write(fresh, file)
         return _active(fresh, deleted_runs(ref))
     new = read_records(ref, newer_than=newest, deleted_too=True)
-    if not (new["run_id"].isin(old["run_id"]) & new["ended"].le(newest)).all():
+    if not new["ended"].eq(new["run_id"].map(old.set_index("run_id")["ended"])).all():
         known = old[~old["run_id"].isin(new["run_id"])]
         old = pd.concat([known, new], ignore_index=True)
         old = old.sort_values("started", kind="stable", ignore_index=True)

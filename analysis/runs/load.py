@@ -25,15 +25,16 @@ def load(
         tracking_uri: where MLflow keeps the runs, if ``sweep`` is no folder.
         cache: keep the table as parquet in the sweep's folder and read only what is newer from MLflow.
 
-    Columns: ``sweep, model, trial, level, run_id, kind, status, trial_status, candidate, left_out, config_id, seed,
-    started, ended``, the short names of ``final/*`` (units in ``gcp_core.schema``), the config as dotted paths, what is
-    derived from the paired baseline (``baseline_*``, ``macs_kept``, ``params_kept``, ``accuracy_delta``), and the
+    Columns: ``sweep, model, trial, level, polish, run_id, kind, status, trial_status, candidate, left_out, config_id,
+    seed, started, ended``, the short names of ``final/*`` (units in ``gcp_core.schema``), the config as dotted paths,
+    what is derived from the paired baseline (``baseline_*``, ``macs_kept``, ``params_kept``, ``accuracy_delta``), and the
     validation accuracy's 95 % interval (``val_images, val_accuracy_low, val_accuracy_high``; ``analysis.runs.sampling``).
     ``model`` names the row: ``t0007@3``, snapshot 3 (``level``) of path ``t0007`` (``trial``), or ``t0008`` for a single
-    trial (``level`` is missing). A path without a snapshot yet is one row. ``kind`` and ``trial_status`` are the
-    trial's, ``status`` is the model's own: what becomes of a path does not hide its finished snapshots. ``path_ended``
-    says why a path ended or rests (``target, cap, floors, stopped, constraint, paused``; "" = it runs, or is no path),
-    ``path_decision`` the same in a sentence with numbers where the sweep decided it.
+    trial (``level`` is missing); ``t0007@3+30`` is that snapshot polished for 30 epochs (``polish``, else missing). A
+    path without a snapshot yet is one row. ``kind`` and ``trial_status`` are the trial's, ``status`` is the model's own:
+    what becomes of a path does not hide its finished snapshots. ``path_ended`` says why a path ended or rests (``target,
+    cap, floors, stopped, constraint, paused``; "" = it runs, or is no path), ``path_decision`` the same in a sentence
+    with numbers where the sweep decided it.
     ``candidate`` marks the rows that may stand on a front; every other one says why in ``left_out``.
     ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
     ``left_out`` (reason -> models).

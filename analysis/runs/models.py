@@ -1,7 +1,8 @@
 """Trials and their models: a path is a row per snapshot, any other trial is its own model.
 
 A *model* is what a row of the table stands for: ``t0007@3`` is the third snapshot after the dense one of path ``t0007``,
-``t0008`` the final model of single trial ``t0008`` (or a trial that has none yet).
+``t0008`` the final model of single trial ``t0008`` (or a trial that has none yet), ``t0007@3+30`` that snapshot, polished
+for 30 epochs. A polished model is one to choose, not one that the search made: it tells nothing about its setting.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import pandas as pd
 
 from analysis import text
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import SNAPSHOT, STATUSES, Tag
+from gcp_core.schema import SNAPSHOT, STATUSES, ModelName, Tag
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -60,21 +61,41 @@ def word(df: pd.DataFrame) -> str:
     return "model" if "level" in df.columns and df["level"].notna().any() else "trial"
 
 
+def is_polished(df: pd.DataFrame) -> pd.Series:
+    """Which rows are snapshots that were polished."""
+    if "polish" in df.columns:
+        return df["polish"].notna()
+    return df["model"].map(lambda model: ModelName.parse(str(model)).polish > 0).astype(bool)
+
+
+def of_the_search(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows that the search has made: all but polished models, which cost more than their setting says."""
+    return df[~is_polished(df)]
+
+
 def one_per_trial(df: pd.DataFrame) -> pd.DataFrame:
     """The last row of every trial: of a path its deepest snapshot."""
-    return df.drop_duplicates(["sweep", "trial"], keep="last")
+    return of_the_search(df).drop_duplicates(["sweep", "trial"], keep="last")
 
 
 def added(df: pd.DataFrame, values: pd.Series) -> pd.Series:
     """``values`` that count from the start of a trial (hours, epochs, cost) as what each row added to them: a
-    snapshot's less those of the snapshot before it, the sum over a path being its last one's.
+    snapshot's less those of the snapshot before it, the sum over a path being its last one's; a polished model's less
+    those of the snapshot that it was made of.
     """
     if word(df) == "trial":
         return values
-    rows = df[["sweep", "trial", "level"]].assign(value=values)
-    rows = rows[rows["level"].notna() & rows["value"].notna()].sort_values("level")
-    before = rows.groupby(["sweep", "trial"])["value"].shift()
-    return values.sub(before.reindex(values.index).fillna(0.0)).clip(lower=0.0)
+    rows = df[["sweep", "trial", "level"]].assign(value=values, polished=is_polished(df))
+    rows = rows[rows["level"].notna() & rows["value"].notna()].sort_values(
+        ["level", "polished"], kind="stable"
+    )
+    path = rows[~rows["polished"]]
+    before = path.groupby(["sweep", "trial"])["value"].shift()
+    own = path.set_index(["sweep", "trial", "level"])["value"]
+    of = rows.loc[rows["polished"], ["sweep", "trial", "level"]]
+    made_of = of.apply(lambda row: own.get(tuple(row), 0.0), axis=1) if len(of) else before.head(0)
+    known = before.reindex(values.index).fillna(made_of.astype(float).reindex(values.index)).fillna(0.0)
+    return values.sub(known).clip(lower=0.0)
 
 
 def unfinished_paths(df: pd.DataFrame) -> dict[str, list[str]]:
@@ -101,16 +122,20 @@ def row_of(df: pd.DataFrame, model: str) -> pd.Series:
 
 def no_such_model(df: pd.DataFrame, model: str) -> ConfigError:
     """Why there is no such model: the path has others, or nothing is called so."""
-    trial, at, _ = model.partition("@")
-    rows = df[df["trial"] == trial]
+    name = ModelName.parse(model)
+    rows = df[df["trial"] == name.trial]
     if rows.empty:
         return ConfigError("no such model", model, did_you_mean(model, df["model"]))
-    if rows["level"].notna().all():
-        has = f"{text.plural(len(rows), 'snapshot')}, {span(rows['model'])}"
-        return ConfigError(
-            f"the path has {has}" if at else f"is a path with {has}", model, "name one of them"
-        )
-    return ConfigError("is no path, or has no snapshot yet", model, f"its name is {trial}")
+    if not rows["level"].notna().all():
+        return ConfigError("is no path, or has no snapshot yet", model, f"its name is {name.trial}")
+    own = of_the_search(rows)
+    if name.polish and (own["level"] == name.level).any():
+        source = ModelName(name.trial, name.level)
+        hint = f"gcp-sweep polish SWEEP {source} train.epochs={name.polish}"
+        return ConfigError(f"{source} has not been polished for {name.polish} epochs", model, hint)
+    has = f"{text.plural(len(own), 'snapshot')}, {span(own['model'])}"
+    said = f"is a path with {has}" if name.level is None else f"the path has {has}"
+    return ConfigError(said, model, "name one of them")
 
 
 def span(models: Iterable[str]) -> str:

@@ -184,7 +184,8 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
 
     Columns: ``run_id, mlflow_status, started, ended`` (ms since 1970, NaN while running), ``metric:KEY``,
     ``param:KEY``, ``tag:KEY``. With ``newer_than`` (ms) only trials that ended then or later, and those still
-    running, and all snapshots of these: they end before their path does. ``deleted_too``: also runs that were deleted in
+    running, all snapshots of these (they end before their path does), and snapshots that ended since: one may be written
+    late, or polished long after its path. ``deleted_too``: also runs that were deleted in
     MLflow (and not yet purged).
     """
     import pandas as pd
@@ -209,6 +210,7 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
             [
                 f"{children} and attributes.end_time >= {int(newer_than)}",
                 f"{children} and attributes.status = 'RUNNING'",
+                f"{_snapshots(ref)} and attributes.end_time >= {int(newer_than)}",
             ]
         )
         paths = [run_id for run_id, row in rows.items() if row.get("param:train.schedule") == CYCLES]

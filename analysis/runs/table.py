@@ -30,7 +30,7 @@ from analysis.runs.sampling import images_behind, interval
 from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
 from gcp_core import config as core_config
 from gcp_core.errors import DataError
-from gcp_core.schema import FINALS, STATUSES, Tag
+from gcp_core.schema import FINALS, STATUSES, ModelName, Tag
 
 if TYPE_CHECKING:
     from analysis.runs.store import SweepRef, Task
@@ -43,9 +43,12 @@ REQUIRED = ("val_accuracy", "macs", "params")
 
 #: First columns of every table, in this order.
 IDENTITY = (
-    "sweep", "model", "trial", "level", "run_id", "kind", "status", "trial_status", "candidate", "left_out", "config_id",
-    "seed", "started", "ended",
+    "sweep", "model", "trial", "level", "polish", "run_id", "kind", "status", "trial_status", "candidate", "left_out",
+    "config_id", "seed", "started", "ended",
 )  # fmt: skip
+
+#: How rows are ordered: a polished model behind its snapshot.
+ORDER = ["sweep", "trial", "level", "polish"]
 
 _INTERVAL = ("val_images", "val_accuracy_low", "val_accuracy_high")
 _CONFIG_PARTS = {
@@ -73,6 +76,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
             "model": tag_of(records, Tag.MODEL_ID).fillna(trial),
             "trial": trial,
             "level": pd.to_numeric(tag_of(records, Tag.LEVEL)).astype("Int64"),
+            "polish": pd.to_numeric(tag_of(records, Tag.POLISH)).astype("Int64"),
             "run_id": records["run_id"],
             "kind": of_path[TRIAL_KIND].fillna(tags[Tag.KIND]).fillna("trial"),
             "status": status,
@@ -140,6 +144,8 @@ def from_file(path: Path) -> pd.DataFrame:
     df["level"] = level.astype("Int64")
     for name in OF_PATHS:  # text that is empty is missing in a file
         df[name] = df[name].fillna("") if name in df.columns else ""
+    named = df["model"].map(lambda model: ModelName.parse(str(model)).polish or pd.NA)
+    df["polish"] = pd.to_numeric(df["polish"] if "polish" in df.columns else named).astype("Int64")
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True) if name in df.columns else pd.NaT
     df["val_images"] = _val_images(df, None, rounded=True)
@@ -184,9 +190,7 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
     finals = [c for c in FINALS if c in df.columns]
     rest = [c for c in df.columns if c not in {*first, *derived, *finals}]
     attrs = dict(df.attrs)
-    df = df[[*first, *finals, *derived, *sorted(rest)]].sort_values(
-        ["sweep", "trial", "level"], kind="stable"
-    )
+    df = df[[*first, *finals, *derived, *sorted(rest)]].sort_values(ORDER, kind="stable", na_position="first")
     df = df.reset_index(drop=True)
     df.attrs = attrs
     df.attrs["left_out"] = left_out(df)
@@ -202,7 +206,7 @@ def _same_as(df: pd.DataFrame) -> list[str]:
     names = [""] * len(df)
     if "weights_sha256" not in df.columns:
         return names
-    ordered = df.sort_values(["sweep", "trial", "level"], kind="stable")
+    ordered = df.sort_values(ORDER, kind="stable", na_position="first")
     columns = ["sweep", "kind", "seed", "weights_sha256", "val_accuracy", "macs", "params"]
     places = {index: at for at, index in enumerate(df.index)}
     for index, model, row in zip(ordered.index, ordered["model"], ordered[columns].to_dict("records")):

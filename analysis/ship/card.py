@@ -111,8 +111,9 @@ def _checks(checks: Sequence[Compared], proof: dict[str, Any]) -> list[str]:
 def _training(manifest: dict[str, Any]) -> list[str]:
     config = manifest["config"]
     train, prune, data = config["train"], config.get("prune"), config["data"]
-    path = manifest.get("snapshot")
+    path, polish = manifest.get("snapshot"), manifest.get("polish")
     epochs = path["epoch"] if path else train["epochs"]
+    epochs += polish["epochs"] if polish else 0
     lines = [
         "## Training",
         "",
@@ -121,6 +122,11 @@ def _training(manifest: dict[str, Any]) -> list[str]:
     ]
     if path:
         lines += _path(path, train, prune)
+        if polish:
+            lines.append(
+                f"- polished: {polish['epochs']} more epochs in one cycle from {train['restart']:g} of the peak learning "
+                f"rate, no event, from the snapshot's weights (`{polish['from'][:12]}...`)"
+            )
     elif prune:
         amount = f"{prune['ratio']:g} of the units" if prune.get("ratio") else f"{prune['count']} units"
         lines.append(

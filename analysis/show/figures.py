@@ -18,7 +18,7 @@ from analysis import text
 from analysis.choose.constraints import Constraint
 from analysis.front import pareto
 from analysis.front.objectives import usable
-from analysis.runs.models import word
+from analysis.runs.models import of_the_search, word
 from gcp_core.schema import FINALS
 
 if TYPE_CHECKING:
@@ -241,8 +241,8 @@ def _criterion_colours(points: pd.DataFrame) -> dict[str, str]:
 
 
 def _draw_paths(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict[str, str]) -> None:
-    """A thin line through the snapshots of every path, in their order."""
-    paths = points[points["level"].notna()].sort_values("level")
+    """A thin line through the snapshots of every path, in their order; polished ones are points beside it."""
+    paths = of_the_search(points[points["level"].notna()]).sort_values("level")
     label: str | None = "path, from its dense phase on"
     for _, rows in paths.groupby(["sweep", "trial"], sort=True):
         if len(rows) > 1:

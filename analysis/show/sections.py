@@ -18,6 +18,7 @@ from analysis.front.pareto import front
 from analysis.runs.models import one_per_trial, word
 from analysis.show.page import Table
 from gcp_core.errors import GcpError
+from gcp_core.schema import ModelName
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -137,7 +138,7 @@ def confirmed(found: Assurance) -> Table:
         )
         for c in found.confirmed
     ]
-    first = "model" if any("@" in c.model for c in found.confirmed) else "trial"
+    first = "model" if any(ModelName.parse(c.model).level is not None for c in found.confirmed) else "trial"
     header = [first, "MACs", "selected at", "fresh seeds", "their mean", "80 % interval", "lost, points"]
     return Table(header, rows)
 

@@ -12,7 +12,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
-from gcp_core.schema import SNAPSHOTS
+from gcp_core.schema import SNAPSHOTS, snapshot_place
 
 #: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
 #: the user's report said so; or why it rests.
@@ -44,6 +44,7 @@ class Snapshot:
         finals: by the short names of :data:`gcp_core.schema.FINALS`, as of a trial that ends here.
         folder: its model folder, None if nothing is kept.
         weights_sha256: names its weights bit by bit.
+        polish: epochs that it was polished for, which ``epoch`` and ``finals`` count; 0 = the path's own.
     """
 
     level: int
@@ -51,6 +52,7 @@ class Snapshot:
     finals: Mapping[str, float]
     folder: Path | None
     weights_sha256: str
+    polish: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,19 +155,21 @@ def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
         raise CheckpointError(f"the result cannot be read: {exc!r}", str(path), hint) from exc
 
 
-def snapshot_folder(folder: Path, level: int) -> Path:
-    """Where a path keeps its snapshot of that number."""
-    return folder / SNAPSHOTS / f"{level:02d}"
+def snapshot_folder(folder: Path, level: int, polish: int = 0) -> Path:
+    """Where a path keeps its snapshot of that number, or that snapshot polished."""
+    return folder / snapshot_place(level, polish)
 
 
 def read_snapshots(folder: Path) -> tuple[Snapshot, ...]:
     """The snapshots that a path has left in its folder, in their order; also those whose weights were removed since.
 
+    Those that were polished (``03+30``) are models of their own and no part of the path.
+
     Raises:
         CheckpointError: a manifest is damaged.
     """
     found = []
-    for place in sorted((folder / SNAPSHOTS).glob("[0-9]*")):
+    for place in sorted(p for p in (folder / SNAPSHOTS).glob("[0-9]*") if p.name.isdigit()):
         manifest = read_manifest(place)
         try:
             about, finals = manifest["snapshot"], manifest["finals"]

@@ -103,6 +103,20 @@ def _path_pace(train: TrainConfig, steps_per_epoch: int, prune: PruneConfig) -> 
     return factor
 
 
+def polish_pace(
+    train: TrainConfig, steps_per_epoch: int, level: int, first: int, epochs: int
+) -> Callable[[int], float]:
+    """:func:`learning_pace` of a path's snapshot that is polished: one cycle, as if it were the next, of other length.
+
+    Args:
+        level: number of the snapshot.
+        first: the first epoch of the polish.
+        epochs: how many it has.
+    """
+    shape, begin, steps = build_pace(train.pace), (first - 1) * steps_per_epoch, epochs * steps_per_epoch
+    return lambda step: train.restart * shape(level + 1, step - begin, steps)
+
+
 def _one_cycle(where: float, warmup: float) -> float:
     """Linear from :data:`ONE_CYCLE_START` to 1 over ``warmup``, then linear to 0; ``where`` in [0, 1)."""
     if where < warmup:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -33,8 +34,17 @@ def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimiz
     )
 
 
-def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, setup: Setup, epoch: int) -> float:
+def train_epoch(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    setup: Setup,
+    epoch: int,
+    pace: Callable[[int], float] | None = None,
+) -> float:
     """Train for one epoch (1 = the first); the mean loss in nats.
+
+    Args:
+        pace: factor of ``train.lr`` at a step, counted from the first of epoch 1; None = what the config says.
 
     Raises:
         Diverged: the loss was not finite.
@@ -42,7 +52,8 @@ def train_epoch(model: nn.Module, optimizer: torch.optim.Optimizer, setup: Setup
     train, device = setup.config.train, setup.device
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
     torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
-    pace = learning_pace(train, num_steps(setup.train_images, train.batch_size), setup.config.prune)
+    if pace is None:
+        pace = learning_pace(train, num_steps(setup.train_images, train.batch_size), setup.config.prune)
     model.train()
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0

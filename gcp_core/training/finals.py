@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +24,33 @@ def finish(state: State, status: str, error: str, folder: Path | None, hooks: Ho
             status, time_of(history, hooks.devices), plans, history, error, trained_epochs=state.trained
         )
     latency = latency_of(state) if hooks.latency else None
-    finals = finals_of(state, test=status == "complete", latency=latency, devices=hooks.devices)
-    digest = weights_digest(state.model.state_dict())
     kept = None if folder is None else folder / "model"
-    if kept is not None:
-        about = {"finals": finals, "status": status} | latency_block(latency)
-        save_model(kept, state.model, state.manifest() | about)
+    finals, digest = keep_model(state, kept, {}, latency=latency, devices=hooks.devices, status=status)
     return TrialResult(status, finals, plans, history, error, kept, digest, state.trained)
+
+
+def keep_model(
+    state: State,
+    place: Path | None,
+    about: Mapping[str, Any],
+    *,
+    latency: SideBySide | None,
+    devices: float,
+    status: str = "complete",
+) -> tuple[dict[str, float], str]:
+    """Evaluate the model as it is and write its folder (None = nowhere); its final values, and what names its weights.
+
+    Every model that is left behind goes this way: of single trials, of paths, and polished ones.
+
+    Args:
+        about: what the manifest says besides.
+        latency, devices: see :func:`finals_of`.
+    """
+    finals = finals_of(state, test=status == "complete", latency=latency, devices=devices)
+    if place is not None:
+        manifest = {**state.manifest(), "finals": finals, "status": status, **about}
+        save_model(place, state.model, manifest | latency_block(latency))
+    return finals, weights_digest(state.model.state_dict())
 
 
 def latency_of(state: State) -> SideBySide:

@@ -20,13 +20,13 @@ from gcp_core.config import TrialConfig
 from gcp_core.criteria import is_comparable
 from gcp_core.errors import Diverged
 from gcp_core.plan import Plan
-from gcp_core.records.checkpoint import EpochCheckpoints, remove_leftovers, save_model, weights_digest
+from gcp_core.records.checkpoint import EpochCheckpoints, remove_leftovers
 from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snapshot_folder, write_result
 from gcp_core.records.stages import StageStore
 from gcp_core.schedule.clock import phase_end, phase_of
 from gcp_core.schema import SNAPSHOTS
 from gcp_core.training.event import carry_out, event_scores
-from gcp_core.training.finals import finals_of, latency_block, latency_of, time_of
+from gcp_core.training.finals import keep_model, latency_of, time_of
 from gcp_core.training.levels import level_plan, why_over
 from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
 from gcp_core.training.setup import Setup
@@ -155,13 +155,9 @@ class _Path:
         if known is not None:
             return self._tell(known)
         latency = latency_of(state) if self.hooks.latency else None
-        finals = finals_of(state, test=True, latency=latency, devices=self.hooks.devices)
-        digest = weights_digest(state.model.state_dict())
         place = None if self.folder is None else snapshot_folder(self.folder, number)
-        if place is not None:
-            about = {"level": number, "epoch": state.epoch}
-            manifest = state.manifest() | {"finals": finals, "status": "complete", "snapshot": about}
-            save_model(place, state.model, manifest | latency_block(latency))
+        about = {"snapshot": {"level": number, "epoch": state.epoch}}
+        finals, digest = keep_model(state, place, about, latency=latency, devices=self.hooks.devices)
         snapshot = Snapshot(number, state.epoch, finals, place, digest)
         self.snapshots.append(snapshot)
         log.info(

@@ -97,8 +97,10 @@ class State:
         found = checkpoints.newest()
         if found is None:
             return
-        manifest, tensors = found
-        where = str(checkpoints.root)
+        self.take_up(*found, str(checkpoints.root))
+
+    def take_up(self, manifest: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> None:
+        """Go on from a checkpoint; as :meth:`resume`."""
         check_same_trial(manifest, self.setup.config, where)
         if manifest.get("data_digest") != self.setup.splits.digest:
             raise CheckpointError("the data changed since the checkpoint was written", where)

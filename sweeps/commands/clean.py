@@ -13,17 +13,18 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from gcp_core import schema
 from gcp_core.errors import ConfigError
-from gcp_core.schema import model_id, snapshot_artifact
+from gcp_core.schema import snapshot_artifact
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Record
 from sweeps.records.layout import ARTIFACTS, EPOCHS, STAGES, TRIALS, TUNE, trial_path
-from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
+from sweeps.records.ledger import SnapshotRecord, read_polished, read_records, read_snapshots
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.lock import run_lock
 from sweeps.storage.place import open_sweep
@@ -100,7 +101,9 @@ def clean(
             folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.database
         )
         records = [*baselines, *trials, *confirmed]
-        taken = read_snapshots(folder, config.name, config.search.objectives, config.database)
+        where = (folder, config.name, config.search.objectives, config.database)
+        taken, polished = read_snapshots(*where), read_polished(*where)
+        taken = {trial: [*own, *polished.get(trial, ())] for trial, own in taken.items()}
         models = [model for record in records for model in _models(record, taken)]
         wanted = {
             "all": {model.name for model in models},
@@ -135,12 +138,17 @@ def clean(
 
 @dataclass(frozen=True)
 class _Model:
-    """A model that a trial has left. ``weights`` is relative to the sweep's folder; ``level`` None = a single trial's."""
+    """A model that a trial has left.
+
+    Attributes:
+        weights: relative to the sweep's folder.
+        taken: of a path's snapshot its level and the epochs it was polished for; None = a single trial's.
+    """
 
     name: str
     weights: str
     record: Record
-    level: int | None
+    taken: tuple[int, int] | None
     values: tuple[float, ...] | None
 
 
@@ -156,10 +164,10 @@ def _models(record: Record, taken: Mapping[str, list[SnapshotRecord]]) -> list[_
         return [_Model(trial, f"{place}/{schema.ARTIFACT_WEIGHTS}", record, None, values)]
     return [
         _Model(
-            model_id(trial, known.snap.level),
-            f"{place}/{snapshot_artifact(known.snap.level, schema.ARTIFACT_WEIGHTS)}",
+            known.snap.name(trial),
+            f"{place}/{snapshot_artifact(known.snap.level, schema.ARTIFACT_WEIGHTS, known.snap.polish)}",
             record,
-            known.snap.level,
+            (known.snap.level, known.snap.polish),
             known.values if known.snap.status == "complete" else None,
         )
         for known in taken.get(trial, ())
@@ -214,13 +222,19 @@ def _weights(folder: Path, models: list[_Model], wanted: set[str]) -> Iterator[P
     for model in unwanted:
         if (folder / model.weights).exists():
             yield folder / model.weights
-    keys = {(model.record.key, model.level) for model in unwanted}
+    keys = {(model.record.key, model.taken) for model in unwanted}
     for manifest in sorted((folder / ARTIFACTS).glob(f"*/artifacts/{schema.ARTIFACT_MANIFEST}")):
         file = manifest.parents[1] / schema.ARTIFACT_WEIGHTS
         if file.exists():
             about = json.loads(manifest.read_text(encoding="utf-8"))
-            if (about.get("config_key"), about.get("snapshot", {}).get("level")) in keys:
+            if (about.get("config_key"), _taken(about)) in keys:
                 yield file
+
+
+def _taken(manifest: Mapping[str, Any]) -> tuple[int, int] | None:
+    """``taken`` of the model that a manifest describes."""
+    snapshot, polish = manifest.get("snapshot"), manifest.get("polish") or {}
+    return None if snapshot is None else (snapshot.get("level"), polish.get("epochs", 0))
 
 
 def _in_store(

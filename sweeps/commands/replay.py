@@ -1,6 +1,7 @@
 """Train a trial of a sweep once more, alone, from its ledger entry, and compare the weights bit by bit.
 
-Weights that were cleaned away come back with it, if they are the same.
+Weights that were cleaned away come back with it, if they are the same. A polished snapshot is polished again, from the
+snapshot in the sweep's folder or, where its weights are gone, from one that is trained again first.
 """
 
 from __future__ import annotations
@@ -17,13 +18,22 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.errors import CheckpointError, ConfigError, did_you_mean
 from gcp_core.factory import load_factory
-from gcp_core.schema import ARTIFACT_WEIGHTS, model_id, snapshot_artifact
+from gcp_core.schema import (
+    ARTIFACT_WEIGHTS,
+    ModelName,
+    model_id,
+    polish_place,
+    snapshot_artifact,
+    snapshot_place,
+)
+from sweeps.commands.models import snap_of
+from sweeps.commands.polish import weights_at_hand
 from sweeps.records import spool
 from sweeps.records.job import Record, Snap, read_outcome
 from sweeps.records.layout import trial_path
-from sweeps.records.ledger import read_records, read_snapshots
+from sweeps.records.ledger import read_polished, read_records, read_snapshots
 from sweeps.records.provenance import collect, differences
 from sweeps.storage.place import Place, open_sweep
 from sweeps.storage.weights import put_back
@@ -37,7 +47,7 @@ class Replay:
     """What came of it.
 
     Attributes:
-        model: what was asked for: a trial, or a snapshot of a path (``t0007@3``).
+        model: what was asked for: a trial, a snapshot of a path (``t0007@3``), or that polished (``t0007@3+30``).
         recorded, weights_sha256: of the final weights (or the snapshot's), then and now.
         equal: whether they are the same, and with a whole path those of all its snapshots.
         changed: what differs between then and now and can change weights, one line each.
@@ -103,7 +113,8 @@ def replay(
     """Train a trial of a sweep again, in a temporary folder, sharing nothing with other trials.
 
     Args:
-        model: a trial, or a snapshot of a path (``t0007@3``), which is trained as far as that snapshot.
+        model: a trial, or a snapshot of a path (``t0007@3``), which is trained as far as that snapshot, or that one
+            polished (``t0007@3+30``).
         report: called after every epoch.
         runner: the ``package.module:function`` that the sweep was run with.
 
@@ -114,6 +125,8 @@ def replay(
         ConfigError: no such sweep, trial or snapshot, or a trial without final weights.
         DataError, ModelError: the trial's data or model cannot be had here.
     """
+    if ModelName.parse(model).polish:
+        return _replay_polished(open_sweep(sweep), ModelName.parse(model), report, runner)
     task = _task(open_sweep(sweep), model)
     record = task.record
     outcome = read_outcome(record.job.folder)
@@ -135,7 +148,7 @@ def replay(
             name: name in taken and taken[name].weights_sha256 == known.weights_sha256
             for name, known in task.snapshots.items()
         }
-        if "@" in model:
+        if ModelName.parse(model).level is not None:
             weights = taken[model].weights_sha256 if model in taken else ""
         else:
             weights = result.weights_sha256
@@ -160,9 +173,73 @@ def replay(
     )
 
 
+def _replay_polished(
+    place: Place, name: ModelName, report: Callable[[Any], None] | None, runner: str
+) -> Replay:
+    """:func:`replay` of a snapshot that was polished."""
+    record, where = (
+        _record(place, name.trial),
+        (place.folder, place.config.name, place.config.search.objectives),
+    )
+    own, made = (read(*where, place.config.database) for read in (read_snapshots, read_polished))
+    source = snap_of(record, own, ModelName(name.trial, name.level))
+    snap = snap_of(record, own, name, made)
+    folder, config = place.folder / trial_path(name.trial), record.job.config
+    losses: dict[int, float] = {}
+
+    def epoch(row: Any) -> None:
+        losses[row.epoch] = row.metrics["train/loss"]
+        if report is not None:
+            report(row)
+
+    from gcp_core.training.polish import polish  # brings torch
+
+    digest, error, restored = "", "", []
+    with tempfile.TemporaryDirectory(prefix="gcp-replay-") as work, contextlib.redirect_stdout(sys.stderr):
+        begin: Path | None = folder / snapshot_place(source.level)
+        try:
+            weights_at_hand(place, name.trial, source)
+        except (ConfigError, CheckpointError):  # gone or damaged: trained again
+            result = load_factory(runner, "runner", ConfigError)(
+                _capped(config, source), report=epoch, checkpoint_dir=work
+            )
+            taken = next((one for one in result.snapshots if one.level == source.level), None)
+            begin = None if taken is None else taken.folder
+            if taken is None or taken.weights_sha256 != source.weights_sha256:
+                begin, error = None, f"{source.name(name.trial)}, which it was made of, has other weights now"
+        if begin is not None:
+            done = polish(config, begin, snap.polish, report=epoch, checkpoint_dir=work).model
+            digest = done.weights_sha256
+            there = f"{trial_path(name.trial)}/{snapshot_artifact(snap.level, ARTIFACT_WEIGHTS, snap.polish)}"
+            lacks = not (place.folder / there).exists() and not place.exchange.has(there)
+            if digest == snap.weights_sha256 and lacks:
+                put_back(place.exchange, there, done.folder / Path(there).name)
+                restored.append(str(name))
+        now = collect(config.threads, Path(work))
+    rows = (
+        *spool.rows(folder)[: source.epoch],
+        *spool.rows(folder / polish_place(snap.level, snap.polish)),
+    )
+    then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in rows}
+    differing = [e for e in sorted(losses) if e in then and losses[e] != then[e]]
+    return Replay(
+        trial_id=name.trial,
+        model=str(name),
+        equal=digest == snap.weights_sha256,
+        recorded=snap.weights_sha256,
+        weights_sha256=digest,
+        changed=differences(snap.provenance, now),
+        first_epoch=differing[0] if differing else 0,
+        error=error,
+        snapshots={str(name): digest == snap.weights_sha256},
+        restored=restored,
+    )
+
+
 def _task(place: Place, model: str) -> _Task:
     """What ``model`` names, as the ledger knows it."""
-    trial_id, at, _ = model.partition("@")
+    name = ModelName.parse(model)
+    trial_id, at = name.trial, name.level is not None
     record = _record(place, trial_id)
     config = record.job.config
     known = read_snapshots(

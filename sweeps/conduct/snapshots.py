@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
-from gcp_core.schema import model_id
 from sweeps.conduct.baselines import Baselines
 from sweeps.conduct.keep import Keeper
 from sweeps.conduct.listeners import Progress, Tracker
@@ -14,7 +11,7 @@ from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.strategy.front import LiveFront
-from sweeps.strategy.judging import accuracy_drop, dense_costs, judge, waits_for_baseline
+from sweeps.strategy.judging import dense_costs, judge_snapshot, waits_for_baseline
 
 
 class Snapshots:
@@ -42,11 +39,11 @@ class Snapshots:
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known: set[str] = set()
         for trial, records in ledger.snapshots().items():
-            self._known |= {model_id(trial, record.snap.level) for record in records}
+            self._known |= {record.snap.name(trial) for record in records}
 
     def taken(self, job: Job, snap: Snap) -> None:
         """A path has finished a model; told again it changes nothing."""
-        name = model_id(job.trial_id, snap.level)
+        name = snap.name(job.trial_id)
         if name in self._known:
             return
         self._known.add(name)
@@ -63,22 +60,15 @@ class Snapshots:
             self._enter(job, snap)
 
     def _enter(self, job: Job, snap: Snap) -> None:
-        outcome = Outcome("complete", snap.finals)
         baseline = self._baselines.get(job.baseline_key)
-        drop = None if baseline is None else accuracy_drop(outcome, baseline)
-        if drop is not None:
-            outcome = dataclasses.replace(outcome, finals={**outcome.finals, "accuracy_drop": drop})
-        outcome, values, violations = judge(
-            self._config, outcome, baseline, dense_costs(job.folder, outcome.finals)
-        )
-        snap = dataclasses.replace(snap, finals=outcome.finals, status=outcome.status)
+        snap, values, violations = judge_snapshot(self._config, job, snap, baseline)
         self._ledger.add_snapshot(job, snap, values, violations)
         self._tracker.snapshot(job, snap)
         if job.kind == "trial":
             if snap.level == 0:
                 self._front.unpruned(job, snap.finals)
             self._proposals.observe(job, values, violations)
-            self._front.trial(outcome.finals if values is not None and outcome.status == "complete" else None)
+            self._front.trial(snap.finals if values is not None and snap.status == "complete" else None)
             if self._paths is not None:
                 self._paths.judged(job, snap, violations)
             if self._keeper is not None:

@@ -277,9 +277,11 @@ def _conduct(
     folder = exchange.root
     baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
     writer.reconcile([*baselines, *others], known_drops(baselines, others))
-    ledger_snapshots = ledger.snapshots()
     writer.reconcile_snapshots(
-        (record, known.snap) for record in others for known in ledger_snapshots.get(record.job.trial_id, ())
+        (record, known.snap)
+        for models in (ledger.snapshots(), ledger.polished())
+        for record in others
+        for known in models.get(record.job.trial_id, ())
     )
     trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
     impossible, rungs = _foresight(config, launch)

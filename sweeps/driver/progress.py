@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from gcp_core.schema import model_id
 from sweeps.records.job import Job, Outcome, Snap
 
 if TYPE_CHECKING:
@@ -166,7 +165,7 @@ def _number(row: dict[str, float], key: str) -> str:
 def snapshot_line(job: Job, snap: Snap) -> str:
     """``  t0003@2: 97.92 % validation accuracy at 49.0 % of the MACs, 7.8 dense epochs of training``."""
     finals = snap.finals
-    words = f"  {model_id(job.trial_id, snap.level)}: {finals.get('val_accuracy', math.nan):.2f} % validation accuracy"
+    words = f"  {snap.name(job.trial_id)}: {finals.get('val_accuracy', math.nan):.2f} % validation accuracy"
     words += f" at {100 * (1 - finals.get('macs_removed', math.nan)):.1f} % of the MACs"
     if "train_cost" in finals:
         words += f", {finals['train_cost']:.1f} dense epochs of training"

@@ -14,7 +14,7 @@ from typing import Any
 from gcp_core.config import TrialConfig
 from gcp_core.errors import GcpError
 from gcp_core.redaction import redact
-from gcp_core.schema import STATUSES, Kind
+from gcp_core.schema import STATUSES, Kind, model_id
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import OUTCOME_FILE, REST_FILE, STOP_FILE
 
@@ -61,7 +61,8 @@ class Job:
 class Snap:
     """A path's snapshot, as it passes between worker, driver and ledger (``gcp_core.records.results.Snapshot``).
 
-    ``status`` is ``complete``, or ``infeasible`` where it violates a constraint.
+    ``status`` is ``complete``, or ``infeasible`` where it violates a constraint. ``polish`` is for how many epochs it was
+    polished, 0 = not, ``provenance`` what it was polished with: the trial's own is not that.
     """
 
     level: int
@@ -69,10 +70,18 @@ class Snap:
     finals: dict[str, float]
     weights_sha256: str = ""
     status: str = "complete"
+    polish: int = 0
+    provenance: dict[str, str] = field(default_factory=dict)
+
+    def name(self, trial_id: str) -> str:
+        """``t0007@3``, or ``t0007@3+30`` polished."""
+        return model_id(trial_id, self.level, self.polish)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; NaN and infinities survive as text."""
-        return _writable(dataclasses.asdict(self))
+        values = dataclasses.asdict(self)
+        extra = ("polish", "provenance")
+        return _writable({name: value for name, value in values.items() if value or name not in extra})
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Snap:

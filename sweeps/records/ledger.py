@@ -28,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError
-from gcp_core.schema import STATUSES, Kind, model_id
+from gcp_core.schema import STATUSES, Kind
 from sweeps.records.continued import PART, Continued
 from sweeps.records.database import open_storage, study_name
 from sweeps.records.folder import existing_entry
@@ -186,7 +186,7 @@ class Ledger:
         self, job: Job, snap: Snap, values: tuple[float, ...] | None, violations: Mapping[str, float]
     ) -> None:
         """Enter a finished snapshot of a path under its name, in one line; one that is there already stays."""
-        name = model_id(job.trial_id, snap.level)
+        name = snap.name(job.trial_id)
         if name in self._snapshot_names():
             return
         about = {_NAME: name, _TRIAL: job.trial_id, _SNAP: snap.to_dict(), _VIOLATIONS: dict(violations)}
@@ -198,7 +198,14 @@ class Ledger:
         self._snapshot_names().add(name)
 
     def snapshots(self) -> dict[str, list[SnapshotRecord]]:
-        """Trial id -> its snapshots by level, as far as they are finished."""
+        """Trial id -> its snapshots by level, as far as they are finished; none that was polished."""
+        return self._taken(polished=False)
+
+    def polished(self) -> dict[str, list[SnapshotRecord]]:
+        """The same of polished snapshots: models that somebody chose, of which no search and no path may learn."""
+        return self._taken(polished=True)
+
+    def _taken(self, polished: bool) -> dict[str, list[SnapshotRecord]]:
         study = self._snapshots(create=False)
         found: dict[str, list[SnapshotRecord]] = {}
         for frozen in study.get_trials(deepcopy=False) if study is not None else ():
@@ -207,8 +214,11 @@ class Ledger:
             record = SnapshotRecord(
                 known[_TRIAL], Snap.from_dict(known[_SNAP]), values, dict(known[_VIOLATIONS])
             )
-            found.setdefault(record.trial_id, []).append(record)
-        return {trial: sorted(all_, key=lambda r: r.snap.level) for trial, all_ in found.items()}
+            if bool(record.snap.polish) == polished:
+                found.setdefault(record.trial_id, []).append(record)
+        return {
+            trial: sorted(all_, key=lambda r: (r.snap.level, r.snap.polish)) for trial, all_ in found.items()
+        }
 
     def _snapshot_names(self) -> set[str]:
         if self._names is None:
@@ -268,6 +278,14 @@ def read_snapshots(
     """As :func:`read_records`, the snapshots of a sweep's paths: trial id -> its snapshots by level."""
     with _reading(folder, name, objectives, url) as ledger:
         return ledger.snapshots()
+
+
+def read_polished(
+    folder: Path, name: str, objectives: Mapping[str, str], url: str | None = None
+) -> dict[str, list[SnapshotRecord]]:
+    """As :func:`read_snapshots`, the polished ones."""
+    with _reading(folder, name, objectives, url) as ledger:
+        return ledger.polished()
 
 
 def read_records(

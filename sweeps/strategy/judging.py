@@ -13,7 +13,7 @@ from gcp_core.schema import FINALS
 from sweeps.config.limits import DENSE
 from sweeps.config.search import SearchConfig
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.records.job import Outcome
+from sweeps.records.job import Job, Outcome, Snap
 
 
 def accuracy_drop(outcome: Outcome, baseline: Outcome) -> float | None:
@@ -100,6 +100,19 @@ def judge(
     if broken:
         outcome = dataclasses.replace(outcome, status="infeasible", error=f"violates {', '.join(broken)}")
     return outcome, values, violations
+
+
+def judge_snapshot(
+    config: SweepConfig, job: Job, snap: Snap, baseline: Outcome | None
+) -> tuple[Snap, tuple[float, ...] | None, dict[str, float]]:
+    """(snapshot with its accuracy drop and its last word, objective values, constraint excesses); as :func:`judge`."""
+    outcome = Outcome("complete", snap.finals)
+    drop = None if baseline is None else accuracy_drop(outcome, baseline)
+    if drop is not None:
+        outcome = with_finals(outcome, accuracy_drop=drop)
+    dense = dense_costs(job.folder, outcome.finals)
+    outcome, values, violations = judge(config, outcome, baseline, dense)
+    return dataclasses.replace(snap, finals=outcome.finals, status=outcome.status), values, violations
 
 
 def baseline_values(outcome: Outcome) -> tuple[float, ...] | None:

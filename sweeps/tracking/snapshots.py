@@ -1,7 +1,8 @@
 """A path's snapshots in MLflow: one run each, nested below the path's, with its final values and its model.
 
 Runs rather than logged models: the UI's table, filters, parallel coordinates and comparison work on runs, and a run's
-parameters stand beside its values, so that a snapshot is found, sorted and opened as any other model of the sweep.
+parameters stand beside its values, so that a snapshot is found, sorted and opened as any other model of the sweep. The
+run of one that was polished has the curve of its polish too: no other run has it.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
 from gcp_core.errors import first_line
-from gcp_core.schema import FINALS, STATUSES, Tag, model_id, snapshot_artifact
+from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag, model_id, polish_place, snapshot_artifact
 from sweeps.config.reading import flatten
+from sweeps.records import spool
 from sweeps.records.job import Job, Snap
 from sweeps.records.layout import trial_path
+from sweeps.records.provenance import tags as provenance_tags
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import how_to_have_them
 from sweeps.tracking.children import Child, SweepRun, as_param, runs_by
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
+#: MLflow refuses a batch of more metrics.
+_MOST_AT_ONCE = 1000
 
 
 class SnapshotRuns:
@@ -45,26 +50,29 @@ class SnapshotRuns:
         """
         from mlflow.entities import Metric, RunTag
 
-        name = model_id(job.trial_id, snap.level)
-        child = self._known().get(name) or self._create(path_run, job, snap, tags, now)
+        child = self._known().get(snap.name(job.trial_id)) or self._create(path_run, job, snap, tags, now)
         metrics = [
             Metric(FINALS[final].key, float(value), now, snap.epoch)
             for final, value in snap.finals.items()
             if final not in child.finals and math.isfinite(value)
         ]
-        about = [RunTag(Tag.STATUS, snap.status), RunTag(Tag.WEIGHTS, snap.weights_sha256)]
+        known = {Tag.STATUS: snap.status, Tag.WEIGHTS: snap.weights_sha256}
+        known |= provenance_tags(snap.weights_sha256, snap.provenance)
+        about = [RunTag(name, value) for name, value in known.items()]
         self._client.log_batch(child.run_id, metrics=metrics, tags=about)
         child.finals |= snap.finals
         if child.status == "FINISHED":
             return
+        self._log_curve(child.run_id, job, snap, now)
         for file in _FILES:
-            self._log_file(child.run_id, job, snapshot_artifact(snap.level, file), str(Path(file).parent))
+            place = snapshot_artifact(snap.level, file, snap.polish)
+            self._log_file(child.run_id, job, place, str(Path(file).parent))
         self._client.set_terminated(child.run_id, status=STATUSES[snap.status].mlflow, end_time=now)
         child.status = "FINISHED"
 
     def has(self, job: Job, snap: Snap) -> bool:
         """Whether MLflow holds all of it."""
-        child = self._known().get(model_id(job.trial_id, snap.level))
+        child = self._known().get(snap.name(job.trial_id))
         return child is not None and child.status == "FINISHED" and set(snap.finals) <= set(child.finals)
 
     def drop(self, trial_id: str, level: int, why: str) -> None:
@@ -107,7 +115,7 @@ class SnapshotRuns:
     def _create(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> Child:
         from mlflow.entities import Param
 
-        name = model_id(job.trial_id, snap.level)
+        name = snap.name(job.trial_id)
         about: dict[str, Any] = {
             **tags,
             Tag.KIND: schema.SNAPSHOT,
@@ -115,6 +123,7 @@ class SnapshotRuns:
             Tag.LEVEL: str(snap.level),
             Tag.EPOCH: str(snap.epoch),
             Tag.PARENT: path_run,
+            **({Tag.POLISH: str(snap.polish)} if snap.polish else {}),
         }
         self._runs, known = (
             None,
@@ -125,6 +134,24 @@ class SnapshotRuns:
         params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
         self._client.log_batch(child.run_id, params=params)
         return child
+
+    def _log_curve(self, run_id: str, job: Job, snap: Snap, now: int) -> None:
+        """The epochs of a polish, each at its own time; a snapshot's own are those of its path's run."""
+        from mlflow.entities import Metric
+
+        if not snap.polish:
+            return
+        place = polish_place(snap.level, snap.polish)
+        if self._exchange is not None:
+            self._exchange.fetch(f"{trial_path(job.trial_id)}/{place}/{spool.SPOOL}")
+        points = [
+            Metric(key, float(row[key]), int(row.get(spool.AT, now)), int(row["epoch"]))
+            for row in spool.rows(Path(job.folder) / place)
+            for key in PER_EPOCH
+            if key in row and math.isfinite(row[key])
+        ]
+        for first in range(0, len(points), _MOST_AT_ONCE):
+            self._client.log_batch(run_id, metrics=points[first : first + _MOST_AT_ONCE])
 
     def _log_file(self, run_id: str, job: Job, path: str, into: str) -> None:
         file = Path(job.folder) / path

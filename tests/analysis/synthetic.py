@@ -55,6 +55,7 @@ class FakePath:
 
     ``finals``: of each snapshot; ``infeasible``: numbers of those that violate a constraint. ``ended``: whether the run
     of an unfinished path has an end. The files of snapshots lie in the sweep's folder unless ``files`` is False.
+    ``polished``: (level, epochs) -> points of accuracy that the polish brought.
     """
 
     trial: str
@@ -66,6 +67,7 @@ class FakePath:
     infeasible: tuple[int, ...] = ()
     files: bool = True
     tags: dict[str, str] = field(default_factory=dict)
+    polished: dict[tuple[int, int], float] = field(default_factory=dict)
 
     def own_run(self) -> FakeTrial:
         """The path's own run: its values are those of its last snapshot."""
@@ -83,6 +85,18 @@ class FakePath:
         }
         status = "infeasible" if level in self.infeasible else "complete"
         return FakeTrial(tags[Tag.MODEL_ID], self.config, self.finals[level], SNAPSHOT, status, tags=tags)
+
+    def polish(self, level: int, epochs: int) -> FakeTrial:
+        """The run of a polished snapshot."""
+        run, share = self.snapshot(level), 1.0 - self.finals[level]["macs_removed"]
+        tags = run.tags | {Tag.MODEL_ID: model_id(self.trial, level, epochs), Tag.POLISH: str(epochs)}
+        finals = dict(run.finals)
+        for name, more in (
+            ("val_accuracy", self.polished[level, epochs]), ("epochs", epochs), ("train_cost", epochs * share),
+            ("device_hours", 0.001 * epochs),
+        ):  # fmt: skip
+            finals[name] += more
+        return dataclasses.replace(run, trial=tags[Tag.MODEL_ID], finals=finals, tags=tags)
 
 
 #: Shares removed after each event of :func:`path_of`, the dense phase first.
@@ -283,6 +297,10 @@ def log_run(
         # A snapshot ends before its path does, which takes 30 seconds.
         begun = start - 28_000 + 1000 * level
         log_trial(client, experiment_id, run_id, trial.snapshot(level), common, begun)
+    for number, (level, epochs) in enumerate(trial.polished):
+        # Long after its path, and after all trials of the sweep.
+        begun = start + 86_400_000 + 60_000 * number
+        log_trial(client, experiment_id, run_id, trial.polish(level, epochs), common, begun)
     return run_id
 
 

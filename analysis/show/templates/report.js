@@ -185,11 +185,11 @@ function draw() {
   drawParallel(rows);
 }
 
-// A thin line through the snapshots of every path, in their order; the breaks between paths are nulls.
+// A thin line through the snapshots of every path, in their order, polished ones are points beside it; the breaks between paths are nulls.
 function paths(rows, x) {
   const lines = {};
   for (const r of rows) {
-    if (r.level !== null && r[x] !== null) (lines[r.sweep + '/' + r.trial] ??= []).push(r);
+    if (r.level !== null && r.polish === null && r[x] !== null) (lines[r.sweep + '/' + r.trial] ??= []).push(r);
   }
   const joined = Object.values(lines)
     .filter(list => list.length > 1)

@@ -9,13 +9,17 @@ from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis.cli.program import main
+from analysis.runs import store
 from analysis.runs.artifacts import artifact_of
 from analysis.runs.models import row_of
 from analysis.runs.widths import layer_widths, manifest_of
 from analysis.ship.export import export
 from analysis.ship.register import register
 from gcp_core.errors import ConfigError
-from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS, Tag
+from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS, SNAPSHOT, Tag
+from gcp_core.training.polish import polish
+from tests.analysis.conftest import PATH
+from tests.analysis.synthetic import FakeTrial, log_trial
 
 
 @pytest.fixture
@@ -112,3 +116,47 @@ def test_a_snapshot_that_the_path_has_not_is_refused_before_anything_is_proven(
 def registered(sweep, name):
     """Versions of that name in the registry of the sweep's own database."""
     return MlflowClient(f"sqlite:///{sweep}/mlflow.db").search_model_versions(f"name = '{name}'")
+
+
+@pytest.fixture(scope="module")
+def polished(walked, tmp_path_factory):
+    """The middle snapshot polished for two epochs, as the sweep's command leaves it; proven and exported."""
+    folder = shutil.copytree(walked, tmp_path_factory.mktemp("polished") / "walked")
+    trial = folder / "trials" / "t0000"
+    model = polish(PATH, trial / "snapshots" / "01", 2, checkpoint_dir=trial).model
+    ref = store.find(folder)
+    records = store.read_records(ref)
+    path = records.loc[records["tag:mlflow.runName"] == "t0000", "run_id"].iloc[0]
+    own = {Tag.MODEL_ID: "t0000@1+2", Tag.TRIAL_ID: "t0000", Tag.LEVEL: "1", Tag.POLISH: "2"}
+    finals = {name: value for name, value in model.finals.items() if name != "latency_noise"}
+    run = FakeTrial("t0000@1+2", PATH, finals, SNAPSHOT, tags=own)
+    tags = {Tag.SWEEP_NAME: ref.name, Tag.SWEEP_ID: ref.id, Tag.SCHEMA: "1"}
+    log_trial(MlflowClient(ref.tracking_uri), ref.experiment_id, path, run, tags, 1_800_000_000_000)
+    df = analysis.load(folder)
+    return df, export(df, "t0000@1+2", folder.parent / "out", onnx=True), folder
+
+
+def test_a_polished_model_is_proven_exported_and_registered_under_its_own_name(polished):
+    df, done, folder = polished
+    assert all(check.passed for check in done.checks)
+    weights = folder / "trials" / "t0000" / "snapshots" / "01+2" / "weights.pt"
+    assert (done.folder / "weights.pt").read_bytes() == weights.read_bytes()
+    registered = register(df, row_of(df, "t0000@1+2"), done, name="polished-path", alias="macs-70")
+    client = MlflowClient(df.attrs["sweeps"][0]["tracking_uri"])
+    assert client.get_model_version("polished-path", registered.version).tags[Tag.MODEL_ID] == "t0000@1+2"
+
+
+def test_the_card_of_a_polished_model_says_what_it_was_made_of(polished):
+    card = (polished[1].folder / "MODEL_CARD.md").read_text()
+    assert "t0000@1+2 of walked" in card
+    assert "4 epochs, batch 64" in card, "two of the path, two of the polish"
+    assert "- polished: 2 more epochs in one cycle from 1 of the peak learning rate, no event" in card
+
+
+def test_a_polished_model_whose_weights_are_gone_is_named_with_the_command_that_brings_them_back(
+    polished, tmp_path
+):
+    folder = shutil.copytree(polished[2], tmp_path / "walked")
+    (folder / "trials" / "t0000" / "snapshots" / "01+2" / "weights.pt").unlink()
+    with pytest.raises(ConfigError, match=r"gcp-sweep replay .*walked t0000@1\+2"):
+        export(analysis.load(folder), "t0000@1+2", tmp_path / "out")

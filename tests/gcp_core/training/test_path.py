@@ -92,7 +92,7 @@ def test_nothing_is_evaluated_between_a_cut_and_the_training_after_it(monkeypatc
     noting(sharing, "train_epoch", "train")
     noting(observe, "evaluate", split)
     noting(finals, "evaluate", split)
-    noting(loop, "save_model", "snapshot")
+    noting(finals, "save_model", "snapshot")
     noting(loop, "level_plan", "choose")
     noting(loop.State, "cut", "cut")
     noting(loop.EpochCheckpoints, "save", "state")

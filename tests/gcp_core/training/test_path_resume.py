@@ -14,8 +14,8 @@ import torch
 from gcp_core.records import checkpoint
 from gcp_core.records.checkpoint import load_model, weights_digest
 from gcp_core.records.stages import StageStore
+from gcp_core.training import finals, run_trial, sharing
 from gcp_core.training import path as loop
-from gcp_core.training import run_trial, sharing
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path, weights_on_disk
 
 #: Levels 0.3, 0.51, 0.657, 0.7599, 0.83193: two more cycles than the path to 0.6.
@@ -87,10 +87,10 @@ MOMENTS = {
     # The third file is snapshot 0, the fifth the state at the end of the first cycle.
     "while a file is written": ((1, 3, 5), lambda d: d.before(checkpoint, "_file_digest")),
     "in the saved hook": ((2, 4), None),
-    "between checkpoint and snapshot": ((1, 4), lambda d: d.before(loop, "finals_of")),
-    "before a snapshot is saved": ((1, 4), lambda d: d.before(loop, "save_model")),
+    "between checkpoint and snapshot": ((1, 4), lambda d: d.before(finals, "finals_of")),
+    "before a snapshot is saved": ((1, 4), lambda d: d.before(finals, "save_model")),
     "while a snapshot is written": ((1, 4), lambda d: d.before(checkpoint, "_flush")),
-    "between a snapshot and its being told": ((1, 4), lambda d: d.after(loop, "save_model")),
+    "between a snapshot and its being told": ((1, 4), lambda d: d.after(finals, "save_model")),
     "in the snapshot hook": ((1, 4), None),
     "between snapshot and event": ((1, 4), lambda d: d.before(loop, "why_over")),
     "in the event, before the choice": ((1, 3), lambda d: d.before(loop, "level_plan")),

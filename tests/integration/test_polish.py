@@ -1,0 +1,77 @@
+"""Choose, then train properly: a sweep of paths, the printed command, and what it leaves, through the programs only."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+PROGRAMS = Path(sys.executable).parent
+CONFIG = """
+name: way
+data: {name: digits, val_share: 0.25, train_images: 400}
+model: {name: vgg_tiny, width: 0.25}
+train: {schedule: cycles, batch_size: 64}
+prune: {start: 2, interval: 2, ratio: {low: 0.3, high: 0.6, step: 0.1}, target: 0.6, min_share: 0.03}
+baseline: {epochs: 4}
+search: {trials: 2, concurrency: 2}
+"""
+
+
+def call(*words: str, code: int = 0) -> str:
+    """Standard output of one of our programs."""
+    done = subprocess.run([PROGRAMS / words[0], *words[1:]], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("way")
+    (folder / "way.yaml").write_text(CONFIG)
+    call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
+    return folder / "way"
+
+
+def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(sweep, tmp_path):
+    words = ["macs <= 70%", "--best", "accuracy"]
+    answer = json.loads(call("gcp-analyze", "select", str(sweep), *words, "--polish", "6", "--json"))
+    source, command = answer["chosen"][0], shlex.split(answer["polish"])
+    before = json.loads(call("gcp-analyze", "front", str(sweep), "--json"))["counts"]
+
+    # Killed in the middle by the system, then called again.
+    killed = subprocess.Popen([PROGRAMS / command[0], *command[1:]], stderr=subprocess.PIPE, text=True)
+    for _, line in zip(range(3), killed.stderr, strict=False):
+        assert line.startswith("epoch")
+    killed.send_signal(signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    done = json.loads(call(*command, "--json"))
+    assert (done["model"], done["status"]) == (f"{source['model']}+6", "complete")
+    assert 0 < done["trained_epochs"] < 6
+    share = source["macs_kept"]
+    assert done["finals"]["train_cost"] == pytest.approx(source["train_cost"] + 6 * share)
+
+    after = json.loads(call("gcp-analyze", "front", str(sweep), "--json"))["counts"]
+    assert (after["trials"], after["models"]) == (before["trials"], before["models"] + 1)
+    out = tmp_path / "model"
+    call("gcp-analyze", "export", str(sweep), "--id", done["model"], "--out", str(out))
+    assert json.loads((out / "manifest.json").read_text())["polish"]["epochs"] == 6
+    replayed = json.loads(call("gcp-sweep", "replay", str(sweep), done["model"], "--json"))
+    assert (replayed["equal"], replayed["weights_sha256"]) == (True, done["weights_sha256"])
+    assert json.loads(call(*command, "--json"))["trained_epochs"] == 0
+
+
+def test_a_sweep_that_was_polished_goes_on_with_more_paths(sweep):
+    folder = sweep.parent
+    asked = ["gcp-analyze", "select", str(sweep), "--best", "accuracy", "--json"]
+    before = json.loads(call(*asked))["counts"]
+    call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}", "search.trials=3")
+    after = json.loads(call(*asked))["counts"]
+    assert after["trials"] == after["complete"] == before["trials"] + 1
+    assert after["models"] > before["models"]
