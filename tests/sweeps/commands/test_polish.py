@@ -24,8 +24,8 @@ from sweeps.cli import main
 from sweeps.commands.clean import clean
 from sweeps.commands.polish import polish
 from sweeps.commands.replay import replay
-from sweeps.config.sweep_config import load_config
 from sweeps.conduct.conductor import Conductor
+from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import Entry, read_config, write_config, write_entry
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.storage.exchange import ObjectExchange
