@@ -54,7 +54,8 @@ def config(storage: str) -> dict[str, Any]:
             "min_channels": 2,
             "min_share": 0.03,
         },
-        "search": {"sampler": "grid", "trials": None, "concurrency": 2},
+        # Every path runs to its end, and all weights stay to be compared.
+        "search": {"sampler": "grid", "trials": None, "concurrency": 2, "min_gain": 0, "keep": "all"},
         "storage": storage,
     }
 

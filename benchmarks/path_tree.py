@@ -41,7 +41,14 @@ TREE: dict[str, Any] = {
         "min_share": 0.03,
     },
     # Every path runs to its end, or the tree would not be known beforehand.
-    "search": {"sampler": "grid", "trials": None, "concurrency": 2, "stopping": "none"},
+    "search": {
+        "sampler": "grid",
+        "trials": None,
+        "concurrency": 2,
+        "stopping": "none",
+        "min_gain": 0,
+        "keep": "all",
+    },
 }
 
 

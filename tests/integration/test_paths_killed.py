@@ -39,7 +39,7 @@ TREE: dict[str, Any] = {
         "min_channels": 1,
         "min_share": 0.03,
     },
-    "search": {"sampler": "grid", "trials": None, "concurrency": 2},
+    "search": {"sampler": "grid", "trials": None, "concurrency": 2, "min_gain": 0, "keep": "all"},
 }
 KILLS = 2
 

@@ -19,7 +19,7 @@ data: {name: digits, val_share: 0.25, train_images: 600}
 model: {name: vgg_tiny, width: 0.25}
 train: {schedule: cycles, batch_size: 32}
 prune: {start: {choice: [3, 4]}, interval: 2, levels: [0.3, 0.55, 0.75], min_channels: 2, min_share: 0.03}
-search: {sampler: grid, trials: null, concurrency: 2}
+search: {sampler: grid, trials: null, concurrency: 2, min_gain: 0, keep: all}
 """
 #: The demo's question.
 CHOICE = ("macs <= 50%", "accuracy_drop <= 30", "--best", "accuracy")
