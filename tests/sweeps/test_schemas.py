@@ -51,7 +51,7 @@ def test_the_answer_about_a_sweep_validates(folder: Path, words: list[str]) -> N
 
 
 def test_the_answer_of_replay_validates(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sweeps.commands.replay.replay, "__defaults__", (None, RUNNER, False))
+    monkeypatch.setattr(sweeps.commands.replay.replay, "__defaults__", (None, RUNNER))
     _check("replay", _answer("replay", str(folder), "b0000"))
 
 
