@@ -306,7 +306,7 @@ def test_what_cannot_be_polished_is_refused_with_what_can(swept, words, said):
 
 def test_a_single_trial_is_refused(tmp_path, empty_store):
     single = {"train.schedule": "one_cycle", "train.epochs": 2, "prune.start": None, "prune.interval": 1,
-              "prune.criterion": "l1", "baseline": None}  # fmt: skip
+              "prune.criterion": "l1", "baseline": None, "search.keep": None, "search.min_gain": None}  # fmt: skip
     folder = made(tmp_path, empty_store, **single)
     done = call("polish", str(folder), "t0000", "train.epochs=2")
     assert done.exit_code == 2
@@ -464,7 +464,7 @@ def test_a_polish_that_is_not_there_is_named_with_the_command_that_makes_it(swep
     assert "t0000@1 has not been polished for 7 epochs" in done.stderr
     assert "gcp-sweep polish SWEEP t0000@1 train.epochs=7" in done.stderr
     done = call("replay", str(swept), "t0000@7")
-    assert "there is no such snapshot: the path has 3 snapshots, t0000@0 .. t0000@2" in done.stderr
+    assert "t0000@7: the path has 3 snapshots, t0000@0 .. t0000@2" in done.stderr
 
 
 def test_clean_knows_a_polished_model_from_its_snapshot(polished, tmp_path):
