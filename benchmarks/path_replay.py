@@ -317,7 +317,7 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=TABLE)
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--min-gain", type=float, nargs="+", default=[0.02])
+    parser.add_argument("--min-gain", type=float, nargs="+", default=[0.01])
     parser.add_argument(
         "--below", type=float, nargs="+", default=[USABLE], help="usable points below the top"
     )

@@ -301,7 +301,7 @@ def test_efforts_add_up():
 def test_what_is_expected_does_not_depend_on_the_order_of_telling():
     rng = np.random.default_rng(4)
     told = {
-        f"t{i}": [seen(share, rng.normal(70, 3)) for share in (0.0, *LEVELS[: 1 + i % 6])] for i in range(9)
+        f"t{i}": [seen(share, rng.normal(70, 3)) for share in (0.0, *LEVELS[: 1 + i % 6])] for i in range(40)
     }
     results = []
     for order in (sorted(told), sorted(told, reverse=True)):
