@@ -92,7 +92,7 @@ def test_other_weights_are_exit_code_1_with_what_changed_and_the_first_epoch(
 ) -> None:
     history = ({"epoch": 1, "train/loss": 1.0}, {"epoch": 2, "train/loss": 0.4})
     folder = _fake(tmp_path, weights_sha256="f" * 64, provenance={"torch": "1.0"}, history=history)
-    monkeypatch.setattr(replay, "__defaults__", (None, RUNNER, False))
+    monkeypatch.setattr(replay, "__defaults__", (None, RUNNER))
     done = CliRunner().invoke(main, ["replay", str(folder), "t0000"])
     assert done.exit_code == 1
     assert "t0000: different weights" in done.stdout
