@@ -6,6 +6,7 @@ when the data cannot carry it; a section never fails the page.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,12 +81,12 @@ def paths(df: pd.DataFrame) -> Table | None:
     best = set(front(df, df.attrs["objectives"]).index)
     on_front = rows.index.to_series().isin(best).groupby([rows["sweep"], rows["trial"]]).sum()
     last = one_per_trial(rows).sort_values(["macs", "trial"], kind="stable")
-    header = ["last model", "status", "MACs kept", "training cost", "models on the front", "why no further"]
+    header = ["last model", "status", "MACs left", "training cost", "models on the front", "why no further"]
     cells = [
         [
             row["model"],
             row["trial_status"],
-            text.quantity("macs_kept", row["macs_kept"]),
+            text.quantity("macs_kept", 1 - row.get("macs_removed", math.nan)),
             text.quantity("train_cost", row.get("train_cost")),
             int(on_front[row["sweep"], row["trial"]]),
             row["path_decision"] or row["error"] or _ENDS.get(row["path_ended"], row["path_ended"]),

@@ -7,6 +7,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 import analysis
+from analysis.evidence import noise
 from analysis.runs import models, store, table
 from analysis.show import report, sections
 from gcp_core.schema import Tag
@@ -112,3 +113,19 @@ def test_the_cache_sees_a_resting_path_go_on_and_end(tmp_path):
     rows = again.query("trial == 't0001'")
     assert (set(rows["trial_status"]), set(rows["path_ended"])) == ({"complete"}, {"target"})
     pd.testing.assert_frame_equal(again, analysis.load(own, cache=False))
+
+
+def test_a_confirmed_path_that_was_cut_short_confirms_the_snapshots_of_the_deeper_one(tmp_path):
+    """Its cap on the epochs (and a target that was raised since) is no part of what names a configuration."""
+    path, fresh = path_of("t0000"), path_of("c0000", 7, levels=4, shift=-0.2, kind="confirm")
+    assert path.config.train.epochs is None
+    cut = dataclasses.replace(fresh.config, train=dataclasses.replace(fresh.config.train, epochs=22))
+    other = path_of("c0001", 8, levels=4, shift=-0.4, kind="confirm")
+    runs = [path, dataclasses.replace(fresh, config=cut), dataclasses.replace(other, config=other.config)]
+    write_sweep(tmp_path / "cut", [path_baseline(0), path_baseline(7), path_baseline(8), *runs])
+    df = analysis.load(tmp_path / "cut", cache=False)
+    confirmed = {one.model: one for one in noise.confirmations(df)}
+    assert set(confirmed) == {f"t0000@{level}" for level in range(4)}
+    assert {one.n for one in confirmed.values()} == {2}
+    assert confirmed["t0000@3"].drop == pytest.approx(0.3)
+    assert set(df.loc[df["trial"] == "c0000", "baseline_trial"]) == {"b0007"}

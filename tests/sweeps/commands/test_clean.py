@@ -280,7 +280,7 @@ def test_states_of_paths_that_may_go_on_stay_unless_asked_for_and_are_counted(tm
     answer = json.loads(_call("clean", str(folder), "--states", "--json").stdout)
     assert (answer["removed"], answer["kept_states"]) == (states, {})
     assert not list(folder.glob("trials/*/epochs"))
-    assert "states" not in clean(folder).text()
+    assert "training states" not in clean(folder).text()
 
 
 def test_states_of_an_unfinished_sweep_are_refused(tmp_path: Path) -> None:
