@@ -94,8 +94,8 @@ class Choice:
 
         Snapshots without ``accuracy_drop``, where it is needed, have ``best["val_accuracy"]`` minus their accuracy.
         """
-        self._known.scale(worst, best)
-        self._promises.clear()
+        if self._known.scale(worst, best):
+            self._promises.clear()
 
     def started(self, trial_id: str, config: TrialConfig) -> None:
         """A path runs: a new one, or one that was paused."""

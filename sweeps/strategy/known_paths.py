@@ -86,6 +86,7 @@ class KnownPaths:
         self._signs = np.array([-1.0 if d == "max" else 1.0 for d in self._objectives.values()])
         self._paths: dict[str, Path] = {}
         self._scale: Scale | None = None
+        self._anchors: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
         self._top = math.nan
         self.evaluations = 0
         self._forget()
@@ -95,8 +96,11 @@ class KnownPaths:
 
     # --- what it is told ----------------------------------------------------------------------------------------------
 
-    def scale(self, worst: Mapping[str, float], best: Mapping[str, float]) -> None:
-        """The anchors of the objectives; no scale if one lacks them."""
+    def scale(self, worst: Mapping[str, float], best: Mapping[str, float]) -> bool:
+        """The anchors of the objectives; no scale if one lacks them. Whether they are others than before."""
+        if (worst, best) == self._anchors:
+            return False
+        self._anchors = (dict(worst), dict(best))
         self._scale, names = None, tuple(self._objectives)
         top, moved = best.get("val_accuracy", math.nan), best.get("val_accuracy", math.nan) != self._top
         self._top = top
@@ -107,6 +111,7 @@ class KnownPaths:
             self._scale = Scale(names, high + (low - high) * reach, high)
         if moved and "accuracy_drop" in self._names:
             self._learn_anew()
+        return True
 
     def started(self, trial_id: str, config: TrialConfig) -> None:
         """A path runs: a new one, or one that was paused."""

@@ -460,6 +460,7 @@ def test_of_a_thousand_paused_paths_a_handful_is_looked_at_in_a_decision():
         enter(choice, f"p{i:04d}", (4, 6, tuple(accuracies)), models=2 + i % 4, state="paused")
     choice.next(may_start=True)  # the first one after a takeover has to look at all
     first = choice.evaluations
+    choice.scale(WORST, BEST)  # nothing new: every path that begins may ask for it
     choice.next(may_start=True)
     assert choice.evaluations - first <= 6  # nothing has happened: the best one, the three oldest, a new one
     looked_at = []
@@ -500,6 +501,17 @@ def test_the_best_paused_path_is_found_although_few_are_looked_at():
         values = finals(SHORT[2][level] + 2, (0.0, *LEVELS)[level])
         choice.snapshot(name, level, 4 + 6 * level, values, True, {})
         choice.paused(name)
+
+
+def test_a_scale_that_moves_changes_every_promise():
+    choice = make()
+    enter(choice, "t0", LONG)
+    enter(choice, "t1", SHORT, models=4, state="paused")
+    before = choice.next(may_start=False).promise
+    choice.scale({**WORST, "val_accuracy": 70.0}, {**BEST, "val_accuracy": 80.0})
+    assert choice.next(may_start=False).promise != before
+    choice.scale(WORST, BEST)
+    assert choice.next(may_start=False).promise == before
 
 
 def test_a_verdict_is_written_as_plain_numbers():
