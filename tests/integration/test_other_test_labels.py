@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from sweeps.driver.conductor import Conductor
+from sweeps.conduct.conductor import Conductor
 
 import analysis
 from analysis.cli.program import main
