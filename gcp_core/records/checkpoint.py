@@ -259,6 +259,11 @@ class EpochCheckpoints:
                 log.warning("checkpoint passed over: %s", exc)
         return None
 
+    def keep_newest(self) -> None:
+        """Remove all but the newest: the trial rests, or may be taken up again."""
+        for old in self._folders()[:-1]:
+            shutil.rmtree(old, ignore_errors=True)
+
     def clear(self) -> None:
         """Remove all of them (the trial is done)."""
         shutil.rmtree(self.root, ignore_errors=True)

@@ -43,6 +43,8 @@ def run_path(setup: Setup, folder: Path | None, stages: StageStore | None, hooks
     result = path.result(status, ended, error)
     if folder is not None and status != "paused":
         write_result(folder, setup.config, result)
+    if path.checkpoints is not None:
+        path.checkpoints.keep_newest()
     return result
 
 

@@ -224,7 +224,8 @@ class Conductor:
         job = self._active[trial_id]
         self._snapshots.taken(job, snap)
         if self._paths is not None and job.kind == "trial":
-            verdict = self._paths.decide(job, snap, self._may_start)
+            waiting = len(self._agenda.fresh("trial"))
+            verdict = self._paths.decide(job, snap, self._may_start, waiting)
             if verdict is not None and verdict.action != "go_on":
                 self._progress.note(f"{trial_id} rests: {verdict.reason}")
 
@@ -270,7 +271,7 @@ class Conductor:
         """Why no further training was begun, where more had been asked for; empty if all was done."""
         if self.budget_spent or self._paths is None:
             return self.budget_spent
-        return self._paths.next(self._may_start).reason
+        return f"no further step is worth it: {self._paths.next(self._may_start).reason}"
 
     def interrupt(self, reason: str) -> None:
         """Start nothing more and let whoever runs the jobs end them."""

@@ -98,8 +98,9 @@ class Paths:
 
     # --- what is decided ------------------------------------------------------------------------------------------
 
-    def decide(self, job: Job, snap: Snap, may_start: bool) -> Verdict | None:
+    def decide(self, job: Job, snap: Snap, may_start: bool, waiting: int = 0) -> Verdict | None:
         """Whether a running path goes on after its snapshot, which it then hears; None = there is nothing to decide.
+        ``waiting``: paths that are drawn and not begun.
 
         One that waits for its baseline is not judged yet: its path goes on.
         """
@@ -108,7 +109,11 @@ class Paths:
             return None
         self._decided.add(name)
         spent = self._spent()
-        verdict = Verdict("pause", reason=spent) if spent else self._choice.goes_on(job.trial_id, may_start)
+        verdict = (
+            Verdict("pause", reason=spent)
+            if spent
+            else self._choice.goes_on(job.trial_id, may_start, waiting)
+        )
         if verdict.action != "go_on":
             self._leave_word(job, Rest(snap.level, True, verdict.reason, verdict.action == "end"))
         self._ledger.decide(job, snap.level, verdict.to_dict())

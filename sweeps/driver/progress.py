@@ -123,7 +123,8 @@ def result_line(job: Job, outcome: Outcome, done: int, total: int) -> str:
         parts.append(f"val accuracy {outcome.finals['val_accuracy']:.2f} %")
     if job.kind != "baseline" and "macs_removed" in outcome.finals:
         parts.append(f"MACs removed {100 * outcome.finals['macs_removed']:.1f} %")
-    parts.append(f"{outcome.seconds:.1f} s")
+    if outcome.seconds:  # a path that rested has said so when it came to rest
+        parts.append(f"{outcome.seconds:.1f} s")
     if outcome.error:
         parts.append(outcome.error)
     return f"{counter} {job.trial_id} {outcome.status:10s} {point_text(job)}: {', '.join(parts)}"

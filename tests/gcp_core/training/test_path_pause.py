@@ -31,6 +31,7 @@ def test_a_path_rests_with_its_snapshots_and_is_not_over(straight, tmp_path, lev
     assert len(result.history) == result.snapshots[-1].epoch
     assert len(result.plans) == level, "no cut before a rest: the next event belongs to the next cycle"
     assert not (tmp_path / "result.json").exists()
+    assert len(list((tmp_path / "epochs").iterdir())) == 1, "one state to go on from"
 
 
 def test_a_path_that_rests_at_every_level_comes_to_the_same_end(straight, tmp_path):

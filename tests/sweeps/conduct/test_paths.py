@@ -135,7 +135,7 @@ def test_what_still_rests_at_the_end_of_the_sweep_is_complete(tmp_path, scripted
     assert record.values == ledger.snapshots()["t0000"][-1].values
     assert recorder.statuses["t0000"] == "complete"
     assert conductor.done == conductor.total == 2
-    assert conductor.why_complete == "nothing is worth it"
+    assert conductor.why_complete == "no further step is worth it: nothing is worth it"
     assert "running" not in statuses(ledger)
 
 
@@ -145,7 +145,7 @@ def test_a_sweep_that_ends_before_all_its_trials_started_says_why(tmp_path, scri
     drive(conductor, PATHS)
     assert statuses(ledger) == ["complete"]
     assert (conductor.complete, conductor.total) == (True, 1)
-    assert conductor.why_complete == "nothing is worth it"
+    assert conductor.why_complete == "no further step is worth it: nothing is worth it"
 
 
 def test_a_path_is_never_alone_in_its_work_another_may_become_worth_it(tmp_path, scripted):
