@@ -15,7 +15,6 @@ from typing import Any
 import pandas as pd
 import pytest
 from click.testing import CliRunner
-from sweeps.conduct.conductor import Conductor
 
 import analysis
 from analysis.cli.program import main
@@ -23,6 +22,7 @@ from analysis.show.publish import publish
 from gcp_core.data import RawData, load_splits
 from gcp_core.data.digits import load_digits
 from gcp_core.schema import KINDS, SNAPSHOT, Tag
+from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.ledger import Ledger
