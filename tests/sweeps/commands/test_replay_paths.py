@@ -124,7 +124,7 @@ def test_a_path_is_not_the_same_if_one_of_its_snapshots_is_not(walked: Path) -> 
     ("name", "said"),
     [
         ("t0000@9", "t0000@9: the path has 3 snapshots, t0000@0 .. t0000@2"),
-        ("t0000@x", "t0000@x: the path has 3 snapshots, t0000@0 .. t0000@2"),
+        ("t0000@x", "the sweep has no trial 't0000@x'"),
         ("t0009@1", "the sweep has no trial 't0009'"),
         ("b0000@0", "b0000@0: is no path"),
     ],
