@@ -26,8 +26,9 @@ from sweeps.records import spool
 from sweeps.records.database import driver_lock
 from sweeps.records.folder import Entry, existing_entry
 from sweeps.records.job import Outcome, Record, Snap
+from sweeps.records.journal import repair_journal
 from sweeps.records.layout import DATABASE, JOURNAL, trial_path
-from sweeps.records.ledger import Ledger, repair_journal
+from sweeps.records.ledger import Ledger
 from sweeps.records.provenance import collect
 from sweeps.records.tenure import Tenure
 from sweeps.storage.lock import request_stop, run_lock, stop_requested
@@ -236,7 +237,7 @@ def _train(
 
     def epoch(row: Any) -> bool:
         tenure.check()
-        spool.append(work, spool.stamp(_row(row)))
+        spool.append(work, spool.stamp(spool.row_of(row)))
         if report is not None:
             report(row)
         return bool(stop_requested(place.folder))
@@ -265,13 +266,9 @@ def _train(
     return snap, done.trained_epochs
 
 
-def _row(report: Any) -> dict[str, float]:
-    return {"epoch": int(report.epoch), **{key: float(value) for key, value in report.metrics.items()}}
-
-
 def _spool_all(work: Path, history: Iterable[Any]) -> None:
     """The epochs of the finished model, whatever earlier calls had told of; each with its time, where that is known."""
-    rows = spool.with_times(tuple(map(_row, history)), spool.rows(work))
+    rows = spool.with_times(tuple(map(spool.row_of, history)), spool.rows(work))
     (work / spool.SPOOL).unlink(missing_ok=True)
     for row in rows:
         spool.append(work, row)

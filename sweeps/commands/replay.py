@@ -129,7 +129,7 @@ def replay(
         return _replay_polished(open_sweep(sweep), ModelName.parse(model), report, runner)
     task = _task(open_sweep(sweep), model)
     record = task.record
-    outcome = read_outcome(record.job.folder)
+    outcome = read_outcome(record.job.folder, record.job.part)
     losses: dict[int, float] = {}
 
     def epoch(row: Any) -> bool:

@@ -134,11 +134,18 @@ class Answers:
         if all(map(self._baselines.is_gone, self.searched)):
             self._host.stop(self._baselines.missing(baseline_needed_by(search)))
 
+    def with_drop(self, job: Job, outcome: Outcome) -> Outcome:
+        """The outcome with what it has lost in accuracy, which its baseline may tell later."""
+        baseline = self._baselines.get(job.baseline_key)
+        if baseline is None:
+            self._baselines.lacks_drop(job, outcome)
+            return outcome
+        drop = accuracy_drop(outcome, baseline)
+        return outcome if drop is None else with_finals(outcome, accuracy_drop=drop)
+
     def _close_trial(self, job: Job, outcome: Outcome) -> None:
         baseline = self._baselines.get(job.baseline_key)
-        drop = None if baseline is None else accuracy_drop(outcome, baseline)
-        if drop is not None:
-            outcome = with_finals(outcome, accuracy_drop=drop)
+        outcome = self.with_drop(job, outcome)
         outcome, values, violations = judge(
             self._config, outcome, baseline, dense_costs(job.folder, outcome.finals)
         )
@@ -152,8 +159,6 @@ class Answers:
                 # A model that exists has no place of its own, and a plateau has to see that nothing was added.
                 standing = new and values is not None and outcome.status == "complete"
                 self._front.trial(outcome.finals if standing else None)
-        if baseline is None:
-            self._baselines.lacks_drop(job, outcome)
         self._announce(job, outcome)
 
     def _announce(self, job: Job, outcome: Outcome) -> None:

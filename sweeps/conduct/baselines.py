@@ -31,7 +31,7 @@ class Baselines:
         self._complete: dict[str, Outcome] = {}
         self._gone: dict[str, tuple[Job, Outcome]] = {}
         self._waiting: dict[str, list[tuple[Job, Outcome]]] = {}
-        self._without_drop: dict[str, list[tuple[Job, Outcome]]] = {}
+        self._without_drop: dict[str, dict[str, tuple[Job, Outcome]]] = {}
 
     def get(self, key: str) -> Outcome | None:
         """How it ended, None as long as it is not complete."""
@@ -78,12 +78,12 @@ class Baselines:
         return tuple(job for answers in self._waiting.values() for job, _ in answers)
 
     def lacks_drop(self, job: Job, outcome: Outcome) -> None:
-        """A trial ended before its baseline; what it lost in accuracy comes later."""
-        self._without_drop.setdefault(job.baseline_key, []).append((job, outcome))
+        """A trial ended (or rests) before its baseline; what it lost in accuracy comes later. Its last word counts."""
+        self._without_drop.setdefault(job.baseline_key, {})[job.trial_id] = (job, outcome)
 
     def late(self, key: str) -> list[tuple[Job, Outcome]]:
         """The trials that ended before it."""
-        return self._without_drop.pop(key, [])
+        return list(self._without_drop.pop(key, {}).values())
 
     def wanted(self, key: str) -> bool:
         """Whether trials that have ended need it."""

@@ -27,7 +27,6 @@ from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
 from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.place import bring_trial
-from sweeps.storage.states import trained_again, without_state
 from sweeps.strategy.budget import Budget
 from sweeps.strategy.choice import Verdict
 from sweeps.strategy.front import LiveFront
@@ -91,7 +90,7 @@ class Conductor:
         )
         self._paths: Paths | None = None
         if config.of_paths:
-            self._paths = Paths(config, ledger, self.exchange, self._front, self._no_further)
+            self._paths = Paths(config, ledger, self.exchange, self._front, self._no_further, progress.note)
         self._keeper = Keeper(config, self.exchange, snapshots, trials)
         self._snapshots = Snapshots(
             config, ledger, tracker, progress, self._baselines, self._front, self._proposals, self._paths,
@@ -132,7 +131,7 @@ class Conductor:
         """Which budget keeps trials or confirmation runs from being started, as a sentence; empty if none does."""
         planned = self.config.num_trials()
         unbegun = self._agenda.fresh("trial") or not (self._exhausted or self._entered >= planned)
-        if unbegun or (self._paths is not None and self._paths.resting):
+        if unbegun or (self._paths is not None and self._paths.worth_resuming):
             spent = self._no_further()
             if spent:
                 return spent
@@ -153,7 +152,11 @@ class Conductor:
         """Whether there is anything left to start."""
         if self.stop_reason:
             return False
-        return bool(self._startable()) or not self.all_entered or self._confirm_due
+        if self._startable() or not self.all_entered or self._confirm_due:
+            return True
+        # Tune never asks again once it was told so, and what runs may change the answer: a baseline moves the scales
+        # of a sweep of paths, and confirmation runs are chosen when all answers are known.
+        return bool(self._active) and (self._paths is not None or not self._confirming)
 
     def _startable(self) -> list[Job]:
         return self._agenda.startable(self._active.values())
@@ -201,7 +204,7 @@ class Conductor:
         self._trunk.started(job)
         self._keeper.runs(job.trial_id)
         if self._paths is not None and job.kind == "trial":
-            self._paths.started(job, self._entered)
+            self._paths.started(job)
         self._budget.started(job)
         self._tracker.started(job)
         self._progress.started(job)
@@ -225,9 +228,7 @@ class Conductor:
         self._snapshots.taken(job, snap)
         if self._paths is not None and job.kind == "trial":
             waiting = len(self._agenda.fresh("trial"))
-            verdict = self._paths.decide(job, snap, self._may_start, waiting)
-            if verdict is not None and verdict.action != "go_on":
-                self._progress.note(f"{trial_id} rests: {verdict.reason}")
+            self._paths.decide(job, snap, self._may_start, waiting)
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
@@ -249,14 +250,14 @@ class Conductor:
             self._snapshots.taken(job, snap)
         if self._paths.rests(job, outcome):
             self._proposals.paused(job)
-            self._tracker.finished(job, outcome)
+            self._tracker.finished(job, self._answers.with_drop(job, outcome))
         else:
             self._settle(job, dataclasses.replace(outcome, status="complete", ended="constraint"))
 
     def _settle(self, job: Job, outcome: Outcome) -> None:
         self._answers.settle(job, outcome)
         if self._paths is not None and job.kind == "trial":
-            self._paths.over(job)
+            self._paths.over(job, outcome)
         elif self._paths is not None:
             self._paths.scales()
 
@@ -269,8 +270,11 @@ class Conductor:
     @property
     def why_complete(self) -> str:
         """Why no further training was begun, where more had been asked for; empty if all was done."""
-        if self.budget_spent or self._paths is None:
-            return self.budget_spent
+        spent = self.budget_spent
+        if spent or self._paths is None:
+            return spent
+        if not (self._paths.resting or self._may_start):
+            return ""  # all was done
         return f"no further step is worth it: {self._paths.next(self._may_start).reason}"
 
     def interrupt(self, reason: str) -> None:
@@ -324,14 +328,10 @@ class Conductor:
                 return None
 
     def _resume_path(self, verdict: Verdict) -> Job:
-        job, epoch = self._paths.resume(verdict.trial_id)
+        job, epoch = self._paths.resume(verdict)
         self._answers.ended.discard(job.trial_id)
-        missing = without_state(self.exchange, [job.trial_id])
-        if missing:
-            self._progress.note(trained_again(missing))
+        self._enter_baseline(job.config)
         self._trunk.resumed(job, epoch)
-        if verdict.reason:
-            self._progress.note(f"{job.trial_id} goes on: {verdict.reason}")
         return job
 
     def _enter_next(self) -> None:
@@ -339,9 +339,8 @@ class Conductor:
         point = self._proposals.next(self._entered)
         if point is None:
             self._exhausted = True
-            self._progress.note(
-                f"every distinct point of the space that can be run has been tried ({self._entered} trials)"
-            )
+            tried = "every distinct point of the space that can be run has been tried"
+            self._progress.note(f"{tried} ({self._entered} trials)")
             return
         trial = self._proposals.resolve(point)
         if not trial.is_path or self.config.search.needs_baseline():
@@ -349,6 +348,8 @@ class Conductor:
         job = self._ledger.add("trial", trial, point, self._proposals.distributions)
         self._answers.searched.add(job.baseline_key)
         self._entered += 1
+        if self._paths is not None:
+            self._paths.entered = self._entered
         self._agenda.add(job)
         self._enter_baseline(trial)  # a path's is trained when a worker is free: nothing waits for it
 
@@ -379,10 +380,8 @@ class Conductor:
         """Go on from the ledger: what ended stays, what had ended unrecorded is recorded, the rest is queued."""
         baselines = self._ledger.records("baseline")
         now = self._proposals.resolve
-        trials = [
-            dataclasses.replace(record, job=as_now(record.job, now))
-            for record in self._ledger.records("trial")
-        ]
+        ledger = self._ledger.records("trial")
+        trials = [dataclasses.replace(record, job=as_now(record.job, now)) for record in ledger]
         self._entered = len(trials)
         self._answers.recall(trials, baselines)
         self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
@@ -391,13 +390,16 @@ class Conductor:
         for record in baselines:
             self._take_over_baseline(record)
         for record in trials:
-            if record.finished and self._baselines.get(record.job.baseline_key) is None:
+            known = record.finished or record.status == "paused"
+            if known and self._baselines.get(record.job.baseline_key) is None:
                 self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
         everything = [*trials, *self._ledger.records("confirm")]
         unfinished = [record for record in everything if record.status == "running"]
         for record in unfinished:
             self._enter_baseline(record.job.config)
         for record in unfinished:
+            if record.job.kind == "trial" and record.job.config.is_path:
+                self._ledger.renew(record.job)
             self._resume(record.job)
 
     def _take_over_baseline(self, record: Record) -> None:

@@ -64,7 +64,6 @@ class Keeper:
         self._there: dict[tuple[str, int], SnapshotRecord] = {}
         self._slacks: dict[tuple[str, int], tuple[np.ndarray, str]] = {}
         self._running: set[str] = set()
-        self._pinned: set[tuple[str, int]] = set()
         if self._on and known:
             names = [record.job.trial_id for record in trials]
             every = {(name, one.snap.level): one for name in names for one in known.get(name, ())}
@@ -83,10 +82,6 @@ class Keeper:
             self._there[trial_id, taken.snap.level] = taken
             self._slacks.pop((trial_id, taken.snap.level), None)
 
-    def pin(self, trial_id: str, level: int) -> None:
-        """Somebody needs these weights (a model is trained on from them, say): they stay."""
-        self._pinned.add((trial_id, level))
-
     def settled(self, trial_id: str) -> list[Dropped]:
         """A path rests or has ended. Drop what has left the band by now, of all paths that are not being trained."""
         self._running.discard(trial_id)
@@ -96,7 +91,7 @@ class Keeper:
         """Drop what has left the band; what cannot be removed now is tried again the next time."""
         if not self._on:
             return []
-        looked_at = [m for m in self._there if m[0] not in self._running and m not in self._pinned]
+        looked_at = [model for model in self._there if model[0] not in self._running]
         found = []
         for model, why in self._out(looked_at).items():
             try:

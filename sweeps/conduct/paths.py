@@ -17,6 +17,7 @@ from sweeps.records.job import GOES_ON, Job, Outcome, Record, Rest, Snap, read_r
 from sweeps.records.layout import REST_FILE, trial_path
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.storage.exchange import Exchange
+from sweeps.storage.states import trained_again, without_state
 from sweeps.strategy.choice import Choice, Verdict
 from sweeps.strategy.front import LiveFront
 
@@ -26,6 +27,10 @@ class Paths:
 
     Args:
         spent: which budget is, as a sentence; empty = none. No further cycle is begun then.
+        note: is told in a sentence what the user may want to know.
+
+    Attributes:
+        entered: paths of the sweep so far, whether begun or not.
     """
 
     def __init__(
@@ -35,41 +40,40 @@ class Paths:
         exchange: Exchange,
         front: LiveFront,
         spent: Callable[[], str],
+        note: Callable[[str], None],
     ) -> None:
         self._config, self._ledger, self._exchange = config, ledger, exchange
-        self._front, self._spent = front, spent
+        self._front, self._spent, self._note = front, spent, note
         search = config.search
         self._choice = Choice(search.objectives, search.least_gain, search.limits())
         self._resting: dict[str, Job] = {}
         self._last: dict[str, Snap] = {}
-        self._number = 0
+        self.entered = 0
         self._judged: set[str] = set()
         self._decided: set[str] = set()
-        self._verdict: tuple[bool, Verdict] | None = None
+        self._verdicts: dict[bool, Verdict] = {}
 
     # --- what is known --------------------------------------------------------------------------------------------
 
     def take_over(self, records: list[Record], snapshots: Mapping[str, list[SnapshotRecord]]) -> None:
         """Go on from the ledger. Paths that had come to their end rest too if they may go deeper by now."""
-        self._number = len(records)
+        self.entered = len(records)
         for record in records:
             job = record.job
             self._choice.started(job.trial_id, job.config)
             for known in snapshots.get(job.trial_id, ()):
                 self.judged(job, known.snap, known.violations)
             self._decided |= {model_id(job.trial_id, level) for level in record.decisions}
-            ended_there = record.status in ("complete", "infeasible") and record.ended in GOES_ON
-            if record.status == "paused" or (ended_there and self._goes_deeper(job)):
+            if record.status == "paused" or (record.reopens and self._goes_deeper(job)):
                 self._resting[job.trial_id] = job
                 self._choice.paused(job.trial_id)
             elif record.finished:
                 self._choice.ended(job.trial_id)
 
-    def started(self, job: Job, number: int) -> None:
-        """A path runs; ``number`` of them have been entered so far."""
-        self._number = number
+    def started(self, job: Job) -> None:
+        """A path runs."""
         self._choice.started(job.trial_id, job.config)
-        self._verdict = None
+        self._verdicts.clear()
 
     def judged(self, job: Job, snap: Snap, violations: Mapping[str, float]) -> None:
         """A snapshot has been entered in the ledger."""
@@ -82,19 +86,24 @@ class Paths:
             self._last[job.trial_id] = snap
         if snap.level == 0:
             self.scales()  # it may stand in for a baseline
-        self._verdict = None
+        self._verdicts.clear()
 
     def scales(self) -> None:
         """The front's scales may have moved."""
         scale = self._front.scale()
         if scale is not None:
             self._choice.scale(*scale)
-        self._verdict = None
+        self._verdicts.clear()
 
-    def over(self, job: Job) -> None:
-        """A path has ended and does not go on."""
-        self._choice.ended(job.trial_id)
-        self._verdict = None
+    def over(self, job: Job, outcome: Outcome) -> None:
+        """A path has ended. One whose target was raised meanwhile (a killed driver did not hear of its end) rests."""
+        done = outcome.status in ("complete", "infeasible") and outcome.ended in GOES_ON
+        if done and outcome.ended != "paused" and self._goes_deeper(job):
+            self._resting[job.trial_id] = job
+            self._choice.paused(job.trial_id)
+        else:
+            self._choice.ended(job.trial_id)
+        self._verdicts.clear()
 
     # --- what is decided ------------------------------------------------------------------------------------------
 
@@ -114,15 +123,18 @@ class Paths:
             if spent
             else self._choice.goes_on(job.trial_id, may_start, waiting)
         )
-        if verdict.action != "go_on":
+        if verdict.action == "go_on":
+            self._take_back(job, snap.level)
+        else:
             self._leave_word(job, Rest(snap.level, True, verdict.reason, verdict.action == "end"))
+            self._note(f"{job.trial_id} {'rests' if verdict.action == 'pause' else 'ends'}: {verdict.reason}")
         self._ledger.decide(job, snap.level, verdict.to_dict())
         return verdict
 
     def rests(self, job: Job, outcome: Outcome) -> bool:
         """A path has ended its process after a snapshot. Whether it may go on later."""
         word = read_rest(job.folder)
-        self._verdict = None
+        self._verdicts.clear()
         if word is not None and word.over:
             return False
         self._ledger.pause(job, outcome)
@@ -132,27 +144,43 @@ class Paths:
 
     def next(self, may_start: bool) -> Verdict:
         """What a free worker does: resume a path, start one, or nothing."""
-        if self._verdict is None or self._verdict[0] != may_start:
-            given = min(len(self._config.search.points), self._config.num_trials()) - self._number
-            self._choice.given(max(0, given) if may_start else 0)
-            self._verdict = (may_start, self._choice.next(may_start))
-        spent = self._spent() if self._verdict[1].action == "resume" else ""
-        return Verdict("nothing", reason=spent) if spent else self._verdict[1]
+        verdict = self._ask(may_start)
+        spent = self._spent() if verdict.action == "resume" else ""
+        return Verdict("nothing", reason=spent) if spent else verdict
 
-    def resume(self, trial_id: str) -> tuple[Job, int]:
+    def _ask(self, may_start: bool) -> Verdict:
+        if may_start not in self._verdicts:
+            given = min(len(self._config.search.points), self._config.num_trials()) - self.entered
+            self._choice.given(max(0, given) if may_start else 0)
+            self._verdicts[may_start] = self._choice.next(may_start)
+        return self._verdicts[may_start]
+
+    def resume(self, verdict: Verdict) -> tuple[Job, int]:
         """Take a resting path up again: the job to run, and the epoch that it goes on from."""
+        trial_id = verdict.trial_id
         job, last = self._resting.pop(trial_id), self._last[trial_id]
+        missing = without_state(self._exchange, [trial_id])
+        if missing:
+            self._note(trained_again(missing))
+        if verdict.reason:
+            self._note(f"{trial_id} goes on: {verdict.reason}")
         job = self._ledger.resume(job)
         Path(job.folder).mkdir(parents=True, exist_ok=True)
-        self._leave_word(job, Rest(last.level, False))
+        write_rest(job.folder, Rest(last.level, False))
+        self._exchange.send(f"{trial_path(trial_id)}/{REST_FILE}")  # or it would rest again at once
         self._choice.started(trial_id, job.config)
-        self._verdict = None
+        self._verdicts.clear()
         return job, last.epoch
 
     @property
     def resting(self) -> bool:
-        """Whether any path rests that may go on."""
-        return bool(self._resting)
+        """Whether any path rests that has steps left."""
+        return any(map(self._goes_deeper, self._resting.values()))
+
+    @property
+    def worth_resuming(self) -> bool:
+        """Whether one of them would be taken up again, were it not for a budget."""
+        return self.resting and self._ask(False).action == "resume"
 
     def concluded(self) -> list[tuple[Job, Outcome]]:
         """The sweep is over: the paths that rest, with their ends."""
@@ -170,6 +198,12 @@ class Paths:
             return True
         removed = last.finals[f"{job.config.prune.of}_removed"]
         return next(steps_ahead(job.config, removed, last.epoch), None) is not None
+
+    def _take_back(self, job: Job, level: int) -> None:
+        """A driver that was killed may have left another word."""
+        word = read_rest(job.folder)
+        if word is not None and word.rest and word.level == level:
+            self._leave_word(job, Rest(level, False))
 
     def _leave_word(self, job: Job, word: Rest) -> None:
         write_rest(job.folder, word)

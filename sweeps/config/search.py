@@ -101,7 +101,7 @@ class SearchConfig:
             raise ConfigError(
                 f"{self.min_gain!r} is not a number >= 0",
                 "search.min_gain",
-                f"per cent points of hypervolume per dense epoch; null = {DEFAULT_MIN_GAIN:g}, 0 = whatever gains at all",
+                f"per cent points of hypervolume per dense epoch; null = {DEFAULT_MIN_GAIN:g}, 0 = every path to its end",
             )
         if self.plateau is not None:
             parse_plateau(self.plateau, "search.plateau")

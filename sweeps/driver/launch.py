@@ -38,8 +38,9 @@ from sweeps.records import spool
 from sweeps.records.database import driver_lock
 from sweeps.records.folder import Entry, read_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
+from sweeps.records.journal import repair_journal
 from sweeps.records.layout import CONFIG, DATABASE, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
-from sweeps.records.ledger import Ledger, read_records, repair_journal
+from sweeps.records.ledger import Ledger, read_records
 from sweeps.records.tenure import Tenure
 from sweeps.storage.exchange import Exchange, open_exchange
 from sweeps.storage.lock import request_stop, run_lock

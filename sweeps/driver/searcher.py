@@ -81,7 +81,12 @@ class ConductorSearcher(Searcher):
         return epoch > before
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        self._receive(trial_id, result)
+        try:
+            self._receive(trial_id, result)
+        except (Superseded, Displaced):
+            self._live().interrupt(TAKEN_OVER)
+        except OSError as exc:  # a snapshot that is not entered is told again by the path that goes on
+            self._stop_if_full(exc)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

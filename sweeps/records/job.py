@@ -269,3 +269,8 @@ class Record:
     def finished(self) -> bool:
         """Whether the trial has come to any end; a path that rests has not."""
         return self.status not in ("running", "paused")
+
+    @property
+    def reopens(self) -> bool:
+        """Whether it is a path whose end a raised target or cap, or a sweep that is asked for more, may undo."""
+        return self.status in ("complete", "infeasible") and self.ended in GOES_ON

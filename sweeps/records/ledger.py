@@ -11,7 +11,6 @@ import contextlib
 import dataclasses
 import json
 import logging
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,16 +22,15 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import CheckpointError
 from gcp_core.schema import STATUSES, Kind
 from sweeps.records.continued import PART, Continued
 from sweeps.records.database import open_storage, study_name
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
+from sweeps.records.journal import WholeLines
 from sweeps.records.layout import JOURNAL
 from sweeps.records.tenure import Tenure
 
@@ -59,9 +57,9 @@ class Ledger:
     """The studies of a sweep's folder (trials, baselines, confirm runs), created where they are missing; paths have one
     more, of their snapshots.
 
-    Whoever wants to write holds the run lock and has called :func:`repair_journal`. ``journal`` is for readers that
-    look at a copy (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id``
-    tells sweeps of equal names apart. Nothing is written after ``tenure`` has ended: Displaced is raised.
+    Whoever wants to write holds the run lock and has repaired the journal. ``journal`` is for readers that look at a copy
+    (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id`` tells sweeps of
+    equal names apart. Nothing is written after ``tenure`` has ended: Displaced is raised.
     """
 
     def __init__(
@@ -79,7 +77,7 @@ class Ledger:
         with quiet_optuna():
             if url is None:
                 # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
-                backend = _WholeLines(str(journal or folder.absolute() / JOURNAL))
+                backend = WholeLines(str(journal or folder.absolute() / JOURNAL))
                 storage: BaseStorage = JournalStorage(backend)
             else:
                 storage, name = open_storage(url), study_name(name, sweep_id)
@@ -129,8 +127,8 @@ class Ledger:
         trial.set_user_attr(_SECONDS, before + outcome.seconds)
         trial.set_user_attr(_WEIGHTS, outcome.weights_sha256)
         trial.set_user_attr(_PROVENANCE, outcome.provenance)
-        if outcome.ended:
-            trial.set_user_attr(_ENDED, outcome.ended)
+        if job.config.is_path:
+            trial.set_user_attr(_ENDED, outcome.ended)  # also "": an earlier part may have ended otherwise
         for name, excess in (violations or {}).items():
             if name not in frozen.constraints:
                 trial.set_constraint(name, excess)
@@ -162,12 +160,21 @@ class Ledger:
         _, frozen, trial = self._open(job)
         if not frozen.state.is_finished():
             trial.set_user_attr(_STATUS, "running")
+            self.renew(job)
             return job
         part, known = job.part + 1, frozen.user_attrs
         so_far = {name: known[name] for name in (_FINALS, _SECONDS, _WEIGHTS, _PROVENANCE)}
         about = {**known, _STATUS: "running", _CONFIG: job.config.to_dict(), _RESTS: so_far}
         self._continued.add(job.trial_id, part, about)
         return dataclasses.replace(job, part=part)
+
+    def renew(self, job: Job) -> None:
+        """Enter how deep an open path goes by now: its target or its cap was raised."""
+        self.tenure.check()
+        _, frozen, trial = self._open(job)
+        config = job.config.to_dict()
+        if frozen.user_attrs[_CONFIG] != config:
+            trial.set_user_attr(_CONFIG, config)
 
     def decide(self, job: Job, level: int, decision: Mapping[str, Any]) -> None:
         """Keep what was decided at a snapshot of a path that is open, and on which numbers."""
@@ -186,6 +193,7 @@ class Ledger:
         self, job: Job, snap: Snap, values: tuple[float, ...] | None, violations: Mapping[str, float]
     ) -> None:
         """Enter a finished snapshot of a path under its name, in one line; one that is there already stays."""
+        self.tenure.check()
         name = snap.name(job.trial_id)
         if name in self._snapshot_names():
             return
@@ -341,18 +349,6 @@ class _Sibling:
         return self._study
 
 
-class _WholeLines(JournalFileBackend):
-    """Takes back what a full disk let through only in part: a line appended behind it would spoil the journal."""
-
-    def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        size = os.path.getsize(self._file_path)
-        try:
-            super().append_logs(logs)
-        except OSError:
-            os.truncate(self._file_path, size)
-            raise
-
-
 def _ms(moment: datetime | None) -> int:
     """Optuna's times are local ones without a zone, which is how ``timestamp`` reads them."""
     return 0 if moment is None else int(moment.timestamp() * 1000)
@@ -366,37 +362,6 @@ def encode_point(point: Mapping[str, Any], distributions: Mapping[str, BaseDistr
 def encode(value: Any) -> Any:
     """A value Optuna can hold as a category or number."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
-
-
-def repair_journal(folder: Path) -> list[str]:
-    """Mend what a killed writer leaves behind; call it only while holding the run lock. Says what was done.
-
-    A stale lock would stall the first write; a torn last line would make every later load fail.
-    """
-    path = folder / JOURNAL
-    done = []
-    for stale in folder.glob(f"{JOURNAL}.lock*"):
-        stale.unlink(missing_ok=True)
-        done.append(f"removed the stale lock {stale.name}")
-    if not path.exists():
-        return done
-    whole = path.read_bytes()
-    kept = whole[: whole.rfind(b"\n") + 1]
-    if len(kept) < len(whole):
-        with path.open("r+b") as file:
-            file.truncate(len(kept))
-            os.fsync(file.fileno())
-        done.append(f"cut a torn last line ({len(whole) - len(kept)} bytes) off {JOURNAL}")
-    for number, line in enumerate(kept.splitlines(), start=1):
-        try:
-            json.loads(line)
-        except ValueError as exc:
-            raise CheckpointError(
-                f"line {number} is not JSON", str(path), "restore the file from a backup"
-            ) from exc
-    for step in done:
-        _log.warning("%s: %s", folder, step)
-    return done
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from pathlib import Path
+from typing import Any
 
 SPOOL = "reported.jsonl"
 #: Key of a row's time, in milliseconds since 1970.
@@ -20,6 +21,11 @@ AT = "at"
 def stamp(row: dict[str, float]) -> dict[str, float]:
     """The row with the time of now."""
     return {**row, AT: int(time.time() * 1000)}
+
+
+def row_of(report: Any) -> dict[str, float]:
+    """A trainer's report of an epoch (``gcp_core.records.results.EpochReport``) as a row."""
+    return {"epoch": int(report.epoch), **{key: float(value) for key, value in report.metrics.items()}}
 
 
 def append(folder: Path, row: dict[str, float]) -> None:

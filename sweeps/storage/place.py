@@ -64,7 +64,8 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
 def bring_home(exchange: Exchange) -> None:
     """Bring the sweep's folder up to what the store holds; weights and checkpoints stay there.
 
-    Of trials whose end is known here nothing new can come: their outcome is carried last, and it is final.
+    Of trials whose end is known here nothing new can come: their outcome is carried last, and it is final. But a path may
+    have been taken up again.
 
     Raises:
         ConfigError: the ledger here and the store's copy contradict each other.
@@ -74,8 +75,9 @@ def bring_home(exchange: Exchange) -> None:
     exchange.fetch(ENTRY)
     exchange.fetch(CONFIG)
     _bring_journal(exchange)
-    ended = (path.parent.name for path in (exchange.root / TRIALS).glob(f"*/{OUTCOME_FILE}"))
-    exchange.fetch(TRIALS, without=(*_HEAVY, *ended))
+    folders = (path.parent for path in (exchange.root / TRIALS).glob(f"*/{OUTCOME_FILE}"))
+    final = (folder.name for folder in folders if not (folder / schema.SNAPSHOTS).exists())
+    exchange.fetch(TRIALS, without=(*_HEAVY, *final))
 
 
 def bring_trial(exchange: Exchange, path: str) -> None:

@@ -6,7 +6,7 @@ import logging
 import shutil
 from collections.abc import Iterable
 
-from sweeps.records.job import GOES_ON, Record
+from sweeps.records.job import Record
 from sweeps.records.layout import EPOCHS, STAGES, trial_path
 from sweeps.storage.exchange import Exchange
 
@@ -17,7 +17,7 @@ def may_go_on(record: Record) -> bool:
     """Whether a trial may need its last state again: it has not ended, or is a path that a raised target or cap, or a
     sweep that is asked for more, takes further.
     """
-    return not record.finished or (record.job.config.is_path and record.ended in GOES_ON)
+    return not record.finished or record.reopens
 
 
 def clear_states(exchange: Exchange, records: list[Record]) -> None:
@@ -29,9 +29,11 @@ def clear_states(exchange: Exchange, records: list[Record]) -> None:
     shutil.rmtree(exchange.root / STAGES, ignore_errors=True)
     for record in over:
         shutil.rmtree(exchange.root / trial_path(record.job.trial_id) / EPOCHS, ignore_errors=True)
-    lost = [f"{trial_path(record.job.trial_id)}/{EPOCHS}" for record in over if record.status == "lost"]
+    # Others' processes have removed theirs; a path that the rule has ended left its process as one that rests.
+    left = [record for record in over if record.status == "lost" or record.ended == "constraint"]
+    states = [f"{trial_path(record.job.trial_id)}/{EPOCHS}" for record in left]
     try:
-        exchange.remove(STAGES, *lost)
+        exchange.remove(STAGES, *states)
     except OSError as exc:
         _log.warning("training states stay in the store: %s", exc)
 

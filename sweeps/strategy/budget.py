@@ -59,7 +59,7 @@ class Budget:
 
     def recall(self, records: Iterable[Record]) -> None:
         """Jobs that ended under earlier drivers; of two accounts of them the larger one counts."""
-        self._ended_s = max(self._ended_s, sum(record.seconds for record in records if record.finished))
+        self._ended_s = max(self._ended_s, sum(record.seconds for record in records))
 
     def started(self, job: Job) -> None:
         self._started[job.trial_id] = self._now()
@@ -88,7 +88,7 @@ class Budget:
         first = self._signs.pop(job.trial_id, now)
         cost = max(outcome.seconds, now - (started if outcome.status == "lost" else first))
         self._ended_s += cost
-        self._ended += 1
+        self._ended += outcome.status != "paused"
         self.tick()
         return cost
 

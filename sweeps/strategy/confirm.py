@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gcp_core.schema import Direction
-from sweeps.records.job import GOES_ON, Job, Record
+from sweeps.records.job import Job, Record
 from sweeps.records.ledger import SnapshotRecord
 
 #: Trial id -> its snapshots, as the ledger holds them.
@@ -73,7 +73,7 @@ def taken_further(runs: Sequence[Record], known: Sequence[Record]) -> list[Job]:
     return [
         dataclasses.replace(record.job, config=caps[record.key])
         for record in known
-        if record.key in caps and record.finished and record.ended in GOES_ON
+        if record.key in caps and record.reopens
         if caps[record.key].train.epochs > record.finals.get("epochs", 0)
     ]
 

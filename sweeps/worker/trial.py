@@ -186,8 +186,7 @@ def run_job(
             shutil.rmtree(folder / EPOCHS, ignore_errors=True)
         with _ends_if_superseded(job):
             exchange.send(trial_path(job.trial_id))
-            if not goes_on:
-                exchange.remove(f"{trial_path(job.trial_id)}/{EPOCHS}")
+            _remove_old_epochs(job, exchange)
         return outcome
 
 
@@ -209,7 +208,7 @@ def _run(
     def report(epoch_report: Any) -> bool:
         with watchdog.pause(), _tolerated("whose the trial is stays open"), _ends_if_superseded(job):
             exchange.check_owner()  # before this epoch's checkpoint
-        row = spool.stamp(_row(epoch_report))
+        row = spool.stamp(spool.row_of(epoch_report))
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
@@ -223,7 +222,7 @@ def _run(
 
     def snapshot(taken: Any) -> bool:
         with watchdog.pause():
-            with _tolerated("the snapshot stays on this node for now"):
+            with _tolerated("the snapshot stays on this node for now"), _ends_if_superseded(job):
                 exchange.send(f"{trial_path(job.trial_id)}/{schema.SNAPSHOTS}/{taken.level:02d}")
             extra.snapshot(_snap(taken))
             # As with an epoch: the driver has dealt with it by now.
@@ -251,7 +250,7 @@ def _run(
     return Outcome(
         status=result.status,
         finals={name: float(value) for name, value in result.finals.items()},
-        history=spool.with_times(tuple(_row(entry) for entry in result.history), spool.rows(folder)),
+        history=spool.with_times(tuple(spool.row_of(entry) for entry in result.history), spool.rows(folder)),
         error=result.error or _why_stopped(result.status, folder),
         seconds=time.perf_counter() - start,
         weights_sha256=result.weights_sha256 or "",
@@ -288,14 +287,21 @@ def _fetch_word(job: Job, file: str, exchange: Exchange) -> None:
 
 def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
     """What another node needs to go on from here; older epochs go as they do here."""
-    trial, folder = trial_path(job.trial_id), Path(job.folder)
+    trial = trial_path(job.trial_id)
     with _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
         exchange.send(
             f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
         )
-        kept = {path.name for path in (folder / EPOCHS).iterdir()}
-        there = {path.split("/")[3] for path in exchange.sizes(f"{trial}/{EPOCHS}")}
-        exchange.remove(*(f"{trial}/{EPOCHS}/{name}" for name in sorted(there - kept)))
+        _remove_old_epochs(job, exchange)
+
+
+def _remove_old_epochs(job: Job, exchange: Exchange) -> None:
+    """In the store, what is not here any more."""
+    epochs = f"{trial_path(job.trial_id)}/{EPOCHS}"
+    here = Path(job.folder) / EPOCHS
+    kept = {path.name for path in here.iterdir()} if here.exists() else set()
+    there = {path.split("/")[3] for path in exchange.sizes(epochs)}
+    exchange.remove(*(f"{epochs}/{name}" for name in sorted(there - kept)))
 
 
 @contextlib.contextmanager
@@ -341,10 +347,6 @@ def _out_of_memory(exc: BaseException, job: Job) -> str:
         f"out of memory with train.batch_size={job.config.train.batch_size}; lower it, or search.concurrency"
         f" (trials on one machine share its memory): {describe(exc)}"
     )
-
-
-def _row(report: Any) -> dict[str, float]:
-    return {"epoch": int(report.epoch), **{key: float(value) for key, value in report.metrics.items()}}
 
 
 @contextlib.contextmanager

@@ -68,7 +68,7 @@ class Recorder:
 
     def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
         self.calls.append(("late", job.trial_id))
-        self.finals[job.trial_id].update(finals)
+        self.finals.setdefault(job.trial_id, {}).update(finals)
 
     def front(self, hypervolume: float | None, *progress: float | None) -> None:
         self.calls.append(("front", hypervolume, *progress))

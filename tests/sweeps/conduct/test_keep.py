@@ -140,13 +140,6 @@ def test_weights_that_were_put_back_stay(tmp_path):
     assert weights(tmp_path) == {"t0000@0", "t0001@0"}
 
 
-def test_pinned_weights_stay(tmp_path):
-    found = keeper(tmp_path, a_config(tmp_path))
-    tell(found, left(tmp_path, "t0000@0", 80.0, 100.0), left(tmp_path, "t0001@0", 90.0, 100.0))
-    found.pin("t0000", 0)
-    assert found.sweep() == []
-
-
 def test_a_broken_limit_costs_the_weights_unless_chance_explains_it(tmp_path):
     found = keeper(tmp_path, a_config(tmp_path))
     one = {"status": "infeasible"}

@@ -10,9 +10,10 @@ import pytest
 
 from sweeps.conduct import paths
 from sweeps.conduct.conductor import Conductor
-from sweeps.records.job import Rest, read_rest
+from sweeps.records.job import Job, Outcome, Rest, read_rest
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.choice import Verdict
+from sweeps.worker.trial import Extra, run_job
 from tests.sweeps.inline import OF_PATHS, PATHS, Recorder, config, drive, new_conductor
 
 
@@ -313,3 +314,124 @@ def test_a_raised_target_on_a_path_whose_state_was_cleaned_says_that_it_is_train
         " weights on a CPU"
     ]
     assert names(again) == {"t0000": [0, 1, 2, 3, 4, 5], "t0001": [0, 1, 2, 3, 4, 5]}
+
+
+# --- killed or asked for more at an awkward moment --------------------------------------------------------------------
+
+
+def test_a_raised_target_is_in_the_ledger_whether_the_path_rested_or_ran(tmp_path, scripted):
+    """Whoever replays or confirms a model reads from the ledger how deep its path goes."""
+    scripted(rest=[("t0000", 1)])
+    conductor, _, _ = sweep(tmp_path, **{"search.concurrency": 1})
+    run_until_nothing(conductor)
+    scripted(resumes=9)
+    conductor, _, ledger = sweep(tmp_path, **DEEPER)
+    drive(conductor, PATHS)
+    assert [record.job.config.prune.target for record in ledger.records("trial")] == [0.95, 0.95]
+
+    running = tmp_path / "running"
+    scripted()
+    sweep(running)[0].next_job()
+    _, _, ledger = sweep(running, **DEEPER)
+    assert ledger.records("trial")[0].job.config.prune.target == 0.95
+
+
+def test_an_end_that_nobody_heard_of_is_no_end_once_the_target_is_raised(tmp_path, scripted):
+    scripted(starts=1)
+    conductor, _, ledger = sweep(tmp_path)
+    conductor.finish = lambda trial_id, outcome: conductor._active.pop(trial_id)  # the driver is dead by then
+    run_until_nothing(conductor)
+    assert (Path(ledger.folder) / "trials/t0000/outcome.json").exists()
+    scripted(starts=1, resumes=9)
+    conductor, _, ledger = sweep(tmp_path, **DEEPER)
+    drive(conductor, PATHS)
+    assert len(names(ledger)["t0000"]) == 6
+
+
+def test_a_further_part_that_fails_does_not_count_as_the_end_before(tmp_path, scripted):
+    scripted()
+    drive(sweep(tmp_path)[0], PATHS)
+    scripted(resumes=1)
+    conductor, _, ledger = sweep(tmp_path, **DEEPER)
+    job = conductor.next_job()
+    conductor.finish(job.trial_id, Outcome("lost", error="its node died", part=1))
+    record = ledger.records("trial")[0]
+    assert (record.status, record.ended, record.reopens) == ("lost", "", False)
+    assert len(names(ledger)[job.trial_id]) == 4, "its finished models stay"
+
+
+def test_the_word_of_a_killed_driver_does_not_overrule_its_successor(tmp_path, scripted, monkeypatch):
+    scripted(rest=[("t0000", 1)])
+    conductor, _, _ = sweep(tmp_path)
+    monkeypatch.setattr(Ledger, "decide", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    conductor._paths._decided |= {"t0000@0"}
+    with pytest.raises(KeyboardInterrupt):  # between its word and the ledger's line
+        drive(conductor, PATHS)
+    monkeypatch.undo()
+    scripted()
+    conductor, _, ledger = sweep(tmp_path)
+    drive(conductor, PATHS)
+    assert names(ledger)["t0000"] == [0, 1, 2, 3]
+
+
+def test_while_a_baseline_runs_the_sweep_is_not_over(tmp_path, scripted):
+    """Its end moves the scales, and Tune never asks again once it was told that there is nothing more."""
+    choice = scripted(rest=[("t0000", 1)], starts=1)
+    conductor, _, ledger = sweep(tmp_path, **{"search.concurrency": 2})
+    path, baseline = conductor.next_job(), conductor.next_job()
+    conductor.finish(path.trial_id, _run(conductor, path))
+    assert [record.status for record in ledger.records("trial")] == ["paused"]
+    assert conductor.has_work
+    assert conductor.next_job() is None
+    choice.resumes = 1
+    conductor.finish(baseline.trial_id, _run(conductor, baseline))
+    assert conductor.next_job().trial_id == "t0000"
+
+
+def test_the_baseline_of_a_path_that_rests_is_trained_though_the_budget_is_spent(
+    tmp_path, scripted, monkeypatch
+):
+    scripted(rest=[("t0000", 1)])
+    conductor, recorder, ledger = sweep(tmp_path)
+    job = conductor.next_job()
+    assert job.kind == "trial"
+    monkeypatch.setattr(conductor._budget, "_used_up", "the budget of 2 hours is spent|raise search.hours")
+    conductor.finish(job.trial_id, _run(conductor, job))
+    drive(conductor, PATHS)
+    assert [record.status for record in ledger.records("baseline")] == ["complete"]
+    assert conductor.complete
+    assert "accuracy_drop" in recorder.finals["t0000"]
+
+
+def test_a_sweep_that_has_done_everything_says_nothing(tmp_path, scripted):
+    scripted()
+    conductor, _, _ = sweep(tmp_path)
+    drive(conductor, PATHS)
+    assert (conductor.complete, conductor.why_complete) == (True, "")
+
+
+def test_a_path_taken_up_again_has_its_baseline(tmp_path, scripted):
+    scripted()
+    limits = {"search.constraints": ["accuracy_drop <= 50"]}
+    drive(sweep(tmp_path, **limits)[0], PATHS)
+    scripted(resumes=2)
+    conductor, _, ledger = sweep(tmp_path, **limits, **DEEPER, **{"baseline.epochs": 3})
+    drive(conductor, PATHS)
+    assert [len(taken) for taken in names(ledger).values()] == [6, 6]
+    assert conductor.complete
+
+
+def test_seconds_of_paths_that_rest_are_spent(tmp_path, scripted):
+    scripted(rest=[("t0000", 1)])
+    conductor, _, ledger = sweep(tmp_path)
+    run_until_nothing(conductor)
+    records = ledger.records("trial")
+    assert all(record.seconds > 0 for record in records)
+    again, _, _ = sweep(tmp_path)
+    spent = sum(record.seconds for record in [*records, *ledger.records("baseline")])
+    assert again._budget.trial_seconds == pytest.approx(spent)
+
+
+def _run(conductor: Conductor, job: Job) -> Outcome:
+    extra = Extra(lambda snap: conductor.snapshot(job.trial_id, snap))
+    return run_job(job, PATHS, lambda row: conductor.epoch(job.trial_id, row), extra=extra)

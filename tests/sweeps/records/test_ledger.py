@@ -9,8 +9,9 @@ import pytest
 
 from gcp_core.errors import CheckpointError
 from sweeps.records.job import Outcome
+from sweeps.records.journal import repair_journal
 from sweeps.records.layout import JOURNAL
-from sweeps.records.ledger import Ledger, read_records, repair_journal
+from sweeps.records.ledger import Ledger, read_records
 from sweeps.strategy.sampling import distributions
 from tests.sweeps.inline import config
 

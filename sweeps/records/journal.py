@@ -1,0 +1,59 @@
+"""The ledger's journal file: what a full disk or a killed writer leaves of a line is taken back or cut off."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from optuna.storages.journal import JournalFileBackend
+
+from gcp_core.errors import CheckpointError
+from sweeps.records.layout import JOURNAL
+
+_log = logging.getLogger(__name__)
+
+
+class WholeLines(JournalFileBackend):
+    """Takes back what a full disk let through only in part: a line appended behind it would spoil the journal."""
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        size = os.path.getsize(self._file_path)
+        try:
+            super().append_logs(logs)
+        except OSError:
+            os.truncate(self._file_path, size)
+            raise
+
+
+def repair_journal(folder: Path) -> list[str]:
+    """Mend what a killed writer leaves behind; call it only while holding the run lock. Says what was done.
+
+    A stale lock would stall the first write; a torn last line would make every later load fail.
+    """
+    path = folder / JOURNAL
+    done = []
+    for stale in folder.glob(f"{JOURNAL}.lock*"):
+        stale.unlink(missing_ok=True)
+        done.append(f"removed the stale lock {stale.name}")
+    if not path.exists():
+        return done
+    whole = path.read_bytes()
+    kept = whole[: whole.rfind(b"\n") + 1]
+    if len(kept) < len(whole):
+        with path.open("r+b") as file:
+            file.truncate(len(kept))
+            os.fsync(file.fileno())
+        done.append(f"cut a torn last line ({len(whole) - len(kept)} bytes) off {JOURNAL}")
+    for number, line in enumerate(kept.splitlines(), start=1):
+        try:
+            json.loads(line)
+        except ValueError as exc:
+            raise CheckpointError(
+                f"line {number} is not JSON", str(path), "restore the file from a backup"
+            ) from exc
+    for step in done:
+        _log.warning("%s: %s", folder, step)
+    return done
