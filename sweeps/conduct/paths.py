@@ -20,6 +20,7 @@ from sweeps.storage.exchange import Exchange
 from sweeps.storage.states import trained_again, without_state
 from sweeps.strategy.choice import Choice, Verdict
 from sweeps.strategy.front import LiveFront
+from sweeps.strategy.mirror import warm_up_of
 
 
 class Paths:
@@ -150,8 +151,9 @@ class Paths:
 
     def _ask(self, may_start: bool) -> Verdict:
         if may_start not in self._verdicts:
-            given = min(len(self._config.search.points), self._config.num_trials()) - self.entered
-            self._choice.given(max(0, given) if may_start else 0)
+            trials = self._config.num_trials()
+            first = min(max(len(self._config.search.points), warm_up_of(trials)), trials)
+            self._choice.given(max(0, first - self.entered) if may_start else 0)
             self._verdicts[may_start] = self._choice.next(may_start)
         return self._verdicts[may_start]
 

@@ -125,7 +125,7 @@ class Choice:
         self._promises.pop(trial_id, None)
 
     def given(self, number: int) -> None:
-        """So many of the user's own points are still to be started: they are, whatever they promise."""
+        """So many paths are still to be started whatever they promise: the user's own points, the sampler's warm-up."""
         self._given = number
 
     # --- what it says -------------------------------------------------------------------------------------------------
@@ -148,12 +148,13 @@ class Choice:
         if own is None:
             return Verdict("go_on", trial_id, reason=f"{name}: it has no values to judge it by")
         other_name, other = self._best_paused(front)
-        if may_start or waiting > 0 or self._given > 0:
+        another = may_start or waiting > 0 or self._given > 0
+        if another:
             new = self._known.promise_of_new(front)
             if new is not None and (other is None or new.rate > other.rate):
                 other_name, other = NEW_PATH, new
         going = Verdict("go_on", trial_id, own, other, other_name, _compared(name, own, other_name, other))
-        if not self._enough(own):
+        if not self._enough(own) and (self._known.standing or another):
             better = other is not None and self._enough(other)
             return replace(
                 going, action="pause", reason=going.reason + ("" if better else self._too_little())
@@ -182,9 +183,9 @@ class Choice:
             verdict = Verdict("start", "", new, old, name)
         else:
             verdict = Verdict("resume", name or paused[0], old, new, NEW_PATH if new is not None else "")
-        return self._worth_it(verdict)
+        return self._worth_it(verdict, may_start)
 
-    def _worth_it(self, verdict: Verdict) -> Verdict:
+    def _worth_it(self, verdict: Verdict, may_start: bool) -> Verdict:
         """The verdict with its reason, or another one if it promises too little."""
         name = self._at(verdict.trial_id) if verdict.trial_id else NEW_PATH
         if verdict.promise is None:
@@ -192,9 +193,12 @@ class Choice:
         reason = _compared(name, verdict.promise, verdict.other_name, verdict.other)
         if self._enough(verdict.promise):
             return replace(verdict, reason=reason)
-        if self._given:
-            why = f"{reason}; a point of search.points is started whatever it promises"
-            if verdict.action == "start":
+        if self._given or not self._known.standing:
+            why = "no model keeps all limits yet"
+            if self._known.standing:
+                why = "the first paths are started whatever they promise"
+            why = f"{reason}; {why}"
+            if verdict.action == "start" or not may_start:
                 return replace(verdict, reason=why)
             return Verdict("start", "", verdict.other, verdict.promise, verdict.trial_id, why)
         return replace(verdict, action="nothing", trial_id="", reason=reason + self._too_little())

@@ -199,6 +199,11 @@ class KnownPaths:
         """Paused paths that have something left to do, by name."""
         return [name for name, path in sorted(self._paths.items()) if path.state == "paused" and path.steps]
 
+    @property
+    def standing(self) -> bool:
+        """Whether there is a model that may be on the front."""
+        return len(self._best) > 0
+
     def front(self, without: str = "") -> np.ndarray:
         """(n, m) losses of the models there are, and of those that running paths are expected to finish next."""
         ahead = [

@@ -435,3 +435,15 @@ def test_seconds_of_paths_that_rest_are_spent(tmp_path, scripted):
 def _run(conductor: Conductor, job: Job) -> Outcome:
     extra = Extra(lambda snap: conductor.snapshot(job.trial_id, snap))
     return run_job(job, PATHS, lambda row: conductor.epoch(job.trial_id, row), extra=extra)
+
+
+def test_the_first_paths_are_started_whatever_the_rule_says_of_them(tmp_path, monkeypatch):
+    """So many as the sampler warms up with: what one or two settings say is not what others are."""
+    heard = []
+    choice = Scripted()
+    choice.given = heard.append
+    monkeypatch.setattr(paths, "Choice", choice)
+    conductor, _, _ = sweep(tmp_path, **{"search.trials": 4})
+    drive(conductor, PATHS)
+    assert heard[0] == 4
+    assert sorted(set(heard)) == [0, 1, 2, 3, 4]

@@ -210,7 +210,7 @@ def test_the_users_own_points_are_started_before_the_rule_says_nothing():
     for may_start in (True, False):
         verdict = choice.next(may_start)
         assert (verdict.action, verdict.trial_id) == ("start", "")
-        assert verdict.reason.endswith("a point of search.points is started whatever it promises")
+        assert verdict.reason.endswith("the first paths are started whatever they promise")
     choice.given(0)
     assert choice.next(may_start=True).action == "nothing"
 
@@ -530,3 +530,16 @@ def test_the_rules_scale_reaches_below_the_usable_one():
     enter(choice, "t1", (4, 6, (74.0, 74.0, 73.0, 72.0, 67.0, 64.0)), models=6, state="running")
     assert WORST["val_accuracy"] > 64.0 > BEST["val_accuracy"] - known_paths.DEEPER * 10
     assert choice.goes_on("t1", may_start=False).promise.gain > 0
+
+
+def test_as_long_as_no_model_keeps_all_limits_the_search_goes_on():
+    """Where everything breaks a limit no step promises anything, and a first unlucky setting must not end the search."""
+    choice = make(min_gain=0.01, limits=("val_accuracy >= 90",))
+    enter(choice, "t0", LONG, state="ended")
+    verdict = choice.next(may_start=True)
+    assert (verdict.action, verdict.promise.rate) == ("start", 0)
+    enter(choice, "t1", SHORT, models=2, state="running")
+    assert choice.goes_on("t1", may_start=True).action == "pause"
+    assert choice.goes_on("t1", may_start=False).action == "go_on"
+    choice.paused("t1")
+    assert choice.next(may_start=False).action == "resume"
