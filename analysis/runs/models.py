@@ -65,6 +65,8 @@ def is_polished(df: pd.DataFrame) -> pd.Series:
     """Which rows are snapshots that were polished."""
     if "polish" in df.columns:
         return df["polish"].notna()
+    if "model" not in df.columns:
+        return pd.Series(False, index=df.index)
     return df["model"].map(lambda model: ModelName.parse(str(model)).polish > 0).astype(bool)
 
 
