@@ -118,6 +118,7 @@ class Paths:
         if name in self._decided or name not in self._judged or not self._goes_deeper(job):
             return None
         self._decided.add(name)
+        self._give(may_start)
         spent = self._spent()
         verdict = (
             Verdict("pause", reason=spent)
@@ -151,11 +152,15 @@ class Paths:
 
     def _ask(self, may_start: bool) -> Verdict:
         if may_start not in self._verdicts:
-            trials = self._config.num_trials()
-            first = min(max(len(self._config.search.points), warm_up_of(trials)), trials)
-            self._choice.given(max(0, first - self.entered) if may_start else 0)
+            self._give(may_start)
             self._verdicts[may_start] = self._choice.next(may_start)
         return self._verdicts[may_start]
+
+    def _give(self, may_start: bool) -> None:
+        """Tell the rule how many paths are still to be started in any case."""
+        trials = self._config.num_trials()
+        first = min(max(len(self._config.search.points), warm_up_of(trials)), trials)
+        self._choice.given(max(0, first - self.entered) if may_start else 0)
 
     def resume(self, verdict: Verdict) -> tuple[Job, int]:
         """Take a resting path up again: the job to run, and the epoch that it goes on from."""
