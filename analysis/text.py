@@ -32,6 +32,8 @@ def quantity(name: str, value: float) -> str:
         return f"{count(value)} {'MACs' if name == 'macs' else 'params'}"
     if unit == "%":
         return f"{value:.2f} %"
+    if unit == "dense epochs":
+        return f"{value:.1f} {unit}"
     if unit == "points":
         return f"{value:.2f} points"
     if unit == "share" or name in ("macs_kept", "params_kept"):
