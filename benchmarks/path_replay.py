@@ -178,18 +178,22 @@ class Sampled:
         search = SearchConfig(sampler="tpe", trials=len(world.curves))
         space = Space(dimensions=tuple(dimensions), base={})
         known = lambda point: _key(point) if _key(point) in self._names else None  # noqa: E731
-        self._proposer = Proposer(space, search, len(world.curves), seed, known)
-        self._number = 0
+        self._proposer = Proposer(space, search, len(world.curves), seed, known, paths=True)
+        self._numbers: dict[str, int] = {}
 
     def __call__(self, replay: Replay) -> str | None:
         for _, name, level in replay.course[self._told :]:
             taken = self._world.curves[name].snapshots[level]
             values = tuple(taken[objective] for objective in OBJECTIVES)
-            self._proposer.observe(self._points[name], values, {})
+            self._proposer.observe(self._numbers[name], values, {})
         self._told = len(replay.course)
-        point = self._proposer.propose(self._number)
-        self._number += 1
-        return None if point is None else self._names[_key(point)]
+        number = len(self._numbers)
+        point = self._proposer.propose(number)
+        if point is None:
+            return None
+        name = self._names[_key(point)]
+        self._numbers[name] = number
+        return name
 
 
 def _point(curve: Curve) -> dict[str, Any]:
@@ -315,6 +319,7 @@ def sampler(world: World, min_gain: float | None, seeds: range) -> dict[str, Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--table", type=Path, default=TABLE)
+    parser.add_argument("--seed", type=int, default=0, help="paths and baselines of this seed of the table")
     parser.add_argument("--orders", type=int, default=ORDERS)
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
     parser.add_argument("--min-gain", type=float, nargs="+", default=[0.01])
@@ -327,7 +332,7 @@ def main() -> None:
     parser.add_argument("--no-sampler", action="store_true")
     add_out(parser)
     args = parser.parse_args()
-    paths, baselines = read_curves(args.table)
+    paths, baselines = ([c for c in kind if c.point["seed"] == args.seed] for kind in read_curves(args.table))
     top = args.top or max(curve.snapshots[-1]["val_accuracy"] for curve in baselines)
     seeds = range(args.first_seed, args.first_seed + args.orders)
     results: dict[str, Any] = {"paths": len(paths), "top": top}
