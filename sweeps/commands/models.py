@@ -58,7 +58,11 @@ def snap_of(
 
 def snapshots_of(trial: str, own: Sequence[Snap]) -> str:
     """``the path has 7 snapshots, t0007@0 .. t0007@6``."""
-    names = [snap.name(trial) for snap in own]
-    if len(names) < 2:
-        return f"the path has {f'one snapshot, {names[0]}' if names else 'no snapshot yet'}"
-    return f"the path has {len(names)} snapshots, {names[0]} .. {names[-1]}"
+    number = {0: "no snapshot yet", 1: "one snapshot, "}.get(len(own), f"{len(own)} snapshots, ")
+    return f"the path has {number}{span(trial, own)}"
+
+
+def span(trial: str, own: Sequence[Snap]) -> str:
+    """``t0007@0 .. t0007@6``, the name alone of a single one, nothing of none."""
+    ends = dict.fromkeys(snap.name(trial) for snap in (*own[:1], *own[-1:]))
+    return " .. ".join(ends)

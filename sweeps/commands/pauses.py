@@ -16,6 +16,7 @@ from statistics import fmean
 
 import numpy as np
 
+from analysis.front.anchors import USABLE
 from sweeps.commands.rehearsal import Played
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import read_entry
@@ -26,8 +27,6 @@ from sweeps.strategy.judging import judge
 
 #: The imagined course, in per cent and points, and how far paths lie apart.
 TOP, FALL, APART = 90.0, 20.0, 1.0
-#: So many points below the unpruned model the accuracy scale begins, as that of the hypervolume does.
-_USABLE = 10.0
 #: More paths than these are not played: a decision takes milliseconds, and there is one per model.
 MOST = 60
 _SEEDS = 3
@@ -222,7 +221,7 @@ def _finals(trial: Played, at: int, course: _Course, top: float) -> dict[str, fl
 def _scale(dense: dict[str, float], top: float) -> tuple[dict[str, float], dict[str, float]]:
     """(worst, best) value of what is imagined; objectives without a scale are not compared, and no path is paused."""
     worst = {
-        "val_accuracy": top - _USABLE, "accuracy_drop": _USABLE, **dense, "macs_removed": 0.0, "params_removed": 0.0,
+        "val_accuracy": top - USABLE, "accuracy_drop": USABLE, **dense, "macs_removed": 0.0, "params_removed": 0.0,
         "latency_ms": 1.0, "latency_share": 1.0,
     }  # fmt: skip
     best = {"val_accuracy": top, "accuracy_drop": 0.0, "macs_removed": 1.0, "params_removed": 1.0}

@@ -12,13 +12,13 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import CheckpointError, ConfigError, did_you_mean
+from gcp_core.errors import CheckpointError, ConfigError
 from gcp_core.factory import load_factory
 from gcp_core.schema import (
     ARTIFACT_WEIGHTS,
@@ -28,7 +28,7 @@ from gcp_core.schema import (
     snapshot_artifact,
     snapshot_place,
 )
-from sweeps.commands.models import snap_of
+from sweeps.commands.models import record_of, snap_of, snapshots_of, span
 from sweeps.commands.polish import weights_at_hand
 from sweeps.records import spool
 from sweeps.records.job import Record, Snap, read_outcome
@@ -130,12 +130,10 @@ def replay(
     task = _task(open_sweep(sweep), model)
     record = task.record
     outcome = read_outcome(record.job.folder, record.job.part)
-    losses: dict[int, float] = {}
+    losses = _Losses(report)
 
     def epoch(row: Any) -> bool:
-        losses[row.epoch] = row.metrics["train/loss"]
-        if report is not None:
-            report(row)
+        losses(row)
         return task.last is not None and row.epoch >= task.last
 
     function = load_factory(runner, "runner", ConfigError)
@@ -155,10 +153,8 @@ def replay(
         sound = {name: taken[name] for name in same if same[name]}
         if not record.job.config.is_path and weights == task.recorded:
             sound = {model: result}
-        restored = [name for name, one in sound.items() if _restored(task, name, one)]
+        restored = [name for name, one in sound.items() if _restored(task.place, ModelName.parse(name), one)]
     rows = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
-    then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in rows}
-    differing = [e for e in sorted(losses) if e in then and losses[e] != then[e]]
     return Replay(
         trial_id=record.job.trial_id,
         model=model,
@@ -166,7 +162,7 @@ def replay(
         recorded=task.recorded,
         weights_sha256=weights,
         changed=differences(record.provenance, now),
-        first_epoch=differing[0] if differing else 0,
+        first_epoch=losses.first_other(rows),
         error=result.error or "",
         snapshots=same,
         restored=restored,
@@ -177,21 +173,13 @@ def _replay_polished(
     place: Place, name: ModelName, report: Callable[[Any], None] | None, runner: str
 ) -> Replay:
     """:func:`replay` of a snapshot that was polished."""
-    record, where = (
-        _record(place, name.trial),
-        (place.folder, place.config.name, place.config.search.objectives),
-    )
+    record = record_of(_records(place), name, place.folder)
+    where = (place.folder, place.config.name, place.config.search.objectives)
     own, made = (read(*where, place.config.database) for read in (read_snapshots, read_polished))
     source = snap_of(record, own, ModelName(name.trial, name.level))
     snap = snap_of(record, own, name, made)
     folder, config = place.folder / trial_path(name.trial), record.job.config
-    losses: dict[int, float] = {}
-
-    def epoch(row: Any) -> None:
-        losses[row.epoch] = row.metrics["train/loss"]
-        if report is not None:
-            report(row)
-
+    losses = _Losses(report)
     from gcp_core.training.polish import polish  # brings torch
 
     digest, error, restored = "", "", []
@@ -201,27 +189,22 @@ def _replay_polished(
             weights_at_hand(place, name.trial, source)
         except (ConfigError, CheckpointError):  # gone or damaged: trained again
             result = load_factory(runner, "runner", ConfigError)(
-                _capped(config, source), report=epoch, checkpoint_dir=work
+                _capped(config, source), report=losses, checkpoint_dir=work
             )
             taken = next((one for one in result.snapshots if one.level == source.level), None)
             begin = None if taken is None else taken.folder
             if taken is None or taken.weights_sha256 != source.weights_sha256:
                 begin, error = None, f"{source.name(name.trial)}, which it was made of, has other weights now"
         if begin is not None:
-            done = polish(config, begin, snap.polish, report=epoch, checkpoint_dir=work).model
+            done = polish(config, begin, snap.polish, report=losses, checkpoint_dir=work).model
             digest = done.weights_sha256
-            there = f"{trial_path(name.trial)}/{snapshot_artifact(snap.level, ARTIFACT_WEIGHTS, snap.polish)}"
-            lacks = not (place.folder / there).exists() and not place.exchange.has(there)
-            if digest == snap.weights_sha256 and lacks:
-                put_back(place.exchange, there, done.folder / Path(there).name)
+            if digest == snap.weights_sha256 and _restored(place, name, done):
                 restored.append(str(name))
         now = collect(config.threads, Path(work))
     rows = (
         *spool.rows(folder)[: source.epoch],
         *spool.rows(folder / polish_place(snap.level, snap.polish)),
     )
-    then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in rows}
-    differing = [e for e in sorted(losses) if e in then and losses[e] != then[e]]
     return Replay(
         trial_id=name.trial,
         model=str(name),
@@ -229,7 +212,7 @@ def _replay_polished(
         recorded=snap.weights_sha256,
         weights_sha256=digest,
         changed=differences(snap.provenance, now),
-        first_epoch=differing[0] if differing else 0,
+        first_epoch=losses.first_other(rows),
         error=error,
         snapshots={str(name): digest == snap.weights_sha256},
         restored=restored,
@@ -240,7 +223,7 @@ def _task(place: Place, model: str) -> _Task:
     """What ``model`` names, as the ledger knows it."""
     name = ModelName.parse(model)
     trial_id, at = name.trial, name.level is not None
-    record = _record(place, trial_id)
+    record = record_of(_records(place), name, place.folder)
     config = record.job.config
     known = read_snapshots(
         place.folder, place.config.name, place.config.search.objectives, place.config.database
@@ -250,8 +233,8 @@ def _task(place: Place, model: str) -> _Task:
         if not config.is_path:
             raise ConfigError("is no path, so it has no snapshots", model, f"its name is {trial_id}")
         if model not in snapshots:
-            has = f"{len(snapshots)} snapshots, {_span(snapshots)}" if snapshots else "no snapshot yet"
-            raise ConfigError(f"the path has {has}", model, "name one of them" if snapshots else None)
+            has = snapshots_of(trial_id, list(snapshots.values()))
+            raise ConfigError(has, model, "name one of them" if snapshots else None)
         snap = snapshots[model]
         return _Task(place, record, model, snap.weights_sha256, _capped(config, snap), {model: snap}, None)
     outcome = read_outcome(record.job.folder)
@@ -259,11 +242,10 @@ def _task(place: Place, model: str) -> _Task:
     if record.status not in _ENDED_WITH_WEIGHTS or not recorded:
         hint = record.error or "it may still run"
         if snapshots:
-            hint += f"; its snapshots can be replayed: {_span(snapshots)}"
+            hint += f"; its snapshots can be replayed: {span(trial_id, list(snapshots.values()))}"
         raise ConfigError(f"ended as {record.status}, without weights to compare", trial_id, hint)
-    if (
-        snapshots and record.status != "stopped"
-    ):  # it may have rested before its target until the sweep was over
+    # It may have rested before its target until the sweep was over.
+    if snapshots and record.status != "stopped":
         config = _capped(config, list(snapshots.values())[-1])
     last = int(record.finals.get("epochs", config.train.epochs or 0)) if record.status == "stopped" else None
     return _Task(place, record, model, recorded, config, snapshots, last)
@@ -274,30 +256,38 @@ def _capped(path: TrialConfig, snap: Snap) -> TrialConfig:
     return dataclasses.replace(path, train=dataclasses.replace(path.train, epochs=snap.epoch))
 
 
-def _span(names: Iterable[str]) -> str:
-    listed = list(names)
-    return listed[0] if len(listed) == 1 else f"{listed[0]} .. {listed[-1]}"
-
-
-def _restored(task: _Task, name: str, trained: Any) -> bool:
+def _restored(place: Place, name: ModelName, trained: Any) -> bool:
     """Put a model's weights back if they are missing; whether they were."""
     source = getattr(trained, "folder", None)
-    job = task.record.job
-    level = task.snapshots[name].level if name in task.snapshots else None
-    inside = ARTIFACT_WEIGHTS if level is None else snapshot_artifact(level, ARTIFACT_WEIGHTS)
-    weights, there = Path(job.folder) / inside, f"{trial_path(job.trial_id)}/{inside}"
-    if source is None or weights.exists() or task.place.exchange.has(there):
+    inside = ARTIFACT_WEIGHTS
+    if name.level is not None:
+        inside = snapshot_artifact(name.level, ARTIFACT_WEIGHTS, name.polish)
+    there = f"{trial_path(name.trial)}/{inside}"
+    if source is None or (place.folder / there).exists() or place.exchange.has(there):
         return False
-    put_back(task.place.exchange, there, Path(source) / weights.name)
+    put_back(place.exchange, there, Path(source) / Path(there).name)
     return True
 
 
-def _record(place: Place, trial_id: str) -> Record:
-    folder, config = place.folder, place.config
-    kinds = ("trial", "baseline", "confirm")
-    lists = read_records(folder, config.name, config.search.objectives, kinds, config.database)
-    found = {record.job.trial_id: record for records in lists for record in records}
-    if trial_id not in found:
-        hint = did_you_mean(trial_id, found) if found else "it has no trials yet"
-        raise ConfigError(f"the sweep has no trial {trial_id!r}", str(folder), hint)
-    return found[trial_id]
+class _Losses:
+    """Training losses as they come, to be compared with those of then; ``report`` is called with every row."""
+
+    def __init__(self, report: Callable[[Any], None] | None) -> None:
+        self._report, self._now = report, {}
+
+    def __call__(self, row: Any) -> None:
+        self._now[row.epoch] = row.metrics["train/loss"]
+        if self._report is not None:
+            self._report(row)
+
+    def first_other(self, rows: Iterable[Mapping[str, float]]) -> int:
+        """The first epoch whose loss was another one then, 0 if there is none (or no history is left)."""
+        then = {int(row["epoch"]): row.get("train/loss", math.nan) for row in rows}
+        return min((e for e, loss in self._now.items() if e in then and loss != then[e]), default=0)
+
+
+def _records(place: Place) -> list[Record]:
+    """All that the sweep has trained, of whatever kind."""
+    config, kinds = place.config, ("trial", "baseline", "confirm")
+    lists = read_records(place.folder, config.name, config.search.objectives, kinds, config.database)
+    return [record for records in lists for record in records]

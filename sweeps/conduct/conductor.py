@@ -24,7 +24,7 @@ from sweeps.conduct.snapshots import Snapshots
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome, write_stop
 from sweeps.records.layout import JOURNAL, STOP_FILE, trial_path
-from sweeps.records.ledger import Ledger
+from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.place import bring_trial
 from sweeps.strategy.budget import Budget
@@ -78,8 +78,8 @@ class Conductor:
         self._budget = budget or Budget(config.search, config.resources)
         self._front = LiveFront(config.search.objectives)
         self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
-        trials, snapshots = ledger.records("trial"), ledger.snapshots()
-        self._front.recall(trials, ledger.records("baseline"), snapshots)  # first: it is what a path is worth
+        trials, baselines, snapshots = ledger.records("trial"), ledger.records("baseline"), ledger.snapshots()
+        self._front.recall(trials, baselines, snapshots)  # first: it is what a path is worth
         self._proposals = Proposals(
             config,
             trials,
@@ -94,13 +94,13 @@ class Conductor:
         self._keeper = Keeper(config, self.exchange, snapshots, trials)
         self._snapshots = Snapshots(
             config, ledger, tracker, progress, self._baselines, self._front, self._proposals, self._paths,
-            self._keeper,
+            self._keeper, snapshots,
         )  # fmt: skip
         self._answers = Answers(
             self, config, ledger, tracker, progress, self._proposals, self._baselines, self._snapshots,
             self._front, self._budget, self._trunk, rungs,
         )  # fmt: skip
-        self._take_over()
+        self._take_over(trials, baselines, snapshots)
 
     # --- what runs next -------------------------------------------------------------------------------------------
 
@@ -376,25 +376,24 @@ class Conductor:
 
     # --- continuing -----------------------------------------------------------------------------------------------
 
-    def _take_over(self) -> None:
+    def _take_over(
+        self, trials: list[Record], baselines: list[Record], snapshots: dict[str, list[SnapshotRecord]]
+    ) -> None:
         """Go on from the ledger: what ended stays, what had ended unrecorded is recorded, the rest is queued."""
-        baselines = self._ledger.records("baseline")
-        now = self._proposals.resolve
-        ledger = self._ledger.records("trial")
-        trials = [dataclasses.replace(record, job=as_now(record.job, now)) for record in ledger]
+        now, confirmed = self._proposals.resolve, self._ledger.records("confirm")
+        trials = [dataclasses.replace(record, job=as_now(record.job, now)) for record in trials]
         self._entered = len(trials)
         self._answers.recall(trials, baselines)
-        self._budget.recall([*baselines, *trials, *self._ledger.records("confirm")])
+        self._budget.recall([*baselines, *trials, *confirmed])
         if self._paths is not None:
-            self._paths.take_over(trials, self._ledger.snapshots())
+            self._paths.take_over(trials, snapshots)
         for record in baselines:
             self._take_over_baseline(record)
         for record in trials:
             known = record.finished or record.status == "paused"
             if known and self._baselines.get(record.job.baseline_key) is None:
                 self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
-        everything = [*trials, *self._ledger.records("confirm")]
-        unfinished = [record for record in everything if record.status == "running"]
+        unfinished = [record for record in [*trials, *confirmed] if record.status == "running"]
         for record in unfinished:
             self._enter_baseline(record.job.config)
         for record in unfinished:

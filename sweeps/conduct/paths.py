@@ -13,7 +13,7 @@ from gcp_core.schema import model_id
 from sweeps.config.paths import steps_ahead
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
-from sweeps.records.job import GOES_ON, Job, Outcome, Record, Rest, Snap, read_rest, write_rest
+from sweeps.records.job import Job, Outcome, Record, Rest, Snap, read_rest, write_rest
 from sweeps.records.layout import REST_FILE, trial_path
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.storage.exchange import Exchange
@@ -50,7 +50,6 @@ class Paths:
         self._resting: dict[str, Job] = {}
         self._last: dict[str, Snap] = {}
         self.entered = 0
-        self._judged: set[str] = set()
         self._decided: set[str] = set()
         self._verdicts: dict[bool, Verdict] = {}
 
@@ -81,7 +80,6 @@ class Paths:
         self._choice.snapshot(
             job.trial_id, snap.level, snap.epoch, snap.finals, snap.status == "complete", violations
         )
-        self._judged.add(model_id(job.trial_id, snap.level))
         last = self._last.get(job.trial_id)
         if last is None or last.level < snap.level:
             self._last[job.trial_id] = snap
@@ -98,8 +96,7 @@ class Paths:
 
     def over(self, job: Job, outcome: Outcome) -> None:
         """A path has ended. One whose target was raised meanwhile (a killed driver did not hear of its end) rests."""
-        done = outcome.status in ("complete", "infeasible") and outcome.ended in GOES_ON
-        if done and outcome.ended != "paused" and self._goes_deeper(job):
+        if outcome.reopens and self._goes_deeper(job):
             self._resting[job.trial_id] = job
             self._choice.paused(job.trial_id)
         else:
@@ -108,15 +105,15 @@ class Paths:
 
     # --- what is decided ------------------------------------------------------------------------------------------
 
-    def decide(self, job: Job, snap: Snap, may_start: bool, waiting: int = 0) -> Verdict | None:
-        """Whether a running path goes on after its snapshot, which it then hears; None = there is nothing to decide.
-        ``waiting``: paths that are drawn and not begun.
+    def decide(self, job: Job, snap: Snap, may_start: bool, waiting: int) -> None:
+        """Whether a running path goes on after its snapshot, which it then hears. ``waiting``: paths drawn and not begun.
 
         One that waits for its baseline is not judged yet: its path goes on.
         """
-        name = model_id(job.trial_id, snap.level)
-        if name in self._decided or name not in self._judged or not self._goes_deeper(job):
-            return None
+        name, last = model_id(job.trial_id, snap.level), self._last.get(job.trial_id)
+        judged = last is not None and last.level >= snap.level
+        if name in self._decided or not judged or not self._goes_deeper(job):
+            return
         self._decided.add(name)
         self._give(may_start)
         spent = self._spent()
@@ -131,7 +128,6 @@ class Paths:
             self._leave_word(job, Rest(snap.level, True, verdict.reason, verdict.action == "end"))
             self._note(f"{job.trial_id} {'rests' if verdict.action == 'pause' else 'ends'}: {verdict.reason}")
         self._ledger.decide(job, snap.level, verdict.to_dict())
-        return verdict
 
     def rests(self, job: Job, outcome: Outcome) -> bool:
         """A path has ended its process after a snapshot. Whether it may go on later."""
@@ -175,8 +171,6 @@ class Paths:
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         write_rest(job.folder, Rest(last.level, False))
         self._exchange.send(f"{trial_path(trial_id)}/{REST_FILE}")  # or it would rest again at once
-        self._choice.started(trial_id, job.config)
-        self._verdicts.clear()
         return job, last.epoch
 
     @property

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from sweeps.conduct.baselines import Baselines
 from sweeps.conduct.keep import Keeper
 from sweeps.conduct.listeners import Progress, Tracker
@@ -19,6 +21,9 @@ class Snapshots:
 
     A snapshot that needs its baseline waits for it; the ledger then does not know it yet, but its folder does, and the
     next driver takes it from there.
+
+    Args:
+        known: trial id -> the snapshots that the ledger holds.
     """
 
     def __init__(
@@ -30,16 +35,15 @@ class Snapshots:
         baselines: Baselines,
         front: LiveFront,
         proposals: Proposals,
-        paths: Paths | None = None,
-        keeper: Keeper | None = None,
+        paths: Paths | None,
+        keeper: Keeper,
+        known: Mapping[str, list[SnapshotRecord]],
     ) -> None:
         self._config, self._ledger, self._tracker, self._progress = config, ledger, tracker, progress
         self._baselines, self._front, self._proposals = baselines, front, proposals
         self._paths, self._keeper = paths, keeper
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
-        self._known: set[str] = set()
-        for trial, records in ledger.snapshots().items():
-            self._known |= {record.snap.name(trial) for record in records}
+        self._known = {one.snap.name(trial) for trial, taken in known.items() for one in taken}
 
     def taken(self, job: Job, snap: Snap) -> None:
         """A path has finished a model; told again it changes nothing."""
@@ -71,6 +75,5 @@ class Snapshots:
             self._front.trial(snap.finals if values is not None and snap.status == "complete" else None)
             if self._paths is not None:
                 self._paths.judged(job, snap, violations)
-            if self._keeper is not None:
-                self._keeper.snapshot(job.trial_id, SnapshotRecord(job.trial_id, snap, values, violations))
+            self._keeper.snapshot(job.trial_id, SnapshotRecord(job.trial_id, snap, values, violations))
         self._progress.snapshot(job, snap)

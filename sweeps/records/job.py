@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import GcpError
@@ -130,6 +130,11 @@ class Outcome:
         object.__setattr__(self, "error", redact(self.error))  # it is shown, logged and kept in many places
 
     @property
+    def reopens(self) -> bool:
+        """Whether it is the end of a path that a raised target or cap, or a sweep that is asked for more, may undo."""
+        return _reopens(self.status, self.ended)
+
+    @property
     def last_epoch(self) -> int:
         """The last epoch with a report, 0 if there is none."""
         return max((int(row["epoch"]) for row in self.history), default=0)
@@ -179,15 +184,12 @@ class Stop:
 
 def write_stop(folder: str | os.PathLike[str], stop: Stop) -> None:
     """Leave the word in the trial's folder, where the trial looks after every epoch; it outlives the driver."""
-    write_whole(Path(folder) / STOP_FILE, json.dumps(dataclasses.asdict(stop), sort_keys=True) + "\n")
+    _leave(Path(folder) / STOP_FILE, stop)
 
 
 def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
     """The word in a trial's folder, None if there is none."""
-    try:
-        return Stop(**json.loads((Path(folder) / STOP_FILE).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
+    return _find(Path(folder) / STOP_FILE, Stop)
 
 
 @dataclass(frozen=True)
@@ -209,15 +211,30 @@ class Rest:
 
 def write_rest(folder: str | os.PathLike[str], word: Rest) -> None:
     """Leave the word where the path looks after every snapshot; it outlives the driver."""
-    write_whole(Path(folder) / REST_FILE, json.dumps(dataclasses.asdict(word), sort_keys=True) + "\n")
+    _leave(Path(folder) / REST_FILE, word)
 
 
 def read_rest(folder: str | os.PathLike[str]) -> Rest | None:
     """The word in a path's folder, None if there is none."""
+    return _find(Path(folder) / REST_FILE, Rest)
+
+
+_Word = TypeVar("_Word", Stop, Rest)
+
+
+def _leave(file: Path, word: Stop | Rest) -> None:
+    write_whole(file, json.dumps(dataclasses.asdict(word), sort_keys=True) + "\n")
+
+
+def _find(file: Path, kind: type[_Word]) -> _Word | None:
     try:
-        return Rest(**json.loads((Path(folder) / REST_FILE).read_text(encoding="utf-8")))
+        return kind(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
         return None
+
+
+def _reopens(status: str, ended: str) -> bool:
+    return status in ("complete", "infeasible") and ended in GOES_ON
 
 
 def _writable(value: Any) -> Any:
@@ -272,5 +289,5 @@ class Record:
 
     @property
     def reopens(self) -> bool:
-        """Whether it is a path whose end a raised target or cap, or a sweep that is asked for more, may undo."""
-        return self.status in ("complete", "infeasible") and self.ended in GOES_ON
+        """As :attr:`Outcome.reopens`."""
+        return _reopens(self.status, self.ended)

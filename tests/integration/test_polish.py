@@ -6,13 +6,13 @@ import json
 import shlex
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from tests.integration.programs import PROGRAMS, call, run_sweep
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-PROGRAMS = Path(sys.executable).parent
 CONFIG = """
 name: way
 data: {name: digits, val_share: 0.25, train_images: 400}
@@ -24,19 +24,9 @@ search: {trials: 2, concurrency: 2}
 """
 
 
-def call(*words: str, code: int = 0) -> str:
-    """Standard output of one of our programs."""
-    done = subprocess.run([PROGRAMS / words[0], *words[1:]], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("way")
-    (folder / "way.yaml").write_text(CONFIG)
-    call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
-    return folder / "way"
+    return run_sweep(tmp_path_factory.mktemp("way"), CONFIG)
 
 
 def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(sweep, tmp_path):

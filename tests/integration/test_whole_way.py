@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.programs import call, run_sweep
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-PROGRAMS = Path(sys.executable).parent
 CONFIG = """
 name: way
 data: {name: digits, val_share: 0.25, train_images: 400}
@@ -22,20 +23,10 @@ confirm: {seeds: 1}
 """
 
 
-def call(*words: str, code: int = 0) -> str:
-    """Standard output of one of our programs."""
-    done = subprocess.run([PROGRAMS / words[0], *words[1:]], capture_output=True, text=True, check=False)
-    assert done.returncode == code, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of four trials."""
-    folder = tmp_path_factory.mktemp("way")
-    (folder / "way.yaml").write_text(CONFIG)
-    call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
-    return folder / "way"
+    return run_sweep(tmp_path_factory.mktemp("way"), CONFIG)
 
 
 def runs_of(sweep: Path, kind: str = "trial") -> list[dict]:

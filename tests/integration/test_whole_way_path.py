@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.test_whole_way import call
+from tests.integration.programs import call, run_sweep
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: The demo's in small: two paths of four snapshots.
@@ -43,10 +43,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two paths."""
-    folder = tmp_path_factory.mktemp("way")
-    (folder / "way.yaml").write_text(CONFIG)
-    call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
-    return folder / "way"
+    return run_sweep(tmp_path_factory.mktemp("way"), CONFIG)
 
 
 @pytest.fixture(scope="module")
