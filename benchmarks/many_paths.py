@@ -10,18 +10,15 @@ every path comes to its end at last, and the rule has as many resting paths to c
 from __future__ import annotations
 
 import argparse
-import gc
 import random
-import statistics
 import tempfile
-import time
 from collections import Counter, deque
 from pathlib import Path
 from typing import Any
 
 import processes
 import record
-from many_trials import rss_mib
+from many_trials import Memory, Stopwatch
 
 from gcp_core.config import TrialConfig
 from sweeps.conduct.conductor import Conductor
@@ -30,7 +27,6 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.job import Job, Outcome, Snap, read_rest
 from sweeps.records.ledger import Ledger
 
-FROM_PATH = 50
 GOALS = {"ask_median_ms": 60.0, "growth_mib": 120.0}
 DENSE = 1_000_000.0
 TREE: dict[str, Any] = {
@@ -46,7 +42,7 @@ TREE: dict[str, Any] = {
 
 
 class Silent:
-    """A tracker and a progress that nobody reads."""
+    """A tracker that writes nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None
@@ -66,22 +62,17 @@ def finals(config: TrialConfig, removed: float, epoch: int, cost: float) -> dict
 
 
 class Worker:
-    """Runs the conductor's jobs one cycle at a time, ``slots`` of them at once, and takes the conductor's times."""
+    """Runs the conductor's jobs one cycle at a time, ``slots`` of them at once."""
 
     def __init__(self, conductor: Conductor, slots: int) -> None:
         self.conductor, self.slots = conductor, slots
         self.level: Counter[str] = Counter()
-        self.ask_ms: list[float] = []
-        self.decide_ms: list[float] = []
-        self.memory: list[dict[str, float]] = []
         self.running: deque[Job] = deque()
 
     def run(self) -> None:
         while self.conductor.has_work or self.running:
-            start = time.perf_counter()
             job = self.conductor.next_job() if len(self.running) < self.slots else None
             if job is not None:
-                self.ask_ms.append(1000 * (time.perf_counter() - start))
                 self.running.append(job)
             elif self.running:
                 self._one_cycle(self.running.popleft())
@@ -101,36 +92,15 @@ class Worker:
         cost = sum(step.cost for step in steps[: level + 1])
         snap = Snap(level, epoch, finals(job.config, steps[level].removed, epoch, cost), f"{level:064d}")
         self.conductor.epoch(name, {"epoch": epoch, "cost/macs": snap.finals["macs"]})
-        start = time.perf_counter()
         self.conductor.snapshot(name, snap)
-        self.decide_ms.append(1000 * (time.perf_counter() - start))
         self.level[name] += 1
         word = read_rest(job.folder)
         if level == len(steps) - 1:
             self.conductor.finish(name, Outcome("complete", snap.finals, ended="target"))
-            self._note()
         elif word is not None and word.rest and word.level == level:
             self.conductor.finish(name, Outcome("paused", snap.finals, ended="paused"))
         else:
             self.running.append(job)
-
-    def _note(self) -> None:
-        done = self.conductor.done
-        if done and done % FROM_PATH == 0:
-            gc.collect()  # what could be freed at any time is no growth
-            self.memory.append({"paths": done, "rss_mib": rss_mib()})
-            print(self.memory[-1], flush=True)
-
-
-def times(values: list[float]) -> dict[str, float]:
-    last = values[-max(1, len(values) // 10) :]
-    return {
-        "calls": len(values),
-        "median_ms": round(statistics.median(values), 2),
-        "p95_ms": round(sorted(values)[int(0.95 * (len(values) - 1))], 2),
-        "last_tenth_median_ms": round(statistics.median(last), 2),
-        "total_s": round(sum(values) / 1000, 1),
-    }
 
 
 def main() -> None:
@@ -139,28 +109,32 @@ def main() -> None:
     parser.add_argument("--slots", type=int, default=8)
     record.add_out(parser)
     options = parser.parse_args()
-    before = processes.load()
+    before, memory, stopwatch = processes.load(), Memory(), Stopwatch()
+    stopwatch.attach(Conductor, "next_job", keep=lambda job: job is not None)
+    stopwatch.attach(Conductor, "snapshot")
     with tempfile.TemporaryDirectory() as storage:
         search = {"trials": options.paths, "concurrency": options.slots, "min_gain": 0.0}
         config = load_config({**TREE, "search": search, "storage": storage})
         Path(config.folder).mkdir(parents=True)
         ledger = Ledger(Path(config.folder), config.name, config.search.objectives)
-        worker = Worker(Conductor(config, ledger, Silent(), Silent()), options.slots)
+        worker = Worker(Conductor(config, ledger, Silent(), memory), options.slots)
         worker.run()
         snapshots = sum(map(len, ledger.snapshots().values()))
         journal = (Path(config.folder) / "journal.log").stat().st_size
-    ask, growth = times(worker.ask_ms), worker.memory[-1]["rss_mib"] - worker.memory[0]["rss_mib"]
+    times, rows = stopwatch.table(), memory.rows
+    ask, growth = times["Conductor.next_job"], rows[-1]["rss_mib"] - rows[0]["rss_mib"]
     results = {
         "paths": options.paths,
         "snapshots": snapshots,
-        "pauses": len(worker.ask_ms) - options.paths - 1,
+        "pauses": ask["calls"] - options.paths - 1,
         "hand out a job": ask,
-        "enter a snapshot and decide": times(worker.decide_ms),
+        "enter a snapshot and decide": times["Conductor.snapshot"],
         "growth_mib": round(growth, 1),
+        "from_path": rows[0]["trials"],
         "journal_mb": round(journal / 1e6, 1),
         "goals": GOALS,
         "met": ask["median_ms"] <= GOALS["ask_median_ms"] and growth <= GOALS["growth_mib"],
-        "memory": worker.memory,
+        "memory": rows,
         "load_before": before,
         "load_after": processes.load(),
     }

@@ -166,6 +166,9 @@ class Memory:
     def front(self, hypervolume: float | None, left_s: float | None, stand_in: str) -> None:
         """Nor is the front."""
 
+    def snapshot(self, job: Any, snap: Any) -> None:
+        """Nor a path's model."""
+
     def note(self, text: str) -> None:
         print(text, flush=True)
 
