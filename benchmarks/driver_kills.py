@@ -65,9 +65,11 @@ class Sweep:
         self.path.write_text(yaml.safe_dump(tree, sort_keys=False))
         self.log = Path(storage) / "driver.log"
 
+        self.overrides: tuple[str, ...] = ()
+
     def start(self) -> subprocess.Popen[bytes]:
-        """A new driver: ``gcp-sweep run``."""
-        command = [str(Path(sys.executable).with_name("gcp-sweep")), "run", str(self.path)]
+        """A new driver: ``gcp-sweep run``, with the overrides as they are now."""
+        command = [str(Path(sys.executable).with_name("gcp-sweep")), "run", str(self.path), *self.overrides]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         with self.log.open("a") as file:
             return subprocess.Popen(

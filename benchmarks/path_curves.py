@@ -71,7 +71,7 @@ def record(folders: list[Path], out: Path) -> None:
                 {
                     "name": f"{config.name}/{entry.job.trial_id}",
                     "kind": entry.job.kind,
-                    "settings": _settings(entry.job.config),
+                    "settings": settings_of(entry.job.config),
                     "snapshots": taken or [{"level": 0, "epoch": len(rows), **_rounded(entry.finals)}],
                     "accuracy": [round(row["val/accuracy"], 2) for row in rows],
                     "macs": [int(row["cost/macs"]) for row in rows],
@@ -98,7 +98,8 @@ def _rounded(finals: dict[str, float]) -> dict[str, float]:
     return {name: round(finals[name], _DIGITS.get(name, 2)) for name in _FINALS if name in finals}
 
 
-def _settings(config: TrialConfig) -> dict[str, Any]:
+def settings_of(config: TrialConfig) -> dict[str, Any]:
+    """What tells recorded paths (and baselines) apart."""
     if config.prune is None:
         return {"seed": config.seed, "epochs": config.train.epochs}
     prune = config.prune

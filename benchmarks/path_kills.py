@@ -111,7 +111,7 @@ class Killer:
     def kill(self, moment: dict[str, Any]) -> None:
         """Wait for the moment with a driver at work, and kill."""
         while True:
-            driver = self._living_driver()
+            driver = self.living_driver()
             started = time.monotonic()
             if "start_up_s" in moment:
                 time.sleep(moment["start_up_s"])
@@ -142,7 +142,8 @@ class Killer:
         self.kills.append(one)
         print({**one, "weights": len(known["weights"])}, flush=True)
 
-    def _living_driver(self) -> subprocess.Popen[bytes]:
+    def living_driver(self) -> subprocess.Popen[bytes]:
+        """The driver, started anew if it is dead."""
         if self.driver is None or self.driver.poll() is not None:
             if len(self.families) > 1:  # one dead driver's Ray beside the live one is the case in question
                 processes.end(self.families[-2], patience_s=60.0)
@@ -188,20 +189,25 @@ def records(sweep: Sweep) -> tuple[list[Any], list[Any]]:
     from sweeps.records.ledger import read_records
 
     objectives = load_config(sweep.path).search.objectives
-    trials, baselines = read_records(sweep.folder, NAME, objectives)
+    trials, baselines = read_records(sweep.folder, sweep.folder.name, objectives)
     return trials, baselines
+
+
+def taken_snapshots(sweep: Sweep) -> dict[str, Any]:
+    """Path -> its snapshots as the ledger has them, by level."""
+    from sweeps.config.sweep_config import load_config
+    from sweeps.records.ledger import read_snapshots
+
+    return read_snapshots(sweep.folder, sweep.folder.name, load_config(sweep.path).search.objectives)
 
 
 def in_ledger(sweep: Sweep) -> list[tuple[str, str, dict[str, float]]]:
     """(model, digest of its weights, finals) of every snapshot."""
     from gcp_core.schema import model_id
-    from sweeps.config.sweep_config import load_config
-    from sweeps.records.ledger import read_snapshots
 
-    found = read_snapshots(sweep.folder, NAME, load_config(sweep.path).search.objectives)
     return [
         (model_id(trial, one.snap.level), one.snap.weights_sha256, dict(one.snap.finals))
-        for trial, known in found.items()
+        for trial, known in taken_snapshots(sweep).items()
         for one in known
     ]
 
@@ -222,14 +228,20 @@ def in_mlflow(sweep: Sweep) -> tuple[Any, list[Any]]:
     from mlflow.tracking import MlflowClient
 
     client = MlflowClient(f"sqlite:///{sweep.folder}/mlflow.db")
-    return client, client.search_runs([client.get_experiment_by_name(NAME).experiment_id], max_results=1000)
+    experiment = client.get_experiment_by_name(sweep.folder.name)
+    return client, client.search_runs([experiment.experiment_id], max_results=1000)
 
 
-def verdict(sweep: Sweep, kills: list[dict[str, Any]], own: dict[str, Any]) -> dict[str, Any]:
-    """What was lost, doubled, retrained, changed: all of it must be as ``expected``."""
+Checks = dict[str, tuple[int, int]]
+
+
+def agreement(sweep: Sweep, kills: list[dict[str, Any]], true: dict[str, str]) -> Checks:
+    """Ledger, MLflow and disk against each other and against the digests as they should be: found, expected.
+
+    ``true``: model -> digest of its weights, of every snapshot that the sweep should have.
+    """
     from gcp_core.schema import SNAPSHOT, Tag
 
-    true = {f"{t}@{s.level}": s.weights_sha256 for t, result in own.items() for s in result.snapshots}
     trials, baselines = records(sweep)
     ledger, disk = in_ledger(sweep), digests_on_disk(sweep)
     client, runs = in_mlflow(sweep)
@@ -246,11 +258,12 @@ def verdict(sweep: Sweep, kills: list[dict[str, Any]], own: dict[str, Any]) -> d
         for run in runs
         if run.data.tags[Tag.KIND] == "trial"
     }
-    logs = sweep.logs()
+    epochs: dict[str, int] = {}
+    for trial, known in taken_snapshots(sweep).items():
+        epochs[trial] = max(one.snap.epoch for one in known)
     at_end = snapshots_on_disk(sweep)
     changed = {n for kill in kills for n, sha in kill["weights"].items() if at_end.get(n) != sha}
-    checks = {
-        "snapshots_expected": (len(true), len(STARTS) * len(INTERVALS) * (len(LEVELS) + 1)),
+    return {
         "ledger_snapshots": (len(ledger), len(true)),
         "mlflow_snapshots": (len(snapshots), len(true)),
         "disk_snapshots": (len(disk), len(true)),
@@ -265,30 +278,48 @@ def verdict(sweep: Sweep, kills: list[dict[str, Any]], own: dict[str, Any]) -> d
             0,
         ),
         "paths_whose_curve_in_mlflow_is_not_every_epoch_once": (
-            sum(sorted(points.get(t, [])) != list(range(1, len(r.history) + 1)) for t, r in own.items()),
+            sum(sorted(points.get(t, [])) != list(range(1, last + 1)) for t, last in epochs.items()),
             0,
         ),
-        "paths_in_ledger": (len(trials), len(own)),
-        "paths_in_mlflow": (by_kind["trial"], len(own)),
+        "paths_in_mlflow": (by_kind["trial"], len(trials)),
         "unfinished_in_ledger": (sum(not one.finished for one in [*trials, *baselines]), 0),
         "running_in_mlflow": (sum(run.info.status == "RUNNING" for run in runs), 0),
         "weights_in_ledger_unequal_to_alone": (sum(sha != true.get(n) for n, sha, _ in ledger), 0),
         "weights_on_disk_unequal_to_alone": (sum(sha != true.get(n) for n, sha in disk.items()), 0),
         "snapshots_changed_after_a_kill": (len(changed), 0),
-        "snapshots_retrained": (sum(len(log.snapshots_retrained) for log in logs.values()), 0),
+        "snapshots_retrained": (sum(len(log.snapshots_retrained) for log in sweep.logs().values()), 0),
         "most_epochs_lost_by_a_path_at_a_kill": (
-            max((max(log.epochs_repeated, default=0) for log in logs.values()), default=0),
+            max((max(log.epochs_repeated, default=0) for log in sweep.logs().values()), default=0),
             1,
         ),
     }
-    taken = sum(len(attempt.snapshots) for log in logs.values() for attempt in log.attempts)
-    by_paths = sum(log.epochs_trained for name, log in logs.items() if name.startswith("t"))
+
+
+def judged(checks: Checks) -> dict[str, Any]:
+    """The checks as they go into a record, and whether all are met."""
     return {
         "checks": {name: {"value": value, "expected": want} for name, (value, want) in checks.items()},
         "met": all(
             value <= want if name.startswith("most") else value == want
             for name, (value, want) in checks.items()
         ),
+    }
+
+
+def verdict(sweep: Sweep, kills: list[dict[str, Any]], own: dict[str, Any]) -> dict[str, Any]:
+    """What was lost, doubled, retrained, changed: all of it must be as ``expected``."""
+    true = {f"{t}@{s.level}": s.weights_sha256 for t, result in own.items() for s in result.snapshots}
+    trials, _ = records(sweep)
+    checks = {
+        "snapshots_expected": (len(true), len(STARTS) * len(INTERVALS) * (len(LEVELS) + 1)),
+        "paths_in_ledger": (len(trials), len(own)),
+        **agreement(sweep, kills, true),
+    }
+    logs = sweep.logs()
+    taken = sum(len(attempt.snapshots) for log in logs.values() for attempt in log.attempts)
+    by_paths = sum(log.epochs_trained for name, log in logs.items() if name.startswith("t"))
+    return {
+        **judged(checks),
         "epochs_trained": sum(log.epochs_trained for log in logs.values()),
         "epochs_trained_by_paths": by_paths,
         "ideal_epochs": ideal_path_epochs([(one.job.config, own[one.job.trial_id]) for one in trials]),

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.postgresql import postgresql  # noqa: F401  (a fixture for all tests)
+
 # An MLflow server starts half a dozen job workers of its own, 200 MB each; nothing here uses them.
 os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 

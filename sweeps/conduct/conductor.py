@@ -389,6 +389,7 @@ class Conductor:
             self._paths.take_over(trials, snapshots)
         for record in baselines:
             self._take_over_baseline(record)
+        self._snapshots.recall(trials)
         for record in trials:
             known = record.finished or record.status == "paused"
             if known and self._baselines.get(record.job.baseline_key) is None:

@@ -65,8 +65,7 @@ class Paths:
                 self.judged(job, known.snap, known.violations)
             self._decided |= {model_id(job.trial_id, level) for level in record.decisions}
             if record.status == "paused" or (record.reopens and self._goes_deeper(job)):
-                self._resting[job.trial_id] = job
-                self._choice.paused(job.trial_id)
+                self._rest(job)
             elif record.finished:
                 self._choice.ended(job.trial_id)
 
@@ -85,6 +84,8 @@ class Paths:
             self._last[job.trial_id] = snap
         if snap.level == 0:
             self.scales()  # it may stand in for a baseline
+        if job.trial_id in self._resting:
+            self._rest(self._resting[job.trial_id])
         self._verdicts.clear()
 
     def scales(self) -> None:
@@ -97,8 +98,7 @@ class Paths:
     def over(self, job: Job, outcome: Outcome) -> None:
         """A path has ended. One whose target was raised meanwhile (a killed driver did not hear of its end) rests."""
         if outcome.reopens and self._goes_deeper(job):
-            self._resting[job.trial_id] = job
-            self._choice.paused(job.trial_id)
+            self._rest(job)
         else:
             self._choice.ended(job.trial_id)
         self._verdicts.clear()
@@ -108,15 +108,14 @@ class Paths:
     def decide(self, job: Job, snap: Snap, may_start: bool, waiting: int) -> None:
         """Whether a running path goes on after its snapshot, which it then hears. ``waiting``: paths drawn and not begun.
 
-        One that waits for its baseline is not judged yet: its path goes on.
+        One that waits for its baseline is not judged yet: its path goes on, unless a budget is spent.
         """
-        name, last = model_id(job.trial_id, snap.level), self._last.get(job.trial_id)
-        judged = last is not None and last.level >= snap.level
-        if name in self._decided or not judged or not self._goes_deeper(job):
+        name, spent = model_id(job.trial_id, snap.level), self._spent()
+        judged = self._judged_level(job) >= snap.level
+        if name in self._decided or not (judged or spent) or not self._goes_deeper(job, snap):
             return
         self._decided.add(name)
         self._give(may_start)
-        spent = self._spent()
         verdict = (
             Verdict("pause", reason=spent)
             if spent
@@ -135,9 +134,9 @@ class Paths:
         self._verdicts.clear()
         if word is not None and word.over:
             return False
-        self._ledger.pause(job, outcome)
-        self._resting[job.trial_id] = job
-        self._choice.paused(job.trial_id)
+        judged = self._judged_level(job)
+        self._ledger.pause(job, outcome, [snap for snap in outcome.snapshots if snap.level > judged])
+        self._rest(job)
         return True
 
     def next(self, may_start: bool) -> Verdict:
@@ -193,8 +192,20 @@ class Paths:
 
     # --- details --------------------------------------------------------------------------------------------------
 
-    def _goes_deeper(self, job: Job) -> bool:
+    def _rest(self, job: Job) -> None:
+        """It rests, and may be taken up again as soon as all of its models are judged."""
+        self._resting[job.trial_id] = job
+        word = read_rest(job.folder)
+        if word is None or self._judged_level(job) >= word.level:
+            self._choice.paused(job.trial_id)
+
+    def _judged_level(self, job: Job) -> int:
         last = self._last.get(job.trial_id)
+        return -1 if last is None else last.level
+
+    def _goes_deeper(self, job: Job, last: Snap | None = None) -> bool:
+        """Whether anything is left to do after ``last``, by default its last judged model."""
+        last = last or self._last.get(job.trial_id)
         if last is None:
             return True
         removed = last.finals[f"{job.config.prune.of}_removed"]

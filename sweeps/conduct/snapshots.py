@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from sweeps.conduct.baselines import Baselines
 from sweeps.conduct.keep import Keeper
@@ -10,7 +10,7 @@ from sweeps.conduct.listeners import Progress, Tracker
 from sweeps.conduct.paths import Paths
 from sweeps.conduct.proposals import Proposals
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.records.job import Job, Outcome, Snap
+from sweeps.records.job import Job, Outcome, Record, Snap
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import dense_costs, judge_snapshot, waits_for_baseline
@@ -44,6 +44,12 @@ class Snapshots:
         self._paths, self._keeper = paths, keeper
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known = {one.snap.name(trial) for trial, taken in known.items() for one in taken}
+
+    def recall(self, records: Iterable[Record]) -> None:
+        """Take what waited for its baseline when the driver died, of paths that rest."""
+        for record in records:
+            for snap in record.unjudged if record.status == "paused" else ():
+                self.taken(record.job, snap)
 
     def taken(self, job: Job, snap: Snap) -> None:
         """A path has finished a model; told again it changes nothing."""

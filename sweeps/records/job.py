@@ -257,7 +257,8 @@ class Record:
 
     ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
     ``started_ms`` and ``ended_ms``: when it was entered and closed, in milliseconds since 1970 (0 = not closed yet).
-    ``ended``: of a path, why it ended; ``decisions``: number of a snapshot -> what was decided there, and why.
+    ``ended``: of a path, why it ended; ``decisions``: number of a snapshot -> what was decided there, and why;
+    ``unjudged``: snapshots of a path that rests which waited for their baseline.
     """
 
     job: Job
@@ -274,6 +275,7 @@ class Record:
     ended_ms: int = 0
     ended: str = ""
     decisions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    unjudged: tuple[Snap, ...] = ()
 
     @property
     def decision(self) -> str:

@@ -40,7 +40,7 @@ _STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
 _WEIGHTS, _PROVENANCE = "weights_sha256", "provenance"
 _NAME, _TRIAL, _SNAP, _VIOLATIONS = "model", "trial", "snapshot", "violations"
 #: What is known of a path that rests; why it ended; what was decided at a snapshot (followed by its number).
-_RESTS, _ENDED, _DECISION = "rests", "ended", "decision@"
+_RESTS, _UNJUDGED, _ENDED, _DECISION = "rests", "unjudged", "ended", "decision@"
 
 
 @dataclass(frozen=True)
@@ -138,8 +138,8 @@ class Ledger:
         with quiet_optuna():
             study.tell(frozen.number, values=values if state == TrialState.COMPLETE else None, state=state)
 
-    def pause(self, job: Job, outcome: Outcome) -> None:
-        """Enter that a path rests; its trial stays open."""
+    def pause(self, job: Job, outcome: Outcome, unjudged: Sequence[Snap] = ()) -> None:
+        """Enter that a path rests; its trial stays open. ``unjudged``: its snapshots that wait for their baseline."""
         self.tenure.check()
         _, frozen, trial = self._open(job)
         seconds = frozen.user_attrs.get(_RESTS, {}).get(_SECONDS, 0.0) + outcome.seconds
@@ -148,6 +148,7 @@ class Ledger:
             _SECONDS: seconds,
             _WEIGHTS: outcome.weights_sha256,
             _PROVENANCE: outcome.provenance,
+            _UNJUDGED: [snap.to_dict() for snap in unjudged],
         }
         trial.set_user_attr(_RESTS, known)
         trial.set_user_attr(_STATUS, "paused")
@@ -262,6 +263,7 @@ class Ledger:
             violations={} if running else dict(frozen.constraints),
             weights_sha256=known.get(_WEIGHTS, ""),
             provenance=dict(known.get(_PROVENANCE, {})),
+            unjudged=tuple(map(Snap.from_dict, known.get(_UNJUDGED, ()))),
             started_ms=_ms(first.datetime_start),
             ended_ms=_ms(frozen.datetime_complete),
             ended=known.get(_ENDED, ""),

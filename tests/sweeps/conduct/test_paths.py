@@ -403,6 +403,31 @@ def test_the_baseline_of_a_path_that_rests_is_trained_though_the_budget_is_spent
     assert "accuracy_drop" in recorder.finals["t0000"]
 
 
+def test_a_spent_budget_holds_a_path_whose_models_wait_for_their_baseline(tmp_path, scripted, monkeypatch):
+    limits = {"search.constraints": ["accuracy_drop <= 50"], "search.concurrency": 2}
+    scripted(resumes=9)
+    conductor, _, ledger = sweep(tmp_path, **limits)
+    jobs = {job.kind: job for job in (conductor.next_job(), conductor.next_job())}
+    monkeypatch.setattr(conductor._budget, "_used_up", "the budget of 2 hours is spent|raise search.hours")
+    outcome = _run(conductor, jobs["trial"])
+    assert (outcome.status, [snap.level for snap in outcome.snapshots]) == ("paused", [0])
+    conductor.finish("t0000", outcome)
+    assert not ledger.snapshots(), "it waits for the baseline"
+
+    monkeypatch.undo()  # the driver dies before the baseline has ended, and the budget is raised
+    scripted(resumes=9)
+    conductor, _, ledger = sweep(tmp_path, **limits)
+    baseline = conductor.next_job()
+    assert baseline.kind == "baseline"
+    started = conductor.next_job()
+    assert started.trial_id != "t0000", "it is taken up again when its models are judged"
+    conductor.finish(baseline.trial_id, _run(conductor, baseline))
+    assert names(ledger)["t0000"] == [0]
+    conductor.finish(started.trial_id, _run(conductor, started))
+    drive(conductor, PATHS)
+    assert names(ledger)["t0000"] == [0, 1, 2, 3]
+
+
 def test_a_sweep_that_has_done_everything_says_nothing(tmp_path, scripted):
     scripted()
     conductor, _, _ = sweep(tmp_path)
