@@ -1,0 +1,128 @@
+"""Which trainings answer which question about paths. Setting: ``vgg_tiny`` on 10,000 CIFAR-10 images, as in the guide.
+
+Every study is a list of trainings for one seed. ``benchmarks/trainings.py`` runs them, and
+``benchmarks/study_tables.py`` reads what came of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+
+LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
+SHARES = (0.5, 0.35, 0.2, 0.1)
+#: Floors are the same on all sides.
+MIN_SHARE = 0.03
+#: Criteria that are compared with each other.
+CRITERIA = ("frs", "shuffled:frs", "random", "l1", "bn_scale", "taylor")
+#: Single trials have their events in this first part of their epochs: the best of the recorded 48 had.
+EARLY = 0.4
+#: What a single trial costs of its epochs, by the share that is left, when it is pruned that early (dense epochs per
+#: epoch); measured costs are in the tables.
+SINGLE_COST = {0.5: 0.62, 0.35: 0.51, 0.2: 0.42, 0.1: 0.35}
+#: A path of 4 + 6 epochs costs about this many dense epochs.
+PATH_COST = 15.3
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training. ``polish``: (level, epochs) of a snapshot that is trained on afterwards."""
+
+    name: str
+    config: TrialConfig
+    polish: tuple[tuple[int, int], ...] = ()
+
+
+def _config(
+    seed: int, data: str, train: dict[str, Any], prune: dict[str, Any] | None, model: str
+) -> TrialConfig:
+    return TrialConfig(
+        seed=seed,
+        data=DataConfig("parquet", path=data, train_images=10_000, val_images=5_000),
+        model=ModelConfig(model),
+        train=TrainConfig(batch_size=64, lr=0.1, eval_images=2000, **train),
+        prune=None if prune is None else PruneConfig(min_share=MIN_SHARE, **prune),
+    )
+
+
+def unpruned(seed: int, data: str, epochs: int, model: str = "vgg_tiny") -> TrialConfig:
+    return _config(seed, data, {"epochs": epochs, "schedule": "one_cycle"}, None, model)
+
+
+def single(seed: int, data: str, epochs: int, left: float, criterion: str = "frs") -> TrialConfig:
+    """A single trial down to ``left`` of the MACs, pruned early in at least four events."""
+    prune = {
+        "criterion": criterion,
+        "interval": max(1, round(EARLY * epochs / 5)),
+        "ratio": 0.2,
+        "target": 1 - left,
+        "until": EARLY,
+        "finish": True,
+    }
+    return _config(seed, data, {"epochs": epochs, "schedule": "one_cycle"}, prune, "vgg_tiny")
+
+
+def path(
+    seed: int,
+    data: str,
+    start: int,
+    interval: int,
+    *,
+    restart: float = 1.0,
+    levels: tuple[float, ...] = LEVELS,
+    criterion: str = "frs",
+    model: str = "vgg_tiny",
+    **prune: Any,
+) -> TrialConfig:
+    train = {"schedule": "cycles", "restart": restart}
+    prune = {"criterion": criterion, "start": start, "interval": interval, "levels": levels, **prune}
+    return _config(seed, data, train, prune, model)
+
+
+def epochs(seed: int, data: str) -> list[Training]:
+    """Same epochs, same cost: when to use a path, when a single trial."""
+    made = [Training(f"unpruned, {n} epochs", unpruned(seed, data, n)) for n in (12, 18, 30)]
+    made += [Training(f"single to {left:.0%}, 30 epochs", single(seed, data, 30, left)) for left in SHARES]
+    for left in SHARES:
+        few = round(PATH_COST / len(SHARES) / SINGLE_COST[left])
+        made.append(Training(f"single to {left:.0%}, a quarter of a path", single(seed, data, few, left)))
+    # Snapshots 2, 3, 4, 5 are those at 50, 35, 20, 10 %; a polish brings each to about what its 30-epoch single costs.
+    polish = ((2, 12), (3, 12), (4, 12), (5, 12))
+    made.append(Training("path 4 + 6", path(seed, data, 4, 6), polish))
+    made.append(Training("path 12 + 3", path(seed, data, 12, 3, restart=0.5)))
+    return made
+
+
+def criteria(seed: int, data: str) -> list[Training]:
+    """Which criterion, on equal paths; the dense phase is the same for all."""
+    return [Training(f"path, {name}", path(seed, data, 4, 6, criterion=name)) for name in CRITERIA]
+
+
+def settings(seed: int, data: str) -> list[Training]:
+    """How to set a path at about 12, 18 and 30 dense epochs."""
+    few, many = (0.5, 0.8, 0.9, 0.95), (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    tried = {
+        "12: start 3, interval 8, 4 levels": path(seed, data, 3, 8, levels=few),
+        "12: start 3, interval 5": path(seed, data, 3, 5),
+        "12: start 6, interval 3": path(seed, data, 6, 3),
+        "12: start 8, interval 2, restart 0.5": path(seed, data, 8, 2, restart=0.5),
+        "18: start 4, interval 7": path(seed, data, 4, 7),
+        "18: start 8, interval 5": path(seed, data, 8, 5),
+        "18: start 12, interval 3, restart 0.5": path(seed, data, 12, 3, restart=0.5),
+        "18: start 6, interval 4, 8 levels": path(seed, data, 6, 4, levels=many),
+        "30: start 6, interval 12": path(seed, data, 6, 12),
+        "30: start 12, interval 9": path(seed, data, 12, 9),
+        "30: start 18, interval 6, restart 0.5": path(seed, data, 18, 6, restart=0.5),
+        "30: start 10, interval 7, 8 levels": path(seed, data, 10, 7, levels=many),
+    }
+    return [Training(name, config) for name, config in tried.items()]
+
+
+STUDIES: dict[str, Callable[[int, str], list[Training]]] = {
+    "epochs": epochs,
+    "criteria": criteria,
+    "settings": settings,
+}

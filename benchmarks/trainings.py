@@ -1,0 +1,98 @@
+"""Runs the trainings of a study (``benchmarks/studies.py``), and writes what came of them as a table.
+
+    python benchmarks/trainings.py STUDY --data FOLDER_WITH_PARQUET_FILES --work FOLDER [--seeds 0 1 2] [--processes 2]
+
+One process and one thread per training; equal dense phases are trained once. Killed at any moment it goes on where it
+was, from the last epoch. The table (``benchmarks/data/study_STUDY.jsonl``) has a header, then a line for every model:
+last-epoch values, cost in epochs of the unpruned net.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from record import environment
+from studies import STUDIES, Training
+
+TABLES = Path(__file__).parent / "data"
+_FINALS = ("macs_removed", "val_accuracy", "test_accuracy", "train_cost", "macs", "params")
+_DIGITS = {"macs_removed": 5, "train_cost": 3}
+
+
+def table_of(study: str) -> Path:
+    """Where the study's models are."""
+    return TABLES / f"study_{study}.jsonl"
+
+
+def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
+    """The models of one training, as lines of the table; goes on where an earlier call was."""
+    from gcp_core.records.stages import StageStore
+    from gcp_core.training import polish, run_trial
+
+    folder = work / f"seed-{seed}" / training.name.replace(" ", "_").replace("%", "").replace(",", "")
+    stages = StageStore(work / "stages")
+    result = run_trial(training.config, checkpoint_dir=folder, stages=stages, latency=False)
+    about = {"seed": seed, "training": training.name}
+    if not training.config.is_path:
+        return [{**about, "level": None, "epoch": training.config.train.epochs, **_rounded(result.finals)}]
+    lines = [
+        {**about, "level": taken.level, "epoch": taken.epoch, **_rounded(taken.finals)}
+        for taken in result.snapshots
+    ]
+    for level, epochs in training.polish:
+        source = next(taken for taken in result.snapshots if taken.level == level)
+        done = polish(training.config, source.folder, epochs, checkpoint_dir=folder).model
+        lines.append(
+            {**about, "level": level, "polish": epochs, "epoch": done.epoch, **_rounded(done.finals)}
+        )
+    return lines
+
+
+def _rounded(finals: dict[str, float]) -> dict[str, float]:
+    return {name: round(finals[name], _DIGITS.get(name, 2)) for name in _FINALS if name in finals}
+
+
+def read(study: str) -> list[dict[str, Any]]:
+    """The models of a study's table."""
+    return [json.loads(line) for line in table_of(study).read_text().splitlines()[1:]]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("study", choices=sorted(STUDIES))
+    parser.add_argument("--data", required=True, help="folder with the parquet files of CIFAR-10")
+    parser.add_argument("--work", type=Path, required=True, help="where trainings lie, to be gone on with")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--processes", type=int, default=2)
+    args = parser.parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started
+    jobs = [(seed, one) for seed in args.seeds for one in STUDIES[args.study](seed, args.data)]
+    lines: dict[tuple[int, int], list[dict[str, Any]]] = {}
+    begun = time.monotonic()
+    with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
+        running = {
+            pool.submit(train, seed, one, args.work / args.study): (place, seed, one)
+            for place, (seed, one) in enumerate(jobs)
+        }
+        for number, done in enumerate(as_completed(running), 1):
+            place, seed, one = running[done]
+            lines[seed, place] = done.result()
+            last = lines[seed, place][-1]
+            said = f"{last['val_accuracy']:.2f} % for {last['train_cost']:.1f} dense epochs"
+            minutes = (time.monotonic() - begun) / 60
+            print(f"[{number}/{len(jobs)}] {minutes:.0f} min: seed {seed}, {one.name}: {said}", flush=True)
+    made = environment()
+    header = {name: made[name] for name in ("cpu", "python", "torch", "threads", "date", "command")}
+    rows = [header, *(line for key in sorted(lines) for line in lines[key])]
+    table_of(args.study).write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+if __name__ == "__main__":
+    main()
