@@ -98,7 +98,11 @@ def _connect(config: SweepConfig, address: str | None) -> None:
         "OMP_NUM_THREADS": str(config.resources.cpus),
         "MKL_NUM_THREADS": str(config.resources.cpus),
     }
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
     if address is not None:
         try:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
