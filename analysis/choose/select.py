@@ -213,7 +213,8 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
             for column, tolerance, kept in kept_of(df)
         ]
         last, direction, _ = checked[-1]
-        places, left = [], df
+        places: list[Hashable] = []
+        left = df
         # A runner-up is what the same levels would choose without the better ones.
         while (
             len(left) and len(places) <= NEXT and left[[column for column, *_ in checked]].notna().any().all()
