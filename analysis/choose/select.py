@@ -21,7 +21,7 @@ from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs, settled_latency
 from analysis.runs.models import word
-from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.errors import ConfigError, did_you_mean, required
 from gcp_core.schema import FINALS, Direction
 
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def _directed(column: str) -> tuple[str, Direction]:
         raise ConfigError(
             "is not a quantity to choose by", column, did_you_mean(column, {*good, "accuracy", "latency"})
         )
-    return name, FINALS[name].better  # type: ignore[return-value]
+    return name, required(FINALS[name].better, name)
 
 
 def _pair(objectives: Objectives) -> tuple[str, str]:

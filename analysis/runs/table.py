@@ -340,8 +340,9 @@ def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
     pair = baselines.paired(df, good.to_numpy(dtype=bool))
     df = df[[c for c in df.columns if not _is_paired(c)]].copy()
     has = pair >= 0
-    names = np.where(has, df["trial"].to_numpy(dtype=object)[pair], None)
-    df["baseline_trial"] = names
+    partners = df["trial"].to_numpy(dtype=object)[pair]
+    partners[~has] = None
+    df["baseline_trial"] = partners
     for name in ("val_accuracy", "test_accuracy", "macs", "params", "latency_ms", "device_hours"):
         if name in df.columns:
             values = pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=float)

@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gcp_core.errors import ConfigError, first_line
 from sweeps.conduct.conductor import Conductor
@@ -25,6 +25,9 @@ from sweeps.driver.nodes import (
 )
 from sweeps.records.job import Job
 from sweeps.storage.objects import store_problem
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 _log = logging.getLogger(__name__)
 _MIB = 2**20
@@ -272,8 +275,8 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _trial_name(trial: object) -> str:
-    return trial.config["trial_id"]  # type: ignore[attr-defined]
+def _trial_name(trial: Trial) -> str:
+    return str(trial.config["trial_id"])
 
 
 @contextlib.contextmanager
