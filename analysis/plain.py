@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -46,6 +46,12 @@ def structured(value: Any) -> Any:
     return value
 
 
+def rows_of(df: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows as mappings by column."""
+    # pandas allows names of any kind; those of our tables are text.
+    return cast("list[dict[str, Any]]", df.to_dict("records"))
+
+
 def plain_trial(row: dict[str, Any], config: Sequence[str]) -> dict[str, Any]:
     """One model: identity, values by short name, and its configuration under dotted paths."""
     answer = {name: plain(row.get(name)) for name in _PLAIN}
@@ -58,4 +64,4 @@ def plain_trial(row: dict[str, Any], config: Sequence[str]) -> dict[str, Any]:
 
 def plain_trials(df: pd.DataFrame, config: Sequence[str]) -> list[dict[str, Any]]:
     """The rows of ``df`` as :func:`plain_trial` answers."""
-    return [plain_trial(row, config) for row in df.to_dict("records")]
+    return [plain_trial(row, config) for row in rows_of(df)]

@@ -23,7 +23,7 @@ def count(value: float) -> str:
     return f"{value:g}"
 
 
-def quantity(name: str, value: float) -> str:
+def quantity(name: str, value: float | None) -> str:
     """``value`` of a ``final/*`` quantity with its unit: ``quantity("macs", 6e7)`` -> "60.0 M MACs"."""
     if value is None or not math.isfinite(value):
         return "-"

@@ -27,20 +27,10 @@ import analysis
 from analysis.front.anchors import anchors_for
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.schema import FINALS, SCHEMA_VERSION, Tag
+from sweeps.config.reading import flatten
 
 GOALS = {"val_accuracy": "max", "macs": "min"}
 BASE_MACS, BASE_PARAMS, BASE_ACCURACY = 40_000_000.0, 270_000.0, 92.0
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted paths, as the tracker logs them."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
 
 
 def a_trial(i: int, rng: np.random.Generator) -> tuple[TrialConfig, dict[str, float], str]:
@@ -126,7 +116,7 @@ def _add_rows(
                "is_nan": False}  # fmt: skip
         tables[db.SqlMetric].append(row)
         tables[db.SqlLatestMetric].append(row)
-    params = flatten(config.to_dict())
+    params = {path: str(value) for path, value in flatten(config.to_dict()).items()}
     tables[db.SqlParam] += [{"run_uuid": run, "key": k, "value": v} for k, v in params.items()]
     tags = {
         **common, Tag.PARENT: parent, Tag.KIND: kind, Tag.STATUS: "complete", Tag.CONFIG_ID: config.config_id(),

@@ -37,7 +37,8 @@ from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.records.folder import read_config
 from sweeps.records.job import Job, Outcome
-from sweeps.records.ledger import encode_point, quiet_optuna, read_records
+from sweeps.records.ledger import encode_point, read_records
+from sweeps.records.studies import quiet_optuna
 from sweeps.strategy.feasibility import Feasibility, Projection
 from sweeps.strategy.mirror import build_sampler
 from sweeps.strategy.sampling import distributions

@@ -13,16 +13,19 @@ import functools
 import gc
 import os
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import processes
 import record
 from patient_ray import private_ray
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the tests' runner
+from tests.sweeps.fake_runner import Report, Result
 
 #: A trial of this length is what the time to hand out a job is compared with.
 TRIAL_S = 10.0
@@ -38,27 +41,6 @@ TREE: dict[str, Any] = {
         "target": {"low": 0.3, "high": 0.9, "step": 0.005},
     },
 }
-
-
-@dataclass(frozen=True)
-class Report:
-    """One epoch, as ``gcp_core.training`` reports it."""
-
-    epoch: int
-    metrics: dict[str, float]
-    plan: None = None
-
-
-@dataclass(frozen=True)
-class Result:
-    """The end of a stub trial, with the fields of ``gcp_core.records.results.TrialResult``."""
-
-    status: str
-    finals: dict[str, float]
-    history: tuple[Report, ...]
-    plans: tuple[()] = ()
-    error: str = ""
-    weights_sha256: str = "0" * 64
 
 
 def stub(config: Any, *, report: Callable[[Report], Any] | None = None, checkpoint_dir: Any = None) -> Result:

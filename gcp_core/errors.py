@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import TypeVar
 
 from gcp_core.redaction import redact
+
+T = TypeVar("T")
 
 
 class GcpError(Exception):
@@ -63,6 +66,17 @@ class InfeasibleTarget(ConfigError):
 
 class Diverged(GcpError):
     """Training met a loss that is not finite."""
+
+
+def required(value: T | None, what: str) -> T:
+    """``value``, of which the caller knows that it is there; a mistake of the program otherwise, not of the user.
+
+    Raises:
+        ValueError: it is None; names ``what`` is missing.
+    """
+    if value is None:
+        raise ValueError(f"{what} is missing")
+    return value
 
 
 def did_you_mean(given: str, allowed: Iterable[str]) -> str:

@@ -115,6 +115,8 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | Path, *, multiple
             dynamic_shapes=_free_batch(),
             verbose=False,
         )
+        if program is None:  # what torch says of its old exporter
+            raise ExportError("torch gave no program", str(path))
         program.save(file, external_data=False)
 
     return _export(model, example, Path(path), multiple, write, onnx_forward)

@@ -132,7 +132,7 @@ def _cleaned(text: str, found: Callable[[str], None]) -> str:
 
 def _rest(scheme: str, rest: str, found: Callable[[str], None]) -> str:
     """What follows ``scheme://``."""
-    end = len(rest) if _DATABASES.match(scheme) else re.search(r"[/?#]|$", rest).start()
+    end = len(rest) if _DATABASES.match(scheme) else len(re.split(r"[/?#]", rest, maxsplit=1)[0])
     user, at, _ = rest[:end].rpartition("@")
     if at and _DATABASES.match(scheme) and ":" not in user:
         user, at = (user, at) if not set("/?#") & set(user) else ("", "")

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-class Scattering:
+class Scattering(_BatchNorm):
     """What turns a batch norm over k channels into one that writes them into ``full_channels``; the others are zero.
 
     This is what stays of a block's last norm when its conv loses channels on its own while the residual stream
@@ -77,7 +77,7 @@ def scattering(norm: _BatchNorm, full_channels: int) -> nn.Module:
     index = torch.arange(full_channels, device=device)
     new = _SCATTERING[type(norm)](index, full_channels, eps=norm.eps, momentum=norm.momentum)
     new.affine, new.track_running_stats = norm.affine, norm.track_running_stats
-    if isinstance(norm, nn.SyncBatchNorm):
+    if isinstance(norm, nn.SyncBatchNorm) and isinstance(new, nn.SyncBatchNorm):
         new.process_group = norm.process_group
     new._parameters.update(norm._parameters)
     new._buffers.update(norm._buffers)

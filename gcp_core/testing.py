@@ -12,12 +12,13 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria import Criterion
+from gcp_core.criteria import Batches, Criterion
+from gcp_core.errors import required
 from gcp_core.groups import Groups, find_groups
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -32,11 +33,34 @@ class CriterionCase:
 
     model: nn.Sequential
     groups: Groups
-    batches: list[tuple[Tensor, Tensor]]
+    batches: Batches
+
+    def conv(self, name: str) -> nn.Conv2d:
+        """The convolution of this name."""
+        return _part(self.model, name, nn.Conv2d)
+
+    def norm(self, name: str) -> nn.BatchNorm2d:
+        """The batch norm of this name."""
+        return _part(self.model, name, nn.BatchNorm2d)
 
     def scores(self, criterion: Criterion, seed: int = 0) -> dict[str, Tensor]:
         """Scores with a fresh generator."""
         return criterion.score(self.model, self.groups, self.batches, torch.Generator().manual_seed(seed))
+
+
+_Part = TypeVar("_Part", bound=nn.Module)
+
+
+def _part(model: nn.Module, name: str, kind: type[_Part]) -> _Part:
+    found = model.get_submodule(name)
+    if not isinstance(found, kind):
+        raise TypeError(f"{name} is a {type(found).__name__}, not a {kind.__name__}")
+    return found
+
+
+def _statistics(norm: nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Running mean and variance ``(C,)``."""
+    return required(norm.running_mean, "running_mean"), required(norm.running_var, "running_var")
 
 
 def criterion_case(seed: int = 0) -> CriterionCase:
@@ -57,9 +81,10 @@ def criterion_case(seed: int = 0) -> CriterionCase:
                 nn.Linear(4, 3),
             ),
         ).double()
-    for norm in (model[1], model[5]):
-        norm.running_mean.copy_(0.2 * torch.randn(norm.num_features, generator=generator))
-        norm.running_var.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
+    for norm in (_part(model, "1", nn.BatchNorm2d), _part(model, "5", nn.BatchNorm2d)):
+        mean, variance = _statistics(norm)
+        mean.copy_(0.2 * torch.randn(norm.num_features, generator=generator))
+        variance.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
         norm.weight.data.copy_(0.5 + torch.rand(norm.num_features, generator=generator))
         norm.bias.data.copy_(0.2 + 0.3 * torch.rand(norm.num_features, generator=generator))
     groups = find_groups(model, torch.zeros(1, 3, 8, 8, dtype=torch.float64))
@@ -143,7 +168,7 @@ class CriterionContract:
 
     def test_the_model_is_left_as_found_when_the_images_fail(self) -> None:
         case = criterion_case()
-        broken = CriterionCase(case.model, case.groups, _Failing(case.batches))  # type: ignore[arg-type]
+        broken = CriterionCase(case.model, case.groups, _Failing(case.batches))
         self._scored_cleanly(broken)  # a criterion may be content with the first batch
 
     def test_the_model_is_left_as_found_when_the_model_fails(self) -> None:
@@ -165,9 +190,9 @@ class CriterionContract:
         case, permuted = criterion_case(), criterion_case()
         order = torch.tensor([3, 0, 4, 1, 2])
         with torch.no_grad():
-            conv, norm, following = permuted.model[0], permuted.model[1], permuted.model[4]
+            conv, norm, following = permuted.conv("0"), permuted.norm("1"), permuted.conv("4")
             conv.weight.copy_(conv.weight[order])
-            for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            for tensor in (norm.weight, norm.bias, *_statistics(norm)):
                 tensor.copy_(tensor[order])
             following.weight.copy_(following.weight[:, order])
         expected, found = case.scores(self.criterion()), permuted.scores(self.criterion())
@@ -179,9 +204,10 @@ class CriterionContract:
             return
         case, doubled = criterion_case(), criterion_case()
         with torch.no_grad():
-            doubled.model[0].weight[2] *= 2
-            doubled.model[1].running_mean[2] *= 2
-            doubled.model[1].running_var[2] *= 4
+            mean, variance = _statistics(doubled.norm("1"))
+            doubled.conv("0").weight[2] *= 2
+            mean[2] *= 2
+            variance[2] *= 4
         before, after = case.scores(self.criterion()), doubled.scores(self.criterion())
         same = [torch.allclose(before[layer], after[layer], rtol=1e-6, atol=1e-12) for layer in before]
         assert all(same) == self.scale_invariant
@@ -198,8 +224,12 @@ def check_criterion(
     build: Callable[[], Criterion], *, equivariant: bool = True, scale_invariant: bool | None = None
 ) -> None:
     """Run the whole :class:`CriterionContract`; AssertionError at the first rule that is broken."""
-    contract = CriterionContract()
-    contract.criterion = build  # type: ignore[method-assign]
+
+    class _Contract(CriterionContract):
+        def criterion(self) -> Criterion:
+            return build()
+
+    contract = _Contract()
     contract.equivariant, contract.scale_invariant = equivariant, scale_invariant
     for name in dir(contract):
         if name.startswith("test_"):
@@ -213,11 +243,11 @@ class _Failure(RuntimeError):
 class _Failing:
     """Batches that break after the first one."""
 
-    def __init__(self, batches: list[tuple[Tensor, Tensor]]) -> None:
+    def __init__(self, batches: Batches) -> None:
         self._batches = batches
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield self._batches[0]
+        yield next(iter(self._batches))
         raise _Failure("the images cannot be read")
 
 

@@ -228,7 +228,7 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
 
     result = run_trial(one, report=show, snapshot=taken, checkpoint_dir=out)
     if as_json:
-        values = {
+        values: dict[str, Any] = {
             "status": result.status,
             "finals": dict(result.finals),
             "weights_sha256": result.weights_sha256,

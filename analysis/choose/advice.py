@@ -25,7 +25,7 @@ from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors
 from analysis.front.objectives import Objectives, costs
-from analysis.plain import plain, structured
+from analysis.plain import plain, rows_of, structured
 from analysis.runs.models import of_the_search
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError
@@ -110,7 +110,7 @@ def advise(
             chosen.append(point)
             if len(chosen) == points:
                 break
-    said = tuple(_described(df, row, objectives) for row in found.to_dict("records"))
+    said = tuple(_described(df, row, objectives) for row in rows_of(found))
     return Advice(said, tuple(chosen))
 
 

@@ -13,7 +13,7 @@ from analysis.runs.artifacts import polish_of, sweep_of
 from analysis.runs.table import config_columns
 from analysis.runs.widths import manifest_of
 from gcp_core.config import TrialConfig
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, required
 from gcp_core.schema import ModelName
 
 if TYPE_CHECKING:
@@ -70,10 +70,10 @@ def write_config(
     tree = config.to_dict()
     length = config.train.epochs
     if level is not None:
-        length = config.prune.start + level * config.prune.interval
+        length = config.pruning.dense_epochs + level * config.pruning.interval
         _end_at(tree, level, _aimed(df, row, config))
     if epochs is not None:
-        _stretch(tree, epochs / length)
+        _stretch(tree, epochs / required(length, "train.epochs"))
         if level is None:
             tree["train"]["epochs"] = epochs
     if level is not None and tree["train"]["epochs"] is not None:
@@ -136,7 +136,7 @@ def _short(folder: str | None) -> str:
 
 def _aimed(df: pd.DataFrame, row: pd.Series, config: TrialConfig) -> float | None:
     """The share that a snapshot's last event aimed at; None where that is not known (``ratio_of: units``)."""
-    prune, removed = config.prune, float(row[f"{config.prune.of}_removed"])
+    prune, removed = config.pruning, float(row[f"{config.pruning.of}_removed"])
     plans = (manifest_of(df, row) or {}).get("plans") or [{}]
     recorded = plans[-1].get("meta", {}).get("level")
     if recorded is not None:
@@ -145,8 +145,9 @@ def _aimed(df: pd.DataFrame, row: pd.Series, config: TrialConfig) -> float | Non
         return max((share for share in prune.levels if share <= removed + _CLOSE), default=None)
     if prune.ratio_of != "cost":
         return None
-    passed = math.floor(math.log1p(-removed) / math.log1p(-prune.ratio) + _CLOSE)
-    return 1 - (1 - prune.ratio) ** passed if passed else None
+    ratio = required(prune.ratio, "prune.ratio")
+    passed = math.floor(math.log1p(-removed) / math.log1p(-ratio) + _CLOSE)
+    return 1 - (1 - ratio) ** passed if passed else None
 
 
 def _end_at(tree: dict[str, Any], level: int, aimed: float | None) -> None:

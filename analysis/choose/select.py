@@ -21,7 +21,7 @@ from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs, settled_latency
 from analysis.runs.models import word
-from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.errors import ConfigError, did_you_mean, required
 from gcp_core.schema import FINALS, Direction
 
 if TYPE_CHECKING:
@@ -213,7 +213,8 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
             for column, tolerance, kept in kept_of(df)
         ]
         last, direction, _ = checked[-1]
-        places, left = [], df
+        places: list[Hashable] = []
+        left = df
         # A runner-up is what the same levels would choose without the better ones.
         while (
             len(left) and len(places) <= NEXT and left[[column for column, *_ in checked]].notna().any().all()
@@ -319,7 +320,7 @@ def _directed(column: str) -> tuple[str, Direction]:
         raise ConfigError(
             "is not a quantity to choose by", column, did_you_mean(column, {*good, "accuracy", "latency"})
         )
-    return name, FINALS[name].better  # type: ignore[return-value]
+    return name, required(FINALS[name].better, name)
 
 
 def _pair(objectives: Objectives) -> tuple[str, str]:

@@ -5,7 +5,7 @@ shape.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.choose import constraints as hard
@@ -45,7 +45,7 @@ def about(df: pd.DataFrame) -> dict[str, Any]:
 def front(
     df: pd.DataFrame,
     rows: pd.DataFrame,
-    objectives: dict[str, str],
+    objectives: Mapping[str, str],
     volume: Hypervolume,
     scale: str,
     from_chance: float | None,

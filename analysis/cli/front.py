@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from analysis.evidence.assurance import Assurance
+    from gcp_core.schema import Direction
 
 
 @click.command()
@@ -75,24 +77,25 @@ def front(
         click.echo(line)
 
 
-def _objectives(given: tuple[str, ...]) -> dict[str, str]:
+def _objectives(given: tuple[str, ...]) -> dict[str, Direction]:
     from analysis.choose import constraints as hard
     from gcp_core.errors import ConfigError
     from gcp_core.schema import FINALS
 
-    goals = {}
+    directions: dict[str, Direction] = {"max": "max", "min": "min"}
+    goals: dict[str, Direction] = {}
     for one in given:
-        name, _, direction = one.partition(":")
+        name, _, words = one.partition(":")
         name = hard.ALIASES.get(name, name)
         if name in hard.HELD_BACK:
             raise ConfigError(
                 "test accuracy never steers: no front, no choice", f"--objective {one}", "use val_accuracy"
             )
-        if not direction and name in FINALS:
-            direction = FINALS[name].better or ""
-        if direction not in ("max", "min"):
+        if not words and name in FINALS:
+            words = FINALS[name].better or ""
+        if words not in directions:
             raise ConfigError(f"{one!r} is not NAME:max or NAME:min", "--objective", "for instance macs:min")
-        goals[name] = direction
+        goals[name] = directions[words]
     return goals
 
 
@@ -114,8 +117,7 @@ def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list
         {} if polished else known.get(str([row[k] for k in keys]), {})
         for row, polished in zip(rows.to_dict("records"), is_polished(rows))
     ]
-    shown = rows.assign(seeds=[g.get("n") for g in of])
-    shown["seeds"] = shown["seeds"].astype("Int64")
+    shown = rows.assign(seeds=pd.array([g.get("n") for g in of], dtype="Int64"))
     shown["ruled out"] = ["yes" if g.get("ruled_out") else None for g in of]
     return shown, ["seeds", "ruled out"] if shown["ruled out"].notna().any() else ["seeds"]
 
@@ -129,7 +131,7 @@ def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]
 
 def _summary(
     df: pd.DataFrame,
-    goals: dict[str, str],
+    goals: Mapping[str, str],
     volume: Any,
     scale: str,
     old: float | None,

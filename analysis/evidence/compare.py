@@ -162,7 +162,7 @@ def compare(
     affordable = spent[spent["spent"] <= limit * (1 + 1e-9)]
     volumes = _volumes(df, totals[totals.index.isin(able) | (totals >= limit)], affordable, goals, scales)
     volumes = volumes.rename(columns={"unit": unit})
-    values = {label: rows.set_index(unit)["hypervolume"] for label, rows in volumes.groupby("label")}
+    values = {str(label): rows.set_index(unit)["hypervolume"] for label, rows in volumes.groupby("label")}
     pairs = list(combinations(values, 2))
     tests = [
         _volume_test(values[a], values[b], Question(a, b, unit=unit, comparisons=len(pairs)))

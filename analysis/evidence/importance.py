@@ -17,6 +17,7 @@ from analysis.errors import NothingFeasible
 from analysis.evidence import forest
 from analysis.front import pareto
 from analysis.front.anchors import anchors_for
+from analysis.plain import rows_of
 from analysis.runs.models import of_the_search, one_per_trial, word
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError, did_you_mean
@@ -159,7 +160,7 @@ def findings(table: pd.DataFrame) -> str:
     if sure.empty:
         said = f"No evidence in {n} trials that any searched parameter mattered for {target}."
     else:
-        shares = ", ".join(f"{r.parameter} {100 * r.importance:.0f} %" for r in sure.itertuples())
+        shares = ", ".join(f"{r['parameter']} {100 * r['importance']:.0f} %" for r in rows_of(sure))
         said = f"Share of the variation of {target} that goes with a parameter ({n} trials): {shares}."
         if len(open_):
             said += f" No evidence for {', '.join(open_['parameter'])}."

@@ -8,7 +8,7 @@ candidates.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,11 +78,11 @@ def settled_latency(df: pd.DataFrame) -> np.ndarray:
     return settled
 
 
-def minimised(values: np.ndarray, directions: object) -> np.ndarray:
+def minimised(values: np.ndarray, directions: Iterable[str]) -> np.ndarray:
     """``values`` (n, m) with the maximised columns negated; adding 0.0 turns -0.0 into 0.0, so that ties
     stay ties.
     """
-    signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])  # type: ignore[attr-defined]
+    signs = np.array([-1.0 if direction == "max" else 1.0 for direction in directions])
     return values * signs + 0.0
 
 

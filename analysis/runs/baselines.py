@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from analysis.plain import rows_of
 from gcp_core.config import CYCLES
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def paired(df: pd.DataFrame, finished: np.ndarray) -> np.ndarray:
     names = [c for c in df.columns if c.startswith(_PARTS)]
     shared = [c for c in names if c not in _OF_CYCLES]
     used = ["sweep", "seed", *names, *(c for c in (EPOCHS, _START) if c in df.columns)]
-    rows = df[used].to_dict("records")
+    rows = rows_of(df[used])
     exact: dict[tuple, int] = {}
     loose: dict[tuple, list[int]] = {}
     for i in np.flatnonzero(finished):

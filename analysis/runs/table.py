@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from analysis.errors import SweepNotFound
+from analysis.plain import rows_of
 from analysis.runs import baselines
 from analysis.runs.models import (
     OF_PATHS,
@@ -128,7 +129,7 @@ def from_file(path: Path) -> pd.DataFrame:
         )
     if df.empty:
         raise SweepNotFound("has no rows", str(path))
-    defaults = {
+    defaults: dict[str, str | int] = {
         "sweep": path.stem,
         "run_id": "",
         "kind": "trial",
@@ -160,7 +161,7 @@ def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
     one's.
     """
     tables = list(tables)
-    attrs = {
+    attrs: dict[Hashable | None, Any] = {
         "sweeps": [entry for t in tables for entry in t.attrs["sweeps"]],
         "objectives": tables[0].attrs["objectives"],
         "chance": tables[0].attrs["chance"],
@@ -176,7 +177,7 @@ def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
 def finish(df: pd.DataFrame) -> pd.DataFrame:
     """Pair baselines, derive columns, mark candidates, order rows and columns. Idempotent."""
     df = _with_interval(_with_baseline(df))
-    df["left_out"] = [_left_out(row) for row in df[["kind", "status", "error", *REQUIRED]].to_dict("records")]
+    df["left_out"] = [_left_out(row) for row in rows_of(df[["kind", "status", "error", *REQUIRED]])]
     df["same_as"] = _same_as(df)
     df.loc[(df["same_as"] != "") & (df["left_out"] == ""), "left_out"] = TWIN
     df["candidate"] = (df["kind"] == "trial") & (df["left_out"] == "")
@@ -339,7 +340,9 @@ def _with_baseline(df: pd.DataFrame) -> pd.DataFrame:
     pair = baselines.paired(df, good.to_numpy(dtype=bool))
     df = df[[c for c in df.columns if not _is_paired(c)]].copy()
     has = pair >= 0
-    df["baseline_trial"] = np.where(has, df["trial"].to_numpy(dtype=object)[pair], None)
+    partners = df["trial"].to_numpy(dtype=object)[pair]
+    partners[~has] = None
+    df["baseline_trial"] = partners
     for name in ("val_accuracy", "test_accuracy", "macs", "params", "latency_ms", "device_hours"):
         if name in df.columns:
             values = pd.to_numeric(df[name], errors="coerce").to_numpy(dtype=float)

@@ -15,10 +15,14 @@ if TYPE_CHECKING:
 class Compared(Protocol):
     """What the card needs of a check."""
 
-    name: str
-    logged: float
-    measured: float
-    note: str
+    @property
+    def name(self) -> str: ...
+    @property
+    def logged(self) -> float: ...
+    @property
+    def measured(self) -> float: ...
+    @property
+    def note(self) -> str: ...
 
 
 def model_card(

@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,10 @@ def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None
     model = load_model(folder).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    options = {"batch_size": int(manifest["evaluation_batch"]), "channels_last": config.train.channels_last}
-    val = evaluate(model, splits.val, splits.normalise, **options)
-    test = evaluate(model, splits.test, splits.normalise, **options)
-    close = _close_calls(model, splits.val, splits, **options)
+    size, last = int(manifest["evaluation_batch"]), config.train.channels_last
+    look = partial(evaluate, model, batch_size=size, channels_last=last)
+    val, test = look(splits.val, splits.normalise), look(splits.test, splits.normalise)
+    close = _close_calls(model, splits.val, splits, batch_size=size, channels_last=last)
     sample = next(_batches(splits.test, splits, _SAMPLE_IMAGES, config.train.channels_last, device))
     dense = build_model(
         config.model.name, int(manifest["num_classes"]), int(manifest["in_channels"]), config.model.width

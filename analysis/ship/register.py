@@ -95,7 +95,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     """
     from mlflow.exceptions import MlflowException
 
-    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
     if not entry.get("tracking_uri") or not row["run_id"]:
         raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
     if not (exported.folder / "model.onnx").is_file():
@@ -119,7 +119,13 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     number = str(version.version)
     moved = str(before) if str(before) != number else ""
     return Registered(
-        name, number, alias, f"models:/{name}@{alias}", version.source.removeprefix("models:/"), new, moved
+        name,
+        number,
+        alias,
+        f"models:/{name}@{alias}",
+        (version.source or "").removeprefix("models:/"),
+        new,
+        moved,
     )
 
 

@@ -17,6 +17,7 @@ from analysis.evidence.permutation import Test
 from analysis.front import attainment
 from analysis.runs.models import word
 from analysis.show import attainment_figures, figures, page
+from gcp_core.schema import Direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +31,7 @@ _COST_WORDS = {
     "trials": "trials run, stopped and failed ones included",
     "nothing": "trials run",
 }
-_GOALS = {"macs": "min", "val_accuracy": "max"}
+_GOALS: dict[str, Direction] = {"macs": "min", "val_accuracy": "max"}
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def write(
     import pandas as pd
 
     folder.mkdir(parents=True, exist_ok=True)
-    colours = colours_of(found.volumes["label"])
+    colours = colours_of(found.volumes["label"].tolist())
     shown = _figures(df, by, found, paired, folder, colours)
     files = [file for _, _, names in shown for file in names]
     tests = pd.DataFrame([vars(t) for t in (*found.tests, *paired)])

@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from analysis.choose.constraints import Constraint
 from analysis.front import pareto
 from analysis.front.objectives import usable
 from analysis.runs.models import of_the_search, word
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, Direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -73,7 +73,7 @@ class FrontView:
     x: str
     y: str
     points: pd.DataFrame
-    goals: dict[str, str]
+    goals: dict[str, Direction]
     front: frozenset[str]
     steps: frozenset[str]
     limits: tuple[tuple[str, float, str], ...]
@@ -115,7 +115,7 @@ def front_view(
     return FrontView(title, x, y, points, goals, front, steps, limits, scale, prefix)
 
 
-def goals_of_view(df: pd.DataFrame, x: str, y: str) -> dict[str, str]:
+def goals_of_view(df: pd.DataFrame, x: str, y: str) -> dict[str, Direction]:
     """What the front in the (x, y) view is the front of: the sweep's objectives, as in every table and tag.
 
     Only a sweep of two objectives that is looked at along another cost has a front of its own there.
@@ -162,7 +162,7 @@ def cost_prefix(column: str, largest: float) -> tuple[float, str]:
     return 1.0, ""
 
 
-def _better(column: str) -> str:
+def _better(column: str) -> Direction:
     return FINALS[column].better or "min"
 
 
@@ -207,8 +207,8 @@ def draw_front(view: FrontView) -> Figure:
     _draw_baseline(axes, of.get("baseline"), view)
     for column, value, words in view.limits:
         _draw_limit(axes, view, column, value, words)
-    if "chosen" in of:
-        row = of["chosen"].iloc[0]
+    row = of["chosen"].iloc[0] if "chosen" in of else None
+    if row is not None:
         axes.scatter(
             [row["_x"]], [row[view.y]], s=150, facecolors="none", edgecolors=CHOSEN, linewidths=2.2, zorder=6
         )
@@ -219,7 +219,7 @@ def draw_front(view: FrontView) -> Figure:
         axes.set_title(view.title, loc="left", fontsize=11, color=INK)
     # A white ground: the words of an upright limit may stand behind the legend.
     axes.legend(loc="lower right", fontsize=9, facecolor="white", edgecolor="none", framealpha=0.9)
-    if "chosen" in of:
+    if row is not None:
         _annotate(axes, row["_x"], row[view.y], f"chosen: {row['model']}", CHOSEN)
     return figure
 
@@ -268,8 +268,8 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict
     label = f"front ({count})" if own else "best along these two axes"
     axes.step(best["_x"], best[view.y], where="post", color=line, linewidth=1.6, zorder=3, label=label)
     shades = [colours.get(name, FRONT) for name in front["criterion"]]
-    label = None if own else f"front of {', '.join(view.goals)} ({count})"
-    axes.scatter(front["_x"], front[view.y], s=38, c=shades, zorder=4, label=label)
+    others = None if own else f"front of {', '.join(view.goals)} ({count})"
+    axes.scatter(front["_x"], front[view.y], s=38, c=shades, zorder=4, label=others)
     if "val_accuracy_low" in front.columns:
         away = [front[view.y] - front["val_accuracy_low"], front["val_accuracy_high"] - front[view.y]]
         axes.errorbar(
@@ -292,8 +292,8 @@ def _draw_baseline(axes: Axes, rows: pd.DataFrame | None, view: FrontView) -> No
 
 
 def _draw_limit(axes: Axes, view: FrontView, column: str, value: float, words: str) -> None:
-    style = {"color": LIMIT, "linewidth": 1.2, "linestyle": (0, (5, 3))}
-    note = {"color": "#8a3d68", "fontsize": 8}
+    style: dict[str, Any] = {"color": LIMIT, "linewidth": 1.2, "linestyle": (0, (5, 3))}
+    note: dict[str, Any] = {"color": "#8a3d68", "fontsize": 8}
     if column == view.x:
         axes.axvline(value / view.x_scale, **style)
         axes.text(
@@ -379,5 +379,5 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> list[Pa
     return paths
 
 
-def _digits(value: float) -> str:
+def _digits(value: Any) -> str:  # pandas asks for "object"
     return repr(int(value)) if math.isfinite(value) and value == int(value) else f"{value:.10g}"

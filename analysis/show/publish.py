@@ -8,7 +8,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis import text
 from analysis.front import pareto
@@ -62,7 +62,7 @@ def publish(sweep: str | Path, *, tracking_uri: str | None = None, out: Path | N
     return Published(tuple(best["model"]), changed, volume, tuple(files))
 
 
-def write_figures(df: pd.DataFrame, folder: Path, **options: object) -> list[Path]:
+def write_figures(df: pd.DataFrame, folder: Path, **options: Any) -> list[Path]:
     """The accuracy-cost figures of a table (PNG, SVG, CSV each): against MACs, parameters and, if measured,
     latency.
     """
@@ -72,7 +72,7 @@ def write_figures(df: pd.DataFrame, folder: Path, **options: object) -> list[Pat
         if column not in df.columns or not df.loc[df["candidate"], column].notna().any():
             continue
         title = f"{name}: accuracy against {words}"
-        view = figures.front_view(df, column, title=title, **options)  # type: ignore[arg-type]
+        view = figures.front_view(df, column, title=title, **options)
         files += figures.save(figures.draw_front(view), view.points, folder, f"front_{column}")
     return files
 

@@ -14,7 +14,7 @@ from analysis.evidence.assurance import assurance
 from analysis.front import pareto
 from analysis.front.anchors import USABLE, Anchors, anchors_for, from_chance
 from analysis.front.progress import progress
-from analysis.plain import plain, plain_trial
+from analysis.plain import plain, plain_trial, rows_of
 from analysis.runs import table
 from analysis.runs.models import unfinished_paths, word
 from analysis.runs.widths import LayerWidth, layer_widths, manifest_of
@@ -276,7 +276,7 @@ def _entries(
     columns += ["latency_low_ms", "latency_high_ms"]  # what the page's front holds for equally fast
     columns += [name for name in df.attrs["objectives"] if name not in columns]
     entries = []
-    for index, row in zip(rows.index, rows.to_dict("records")):
+    for index, row in zip(rows.index, rows_of(rows)):
         entry = {name: plain(row.get(name)) for name in columns} | plain_trial(row, config)
         entry["key"] = f"{index}"
         entry["chosen"] = index in picked
@@ -287,7 +287,7 @@ def _entries(
 
 def run_link(df: pd.DataFrame, row: dict[str, Any]) -> str:
     """The run's page in the MLflow UI ("" for a table without runs)."""
-    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
     if not row.get("run_id") or not entry.get("tracking_uri"):
         return ""
     uri = str(entry["tracking_uri"])

@@ -16,6 +16,7 @@ from analysis.evidence.assurance import WARNING, Assurance
 from analysis.evidence.importance import METHOD, cells, findings, importance
 from analysis.evidence.noise import extent
 from analysis.front.pareto import front
+from analysis.plain import rows_of
 from analysis.runs.models import one_per_trial, word
 from analysis.show.page import Table
 from gcp_core.errors import GcpError
@@ -91,7 +92,7 @@ def paths(df: pd.DataFrame) -> Table | None:
             int(on_front[row["sweep"], row["trial"]]),
             row["path_decision"] or row["error"] or _ENDS.get(row["path_ended"], row["path_ended"]),
         ]
-        for row in last.to_dict("records")
+        for row in rows_of(last)
     ]
     return Table(header, cells)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gcp_core.config.checks import LATER, integer, number, one_of
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, required
 
 RESIDUAL_MODES = ("coupled", "scatter", "inner")
 COST_KINDS = ("macs", "params")
@@ -144,6 +144,11 @@ class PruneConfig:
                 raise ConfigError(f"{level!r} would remove everything", where, "below 1")
             if i and level <= self.levels[i - 1]:
                 raise ConfigError(f"{level!r} does not rise above {self.levels[i - 1]!r}", where, example)
+
+    @property
+    def dense_epochs(self) -> int:
+        """``start`` of a path: how long its dense phase is; ValueError where it is not given."""
+        return required(self.start, "prune.start")
 
     def depth(self) -> float | None:
         """The share of ``of`` at which a path ends; None = at the floors."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 
 from gcp_core.config.checks import LATER, integer, milestone, number, one_of
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, required
 
 OPTIMIZERS = ("sgd", "adamw")
 CYCLES = "cycles"
@@ -50,6 +50,11 @@ class TrainConfig:
     device: str = "auto"
     restart: float = field(default=1.0, metadata=LATER)
     pace: str = field(default="linear", metadata=LATER)
+
+    @property
+    def num_epochs(self) -> int:
+        """``epochs`` of a training that has a fixed length; ValueError for a path without a cap."""
+        return required(self.epochs, "train.epochs")
 
     def __post_init__(self) -> None:
         one_of("train.schedule", self.schedule, LR_SCHEDULES)

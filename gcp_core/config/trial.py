@@ -12,7 +12,7 @@ from gcp_core.config.checks import integer
 from gcp_core.config.data_model import DataConfig, ModelConfig
 from gcp_core.config.prune import DEFAULT_UNTIL, PruneConfig
 from gcp_core.config.train import CYCLES, TrainConfig
-from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.errors import ConfigError, did_you_mean, required
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,11 @@ class TrialConfig:
         """Whether the trial ends every cycle with a finished model (``train.schedule: cycles``)."""
         return self.train.schedule == CYCLES
 
+    @property
+    def pruning(self) -> PruneConfig:
+        """``prune`` of a trial that prunes; ValueError for a baseline."""
+        return required(self.prune, "prune of a baseline")
+
     def baseline(self) -> TrialConfig:
         """The unpruned twin: same data, model, training and seed.
 
@@ -54,11 +59,11 @@ class TrialConfig:
         """
         if not self.is_path:
             return dataclasses.replace(self, prune=None)
-        return self._dense(self.baseline_epochs or self.prune.start)
+        return self._dense(self.baseline_epochs or self.pruning.dense_epochs)
 
     def dense_phase(self) -> TrialConfig:
         """The unpruned trial that trains, epoch by epoch, what this one trains until its first event."""
-        return self._dense(self.prune.start) if self.is_path else self.baseline()
+        return self._dense(self.pruning.dense_epochs) if self.is_path else self.baseline()
 
     def _dense(self, epochs: int) -> TrialConfig:
         train = dataclasses.replace(

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -242,7 +243,7 @@ def latency_table(
             calls: dict[str, Callable[[], object]] = {"eager": _eager(model, images)}
             if forward is not None:
                 on_cpu = images.cpu()
-                calls["onnxruntime"] = lambda x=on_cpu: forward(x)
+                calls["onnxruntime"] = partial(forward, on_cpu)
             for runtime, times in time_side_by_side(calls, repeats, warmup).items():
                 table.append(_latency(times, size, num_threads, runtime))
     return tuple(table)

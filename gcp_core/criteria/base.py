@@ -10,13 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.errors import RelevanceError
+from gcp_core.groups import Groups
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Needs = Literal["nothing", "data"]
 
 
 class GroupsLike(Protocol):
-    """The part of :class:`gcp_core.groups.Groups` that most criteria use."""
+    """The part of :class:`gcp_core.groups.Groups` that most criteria use: who needs no more may say so."""
 
     def scored_layers(self) -> dict[str, int]:
         """Layer name -> number of output channels."""
@@ -37,7 +38,7 @@ class Criterion(Protocol):
     def needs(self) -> Needs: ...
 
     def score(
-        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """``{layer: (C,)}`` float64 on the CPU for every scored layer; higher = keep.
 
@@ -87,7 +88,7 @@ class Checked(Wrapped):
     name: str
 
     def score(
-        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The inner criterion's scores in the order of ``groups.scored_layers()``.
 

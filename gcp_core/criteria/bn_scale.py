@@ -37,4 +37,5 @@ def bn_scale() -> BnScale:
 
 def _scale(model: nn.Module, norm: str | None, size: int) -> Tensor:
     weight = None if norm is None else model.get_submodule(norm).weight
-    return torch.ones(size, dtype=torch.float64) if weight is None else weight.detach().abs()
+    # Norms without a scale have None.
+    return weight.detach().abs() if isinstance(weight, Tensor) else torch.ones(size, dtype=torch.float64)

@@ -7,20 +7,15 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any
 
-from gcp_core.criteria.apoz import apoz
+from gcp_core.criteria.activations import apoz, hrank, mean_activation
 from gcp_core.criteria.base import Checked, Criterion
 from gcp_core.criteria.bn_scale import bn_scale
-from gcp_core.criteria.fpgm import fpgm
 from gcp_core.criteria.frs import frs
 from gcp_core.criteria.group_norm import group_norm
-from gcp_core.criteria.hrank import hrank
-from gcp_core.criteria.l1 import l1
-from gcp_core.criteria.l2 import l2
-from gcp_core.criteria.lamp import lamp
-from gcp_core.criteria.mean_activation import mean_activation
 from gcp_core.criteria.random import random
 from gcp_core.criteria.shuffled import Shuffled
 from gcp_core.criteria.taylor import taylor
+from gcp_core.criteria.weights import fpgm, l1, l2, lamp
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.factory import is_factory_name, load_factory
 

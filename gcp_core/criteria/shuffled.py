@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria.base import Batches, GroupsLike, Wrapped
+from gcp_core.criteria.base import Batches, Wrapped
+from gcp_core.groups import Groups
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Shuffled(Wrapped):
     """Another criterion's scores in another order."""
 
     def score(
-        self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """The inner scores, each layer in a random order."""
         scores = self.inner.score(model, groups, batches, generator)

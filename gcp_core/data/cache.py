@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -76,5 +77,7 @@ def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
 def _read(folder: Path) -> RawData:
     meta = json.loads((folder / "meta.json").read_text())
     # Copy-on-write maps: pages are shared between processes, and torch accepts them as writable.
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
-    return RawData(**arrays, **{k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()})
+    # The files say what the fields are: nothing here can know their types.
+    fields: dict[str, Any] = {name: np.load(folder / f"{name}.npy", mmap_mode="c") for name in _ARRAYS}
+    fields |= {k: tuple(v) if isinstance(v, list) else v for k, v in meta.items()}
+    return RawData(**fields)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from gcp_core.config import DataConfig
 from gcp_core.errors import DataError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def source_folder(config: DataConfig) -> Path:
@@ -78,9 +81,9 @@ def _is_grey(source: IO[bytes] | Path) -> bool:
         return False
 
 
-def _eight_bits(image):  # type: ignore[no-untyped-def]  # PIL images here and below; PIL is optional
+def _eight_bits(image: Image) -> Image:
     """16-bit greys scaled to 8 bits (as PIL does it for colours); anything else as it is."""
-    from PIL import Image
+    from PIL.Image import fromarray
 
     if image.mode == "F":
         raise ValueError("its pixels are float numbers, whose range is not known")
@@ -89,20 +92,20 @@ def _eight_bits(image):  # type: ignore[no-untyped-def]  # PIL images here and b
     values = np.asarray(image).astype(np.int64)
     if values.min() < 0 or values.max() > 0xFFFF:
         raise ValueError(f"its pixels go from {values.min()} to {values.max()}, not from 0 to 65535")
-    return Image.fromarray((values >> 8).astype(np.uint8))
+    return fromarray((values >> 8).astype(np.uint8))
 
 
-def _on_white(image):  # type: ignore[no-untyped-def]
+def _on_white(image: Image) -> Image:
     """Without transparency: whatever colour is hidden below it is not part of the picture."""
-    from PIL import Image
+    from PIL.Image import alpha_composite, new
 
     if image.mode not in ("RGBA", "RGBa", "LA", "La", "PA") and "transparency" not in image.info:
         return image
     image = image.convert("RGBA")
-    return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return alpha_composite(new("RGBA", image.size, "white"), image)
 
 
-def _fit(image, size: int):  # type: ignore[no-untyped-def]
+def _fit(image: Image, size: int) -> Image:
     width, height = image.size
     scale = size / min(width, height)
     width, height = max(size, round(width * scale)), max(size, round(height * scale))

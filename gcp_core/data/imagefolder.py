@@ -42,14 +42,10 @@ def load_imagefolder(config: DataConfig) -> RawData:
     files = {split: _files(split, classes) for split in (train, test)}
 
     def decode(folder: Path) -> RawData:
-        targets = {train: folder / TRAIN_IMAGES, test: folder / TEST_IMAGES}
         channels = channels_of(config, paths)
-        arrays = [
-            a
-            for split, file in targets.items()
-            for a in _decode(files[split], channels, config.image_size, file)
-        ]
-        return RawData.build(*arrays, tuple(classes), where=str(root))
+        known = _decode(files[train], channels, config.image_size, folder / TRAIN_IMAGES)
+        unseen = _decode(files[test], channels, config.image_size, folder / TEST_IMAGES)
+        return RawData.build(*known, *unseen, tuple(classes), where=str(root))
 
     paths = [path for split in (train, test) for path, _ in files[split]]
     return cached(paths, decode, f"size{config.image_size} channels{config.channels}")

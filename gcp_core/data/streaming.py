@@ -9,6 +9,7 @@ for any number of workers.
 
 from __future__ import annotations
 
+import io
 import multiprocessing
 import os
 import shutil
@@ -108,8 +109,10 @@ class RowFile:
     @classmethod
     def behind(cls, array: np.ndarray) -> RowFile | None:
         """The file that a memory-mapped array shows as a whole; None for an array in memory."""
-        whole = isinstance(array, np.memmap) and isinstance(array.base, mmap) and array.flags.c_contiguous
-        if not whole or array.filename is None or array.dtype != np.uint8:
+        base: object = array.base  # numpy says it is an array; of a memory map it is the map
+        if not isinstance(array, np.memmap) or not isinstance(base, mmap) or not array.flags.c_contiguous:
+            return None
+        if array.filename is None or array.dtype != np.uint8:
             return None
         return cls(str(array.filename), int(array.offset), tuple(array.shape))
 
@@ -130,16 +133,16 @@ class RowFile:
             with open(self.path, "rb", buffering=0) as file:
                 for start, stop in zip(starts, [*starts[1:], len(wanted)]):
                     file.seek(self.offset + int(wanted[start]) * size)
-                    _fill(file, memoryview(out[start:stop]).cast("B"))
+                    _fill(file, out[start:stop].data.cast("B"))
         except OSError as exc:
             raise DataError(f"the decoded images cannot be read: {exc}", self.path) from exc
         return torch.from_numpy(out)
 
 
-def _fill(file: IO[bytes], buffer: memoryview) -> None:
+def _fill(file: io.FileIO, buffer: memoryview) -> None:
     done = 0
     while done < len(buffer):
-        got = file.readinto(buffer[done:])  # type: ignore[attr-defined]
+        got = file.readinto(buffer[done:])
         if not got:
             raise OSError("it ends too early; delete it to decode again")
         done += got
@@ -157,8 +160,8 @@ class _Batches(Dataset):
         if drawn is None:
             return images
         offsets, mirrored, padding = drawn
-        mirrored = None if mirrored is None else torch.from_numpy(mirrored)
-        return apply_crops(images, Crops(torch.from_numpy(offsets), mirrored, padding))
+        flips = None if mirrored is None else torch.from_numpy(mirrored)
+        return apply_crops(images, Crops(torch.from_numpy(offsets), flips, padding))
 
 
 _Item = tuple[np.ndarray, tuple[np.ndarray, np.ndarray | None, int] | None]

@@ -52,9 +52,9 @@ def _labelled(rule: Callable[[Tracer, _Call], Any]) -> Handler:
     ) -> Any:
         x = args[0] if args else kwargs.get("input")
         label = tracer.label(x)
-        if label is None:
+        if x is None or label is None:
             out = func(*args, **kwargs)
-            if _keeps_order(operation_name(func), args, out):
+            if isinstance(x, Tensor) and _keeps_order(operation_name(func), args, out):
                 tracer.derive(out, x)
             return out
         shape = x.shape

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gcp_core.config import ALLOCATORS, NORMALISATIONS
@@ -126,7 +127,7 @@ def removable(groups: Groups, budget: Budget) -> list[list[int]]:
     owners = Counter(layer for group in groups.groups for layer in {m.layer for m in group.members})
     found = []
     for group in groups.groups:
-        numbers = range(max(0, group.size - budget.floor(group)) + 1)
+        numbers: Sequence[int] = range(max(0, group.size - budget.floor(group)) + 1)
         for member in group.members if budget.round_to > 1 else ():
             per_unit = {len(channels) for channels in member.channels}
             # Units of unlike size: what is left depends on which of them go, so none does.

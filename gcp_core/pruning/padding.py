@@ -190,13 +190,14 @@ def _source(units: np.ndarray, behind: Mapping[int, int]) -> np.ndarray:
 def _widen(model: nn.Module, axis: Axis, source: np.ndarray) -> None:
     owner, _, short = axis.tensor.rpartition(".")
     module = model.get_submodule(owner)
-    old = getattr(module, short).detach()
+    held = module.get_parameter(short) if short in module._parameters else module.get_buffer(short)
+    old = held.detach()
     shape = list(old.shape)
     shape[axis.dim] = len(source)
     new = old.new_full(shape, 1 if short == "running_var" else 0)
     places = torch.from_numpy(np.flatnonzero(source >= 0)).to(old.device)
     new.index_copy_(axis.dim, places, old)
-    if short == "scatter_index":
+    if isinstance(module, Scattering) and short == "scatter_index":
         # New channels are zeros; they are written where nothing else is.
         free = sorted(set(range(module.full_channels)) - set(old.tolist()))
         empty = np.flatnonzero(source < 0)
@@ -204,6 +205,6 @@ def _widen(model: nn.Module, axis: Axis, source: np.ndarray) -> None:
     if old.dim() == 4 and old.is_contiguous(memory_format=torch.channels_last) and not old.is_contiguous():
         new = new.contiguous(memory_format=torch.channels_last)
     if short in module._parameters:
-        module._parameters[short] = nn.Parameter(new, requires_grad=module._parameters[short].requires_grad)
+        module._parameters[short] = nn.Parameter(new, requires_grad=held.requires_grad)
     else:
         module._buffers[short] = new

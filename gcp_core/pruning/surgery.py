@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Optimizer
 
 from gcp_core.errors import PlanError, did_you_mean
@@ -162,7 +163,7 @@ def _check_plan(model: nn.Module, plan: Plan, cuts: Mapping[str, list[Cut]]) -> 
     sizes = {name: tuple(t.shape) for name, t in tensors.items()}
     for scatter in plan.scatters:
         norm = modules.get(scatter.module)
-        if not can_scatter(norm):
+        if not isinstance(norm, _BatchNorm) or not can_scatter(norm):
             raise PlanError("no batch norm of this name to write into a stream", scatter.module)
         sizes.setdefault(f"{scatter.module}.scatter_index", (norm.num_features,))
     for name, parts in cuts.items():
@@ -219,7 +220,7 @@ def _check_optimizer(model: nn.Module, cuts: Mapping[str, list[Cut]], optimizer:
 def _scatter_norms(model: nn.Module, scatters: Sequence[Scatter], undo: list[Callable[[], None]]) -> None:
     for scatter in scatters:
         norm = model.get_submodule(scatter.module)
-        if not isinstance(norm, Scattering):
+        if isinstance(norm, _BatchNorm) and not isinstance(norm, Scattering):
             parent_name, _, child = scatter.module.rpartition(".")
             parent = model.get_submodule(parent_name)
             undo.append(_module_setter(parent, child, norm))

@@ -197,7 +197,7 @@ def rebuild(manifest: Mapping[str, Any], where: str) -> nn.Module:
     return model
 
 
-def check_fit(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:
+def check_fit(model: nn.Module, state: object, where: str) -> None:
     """Raise CheckpointError unless ``state`` has the names and shapes of ``model``; nothing is changed."""
     problem, own = "", model.state_dict()
     if not isinstance(state, Mapping):

@@ -57,7 +57,7 @@ def course_after_events(config: TrialConfig) -> list[Any]:
     """What decides about the learning rate once a path has had an event; nothing more for a single trial."""
     if not config.is_path:
         return []
-    return [config.prune.start, config.prune.interval, config.train.restart, config.train.pace]
+    return [config.pruning.start, config.pruning.interval, config.train.restart, config.train.pace]
 
 
 def stage_key(trunk: str, plans: Sequence[Plan], epoch: int, course: Sequence[Any] = ()) -> str:

@@ -111,7 +111,7 @@ def _site(
 
     linear_map, split = state.prepared(layer, geometry, prepare)
     record = None
-    if layer in state.wanted:
+    if layer is not None and layer in state.wanted:
         state.order.setdefault(layer)
         record = _own_reading(state, layer, mean)
     non_negative = mark is not None and mark.non_negative

@@ -19,7 +19,10 @@ _ONE_SIDED = 1e-3
 class LinearMap(Protocol):
     """A bias-free linear map with a weight of shape (output channels, ...)."""
 
-    groups: int
+    @property
+    def groups(self) -> int:
+        """How many parts of the channels do not see each other."""
+        ...
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """The map's output; ``bias`` has one number per output channel."""

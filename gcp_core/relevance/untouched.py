@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 
 import torch
 from torch import nn
@@ -55,12 +56,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
 @contextmanager
 def _full_float32() -> Iterator[None]:
     """Float32 products in float32: differences of sums do not survive TF32, cuDNN's default for convolutions."""
-    switches = (
-        torch.backends.cudnn.conv,
-        torch.backends.cuda.matmul,
-        torch.backends.mkldnn.conv,
-        torch.backends.mkldnn.matmul,
-    )
+    switches = attrgetter("cudnn.conv", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")(torch.backends)
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 
 from gcp_core.config import CYCLES, PruneConfig, TrainConfig
+from gcp_core.errors import required
 from gcp_core.schedule.paces import build_pace
 
 #: The one-cycle schedule starts at this share of the peak.
@@ -46,7 +47,7 @@ def phase_end(prune: PruneConfig, epoch: int) -> bool:
     >>> [epoch for epoch in range(1, 13) if phase_end(PruneConfig(start=4, interval=3), epoch)]
     [4, 7, 10]
     """
-    return epoch >= prune.start and (epoch - prune.start) % prune.interval == 0
+    return epoch >= prune.dense_epochs and (epoch - prune.dense_epochs) % prune.interval == 0
 
 
 def phase_of(prune: PruneConfig, epoch: int) -> tuple[int, int, int]:
@@ -55,17 +56,19 @@ def phase_of(prune: PruneConfig, epoch: int) -> tuple[int, int, int]:
     >>> phase_of(PruneConfig(start=4, interval=3), 8)
     (2, 8, 3)
     """
-    if epoch <= prune.start:
-        return 0, 1, prune.start
-    cycle = (epoch - prune.start - 1) // prune.interval
-    return cycle + 1, prune.start + cycle * prune.interval + 1, prune.interval
+    dense = prune.dense_epochs
+    if epoch <= dense:
+        return 0, 1, dense
+    cycle = (epoch - dense - 1) // prune.interval
+    return cycle + 1, dense + cycle * prune.interval + 1, prune.interval
 
 
 def last_epoch(train: TrainConfig, prune: PruneConfig | None) -> int | None:
     """The last epoch that may be trained: of a path the end of its last whole cycle below the cap, None = no cap."""
     if train.schedule != CYCLES or train.epochs is None:
         return train.epochs
-    return train.epochs - (train.epochs - prune.start) % prune.interval
+    prune = required(prune, "prune of a path")
+    return train.epochs - (train.epochs - prune.dense_epochs) % prune.interval
 
 
 def learning_pace(
@@ -78,8 +81,8 @@ def learning_pace(
     over the dense phase, then ``restart`` times the pace of each cycle.
     """
     if train.schedule == CYCLES:
-        return _path_pace(train, steps_per_epoch, prune)
-    total = train.epochs * steps_per_epoch
+        return _path_pace(train, steps_per_epoch, required(prune, "prune of a path"))
+    total = train.num_epochs * steps_per_epoch
     if train.schedule == "one_cycle":
         return lambda step: _one_cycle(step / total, train.warmup)
     if train.schedule == "cosine":

@@ -18,26 +18,26 @@ from gcp_core.training.state import State
 
 def prune_event(state: State, epoch: int) -> Plan | None:
     """Remove what is due at the end of ``epoch``; None if the target is met or the floors leave nothing to take."""
-    setup, prune = state.setup, state.setup.config.prune
+    setup, prune = state.setup, state.setup.config.pruning
     if getattr(state.cost, prune.of) <= setup.limit:
         return None
     scores = event_scores(state, epoch)
-    last = epoch + prune.interval > last_event_epoch(prune, setup.config.train.epochs)
-    budget = budget_for(prune, setup.limit, is_comparable(setup.criterion), last)
-    plan = select_within(scores, state.groups, budget)
+    last = epoch + prune.interval > last_event_epoch(prune, setup.config.train.num_epochs)
+    budget = budget_for(prune, setup.limit, is_comparable(setup.scorer[0]), last)
+    plan = select_within(scores, state.living, budget)
     return carry_out(state, plan, epoch) if plan.num_units else None
 
 
 def event_scores(state: State, epoch: int) -> Mapping[str, Tensor]:
     """What the criterion says of the model at the end of ``epoch``, in float32: scores of every group's units."""
-    setup = state.setup
+    setup, (criterion, scoring) = state.setup, state.setup.scorer
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "event", epoch)
-        return setup.criterion.score(state.model, state.groups, setup.scoring, rng)
+        return criterion.score(state.model, state.living, scoring, rng)
 
 
 def carry_out(state: State, plan: Plan, epoch: int) -> Plan:
     """Cut what ``plan`` says; the plan as it is kept, with the epoch and the criterion it is from."""
-    plan = plan.with_meta(epoch=epoch, criterion=state.setup.config.prune.criterion)
+    plan = plan.with_meta(epoch=epoch, criterion=state.setup.config.pruning.criterion)
     state.cut(plan)
     return plan

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from gcp_core.cost.latency import SideBySide, measure_against
 from gcp_core.records.checkpoint import save_model, weights_digest
 from gcp_core.records.results import EpochReport, TrialResult
-from gcp_core.training.evaluation import EVALUATION_BATCH, evaluate
+from gcp_core.training.evaluation import evaluate
 from gcp_core.training.observe import Hooks
 from gcp_core.training.spent import train_cost
 from gcp_core.training.state import State
@@ -75,18 +76,18 @@ def finals_of(state: State, *, test: bool, latency: SideBySide | None, devices: 
     """
     setup, cost = state.setup, state.cost
     config, splits, dense = setup.config, setup.splits, setup.dense_cost
-    options = {"batch_size": EVALUATION_BATCH, "channels_last": config.train.channels_last}
+    look = partial(evaluate, state.model, channels_last=config.train.channels_last)
     if len(setup.epoch_val_images) == len(splits.val):
         # The last epoch's evaluation was this one: same weights, images, batch size and memory format, no autocast.
         finals = {"val_accuracy": state.history[-1].metrics["val/accuracy"]}
     else:
-        finals = {"val_accuracy": evaluate(state.model, splits.val, splits.normalise, **options).accuracy}
+        finals = {"val_accuracy": look(splits.val, splits.normalise).accuracy}
     if test:
-        finals["test_accuracy"] = evaluate(state.model, splits.test, splits.normalise, **options).accuracy
+        finals["test_accuracy"] = look(splits.test, splits.normalise).accuracy
     if latency is not None:
         finals["latency_ms"] = latency.median_ms
         finals |= {"latency_share": latency.share, "latency_noise": latency.noise}
-    reached = setup.limit == 0 or getattr(cost, config.prune.of) <= setup.limit
+    reached = setup.limit == 0 or getattr(cost, config.pruning.of) <= setup.limit
     finals |= {
         "macs": float(cost.macs),
         "params": float(cost.params),

@@ -50,7 +50,7 @@ def run_path(setup: Setup, folder: Path | None, stages: StageStore | None, hooks
 
 def goes_on(config: TrialConfig, finished: TrialResult) -> bool:
     """Whether a path that came to its end goes on under this config: its target or its cap was raised."""
-    train, prune = config.train, config.prune
+    train, prune = config.train, config.pruning
     if finished.status != "complete" or finished.ended not in ("target", "cap") or not finished.snapshots:
         return False
     last = finished.snapshots[-1]
@@ -61,9 +61,11 @@ def goes_on(config: TrialConfig, finished: TrialResult) -> bool:
 class _Path:
     def __init__(self, setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Hooks) -> None:
         self.setup, self.folder, self.hooks = setup, folder, hooks
+        self.prune = setup.config.pruning
         self.state = State.fresh(setup)
-        self.checkpoints = None if folder is None else EpochCheckpoints(folder / "epochs")
-        if self.checkpoints is not None:
+        self.checkpoints: EpochCheckpoints | None = None
+        if folder is not None:
+            self.checkpoints = EpochCheckpoints(folder / "epochs")
             for place in (self.checkpoints.root, folder / SNAPSHOTS):
                 remove_leftovers(place)
             self.state.resume(self.checkpoints)
@@ -103,7 +105,7 @@ class _Path:
         """At the end of a phase, before its event."""
         state = self.state
         cut = bool(state.plans) and state.plans[-1].meta["epoch"] == state.epoch
-        return phase_end(self.setup.config.prune, state.epoch) and not cut
+        return phase_end(self.prune, state.epoch) and not cut
 
     def _phase_end(self) -> str:
         """Snapshot, then event; why the path ends here, "" if it goes on."""
@@ -114,14 +116,14 @@ class _Path:
         state, config = self.state, self.setup.config
         pause = self._take_snapshot()
         last_plan = state.plans[-1] if state.plans else None
-        over = why_over(config.train, config.prune, state.removed, state.epoch, last_plan)
+        over = why_over(config.train, self.prune, state.removed, state.epoch, last_plan)
         return over or ("paused" if pause else "")
 
     def _event(self) -> Plan | None:
-        state, setup, prune = self.state, self.setup, self.setup.config.prune
+        state, setup, prune = self.state, self.setup, self.prune
         scores = event_scores(state, state.epoch)
         dense = float(getattr(setup.dense_cost, prune.of))
-        plan = level_plan(scores, state.groups, prune, dense, is_comparable(setup.criterion))
+        plan = level_plan(scores, state.living, prune, dense, is_comparable(setup.scorer[0]))
         if plan is not None:
             plan = carry_out(state, plan, state.epoch)
             log.info(
@@ -137,7 +139,7 @@ class _Path:
     def _epoch(self) -> None:
         """Train an epoch, or take over as many as others have trained of this phase; then look at it and report."""
         state = self.state
-        _, first, epochs = phase_of(self.setup.config.prune, state.epoch + 1)
+        _, first, epochs = phase_of(self.prune, state.epoch + 1)
         loss, seconds = self.sharing.advance(first + epochs - 1)
         started = time.perf_counter()
         epoch = state.epoch + 1

@@ -147,10 +147,11 @@ class _Polish:
     def _begin(self) -> State:
         """Where an earlier call was, or at the snapshot."""
         source, state = self.source, State.fresh(self.setup)
-        about, found = self._about(), None if self.checkpoints is None else self.checkpoints.newest()
-        if found is not None and found[0].get("polish") == about["polish"]:
-            state.take_up(*found, str(self.checkpoints.root))
-            return state
+        if self.checkpoints is not None:
+            about, found = self._about(), self.checkpoints.newest()
+            if found is not None and found[0].get("polish") == about["polish"]:
+                state.take_up(*found, str(self.checkpoints.root))
+                return state
         for plan in plans_from(source.manifest):
             state.cut(plan)
         load_weights(state.model, source.tensors, str(source.folder))

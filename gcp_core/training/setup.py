@@ -20,7 +20,7 @@ from gcp_core.data import Images, Splits, evaluation_batches, load_splits, train
 from gcp_core.data.pipeline import ScoringBatches, num_steps, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
-from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean
+from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean, required
 from gcp_core.groups import Groups, find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
@@ -60,6 +60,11 @@ class Setup:
     criterion: Criterion | None
     scoring: ScoringBatches | None
     limit: float
+
+    @property
+    def scorer(self) -> tuple[Criterion, ScoringBatches]:
+        """The criterion of a trial that prunes, and the images it looks at; ValueError for a baseline."""
+        return required(self.criterion, "criterion"), required(self.scoring, "scoring")
 
     def new_model(self) -> nn.Module:
         """The dense model with its initial weights, on the device."""
@@ -202,7 +207,7 @@ def _check_hidden(prune: PruneConfig, groups: Groups) -> None:
 
 
 def _check_target(config: TrialConfig, groups: Groups) -> None:
-    prune, epochs = config.prune, config.train.epochs
+    prune, epochs = config.pruning, config.train.num_epochs
     events = event_epochs(prune, epochs)
     if not events:
         raise InfeasibleTarget(
@@ -225,7 +230,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
 
 def _check_pace(config: TrialConfig, splits: Splits) -> None:
     """A pace of the user's own is called for each step of the first cycle: better now than after the dense phase."""
-    pace, prune = build_pace(config.train.pace), config.prune
+    pace, prune = build_pace(config.train.pace), config.pruning
     steps = prune.interval * num_steps(splits.train, config.train.batch_size)
     for step in range(steps):
         pace(1, step, steps)
@@ -313,7 +318,7 @@ def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()
     for name in own.keys() & state.keys():
-        have, given = own[name].shape, getattr(state[name], "shape", ())
+        have, given = tuple(own[name].shape), tuple(getattr(state[name], "shape", ()))
         if have != given and have[1:] == given[1:] and have[:1] == (num_classes,):
             log.warning("%s in %s is for %d classes: it starts from random weights", name, path, given[0])
             state[name] = own[name]

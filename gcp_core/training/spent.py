@@ -21,6 +21,7 @@ def train_cost(state: State) -> float:
         macs = [float(setup.dense_cost.macs), *macs[:-1]] if macs else []
     total = sum(macs)
     for plan in state.plans:
-        share = len(setup.scoring.images) / len(setup.train_images)
-        total += forwards_of(setup.criterion) / FORWARDS_PER_STEP * share * macs[plan.meta["epoch"] - 1]
+        criterion, scoring = setup.scorer
+        share = len(scoring.images) / len(setup.train_images)
+        total += forwards_of(criterion) / FORWARDS_PER_STEP * share * macs[plan.meta["epoch"] - 1]
     return total / setup.dense_cost.macs

@@ -12,7 +12,7 @@ from torch import nn
 
 from gcp_core import schema
 from gcp_core.cost import Cost, measure_cost
-from gcp_core.errors import CheckpointError, PlanError
+from gcp_core.errors import CheckpointError, PlanError, required
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
@@ -63,9 +63,14 @@ class State:
         return float(dense - sum(plan.num_units for plan in self.plans))
 
     @property
+    def living(self) -> Groups:
+        """``groups`` of a model that can be pruned; ValueError where it cannot."""
+        return required(self.groups, "groups")
+
+    @property
     def removed(self) -> float:
         """Share of the dense model's cost (``prune.of``) that is gone, 0 .. 1; only for a trial that prunes."""
-        of = self.setup.config.prune.of
+        of = self.setup.config.pruning.of
         return 1 - getattr(self.cost, of) / getattr(self.setup.dense_cost, of)
 
     def cut(self, plan: Plan) -> None:
@@ -154,5 +159,5 @@ class State:
 
     def _replay(self, plan: Plan) -> None:
         apply_plan(self.model, plan, self.optimizer)
-        self.groups = self.groups.after(plan)
+        self.groups = self.living.after(plan)
         self.plans.append(plan)

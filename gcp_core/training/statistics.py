@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from gcp_core.errors import required
+
 
 @contextmanager
 def recomputed(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, keep: bool) -> Iterator[None]:
@@ -34,7 +36,8 @@ def _recompute(model: nn.Module, norms: list[_NormBase], batches: Iterable[tuple
     """Dropout and the like stay off: a norm shall see what it will see in use."""
     modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
-    seen = [norm.num_batches_tracked.clone() for norm in norms]
+    counters = [required(norm.num_batches_tracked, "a norm's counter") for norm in norms]
+    seen = [counter.clone() for counter in counters]
     model.eval()
     for norm in norms:
         norm.train()
@@ -45,8 +48,9 @@ def _recompute(model: nn.Module, norms: list[_NormBase], batches: Iterable[tuple
             for images, _ in batches:
                 model(images)
     finally:
-        for norm, momentum, number in zip(norms, momenta, seen, strict=True):
+        for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-            norm.num_batches_tracked.copy_(number)
+        for counter, number in zip(counters, seen, strict=True):
+            counter.copy_(number)
         for module, training in modes.items():
             module.training = training

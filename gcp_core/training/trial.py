@@ -91,7 +91,7 @@ def run_trial(
 
 
 def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Hooks) -> TrialResult:
-    config, last = setup.config, setup.config.train.epochs
+    config, last = setup.config, setup.config.train.num_epochs
     checkpoints = None if folder is None else EpochCheckpoints(folder / "epochs")
     state = State.fresh(setup)
     if checkpoints is not None:
@@ -113,7 +113,7 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
             if hooks.saved is not None:
                 hooks.saved(whole)
     result = finish(state, status, error, folder, hooks)
-    if checkpoints is not None:
+    if folder is not None and checkpoints is not None:
         write_result(folder, config, result)
         checkpoints.clear()
     return result
@@ -125,7 +125,7 @@ def _one_epoch(state: State, sharing: Sharing, due: Callable[[int], bool]) -> No
     Raises:
         Diverged: loss or weights are not finite. The epoch is then not reported.
     """
-    last = state.setup.config.train.epochs
+    last = state.setup.config.train.num_epochs
     loss, seconds = sharing.advance(next((e for e in range(state.epoch + 1, last) if due(e)), last))
     started = time.perf_counter()
     epoch = state.epoch + 1

@@ -20,6 +20,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
+from gcp_core.errors import required
 from gcp_core.groups import Groups
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
@@ -91,7 +92,7 @@ def calibrate(trial: TrialConfig, criteria: dict[str, dict[str, Any]] | None = N
         # One thread's CPU time is its wall time on a machine that has nothing else to do.
         watch = _Watch(time.process_time if on_cpu and trial.threads == 1 else time.perf_counter)
         setup_s, setup = watch.of(lambda: build_setup(trial))
-        return _measure(setup, watch, setup_s, criteria or {trial.prune.criterion: trial.prune.options})
+        return _measure(setup, watch, setup_s, criteria or {trial.pruning.criterion: trial.pruning.options})
 
 
 def _measure(setup: Setup, watch: _Watch, setup_s: float, criteria: dict[str, dict[str, Any]]) -> Calibration:
@@ -105,7 +106,7 @@ def _measure(setup: Setup, watch: _Watch, setup_s: float, criteria: dict[str, di
     latency_s, _ = watch.of(
         lambda: measure_against(model, model, setup.example, num_threads=setup.config.threads)
     )
-    surgery_s, groups = _cut(model, optimizer, setup.groups, watch)
+    surgery_s, groups = _cut(model, optimizer, required(setup.groups, "groups"), watch)
     pruned_macs = float(groups.cost()[0])
     return Calibration(
         setup_s=setup_s,
@@ -179,9 +180,10 @@ def _score_s(
 ) -> float:
     """Seconds of one scoring pass."""
     criterion, rng = build_criterion(name, options), generator(0, "calibration")
+    groups, (_, scoring) = required(setup.groups, "groups"), setup.scorer
 
     def run() -> None:
-        criterion.score(model, setup.groups, setup.scoring, rng)
+        criterion.score(model, groups, scoring, rng)
         _finish(setup.device)
 
     return watch.of(run)[0]

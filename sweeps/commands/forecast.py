@@ -173,7 +173,7 @@ def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Fore
     times = _times(config, everything, possible) if timed and possible else []
     wall = START_S + checked_s + COLD_S + makespan(times, slots) + CLOSE_S
     spare = max(0, num_baselines(config) - len(baselines))  # of seeds, say, that the sample does not hold
-    more = round(spare * sum(trial.baseline().train.epochs for trial in trials) / len(trials))
+    more = round(spare * sum(trial.baseline().train.num_epochs for trial in trials) / len(trials))
     trained = distinct_states(everything) if config.search.share else sum(t.epochs for t in everything)
     return Forecast(
         name=config.name,
@@ -206,7 +206,7 @@ def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Fore
 
 def _planned(trial: Played) -> int:
     """Epochs of a trial that nobody stops."""
-    return trial.epochs if trial.config.is_path else trial.config.train.epochs
+    return trial.epochs if trial.config.is_path else trial.config.train.num_epochs
 
 
 def _cost(trial: Played) -> float:
@@ -217,7 +217,8 @@ def _cost(trial: Played) -> float:
 def _levels(paths: Sequence[Played]) -> list[list[float]]:
     """The shares of MACs left at the snapshots of each kind of path, as played; every kind once."""
     found = {
-        (run.config.prune.levels, run.config.prune.ratio, run.config.prune.ratio_of): run for run in paths
+        (run.config.pruning.levels, run.config.pruning.ratio, run.config.pruning.ratio_of): run
+        for run in paths
     }
     return [
         [round(run.macs[epoch - 1] / run.macs[0], 3) for epoch in (*run.events, run.epochs)]
@@ -246,8 +247,8 @@ def _distinct_baselines(trials: Sequence[Played]) -> list[TrialConfig]:
 def _times(config: SweepConfig, trials: Sequence[Played], possible: Sequence[TrialConfig]) -> list[float]:
     """Seconds of every trial in the order in which they start; what an earlier one trained is not trained again."""
     criteria: dict[str, dict[str, Any]] = {}
-    for trial in possible:
-        criteria.setdefault(trial.prune.criterion, trial.prune.options)
+    for config_ in possible:
+        criteria.setdefault(config_.pruning.criterion, config_.pruning.options)
     measured = calibrate(possible[0], criteria)
     known: set[str] = set()
     times = []

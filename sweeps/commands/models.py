@@ -41,9 +41,7 @@ def snap_of(
     own = [known.snap for known in taken.get(trial, ())]
     if not any(snap.level == name.level for snap in own):
         what = "names no snapshot" if name.level is None else "there is no such snapshot"
-        raise ConfigError(
-            f"{what}: {snapshots_of(trial, own)}", str(name), "name one of them" if own else None
-        )
+        raise ConfigError(f"{what}: {snapshots_of(trial, own)}", str(name), "name one of them" if own else "")
     found = [
         known.snap
         for known in (*taken[trial], *(polished or {}).get(trial, ()))

@@ -76,7 +76,7 @@ def pauses(config: SweepConfig, played: Sequence[Played]) -> Pauses | None:
         return None
     recorded, top = _recorded(config)
     ends = [_play(config, paths, recorded, top, seed) for seed in range(_SEEDS)]
-    dense = [trial.until(trial.config.prune.start) for trial in paths]
+    dense = [trial.until(trial.config.pruning.dense_epochs) for trial in paths]
     share = config.search.share
     return Pauses(
         paths=len(paths),
@@ -109,7 +109,7 @@ def _recorded(config: SweepConfig) -> tuple[list[tuple[np.ndarray, np.ndarray]],
     objectives = config.search.objectives
     trials, baselines = read_records(folder, config.name, objectives, url=config.database)
     taken = read_snapshots(folder, config.name, objectives, config.database)
-    of = f"{config.space.resolve(config.space.first()).prune.of}_removed"
+    of = f"{config.space.resolve(config.space.first()).pruning.of}_removed"
     courses = []
     for record in trials:
         finals = [one.snap.finals for one in taken.get(record.job.trial_id, ())]
@@ -200,7 +200,7 @@ def _finals(trial: Played, at: int, course: _Course, top: float) -> dict[str, fl
     end = _ends(trial)[at]
     macs, params = trial.macs[end - 1], trial.params[end - 1]
     removed = {"macs_removed": 1 - macs / trial.macs[0], "params_removed": 1 - params / trial.params[0]}
-    accuracy = course.at(removed[f"{trial.config.prune.of}_removed"])
+    accuracy = course.at(removed[f"{trial.config.pruning.of}_removed"])
     cost = sum(trial.macs[:end]) / trial.macs[0]
     return {
         "val_accuracy": accuracy,

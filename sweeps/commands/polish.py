@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.errors import CheckpointError, ConfigError, required
 from gcp_core.schema import ARTIFACT_WEIGHTS, ModelName, polish_place, snapshot_artifact, snapshot_place
 from sweeps.commands.models import record_of, snap_of, snapshots_of
 from sweeps.config.sweep_config import SweepConfig
@@ -166,8 +166,15 @@ def _held(place: Place) -> Iterator[tuple[Ledger, Entry]]:
             bring_home(place.exchange)
         repair_journal(folder)
         with driver_lock(config.database, entry.id, tenure):
-            where = {"url": config.database, "sweep_id": entry.id, "tenure": tenure}
-            yield Ledger(folder, config.name, config.search.objectives, **where), entry
+            ledger = Ledger(
+                folder,
+                config.name,
+                config.search.objectives,
+                url=config.database,
+                sweep_id=entry.id,
+                tenure=tenure,
+            )
+            yield ledger, entry
 
 
 def _check_kind(record: Record, name: ModelName, taken: list[Snap]) -> None:
@@ -257,7 +264,9 @@ def _train(
         if done.model is None:
             return None, done.trained_epochs
         now = collect(job.config.threads) | {
-            "data_digest": str(read_manifest(done.model.folder)["data_digest"])
+            "data_digest": str(
+                read_manifest(required(done.model.folder, "the model's folder"))["data_digest"]
+            )
         }
     _spool_all(work, done.history)
     finals = {final: float(value) for final, value in done.model.finals.items()}

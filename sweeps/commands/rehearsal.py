@@ -24,7 +24,7 @@ from sweeps.records.job import Job, Outcome
 from sweeps.strategy.feasibility import Feasibility
 
 if TYPE_CHECKING:
-    from sweeps.config.sweep_config import SearchConfig
+    from sweeps.config.search import SearchConfig
 
 #: Accuracy in per cent of an imagined trial: what a share r of the MACs costs, and the spread between trials.
 _TOP, _DROP, _SPREAD = 90.0, 20.0, 0.5
@@ -77,7 +77,7 @@ class Rehearsal:
         """The trial from its first to its last epoch."""
         if trial.is_path:
             return self._play_path(trial)
-        prune, epochs = trial.prune, trial.train.epochs
+        prune, epochs = trial.prune, trial.train.num_epochs
         groups = self._feasibility.groups(trial if prune else replace(trial, prune=PruneConfig()))
         kind = 0 if prune is None or prune.of == "macs" else 1
         limit = 0.0 if prune is None or prune.target is None else (1 - prune.target) * groups.cost()[kind]
@@ -105,12 +105,14 @@ class Rehearsal:
 
     def _play_path(self, trial: TrialConfig) -> Played:
         """Phase after phase, as ``gcp_core.training.path`` goes; the events are those before which a phase ended."""
-        train, prune = trial.train, trial.prune
+        train, prune = trial.train, trial.pruning
         groups = self._feasibility.groups(trial)
         dense = cost_of(groups, prune)
         history: list[object] = [trial.dense_phase().key()]
-        states, costs, plans = [], [], []
-        phase, ended = prune.start, ""
+        states: list[str] = []
+        costs: list[tuple[int, int]] = []
+        plans: list[Plan] = []
+        phase, ended = prune.dense_epochs, ""
         while not ended:
             for _ in range(phase):
                 states.append(digest([history, len(states) + 1]))
@@ -149,7 +151,7 @@ class Rehearsal:
         last: bool,
     ) -> Plan | None:
         """The plan of one event, None if nothing can be removed any more."""
-        prune = trial.prune
+        prune = trial.pruning
         rule, budget = [history, epoch, prune.criterion, prune.options], budget_for(prune, limit, last=last)
         key = digest([rule, repr(budget)])
         if key not in self._plans:

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.errors import CheckpointError, ConfigError, required
 from gcp_core.factory import load_factory
 from gcp_core.schema import (
     ARTIFACT_WEIGHTS,
+    Kind,
     ModelName,
     model_id,
     polish_place,
@@ -196,7 +197,8 @@ def _replay_polished(
             if taken is None or taken.weights_sha256 != source.weights_sha256:
                 begin, error = None, f"{source.name(name.trial)}, which it was made of, has other weights now"
         if begin is not None:
-            done = polish(config, begin, snap.polish, report=losses, checkpoint_dir=work).model
+            polished = polish(config, begin, snap.polish, report=losses, checkpoint_dir=work).model
+            done = required(polished, "the model of a polish that nobody stops")
             digest = done.weights_sha256
             if digest == snap.weights_sha256 and _restored(place, name, done):
                 restored.append(str(name))
@@ -234,7 +236,7 @@ def _task(place: Place, model: str) -> _Task:
             raise ConfigError("is no path, so it has no snapshots", model, f"its name is {trial_id}")
         if model not in snapshots:
             has = snapshots_of(trial_id, list(snapshots.values()))
-            raise ConfigError(has, model, "name one of them" if snapshots else None)
+            raise ConfigError(has, model, "name one of them" if snapshots else "")
         snap = snapshots[model]
         return _Task(place, record, model, snap.weights_sha256, _capped(config, snap), {model: snap}, None)
     outcome = read_outcome(record.job.folder)
@@ -273,7 +275,8 @@ class _Losses:
     """Training losses as they come, to be compared with those of then; ``report`` is called with every row."""
 
     def __init__(self, report: Callable[[Any], None] | None) -> None:
-        self._report, self._now = report, {}
+        self._report = report
+        self._now: dict[int, float] = {}
 
     def __call__(self, row: Any) -> None:
         self._now[row.epoch] = row.metrics["train/loss"]
@@ -288,6 +291,7 @@ class _Losses:
 
 def _records(place: Place) -> list[Record]:
     """All that the sweep has trained, of whatever kind."""
-    config, kinds = place.config, ("trial", "baseline", "confirm")
+    config = place.config
+    kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
     lists = read_records(place.folder, config.name, config.search.objectives, kinds, config.database)
     return [record for records in lists for record in records]

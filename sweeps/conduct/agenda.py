@@ -47,7 +47,10 @@ class Agenda:
 
         ``active``: jobs that run.
         """
-        spent = {"trial": bool(self._budget.spent(0, 0, self._front)), "confirm": self._budget.used_up}
+        spent: dict[Kind, bool] = {
+            "trial": bool(self._budget.spent(0, 0, self._front)),
+            "confirm": self._budget.used_up,
+        }
         withheld = {job.trial_id for kind in spent if spent[kind] for job in self.fresh(kind)}
         going = [job for job in self._jobs if job.trial_id not in withheld]
         if not spent["trial"]:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
+from gcp_core.errors import required
 from sweeps.conduct.agenda import Agenda
 from sweeps.conduct.answers import Answers
 from sweeps.conduct.baselines import Baselines
@@ -248,7 +249,7 @@ class Conductor:
     def _rest(self, job: Job, outcome: Outcome) -> None:
         for snap in outcome.snapshots:  # those among them that were not heard of
             self._snapshots.taken(job, snap)
-        if self._paths.rests(job, outcome):
+        if self._paths is not None and self._paths.rests(job, outcome):
             self._proposals.paused(job)
             self._tracker.finished(job, self._answers.with_drop(job, outcome))
         else:
@@ -328,7 +329,7 @@ class Conductor:
                 return None
 
     def _resume_path(self, verdict: Verdict) -> Job:
-        job, epoch = self._paths.resume(verdict)
+        job, epoch = required(self._paths, "paths").resume(verdict)
         self._answers.ended.discard(job.trial_id)
         self._enter_baseline(job.config)
         self._trunk.resumed(job, epoch)

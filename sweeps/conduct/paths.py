@@ -8,7 +8,9 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
+from gcp_core.config import TrialConfig
 from gcp_core.schema import model_id
 from sweeps.config.paths import steps_ahead
 from sweeps.config.sweep_config import SweepConfig
@@ -208,7 +210,7 @@ class Paths:
         last = last or self._last.get(job.trial_id)
         if last is None:
             return True
-        removed = last.finals[f"{job.config.prune.of}_removed"]
+        removed = last.finals[f"{job.config.pruning.of}_removed"]
         return next(steps_ahead(job.config, removed, last.epoch), None) is not None
 
     def _take_back(self, job: Job, level: int) -> None:
@@ -234,7 +236,7 @@ def _end(record: Record) -> Outcome:
     )
 
 
-def as_now(job: Job, config_now: Callable[[dict], object]) -> Job:
+def as_now(job: Job, config_now: Callable[[dict[str, Any]], TrialConfig]) -> Job:
     """The job as the sweep's config has it by now: target and cap of a path may have been raised since it was entered."""
     if not job.config.is_path or job.kind != "trial":
         return job

@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import types
 import typing
-from collections.abc import Mapping
 from typing import Any
 
 import pydantic
@@ -58,10 +57,21 @@ def typed(value: Any, hint: Any, path: str) -> Any:
         )
         where = f"{path}.{inner}" if inner and typing.get_origin(hint) in (tuple, dict) else path
         given = first["input"] if where != path else value
+        if first["type"] == "literal_error":
+            words = ", ".join(str(word) for word in _words_of(hint))
+            raise ConfigError(f"{given!r} is unknown", where, f"allowed: {words}") from None
         raise ConfigError(f"{given!r} is not {_describe(hint, where != path)}", where) from None
 
 
 _WORDS = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "null"}
+
+
+def _words_of(hint: Any) -> tuple[Any, ...]:
+    """What a ``Literal`` inside the hint allows."""
+    inner = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return inner
+    return tuple(word for arg in inner for word in _words_of(arg))
 
 
 def _describe(hint: Any, inner: bool = False) -> str:
@@ -75,12 +85,3 @@ def _describe_container(hint: Any) -> str:
     return (
         "a mapping" if is_mapping_type(hint) else "a list" if typing.get_origin(hint) is tuple else "a value"
     )
-
-
-def plain(value: Any) -> Any:
-    """Lists for tuples, dicts for mappings: what YAML and JSON can hold."""
-    if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [plain(item) for item in value]
-    return value

@@ -56,7 +56,8 @@ def parse_limit(text: str, where: str) -> Limit:
     match = _FORM.fullmatch(text)
     if match is None:
         raise ConfigError(f"{text!r} is not of the form NAME <= NUMBER", where, 'for instance "macs <= 50%"')
-    name, op, number, percent = match.groups()
+    name, sign, number, percent = match.groups()
+    op: Literal["<=", ">="] = "<=" if sign == "<=" else ">="
     allowed = [final for final in FINALS if final != "test_accuracy"]
     if name not in allowed:
         raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, allowed))
@@ -70,7 +71,7 @@ def parse_limit(text: str, where: str) -> Limit:
         raise ConfigError(
             f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {number}%"?'
         )
-    return Limit(name, op, bound / 100 if percent else bound, bool(percent), text)  # type: ignore[arg-type]
+    return Limit(name, op, bound / 100 if percent else bound, bool(percent), text)
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,8 @@ def is_of_paths(tree: Mapping[str, Any]) -> bool:
 
 def check_given(tree: Mapping[str, Any]) -> None:
     """Refuse what was written down and has no meaning; once defaults are filled in nobody can tell any more."""
-    train, prune = (
-        tree.get(part) if isinstance(tree.get(part), Mapping) else {} for part in ("train", "prune")
-    )
+    parts = {part: tree.get(part) for part in ("train", "prune")}
+    train, prune = (part if isinstance(part, Mapping) else {} for part in parts.values())
     schedule = train.get("schedule")
     if isinstance(schedule, Mapping) and CYCLES in (schedule.get("choice") or ()):
         raise ConfigError(
@@ -107,13 +106,14 @@ def steps_ahead(path: TrialConfig, removed: float | None = None, epoch: int = 0)
     share ``removed`` of ``prune.of`` counts as that share of the multiply-adds. With ``ratio_of: units`` the levels are
     not known; a cut of r of the units counts as r of the cost. Without a target it goes on until one hundredth is left.
     """
-    prune, train = path.prune, path.train
+    prune, train = path.pruning, path.train
     cap = math.inf if train.epochs is None else train.epochs
     if removed is None:
-        removed, epoch = 0.0, prune.start
-        yield Step(removed, float(prune.start))
+        removed, epoch = 0.0, prune.dense_epochs
+        yield Step(removed, float(epoch))
     levels = dataclasses.replace(prune, ratio_of="cost") if prune.ratio_of == "units" else prune
-    depth = prune.depth() if prune.depth() is not None else _ALMOST_ALL
+    depth = prune.depth()
+    depth = _ALMOST_ALL if depth is None else depth
     while removed < depth - _NO_MORE and epoch + prune.interval <= cap:
         level = levels.next_level(removed)
         if level is None or level <= removed:

@@ -74,7 +74,7 @@ def parse_yaml(text: str, where: str) -> Any:
 def read_tree(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:
     """The raw nested mapping of a YAML file (or a copy of a mapping given directly)."""
     if isinstance(source, Mapping):
-        return _copy(source)
+        return plain(source)
     path = Path(source)
     try:
         text = path.read_text(encoding="utf-8")
@@ -102,7 +102,7 @@ def parse_overrides(words: Iterable[str]) -> dict[str, Any]:
 
 def merge(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A copy of ``tree`` with each dotted path of ``overrides`` set; a value replaces whatever stood there."""
-    merged = _copy(tree)
+    merged = plain(tree)
     for path, value in overrides.items():
         node = merged
         *parents, leaf = path.split(".")
@@ -113,7 +113,7 @@ def merge(tree: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, An
             if not isinstance(node, dict):
                 here = ".".join(parents[: depth + 1])
                 raise ConfigError(f"cannot be set: {here} is {node!r}, not a section", path)
-        node[leaf] = _copy(value)
+        node[leaf] = plain(value)
     return merged
 
 
@@ -128,9 +128,10 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _copy(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A copy with lists for tuples and dicts for mappings: what YAML and JSON can hold."""
     if isinstance(value, Mapping):
-        return {key: _copy(item) for key, item in value.items()}
+        return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copy(item) for item in value]
+        return [plain(item) for item in value]
     return value

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, Direction
 from sweeps.config.limits import WITHOUT_SCALE, Limit, parse_limit, parse_plateau
 
 SAMPLERS = ("tpe", "random", "grid", "nsga2", "gp", "qmc")
@@ -49,7 +49,7 @@ class SearchConfig:
     sampler: str = "tpe"
     trials: int | None = 24
     concurrency: int = 1
-    objectives: dict[str, str] = field(default_factory=lambda: {"val_accuracy": "max", "macs": "min"})
+    objectives: dict[str, Direction] = field(default_factory=lambda: {"val_accuracy": "max", "macs": "min"})
     constraints: tuple[str, ...] = ()
     points: tuple[dict[str, Any], ...] = ()
     share: bool = True
@@ -115,7 +115,7 @@ class SearchConfig:
     def _check_stopping(self) -> None:
         if self.stopping is None:
             object.__setattr__(self, "stopping", "rungs" if self.sampler in LEARNING_SAMPLERS else "none")
-        if self.stopping not in STOPPING:
+        elif self.stopping not in STOPPING:
             raise ConfigError(
                 f"{self.stopping!r} is unknown", "search.stopping", did_you_mean(self.stopping, STOPPING)
             )

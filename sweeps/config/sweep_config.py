@@ -19,10 +19,10 @@ from typing import Any
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
 from sweeps.config.equal_cost import check_costs, with_baseline
-from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
+from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, typed
 from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, without_rungs
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
-from sweeps.config.reading import flatten, merge, read_tree
+from sweeps.config.reading import flatten, merge, plain, read_tree
 from sweeps.config.search import SearchConfig
 from sweeps.config.secrets import refuse_secrets
 from sweeps.config.space import RANGE_KEYS, Dimension, Space, read_range

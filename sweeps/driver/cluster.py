@@ -9,7 +9,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gcp_core.errors import ConfigError, first_line
 from sweeps.conduct.conductor import Conductor
@@ -25,6 +25,9 @@ from sweeps.driver.nodes import (
 )
 from sweeps.records.job import Job
 from sweeps.storage.objects import store_problem
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial
 
 _log = logging.getLogger(__name__)
 _MIB = 2**20
@@ -98,7 +101,11 @@ def _connect(config: SweepConfig, address: str | None) -> None:
         "OMP_NUM_THREADS": str(config.resources.cpus),
         "MKL_NUM_THREADS": str(config.resources.cpus),
     }
-    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
+    quiet: dict[str, Any] = {
+        "log_to_driver": False,
+        "logging_level": logging.ERROR,
+        "configure_logging": True,
+    }
     if address is not None:
         try:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
@@ -268,8 +275,8 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _trial_name(trial: object) -> str:
-    return trial.config["trial_id"]  # type: ignore[attr-defined]
+def _trial_name(trial: Trial) -> str:
+    return str(trial.config["trial_id"])
 
 
 @contextlib.contextmanager

@@ -255,12 +255,14 @@ def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
             raise
         writer = opening.result()
         run_ = writer.run
-        spent = {"seconds": entry.seconds, "trial_seconds": entry.trial_seconds} if entry is not None else {}
-        entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest(), **spent)
+        before = entry
+        entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest())
+        if before is not None:
+            entry = dataclasses.replace(entry, seconds=before.seconds, trial_seconds=before.trial_seconds)
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
         _note(entry, exchange)
-        where = {"url": config.database, "sweep_id": sweep_id, "tenure": tenure}
-        ledger = Ledger(folder, config.name, config.search.objectives, **where)
+        goals = config.search.objectives
+        ledger = Ledger(folder, config.name, goals, url=config.database, sweep_id=sweep_id, tenure=tenure)
         stack.enter_context(progress)
         return _conduct(order, ledger, writer, entry, progress)
 
@@ -314,12 +316,12 @@ def _conduct(
         unwritten = writer.close(status)
         # A sweep that MLflow has not seen to the end is continued once more, to write the rest.
         noted = "interrupted" if state == "complete" and unwritten else state
-        counts = {"trials": conductor.total, "confirm_seeds": conductor.confirm_seeds}
-        spent = {"seconds": budget.seconds, "trial_seconds": budget.trial_seconds}
-        known = {"state": noted, "message": message, "asked": digest(config.tree), **spent}
         if not conductor.superseded:
             exchange.offer(JOURNAL)
-            _note(dataclasses.replace(entry, **known, **counts), exchange)
+            last = dataclasses.replace(entry, seconds=budget.seconds, trial_seconds=budget.trial_seconds)
+            last = dataclasses.replace(last, trials=conductor.total, confirm_seeds=conductor.confirm_seeds)
+            last = dataclasses.replace(last, state=noted, message=message, asked=digest(config.tree))
+            _note(last, exchange)
     if state == "complete":
         # Shared training has served its purpose; a sweep that is asked for more trials later trains it again.
         clear_states(

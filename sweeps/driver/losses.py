@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from sweeps.worker.watchdog import HANG_FILE, hung
+from sweeps.records.layout import HANG_FILE
+from sweeps.worker.watchdog import hung
 
 _LOWER = "lower train.batch_size or search.concurrency"
 #: (pattern in Ray's words, ours); the first that fits counts. Ray's text on a killed process guesses at memory too, so

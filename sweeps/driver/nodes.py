@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, required
 from sweeps.config.sweep_config import SweepConfig
 
 #: Packages that decide about a trial's weights or about what its process understands.
@@ -55,7 +55,8 @@ def _source_digest() -> str:
     """Names the source of our packages as they are installed here."""
     sha = hashlib.sha256()
     for package in _OURS:
-        root = Path(next(iter(importlib.util.find_spec(package).submodule_search_locations)))
+        spec = required(importlib.util.find_spec(package), package)
+        root = Path(required(spec.submodule_search_locations, package)[0])
         for path in sorted(root.rglob("*.py")):
             sha.update(f"{package}/{path.relative_to(root)}".encode())
             sha.update(path.read_bytes())

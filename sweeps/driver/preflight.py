@@ -146,8 +146,8 @@ def _health(uri: str) -> tuple[int, str]:
         return http_request(get_default_host_creds(uri), "/health", "GET", **once).status_code, ""
     except Exception as exc:  # MLflow's, requests' or a plug-in's
         cause: BaseException = exc
-        while cause.__cause__ or cause.__context__:
-            cause = cause.__cause__ or cause.__context__
+        while deeper := cause.__cause__ or cause.__context__:
+            cause = deeper
         return 0, first_line(cause)
 
 
@@ -157,7 +157,7 @@ def check_ledger(url: str | None) -> None:
         open_storage(url).engine.dispose()
 
 
-def check_disk(folder: str, needed: int = _LEAST_FREE) -> None:
+def check_disk(folder: str | Path, needed: int = _LEAST_FREE) -> None:
     """There is room for ``needed`` bytes where the folder is, or will be."""
     path = Path(folder)
     while not path.exists() and path != path.parent:

@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from sweeps.records.studies import Sibling
 
 #: Attribute that holds the name of the path, and which part of it this is (1 = the first after its end).
 TRIAL, PART = "trial", "part"
 
 
 class Continued:
-    """A sibling study with one trial per further part of a path; there is none before the first part.
+    """A sibling study with one trial per further part of a path; there is none before the first part."""
 
-    Args:
-        study: opens it; with False only if it exists.
-    """
-
-    def __init__(self, study: Callable[[bool], optuna.Study | None]) -> None:
-        self._open = study
+    def __init__(self, study: Sibling) -> None:
+        self._study = study
 
     def add(self, trial_id: str, part: int, about: Mapping[str, Any]) -> None:
         """Enter a part that begins, with everything that is known of the path, in one line."""
         attributes = {**about, TRIAL: trial_id, PART: part}
-        study = self._open(True)
-        study.add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
+        self._study.made().add_trial(create_trial(state=TrialState.RUNNING, user_attrs=attributes))
 
     def find(self, trial_id: str, part: int) -> tuple[optuna.Study, FrozenTrial]:
         """The study and the entry of a part.
@@ -34,7 +31,7 @@ class Continued:
         Raises:
             KeyError: there is none.
         """
-        study = self._open(True)
+        study = self._study.made()
         for frozen in reversed(study.get_trials(deepcopy=False)):
             if (frozen.user_attrs[TRIAL], frozen.user_attrs[PART]) == (trial_id, part):
                 return study, frozen
@@ -42,6 +39,6 @@ class Continued:
 
     def latest(self) -> dict[str, FrozenTrial]:
         """Trial id -> the entry of its last part."""
-        study = self._open(False)
+        study = self._study.there()
         trials = study.get_trials(deepcopy=False) if study is not None else ()
         return {frozen.user_attrs[TRIAL]: frozen for frozen in trials}

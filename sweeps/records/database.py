@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, required
 from sweeps.records.tenure import BEAT_S, Tenure
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ class AdvisoryLock:
     def _ask(self, query: str, **values: Any) -> Any:
         from sqlalchemy import text
 
-        result = self._connection.execute(text(query), values)
+        result = required(self._connection, "the connection").execute(text(query), values)
         return result.scalar() if result.returns_rows else None
 
     def _drop(self) -> None:

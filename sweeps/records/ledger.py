@@ -12,7 +12,6 @@ import dataclasses
 import json
 import logging
 import tempfile
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,6 +31,7 @@ from sweeps.records.folder import existing_entry
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.journal import WholeLines
 from sweeps.records.layout import JOURNAL
+from sweeps.records.studies import Sibling, open_study, quiet_optuna
 from sweeps.records.tenure import Tenure
 
 _log = logging.getLogger(__name__)
@@ -81,11 +81,11 @@ class Ledger:
                 storage: BaseStorage = JournalStorage(backend)
             else:
                 storage, name = open_storage(url), study_name(name, sweep_id)
-            self._trials = _open_study(storage, name, objectives)
-            self._baselines = _open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
-            self._confirm = _open_study(storage, f"{name}/confirm", objectives)
-        self._snapshots = _Sibling(storage, f"{name}/snapshots", objectives)
-        self._continued = Continued(_Sibling(storage, f"{name}/continued", objectives))
+            self._trials = open_study(storage, name, objectives)
+            self._baselines = open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
+            self._confirm = open_study(storage, f"{name}/confirm", objectives)
+        self._snapshots = Sibling(storage, f"{name}/snapshots", objectives)
+        self._continued = Continued(Sibling(storage, f"{name}/continued", objectives))
         self._names: set[str] | None = None
 
     def add(
@@ -201,7 +201,7 @@ class Ledger:
         about = {_NAME: name, _TRIAL: job.trial_id, _SNAP: snap.to_dict(), _VIOLATIONS: dict(violations)}
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         with quiet_optuna():
-            self._snapshots(create=True).add_trial(
+            self._snapshots.made().add_trial(
                 create_trial(state=state, values=None if values is None else list(values), user_attrs=about)
             )
         self._snapshot_names().add(name)
@@ -215,7 +215,7 @@ class Ledger:
         return self._taken(polished=True)
 
     def _taken(self, polished: bool) -> dict[str, list[SnapshotRecord]]:
-        study = self._snapshots(create=False)
+        study = self._snapshots.there()
         found: dict[str, list[SnapshotRecord]] = {}
         for frozen in study.get_trials(deepcopy=False) if study is not None else ():
             known = frozen.user_attrs
@@ -231,7 +231,7 @@ class Ledger:
 
     def _snapshot_names(self) -> set[str]:
         if self._names is None:
-            study = self._snapshots(create=False)
+            study = self._snapshots.there()
             trials = study.get_trials(deepcopy=False) if study is not None else ()
             self._names = {frozen.user_attrs[_NAME] for frozen in trials}
         return self._names
@@ -323,34 +323,6 @@ def _reading(folder: Path, name: str, objectives: Mapping[str, str], url: str | 
         yield Ledger(folder, name, objectives, journal=copy)
 
 
-def _open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> optuna.Study:
-    """Load it, or create it; never both, because trying to create an existing one leaves a line in the journal."""
-    if name in optuna.get_all_study_names(storage):
-        return optuna.load_study(storage=storage, study_name=name)
-    directions = ["maximize" if direction == "max" else "minimize" for direction in objectives.values()]
-    study = optuna.create_study(storage=storage, study_name=name, directions=directions)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        study.set_metric_names(list(objectives))  # optuna-dashboard shows them
-    return study
-
-
-class _Sibling:
-    """A study beside the trials' that only some sweeps have: made when it is first written."""
-
-    def __init__(self, storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> None:
-        self._where = (storage, name, objectives)
-        self._study: optuna.Study | None = None
-
-    def __call__(self, create: bool) -> optuna.Study | None:
-        if self._study is None:
-            storage, name, objectives = self._where
-            with quiet_optuna():
-                if create or name in optuna.get_all_study_names(storage):
-                    self._study = _open_study(storage, name, objectives)
-        return self._study
-
-
 def _ms(moment: datetime | None) -> int:
     """Optuna's times are local ones without a zone, which is how ``timestamp`` reads them."""
     return 0 if moment is None else int(moment.timestamp() * 1000)
@@ -364,15 +336,3 @@ def encode_point(point: Mapping[str, Any], distributions: Mapping[str, BaseDistr
 def encode(value: Any) -> Any:
     """A value Optuna can hold as a category or number."""
     return json.dumps(value, sort_keys=True) if isinstance(value, (list, dict)) else value
-
-
-@contextlib.contextmanager
-def quiet_optuna() -> Iterator[None]:
-    """Optuna announces every study and trial on stderr; the sweep has its own progress."""
-    logger = logging.getLogger("optuna")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

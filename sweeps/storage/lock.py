@@ -1,5 +1,8 @@
 """One driver per sweep, one process per trial: advisory file locks that vanish with their holder.
 
+filelock locks the descriptor; the file is ours, because it says who holds it and when it last gave a sign of life. A
+whole ``FileLock`` (soft, or with a lifetime) knows neither which node may be asked nor the clock of the file server.
+
 Whoever wants the driver to end leaves a file in the sweep's folder; the driver looks for it, on whichever machine it is.
 """
 
@@ -7,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import logging
 import os
 import socket
@@ -19,6 +21,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
+
+from filelock import lock_descriptor
 
 from gcp_core.errors import ConfigError
 from sweeps.records.disk import write_whole
@@ -232,20 +236,17 @@ def _is_at(path: Path, descriptor: int) -> bool:
 def _try_lock(descriptor: int) -> bool:
     """Whether the lock is ours now. A file system without locks counts as free: there is nobody to ask."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return lock_descriptor(descriptor, blocking=False)
     except OSError as exc:
-        if exc.errno in (errno.EWOULDBLOCK, errno.EAGAIN, errno.EACCES):
-            return False
         if exc.errno in _NO_LOCKS:
             return True
         raise
-    return True
 
 
 def _knows_locks(descriptor: int) -> bool:
     """Whether the file system of a file that is locked by us, if it can be locked at all, knows locks."""
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_descriptor(descriptor, blocking=False)
     except OSError as exc:
         return exc.errno not in _NO_LOCKS
     return True

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 from sweeps.config.limits import parse_plateau
 
 if TYPE_CHECKING:
-    from sweeps.config.sweep_config import ResourcesConfig, SearchConfig, SweepConfig
+    from sweeps.config.search import SearchConfig
+    from sweeps.config.sweep_config import ResourcesConfig, SweepConfig
     from sweeps.records.folder import Entry
     from sweeps.records.job import Job, Outcome, Record
     from sweeps.strategy.front import LiveFront

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from gcp_core.errors import required
 from gcp_core.schema import Direction
 from sweeps.records.job import Job, Record
 from sweeps.records.ledger import SnapshotRecord
@@ -74,7 +75,7 @@ def taken_further(runs: Sequence[Record], known: Sequence[Record]) -> list[Job]:
         dataclasses.replace(record.job, config=caps[record.key])
         for record in known
         if record.key in caps and record.reopens
-        if caps[record.key].train.epochs > record.finals.get("epochs", 0)
+        if required(caps[record.key].train.epochs, "the cap") > record.finals.get("epochs", 0)
     ]
 
 
@@ -96,8 +97,9 @@ def _models(record: Record, snapshots: Snapshots | None) -> list[_Model]:
             for one in snapshots.get(record.job.trial_id, ())
             if one.snap.status == "complete" and one.values is not None
         ]
-    whole = record.status == "complete" and record.values is not None
-    return [_Model(record, record.values)] if whole else []
+    if record.status != "complete" or record.values is None:
+        return []
+    return [_Model(record, record.values)]
 
 
 def _cut(record: Record, epoch: int) -> Record:

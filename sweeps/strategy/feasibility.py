@@ -54,7 +54,10 @@ class Feasibility:
         if model not in self._groups:
             setup = build_setup(trial.baseline())
             self._groups[model] = find_groups(
-                setup.new_model(), setup.example, residual=trial.prune.residual, exclude=trial.prune.exclude
+                setup.new_model(),
+                setup.example,
+                residual=trial.pruning.residual,
+                exclude=trial.pruning.exclude,
             )
         return self._groups[model]
 
@@ -65,10 +68,10 @@ class Feasibility:
         dear units gets further than chance, but seldom by that much. A trial that misses its target ends as the model of
         every other target beyond its reach, so that training it for each of them is for nothing.
         """
-        prune = trial.prune
+        prune = trial.pruning
         if trial.is_path:
             return False  # it ends where the floors end it
-        events = len(event_epochs(prune, trial.train.epochs))
+        events = len(event_epochs(prune, trial.train.num_epochs))
         if not events:
             return True
         if prune.target is None:
@@ -82,10 +85,10 @@ class Feasibility:
 
     def _usual(self, trial: TrialConfig) -> float:
         """The share that a schedule removes in all if no target ends it, with random scores."""
-        free = replace(trial, prune=replace(trial.prune, target=None, finish=False))
-        if trial.prune.finish:
+        free = replace(trial, prune=replace(trial.pruning, target=None, finish=False))
+        if trial.pruning.finish:
             return 1.0
-        kind, dense = _KINDS.index(trial.prune.of), self.groups(trial).cost()
+        kind, dense = _KINDS.index(trial.pruning.of), self.groups(trial).cost()
         ends = [[self.groups(trial), *self._played(free, seed)][-1].cost()[kind] for seed in range(_PLAYS)]
         return 1 - min(ends) / dense[kind]
 
@@ -94,7 +97,7 @@ class Feasibility:
 
         That is what a criterion without preference would remove; real criteria land on either side of it.
         """
-        prune, played = trial.prune, list(self._played(trial, seed))
+        prune, played = trial.pruning, list(self._played(trial, seed))
         if prune.target is None:
             return True, len(played)
         limit = (1 - prune.target) * self.groups(trial).cost()[_KINDS.index(prune.of)]
@@ -103,7 +106,7 @@ class Feasibility:
 
     def project(self, trial: TrialConfig) -> Projection:
         """What the trial (not a baseline) will cost at its end."""
-        prune, groups = trial.prune, self.groups(trial)
+        prune, groups = trial.pruning, self.groups(trial)
         dense = _by_kind(groups)
         final = [groups, *self._played(trial, 0)][-1]
         limit = 0.0 if prune.target is None else (1 - prune.target) * dense[prune.of]
@@ -115,10 +118,10 @@ class Feasibility:
 
     def _played(self, trial: TrialConfig, seed: int) -> Iterator[Groups]:
         """The groups after every event until the target is reached; the same ones again after one that cannot be."""
-        prune, groups = trial.prune, self.groups(trial)
+        prune, groups = trial.pruning, self.groups(trial)
         limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[_KINDS.index(prune.of)]
         generator = torch.Generator().manual_seed(seed)
-        events = event_epochs(prune, trial.train.epochs)
+        events = event_epochs(prune, trial.train.num_epochs)
         for epoch in events:
             budget = budget_for(prune, limit, last=epoch == events[-1])
             scores = {

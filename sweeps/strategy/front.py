@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcp_core import schema
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, Direction
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,7 +32,7 @@ class LiveFront:
         stand_in: the snapshot that stands for the baseline, such as ``t0003@0``; empty once a baseline has ended.
     """
 
-    def __init__(self, objectives: Mapping[str, str]) -> None:
+    def __init__(self, objectives: Mapping[str, Direction]) -> None:
         self._objectives = dict(objectives)
         self._baselines: list[dict[str, float]] = []
         self._unpruned: dict[str, float] = {}
@@ -55,7 +55,7 @@ class LiveFront:
         accuracy = finals.get("val_accuracy", math.nan)
         if self._baselines or not accuracy > self._unpruned.get("val_accuracy", -math.inf):
             return
-        self._unpruned = {**finals, "baseline_epochs": job.config.baseline().train.epochs}
+        self._unpruned = {**finals, "baseline_epochs": job.config.baseline().train.num_epochs}
         self._chance = self._chance or _chance(
             Path(job.folder) / schema.snapshot_artifact(0, schema.ARTIFACT_MANIFEST)
         )

@@ -12,6 +12,7 @@ import numpy as np
 
 from analysis.front.pareto import nondominated
 from gcp_core.config import TrialConfig
+from gcp_core.errors import required
 from sweeps.config.limits import Limit
 from sweeps.config.paths import Step, foreseen_cost, steps_ahead
 from sweeps.strategy.gain import FARTHEST, Bound, Promise, Scale, cases, promise, to_points
@@ -50,9 +51,16 @@ class Path:
     rank: tuple[Any, ...] = ()
 
     def look_ahead(self) -> None:
-        """Note what it still does."""
-        done = (self.seen[-1].removed, self.seen[-1].epoch) if self.seen else ()
-        self.steps = tuple(islice(steps_ahead(self.config, *done), FARTHEST))
+        """Note what it still does; its config must be known."""
+        last = self.seen[-1] if self.seen else None
+        done = (None, 0) if last is None else (last.removed, last.epoch)
+        ahead = steps_ahead(self.known_config, *done)
+        self.steps = tuple(islice(ahead, FARTHEST))
+
+    @property
+    def known_config(self) -> TrialConfig:
+        """``config``; ValueError where only snapshots are known."""
+        return required(self.config, "the config of a path")
 
     def broken_for_good(self, limits: Sequence[Limit]) -> str:
         """The limit on accuracy that the last two models break, both deeper than the path's best one; empty = none."""
@@ -150,7 +158,7 @@ class KnownPaths:
         """Take in all that is known of a path; before its config is known nothing can be said of it."""
         if path.config is None:
             return
-        share = f"{path.config.prune.of}_removed"
+        share = f"{path.config.pruning.of}_removed"
         taken = [(level, path.snapshots[level]) for level in sorted(path.snapshots)]
         path.seen = tuple(
             Seen(one.finals[share], one.epoch, self._complete(one.finals))
@@ -211,7 +219,7 @@ class KnownPaths:
             for name, path in sorted(self._paths.items())
             if path.state == "running" and name != without
         ]
-        return np.vstack([self._scale.losses(self._best), *ahead])
+        return np.vstack([required(self._scale, "the scale").losses(self._best), *ahead])
 
     def promise(self, trial_id: str, front: np.ndarray) -> Promise | None:
         """What a begun path promises; None where its last model has no values."""
@@ -240,9 +248,9 @@ class KnownPaths:
         """(cases, j, m) losses of its next models; with ``at`` that case alone."""
         if not steps:
             return np.empty((1, 0, len(self._objectives)))
-        foreseen = self._outlook.ahead(name, path.seen, steps, path.config.prune.interval)
+        foreseen = self._outlook.ahead(name, path.seen, steps, path.known_config.pruning.interval)
         bounds = [bound for _, bound in self._bounds.values()]
-        return to_points(cases(foreseen, self._names, at), self._scale, bounds)
+        return to_points(cases(foreseen, self._names, at), required(self._scale, "the scale"), bounds)
 
 
 def _accuracy(finals: Mapping[str, float]) -> float:

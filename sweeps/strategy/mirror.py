@@ -11,12 +11,13 @@ import numpy as np
 import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
+from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
 from analysis.front.pareto import rank_costs
 from gcp_core.errors import ConfigError
 from sweeps.config.search import SearchConfig
-from sweeps.records.ledger import quiet_optuna
+from sweeps.records.studies import directions_of, quiet_optuna
 
 #: A sampler that takes observations looks at so many of paths, at most twice as many for a while. What an ask of TPE
 #: takes grows with their number (25 ms at 1,600), that of GP with its cube.
@@ -232,8 +233,8 @@ class Mirror:
         return number
 
     def _new_study(self) -> optuna.Study:
-        directions = ["maximize" if d == "max" else "minimize" for d in self._search.objectives.values()]
+        directions = directions_of(self._search.objectives)
         if self._paths and self._search.sampler == "nsga2":
-            directions = ["maximize"]
+            directions = [StudyDirection.MAXIMIZE]
         with quiet_optuna():
             return optuna.create_study(directions=directions, sampler=self._sampler)

@@ -113,7 +113,7 @@ class Outlook:
             return Foreseen((np.arange(len(steps)) == len(steps) - 1).astype(float), still)
         removed = np.array([step.removed for step in steps])
         depths = np.array([_depth(share) for share in removed])
-        epochs = self._effort("epochs", seen[-1] if seen else None, steps, cycle)
+        epochs = _epochs(seen[-1] if seen else None, steps, cycle)
         last = _place(name, seen[-1]) if seen else None
         mean, spread = self._courses[name].expect(path, last, depths, np.log2(epochs))
         if name in ACCURACIES:
@@ -124,8 +124,7 @@ class Outlook:
         """What grows with every step by what the step takes; None for all other values."""
         costs = np.cumsum([step.cost for step in steps])
         if name == "epochs":
-            first = steps[0].cost if last is None else last.epoch + cycle
-            return first + cycle * np.arange(len(steps), dtype=float)
+            return _epochs(last, steps, cycle)
         if name == "train_cost":
             return costs + (0.0 if last is None else last.finals.get(name, math.nan))
         if name == "device_hours":
@@ -133,6 +132,12 @@ class Outlook:
             hours, cost = np.sum(paces, axis=0)
             return costs * hours / cost + (0.0 if last is None else last.finals.get(name, math.nan))
         return None
+
+
+def _epochs(last: Seen | None, steps: Sequence[Step], cycle: int) -> np.ndarray:
+    """(j,) the epochs at which the steps end."""
+    first = steps[0].cost if last is None else last.epoch + cycle
+    return first + cycle * np.arange(len(steps), dtype=float)
 
 
 class Course:
@@ -192,7 +197,7 @@ class Course:
             mean = mean + kept * (last.value - slope * last.effort - np.interp(last.depth, _KNOTS, held))
         there = depths <= reach
         if not there.all():  # rising, so these are the last ones
-            mean[~there] = mean[there][-1] if there.any() else last.value
+            mean[~there] = mean[there][-1] if there.any() else math.nan if last is None else last.value
         spread = np.interp(depths, _KNOTS, sums.spread) * math.sqrt(1 - kept * kept)
         return mean, np.where(there, spread, wide)
 

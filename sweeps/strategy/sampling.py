@@ -73,7 +73,7 @@ class Proposer:
         self._rng_of_ties = np.random.default_rng(seed)
         self._learns = search.sampler in LEARNING_SAMPLERS
         self._grid: list[Point] = []
-        self._places = self._open = np.empty(0)
+        self._places, self._open = np.empty(0), np.empty(0, dtype=np.int64)
         first: Iterator[Point] = (space.canonical(point) for point in search.points)
         self._first = itertools.chain(first, space.grid()) if search.sampler == "grid" else first
         self._mirror = Mirror(search, self.distributions, num_trials, seed, paths)

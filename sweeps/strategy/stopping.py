@@ -19,9 +19,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.front.pareto import rank_costs
 from gcp_core.config import TrialConfig
+from gcp_core.errors import required
 from gcp_core.schedule.clock import event_epochs
-from sweeps.config.sweep_config import SearchConfig
+from sweeps.config.search import SearchConfig
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, Record, Stop, read_outcome
 
@@ -57,7 +59,12 @@ class _Course:
 
     @property
     def epochs(self) -> int:
-        return self.job.config.train.epochs
+        return self.job.config.train.num_epochs
+
+    @property
+    def foreseen(self) -> Projection:
+        """``projection`` of a trial that prunes; ValueError for a baseline."""
+        return required(self.projection, "the projection of a baseline")
 
     def reading(self, epoch: int) -> float:
         """The best accuracy up to an epoch: right after an event it says little about the trial."""
@@ -69,15 +76,15 @@ class _Course:
         if prune is None or self.final_accuracy is not None:
             return True
         last = max(event_epochs(prune, self.epochs), default=0)
-        return self.epoch >= last or self.now[prune.of] <= self.projection.limit
+        return self.epoch >= last or self.now[prune.of] <= self.foreseen.limit
 
     def final_cost(self, kind: str) -> float:
         """MACs or params at the end, as far as can be foreseen."""
-        return self.now[kind] if self.events_over() else min(self.now[kind], self.projection.final[kind])
+        return self.now[kind] if self.events_over() else min(self.now[kind], self.foreseen.final[kind])
 
     def least_cost(self, kind: str) -> float:
         """What the trial will cost at least at its end."""
-        return self.now[kind] if self.events_over() else self.projection.least[kind]
+        return self.now[kind] if self.events_over() else self.foreseen.least[kind]
 
 
 class Rungs:
@@ -147,7 +154,7 @@ class Rungs:
 
     def _out_of_reach(self, course: _Course) -> Stop | None:
         """A constraint on the cost that this trial can no longer keep."""
-        dense = course.projection.dense
+        dense = course.foreseen.dense
         least = {kind: course.least_cost(kind) for kind in _COSTS}
         best = {**least, **{name: 1 - least[kind] / dense[kind] for name, kind in _SHARES_REMOVED.items()}}
         if least["params"] > 0:
@@ -212,8 +219,7 @@ class Rungs:
             end = {kind: course.final_cost(kind) for kind in _COSTS}
             baseline = of_baseline.get(id(self._baseline(course)), math.nan)
             foreseen = {
-                name: FORESEEN[name](value, baseline, end, course.projection.dense)
-                for name in self.objectives
+                name: FORESEEN[name](value, baseline, end, course.foreseen.dense) for name in self.objectives
             }
             rows.append([-foreseen[n] if d == "max" else foreseen[n] for n, d in self.objectives.items()])
         return np.array(rows)
@@ -275,27 +281,12 @@ def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> 
 
     Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always go on.
     """
-    ranks = pareto_ranks(values)
+    ranks = rank_costs(values)
     room = spacing(values, ranks, alive)
     if ranks[place] == 0 and math.isinf(room[place]):
         return True
     order = np.lexsort((np.arange(len(values)), -room, ranks))
     return int(np.flatnonzero(order == place)[0]) < math.ceil(share * len(values) - 1e-9)
-
-
-def pareto_ranks(values: np.ndarray) -> np.ndarray:
-    """(n,) ints: 0 = not dominated, 1 = not dominated once those are gone, ... (``values``: (n, m), minimised)."""
-    no_worse = (values[:, None, :] <= values[None, :, :]).all(axis=2)
-    dominates = no_worse & ~no_worse.T
-    beaten_by = dominates.sum(axis=0)
-    ranks = np.full(len(values), -1)
-    rank = 0
-    while (ranks < 0).any():
-        front = (beaten_by == 0) & (ranks < 0)
-        ranks[front] = rank
-        beaten_by = beaten_by - dominates[front].sum(axis=0)
-        rank += 1
-    return ranks
 
 
 def spacing(values: np.ndarray, ranks: np.ndarray, alive: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def shared_epochs(one: TrialConfig, other: TrialConfig) -> int:
         return _shared_by_paths(one, other)
     if one.baseline() != other.baseline():
         return 0
-    epochs = one.train.epochs
+    epochs = one.train.num_epochs
     same_rule = _rule(one.prune) == _rule(other.prune)
     events, others = _events(one), _events(other)
     for epoch in sorted(events | others):
@@ -42,7 +42,10 @@ def _shared_by_paths(one: TrialConfig, other: TrialConfig) -> int:
     """Paths of equal start share the dense phase; so does an unpruned trial of as many epochs. Events part them."""
     if one.dense_phase() != other.dense_phase():
         return 0
-    return min(t.prune.start if t.is_path else t.train.epochs if t.prune is None else 0 for t in (one, other))
+    return min(
+        t.pruning.dense_epochs if t.is_path else t.train.num_epochs if t.prune is None else 0
+        for t in (one, other)
+    )
 
 
 def _rule(prune: PruneConfig | None) -> PruneConfig | None:
@@ -53,7 +56,9 @@ def _rule(prune: PruneConfig | None) -> PruneConfig | None:
 
 
 def _events(trial: TrialConfig) -> frozenset[int]:
-    return frozenset() if trial.prune is None else frozenset(event_epochs(trial.prune, trial.train.epochs))
+    return (
+        frozenset() if trial.prune is None else frozenset(event_epochs(trial.prune, trial.train.num_epochs))
+    )
 
 
 @dataclass
@@ -85,7 +90,9 @@ class Trunk:
 
     def baseline(self, job: Job, outcome: Outcome) -> None:
         """What the unpruned model costs: tells which share a pruned one has lost."""
-        costs = {name: outcome.finals[name] for name in ("macs", "params") if name in outcome.finals}
+        costs: dict[str, float] = {
+            name: outcome.finals[name] for name in ("macs", "params") if name in outcome.finals
+        }
         self._dense[job.baseline_key] = costs
 
     def started(self, job: Job) -> None:
@@ -109,7 +116,7 @@ class Trunk:
             self._note_cost(running, row)
 
     def _note_cost(self, running: _Running, row: dict[str, float]) -> None:
-        prune = running.job.config.prune
+        prune = running.job.config.pruning
         dense = self._dense.get(running.job.baseline_key, {}).get(prune.of)
         if not dense:
             return  # the baseline has not told yet; until it does, nothing is known to have parted
@@ -142,7 +149,7 @@ class Trunk:
                 and running.met < shared
             ):
                 # Both met it by the same events: no event is left to tell them apart.
-                shared = job.config.train.epochs
+                shared = job.config.train.num_epochs
             elif (
                 not job.config.is_path
                 and one.target != other.target

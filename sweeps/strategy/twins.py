@@ -41,5 +41,5 @@ class Twins:
 
 def _without_target(config: TrialConfig) -> str:
     return dataclasses.replace(
-        config, prune=dataclasses.replace(config.prune, target=None, finish=False)
+        config, prune=dataclasses.replace(config.pruning, target=None, finish=False)
     ).key()

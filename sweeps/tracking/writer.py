@@ -73,7 +73,7 @@ class MlflowWriter:
         self._snapshots = SnapshotRuns(client, run, exchange)
         self._children = children
         self._sha = git_sha()
-        self._entries: queue.Queue[Callable[[], None] | None] = queue.Queue()
+        self._entries: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._metrics: dict[str, list[tuple[str, float, int, int]]] = {}
         self._deadline = math.inf
         self._closing = threading.Event()
@@ -183,7 +183,7 @@ class MlflowWriter:
             entry = self._entries.get()
         self._persist(self._flush)
 
-    def _persist(self, entry: Callable[[], None]) -> None:
+    def _persist(self, entry: Callable[[], object]) -> None:
         """Do it; if MLflow does not answer, wait and do it again, until the deadline that ``close`` sets."""
         pause = _PAUSE_S
         while True:

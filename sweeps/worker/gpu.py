@@ -34,6 +34,7 @@ def wait_for_memory(
         return True
     memory = memory or _memory
     share = min(1.0, gpus) * _ENOUGH
+    free = total = 0
     for waited in range(int(wait_s / _POLL_S) + 1):
         free, total = memory()
         if free >= share * total:

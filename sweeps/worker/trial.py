@@ -232,7 +232,7 @@ def _run(
 
     try:
         function = load_factory(runner, "runner", ConfigError)
-        wanted = {"saved": saved, "devices": gpus or None, "snapshot": snapshot}
+        wanted: dict[str, Any] = {"saved": saved, "devices": gpus or None, "snapshot": snapshot}
         wanted |= {"stages": open_stages(exchange)} if share else {}
         wanted |= {"latency": True} if extra.latency else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}

@@ -32,6 +32,7 @@ from gcp_core.schema import (
     model_id,
     snapshot_artifact,
 )
+from sweeps.config.reading import flatten
 
 BASE_MACS, BASE_PARAMS, BASE_ACCURACY = 4_000_000.0, 280_000.0, 97.0
 
@@ -133,17 +134,6 @@ def path_baseline(seed: int = 0, accuracy: float = BASE_ACCURACY, path: FakePath
     config = dataclasses.replace((path or path_of("t0000")).config, seed=seed).baseline()
     finals = finals_of(1.0, accuracy) | {"epochs": 16.0, "train_cost": 16.0, "device_hours": 0.016}
     return FakeTrial(f"b{seed:04d}", config, finals, kind="baseline")
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Dotted config paths, as MLflow params."""
-    flat: dict[str, str] = {}
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            flat.update(flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = str(value)
-    return flat
 
 
 def curve(kept: float, noise: float = 0.0) -> float:
@@ -335,7 +325,7 @@ def log_trial(
     client.log_batch(
         run.info.run_id,
         metrics=[Metric(FINALS[k].key, v, start, 20) for k, v in trial.finals.items()],
-        params=[Param(k, v) for k, v in flatten(trial.config.to_dict()).items()],
+        params=[Param(k, str(v)) for k, v in flatten(trial.config.to_dict()).items()],
         tags=[RunTag(k, v) for k, v in tags.items()],
     )
     if status.mlflow != "RUNNING":

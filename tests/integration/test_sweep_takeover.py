@@ -154,11 +154,11 @@ def test_real_training_survives_kills_at_every_kind_of_moment_bit_by_bit(tmp_pat
 
 #: A driver on a file system without locks, on a machine of its own name: argv = the config, the name, where to pause.
 ELSEWHERE = """
-import errno, json, os, signal, socket, sys
+import errno, fcntl, json, os, signal, socket, sys
 from sweeps.storage import folder_sign, lock
 def no_locks(descriptor, how):
     raise OSError(errno.ENOLCK, "No locks available")
-lock.fcntl.flock = no_locks  # of this process only: the trials' own locks are real
+fcntl.flock = no_locks  # of this process only: the trials' own locks are real
 for module in (lock, folder_sign):
     module.socket = type("socket", (), {"gethostname": staticmethod(lambda: sys.argv[2])})
 folder_sign.GONE_S = 1.0

@@ -20,7 +20,7 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.oracles.small_paths import weights_on_disk
-from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
+from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, drive, new_conductor
 
 #: Snapshots after epochs 2, 4 and 6.
 TREE = {
@@ -136,6 +136,22 @@ def test_a_snapshot_that_is_not_there_is_exit_code_2_and_nothing_is_trained(
     assert done.exit_code == 2, done.output
     assert said in done.stderr
     assert "epoch" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [["replay"], ["polish", "train.epochs=3"]])
+def test_a_path_that_failed_before_its_first_snapshot_is_refused_in_one_sentence(
+    tmp_path: Path, command: list[str]
+) -> None:
+    checked = config(tmp_path, {**OF_PATHS, "search.trials": 1, "model.name": "broken"})
+    conductor, _, _ = new_conductor(checked)
+    write_config(Path(checked.folder), checked)
+    drive(conductor, RUNNER)
+    entry = Entry("aaaa", checked.name, None, checked.name, "r", "d", "complete")
+    write_entry(Path(checked.folder), entry)
+    name, *overrides = command
+    done = CliRunner().invoke(main, [name, checked.folder, "t0000@0", *overrides])
+    assert done.exit_code == 2, done.output
+    assert "the path has no snapshot yet" in done.stderr
 
 
 def test_the_snapshots_of_a_path_that_failed_can_be_replayed_and_it_cannot(tmp_path: Path) -> None:

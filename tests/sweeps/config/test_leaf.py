@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, plain, typed
+from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, typed
+from sweeps.config.reading import plain
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, how: int) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("sweeps.storage.lock.fcntl.flock", refuse)
+    monkeypatch.setattr("fcntl.flock", refuse)
 
 
 def _sign(folder: Path, process: int, host: str, age_s: float) -> None:

@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.front.pareto import rank_costs
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
 from sweeps.conduct.conductor import Conductor
@@ -25,7 +26,6 @@ from sweeps.strategy.stopping import (
     Rungs,
     expected_accuracy,
     goes_on,
-    pareto_ranks,
     rung_epochs,
     spacing,
 )
@@ -108,7 +108,7 @@ def test_ranks_spacing_and_the_better_share_agree_with_their_slow_definitions(
 ) -> None:
     points, alive = [row[:2] for row in rows], [row[2] for row in rows]
     values, mask = np.array(points), np.array(alive)
-    ranks = pareto_ranks(values)
+    ranks = rank_costs(values)
     assert (ranks + 1).tolist() == slow_ranks(values)
     assert spacing(values, ranks, mask).tolist() == pytest.approx(slow_spacing(points, ranks.tolist(), alive))
     fast = [goes_on(values, i, share, mask) for i in range(len(points))]
