@@ -29,7 +29,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 NAME = "killed"
 #: Longest a driver may take until its first trial starts, and to finish once it is left alone.
-START_S, FINISH_S = 240.0, 1200.0
+START_S, FINISH_S = 240.0, 3600.0
 _POLL_S = 0.05
 #: On a busy machine Ray may not start in its time.
 MOST_GIVE_UPS = 5
