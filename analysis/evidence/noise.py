@@ -259,6 +259,7 @@ def _confirmation(
     else:
         assert pooled is not None  # the callers see to it
         (spread, degrees), source = pooled, "all configurations"
+    # Not stats.t.interval: it is NaN where all runs agree.
     half = float(stats.t.ppf(0.5 + level / 2, degrees)) * spread / np.sqrt(n)
     selected = float(chosen[column].mean())
     config_id, model, trial = (str(chosen[name].iloc[0]) for name in ("config_id", "model", "trial"))

@@ -6,6 +6,7 @@ nothing is its *balance*. For swapped pairs that is the mean of their difference
 leaves the first side minus the mean of what enters it. A supposed effect is refuted if almost all balances lie on one
 side of it (Hartigan 1969: the true effect falls between any two neighbouring balances with equal chance). So the p-value
 is twice the share of balances beyond 0, the interval ends at balances too, and it excludes 0 exactly if the test decides.
+``scipy.stats.permutation_test`` gives the same p-value (a test of ours compares them) and no interval that belongs to it.
 
 Several comparisons of one question are corrected by Bonferroni's method, because an interval can carry it as well as a
 p-value: all intervals of one question hold together with 95 %.

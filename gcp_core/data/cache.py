@@ -41,6 +41,7 @@ def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: st
     try:
         root.mkdir(parents=True, exist_ok=True)
         with open(root / f"{key}.lock", "w") as lock:
+            # Woken as soon as it is free; filelock would ask again and again.
             fcntl.flock(lock, fcntl.LOCK_EX)
             folder = root / key
             if not (folder / "meta.json").exists():

@@ -152,6 +152,8 @@ class ObjectStore:
         return info.path.removeprefix(self._base).lstrip("/")
 
     def _patiently(self, request: Callable[[], T]) -> T:
+        """By seconds, for every kind of store, and not where it has refused: pyarrow's own retries count attempts, of S3
+        alone. Tenacity would be one more package for these lines."""
         end, pause = time.monotonic() + self._patience_s, _PAUSE_S
         while True:
             try:
