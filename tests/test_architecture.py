@@ -207,6 +207,10 @@ def test_every_room_says_what_it_is_for():
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), name
 
 
+def test_every_package_tells_type_checkers_that_it_is_typed():
+    assert [package for package in PACKAGES if not (ROOT / package / "py.typed").is_file()] == []
+
+
 def test_tests_mirror_the_tree():
     """A folder of tests has the name of the room that it tests."""
     for package in PACKAGES:

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import required
 from sweeps.conduct.agenda import Agenda
 from sweeps.conduct.answers import Answers
 from sweeps.conduct.baselines import Baselines
@@ -29,7 +28,6 @@ from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.place import bring_trial
 from sweeps.strategy.budget import Budget
-from sweeps.strategy.choice import Verdict
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import baseline_needed_by
 from sweeps.strategy.stopping import Rungs
@@ -317,9 +315,10 @@ class Conductor:
             job = self._agenda.take(self._active.values())
             if job is not None:
                 return job
-            verdict = None if self._paths is None else self._paths.next(self._may_start)
-            if verdict is not None and verdict.action == "resume":
-                return self._resume_path(verdict)
+            paths = self._paths
+            verdict = None if paths is None else paths.next(self._may_start)
+            if paths is not None and verdict is not None and verdict.action == "resume":
+                return self._taken_up(*paths.resume(verdict))
             begin = self._may_start if verdict is None else verdict.action == "start"
             if begin and len(self._agenda) < self.concurrency:
                 self._enter_next()
@@ -328,8 +327,7 @@ class Conductor:
             else:
                 return None
 
-    def _resume_path(self, verdict: Verdict) -> Job:
-        job, epoch = required(self._paths, "paths").resume(verdict)
+    def _taken_up(self, job: Job, epoch: int) -> Job:
         self._answers.ended.discard(job.trial_id)
         self._enter_baseline(job.config)
         self._trunk.resumed(job, epoch)

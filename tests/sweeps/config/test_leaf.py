@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -44,6 +44,8 @@ def test_a_value_of_its_type_is_taken(value, hint, expected):
         ({"k": "x"}, dict[str, int], "a.b.k", "'x' is not a whole number"),
         (3, tuple[int, ...], "a.b", "3 is not a list"),
         (3, dict[str, int], "a.b", "3 is not a mapping"),
+        ("low", Literal["max", "min"], "a.b", "'low' is unknown"),
+        ({"k": "low"}, dict[str, Literal["max", "min"]], "a.b.k", "'low' is unknown"),
     ],
 )
 def test_another_type_is_refused_with_its_place_and_in_words(value, hint, where, message):
