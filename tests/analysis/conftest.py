@@ -23,6 +23,9 @@ from tests.analysis.synthetic import (
     some_trials,
     write_sweep,
 )
+from tests.pictures import rendered, rendering
+
+__all__ = ["rendered", "rendering"]
 
 CONFIG = TrialConfig(
     data=DataConfig("digits", val_share=0.25),
