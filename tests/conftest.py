@@ -32,9 +32,17 @@ TOGETHER = {
 #: Files (or the beginnings of their paths) of more than some seconds, longest first: what is handed out last is short,
 #: so no worker waits long for another one. Everything else follows in its usual order.
 LONG = (
+    *(
+        f"tests/integration/test_{name}.py"
+        for name in ("sweep_real", "sweep_takeover", "sweep_object_store", "whole_way_path", "paths_killed")
+    ),
     "tests/integration/",
-    "tests/gcp_core/training/",
     "tests/analysis/ship/",
+    "tests/gcp_core/training/",
+    "tests/sweeps/commands/",
+    "tests/sweeps/storage/",
+    "tests/analysis/cli/",
+    "tests/analysis/show/",
 )
 
 
@@ -45,7 +53,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The order of :data:`LONG`; nothing may depend on it."""
+    """Workers go by :data:`LONG`; one process takes the tests as they come, and nothing depends on the order."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
 
     def rank(item: pytest.Item) -> int:
         return next((i for i, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))

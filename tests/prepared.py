@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -38,3 +39,10 @@ def empty_store() -> Path:
         MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
 
     return once("empty-store", make) / "mlflow.db"
+
+
+def with_store(sweep: Path) -> Path:
+    """The new folder of a sweep that is to be run, with an empty store in it."""
+    sweep.mkdir(parents=True)
+    shutil.copy(empty_store(), sweep / "mlflow.db")
+    return sweep

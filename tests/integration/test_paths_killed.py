@@ -24,6 +24,7 @@ from gcp_core.schema import SNAPSHOT, Tag, model_id
 from gcp_core.training import run_trial
 from sweeps.config.sweep_config import load_config
 from sweeps.records.ledger import read_records, read_snapshots
+from tests.prepared import with_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: Two paths of six snapshots, which share their dense phase.
@@ -83,7 +84,7 @@ def _command(pid: int) -> bytes:
 
 def test_paths_whose_worker_and_driver_are_killed_have_every_snapshot_once_and_as_undisturbed(tmp_path):
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**TREE, "storage": str(tmp_path)}))
-    folder = tmp_path / "killed"
+    folder = with_store(tmp_path / "killed")
     first = _start(tmp_path)
     try:
         _until(tmp_path, first, lambda: len(_weights(folder)) >= 2)

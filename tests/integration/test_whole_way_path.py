@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import call, run_sweep
+from tests.integration.programs import call, invoke, run_sweep
+from tests.prepared import with_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: The demo's in small: two paths of four snapshots.
@@ -43,7 +44,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two paths."""
-    return run_sweep(tmp_path_factory.mktemp("way"), CONFIG)
+    return run_sweep(with_store(tmp_path_factory.mktemp("storage") / "way").parent, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -118,13 +119,8 @@ def test_it_is_replayed_bit_by_bit_and_brought_back_after_it_was_cleaned(sweep, 
     assert set(sweep.glob("mlartifacts/**/model.onnx")) == registered, "what is registered stays"
     assert len(registered) == 1
     for verb in (["export", "--out", str(tmp_path / "no")], ["register", "--name", "other"]):
-        done = subprocess.run(
-            [Path(sys.executable).parent / "gcp-analyze", verb[0], str(sweep), *CHOICE, *verb[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2, done.stderr
+        done = invoke("gcp-analyze", verb[0], str(sweep), *CHOICE, *verb[1:])
+        assert done.exit_code == 2, done.stderr
         assert f"gcp-sweep replay {sweep} {model}" in done.stderr
     assert not (tmp_path / "no").exists()
     again = json.loads(call("gcp-sweep", "replay", str(sweep), model, "--json"))
