@@ -30,12 +30,12 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: Two paths of six snapshots, which share their dense phase.
 TREE: dict[str, Any] = {
     "name": "killed",
-    "data": {"name": "digits", "val_share": 0.25, "train_images": 600},
+    "data": {"name": "digits", "val_share": 0.25, "train_images": 300},
     "model": {"name": "vgg_tiny", "width": 0.25},
     "train": {"schedule": "cycles", "batch_size": 16},
     "prune": {
         "start": 2,
-        "interval": {"choice": [3, 4]},
+        "interval": {"choice": [2, 3]},
         "levels": [0.3, 0.5, 0.65, 0.8, 0.9],
         "min_channels": 1,
         "min_share": 0.03,

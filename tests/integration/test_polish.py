@@ -12,6 +12,7 @@ import pytest
 
 from tests.integration.programs import PROGRAMS, call, process, run_sweep
 from tests.prepared import with_store
+from tests.proofs import proven_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 CONFIG = """
@@ -51,7 +52,8 @@ def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(
     after = json.loads(call("gcp-analyze", "front", str(sweep), "--json"))["counts"]
     assert (after["trials"], after["models"]) == (before["trials"], before["models"] + 1)
     out = tmp_path / "model"
-    call("gcp-analyze", "export", str(sweep), "--id", done["model"], "--out", str(out))
+    with proven_here():
+        call("gcp-analyze", "export", str(sweep), "--id", done["model"], "--out", str(out))
     assert json.loads((out / "manifest.json").read_text())["polish"]["epochs"] == 6
     replayed = json.loads(call("gcp-sweep", "replay", str(sweep), done["model"], "--json"))
     assert (replayed["equal"], replayed["weights_sha256"]) == (True, done["weights_sha256"])
