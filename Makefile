@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo gallery test lint clean
+.PHONY: demo gallery test quick lint clean
 
 # The stamp is written last, so an interrupted installation is started again.
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -37,8 +37,17 @@ gallery: $(VENV)/.installed
 	test -f $(SWEEP)/sweep.json || $(BIN)/gcp-sweep run configs/demo.yaml
 	$(BIN)/python docs/gallery/make.py $(SWEEP) --out $(GALLERY)
 
+# Tests run in two processes; a whole file goes to one of them, so that what takes long to prepare is made once. More
+# cores: make test WORKERS=4. One process, in the usual order: make test WORKERS=0, or plain pytest.
+WORKERS ?= 2
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
+
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
+
+# Without what starts a real Ray, a real MLflow server or whole sweeps.
+quick: $(VENV)/.installed
+	$(PYTEST) -m "not integration"
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

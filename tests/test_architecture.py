@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -76,13 +77,16 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def named(source: str) -> Iterator[tuple[str, str]]:
+@functools.cache
+def named(source: str) -> tuple[tuple[str, str], ...]:
     """(module, name or "") of every import in a file's text, also inside functions and for type checkers only."""
+    found: list[tuple[str, str]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            yield from ((alias.name, "") for alias in node.names)
+            found += ((alias.name, "") for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
-            yield from ((node.module, alias.name) for alias in node.names)
+            found += ((node.module, alias.name) for alias in node.names)
+    return tuple(found)
 
 
 def arrows(sources: Mapping[str, str]) -> dict[str, set[str]]:

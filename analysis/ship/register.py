@@ -25,7 +25,7 @@ import numpy as np
 
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
-from analysis.runs.store import SweepRef, client_for, find, no_progress_bar, own_artifacts
+from analysis.runs.store import client_for, find, no_progress_bar, own_artifacts
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
 from gcp_core.errors import ConfigError
@@ -95,13 +95,10 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     """
     from mlflow.exceptions import MlflowException
 
-    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
-    if not entry.get("tracking_uri") or not row["run_id"]:
-        raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
+    entry = check_place(df, row)
     if not (exported.folder / "model.onnx").is_file():
         raise ConfigError("was exported without ONNX", str(row["model"]), "export it with --onnx")
     client = client_for(entry["tracking_uri"])
-    _check_place(client, row, find(entry["id"], tracking_uri=entry["tracking_uri"]))
     try:
         tags = _lineage(client, row, exported, entry)
         with no_progress_bar():
@@ -129,12 +126,22 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     )
 
 
-def _check_place(client: MlflowClient, row: pd.Series, ref: SweepRef) -> None:
-    """A registered version lasts, so its files must not go where the sweep's folder was, or the one it is a copy of."""
-    place = client.get_run(row["run_id"]).info.artifact_uri
+def check_place(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
+    """The model's sweep, if the model can be registered in its store; asked before the long proof, and again after it.
+
+    A registered version lasts, so its files must not go where the sweep's folder was, or the one it is a copy of.
+
+    Raises:
+        ConfigError: the table is not in MLflow, or MLflow names another folder.
+    """
+    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    if not entry.get("tracking_uri") or not row["run_id"]:
+        raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
+    ref = find(entry["id"], tracking_uri=entry["tracking_uri"])
+    place = client_for(entry["tracking_uri"]).get_run(row["run_id"]).info.artifact_uri
     here = [own for own in own_artifacts(ref, row["run_id"]) if own.is_dir()]
     if not here or not place.startswith("file:"):
-        return
+        return entry
     recorded = Path(url2pathname(urlparse(place).path))
     if not (recorded.is_dir() and any(own.samefile(recorded) for own in here)):
         raise ConfigError(
@@ -142,6 +149,7 @@ def _check_place(client: MlflowClient, row: pd.Series, ref: SweepRef) -> None:
             str(row["model"]),
             "moved or copied? `gcp-sweep run` with the sweep's config writes the new place",
         )
+    return entry
 
 
 def _create(client: MlflowClient, name: str) -> None:

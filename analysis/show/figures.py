@@ -372,11 +372,20 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> list[Pa
     """Write ``name.png``, ``name.svg`` and ``name.csv`` (the figure's data) into ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{name}.{kind}" for kind in ("png", "svg", "csv")]
-    figure.savefig(paths[0])
-    # Without a date two runs on the same data give the same file.
-    figure.savefig(paths[1], metadata={"Date": None})
+    render(figure, paths[0], paths[1])
     data.to_csv(paths[2], index=False, float_format=_digits)
     return paths
+
+
+def render(figure: Figure, png: Path, svg: Path) -> None:
+    """Write the picture itself."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(
+        None
+    )  # the layout is found: finding it again for each file takes as long as drawing it
+    figure.savefig(png)
+    # Without a date two runs on the same data give the same file.
+    figure.savefig(svg, metadata={"Date": None})
 
 
 def _digits(value: Any) -> str:  # pandas asks for "object"

@@ -4,13 +4,16 @@ that model's export.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
 import analysis
 from analysis.cli.program import main
+from analysis.evidence import importance
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from tests.analysis.models import write_model, write_path
 from tests.analysis.synthetic import (
@@ -23,6 +26,9 @@ from tests.analysis.synthetic import (
     some_trials,
     write_sweep,
 )
+from tests.pictures import rendered, rendering
+
+__all__ = ["rendered", "rendering"]
 
 CONFIG = TrialConfig(
     data=DataConfig("digits", val_share=0.25),
@@ -38,6 +44,29 @@ PATH = TrialConfig(
     prune=PruneConfig(criterion="l1", start=1, interval=1, levels=(0.3, 0.5)),
 )
 REMOVED = {"features.3": [0, 2, 5], "features.7": [1, 3, 4, 6]}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _known_chances() -> Iterator[None]:
+    """What chance does to importances takes a second or two of every report: on the same numbers it is found once."""
+    real = importance._chances
+    known: dict[tuple[bytes, ...], np.ndarray] = {}
+
+    def chances(x, y, draws, found, rng):
+        key = (
+            x.values.tobytes(),
+            repr(x.columns).encode(),
+            y.tobytes(),
+            draws.orders.tobytes(),
+            found.tobytes(),
+        )
+        if key not in known:
+            known[key] = real(x, y, draws, found, rng)
+        return known[key].copy()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(importance, "_chances", chances)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,13 +4,10 @@ one is.
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import functools
 import json
 import math
 import shutil
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +30,7 @@ from gcp_core.schema import (
     snapshot_artifact,
 )
 from sweeps.config.reading import flatten
+from tests.prepared import empty_store
 
 BASE_MACS, BASE_PARAMS, BASE_ACCURACY = 4_000_000.0, 280_000.0, 97.0
 
@@ -223,8 +221,7 @@ def write_sweep(
     folder.mkdir(parents=True, exist_ok=True)
     name = name or folder.name
     if uri is None:
-        # Making MLflow's tables takes seconds; one empty store per process serves every test.
-        shutil.copyfile(_empty_store(), folder / "mlflow.db")
+        shutil.copyfile(empty_store(), folder / "mlflow.db")
         uri = f"sqlite:///{folder.resolve()}/mlflow.db"
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name(name)
@@ -292,14 +289,6 @@ def log_run(
         begun = start + 86_400_000 + 60_000 * number
         log_trial(client, experiment_id, run_id, trial.polish(level, epochs), common, begun)
     return run_id
-
-
-@functools.cache
-def _empty_store() -> Path:
-    file = Path(tempfile.mkdtemp(prefix="empty-store-")) / "mlflow.db"
-    atexit.register(shutil.rmtree, file.parent, ignore_errors=True)
-    MlflowClient(tracking_uri=f"sqlite:///{file}").search_experiments()
-    return file
 
 
 def log_trial(

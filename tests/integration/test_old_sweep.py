@@ -7,6 +7,7 @@ figures and the report.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from click.testing import Result
 
 from analysis.runs.load import load
 from analysis.runs.store import fetch_artifact, find
@@ -25,6 +27,8 @@ from analysis.runs.widths import manifest_of
 from analysis.ship.export import export
 from analysis.show.publish import publish
 from gcp_core.schema import ARTIFACT_WEIGHTS
+from tests.integration.programs import invoke
+from tests.proofs import proven_here
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD_PLACE = "/srv/sweeps"
@@ -46,19 +50,22 @@ def here(tmp_path) -> Path:
     return tmp_path
 
 
-def sweep(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _program("sweeps.cli", here, arguments)
+def sweep(here: Path, *arguments: str) -> Result:
+    """The command in this process, called where the folder ``runs`` is."""
+    with contextlib.chdir(here):
+        return invoke("gcp-sweep", *arguments)
 
 
-def analyze(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return _program("analysis.cli.program", here, arguments)
+def analyze(here: Path, *arguments: str) -> Result:
+    with contextlib.chdir(here):
+        return invoke("gcp-analyze", *arguments)
 
 
-def _program(module: str, here: Path, arguments: tuple[str, ...]) -> subprocess.CompletedProcess[str]:
+def sweep_process(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """The program in a process of its own; the last line of stderr says whether Ray was loaded."""
     code = f"""
 import sys
-from {module} import main
+from sweeps.cli import main
 try:
     main({list(arguments)!r})
 finally:
@@ -87,14 +94,14 @@ def locations(folder: Path) -> set[str]:
 
 def test_an_old_folder_has_its_status(here):
     done = sweep(here, "status", "runs/small", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     answer = json.loads(done.stdout)
     assert (answer["state"], answer["trials"]) == ("complete", 4)
 
 
 def test_an_old_folder_run_with_its_own_config_has_nothing_to_do(here):
     before = (here / "runs" / "small" / "journal.log").read_bytes()
-    done = sweep(here, "run", "runs/small/config.yaml")
+    done = sweep_process(here, "run", "runs/small/config.yaml")
     assert done.returncode == 0, done.stderr
     assert "complete" in done.stdout + done.stderr
     assert done.stderr.splitlines()[-1] == "no ray"
@@ -103,7 +110,7 @@ def test_an_old_folder_run_with_its_own_config_has_nothing_to_do(here):
 
 def test_an_old_folder_has_the_front_it_had(here):
     done = analyze(here, "front", "runs/small", "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     found = {t["trial"]: (t["val_accuracy"], t["macs"]) for t in json.loads(done.stdout)["front"]}
     assert found == FRONT
 
@@ -111,7 +118,7 @@ def test_an_old_folder_has_the_front_it_had(here):
 def test_a_model_of_an_old_folder_is_proven_and_exported(here):
     out = here / "model"
     done = analyze(here, "export", "runs/small", "--best", "accuracy", "--out", str(out), "--json")
-    assert done.returncode == 0, done.stderr
+    assert done.exit_code == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["trial"] == "t0003"
     assert all(check["passed"] for check in answer["checks"])
@@ -136,7 +143,7 @@ def test_an_old_folder_has_one_model_per_trial_and_no_snapshots(here):
 )
 def test_a_snapshot_of_an_old_folder_is_refused(here, program, words, said):
     done = program(here, *words)
-    assert done.returncode == 2, done.stderr
+    assert done.exit_code == 2, done.stderr
     assert said in done.stderr
     assert not (here / "x").exists()
 
@@ -164,7 +171,8 @@ def test_a_cleaned_moved_folder_is_exported_from_what_mlflow_kept(here):
     df = load(folder)
     row = df.set_index("trial", drop=False).loc["t0003"]
     assert manifest_of(df, row)["num_classes"] == 10
-    done = export(df, "t0003", here / "model")
+    with proven_here():
+        done = export(df, "t0003", here / "model")
     assert all(check.passed for check in done.checks)
 
 
@@ -179,7 +187,7 @@ def test_the_front_of_a_moved_sweep_is_published_into_its_folder(here):
 
 def test_a_moved_sweep_is_not_registered_at_its_old_place(here):
     done = analyze(here, "register", "runs/small", "--id", "t0003", "--name", "digits")
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert f"MLflow names another folder for its files, {OLD_PLACE}" in done.stderr
     assert "gcp-sweep run" in done.stderr
     assert not Path(OLD_PLACE, "runs").exists()
@@ -189,14 +197,14 @@ def test_a_moved_sweep_that_is_complete_gets_its_new_place_written(here):
     """MLflow's own pages read the places from the database."""
     folder = here / "runs" / "small"
     assert all(OLD_PLACE in place for place in locations(folder))
-    assert sweep(here, "run", "runs/small/config.yaml").returncode == 0
+    assert sweep(here, "run", "runs/small/config.yaml").exit_code == 0
     assert all(place.startswith((folder / "mlartifacts").as_uri()) for place in locations(folder))
 
 
 def test_a_moved_sweep_goes_on_where_it_lies_now(here):
     """One more trial: its files go to the folder, and nothing is written where the sweep once was."""
     folder = here / "runs" / "small"
-    done = sweep(here, "run", "runs/small/config.yaml", "search.trials=5")
+    done = sweep_process(here, "run", "runs/small/config.yaml", "search.trials=5")
     assert done.returncode == 0, done.stderr
     df = load(folder).set_index("trial")
     assert set(df.index) == {"b0000", "t0000", "t0001", "t0002", "t0003", "t0004"}

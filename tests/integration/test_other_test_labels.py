@@ -109,16 +109,12 @@ def run_in_process(storage: Path, store: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> tuple[Path, Path]:
+def both(tmp_path_factory, empty_store) -> tuple[Path, Path]:
     """The sweep's folder with the true test labels, and with others."""
-    from mlflow.tracking import MlflowClient
-
-    store = tmp_path_factory.mktemp("store") / "mlflow.db"
-    MlflowClient(f"sqlite:///{store}").search_experiments()
     with pytest.MonkeyPatch.context() as patch:
-        true = run_in_process(tmp_path_factory.mktemp("true"), store)
+        true = run_in_process(tmp_path_factory.mktemp("true"), empty_store)
         patch.setenv(SHIFT, "1")
-        return true, run_in_process(tmp_path_factory.mktemp("other"), store)
+        return true, run_in_process(tmp_path_factory.mktemp("other"), empty_store)
 
 
 def ledger_of(folder: Path) -> dict[str, Any]:

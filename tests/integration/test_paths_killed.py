@@ -24,17 +24,18 @@ from gcp_core.schema import SNAPSHOT, Tag, model_id
 from gcp_core.training import run_trial
 from sweeps.config.sweep_config import load_config
 from sweeps.records.ledger import read_records, read_snapshots
+from tests.prepared import with_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: Two paths of six snapshots, which share their dense phase.
 TREE: dict[str, Any] = {
     "name": "killed",
-    "data": {"name": "digits", "val_share": 0.25, "train_images": 600},
+    "data": {"name": "digits", "val_share": 0.25, "train_images": 300},
     "model": {"name": "vgg_tiny", "width": 0.25},
     "train": {"schedule": "cycles", "batch_size": 16},
     "prune": {
         "start": 2,
-        "interval": {"choice": [3, 4]},
+        "interval": {"choice": [2, 3]},
         "levels": [0.3, 0.5, 0.65, 0.8, 0.9],
         "min_channels": 1,
         "min_share": 0.03,
@@ -83,7 +84,7 @@ def _command(pid: int) -> bytes:
 
 def test_paths_whose_worker_and_driver_are_killed_have_every_snapshot_once_and_as_undisturbed(tmp_path):
     (tmp_path / "sweep.yaml").write_text(yaml.safe_dump({**TREE, "storage": str(tmp_path)}))
-    folder = tmp_path / "killed"
+    folder = with_store(tmp_path / "killed")
     first = _start(tmp_path)
     try:
         _until(tmp_path, first, lambda: len(_weights(folder)) >= 2)

@@ -1,4 +1,4 @@
-"""Choose, then train properly: a sweep of paths, the printed command, and what it leaves, through the programs only."""
+"""Choose, then train properly: a sweep of paths, the printed command, and what it leaves, through the commands only."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import PROGRAMS, call, run_sweep
+from tests.integration.programs import PROGRAMS, call, process, run_sweep
+from tests.prepared import with_store
+from tests.proofs import proven_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 CONFIG = """
@@ -26,7 +28,7 @@ search: {trials: 2, concurrency: 2}
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_sweep(tmp_path_factory.mktemp("way"), CONFIG)
+    return run_sweep(with_store(tmp_path_factory.mktemp("storage") / "way").parent, CONFIG)
 
 
 def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(sweep, tmp_path):
@@ -50,7 +52,8 @@ def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(
     after = json.loads(call("gcp-analyze", "front", str(sweep), "--json"))["counts"]
     assert (after["trials"], after["models"]) == (before["trials"], before["models"] + 1)
     out = tmp_path / "model"
-    call("gcp-analyze", "export", str(sweep), "--id", done["model"], "--out", str(out))
+    with proven_here():
+        call("gcp-analyze", "export", str(sweep), "--id", done["model"], "--out", str(out))
     assert json.loads((out / "manifest.json").read_text())["polish"]["epochs"] == 6
     replayed = json.loads(call("gcp-sweep", "replay", str(sweep), done["model"], "--json"))
     assert (replayed["equal"], replayed["weights_sha256"]) == (True, done["weights_sha256"])
@@ -61,7 +64,7 @@ def test_a_sweep_that_was_polished_goes_on_with_more_paths(sweep):
     folder = sweep.parent
     asked = ["gcp-analyze", "select", str(sweep), "--best", "accuracy", "--json"]
     before = json.loads(call(*asked))["counts"]
-    call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}", "search.trials=3")
+    process("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}", "search.trials=3")
     after = json.loads(call(*asked))["counts"]
     assert after["trials"] == after["complete"] == before["trials"] + 1
     assert after["models"] > before["models"]

@@ -17,6 +17,7 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import read_entry
 from sweeps.records.ledger import read_records
 from sweeps.worker.watchdog import hung
+from tests.prepared import with_store
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -68,6 +69,7 @@ def _tree(storage: Path, hang_minutes: float | None) -> dict:
 
 def test_hanging_killed_and_endless_trials_and_a_stop_from_another_process(tmp_path: Path) -> None:
     tree = _tree(tmp_path, hang_minutes=0.25)
+    folder = with_store(tmp_path / "inline")
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     driver = subprocess.Popen(
         [sys.executable, "-c", DRIVER, json.dumps(tree)],
@@ -84,7 +86,6 @@ def test_hanging_killed_and_endless_trials_and_a_stop_from_another_process(tmp_p
             break
     else:
         pytest.fail(driver.communicate()[1])
-    folder = tmp_path / "inline"
     done = CliRunner().invoke(main, ["stop", str(folder), "--wait", "300"])
     output, errors = driver.communicate(timeout=300)
     assert done.exit_code == 0, done.output

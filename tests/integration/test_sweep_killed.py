@@ -16,6 +16,7 @@ from gcp_core.schema import Tag
 from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import read_entry
 from sweeps.records.ledger import read_records
+from tests.prepared import with_store
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -73,7 +74,7 @@ def _until(driver: subprocess.Popen[str], start: str) -> None:
 
 def test_a_killed_and_an_interrupted_driver_lose_nothing_and_train_nothing_twice(tmp_path: Path) -> None:
     objectives = load_config(_tree(tmp_path)).search.objectives
-    folder = tmp_path / "inline"
+    folder = with_store(tmp_path / "inline")
 
     killed = _start(tmp_path)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.layout import EPOCHS, STAGES
 from sweeps.records.ledger import read_records
 from sweeps.storage.objects import ObjectStore
+from tests.prepared import empty_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[2]
@@ -60,6 +62,11 @@ def _tree(storage: str, machine: Path, tracking: Path) -> dict:
     }
 
 
+def _store(file: Path) -> Path:
+    shutil.copy(empty_store(), file)
+    return file
+
+
 def _start(tree: dict, **more: str) -> subprocess.Popen[str]:
     """``GONE_S=0``: every other driver counts as gone at once."""
     command = [sys.executable, "-c", DRIVER, json.dumps(tree)]
@@ -70,7 +77,7 @@ def _start(tree: dict, **more: str) -> subprocess.Popen[str]:
 
 
 def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str, tmp_path: Path) -> None:
-    tracking = tmp_path / "tracking.db"
+    tracking = _store(tmp_path / "tracking.db")
     killed = _start(_tree(s3, tmp_path / "first", tracking))
     try:
         assert any(line.startswith("[2/") for line in killed.stdout), killed.communicate()[1]
@@ -104,11 +111,11 @@ def test_a_driver_that_slept_while_another_finished_the_sweep_ends_and_changes_n
     s3: str, tmp_path: Path
 ) -> None:
     # Each has a database of its own: who falls asleep within a transaction would lock out the other.
-    sleeper = _start(_tree(s3, tmp_path / "first", tmp_path / "first.db"))
+    sleeper = _start(_tree(s3, tmp_path / "first", _store(tmp_path / "first.db")))
     try:
         assert any(line.startswith("[1/") for line in sleeper.stdout), sleeper.communicate()[1]
         sleeper.send_signal(signal.SIGSTOP)
-        tree = _tree(s3, tmp_path / "second", tmp_path / "second.db")
+        tree = _tree(s3, tmp_path / "second", _store(tmp_path / "second.db"))
         second = _start(tree, GONE_S="0")
         output, errors = second.communicate(timeout=400)
         assert second.returncode == 0, errors

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ from gcp_core.schema import SNAPSHOT, Tag, model_id
 from gcp_core.training import run_trial
 from sweeps.conduct import paths
 from sweeps.config.sweep_config import load_config
+from sweeps.driver.cluster import ray_cluster
 from sweeps.records.job import read_outcome
 from sweeps.records.ledger import Ledger
+from tests.prepared import with_store
 from tests.sweeps.conduct.test_paths import Scripted
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -28,6 +31,18 @@ TREE = {
     "prune": {"criterion": "l1", "start": 2, "interval": {"choice": [1, 2, 3]}, "ratio": 0.4, "target": 0.6},
     "search": {"trials": 3, "concurrency": 2, "sampler": "random", "keep": "all"},
 }  # fmt: skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def ray(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The private Ray of a sweep, started once: a driver uses a connection that there is."""
+    with ray_cluster(load_config({**TREE, "storage": str(tmp_path_factory.mktemp("ray"))}), None):
+        yield
+
+
+@pytest.fixture(autouse=True)
+def store(tmp_path: Path) -> None:
+    with_store(tmp_path / "rests")
 
 
 def _run(storage: Path, script: Scripted, monkeypatch, **overrides):

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +30,7 @@ from sweeps.driver.progress import LineProgress
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job
 from sweeps.records.ledger import Ledger
-from sweeps.tracking.writer import open_writer
+from sweeps.tracking.writer import MlflowWriter, open_writer
 from tests.sweeps.inline import drive
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -70,8 +72,12 @@ class Server:
         self.process.wait()
 
 
-def _start_server(folder: Path, port: int = 0) -> Server:
-    """A real MLflow server on a loopback port (0 = a free one), its database and files in ``folder``."""
+def _start_server(folder: Path, store: Path, port: int = 0) -> Server:
+    """A real MLflow server on a loopback port (0 = a free one), its database (at first a copy of ``store``) and files in
+    ``folder``.
+    """
+    if not (folder / "server.db").exists():
+        shutil.copy(store, folder / "server.db")
     with socket.socket() as free:
         free.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         free.bind(("127.0.0.1", port))
@@ -94,8 +100,8 @@ def _start_server(folder: Path, port: int = 0) -> Server:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = _start_server(tmp_path_factory.mktemp("server"))
+def running(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    server = _start_server(tmp_path_factory.mktemp("server"), empty_store)
     yield server
     server.end()
 
@@ -240,23 +246,27 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
 
 
 def test_a_server_that_is_gone_for_good_costs_nothing_once_there_is_one_again(
-    tmp_path: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, empty_store: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of a sweep; the next driver writes to its successor on the same database."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
     folder = tmp_path / "server"
     folder.mkdir()
-    first = _start_server(folder)
+    first = _start_server(folder, empty_store)
     search = {"trials": 3, "concurrency": 1}
     tree = {"name": "gone", "train": {"epochs": 3}, "search": search, "tracking": {"uri": first.uri}}
     tree |= {"prune": {"interval": {"choice": [1, 3, 4]}}, "storage": str(tmp_path)}
     killer, runner = KillsTheServer(first), "tests.sweeps.fake_runner:run"
     launch = Launch(address=cluster, runner=runner, check=lambda trial: None, progress=killer)
-    sweep = run(tree, launch=launch)
+    with (
+        monkeypatch.context() as patch
+    ):  # nobody will answer: half a minute of patience would only be waited out
+        patch.setattr(MlflowWriter, "close", functools.partialmethod(MlflowWriter.close, timeout_s=2.0))
+        sweep = run(tree, launch=launch)
     assert (sweep.state, sweep.statuses) == ("complete", {"complete": 3})
     assert sweep.unwritten > 0
     assert first.process.poll() is not None
-    second = _start_server(folder, int(first.uri.rpartition(":")[2]))
+    second = _start_server(folder, empty_store, int(first.uri.rpartition(":")[2]))
     try:
         again = run(tree, launch=dataclasses.replace(launch, progress=None))
         assert (again.state, again.unwritten, again.id) == ("complete", 0, sweep.id)

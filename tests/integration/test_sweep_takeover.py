@@ -20,6 +20,7 @@ from sweeps.records.folder import read_entry
 from sweeps.records.job import read_stop
 from sweeps.records.ledger import read_records
 from sweeps.storage.folder_sign import SIGN, sign_of
+from tests.prepared import with_store
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -118,7 +119,7 @@ def _children(folder: Path, name: str) -> tuple[Any, Any, list[Any]]:
 def test_real_training_survives_kills_at_every_kind_of_moment_bit_by_bit(tmp_path: Path) -> None:
     """With shared training and early stopping on: what remains is what each trial would have become alone."""
     tree = {**REAL, "storage": str(tmp_path)}
-    folder = tmp_path / "killed"
+    folder = with_store(tmp_path / "killed")
     for moment in ("close b0000", "stop t0001", "epoch t0003 3"):
         code, output, errors = _run(DRIVER, json.dumps(tree), moment)
         assert code == -signal.SIGKILL, f"{moment}: {output}{errors}"
@@ -183,7 +184,7 @@ def test_a_paused_driver_is_taken_over_by_a_second_one_and_writes_nothing_when_i
 ) -> None:
     search = {"trials": 4, "concurrency": 1}
     tree = {**TREE, "storage": str(tmp_path), "train": {"epochs": 3}, "search": search}
-    folder = tmp_path / "inline"
+    folder = with_store(tmp_path / "inline")
     first = _start(ELSEWHERE, json.dumps(tree), "machine-a", "t0001 2")
     second = None
     try:

@@ -1,4 +1,4 @@
-"""From a config to an exported model, through the two programs only, as a user goes."""
+"""From a config to an exported model, through the two programs' commands only, as a user goes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import call, run_sweep
+from tests.integration.programs import call, process, run_sweep
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 CONFIG = """
@@ -48,7 +48,7 @@ def test_the_front_is_the_brute_force_front_of_what_mlflow_holds(sweep):
     runs = runs_of(sweep)
     assert [run["tags.status"] for run in runs] == ["complete"] * 4
     expected = {run["tags.trial.id"] for run in runs if not any(dominates(other, run) for other in runs)}
-    answer = json.loads(call("gcp-analyze", "front", str(sweep), "--json"))
+    answer = json.loads(process("gcp-analyze", "front", str(sweep), "--json"))
     assert {row["trial"] for row in answer["front"]} == expected
     tagged = {run["tags.trial.id"] for run in runs if run["tags.pareto.front"] == "true"}
     assert tagged == expected
@@ -65,7 +65,7 @@ def test_the_front_is_confirmed_on_a_fresh_seed_and_confirm_runs_stay_off_the_fr
 
 def test_an_exported_model_reproduces_accuracy_and_macs_in_a_fresh_process(sweep, tmp_path):
     out = tmp_path / "model"
-    call("gcp-analyze", "export", str(sweep), "macs <= 90%", "--best", "accuracy", "--out", str(out))
+    process("gcp-analyze", "export", str(sweep), "macs <= 90%", "--best", "accuracy", "--out", str(out))
     manifest = json.loads((out / "manifest.json").read_text())
     code = """
 import sys
@@ -119,5 +119,5 @@ def test_a_tampered_weight_is_refused_and_nothing_is_written(sweep, tmp_path):
 def test_a_second_run_finds_the_finished_sweep(sweep):
     folder = sweep.parent
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("trials/*/model/weights.pt")}
-    assert "complete" in call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
+    assert "complete" in process("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
     assert before == {path: path.stat().st_mtime_ns for path in sweep.glob("trials/*/model/weights.pt")}

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import call, run_sweep
+from tests.integration.programs import call, invoke, run_sweep
+from tests.prepared import with_store
+from tests.proofs import proven_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
 #: The demo's in small: two paths of four snapshots.
@@ -43,7 +45,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two paths."""
-    return run_sweep(tmp_path_factory.mktemp("way"), CONFIG)
+    return run_sweep(with_store(tmp_path_factory.mktemp("storage") / "way").parent, CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +88,8 @@ def test_it_is_registered_once_with_its_name_and_a_consumer_gets_its_logits(swee
     from mlflow.tracking import MlflowClient
 
     for word in ("registered way version 1", "already registered: way version 1"):
-        assert f"{word} as models:/way@macs-50" in call("gcp-analyze", "register", str(sweep), *CHOICE)
+        with proven_here():
+            assert f"{word} as models:/way@macs-50" in call("gcp-analyze", "register", str(sweep), *CHOICE)
     store = f"sqlite:///{sweep}/mlflow.db"
     (version,) = MlflowClient(store).search_model_versions("name = 'way'")
     manifest = json.loads(
@@ -97,7 +100,8 @@ def test_it_is_registered_once_with_its_name_and_a_consumer_gets_its_logits(swee
     assert (version.tags["model.id"], version.run_id) == (chosen["model"], chosen["run_id"])
     assert version.tags["weights_sha256"] == manifest["sha256"]
     out = tmp_path / "model"
-    call("gcp-analyze", "export", str(sweep), *CHOICE, "--out", str(out))
+    with proven_here():
+        call("gcp-analyze", "export", str(sweep), *CHOICE, "--out", str(out))
     words = [sys.executable, "-c", CONSUMER, store, "models:/way@macs-50", str(out / "sample.npz")]
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -118,16 +122,12 @@ def test_it_is_replayed_bit_by_bit_and_brought_back_after_it_was_cleaned(sweep, 
     assert set(sweep.glob("mlartifacts/**/model.onnx")) == registered, "what is registered stays"
     assert len(registered) == 1
     for verb in (["export", "--out", str(tmp_path / "no")], ["register", "--name", "other"]):
-        done = subprocess.run(
-            [Path(sys.executable).parent / "gcp-analyze", verb[0], str(sweep), *CHOICE, *verb[1:]],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 2, done.stderr
+        done = invoke("gcp-analyze", verb[0], str(sweep), *CHOICE, *verb[1:])
+        assert done.exit_code == 2, done.stderr
         assert f"gcp-sweep replay {sweep} {model}" in done.stderr
     assert not (tmp_path / "no").exists()
     again = json.loads(call("gcp-sweep", "replay", str(sweep), model, "--json"))
     assert (again["equal"], again["restored"]) == (True, [model])
     assert weights.read_bytes() == content
-    call("gcp-analyze", "export", str(sweep), "--id", model, "--out", str(tmp_path / "model"))
+    with proven_here():
+        call("gcp-analyze", "export", str(sweep), "--id", model, "--out", str(tmp_path / "model"))

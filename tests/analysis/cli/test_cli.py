@@ -251,6 +251,7 @@ def test_test_accuracy_makes_no_front(sweep):
     assert run("front", sweep, "--objective", "accuracy:max", "--objective", "macs").exit_code == 0
 
 
+@pytest.mark.usefixtures("rendered")
 def test_report_writes_the_page_and_publishes(tmp_path):
     folder = tmp_path / "rep"
     write_sweep(folder, [baseline_trial(), *some_trials(6)])

@@ -99,12 +99,14 @@ def test_the_report_shows_selected_against_confirmed_with_figure_and_table(confi
     assert row["selected"] - row["mean"] == pytest.approx(0.5)
 
 
+@pytest.mark.usefixtures("rendered")
 def test_every_figure_of_the_report_has_its_csv(confirmed, tmp_path):
     written = report.write(analysis.load(confirmed[0]), tmp_path / "r")
     pictures = {file.stem for file in written.files if file.suffix == ".png"}
     tables = {file.stem for file in written.files if file.suffix == ".csv"}
     assert {"front_macs", "front_params", "front_latency_ms", "hypervolume_trials", "confirmed"} <= pictures
     assert pictures <= tables
+    assert all(file.stat().st_size > 500 for file in written.files if file.suffix in (".png", ".svg"))
 
 
 def test_a_front_trial_whose_other_seeds_rule_it_out_is_marked(tmp_path):

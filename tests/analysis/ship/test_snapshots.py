@@ -20,6 +20,7 @@ from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS, SNAPSHOT, Tag
 from gcp_core.training.polish import polish
 from tests.analysis.conftest import PATH
 from tests.analysis.synthetic import FakeTrial, log_trial
+from tests.proofs import proven_here
 
 
 @pytest.fixture
@@ -133,7 +134,8 @@ def polished(walked, tmp_path_factory):
     tags = {Tag.SWEEP_NAME: ref.name, Tag.SWEEP_ID: ref.id, Tag.SCHEMA: "1"}
     log_trial(MlflowClient(ref.tracking_uri), ref.experiment_id, path, run, tags, 1_800_000_000_000)
     df = analysis.load(folder)
-    return df, export(df, "t0000@1+2", folder.parent / "out", onnx=True), folder
+    with proven_here():
+        return df, export(df, "t0000@1+2", folder.parent / "out", onnx=True), folder
 
 
 def test_a_polished_model_is_proven_exported_and_registered_under_its_own_name(polished):

@@ -118,6 +118,7 @@ def test_without_the_number_of_images_nothing_is_made_up(df, tmp_path):
     assert "95 % interval" not in text.trials_cells(df[df["candidate"]], [])[0]
 
 
+@pytest.mark.usefixtures("rendered")
 def test_every_figure_is_written_as_png_svg_and_csv(df, tmp_path):
     view = figures.front_view(df, "params")
     files = figures.save(figures.draw_front(view), view.points, tmp_path, "front_params")
