@@ -1,6 +1,6 @@
-"""What leaves the house: a model as a torch.export program or as ONNX, checked before it is called done.
+"""What leaves the house: a model as a torch.export program, as ONNX or for OpenVINO, checked before it is called done.
 
-Both are made from a copy on the CPU in eval mode, take any batch size, and are written under a temporary name, read
+All are made from a copy on the CPU in eval mode, take any batch size, and are written under a temporary name, read
 back, compared with the model on random images and only then renamed: the path holds a file that works, or what it
 held before.
 """
@@ -8,22 +8,23 @@ held before.
 from __future__ import annotations
 
 import copy
-import importlib
 import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gcp_core.cost import fit_to_model
-from gcp_core.cost.latency import onnx_forward
+from gcp_core.cost.latency import onnx_forward, openvino_forward
 from gcp_core.errors import GcpError
+from gcp_core.extras import missing
 from gcp_core.pruning.padding import pad_widths
 
 #: Largest difference to the model, relative to its largest logit.
@@ -99,12 +100,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | Path, *, multiple
         ExportError: the extra ``onnx`` is not installed, the model cannot be exported, or onnxruntime's results are
             further than :data:`TOLERANCE` from the model's.
     """
-    for package in ("onnx", "onnxscript", "onnxruntime"):
-        try:
-            importlib.import_module(package)
-        except ImportError as exc:
-            hint = "pip install 'gcp-sweep[onnx]'"
-            raise ExportError(f"ONNX export needs {package}", str(path), hint) from exc
+    _need("ONNX export", path, "onnx")
 
     def write(ready: nn.Module, images: Tensor, file: Path) -> None:
         program = torch.onnx.export(
@@ -120,6 +116,88 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | Path, *, multiple
         program.save(file, external_data=False)
 
     return _export(model, example, Path(path), multiple, write, onnx_forward)
+
+
+def export_int8(onnx_path: str | Path, batches: Iterable[Tensor], path: str | Path) -> Path:
+    """Write an ONNX file with weights and activations of 8 bits, from one in float32; input and output stay float32.
+
+    Ranges of the activations are the smallest and largest values that ``batches`` give; weights have a scale per
+    output channel. What that costs in accuracy is not checked here: it has to be measured.
+
+    Args:
+        onnx_path: a file of :func:`export_onnx`.
+        batches: normalised images ``(N, C, H, W)``; a few hundred that are like those the model will see.
+
+    Raises:
+        ExportError: the extra ``onnx`` is not installed, or onnxruntime cannot quantise the file.
+    """
+    _need("quantisation", path, "onnx")
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Reader(CalibrationDataReader):
+        """Hands the batches over one by one."""
+
+        def __init__(self) -> None:
+            self.rows = ({"images": batch.contiguous().numpy()} for batch in batches)
+
+        def get_next(self) -> dict[str, Any] | None:
+            return next(self.rows, None)
+
+    target = Path(path)
+    with _appears_whole(target) as temporary, tempfile.TemporaryDirectory() as work, _quiet():
+        prepared = Path(work) / "prepared.onnx"
+        try:
+            quant_pre_process(str(onnx_path), str(prepared), skip_symbolic_shape=True)
+            quantize_static(str(prepared), str(temporary), Reader(), per_channel=True)
+            onnx_forward(temporary)
+        except GcpError:
+            raise
+        except Exception as exc:  # onnxruntime raises many kinds; all of them mean the same to the user
+            raise ExportError(f"cannot be quantised: {_first_line(exc)}", str(onnx_path)) from exc
+    return target
+
+
+def export_openvino(model: nn.Module, onnx_path: str | Path, path: str | Path) -> float:
+    """Write ``path`` (``.xml``) and its weights beside it (``.bin``), in float32, with a free batch size.
+
+    Args:
+        model: what the file must compute.
+        onnx_path: a file of :func:`export_onnx` of that model.
+
+    Returns:
+        The largest difference to the model over the checked batches, relative to the largest logit.
+
+    Raises:
+        ExportError: the extra ``openvino`` is not installed, OpenVINO cannot read the model, or computes something else.
+    """
+    _need("OpenVINO export", path, "openvino")
+    import openvino
+
+    target = Path(path)
+    try:
+        found = openvino.convert_model(str(onnx_path))
+        sizes = [None if size.is_dynamic else size.get_length() for size in found.inputs[0].partial_shape]
+        openvino.save_model(found, str(target), compress_to_fp16=False)
+    except Exception as exc:  # its errors are plain RuntimeErrors
+        raise ExportError(f"OpenVINO cannot take it: {_first_line(exc)}", str(onnx_path)) from exc
+    image = torch.empty(1, *[size or 1 for size in sizes[1:]])
+    plain, forward = copy.deepcopy(model).cpu().eval(), openvino_forward(target)
+    error = max(_difference(plain, forward, _random(image, size)) for size in CHECKED_BATCHES)
+    if not error <= TOLERANCE:
+        target.unlink()
+        target.with_suffix(".bin").unlink(missing_ok=True)
+        raise ExportError(
+            f"the exported model differs from the model by {error:.1e} of its largest logit (allowed: {TOLERANCE:g})",
+            str(path),
+        )
+    return error
+
+
+def _need(what: str, path: str | Path, extra: str) -> None:
+    package, hint = missing(extra)
+    if package:
+        raise ExportError(f"{what} needs {package}", str(path), hint)
 
 
 def _first_line(exc: Exception) -> str:

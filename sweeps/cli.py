@@ -10,7 +10,6 @@ import dataclasses
 import functools
 import json
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable
@@ -109,7 +108,10 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
     else:
         again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
         again = again if not new else f"{again} name={sweep.name}"
-        click.echo(redact(closing_words(sweep, again, checked.database, checked.store)))
+        from sweeps.commands.closing import closing_words
+
+        where = {"ledger": checked.database, "store": checked.store, "of_paths": checked.of_paths}
+        click.echo(redact(closing_words(sweep, again, **where)))
     return code
 
 
@@ -344,44 +346,6 @@ def clean(sweep: str, keep: str, states: bool, dry_run: bool, as_json: bool) -> 
     return OK
 
 
-def closing_words(sweep: Sweep, again: str, ledger: str | None = None, store: str | None = None) -> str:
-    """How it ended, and what to type next; ``ledger`` and ``store`` are URLs where they are not in the sweep's folder."""
-    counts = (
-        ", ".join(f"{number} {status}" for status, number in sorted(sweep.statuses.items()))
-        or "no trial ended"
-    )
-    lines = ["", f"{sweep.name}: {sweep.state} ({counts})"]
-    if sweep.message:
-        lines.append(f"  {sweep.message}")
-    folder = _short_path(sweep.folder)
-    if store is not None:
-        lines.append(f"  kept at {store}; {folder} is the driver's working folder")
-    if sweep.unwritten:
-        lines.append(f"  {sweep.unwritten} entries did not reach MLflow; the next run writes them")
-    if sweep.state != "complete" or sweep.unwritten:
-        lines.append(f"continue:  {again}")
-    if any(sweep.statuses.get(name) for name in ("failed", "lost", "diverged")):
-        lines.append(f"failures:  gcp-sweep status {folder} --failed")
-    if sweep.statuses.get("complete"):
-        lines += [
-            "next:",
-            f"  gcp-analyze front {folder}",
-            f'  gcp-analyze select {folder} "macs <= 50%" --best accuracy',
-            f"  gcp-analyze report {folder}",
-        ]
-    lines += ["look at it:", f"  {_ui(sweep)}", f"  optuna-dashboard {ledger or f'{folder}/journal.log'}"]
-    return "\n".join(lines)
-
-
-def _ui(sweep: Sweep) -> str:
-    if sweep.tracking_uri.startswith(("http://", "https://")):
-        return f"MLflow: {sweep.tracking_uri}"
-    uri = sweep.tracking_uri
-    if uri.startswith("sqlite:///"):
-        uri = f"sqlite:///{_short_path(Path(uri.removeprefix('sqlite:///')))}"
-    return f"mlflow ui --backend-store-uri {uri}"
-
-
 def _exit_code(sweep: Sweep) -> int:
     if sweep.state != "complete" or sweep.unwritten:
         return FAILED
@@ -400,11 +364,6 @@ def _progress(as_json: bool) -> LineProgress:
         except ImportError:
             click.echo('plain progress; the live table needs rich: pip install "gcp-sweep[sweep]"', err=True)
     return LineProgress(lambda text: click.echo(text, err=as_json))
-
-
-def _short_path(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)
 
 
 def _quoted(word: str) -> str:

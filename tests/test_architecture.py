@@ -19,7 +19,7 @@ HEAVY = ("torch", "ray", "mlflow", "optuna")
 #: The files in a line that are no folders are rooms of one file. What is in brackets are names for users (faces).
 ROOMS = {
     "gcp_core": [
-        "redaction schema errors",
+        "redaction schema errors extras",
         "config seeds plan scatter factory cachedir",
         "models",
         "data",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import click
 
 from analysis.cli.advise import advise
+from analysis.cli.bench import bench
 from analysis.cli.compare import compare
 from analysis.cli.front import front
 from analysis.cli.report import report
@@ -26,5 +27,5 @@ def main() -> None:
     """
 
 
-for command in (front, select, compare, advise, report, export, register):
+for command in (front, select, compare, advise, report, export, bench, register):
     main.add_command(command)

@@ -20,6 +20,8 @@ from analysis.cli.shared import choose, common, guarded, read, say_json, verb_op
     "--out", type=click.Path(path_type=Path), required=True, help="Folder to write (whole or not at all)."
 )
 @click.option("--onnx", is_flag=True, help="Also write model.onnx, checked with onnxruntime.")
+@click.option("--int8", is_flag=True, help="That, and model.int8.onnx in 8 bits; its accuracy is measured.")
+@click.option("--openvino", is_flag=True, help="model.onnx, and model.xml for OpenVINO, checked with it.")
 @click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
 @guarded
 def export(
@@ -30,6 +32,8 @@ def export(
     no_cache: bool,
     out: Path,
     onnx: bool,
+    int8: bool,
+    openvino: bool,
     data_path: str | None,
     **verbs: Any,
 ) -> None:
@@ -42,7 +46,8 @@ def export(
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
-    exported = write(df, choice.model, out, reason=choice.reason, onnx=onnx, data_path=data_path)
+    files = {"onnx": onnx, "int8": int8, "openvino": openvino}
+    exported = write(df, choice.model, out, reason=choice.reason, data_path=data_path, **files)
     if as_json:
         say_json(answers.export(df, choice, exported))
         return
@@ -51,6 +56,11 @@ def export(
     click.echo("proven in a fresh process:")
     for check in exported.checks:
         click.echo(f"  {check.name:<18} logged {check.logged:.10g}, now {check.measured:.10g}{check.note}")
+    if int8:
+        accuracy = exported.proof["int8_val_accuracy"]
+        click.echo(
+            f"  in 8 bits: validation accuracy {accuracy:.2f} %, {exported.proof['val_accuracy']:.2f} % in 32"
+        )
     click.echo(f"exported {exported.model} to {exported.folder}")
 
 

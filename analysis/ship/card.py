@@ -96,6 +96,8 @@ def _numbers(row: pd.Series, proof: dict[str, Any]) -> list[str]:
             "1",
         ),
     ]
+    if proof.get("int8_val_accuracy") is not None:
+        rows.insert(1, ("validation accuracy, int8 ONNX", f"{proof['int8_val_accuracy']:.2f} %", ""))
     lines = ["| | this model | unpruned baseline |", "|---|---|---|"]
     return [*lines, *(f"| {a} | {b} | {c} |" for a, b, c in rows), ""]
 

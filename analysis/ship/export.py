@@ -6,7 +6,6 @@ compared. Only if everything agrees with what was logged does the finished folde
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import VerificationError
-from analysis.runs.artifacts import artifact_of, sweep_of
 from analysis.ship.card import model_card
+from analysis.ship.checkpoints import collect
 from gcp_core.errors import ConfigError
-from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS
+from gcp_core.extras import missing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,6 +62,8 @@ def export(
     *,
     reason: str = "",
     onnx: bool = False,
+    int8: bool = False,
+    openvino: bool = False,
     data_path: str | None = None,
 ) -> Exported:
     """Prove ``model`` (``t0007@3``, or ``t0008`` of a single trial) of the table ``df`` and write it to ``out``.
@@ -70,23 +71,25 @@ def export(
     ``out`` receives ``weights.pt`` and ``manifest.json`` (the checkpoint:
     ``gcp_core.checkpoint.load_model``), ``model.pt2`` (``torch.export.load``), ``sample.npz`` (inputs and
     logits to test a deployment with), ``proof.json`` and ``MODEL_CARD.md``; with ``onnx`` also
-    ``model.onnx``. An earlier export at ``out`` is replaced; any other folder is refused. ``data_path``: where the
+    ``model.onnx``, with ``int8`` that and ``model.int8.onnx``, with ``openvino`` that, ``model.xml`` and ``model.bin``.
+    An earlier export at ``out`` is replaced; any other folder is refused. ``data_path``: where the
     data lies on this machine, if not where it lay for the trial.
 
     Raises:
         VerificationError: a hash, a count, an accuracy or an output differs; nothing is written.
-        ConfigError: no such model, its files are gone, or ``out`` holds something else.
+        ConfigError: no such model, its files are gone, ``out`` holds something else, or a package is missing.
     """
     from analysis.runs.models import row_of
 
     row = row_of(df, model)
     out = Path(out)
     _check_target(out)
+    _check_packages(onnx, int8, openvino)
     out.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
-        manifest = _collect(df, row, work)
-        proof = run_proof(work, onnx=onnx, data_path=data_path)
+        manifest = collect(df, row, work)
+        proof = run_proof(work, onnx=onnx, int8=int8, openvino=openvino, data_path=data_path)
         checks = compare(row, proof)
         failed = [c for c in checks if not c.passed]
         if failed:
@@ -108,45 +111,27 @@ def _check_target(out: Path) -> None:
         raise ConfigError("exists and is no earlier export", str(out), "give another --out")
 
 
-def _collect(df: pd.DataFrame, row: pd.Series, work: Path) -> dict[str, Any]:
-    """Copy weights and manifest into ``work``, from the sweep's folder or from MLflow; check the hash."""
-    model = str(row["model"])
-    for name in (ARTIFACT_WEIGHTS, ARTIFACT_MANIFEST):
-        source = artifact_of(df, row, name)
-        if source is None:
-            entry = sweep_of(df, row)
-            sweep = entry.get("folder") or row["sweep"]
-            raise ConfigError(
-                "its files are neither in the sweep's folder nor in MLflow",
-                f"{model}: {name}",
-                f"if they were dropped, `gcp-sweep replay {sweep} {model}` trains them again and puts them back",
-            )
-        shutil.copyfile(source, work / Path(name).name)
-    manifest = _manifest(work / "manifest.json", model)
-    found = hashlib.sha256((work / "weights.pt").read_bytes()).hexdigest()
-    if found != manifest.get("sha256"):
-        raise VerificationError(
-            f"the weights were changed: SHA-256 {found[:12]}..., in the manifest {str(manifest.get('sha256'))[:12]}...",
-            model,
-            "nothing was exported",
-        )
-    return manifest
+def _check_packages(onnx: bool, int8: bool, openvino: bool) -> None:
+    """Before the model is rebuilt and evaluated, which takes minutes."""
+    extras = ["onnx"] * (onnx or int8 or openvino) + ["openvino"] * openvino
+    package, hint = missing(*extras)
+    if package:
+        asked = next(name for name, on in (("openvino", openvino), ("int8", int8), ("onnx", onnx)) if on)
+        raise ConfigError(f"needs {package}", f"--{asked}", hint)
 
 
-def _manifest(path: Path, model: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as exc:
-        raise VerificationError(f"the manifest is damaged: {exc}", model, "nothing was exported") from exc
-    if not isinstance(manifest, dict):
-        raise VerificationError("the manifest is damaged: not an object", model, "nothing was exported")
-    return manifest
-
-
-def run_proof(work: Path, *, onnx: bool = False, data_path: str | None = None) -> dict[str, Any]:
+def run_proof(
+    work: Path,
+    *,
+    onnx: bool = False,
+    int8: bool = False,
+    openvino: bool = False,
+    data_path: str | None = None,
+) -> dict[str, Any]:
     """Run :mod:`analysis.ship.prove` on the model in ``work`` in a fresh interpreter; its measurements."""
     command = [sys.executable, "-m", "analysis.ship.prove", str(work), str(work)]
-    command += ["--onnx"] if onnx else []
+    asked = {"--int8": int8, "--openvino": openvino, "--onnx": onnx}
+    command += [option for option, on in asked.items() if on]
     command += ["--data-path", data_path] if data_path else []
     # -m puts the working directory on the path, so models named package.module:factory are found as in the
     # sweep.
@@ -179,13 +164,19 @@ def compare(row: pd.Series, proof: dict[str, Any]) -> tuple[Check, ...]:
         checks.append(_accuracy("test_accuracy", row, proof, slack))
     difference = float(proof["export_difference"])
     checks.append(Check("exported outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)"))
-    if proof.get("onnx_difference") is not None:
-        difference = float(proof["onnx_difference"])
-        checks.append(Check("ONNX outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)"))
+    for name, title in (("onnx", "ONNX"), ("openvino", "OpenVINO")):
+        if proof.get(f"{name}_difference") is None:
+            continue
+        difference = float(proof[f"{name}_difference"])
+        checks.append(
+            Check(f"{title} outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)")
+        )
         # Another runtime rounds differently even on the same machine.
         slack = 100.0 * proof["val_close_calls"] / proof["val_images"]
-        by_onnx = {**proof, "val_accuracy": proof["onnx_val_accuracy"]}
-        checks.append(replace(_accuracy("val_accuracy", row, by_onnx, slack), name="ONNX val_accuracy"))
+        by_runtime = {**proof, "val_accuracy": proof[f"{name}_val_accuracy"]}
+        checks.append(
+            replace(_accuracy("val_accuracy", row, by_runtime, slack), name=f"{title} val_accuracy")
+        )
     return tuple(checks)
 
 

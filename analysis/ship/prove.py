@@ -1,8 +1,8 @@
 """Run in a fresh process: rebuild a model from its files, measure it again, export it, compare the export.
 
-``python -m analysis.ship.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--data-path PATH]`` writes ``model.pt2``,
-``sample.npz`` and ``proof.json`` into WORK_FOLDER. Nothing of the process that chose the model is in this one, and
-nothing is unpickled.
+``python -m analysis.ship.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--int8] [--openvino] [--data-path PATH]`` writes
+``model.pt2``, ``sample.npz``, ``proof.json`` and what is asked for into WORK_FOLDER. Nothing of the process that chose
+the model is in this one, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import argparse
 import dataclasses
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
-from gcp_core.cost.latency import measure_against, onnx_forward
+from gcp_core.cost.latency import measure_against, onnx_forward, openvino_forward
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, GcpError
-from gcp_core.export import export_onnx, export_program, run_program
+from gcp_core.export import export_int8, export_onnx, export_openvino, export_program, run_program
 from gcp_core.models import build_model
 from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.training.evaluation import evaluate
@@ -34,6 +35,8 @@ from gcp_core.training.evaluation import evaluate
 PROOF = "proof.json"
 PROGRAM = "model.pt2"
 ONNX = "model.onnx"
+INT8 = "model.int8.onnx"
+OPENVINO = "model.xml"
 SAMPLE = "sample.npz"
 #: Predictions may differ between machines only where the two best logits are closer than this.
 CLOSE = 1e-4
@@ -51,6 +54,8 @@ class Proof:
         export_difference: largest difference of the exported program's logits, over the largest logit.
         onnx_difference, onnx_val_accuracy: the same for the ONNX file, and its accuracy by onnxruntime; None
             without one.
+        int8_val_accuracy: of the ONNX file in 8 bits, whose outputs are meant to differ; None without one.
+        openvino_difference, openvino_val_accuracy: as for ONNX.
         latency_ms: median forward time now, batch 1, eager, with the interval of the median; the model and the
             unpruned one (``dense_latency_ms``) took turns.
         latency_share: model / unpruned model, with its interval.
@@ -76,13 +81,25 @@ class Proof:
     place: str
     onnx_difference: float | None = None
     onnx_val_accuracy: float | None = None
+    int8_val_accuracy: float | None = None
+    openvino_difference: float | None = None
+    openvino_val_accuracy: float | None = None
 
 
-def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None = None) -> Proof:
+def prove(
+    folder: Path,
+    work: Path,
+    *,
+    onnx: bool = False,
+    int8: bool = False,
+    openvino: bool = False,
+    data_path: str | None = None,
+) -> Proof:
     """Measure the model in ``folder`` and write its exported program and a sample of outputs into ``work``.
 
     Args:
         onnx: also write ``model.onnx`` and evaluate it with onnxruntime.
+        int8, openvino: also write ``model.int8.onnx``, ``model.xml`` (with ``model.bin``), made of ``model.onnx``.
         data_path: where the data lies on this machine, if not where it lay for the trial; its digest must be the same.
 
     Raises:
@@ -119,7 +136,7 @@ def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None
         f"{torch.device(manifest['device']).type}, {manifest['threads']} threads, torch {manifest['torch']}"
     )
     macs, difference = count_macs(model, sample[:1]), _export(model.cpu(), sample.cpu(), work)
-    onnx_difference, onnx_accuracy = _onnx(model, sample.cpu(), splits, work) if onnx else (None, None)
+    files = _onnx(model, sample.cpu(), splits, work, int8, openvino) if onnx or int8 or openvino else {}
     return Proof(
         macs=macs,
         params=sum(p.numel() for p in model.parameters()),
@@ -138,8 +155,7 @@ def prove(folder: Path, work: Path, *, onnx: bool = False, data_path: str | None
         latency_share_high=latency.share_high,
         same_place=place == trained,
         place=place,
-        onnx_difference=onnx_difference,
-        onnx_val_accuracy=onnx_accuracy,
+        **files,
     )
 
 
@@ -190,18 +206,26 @@ def _export(model: nn.Module, sample: Tensor, work: Path) -> float:
 
 
 @torch.no_grad()
-def _onnx(model: nn.Module, sample: Tensor, splits: Splits, work: Path) -> tuple[float, float]:
-    """Write the ONNX file; its largest relative difference on the sample, and its validation accuracy."""
+def _onnx(
+    model: nn.Module, sample: Tensor, splits: Splits, work: Path, int8: bool, openvino: bool
+) -> dict[str, float]:
+    """Write the ONNX file and what is made of it; largest relative differences on the sample, validation accuracies."""
     export_onnx(model, sample[:2], work / ONNX)
-    forward = onnx_forward(work / ONNX)
     expected = model(sample)
     scale = float(expected.abs().max()) or 1.0
-    difference = float((forward(sample.contiguous()) - expected).abs().max()) / scale
-    correct = sum(
-        int((forward(images.contiguous()).argmax(1) == labels).sum())
-        for images, labels in evaluation_batches(splits.val, splits.normalise, 250, False)
-    )
-    return difference, 100.0 * correct / len(splits.val)
+
+    def judged(name: str, forward: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        difference = float((forward(sample.contiguous()) - expected).abs().max()) / scale
+        return {f"{name}_difference": difference, f"{name}_val_accuracy": val_accuracy(forward, splits)}
+
+    found = judged("onnx", onnx_forward(work / ONNX))
+    if int8:
+        export_int8(work / ONNX, calibration(splits), work / INT8)
+        found["int8_val_accuracy"] = val_accuracy(onnx_forward(work / INT8), splits)
+    if openvino:
+        export_openvino(model, work / ONNX, work / OPENVINO)
+        found |= judged("openvino", openvino_forward(work / OPENVINO))
+    return found
 
 
 def main(arguments: list[str]) -> int:
@@ -209,12 +233,14 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("work", type=Path)
-    parser.add_argument("--onnx", action="store_true")
+    for name in ("onnx", "int8", "openvino"):
+        parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--data-path")
     options = parser.parse_args(arguments)
     answer: dict[str, Any]
     try:
-        proof = prove(options.folder, options.work, onnx=options.onnx, data_path=options.data_path)
+        asked = {"onnx": options.onnx, "int8": options.int8, "openvino": options.openvino}
+        proof = prove(options.folder, options.work, data_path=options.data_path, **asked)
         answer = dataclasses.asdict(proof)
     except GcpError as error:
         answer = {"error": error.message, "where": error.where, "hint": error.hint}

@@ -207,7 +207,7 @@ def _log(
         run.info.experiment_id,
         _plain(name),
         source_run_id=row["run_id"],
-        tags=tags,
+        tags={**tags, Tag.NOTE: _card(exported)},  # the model's page shows it as its description
         params=params,
         model_type="onnx",
     )
@@ -222,6 +222,11 @@ def _log(
         raise
     client.finalize_logged_model(model.model_id, "READY")
     return str(model.model_id)
+
+
+def _card(exported: Exported) -> str:
+    """The card, as much of it as MLflow takes."""
+    return (exported.folder / CARD).read_text(encoding="utf-8")[:4000]
 
 
 def _plain(name: str) -> str:
@@ -265,14 +270,13 @@ def _log_finals(client: MlflowClient, run_id: str, model_id: str) -> None:
 def _version(
     client: MlflowClient, name: str, model_id: str, row: pd.Series, exported: Exported, tags: dict[str, str]
 ) -> ModelVersion:
-    card = (exported.folder / CARD).read_text(encoding="utf-8")
     with _process_store(str(client.tracking_uri)):
         return client.create_model_version(
             name,
             f"models:/{model_id}",
             run_id=row["run_id"],
             tags=tags,
-            description=card[:4000],
+            description=_card(exported),
             model_id=model_id,
         )
 

@@ -29,6 +29,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parent))
 from browser import BrowserError, chromium
 from check import check_hearing, check_mlflow, check_parallel, check_report, front_of
+from views import check_views, views_of
 
 FILES = ("front_macs", "front_params", "confirmed")
 
@@ -87,6 +88,8 @@ async def look(sweep: Path, out: Path, server: str, program: str) -> None:
         print("report: " + ", ".join(f"{value} {name}" for name, value in seen.items()))
         await check_mlflow(page, server, experiment, sweep / "report", out)
         print("MLflow: the filter shows exactly the front")
+        await check_views(page, server, views_of(sweep), out)
+        print(f"MLflow: {len(views_of(sweep))} ready-made views open")
         if any("@" in model for model in front_of(sweep / "report")):
             await check_parallel(page, server, experiment, searched(sweep), out)
             print("MLflow: every snapshot is a line through its parameters, MACs and accuracy")

@@ -1,4 +1,4 @@
-"""How long one forward pass takes, in eager torch and in onnxruntime: warmed up, repeated, with its spread.
+"""How long one forward pass takes, in eager torch, onnxruntime and OpenVINO: warmed up, repeated, with its spread.
 
 Alone, a latency says little: it moves by 10-40 % with whatever else the machine does. Two models that take turns in one
 process meet the same machine, so :func:`measure_against` gives their ratio with an interval, and repeats until that is
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.errors import ConfigError, GcpError
+from gcp_core.extras import missing
 from gcp_core.models.mode import mode
 
 #: One image, as in an interactive service, and many, as in a nightly job.
@@ -46,7 +47,7 @@ class SideBySide:
 
     Attributes:
         median_ms, low_ms, high_ms: of the model; the interval is that of the median (95 %, from the order of the times).
-        reference_ms: median of the reference.
+        reference_ms: median of the reference; ``reference_low_ms``, ``reference_high_ms``: its interval.
         share, share_low, share_high: model / reference: median over the rounds, with its interval.
         threads: intra-op threads during the measurement (on a GPU they do not matter).
         repeats: rounds; ``narrow``: whether the share's interval got as narrow as asked for within the time.
@@ -56,6 +57,8 @@ class SideBySide:
     low_ms: float
     high_ms: float
     reference_ms: float
+    reference_low_ms: float
+    reference_high_ms: float
     share: float
     share_low: float
     share_high: float
@@ -135,7 +138,7 @@ def measure_latency(
     """
     _check_repeats(repeats)
     with threads(num_threads), mode(model, training=False):
-        times = time_calls(_eager(model, example_input), repeats, warmup)
+        times = time_calls(eager_forward(model, example_input), repeats, warmup)
     return _latency(times, len(example_input), num_threads, "eager")
 
 
@@ -154,21 +157,49 @@ def measure_against(
     Rounds are added until half the width of both intervals is at most ``width`` (a share), or ``seconds`` of timed
     rounds are spent; at least :data:`FEWEST_ROUNDS` are taken.
     """
-    times: dict[str, list[float]] = {"model": [], "reference": []}
     with (
         threads(num_threads),
         mode(model, training=False),
         mode(reference, training=False),
     ):
-        calls = {"model": _eager(model, example_input), "reference": _eager(reference, example_input)}
-        warmup = 3
-        while True:
-            for name, found in time_side_by_side(calls, FEWEST_ROUNDS, warmup, clock).items():
-                times[name] += found
-            warmup = 0
-            result = _side_by_side(times, len(example_input), num_threads, width)
-            if result.narrow or sum(map(sum, times.values())) >= 1e3 * seconds:
-                return result
+        pair = {
+            "model": eager_forward(model, example_input),
+            "reference": eager_forward(reference, example_input),
+        }
+        pairs, counts = {"eager": pair}, (len(example_input), num_threads)
+        return compare_calls(pairs, *counts, width=width, seconds=seconds, clock=clock)["eager"]
+
+
+def compare_calls(
+    pairs: Mapping[str, Mapping[str, Callable[[], object]]],
+    batch_size: int,
+    num_threads: int,
+    *,
+    width: float = 0.02,
+    seconds: float = 0.5,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, SideBySide]:
+    """For each named pair of calls, ``model`` and ``reference``: how they compare when they take turns.
+
+    The pairs take turns too, each for :data:`FEWEST_ROUNDS` rounds after a few untimed ones: what the machine does
+    meanwhile meets all of them, and one runtime's idle threads do not slow the next one's every call. A pair is done
+    when half the width of both its intervals is at most ``width`` (a share), or after ``seconds`` of timed rounds.
+
+    Args:
+        batch_size, num_threads: only reported; the calls have them.
+    """
+    times: dict[str, dict[str, list[float]]] = {name: {"model": [], "reference": []} for name in pairs}
+    done: dict[str, SideBySide] = {}
+    warmup = 3
+    while len(done) < len(pairs):
+        for name in [name for name in pairs if name not in done]:
+            for who, found in time_side_by_side(pairs[name], FEWEST_ROUNDS, warmup, clock).items():
+                times[name][who] += found
+            result = _side_by_side(times[name], batch_size, num_threads, width)
+            if result.narrow or sum(map(sum, times[name].values())) >= 1e3 * seconds:
+                done[name] = result
+        warmup = 3 if len(pairs) > 1 else 0
+    return {name: done[name] for name in pairs}
 
 
 def _side_by_side(
@@ -177,9 +208,22 @@ def _side_by_side(
     shares = [a / b for a, b in zip(times["model"], times["reference"], strict=True)]
     low, median, high = median_interval(times["model"])
     share_low, share, share_high = median_interval(shares)
-    reference = statistics.median(times["reference"])
-    counts = (batch_size, num_threads, len(shares))
-    found = SideBySide(median, low, high, reference, share, share_low, share_high, *counts, narrow=False)
+    reference_low, reference, reference_high = median_interval(times["reference"])
+    found = SideBySide(
+        median_ms=median,
+        low_ms=low,
+        high_ms=high,
+        reference_ms=reference,
+        reference_low_ms=reference_low,
+        reference_high_ms=reference_high,
+        share=share,
+        share_low=share_low,
+        share_high=share_high,
+        batch_size=batch_size,
+        threads=num_threads,
+        repeats=len(shares),
+        narrow=False,
+    )
     return replace(found, narrow=found.noise <= width)
 
 
@@ -240,7 +284,7 @@ def latency_table(
     with threads(num_threads), mode(model, training=False):
         for size in batch_sizes:
             images = example_input[:1].detach().expand(size, *example_input.shape[1:]).contiguous()
-            calls: dict[str, Callable[[], object]] = {"eager": _eager(model, images)}
+            calls: dict[str, Callable[[], object]] = {"eager": eager_forward(model, images)}
             if forward is not None:
                 on_cpu = images.cpu()
                 calls["onnxruntime"] = partial(forward, on_cpu)
@@ -258,11 +302,13 @@ def onnx_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor], T
     try:
         import onnxruntime
     except ImportError as exc:
-        raise GcpError("this needs onnxruntime", str(path), "pip install 'gcp-sweep[onnx]'") from exc
+        raise GcpError("this needs onnxruntime", str(path), missing("onnx")[1]) from exc
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = num_threads, 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
     options.log_severity_level = 3
+    # Threads that wait for the next run would take the processor from whatever else is timed beside it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # its error classes are private; all of them mean that the file is of no use
@@ -271,7 +317,32 @@ def onnx_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor], T
     return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
 
-def _eager(model: nn.Module, images: Tensor) -> Callable[[], None]:
+def openvino_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor], Tensor]:
+    """The model in an OpenVINO file (``.xml``, its ``.bin`` beside it), on the CPU in float32; or of an ONNX file.
+
+    Raises:
+        GcpError: openvino is not installed, or the file cannot be read.
+    """
+    try:
+        import openvino
+    except ImportError as exc:
+        raise GcpError("this needs openvino", str(path), missing("openvino")[1]) from exc
+    how = {
+        "INFERENCE_NUM_THREADS": num_threads,
+        "NUM_STREAMS": 1,
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    try:
+        compiled = openvino.Core().compile_model(str(path), "CPU", how)
+    except Exception as exc:  # its errors are plain RuntimeErrors
+        raise GcpError(f"cannot be read by OpenVINO: {str(exc).splitlines()[0]}", str(path)) from exc
+    request = compiled.create_infer_request()
+    return lambda images: torch.from_numpy(request.infer([images.numpy()], share_inputs=True)[0].copy())
+
+
+def eager_forward(model: nn.Module, images: Tensor) -> Callable[[], None]:
+    """One forward pass of ``model`` on these images, to its end on the device."""
+
     def forward() -> None:
         with torch.no_grad():
             model(images)

@@ -66,6 +66,7 @@ class Sweep:
         message: why it is not complete, or which budget ended it; else empty.
         statuses: how many trials ended how (baselines not counted).
         unwritten: entries that MLflow did not take; the next ``run`` writes them.
+        views: title -> address below the MLflow UI's own, of the sweep's ready-made views; empty where it opens none.
     """
 
     folder: Path
@@ -77,6 +78,7 @@ class Sweep:
     message: str = ""
     statuses: dict[str, int] = field(default_factory=dict)
     unwritten: int = 0
+    views: dict[str, str] = field(default_factory=dict)
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -228,7 +230,8 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if uri.startswith("sqlite:") and (folder / DATABASE).is_file():
         write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
         uri = tracking_uri(config.tracking.uri, folder)
-    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
+    known = {"message": message, "statuses": statuses, "views": entry.views}
+    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", **known)
 
 
 def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
@@ -257,6 +260,7 @@ def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
         run_ = writer.run
         before = entry
         entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest())
+        entry = dataclasses.replace(entry, views=dict(run_.views))
         if before is not None:
             entry = dataclasses.replace(entry, seconds=before.seconds, trial_seconds=before.trial_seconds)
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
@@ -339,6 +343,7 @@ def _conduct(
         message,
         _statuses(ledger.records("trial"), state),
         unwritten,
+        entry.views,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ class Entry:
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and
     ``asked`` names the config in every detail. ``message`` says why it ended, ``seconds`` for how long drivers ran
-    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included).
+    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included). ``views``: title
+    -> address below the MLflow UI's own, of the views that were kept with the experiment.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Entry:
     seconds: float = 0.0
     trial_seconds: float = 0.0
     asked: str = ""
+    views: dict[str, str] = field(default_factory=dict)
 
 
 def read_entry(folder: Path) -> Entry | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,10 @@ from sweeps.records.job import Job, Outcome, Record, read_rest
 
 @dataclass(frozen=True)
 class SweepRun:
-    """The parent run: where it is and what it is called."""
+    """The parent run: where it is and what it is called.
+
+    ``views``: title -> address below the MLflow UI's own, of the views that are kept with the experiment.
+    """
 
     sweep_id: str
     name: str
@@ -21,6 +25,7 @@ class SweepRun:
     experiment: str
     experiment_id: str
     run_id: str
+    views: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass

@@ -12,6 +12,7 @@ from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.layout import ARTIFACTS
 from sweeps.records.provenance import git_sha, tags, versions
 from sweeps.tracking.children import SweepRun, as_param
+from sweeps.tracking.view import keep_views, views
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -22,9 +23,8 @@ def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_i
     if experiment is None:
         # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
         location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
-        experiment_id = client.create_experiment(config.name, artifact_location=location)
-    else:
-        experiment_id = experiment.experiment_id
+        experiment = client.get_experiment(client.create_experiment(config.name, artifact_location=location))
+    experiment_id = experiment.experiment_id
     query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
     found = client.search_runs([experiment_id], query, max_results=1)
     if found:
@@ -33,7 +33,8 @@ def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_i
     else:
         run_id = _create_parent(client, config, experiment_id, sweep_id)
     client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
-    return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id)
+    kept = keep_views(client, experiment, views(config, sweep_id))
+    return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id, kept)
 
 
 def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
 from gcp_core.errors import first_line
-from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag, model_id, polish_place, snapshot_artifact
+from gcp_core.schema import (
+    FINALS,
+    PER_EPOCH,
+    STATUSES,
+    ModelName,
+    Tag,
+    model_id,
+    polish_place,
+    snapshot_artifact,
+)
 from sweeps.config.reading import flatten
 from sweeps.records import spool
 from sweeps.records.job import Job, Snap
@@ -69,6 +78,20 @@ class SnapshotRuns:
             self._log_file(child.run_id, job, place, str(Path(file).parent))
         self._client.set_terminated(child.run_id, status=STATUSES[snap.status].mlflow, end_time=now)
         child.status = "FINISHED"
+
+    def compare(self, trial_id: str, baseline_accuracy: float, now: int) -> None:
+        """Write what the path's snapshots lost against its baseline, in points, where that is not there yet."""
+        from mlflow.entities import Metric
+
+        drop = FINALS["accuracy_drop"]
+        for name, child in self._known().items():
+            accuracy = child.finals.get("val_accuracy")
+            if ModelName.parse(name).trial != trial_id or accuracy is None or drop.name in child.finals:
+                continue
+            # Nine digits: a difference of two sums of per cents has no more.
+            lost = round(baseline_accuracy - accuracy, 9)
+            self._client.log_batch(child.run_id, metrics=[Metric(drop.key, lost, now, 0)])
+            child.finals[drop.name] = lost
 
     def has(self, job: Job, snap: Snap) -> bool:
         """Whether MLflow holds all of it."""

@@ -327,6 +327,7 @@ class MlflowWriter:
         status = STATUSES[outcome.status].mlflow
         self._client.set_terminated(child.run_id, status=status, end_time=now)
         child.status, child.said, child.finals = status, outcome.status, child.finals | outcome.finals
+        self._compare(job, outcome.finals, now)
 
     def _snapshot(self, job: Job, snap: Snap, now: int) -> None:
         self._snapshots.write(self._child(job, now).run_id, job, snap, self._tags(job), now)
@@ -356,6 +357,13 @@ class MlflowWriter:
         for name, value in finals.items():
             self._metrics.setdefault(child.run_id, []).append((FINALS[name].key, float(value), now, epoch))
             child.finals[name] = float(value)
+        self._compare(job, {"val_accuracy": child.finals.get("val_accuracy", math.nan), **finals}, now)
+
+    def _compare(self, job: Job, finals: Mapping[str, float], now: int) -> None:
+        """What a path lost says what its baseline has, and so what each of its snapshots lost."""
+        baseline = finals.get("accuracy_drop", math.nan) + finals.get("val_accuracy", math.nan)
+        if job.config.is_path and math.isfinite(baseline):
+            self._snapshots.compare(job.trial_id, baseline, now)
 
     def _interrupt(self, job: Job) -> None:
         child = self._children.get(job.trial_id)

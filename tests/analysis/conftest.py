@@ -142,5 +142,5 @@ def export_run(modelled: Path, tmp_path_factory: pytest.TempPathFactory):
     out = root / "out"
     out.mkdir()
     (out / "MODEL_CARD.md").write_text("an earlier export")
-    command = ["export", modelled, "macs <= 100%", "--best", "accuracy", "--out", out, "--json", "--onnx"]
+    command = ["export", modelled, "macs <= 100%", "--best", "accuracy", "--out", out, "--json", "--int8"]
     return out, CliRunner().invoke(main, [str(word) for word in command])

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from sweeps.cli import _exit_code, closing_words, main
+from sweeps.cli import _exit_code, main
+from sweeps.commands.closing import closing_words
 from sweeps.driver.launch import Sweep
 from sweeps.records.folder import Entry, write_config, write_entry
 from tests.sweeps.inline import config, drive, new_conductor
@@ -149,6 +151,30 @@ def test_the_closing_words_say_what_to_type_next() -> None:
         assert words in text
     assert "continue:" not in text
     assert "continue:  gcp-sweep run x.yaml" in closing_words(_sweep("interrupted"), "gcp-sweep run x.yaml")
+
+
+VIEWS = {"models, best first": "#/experiments/1/runs?viewStateShareKey=a", "charts": "#/experiments/1/runs?b"}
+
+
+@pytest.mark.parametrize(
+    ("uri", "host"),
+    [
+        ("sqlite:////elsewhere/runs/x/mlflow.db", "http://127.0.0.1:5000"),
+        ("https://ml.test/", "https://ml.test"),
+    ],
+)
+def test_the_closing_words_end_in_the_addresses_of_the_views(uri: str, host: str) -> None:
+    text = closing_words(replace(_sweep(complete=3), tracking_uri=uri, views=VIEWS), "again")
+    assert f"    models, best first: {host}/#/experiments/1/runs?viewStateShareKey=a" in text
+    assert f"    charts:             {host}/#/experiments/1/runs?b" in text
+    assert "Columns:" not in text
+
+
+def test_without_a_view_the_closing_words_say_what_to_click() -> None:
+    text = closing_words(_sweep(complete=3), "again")
+    assert "experiment x, Runs: type tags.kind = 'trial' into the search field" in text
+    assert "viewStateShareKey" not in text
+    assert "tags.kind = 'snapshot'" in closing_words(_sweep(complete=3), "again", of_paths=True)
 
 
 def test_a_path_in_this_process_tells_its_models(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jsonschema
 import numpy as np
+import onnx
 import pytest
 from click.testing import CliRunner
 
@@ -43,7 +44,8 @@ def test_export_replaces_an_earlier_one_by_weights_programs_sample_proof_and_car
     jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
     assert [p.name for p in out.parent.iterdir()] == ["out"], "no temporary folder is left"
     assert {p.name for p in out.iterdir()} == {
-        "weights.pt", "manifest.json", "model.pt2", "model.onnx", "sample.npz", "proof.json", "MODEL_CARD.md",
+        "weights.pt", "manifest.json", "model.pt2", "model.onnx", "model.int8.onnx", "sample.npz", "proof.json",
+        "MODEL_CARD.md",
     }  # fmt: skip
     assert answer["trial"] == "t0000"
     card = (out / "MODEL_CARD.md").read_text()
@@ -60,6 +62,32 @@ def test_the_fresh_process_measures_what_was_logged(exported, modelled):
     assert measured["ONNX val_accuracy"] == pytest.approx(logged["val_accuracy"], abs=0.3)
     assert measured["exported outputs"] <= 1e-5
     assert measured["ONNX outputs"] <= 1e-5
+
+
+def test_the_model_in_8_bits_is_smaller_and_its_accuracy_stands_on_the_card(exported):
+    out, answer = exported
+    accuracy = answer["proof"]["int8_val_accuracy"]
+    assert accuracy == pytest.approx(answer["proof"]["val_accuracy"], abs=15.0)
+    assert f"| validation accuracy, int8 ONNX | {accuracy:.2f} % |" in (out / "MODEL_CARD.md").read_text()
+    assert "int8" not in " ".join(c["name"] for c in answer["checks"]), "it is meant to differ"
+    operators = {node.op_type for node in onnx.load(out / "model.int8.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= operators
+
+
+@pytest.mark.parametrize(
+    ("option", "package", "extra"),
+    [("--int8", "onnxruntime", "onnx"), ("--openvino", "openvino", "openvino")],
+)
+def test_a_format_whose_package_is_missing_is_refused_before_anything_is_done(
+    sweep, tmp_path, monkeypatch, option, package, extra
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / "out"
+    done = CliRunner().invoke(main, ["export", str(sweep), "--id", "t0000", "--out", str(out), option])
+    assert done.exit_code == 2
+    assert f"{option}: needs {package}" in done.stderr
+    assert f"pip install 'gcp-sweep[{extra}]'" in done.stderr
+    assert not out.exists()
 
 
 def test_the_exported_program_gives_the_sample_logits_without_this_package(exported, tmp_path):
@@ -145,9 +173,11 @@ def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatc
 
     monkeypatch.setattr(subprocess, "run", instead)
     assert run_proof(tmp_path, onnx=True, data_path="/mnt/images") == {"macs": 1}
+    run_proof(tmp_path, int8=True, openvino=True)
     run_proof(tmp_path)
+    assert told[1][-2:] == ["--int8", "--openvino"]
     assert told[0][-3:] == ["--onnx", "--data-path", "/mnt/images"]
-    assert told[1][-1] == str(tmp_path)
+    assert told[2][-1] == str(tmp_path)
 
 
 def test_data_that_is_not_the_trial_s_data_is_refused(modelled, tmp_path, monkeypatch):

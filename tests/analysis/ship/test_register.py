@@ -23,6 +23,7 @@ from analysis.ship import export
 from analysis.ship.export import Exported
 from analysis.ship.register import alias_for, register
 from gcp_core.errors import ConfigError
+from gcp_core.schema import Tag
 from tests.analysis.conftest import CONFIG
 from tests.analysis.synthetic import FakeTrial, baseline_trial, some_trials, write_sweep
 
@@ -69,6 +70,7 @@ def test_a_registered_model_has_signature_example_requirements_lineage_and_alias
 
     model = client.get_logged_model(done.model_id)
     assert str(model.status) == "READY"
+    assert model.tags[Tag.NOTE] == version.description, "the model's own page has the card too"
     assert model.source_run_id == version.run_id
     assert model.params["prune.criterion"] == "l1"
     assert {m.key: m.value for m in model.metrics}["final/macs"] == proven.proof["macs"]

@@ -10,6 +10,7 @@ from torch import nn
 
 from gcp_core.cost.latency import (
     FEWEST_ROUNDS,
+    compare_calls,
     latency_table,
     measure_against,
     measure_latency,
@@ -148,3 +149,30 @@ def test_the_interval_of_a_median_holds_it_in_about_95_of_100_cases(number):
     held = np.mean([low <= np.log(2) <= high for low, _, high in intervals])
     assert 0.93 <= held <= 0.995
     assert median_interval([3.0, 1.0]) == (1.0, 2.0, 3.0)
+
+
+def test_pairs_take_turns_until_each_is_known_well_and_the_reference_has_an_interval_too():
+    """A clock that gives every call its own length: 1 and 2 ms, and 3 ms for both calls of the second pair."""
+    now, lengths, seen = [0.0], {"a": 1.0, "b": 2.0, "c": 3.0}, []
+
+    def call(name: str):
+        def run() -> None:
+            seen.append(name)
+            now[0] += lengths[name] / 1e3
+
+        return run
+
+    pairs = {
+        "one": {"model": call("a"), "reference": call("b")},
+        "two": {"model": call("c"), "reference": call("c")},
+    }
+    found = compare_calls(pairs, 4, 2, clock=lambda: now[0])
+    one, two = found["one"], found["two"]
+    assert list(found) == ["one", "two"]
+    assert one.share == pytest.approx(0.5)
+    assert (one.reference_low_ms, one.reference_high_ms) == (pytest.approx(2.0), pytest.approx(2.0))
+    assert two.share == pytest.approx(1.0)
+    assert (one.batch_size, one.threads, one.repeats, one.narrow) == (4, 2, FEWEST_ROUNDS, True)
+    # Three untimed calls each, then turns; the second pair only after the first one's rounds.
+    assert seen[:8] == ["a"] * 3 + ["b"] * 3 + ["a", "b"]
+    assert "c" not in seen[: 6 + 2 * FEWEST_ROUNDS]

@@ -66,6 +66,8 @@ def test_a_snapshot_is_a_run_below_its_path(checked):
     assert third.data.metrics["final/macs_removed"] == 0.75
     assert third.data.metrics["final/train_cost"] == third.data.metrics["final/epochs"]
     assert len(third.data.metrics) <= 24
+    lost = by_name["b0000"].data.metrics["final/val_accuracy"] - third.data.metrics["final/val_accuracy"]
+    assert third.data.metrics["final/accuracy_drop"] == pytest.approx(lost)
     assert third.data.params == path.data.params
     assert {file.path for file in client.list_artifacts(third.info.run_id, "model")} == {
         "model/manifest.json",

@@ -1,0 +1,106 @@
+"""``bench``: what is compared with what, what is refused, and what is said when a runtime is not there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+from analysis.cli.program import main
+
+SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "bench.json"
+#: Lines as short as they get: the numbers do not matter here.
+QUICK = ["--seconds", "0.1", "--batch", "1,3", "--json"]
+
+
+@pytest.fixture
+def sweep(modelled, tmp_path):
+    """A copy that a test may damage."""
+    return shutil.copytree(modelled, tmp_path / "moved")
+
+
+def _bench(*words: object):
+    return CliRunner().invoke(main, ["bench", *map(str, words)])
+
+
+def _answer(*words: object) -> dict:
+    done = _bench(*words)
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def test_every_installed_runtime_is_timed_at_every_size_and_its_accuracy_measured(sweep):
+    answer = _answer(sweep, "--id", "t0000", *QUICK)
+    jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
+    runtimes = ["torch", "onnxruntime", "onnxruntime int8"]
+    lines = [
+        (t["runtime"], t["batch_size"], t["threads"]) for t in answer["timed"] if t["runtime"] in runtimes
+    ]
+    assert lines == [(runtime, size, 1) for size in (1, 3) for runtime in runtimes]
+    for t in answer["timed"]:
+        assert 0 < t["low_ms"] <= t["median_ms"] <= t["high_ms"]
+        assert t["repeats"] >= 20
+    by = {a["runtime"]: a for a in answer["accuracies"]}
+    assert by["onnxruntime"]["model"] == pytest.approx(by["torch"]["model"], abs=0.3)
+    assert abs(by["onnxruntime int8"]["model"] - by["torch"]["model"]) < 15.0
+    file = Path(answer["file"])
+    assert file == sweep / "bench" / "t0000.json"
+    assert json.loads(file.read_text()) == {
+        k: v for k, v in answer.items() if k not in ("answer", "version", "reason", "file")
+    }
+
+
+def test_one_changed_byte_of_the_weights_is_refused_and_nothing_is_measured(sweep):
+    weights = sweep / "trials" / "t0000" / "model" / "weights.pt"
+    data = bytearray(weights.read_bytes())
+    data[len(data) // 2] ^= 1
+    weights.write_bytes(data)
+    done = _bench(sweep, "--id", "t0000", *QUICK)
+    assert done.exit_code == 1
+    assert "the weights were changed" in done.stderr
+    assert not (sweep / "bench").exists()
+
+
+def test_an_export_is_measured_without_its_sweep_and_without_data(export_run, tmp_path):
+    out = shutil.copytree(export_run[0], tmp_path / "shipped")
+    answer = _answer(out, "--latency-only", "--runtime", "torch", "--clock", "cpu", *QUICK)
+    assert {t["runtime"] for t in answer["timed"]} == {"torch"}
+    assert answer["accuracies"] == []
+    assert answer["dense"] == "same network, unpruned and untrained"
+    assert Path(answer["file"]) == out / "bench.json"
+    (out / "weights.pt").write_bytes(b"other")
+    assert _bench(out, "--latency-only", *QUICK).exit_code == 1
+
+
+def test_without_onnxruntime_torch_is_measured_and_the_answer_says_what_to_install(
+    sweep, monkeypatch, tmp_path
+):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    words = [sweep, "--id", "t0000", "--latency-only", "--out", tmp_path / "b.json"]
+    answer = _answer(*words, *QUICK)
+    assert {t["runtime"] for t in answer["timed"]} == {"torch"}
+    assert answer["skipped"]["onnxruntime"] == "onnxruntime is not installed: pip install 'gcp-sweep[onnx]'"
+    assert "pip install 'gcp-sweep[openvino]'" in answer["skipped"]["openvino"]
+    done = _bench(*words, "--runtime", "onnxruntime int8")
+    assert done.exit_code == 2
+    assert "needs onnxruntime" in done.stderr
+    assert "pip install 'gcp-sweep[onnx]'" in done.stderr
+
+
+def test_processor_time_of_several_threads_is_refused(sweep):
+    done = _bench(sweep, "--id", "t0000", "--clock", "cpu", "--threads", "1,2", *QUICK)
+    assert done.exit_code == 2
+    assert "--clock cpu: would add up the time of all threads (measure with --threads 1)" in done.stderr
+
+
+@pytest.mark.parametrize(("option", "value"), [("--batch", "0"), ("--batch", "1,x"), ("--threads", "")])
+def test_a_list_that_is_none_is_refused(sweep, option, value):
+    done = _bench(sweep, option, value)
+    assert done.exit_code == 2
+    assert "is not a list of whole numbers above 0" in done.stderr
