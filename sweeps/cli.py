@@ -110,8 +110,8 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
         again = again if not new else f"{again} name={sweep.name}"
         from sweeps.commands.closing import closing_words
 
-        where = {"ledger": checked.database, "store": checked.store, "of_paths": checked.of_paths}
-        click.echo(redact(closing_words(sweep, again, **where)))
+        words = closing_words(sweep, again, checked.database, checked.store, checked.of_paths)
+        click.echo(redact(words))
     return code
 
 

@@ -78,6 +78,7 @@ def bench(
 
     Choose as in select (usually --id t0007@3), or name a folder that export wrote. Changed weights are refused.
     """
+    from analysis.runs.artifacts import sweep_of
     from analysis.ship import checkpoints
 
     with tempfile.TemporaryDirectory() as work:
@@ -88,7 +89,7 @@ def bench(
             df = read(model, tracking_uri, no_cache)
             choice, _ = choose(df, constraints, verbs)
             files, reason = checkpoints.from_sweep(df, choice.rows.iloc[0], Path(work)), choice.reason
-            folder = checkpoints.sweep_of(df, choice.rows.iloc[0]).get("folder")
+            folder = sweep_of(df, choice.rows.iloc[0]).get("folder")
             place = Path(folder or ".") / "bench" / f"{choice.model}.json"
         from analysis.ship.bench import Plan, write
         from analysis.ship.bench import bench as measure

@@ -181,7 +181,7 @@ class _Runtimes:
             export_openvino(self.net, self._onnx, self._openvino)
         if INT8 in wanted and splits is not None:
             export_int8(self._onnx, calibration(splits), self._int8)
-        self.net.to(memory_format=self._layout)  # type: ignore[call-overload]
+        self.net.to(memory_format=self._layout)
 
     def forward(self, runtime: str, number: int) -> Callable[[Tensor], Tensor]:
         """The network as a function of a CPU tensor, with ``number`` threads (torch's are set by the caller)."""

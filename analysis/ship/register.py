@@ -134,7 +134,7 @@ def check_place(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
     Raises:
         ConfigError: the table is not in MLflow, or MLflow names another folder.
     """
-    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
     if not entry.get("tracking_uri") or not row["run_id"]:
         raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
     ref = find(entry["id"], tracking_uri=entry["tracking_uri"])

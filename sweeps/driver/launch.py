@@ -230,8 +230,8 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if uri.startswith("sqlite:") and (folder / DATABASE).is_file():
         write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
         uri = tracking_uri(config.tracking.uri, folder)
-    known = {"message": message, "statuses": statuses, "views": entry.views}
-    return Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", **known)
+    done = Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete")
+    return dataclasses.replace(done, message=message, statuses=statuses, views=entry.views)
 
 
 def _run_locked(order: _Order, tenure: Tenure) -> Sweep:

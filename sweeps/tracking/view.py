@@ -165,7 +165,7 @@ def _state(runs: str, settings: list[str], sections: Mapping[str, list[dict[str,
     """The page's state: which runs, which columns, and the charts by their section's name."""
     metrics = [f"metrics.`{FINALS[name].key}`" for name in COLUMNS]
     about = [f"tags.`{Tag.FRONT}`", *(f"params.`{path}`" for path in settings)]
-    charts = []
+    charts: list[dict[str, Any]] = []
     for number, made in enumerate(sections.values()):
         for chart in made:
             place = {"uuid": f"chart{len(charts)}", "metricSectionId": f"section{number}"}
