@@ -212,6 +212,8 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
     from sweeps.config.sweep_config import load_trial
 
     one = load_trial(config, parse_overrides(overrides))
+    from analysis.show.terminal import show as show_table
+    from analysis.show.terminal import table
     from gcp_core.schema import FINALS
     from gcp_core.training import run_trial
 
@@ -247,8 +249,10 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
             ]
         click.echo(json.dumps({**values, "error": result.error, "config": one.to_dict()}))
     else:
-        lines = [f"  {name:16s} {value:,.6g} {FINALS[name].unit}" for name, value in result.finals.items()]
-        click.echo("\n".join([f"{result.status} {result.error}".strip(), *lines]))
+        rows = [(name, f"{value:,.6g}", FINALS[name].unit) for name, value in result.finals.items()]
+        click.echo(f"{result.status} {result.error}".strip())
+        if rows:
+            show_table(table(["", "value", "unit"], rows))
     return OK if result.status in ("complete", "stopped") else FAILED
 
 
@@ -359,10 +363,7 @@ def _progress(as_json: bool) -> LineProgress:
     from sweeps.driver.progress import LineProgress, LiveProgress
 
     if not as_json and sys.stdout.isatty():
-        try:
-            return LiveProgress()
-        except ImportError:
-            click.echo('plain progress; the live table needs rich: pip install "gcp-sweep[sweep]"', err=True)
+        return LiveProgress()
     return LineProgress(lambda text: click.echo(text, err=as_json))
 
 

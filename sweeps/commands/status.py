@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.show.terminal import as_text, facts
 from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
 from sweeps.driver.progress import duration
 from sweeps.records.folder import existing_entry
@@ -69,22 +70,19 @@ class SweepStatus:
 
     def text(self, failed: bool = False) -> str:
         """For people; ``failed`` adds the failures one by one."""
-        counts = (
-            ", ".join(f"{number} {status}" for status, number in sorted(self.statuses.items())) or "none yet"
-        )
-        baselines = (
-            ", ".join(f"{number} {status}" for status, number in sorted(self.baselines.items())) or "none yet"
-        )
-        lines = [
-            f"{self.name}: {self.state}{f' ({self.message})' if self.message else ''}",
-            f"  folder     {self.folder}",
-            f"  trials     {self.trials} of {self.planned} ended: {counts}",
-            f"  baselines  {baselines}",
-            f"  time       {duration(3600 * self.hours)} of running trials",
+        known = [
+            ("folder", self.folder),
+            ("trials", f"{self.trials} of {self.planned} ended: {counts_text(self.statuses)}"),
+            ("baselines", counts_text(self.baselines)),
+            ("time", f"{duration(3600 * self.hours)} of running trials"),
         ]
         if self.paused:
-            lines.append(f"  paused     {len(self.paused)}, each after its last model:")
-            lines += [f"    {one.said}" for one in self.paused[:_SHOWN]]
+            known.append(("paused", f"{len(self.paused)}, each after its last model:"))
+        lines = [
+            f"{self.name}: {self.state}{f' ({self.message})' if self.message else ''}",
+            as_text(facts(known)),
+            *(f"    {one.said}" for one in self.paused[:_SHOWN]),
+        ]
         if len(self.paused) > _SHOWN:
             lines.append(f"    and {len(self.paused) - _SHOWN} more: --json lists all of them")
         if failed:
@@ -94,6 +92,11 @@ class SweepStatus:
         elif self.failures:
             lines.append(f"  {len(self.failures)} without a usable result: add --failed to see why")
         return "\n".join(lines)
+
+
+def counts_text(statuses: dict[str, int]) -> str:
+    """``4 complete, 1 running``."""
+    return ", ".join(f"{number} {status}" for status, number in sorted(statuses.items())) or "none yet"
 
 
 def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
