@@ -25,7 +25,6 @@ from sweeps.storage.objects import StoreError
 
 if TYPE_CHECKING:
     from sweeps.driver.launch import Sweep
-    from sweeps.driver.progress import LineProgress
 
 OK, FAILED, USAGE, INFEASIBLE = 0, 1, 2, 3
 #: Errors of the training itself; all others are the user's to mend.
@@ -99,8 +98,9 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
     checked = load_config(config, parse_overrides(overrides))
     from sweeps.driver.launch import Launch
     from sweeps.driver.launch import run as run_sweep
+    from sweeps.driver.progress import progress_here
 
-    sweep = run_sweep(checked, launch=Launch(address=address, new=new, progress=_progress(as_json)))
+    sweep = run_sweep(checked, launch=Launch(address=address, new=new, progress=progress_here(as_json)))
     code = _exit_code(sweep)
     if as_json:
         values = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep)}
@@ -189,10 +189,19 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
 @main.command()
 @_sweep
 @click.option("--failed", is_flag=True, help="List the trials that failed, with their errors and logs.")
+@click.option(
+    "--watch", is_flag=True, help="Show it live until it ends; Ctrl-C ends the view, not the sweep."
+)
 @_json
 @_command
-def status(sweep: str, failed: bool, as_json: bool) -> int:
+def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
     """Say how far a sweep is, while it runs or afterwards."""
+    if watch:
+        if failed or as_json:
+            raise click.UsageError("--watch goes with neither --failed nor --json")
+        from sweeps.commands.watch import watch_here
+
+        return OK if watch_here(sweep) else FAILED
     from sweeps.commands.status import sweep_status
 
     state = sweep_status(sweep)
@@ -356,15 +365,6 @@ def _exit_code(sweep: Sweep) -> int:
     if sweep.statuses.get("complete"):
         return OK
     return INFEASIBLE if sweep.statuses.get("infeasible") else FAILED
-
-
-def _progress(as_json: bool) -> LineProgress:
-    """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
-    from sweeps.driver.progress import LineProgress, LiveProgress
-
-    if not as_json and sys.stdout.isatty():
-        return LiveProgress()
-    return LineProgress(lambda text: click.echo(text, err=as_json))
 
 
 def _quoted(word: str) -> str:

@@ -14,9 +14,20 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from analysis import text
-from analysis.text import count
+from analysis.text import count, quantity
 
-__all__ = ["as_text", "count", "facts", "models", "show", "table", "terminal", "words"]
+__all__ = [
+    "as_text",
+    "count",
+    "facts",
+    "harmless",
+    "models",
+    "quantity",
+    "show",
+    "table",
+    "terminal",
+    "words",
+]
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -87,8 +98,12 @@ def words(value: object, style: str = "") -> Text:
     """A value as it is: brackets mean nothing, and a control character is seen as its escape (``\\x1b``)."""
     from rich.text import Text
 
-    seen = "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))
-    return Text(seen, style=style)
+    return Text(harmless(value), style=style)
+
+
+def harmless(value: object) -> str:
+    """The value as text that moves no cursor: control characters as their escapes."""
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in str(value))
 
 
 def as_text(drawn: RenderableType) -> str:

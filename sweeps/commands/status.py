@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,13 @@ from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
 from sweeps.driver.progress import duration
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Record
-from sweeps.records.ledger import read_records, read_snapshots
+from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
 from sweeps.storage.place import Place, open_sweep
 
 #: So many resting paths are listed for people.
 _SHOWN = 12
-_BAD = ("failed", "lost", "diverged", "infeasible")
+#: Ends without a usable result.
+BAD = ("failed", "lost", "diverged", "infeasible")
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         baselines=dict(Counter(record.status for record in baselines)),
         message=entry.message,
         hours=entry.seconds / 3600,
-        failures=[_failure(record) for record in [*baselines, *trials] if record.status in _BAD],
+        failures=[_failure(record) for record in [*baselines, *trials] if record.status in BAD],
         paused=_resting(place, [record for record in trials if record.status == "paused"]),
     )
 
@@ -125,9 +127,17 @@ def _resting(place: Place, paused: list[Record]) -> list[Resting]:
     if not paused:
         return []
     config = place.config
-    taken = read_snapshots(place.folder, config.name, config.search.objectives, config.database)
+    return resting(
+        paused, read_snapshots(place.folder, config.name, config.search.objectives, config.database)
+    )
+
+
+def resting(records: Iterable[Record], taken: Mapping[str, list[SnapshotRecord]]) -> list[Resting]:
+    """Those that rest now; ``taken``: trial id -> the snapshots of a path."""
     found = []
-    for record in paused:
+    for record in records:
+        if record.status != "paused":
+            continue
         name, decisions = record.job.trial_id, record.decisions
         levels = [one.snap.level for one in taken.get(name, ())] or list(decisions)
         last = decisions.get(max(decisions), {}) if decisions else {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from analysis.show.terminal import count, table, terminal, words
+from analysis.show.terminal import count, harmless, table, terminal, words
 from sweeps.records.job import Job, Outcome, Snap
 
 if TYPE_CHECKING:
@@ -105,6 +106,15 @@ class LiveProgress(LineProgress):
         ]
         heading = ("running", "varies", "epoch", "val acc %", "MACs", "s")
         return table(heading, rows, title if total else "starting")
+
+
+def progress_here(as_json: bool) -> LineProgress:
+    """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
+    if not as_json and sys.stdout.isatty():
+        return LiveProgress()
+    return LineProgress(
+        lambda text: print(harmless(text), file=sys.stderr if as_json else sys.stdout, flush=True)
+    )
 
 
 def result_line(job: Job, outcome: Outcome, done: int, total: int) -> str:
