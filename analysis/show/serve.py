@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import NotBegun
+from analysis.errors import NotBegun, NothingFeasible
 from analysis.show import page
-from gcp_core.errors import ConfigError, GcpError, first_line
+from gcp_core.errors import ConfigError, first_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -93,8 +93,8 @@ class LivePage:
             return Edition(name, before.body, said)
         try:
             text = self._make(df)
-        except GcpError as exc:
-            return self._waiting(str(exc))
+        except NothingFeasible as exc:
+            return self._waiting(f"has nothing to report yet ({exc.message})")
         return Edition(name, _with_bar(text, name, said), said)
 
     def _waiting(self, why: str) -> Edition:
@@ -131,6 +131,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     server: Server
     protocol_version = "HTTP/1.1"
+    server_version, sys_version = "gcp-analyze", ""
     timeout = _TIMEOUT_S
 
     def do_GET(self) -> None:

@@ -145,7 +145,10 @@ def _progress(scene: Scene) -> list[RenderableType]:
     line = Table.grid(padding=(0, 2, 0, 0))
     total = max(scene.planned, 1)
     ended = f"{scene.done} of {scene.planned} trials ended"
-    line.add_row(ProgressBar(total=total, completed=min(scene.done, total), width=_BAR), words(ended))
+    line.add_row(
+        ProgressBar(total, min(scene.done, total), _BAR, complete_style="cyan", finished_style="green"),
+        words(ended),
+    )
     known = [counts_text(scene.statuses)] if scene.statuses else []
     if scene.queued:
         known.append(f"{scene.queued} waiting for a worker")

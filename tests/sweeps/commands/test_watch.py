@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +21,8 @@ from sweeps.commands.watch import LineView, watch
 from sweeps.records import spool
 from sweeps.records.folder import Entry, existing_entry, write_config, write_entry
 from sweeps.records.job import Job
-from sweeps.storage.exchange import trial_exchange
+from sweeps.records.layout import CONFIG, ENTRY, JOURNAL
+from sweeps.storage.exchange import ObjectExchange, trial_exchange
 from sweeps.storage.following import Following, Sighting
 from sweeps.worker.trial import Extra, run_job
 from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, new_conductor
@@ -300,3 +302,62 @@ def test_time_left_is_not_told_before_a_trial_has_ended_nor_at_the_end(tmp_path:
     assert any(told)
     assert not told[-1]
     assert "about" not in headline(seen[-1])
+
+
+def test_a_sweep_in_a_store_is_watched_from_a_machine_that_has_nothing_of_it(
+    s3: str, tmp_path: Path, monkeypatch
+) -> None:
+    checked = config(tmp_path, {"storage": s3, "ledger": str(tmp_path / "driver"), "search.trials": 2})
+    exchange = ObjectExchange(Path(checked.folder), checked.store)
+    conductor, _, _ = new_conductor(checked, exchange)
+    write_config(exchange.root, checked)
+    entry = Entry("aaaa", checked.name, None, "e", "r", checked.digest())
+    write_entry(exchange.root, entry)
+    exchange.send(CONFIG, ENTRY)
+    seen: list[Sighting] = []
+
+    def step(_seconds: float) -> None:
+        job = conductor.next_job()
+        if job is None:
+            write_entry(exchange.root, dataclasses.replace(entry, state="complete"))
+            exchange.send(JOURNAL, ENTRY)
+            return
+
+        def epoch(row: dict[str, float]) -> None:
+            conductor.epoch(job.trial_id, row)
+            with trial_exchange(exchange.root, checked.store) as there:
+                (there.root / f"trials/{job.trial_id}").mkdir(parents=True)
+                spool.append(there.root / f"trials/{job.trial_id}", row)
+                there.send(f"trials/{job.trial_id}/reported.jsonl")
+            before = objects()
+            with Following(checked.store) as following:
+                seen.append(look(following).sightings[job.trial_id])
+            assert objects() == before, "nothing in the store is touched"
+
+        with trial_exchange(exchange.root, checked.store) as there:
+            outcome = run_job(job, RUNNER, epoch, exchange=there)
+        conductor.finish(job.trial_id, outcome)
+        exchange.send(JOURNAL)
+
+    def objects() -> dict:
+        return {path: exchange.store.stamp(path) for path in exchange.store.sizes()}
+
+    lines: list[str] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scene = watch(checked.store, LineView(lines.append, step))
+    assert lines[-1].startswith("inline: complete, 2 of 2 trials ended, hypervolume 0.")
+    assert scene.hypervolume == conductor._front.hypervolume()
+    assert {one.host for one in seen} == {socket.gethostname()}
+    assert [one.row["epoch"] for one in seen[:2]] == [1, 2]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_store_that_cannot_be_reached_is_one_error_and_exit_code_2(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    done = CliRunner().invoke(main, ["status", "s3://sweeps/gone", "--watch"])
+    assert done.exit_code == 2, done.output
+    assert "the object store cannot be used" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
