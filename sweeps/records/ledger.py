@@ -31,7 +31,7 @@ from sweeps.records.folder import existing_entry
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.journal import WholeLines
 from sweeps.records.layout import JOURNAL
-from sweeps.records.studies import Sibling, open_study, quiet_optuna
+from sweeps.records.studies import Sibling, quiet_optuna
 from sweeps.records.tenure import Tenure
 
 _log = logging.getLogger(__name__)
