@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 HOST, PORT = "127.0.0.1", 8765
-#: Seconds between two looks at the sweep, at least; and a look may take a tenth of the time.
-EVERY_S, _REST = 5.0, 9.0
+#: Seconds between two looks at the sweep: at least, and at most. In between, nine times the processor's time of a look.
+EVERY_S, MOST_S, _REST = 5.0, 60.0, 9.0
 #: A client that says nothing for so long is let go.
 _TIMEOUT_S = 30
 
@@ -51,6 +51,7 @@ class LivePage:
         read: the sweep's table as it is now; NotBegun where it has none yet.
         make: the whole page of a table.
         now: a clock in seconds.
+        cost: the processor's time of a look, in seconds; a machine that is busy elsewhere does not make it longer.
 
     Raises:
         GcpError: the sweep cannot be read at all; what goes wrong later stands on the page.
@@ -62,8 +63,10 @@ class LivePage:
         read: Callable[[], pd.DataFrame],
         make: Callable[[pd.DataFrame], str],
         now: Callable[[], float] = time.monotonic,
+        cost: Callable[[], float] = time.thread_time,
     ) -> None:
-        self._name, self._read, self._make, self._now = name, read, make, now
+        self._name, self._read, self._make = name, read, make
+        self._now, self._cost = now, cost
         self._one_at_a_time = threading.Lock()
         self._edition = self._look(None)
         self._due = now() + EVERY_S
@@ -71,7 +74,7 @@ class LivePage:
     def current(self) -> Edition:
         """The edition that there is, a newer one if it is time to look and the sweep has news."""
         if self._now() >= self._due and self._one_at_a_time.acquire(blocking=False):
-            start = self._now()
+            start = self._cost()
             try:
                 self._edition = self._look(self._edition)
             except Exception as exc:  # whatever it is: the last edition stays, and says so
@@ -79,7 +82,8 @@ class LivePage:
                 said = f"the sweep cannot be read; this is its last state: {first_line(exc)}"
                 self._edition = Edition(self._edition.name, self._edition.body, said, trouble=True)
             finally:
-                self._due = self._now() + max(EVERY_S, _REST * (self._now() - start))
+                pause_s = max(EVERY_S, min(MOST_S, _REST * (self._cost() - start)))
+                self._due = self._now() + pause_s
                 self._one_at_a_time.release()
         return self._edition
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 #: Seconds between two looks at a folder, and at a store, where every look is a few requests.
 EVERY_S, EVERY_STORE_S = 2.0, 15.0
-#: A look that takes long is followed by a pause of so many times its length: at most a tenth of a core goes into it.
-_REST = 9.0
+#: A look that takes the processor long is followed by a pause of so many times that, so that a tenth of a core goes into
+#: looking; but nobody waits longer than this for news.
+_REST, MOST_S = 9.0, 60.0
 #: For so long a sweep may be out of reach before the view gives up.
 PATIENCE_S = 120.0
 _TICK_S = 0.5
@@ -94,6 +95,7 @@ def watch(
     view: View,
     now: Callable[[], float] = time.monotonic,
     patience_s: float = PATIENCE_S,
+    cost: Callable[[], float] = time.thread_time,
 ) -> Scene:
     """Look and show until the sweep has ended; the last look.
 
@@ -106,7 +108,7 @@ def watch(
         away = _Away(following.place, patience_s, now)
         scene: Scene | None = None
         while True:
-            start = now()
+            start = cost()
             try:
                 scene = look(following)
                 away.over()
@@ -117,7 +119,7 @@ def watch(
                 if scene.over and not away.note:
                     return scene
             least = EVERY_STORE_S if following.remote else EVERY_S
-            view.wait(max(least, _REST * (now() - start)))
+            view.wait(max(least, min(MOST_S, _REST * (cost() - start))))
 
 
 def watch_here(sweep: str) -> bool:

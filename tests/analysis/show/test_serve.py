@@ -93,29 +93,22 @@ def test_the_page_is_made_anew_only_when_the_sweep_has_news(changing: Changing) 
     assert changing.made == 2
 
 
-def test_a_sweep_is_looked_at_now_and_then_and_never_more_than_a_tenth_of_the_time(
-    changing: Changing,
-) -> None:
-    clock = Clock()
-    live = LivePage("x", changing.read, changing.make, clock)
+def test_a_sweep_is_looked_at_for_a_tenth_of_the_time_and_at_least_every_minute(changing: Changing) -> None:
+    clock, spent = Clock(), Clock()
+    live = LivePage("x", changing.read, changing.make, clock, spent)
     for _ in range(100):
         live.current()
     assert changing.read_times == 1
     honest = changing.read
 
     def slow():
-        clock.now += 4.0
+        spent.now += 4.0 if changing.read_times == 1 else 100.0
         return honest()
 
     live._read = slow
-    clock.now = 10.0
-    live.current()
-    for clock.now in (15.0, 30.0, 49.0):
+    for clock.now, times in ((10.0, 2), (15.0, 2), (45.0, 2), (47.0, 3), (100.0, 3), (108.0, 4)):
         live.current()
-    assert changing.read_times == 2
-    clock.now = 51.0
-    live.current()
-    assert changing.read_times == 3
+        assert changing.read_times == times
 
 
 def test_whoever_has_the_edition_is_told_so_without_the_page(changing: Changing) -> None:

@@ -257,10 +257,10 @@ def test_a_store_that_does_not_answer_is_an_error_at_once(tmp_path: Path, monkey
 def test_a_slow_look_is_followed_by_a_long_pause(tmp_path: Path, monkeypatch) -> None:
     played = Played(tmp_path)
     played.begin()
-    clock, waits = [0.0], []
+    spent, waits = [0.0], []
 
     def slow(following: Following) -> Scene:
-        clock[0] += 3.0
+        spent[0] += 3.0 if len(waits) < 2 else 30.0
         return look(following)
 
     def wait(seconds: float) -> None:
@@ -268,8 +268,8 @@ def test_a_slow_look_is_followed_by_a_long_pause(tmp_path: Path, monkeypatch) ->
         played.step()
 
     monkeypatch.setattr(watching, "look", slow)
-    watch(played.folder, LineView(lambda line: None, wait), now=lambda: clock[0])
-    assert min(waits) >= 27.0, "a tenth of the time at most"
+    watch(played.folder, LineView(lambda line: None, wait), cost=lambda: spent[0])
+    assert waits[:3] == [27.0, 27.0, 60.0], "a tenth of the time, and news within a minute"
 
 
 def test_ctrl_c_ends_the_view_with_exit_code_1_and_leaves_the_sweep(tmp_path: Path, monkeypatch) -> None:
