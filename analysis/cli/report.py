@@ -128,7 +128,7 @@ def _serve(
     live = LivePage(name, table, make)
     with Server(live, HOST if host is None else host, PORT if port is None else port) as server:
         click.echo(f"report   {server.url}  (follows the sweep; Ctrl-C ends it)")
-        if not is_loopback(server.server_address[0]):
+        if not is_loopback(server.host):
             click.echo("note: whoever reaches this machine can read it", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()

@@ -193,7 +193,7 @@ class Server(ThreadingHTTPServer):
     daemon_threads = True
 
     def __init__(self, live: LivePage, host: str = HOST, port: int = PORT) -> None:
-        self.page, self._host = live, host
+        self.page, self.host = live, host
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             super().__init__((host, port), _Handler)
@@ -210,7 +210,7 @@ class Server(ThreadingHTTPServer):
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
-        self.server_name, self.server_port = self._host, self.server_address[1]
+        self.server_name, self.server_port = self.host, self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that has gone is no news."""
@@ -219,14 +219,14 @@ class Server(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         """Where a browser on this machine finds it."""
-        host = self._host
+        host = self.host
         if host in ("0.0.0.0", "::", ""):
             host = socket.gethostname()
         return f"http://{f'[{host}]' if ':' in host else host}:{self.server_port}/"
 
     def is_meant(self, host: str) -> bool:
         """Whether a request's host is ours. On loopback only: a foreign page could give its own name our address."""
-        if not is_loopback(self._host):
+        if not is_loopback(self.host):
             return True
         return is_loopback(host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host)
 

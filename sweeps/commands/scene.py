@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gcp_core.schema import ARTIFACT_MANIFEST, snapshot_artifact
+from gcp_core.schema import ARTIFACT_MANIFEST, Direction, snapshot_artifact
 from sweeps.commands.status import BAD, Resting, resting
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import Entry
@@ -48,7 +48,7 @@ class Scene:
     records: tuple[Record, ...] = ()
     snapshots: Mapping[str, list[SnapshotRecord]] = field(default_factory=dict)
     sightings: Mapping[str, Sighting] = field(default_factory=dict)
-    objectives: Mapping[str, str] = field(default_factory=dict)
+    objectives: Mapping[str, Direction] = field(default_factory=dict)
     front: tuple[Member, ...] = ()
     hypervolume: float | None = None
     stand_in: str = ""
@@ -155,7 +155,7 @@ def _bring_manifests(
 
 
 def _front(
-    trials: list[Record], snapshots: Mapping[str, list[SnapshotRecord]], objectives: Mapping[str, str]
+    trials: list[Record], snapshots: Mapping[str, list[SnapshotRecord]], objectives: Mapping[str, Direction]
 ) -> tuple[Member, ...]:
     """The front as ``gcp-analyze front`` shows it, without near-ties; the most accurate first."""
     import pandas as pd

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from analysis.show.terminal import count, quantity, table, words
 from sweeps.commands.scene import SILENT_S, Scene
@@ -44,7 +44,7 @@ def changes(before: Scene | None, now: Scene) -> list[str]:
     if before is None or (before.entry is None and now.entry is not None):
         return [headline(now), *([now.note] if now.note else [])]
     known = {record.job.trial_id: record.status for record in before.records}
-    lines = []
+    lines: list[str] = []
     for record in sorted(now.records, key=lambda r: (r.ended_ms or now_ms(now), r.job.trial_id)):
         name, was = record.job.trial_id, known.get(record.job.trial_id)
         old = {one.snap.name(name) for one in before.snapshots.get(name, ())}
@@ -123,7 +123,9 @@ def _shares(wanted: list[int], room: int) -> list[int]:
 class _Part:
     """A title, and rows below it; a table if there is a header."""
 
-    def __init__(self, title: str, header: tuple[str, ...], rows: list[tuple[Any, ...]], most: int) -> None:
+    def __init__(
+        self, title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int
+    ) -> None:
         self.title, self.header, self._all = title, header, rows
         self.rows = rows[:most]
 
@@ -159,7 +161,7 @@ def _progress(scene: Scene) -> list[RenderableType]:
 
 
 def _running(scene: Scene) -> _Part:
-    rows = []
+    rows: list[tuple[str, ...]] = []
     for record in scene.running:
         seen = scene.sightings[record.job.trial_id]
         says = "trained, waits for its baseline" if seen.ended else ""
@@ -177,7 +179,7 @@ def _running(scene: Scene) -> _Part:
                 says,
             )
         )
-    header = ("trial", "on", "epoch", "val acc %", "MACs", "varies", "")
+    header: tuple[str, ...] = ("trial", "on", "epoch", "val acc %", "MACs", "varies", "")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
     return _Part("Running", header, rows, _RUNNING)

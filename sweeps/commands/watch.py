@@ -17,7 +17,7 @@ from sweeps.commands.scene_view import changes, picture
 from sweeps.storage.following import Following
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
 
 #: Seconds between two looks at a folder, and at a store, where every look is a few requests.
 EVERY_S, EVERY_STORE_S = 2.0, 15.0
@@ -74,7 +74,7 @@ class LiveView:
             view._redraw = lambda: live.update(view.picture(), refresh=True)
             yield view
 
-    def picture(self):
+    def picture(self) -> RenderableType:
         """What is to be seen now."""
         scene, note = self._last or (None, "")
         return "" if scene is None else picture(scene, self._console.height, note)
@@ -106,13 +106,14 @@ def watch(
     """
     with Following(sweep, now) as following:
         away = _Away(following.place, patience_s, now)
+        unreachable: tuple[type[Exception], ...] = (OSError, *_database_errors())
         scene: Scene | None = None
         while True:
             start = cost()
             try:
                 scene = look(following)
                 away.over()
-            except (OSError, *_database_errors()) as exc:
+            except unreachable as exc:
                 away.noticed(exc, first=scene is None)
             if scene is not None:
                 view.show(scene, away.note)

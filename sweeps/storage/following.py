@@ -174,8 +174,14 @@ class Following:
         objectives = config.search.objectives
         if config.database is not None:
             if self._ledger is None:
-                where = {"url": config.database, "sweep_id": entry.id}
-                self._ledger = Ledger(self._root, config.name, objectives, reading=True, **where)
+                self._ledger = Ledger(
+                    self._root,
+                    config.name,
+                    objectives,
+                    url=config.database,
+                    sweep_id=entry.id,
+                    reading=True,
+                )
             return self._ledger
         self._read_on()
         self._journal.touch()
@@ -237,8 +243,8 @@ class Following:
         if self._trials is None:
             self._copy_of(CONFIG)
             store = self.config().store
-            local = store is None or isinstance(self._own, StoreSource)
-            self._trials = self._own if local else StoreSource(store)
+            there = self._own if store is None or isinstance(self._own, StoreSource) else StoreSource(store)
+            self._trials = there
         return self._trials
 
     def _copy_of(self, name: str) -> bool:
