@@ -117,6 +117,7 @@ def look(following: Following) -> Scene:
     records = (*baselines, *trials, *ledger.records("confirm"))
     snapshots = ledger.snapshots()
     running = entry.state == "running"
+    note = following.drivers_note() if running else ""
     front = LiveFront(config.search.objectives)
     _bring_manifests(following, baselines, snapshots)
     front.recall(trials, baselines, snapshots)
@@ -137,8 +138,8 @@ def look(following: Following) -> Scene:
         hypervolume=front.hypervolume(),
         stand_in=front.stand_in,
         planned=planned,
-        left_s=_left_s(config, entry, trials, planned - done) if running else None,
-        note=following.drivers_note() if running else "",
+        left_s=_left_s(config, entry, trials, planned - done) if running and not note else None,
+        note=note,
     )
 
 

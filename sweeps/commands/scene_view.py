@@ -182,7 +182,7 @@ def _running(scene: Scene) -> _Part:
     header: tuple[str, ...] = ("trial", "on", "epoch", "val acc %", "MACs", "varies", "")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return _Part("Running", header, rows, _RUNNING)
+    return _Part("Was running" if scene.note else "Running", header, rows, _RUNNING)
 
 
 def _front(scene: Scene) -> _Part:

@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 
+import optuna
 import pytest
 
 from gcp_core.errors import ConfigError
@@ -171,6 +172,7 @@ def test_a_ledger_that_is_read_makes_no_study(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/ledger.db"
     reader = Ledger(tmp_path, checked.name, checked.search.objectives, url=url, sweep_id="x", reading=True)
     assert [reader.records(kind) for kind in ("trial", "baseline", "confirm")] == [[], [], []]
+    assert optuna.get_all_study_names(url) == []
     writer = Ledger(tmp_path, checked.name, checked.search.objectives, url=url, sweep_id="x")
     writer.add("trial", checked.space.resolve(checked.space.first()), {}, {})
     assert len(reader.records("trial")) == 1
