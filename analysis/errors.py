@@ -11,6 +11,10 @@ class SweepNotFound(ConfigError):
     """No such sweep, or nothing in it (exit code 2)."""
 
 
+class NotBegun(SweepNotFound):
+    """There is a sweep, and nothing in it yet."""
+
+
 @dataclass(frozen=True)
 class Removal:
     """What one constraint does by itself, before any other is applied.

@@ -1,4 +1,4 @@
-"""How numbers and tables look as text: one place for units, digits and signs."""
+"""How numbers look as text: one place for units, digits and signs (tables: ``analysis.show.terminal``)."""
 
 from __future__ import annotations
 
@@ -57,19 +57,6 @@ def plural(n: int, word: str) -> str:
     return f"{n} {word}{'' if n == 1 else 's'}"
 
 
-def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A plain text table; the first ``left`` columns are left-aligned, the others right-aligned."""
-    widths = [max(len(str(cell)) for cell in column) for column in zip(header, *rows)]
-
-    def line(cells: Sequence[str]) -> str:
-        parts = [
-            str(c).ljust(w) if i < left else str(c).rjust(w) for i, (c, w) in enumerate(zip(cells, widths))
-        ]
-        return "  ".join(parts).rstrip()
-
-    return "\n".join([line(header), line(["-" * w for w in widths]), *(line(row) for row in rows)])
-
-
 def parameter(value: Any) -> str:
     """A configuration value, short."""
     if value is None or str(value) == "<NA>" or value != value:
@@ -77,17 +64,6 @@ def parameter(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
     return str(value)
-
-
-def trials_table(df: pd.DataFrame, config: Sequence[str], marks: dict[str, str] | None = None) -> str:
-    """Models with accuracy, cost and the given configuration columns; ``marks`` = model -> note in the last
-    column.
-    """
-    header, rows = trials_cells(df, config)
-    if marks:
-        header = [*header, ""]
-        rows = [[*row, marks.get(row[0], "")] for row in rows]
-    return grid(header, rows)
 
 
 def interval(low: float, high: float) -> str:
@@ -104,7 +80,7 @@ def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def trials_cells(df: pd.DataFrame, config: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of :func:`trials_table` (also used by the HTML report and the Markdown note)."""
+    """Header and cells of a table of models, for the terminal, the HTML report and the Markdown note."""
     columns: list[tuple[str, str, Any]] = [
         ("model" if "level" in df.columns and df["level"].notna().any() else "trial", "model", str),
         ("val acc %", "val_accuracy", lambda v: f"{v:.2f}"),

@@ -25,7 +25,6 @@ from sweeps.storage.objects import StoreError
 
 if TYPE_CHECKING:
     from sweeps.driver.launch import Sweep
-    from sweeps.driver.progress import LineProgress
 
 OK, FAILED, USAGE, INFEASIBLE = 0, 1, 2, 3
 #: Errors of the training itself; all others are the user's to mend.
@@ -99,8 +98,9 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
     checked = load_config(config, parse_overrides(overrides))
     from sweeps.driver.launch import Launch
     from sweeps.driver.launch import run as run_sweep
+    from sweeps.driver.progress import progress_here
 
-    sweep = run_sweep(checked, launch=Launch(address=address, new=new, progress=_progress(as_json)))
+    sweep = run_sweep(checked, launch=Launch(address=address, new=new, progress=progress_here(as_json)))
     code = _exit_code(sweep)
     if as_json:
         values = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep)}
@@ -189,10 +189,19 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
 @main.command()
 @_sweep
 @click.option("--failed", is_flag=True, help="List the trials that failed, with their errors and logs.")
+@click.option(
+    "--watch", is_flag=True, help="Show it live until it ends; Ctrl-C ends the view, not the sweep."
+)
 @_json
 @_command
-def status(sweep: str, failed: bool, as_json: bool) -> int:
+def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
     """Say how far a sweep is, while it runs or afterwards."""
+    if watch:
+        if failed or as_json:
+            raise click.UsageError("--watch goes with neither --failed nor --json")
+        from sweeps.commands.watch import watch_here
+
+        return OK if watch_here(sweep) else FAILED
     from sweeps.commands.status import sweep_status
 
     state = sweep_status(sweep)
@@ -212,6 +221,8 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
     from sweeps.config.sweep_config import load_trial
 
     one = load_trial(config, parse_overrides(overrides))
+    from analysis.show.terminal import show as show_table
+    from analysis.show.terminal import table
     from gcp_core.schema import FINALS
     from gcp_core.training import run_trial
 
@@ -247,8 +258,10 @@ def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: boo
             ]
         click.echo(json.dumps({**values, "error": result.error, "config": one.to_dict()}))
     else:
-        lines = [f"  {name:16s} {value:,.6g} {FINALS[name].unit}" for name, value in result.finals.items()]
-        click.echo("\n".join([f"{result.status} {result.error}".strip(), *lines]))
+        rows = [(name, f"{value:,.6g}", FINALS[name].unit) for name, value in result.finals.items()]
+        click.echo(f"{result.status} {result.error}".strip())
+        if rows:
+            show_table(table(["", "value", "unit"], rows))
     return OK if result.status in ("complete", "stopped") else FAILED
 
 
@@ -352,18 +365,6 @@ def _exit_code(sweep: Sweep) -> int:
     if sweep.statuses.get("complete"):
         return OK
     return INFEASIBLE if sweep.statuses.get("infeasible") else FAILED
-
-
-def _progress(as_json: bool) -> LineProgress:
-    """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
-    from sweeps.driver.progress import LineProgress, LiveProgress
-
-    if not as_json and sys.stdout.isatty():
-        try:
-            return LiveProgress()
-        except ImportError:
-            click.echo('plain progress; the live table needs rich: pip install "gcp-sweep[sweep]"', err=True)
-    return LineProgress(lambda text: click.echo(text, err=as_json))
 
 
 def _quoted(word: str) -> str:

@@ -73,12 +73,13 @@ def _importance(df: pd.DataFrame, goals: dict[str, str]) -> tuple[pd.DataFrame |
 def _print_advice(found: Advice, mattered: pd.DataFrame | None, why: str) -> None:
     from analysis import text
     from analysis.evidence.importance import cells, findings
+    from analysis.show import terminal
 
     if mattered is None:
         click.echo(f"importance: not known ({why})")
     else:
         click.echo("What mattered: " + findings(mattered))
-        click.echo(text.grid(*cells(mattered)))
+        terminal.show(terminal.table(*cells(mattered)))
     click.echo("\nWhere the front is thin:")
     for gap in found.gaps:
         click.echo(f"  {gap.words}")

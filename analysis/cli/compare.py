@@ -67,14 +67,14 @@ def compare(
 
 
 def _print(found: Comparison, paired: list[Test]) -> None:
-    from analysis import text
+    from analysis.show import terminal
 
     groups = found.volumes.groupby("label")["hypervolume"]
     rows = [
         [str(label), str(len(v)), f"{v.mean():.4f}", f"{v.std(ddof=1):.4f}" if len(v) > 1 else "-"]
         for label, v in groups
     ]
-    click.echo(text.grid(["", "seeds", "hypervolume", "std"], rows))
+    terminal.show(terminal.table(["", "seeds", "hypervolume", "std"], rows))
     click.echo(f"{found.basis()}; box {found.anchors}")
     click.echo()
     for test in [*found.tests, *paired]:

@@ -40,12 +40,12 @@ def front(
     usable: float | None,
 ) -> None:
     """Print the front: the finished trials that no other trial beats in every objective."""
-    from analysis import text
     from analysis.cli import answers
     from analysis.evidence.assurance import assurance
     from analysis.front import pareto
     from analysis.front.anchors import anchors_for, from_chance
     from analysis.runs import table
+    from analysis.show import terminal
 
     df = read(sweep, tracking_uri, no_cache)
     goals = _objectives(objectives) or df.attrs["objectives"]
@@ -70,7 +70,7 @@ def front(
         say_json(answers.front(df, rows, goals, volume, scales.describe(), old, sure.plain(), near_ties))
         return
     shown, columns = _with_seeds(_with_baselines(df, rows), sure)
-    click.echo(text.trials_table(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
+    terminal.show(terminal.models(shown, [*table.varying(df), *columns], _marks(df, rows, everything)))
     click.echo()
     click.echo(_summary(df, goals, volume, scales.describe(), old, near_ties))
     for line in sure.lines():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +40,13 @@ if TYPE_CHECKING:
 @click.option(
     "--publish/--no-publish", default=False, help="Also tag the front in MLflow and attach the figures."
 )
+@click.option("--serve", is_flag=True, help="Serve the page instead; it follows the sweep while that runs.")
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=None, help="With --serve (default: 8765; 0: any)."
+)
+@click.option(
+    "--host", default=None, help="With --serve: listen there (default: 127.0.0.1, this machine only)."
+)
 @guarded
 def report(
     sweep: tuple[str, ...],
@@ -48,12 +58,24 @@ def report(
     publish: bool,
     band: float,
     usable: float | None,
+    serve: bool,
+    port: int | None,
+    host: str | None,
     **verbs: Any,
 ) -> None:
     """Write one self-contained HTML page, figures (PNG, SVG) and their CSV; works offline."""
     from analysis.cli import answers
     from analysis.show import report as page
 
+    if serve and (out or publish or as_json):
+        raise click.UsageError("--serve writes nothing: it goes with neither --out, --publish nor --json")
+    if not serve and (port is not None or host is not None):
+        raise click.UsageError("--port and --host go with --serve")
+    if serve:
+        table = functools.partial(_table, sweep, tracking_uri, no_cache)
+        options = {"band": band, "usable": usable}
+        _serve(sweep, table, functools.partial(_page, constraints, verbs, options), host, port)
+        return
     df = read(sweep, tracking_uri, no_cache)
     asked = any(value not in (None, False) for value in verbs.values())
     choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
@@ -70,6 +92,47 @@ def report(
         click.echo(
             f"MLflow   {len(published.front)} trials tagged pareto.front = true; figures and note on the parent"
         )
+
+
+def _table(sweep: tuple[str, ...], tracking_uri: str | None, no_cache: bool) -> pd.DataFrame:
+    from analysis.runs.load import load
+
+    return load(sweep, tracking_uri=tracking_uri, cache=not no_cache)
+
+
+def _page(
+    constraints: tuple[str, ...], verbs: dict[str, Any], options: dict[str, Any], df: pd.DataFrame
+) -> str:
+    """The report of a table; without a choice as long as no model is feasible."""
+    from analysis.errors import NothingFeasible
+    from analysis.show import report as page
+
+    asked = any(value not in (None, False) for value in verbs.values())
+    try:
+        choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
+    except NothingFeasible:
+        choice, parsed = None, _parse(df, constraints)
+    return page.html(df, choice=choice, constraints=parsed, **options)
+
+
+def _serve(
+    sweep: tuple[str, ...],
+    table: Callable[[], pd.DataFrame],
+    make: Callable[[pd.DataFrame], str],
+    host: str | None,
+    port: int | None,
+) -> None:
+    from analysis.show.serve import HOST, PORT, LivePage, Server, is_loopback
+
+    name = ", ".join(Path(one).name for one in sweep)
+    live = LivePage(name, table, make)
+    with Server(live, HOST if host is None else host, PORT if port is None else port) as server:
+        click.echo(f"report   {server.url}  (follows the sweep; Ctrl-C ends it)")
+        if not is_loopback(server.host):
+            click.echo("note: whoever reaches this machine can read it", err=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            server.serve_forever()
+    click.echo("no longer served", err=True)
 
 
 def _parse(df: pd.DataFrame, constraints: tuple[str, ...]) -> list[Constraint]:

@@ -53,6 +53,7 @@ def select(
     from analysis.cli import answers
     from analysis.runs import table
     from analysis.runs.models import word
+    from analysis.show import terminal
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
@@ -70,7 +71,7 @@ def select(
     click.echo(f"{choice.feasible} of {text.plural(choice.considered, f'finished {word(df)}')} feasible")
     click.echo()
     marks = dict.fromkeys(choice.rows["model"], "<- chosen")
-    click.echo(text.trials_table(shown, table.varying(df), marks))
+    terminal.show(terminal.models(shown, table.varying(df), marks))
     click.echo()
     click.echo(choice.reason)
     if command is not None:

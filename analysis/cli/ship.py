@@ -43,6 +43,7 @@ def export(
     """
     from analysis.cli import answers
     from analysis.ship.export import export as write
+    from analysis.show import terminal
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
@@ -54,8 +55,8 @@ def export(
     click.echo(choice.reason)
     click.echo()
     click.echo("proven in a fresh process:")
-    for check in exported.checks:
-        click.echo(f"  {check.name:<18} logged {check.logged:.10g}, now {check.measured:.10g}{check.note}")
+    rows = [(c.name, f"{c.logged:.10g}", f"{c.measured:.10g}", c.note.strip()) for c in exported.checks]
+    terminal.show(terminal.table(["", "logged", "now", ""], rows))
     if int8:
         accuracy = exported.proof["int8_val_accuracy"]
         click.echo(

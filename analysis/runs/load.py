@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from analysis.errors import SweepNotFound
+from analysis.errors import NotBegun, SweepNotFound
 from analysis.runs.store import find, read_records, task_of
 
 if TYPE_CHECKING:
@@ -67,6 +67,6 @@ def _load_one(sweep: str | Path, tracking_uri: str | None, cache: bool) -> pd.Da
     else:
         records = read_records(ref)
     if records.empty:
-        raise SweepNotFound("has no trials yet", ref.name, "has the sweep been started?")
+        raise NotBegun("has no trials yet", ref.name, "has the sweep been started?")
     records = model_records(records)
     return table.tidy(records, ref, task_of(ref, records))

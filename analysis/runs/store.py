@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.errors import SweepNotFound
+from analysis.errors import NotBegun, SweepNotFound
 from gcp_core.config import CYCLES
 from gcp_core.errors import ConfigError, DataError
 from gcp_core.schema import (
@@ -65,6 +65,8 @@ def find(sweep: str | Path, *, tracking_uri: str | None = None) -> SweepRef:
     path = Path(sweep)
     if (path / "sweep.json").is_file():
         return _from_folder(path.resolve(), tracking_uri)
+    if (path / "run.lock").exists() or (path / "config.yaml").exists():  # its driver writes sweep.json last
+        raise NotBegun("has not begun", str(sweep), "wait for its driver, or start it again")
     if tracking_uri is None:
         what = "the folder has no sweep.json" if path.is_dir() else "no such folder"
         raise SweepNotFound(what, str(sweep), "a sweep's folder, or its name with --tracking-uri")
@@ -100,7 +102,7 @@ def _from_folder(folder: Path, tracking_uri: str | None) -> SweepRef:
     if tracking_uri is None and own.is_file() and (uri is None or uri.startswith("sqlite:")):
         uri = f"sqlite:///{own}"  # right even after the folder was moved
     if uri is None or parent is None:
-        raise SweepNotFound("has not started yet: no tracking store", name)
+        raise NotBegun("has not started yet: no tracking store", name)
     run = _parent_run(client_for(uri), parent, name)
     return SweepRef(
         id=sweep_id,

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from analysis.show.terminal import as_text, table
 from gcp_core import schema
 from gcp_core.errors import ConfigError
 from gcp_core.schema import snapshot_artifact
@@ -61,7 +62,8 @@ class Cleaned:
     def text(self) -> str:
         """For people."""
         verb = "would free" if self.dry_run else "freed"
-        lines = [f"  {size / 1e6:10.2f} MB  {path}" for path, size in self.removed.items()]
+        gone = [(f"{size / 1e6:.2f}", path) for path, size in self.removed.items()]
+        lines = [as_text(table(["MB", "removed"], gone))] if gone else []
         kept = f"{len(self.kept_weights)} models" if len(self.kept_weights) != 1 else "1 model"
         lines.append(f"{verb} {self.bytes / 1e6:.2f} MB ({self.bytes:,} bytes) in {self.folder}")
         lines.append(f"weights kept of {kept} (--keep {self.keep})")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.show.terminal import as_text, facts
 from gcp_core.config import TrialConfig
 from gcp_core.records.stages import MAX_BYTES
 from gcp_core.training.setup import check_config
@@ -91,53 +92,61 @@ class Forecast:
         """For people."""
         points = "no end (a range without a step)" if self.points is None else f"{self.points}"
         saved = 1 - self.epochs_trained / self.epochs
-        lines = [
-            f"{self.name} -> {self.folder}",
-            f"  distinct points   {points}",
-            f"  trials            {self.trials}",
-            f"  baselines         {self.baselines}",
-            f"  epochs in all     {self.epochs}",
-            f"  epochs to train   {self.epochs_trained}"
-            f" ({100 * saved:.0f} % saved by shared training and early stopping)",
-            f"  stopped early     about {100 * self.stopped_share:.0f} % of the trials",
-            f"  short of target   about {100 * self.short_share:.0f} % of the space"
-            f" ({self.sampled} points played through with random scores)",
-            f"  impossible        {100 * self.impossible_share:.0f} % of the space (never proposed)",
-            f"  events per trial  {self.mean_events:.1f}",
+        lines: list[tuple[str, str]] = [
+            ("distinct points", points),
+            ("trials", f"{self.trials}"),
+            ("baselines", f"{self.baselines}"),
+            ("epochs in all", f"{self.epochs}"),
+            (
+                "epochs to train",
+                f"{self.epochs_trained} ({100 * saved:.0f} % saved by shared training and early stopping)",
+            ),
+            ("stopped early", f"about {100 * self.stopped_share:.0f} % of the trials"),
+            (
+                "short of target",
+                f"about {100 * self.short_share:.0f} % of the space"
+                f" ({self.sampled} points played through with random scores)",
+            ),
+            ("impossible", f"{100 * self.impossible_share:.0f} % of the space (never proposed)"),
+            ("events per trial", f"{self.mean_events:.1f}"),
         ]
         if self.wall_hours is not None and self.device_hours is not None:
             at_a_time = f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time"
             lines += [
-                f"  time              about {duration(3600 * self.wall_hours)} on this machine ({at_a_time})",
-                f"  device-hours      {self.device_hours:.3g}",
+                ("time", f"about {duration(3600 * self.wall_hours)} on this machine ({at_a_time})"),
+                ("device-hours", f"{self.device_hours:.3g}"),
             ]
         if self.path_epochs is not None and self.path_cost is not None:
             lines += [
-                f"  models            about {self.snapshots}, one per phase of every path",
-                f"  epochs of a path  {_range(self.path_epochs)}, costing {_range(self.path_cost)} dense epochs",
-                f"  too dear          {100 * self.too_dear_share:.0f} % of the space (never proposed)",
-                f"  baseline          {self.baseline_epochs} epochs, unpruned, for comparisons at equal cost",
+                ("models", f"about {self.snapshots}, one per phase of every path"),
+                (
+                    "epochs of a path",
+                    f"{_range(self.path_epochs)}, costing {_range(self.path_cost)} dense epochs",
+                ),
+                ("too dear", f"{100 * self.too_dear_share:.0f} % of the space (never proposed)"),
+                ("baseline", f"{self.baseline_epochs} epochs, unpruned, for comparisons at equal cost"),
                 *(
-                    f"  MACs left         {', '.join(f'{100 * share:.0f}' for share in levels)} %"
+                    ("MACs left", f"{', '.join(f'{100 * share:.0f}' for share in levels)} %")
                     for levels in self.levels
                 ),
-                *(self.pauses.text() if self.pauses is not None else ()),
+                *(self.pauses.lines() if self.pauses is not None else ()),
             ]
         elif not self.snapshots:
             lines.append(
-                "  as paths          train.schedule=cycles train.epochs=null prune.start=4 prune.until=null: every trial"
-                " then leaves a model per step (docs/guide.md)"
+                (
+                    "as paths",
+                    "train.schedule=cycles train.epochs=null prune.start=4 prune.until=null: every trial then leaves a"
+                    " model per step (docs/guide.md)",
+                )
             )
         if self.confirm_seeds:
             lines.append(
-                f"  on top            {self.confirm_seeds} runs per member of the front, to confirm it"
+                ("on top", f"{self.confirm_seeds} runs per member of the front, to confirm it"),
             )
-        lines.append(
-            f"  disk              {self.disk_bytes / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free"
-        )
+        lines.append(("disk", f"{self.disk_bytes / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free"))
         if self.disk_bytes > self.disk_free:
-            lines.append("  !                 the disk is too small: storage=FOLDER names another place")
-        return "\n".join(lines)
+            lines.append(("!", "the disk is too small: storage=FOLDER names another place"))
+        return f"{self.name} -> {self.folder}\n{as_text(facts(lines))}"
 
 
 def _range(ends: Sequence[float]) -> str:

@@ -52,8 +52,8 @@ class Pauses:
     dense_cost: float
     recorded: int
 
-    def text(self) -> list[str]:
-        """For people, one line each."""
+    def lines(self) -> list[tuple[str, str]]:
+        """For people: label and value."""
         saved = 1 - self.cost / self.cost_to_ends if self.cost_to_ends else 0.0
         source = (
             f"as the {self.recorded} recorded paths went"
@@ -61,11 +61,17 @@ class Pauses:
             else f"imagined: {TOP:g} % falling by {FALL:g} points x (share removed)^3, paths {APART:g} point apart"
         )
         return [
-            f"  paths to the end  {self.paths} cost {self.cost_to_ends:.1f} dense epochs together"
-            f" ({self.dense_cost:.1f} of them dense phases), what they share once",
-            f"  with pauses       about {self.cost:.1f} of these ({100 * saved:.0f} % less);"
-            f" {self.started:.0f} of {self.paths} paths begun",
-            f"                    accuracies {source}",
+            (
+                "paths to the end",
+                f"{self.paths} cost {self.cost_to_ends:.1f} dense epochs together"
+                f" ({self.dense_cost:.1f} of them dense phases), what they share once",
+            ),
+            (
+                "with pauses",
+                f"about {self.cost:.1f} of these ({100 * saved:.0f} % less);"
+                f" {self.started:.0f} of {self.paths} paths begun",
+            ),
+            ("", f"accuracies {source}"),
         ]
 
 

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from analysis.show.terminal import as_text, facts
 from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
 from sweeps.driver.progress import duration
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Record
-from sweeps.records.ledger import read_records, read_snapshots
+from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
 from sweeps.storage.place import Place, open_sweep
 
 #: So many resting paths are listed for people.
 _SHOWN = 12
-_BAD = ("failed", "lost", "diverged", "infeasible")
+#: Ends without a usable result.
+BAD = ("failed", "lost", "diverged", "infeasible")
 
 
 @dataclass(frozen=True)
@@ -69,22 +72,19 @@ class SweepStatus:
 
     def text(self, failed: bool = False) -> str:
         """For people; ``failed`` adds the failures one by one."""
-        counts = (
-            ", ".join(f"{number} {status}" for status, number in sorted(self.statuses.items())) or "none yet"
-        )
-        baselines = (
-            ", ".join(f"{number} {status}" for status, number in sorted(self.baselines.items())) or "none yet"
-        )
-        lines = [
-            f"{self.name}: {self.state}{f' ({self.message})' if self.message else ''}",
-            f"  folder     {self.folder}",
-            f"  trials     {self.trials} of {self.planned} ended: {counts}",
-            f"  baselines  {baselines}",
-            f"  time       {duration(3600 * self.hours)} of running trials",
+        known = [
+            ("folder", self.folder),
+            ("trials", f"{self.trials} of {self.planned} ended: {counts_text(self.statuses)}"),
+            ("baselines", counts_text(self.baselines)),
+            ("time", f"{duration(3600 * self.hours)} of running trials"),
         ]
         if self.paused:
-            lines.append(f"  paused     {len(self.paused)}, each after its last model:")
-            lines += [f"    {one.said}" for one in self.paused[:_SHOWN]]
+            known.append(("paused", f"{len(self.paused)}, each after its last model:"))
+        lines = [
+            f"{self.name}: {self.state}{f' ({self.message})' if self.message else ''}",
+            as_text(facts(known)),
+            *(f"    {one.said}" for one in self.paused[:_SHOWN]),
+        ]
         if len(self.paused) > _SHOWN:
             lines.append(f"    and {len(self.paused) - _SHOWN} more: --json lists all of them")
         if failed:
@@ -94,6 +94,11 @@ class SweepStatus:
         elif self.failures:
             lines.append(f"  {len(self.failures)} without a usable result: add --failed to see why")
         return "\n".join(lines)
+
+
+def counts_text(statuses: dict[str, int]) -> str:
+    """``4 complete, 1 running``."""
+    return ", ".join(f"{number} {status}" for status, number in sorted(statuses.items())) or "none yet"
 
 
 def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
@@ -113,7 +118,7 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         baselines=dict(Counter(record.status for record in baselines)),
         message=entry.message,
         hours=entry.seconds / 3600,
-        failures=[_failure(record) for record in [*baselines, *trials] if record.status in _BAD],
+        failures=[_failure(record) for record in [*baselines, *trials] if record.status in BAD],
         paused=_resting(place, [record for record in trials if record.status == "paused"]),
     )
 
@@ -122,9 +127,17 @@ def _resting(place: Place, paused: list[Record]) -> list[Resting]:
     if not paused:
         return []
     config = place.config
-    taken = read_snapshots(place.folder, config.name, config.search.objectives, config.database)
+    return resting(
+        paused, read_snapshots(place.folder, config.name, config.search.objectives, config.database)
+    )
+
+
+def resting(records: Iterable[Record], taken: Mapping[str, list[SnapshotRecord]]) -> list[Resting]:
+    """Those that rest now; ``taken``: trial id -> the snapshots of a path."""
     found = []
-    for record in paused:
+    for record in records:
+        if record.status != "paused":
+            continue
         name, decisions = record.job.trial_id, record.decisions
         levels = [one.snap.level for one in taken.get(name, ())] or list(decisions)
         last = decisions.get(max(decisions), {}) if decisions else {}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from analysis.show.terminal import count, harmless, table, terminal, words
 from sweeps.records.job import Job, Outcome, Snap
 
 if TYPE_CHECKING:
@@ -49,15 +51,11 @@ class LineProgress:
 
 
 class LiveProgress(LineProgress):
-    """The same lines, above a table of what is running now (needs rich and a terminal)."""
+    """The same lines, above a table of what is running now; for a terminal."""
 
     def __init__(self) -> None:
-        from rich.console import Console
-
-        self._console = Console()
-        super().__init__(
-            lambda text: self._console.print(text, markup=False, highlight=False, soft_wrap=True)
-        )
+        self._console = terminal()
+        super().__init__(lambda text: self._console.print(words(text), soft_wrap=True))
         self._running: dict[str, tuple[Job, float, dict[str, float]]] = {}
         self._counts = (0, 0)
         self._live: Live | None = None
@@ -93,25 +91,30 @@ class LiveProgress(LineProgress):
             self._live.update(self._table())
 
     def _table(self) -> Table:
-        from rich.table import Table
-
         done, total = self._counts
         title = ", ".join([f"{done} of {total} trials done", *filter(None, [self._ahead])])
-        table = Table(title=title if total else "starting", title_justify="left")
-        for heading in ("running", "varies", "epoch", "val accuracy %", "MACs", "s"):
-            table.add_column(heading)
-        for job, start, row in self._running.values():
-            epoch = f"{int(row.get('epoch', 0))}/{job.config.train.epochs or '?'}"
-            seconds = f"{time.monotonic() - start:.0f}"
-            table.add_row(
+        rows = [
+            (
                 job.trial_id,
                 point_text(job),
-                epoch,
-                _number(row, "val/accuracy"),
-                _number(row, "cost/macs"),
-                seconds,
+                epoch_text(job, row),
+                accuracy_text(row),
+                macs_text(row),
+                f"{time.monotonic() - start:.0f}",
             )
-        return table
+            for job, start, row in self._running.values()
+        ]
+        heading = ("running", "varies", "epoch", "val acc %", "MACs", "s")
+        return table(heading, rows, title if total else "starting")
+
+
+def progress_here(as_json: bool) -> LineProgress:
+    """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
+    if not as_json and sys.stdout.isatty():
+        return LiveProgress()
+    return LineProgress(
+        lambda text: print(harmless(text), file=sys.stderr if as_json else sys.stdout, flush=True)
+    )
 
 
 def result_line(job: Job, outcome: Outcome, done: int, total: int) -> str:
@@ -159,8 +162,20 @@ def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _number(row: dict[str, float], key: str) -> str:
-    return f"{row[key]:,.4g}" if key in row else ""
+def epoch_text(job: Job, row: Mapping[str, float]) -> str:
+    """``7/20``; of a path, which has no last epoch before it comes to it, ``7``."""
+    last = job.config.train.epochs
+    return f"{int(row.get('epoch', 0))}" + ("" if last is None else f"/{last}")
+
+
+def accuracy_text(row: Mapping[str, float]) -> str:
+    """Validation accuracy of an epoch, in per cent."""
+    return f"{row['val/accuracy']:.2f}" if "val/accuracy" in row else ""
+
+
+def macs_text(row: Mapping[str, float]) -> str:
+    """Multiply-adds of the model after an epoch."""
+    return count(row["cost/macs"]) if "cost/macs" in row else ""
 
 
 def snapshot_line(job: Job, snap: Snap) -> str:

@@ -31,7 +31,7 @@ from sweeps.records.folder import existing_entry
 from sweeps.records.job import Job, Outcome, Record, Snap, trial_id
 from sweeps.records.journal import WholeLines
 from sweeps.records.layout import JOURNAL
-from sweeps.records.studies import Sibling, open_study, quiet_optuna
+from sweeps.records.studies import Sibling, quiet_optuna
 from sweeps.records.tenure import Tenure
 
 _log = logging.getLogger(__name__)
@@ -59,7 +59,8 @@ class Ledger:
 
     Whoever wants to write holds the run lock and has repaired the journal. ``journal`` is for readers that look at a copy
     (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id`` tells sweeps of
-    equal names apart. Nothing is written after ``tenure`` has ended: Displaced is raised.
+    equal names apart. Nothing is written after ``tenure`` has ended: Displaced is raised. With ``reading`` nothing is
+    created: a study that is not there yet has no records.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Ledger:
         url: str | None = None,
         sweep_id: str = "",
         tenure: Tenure | None = None,
+        reading: bool = False,
     ) -> None:
         self.folder = folder
         self.tenure = tenure or Tenure()
@@ -81,9 +83,13 @@ class Ledger:
                 storage: BaseStorage = JournalStorage(backend)
             else:
                 storage, name = open_storage(url), study_name(name, sweep_id)
-            self._trials = open_study(storage, name, objectives)
-            self._baselines = open_study(storage, f"{name}/baselines", {"val_accuracy": "max"})
-            self._confirm = open_study(storage, f"{name}/confirm", objectives)
+            self._studies = {
+                "trial": Sibling(storage, name, objectives),
+                "baseline": Sibling(storage, f"{name}/baselines", {"val_accuracy": "max"}),
+                "confirm": Sibling(storage, f"{name}/confirm", objectives),
+            }
+            for study in () if reading else self._studies.values():
+                study.made()
         self._snapshots = Sibling(storage, f"{name}/snapshots", objectives)
         self._continued = Continued(Sibling(storage, f"{name}/continued", objectives))
         self._names: set[str] | None = None
@@ -238,8 +244,9 @@ class Ledger:
 
     def records(self, kind: Kind = "trial") -> list[Record]:
         """All records of a kind in the order of their numbers."""
-        study, later = self._study(kind), self._continued.latest()
-        return [self._record(kind, frozen, later) for frozen in study.get_trials(deepcopy=False)]
+        study, later = self._studies[kind].there(), self._continued.latest()
+        trials = study.get_trials(deepcopy=False) if study is not None else ()
+        return [self._record(kind, frozen, later) for frozen in trials]
 
     def _record(self, kind: Kind, first: FrozenTrial, later: Mapping[str, FrozenTrial]) -> Record:
         """``later``: trial id -> the last part of a path that was taken up again after its end."""
@@ -279,7 +286,7 @@ class Ledger:
         return Job(name, kind, number, config, point, str(self.folder.absolute() / "trials" / name))
 
     def _study(self, kind: Kind) -> optuna.Study:
-        return {"trial": self._trials, "baseline": self._baselines, "confirm": self._confirm}[kind]
+        return self._studies[kind].made()
 
 
 def read_snapshots(
@@ -313,14 +320,14 @@ def read_records(
 @contextlib.contextmanager
 def _reading(folder: Path, name: str, objectives: Mapping[str, str], url: str | None) -> Iterator[Ledger]:
     if url is not None:
-        yield Ledger(folder, name, objectives, url=url, sweep_id=existing_entry(folder).id)
+        yield Ledger(folder, name, objectives, url=url, sweep_id=existing_entry(folder).id, reading=True)
         return
     path = folder / JOURNAL
     whole = path.read_bytes() if path.exists() else b""
     with tempfile.TemporaryDirectory() as place:
         copy = Path(place) / JOURNAL
         copy.write_bytes(whole[: whole.rfind(b"\n") + 1])
-        yield Ledger(folder, name, objectives, journal=copy)
+        yield Ledger(folder, name, objectives, journal=copy, reading=True)
 
 
 def _ms(moment: datetime | None) -> int:

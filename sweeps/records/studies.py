@@ -31,7 +31,7 @@ def open_study(storage: BaseStorage, name: str, objectives: Mapping[str, str]) -
 
 
 class Sibling:
-    """A study beside the trials' that only some sweeps have: made when it is first written."""
+    """A study of a sweep, opened when it is first asked for; some are made only when they are first written."""
 
     def __init__(self, storage: BaseStorage, name: str, objectives: Mapping[str, str]) -> None:
         self._storage, self._name, self._objectives = storage, name, objectives

@@ -147,7 +147,8 @@ class Held:
 
     def __init__(self, path: Path, file: TextIO, name: str) -> None:
         self._path, self._file = path, file
-        self._text = f"{name}\n{uuid.uuid4().hex}"
+        # The first line is asked about (``Holder``), the second is nobody else's, the third is for people.
+        self._text = f"{name}\n{uuid.uuid4().hex}\n{socket.gethostname()}"
         file.seek(0)
         file.truncate()
         file.write(self._text)

@@ -112,6 +112,11 @@ class ObjectStore:
         info = self._patiently(lambda: self._fs.get_file_info(self._at(path)))
         return None if info.mtime is None else info.mtime.timestamp()
 
+    def stamp(self, path: str) -> tuple[float, int] | None:
+        """(when written, bytes): another one means another object; None if there is none."""
+        info = self._patiently(lambda: self._fs.get_file_info(self._at(path)))
+        return (info.mtime.timestamp() if info.mtime else 0.0, info.size) if info.is_file else None
+
     def sizes(self, path: str = "") -> dict[str, int]:
         """Path -> bytes of every object below ``path`` (relative to the store's URL)."""
         return {self._relative(info): info.size for info in self._list(path, recursive=True) if info.is_file}

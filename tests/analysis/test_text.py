@@ -1,11 +1,11 @@
-"""Numbers and tables as text."""
+"""Numbers as text."""
 
 from __future__ import annotations
 
 import pandas as pd
 import pytest
 
-from analysis.text import count, grid, parameter, plural, quantity, spread, trials_table
+from analysis.text import count, parameter, plural, quantity, spread
 
 
 @pytest.mark.parametrize(
@@ -51,21 +51,6 @@ def test_accuracies_spread_by_points_and_not_by_per_cent():
 
 def test_one_trial_is_no_trials():
     assert [plural(n, "trial") for n in (0, 1, 2)] == ["0 trials", "1 trial", "2 trials"]
-
-
-def test_words_stand_on_the_left_and_numbers_on_the_right():
-    assert grid(["trial", "n"], [["t1", "5"], ["t22222", "10"]]) == (
-        "trial    n\n------  --\nt1       5\nt22222  10"
-    )
-
-
-def test_a_table_leaves_out_what_no_trial_has_and_tells_equal_names_apart():
-    df = pd.DataFrame(
-        [{"model": "t0001", "val_accuracy": 90.0, "latency_ms": None, "train.seed": 1, "data.seed": 0.25}]
-    )
-    lines = trials_table(df, ["train.seed", "data.seed"], {"t0001": "chosen"}).splitlines()
-    assert lines[0].split() == ["trial", "val", "acc", "%", "train.seed", "data.seed"]
-    assert lines[2].split() == ["t0001", "90.00", "1", "0.25", "chosen"]
 
 
 def test_a_parameter_that_is_not_set_is_a_dash():

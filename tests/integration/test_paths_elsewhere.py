@@ -60,7 +60,7 @@ def test_resting_paths_go_on_from_another_machine_bit_by_bit(
         sweeps.run(tree)
     ledger = _ledger(tree)
     assert [record.status for record in ledger.records("trial")] == ["paused"] * 2
-    states = {trial.state for trial in ledger._trials.trials}
+    states = {trial.state for trial in ledger._study("trial").trials}
     assert states == {TrialState.RUNNING}, "open while they rest"
     resting = {path.split("/")[1] for path in store.sizes() if f"/{EPOCHS}/" in path}
     assert resting == {"t0000", "t0001"}, "each has the state from which it goes on"
@@ -70,7 +70,7 @@ def test_resting_paths_go_on_from_another_machine_bit_by_bit(
     again = sweeps.run(tree)
     assert (again.state, again.statuses) == ("complete", {"complete": 2})
     ledger = _ledger(tree)
-    assert {trial.state for trial in ledger._trials.trials} == {TrialState.COMPLETE}
+    assert {trial.state for trial in ledger._study("trial").trials} == {TrialState.COMPLETE}
     assert not [path for path in store.sizes() if path.startswith(STAGES) or f"/{EPOCHS}/" in path]
     snapshots, models = ledger.snapshots(), set()
     for record in ledger.records("trial"):

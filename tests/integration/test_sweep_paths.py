@@ -99,7 +99,7 @@ def test_paths_rest_go_on_and_go_deeper_bit_by_bit_as_if_alone(tmp_path, monkeyp
     sweep = _run(tmp_path, script, monkeypatch)
     assert (sweep.state, sweep.statuses) == ("complete", {"complete": 3})
     ledger = _ledger(tmp_path)
-    assert {trial.state for trial in ledger._trials.trials} == {TrialState.COMPLETE}, "none left open"
+    assert {trial.state for trial in ledger._study("trial").trials} == {TrialState.COMPLETE}, "none left open"
     assert sorted(record.ended for record in ledger.records("trial")) == ["paused", "target", "target"]
     _check(tmp_path)
 

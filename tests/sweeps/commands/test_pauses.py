@@ -56,7 +56,7 @@ def test_the_rule_spends_less_than_all_paths_to_their_ends(tmp_path: Path, playe
     assert (found.paths, found.recorded, found.dense_cost) == (12, 0, 6.0)
     assert found.dense_cost < found.cost < 0.9 * found.cost_to_ends
     assert found == pauses(a_config(tmp_path), played), "the same every time"
-    assert "accuracies imagined: 90 % falling by 20 points x (share removed)^3" in found.text()[-1]
+    assert "accuracies imagined: 90 % falling by 20 points x (share removed)^3" in found.lines()[-1][1]
 
 
 def test_where_whatever_gains_is_worth_it_more_is_spent(tmp_path: Path, played: list[Played]) -> None:
@@ -87,7 +87,7 @@ def test_recorded_paths_say_how_accuracies_fall(tmp_path: Path, played: list[Pla
     imagined = pauses(a_config(tmp_path / "elsewhere"), played)
     assert found.recorded == 1
     assert found.cost < imagined.cost
-    assert found.text()[-1].endswith("accuracies as the 1 recorded paths went")
+    assert found.lines()[-1][1].endswith("accuracies as the 1 recorded paths went")
 
 
 def test_the_plan_of_paths_says_both_costs(tmp_path: Path) -> None:

@@ -97,7 +97,7 @@ def test_a_path_that_rests_stays_open_and_its_snapshots_count(tmp_path, scripted
     conductor, recorder, ledger = sweep(tmp_path)
     run_until_nothing(conductor)
     assert statuses(ledger) == ["paused", "complete"]
-    assert ledger._trials.trials[0].state == optuna.trial.TrialState.RUNNING
+    assert ledger._study("trial").trials[0].state == optuna.trial.TrialState.RUNNING
     assert names(ledger) == {"t0000": [0, 1], "t0001": [0, 1, 2, 3]}
     assert recorder.statuses["t0000"] == "paused"
     assert not (Path(ledger.folder) / "trials/t0000/outcome.json").exists()
@@ -242,7 +242,7 @@ def test_a_raised_target_takes_ended_paths_up_again_and_trains_only_the_new_cycl
         ("complete", 1, "target")
     ] * 2
     assert ledger.records("trial")[0].finals["macs_removed"] == pytest.approx(0.96875)
-    assert (conductor.done, conductor.total, len(ledger._trials.trials)) == (2, 2, 2)
+    assert (conductor.done, conductor.total, len(ledger._study("trial").trials)) == (2, 2, 2)
 
 
 def test_killed_while_an_ended_path_goes_on_it_goes_on_again(tmp_path, scripted):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from analysis.show.terminal import as_text
 from gcp_core.config import TrialConfig
 from sweeps.driver.progress import LineProgress, LiveProgress, duration, front_text, result_line
 from sweeps.records.job import Job, Outcome
@@ -68,7 +69,7 @@ def test_the_live_tables_title_says_how_far_the_sweep_is(capsys) -> None:
     live = LiveProgress()
     live.front(0.5, 30.0)
     live.finished(JOB, Outcome("complete", FINALS), 1, 2)
-    assert live._table().title == "1 of 2 trials done, hypervolume 0.5000, about 30 s left"
+    assert str(live._table().title) == "1 of 2 trials done, hypervolume 0.5000, about 30 s left"
 
 
 def test_durations_are_short() -> None:
@@ -79,3 +80,12 @@ def test_durations_are_short() -> None:
         "1 h 00 min",
         "2 h 05 min",
     ]
+
+
+def test_brackets_in_a_value_are_no_markup_in_the_live_table(capsys) -> None:
+    named = Job("t0006", "trial", 6, TrialConfig(), {"model.name": "[bold red]vgg[/]"}, "/nowhere")
+    with LiveProgress() as progress:
+        progress.started(named)
+        assert "name=[bold red]vgg[/]" in as_text(progress._table())
+        progress.finished(named, Outcome("failed", error="no [link=x]y[/link]"), 1, 2)
+    assert "name=[bold red]vgg[/]: no [link=x]y[/link]" in capsys.readouterr().out

@@ -333,7 +333,7 @@ def test_stopped_trials_end_at_a_rung_pruned_in_the_ledger_and_without_values(tm
     assert 3 <= len(stopped) < 13
     assert {record.status for record in records} == {"stopped", "complete"}
     assert {record.values for record in stopped} == {None}
-    states = {trial.number: trial.state.name for trial in ledger._trials.get_trials()}
+    states = {trial.number: trial.state.name for trial in ledger._study("trial").get_trials()}
     assert {states[record.job.number] for record in stopped} == {"PRUNED"}
     for record in stopped:
         outcome = read_outcome(record.job.folder)

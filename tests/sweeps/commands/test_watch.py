@@ -1,0 +1,363 @@
+"""`gcp-sweep status --watch`: what it shows, when it ends, and what it says when it cannot."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from analysis.show.terminal import as_text
+from gcp_core.errors import ConfigError
+from sweeps.cli import main
+from sweeps.commands import watch as watching
+from sweeps.commands.scene import Scene, look
+from sweeps.commands.scene_view import headline, picture
+from sweeps.commands.watch import LineView, watch
+from sweeps.records import spool
+from sweeps.records.folder import Entry, existing_entry, write_config, write_entry
+from sweeps.records.job import Job
+from sweeps.records.layout import CONFIG, ENTRY, JOURNAL
+from sweeps.storage.exchange import ObjectExchange, trial_exchange
+from sweeps.storage.following import Following, Sighting
+from sweeps.worker.trial import Extra, run_job
+from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, new_conductor
+
+
+class Played:
+    """A sweep in this process that goes on by one job with every :meth:`step`."""
+
+    def __init__(self, tmp_path: Path, overrides: dict | None = None, runner: str = RUNNER) -> None:
+        self.config = config(tmp_path, overrides)
+        self.folder, self.runner = Path(self.config.folder), runner
+        self.conductor = None
+        self.folder.mkdir(parents=True)
+        (self.folder / "run.lock").write_text("")
+        self.steps = 0
+
+    def begin(self) -> None:
+        write_config(self.folder, self.config)
+        self.note("running")
+        self.conductor, _, _ = new_conductor(self.config)
+
+    def note(self, state: str, message: str = "") -> None:
+        entry = Entry("aaaa", self.config.name, None, "e", "r", self.config.digest(), state, message=message)
+        write_entry(self.folder, entry)
+
+    def step(self, _seconds: float = 0.0) -> None:
+        self.steps += 1
+        if self.conductor is None:
+            self.begin()
+            return
+        job = self.conductor.next_job()
+        if job is None:
+            self.conductor.conclude()
+            self.note("complete")
+            return
+        with trial_exchange(self.folder, None) as exchange:
+            outcome = run_job(
+                job,
+                self.runner,
+                lambda row: self.conductor.epoch(job.trial_id, row),
+                exchange=exchange,
+                extra=Extra(lambda snap: self.conductor.snapshot(job.trial_id, snap)),
+            )
+        self.conductor.finish(job.trial_id, outcome)
+
+
+def test_a_sweep_that_has_not_begun_is_waited_for_and_every_change_is_one_line_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    lines: list[str] = []
+    played = Played(tmp_path)
+    scene = watch(played.folder, LineView(lines.append, played.step))
+    assert lines[0] == f"{played.folder}: has not begun; waiting for its driver"
+    assert lines[1] == "inline: running, 0 of 6 trials ended"
+    ended = [line for line in lines if line.startswith("[")]
+    assert [line.split("] ")[1][:5] for line in ended] == ["b0000", *(f"t{n:04d}" for n in range(6))]
+    assert "hypervolume" in ended[-1]
+    assert lines[-1].startswith("inline: complete, 6 of 6 trials ended, hypervolume 0.")
+    assert len(lines) == 2 + 7 + 1
+    assert scene.over
+
+
+def test_the_hypervolume_and_the_front_are_those_of_the_front_command(tmp_path: Path) -> None:
+    played = Played(tmp_path)
+    scene = watch(played.folder, LineView(lambda line: None, played.step))
+    assert scene.hypervolume == played.conductor._front.hypervolume()
+    accuracies = [member.finals["val_accuracy"] for member in scene.front]
+    costs = [member.finals["macs"] for member in scene.front]
+    assert len(scene.front) >= 2
+    assert accuracies == sorted(accuracies, reverse=True)
+    assert costs == sorted(costs, reverse=True), "whoever is less accurate costs less"
+
+
+def test_paths_tell_their_models_and_what_rests_says_why(tmp_path: Path) -> None:
+    overrides = {**OF_PATHS, "prune.interval": {"choice": [1, 2, 3, 4]}, "search.trials": 4}
+    lines: list[str] = []
+    played = Played(tmp_path, overrides, PATHS)
+    scene = watch(played.folder, LineView(lines.append, played.step))
+    models = [line.split(":")[0].strip() for line in lines if line.startswith("  t")]
+    assert models[:3] == ["t0000@0", "t0000@1", "t0000@2"]
+    assert {member.model for member in scene.front} <= set(models)
+
+
+def test_the_picture_shows_who_runs_what_and_where(tmp_path: Path) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    for _ in range(3):
+        played.step()
+    job = played.conductor.next_job()
+    spool.append(Path(job.folder), {"epoch": 1, "val/accuracy": 71.25, "cost/macs": 1.5e6})
+    with Following(played.folder) as following:
+        scene = look(following)
+    scene = dataclasses.replace(
+        scene,
+        sightings={
+            job.trial_id: Sighting({"epoch": 1, "val/accuracy": 71.25, "cost/macs": 1.5e6}, "node-7", True)
+        },
+    )
+    said = as_text(picture(scene, 40))
+    assert "2 of 6 trials ended" in said
+    assert "Front so far: " in said
+    (row,) = [line for line in said.splitlines() if "node-7" in line]
+    assert row.split()[:6] == [job.trial_id, "node-7", "1/2", "71.25", "1.50", "M"]
+
+
+def test_a_low_terminal_gets_fewer_rows_and_is_told_how_many_there_are(tmp_path: Path) -> None:
+    played = Played(tmp_path, {"model.name": "third-broken", "search.trials": 30})
+    scene = watch(played.folder, LineView(lambda line: None, played.step))
+    failed = len(scene.failures)
+    assert failed > 6
+    tall, low = as_text(picture(scene, 60)), as_text(picture(scene, 16))
+    assert f"(the first 6 of {failed})" in tall
+    assert f"(the first 2 of {failed})" in low
+    assert len(low.splitlines()) <= 16
+
+
+def test_markup_and_escapes_in_names_and_errors_are_shown_and_mean_nothing() -> None:
+    checked = Entry("a", "[bold]x[/bold]", None, "e", "r", "d", message="[/] \x1b[31mred")
+    record = _record(error="no [link=y]z[/link] \x1b]0;title\x07", status="failed")
+    scene = Scene("place", checked, (record,), objectives={"val_accuracy": "max"}, planned=1)
+    said = as_text(picture(scene, 40))
+    for words in ("[bold]x[/bold]", "[/] \\x1b[31mred", "no [link=y]z[/link] \\x1b]0;title\\x07"):
+        assert words in said
+    assert "\x1b" not in said
+    lines: list[str] = []
+    view = LineView(lines.append)
+    view.show(dataclasses.replace(scene, records=()))
+    view.show(scene)
+    assert len(lines) == 2
+    assert not {"\x1b", "\x07"} & set("".join(lines))
+    assert "no [link=y]z[/link] \\x1b]0;title\\x07" in lines[1]
+
+
+def _record(**values: object):
+    from gcp_core.config import TrialConfig
+    from sweeps.records.job import Record
+
+    job = Job("t0000", "trial", 0, TrialConfig(), {"model.name": "[red]vgg"}, "nowhere")
+    known = {"finals": {}, "error": "", "seconds": 1.0, "values": None, "violations": {}}
+    return Record(job, "key", **{**known, **values})
+
+
+def test_a_driver_that_was_lost_is_said_and_a_later_one_is_waited_for(tmp_path: Path, monkeypatch) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    notes = iter(["", "process 7, which ran it, has gone without a word", ""])
+    monkeypatch.setattr(Following, "drivers_note", lambda self: next(notes, ""))
+    lines: list[str] = []
+    watch(played.folder, LineView(lines.append, played.step))
+    assert "process 7, which ran it, has gone without a word" in lines
+    assert "its driver is back" in lines
+
+
+def test_a_sweep_that_ended_long_ago_is_shown_once(tmp_path: Path) -> None:
+    played = Played(tmp_path)
+    watch(played.folder, LineView(lambda line: None, played.step))
+    done = CliRunner().invoke(main, ["status", str(played.folder), "--watch"])
+    assert done.exit_code == 0, done.output
+    assert done.stdout.startswith("inline: complete, 6 of 6 trials ended")
+    assert len(done.stdout.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [("nowhere", "there is no such folder"), (".", "there is no sweep")],
+)
+def test_a_place_without_a_sweep_is_one_error_and_exit_code_2(
+    tmp_path: Path, place: str, message: str
+) -> None:
+    done = CliRunner().invoke(main, ["status", str(tmp_path / place), "--watch"])
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
+
+
+def test_watch_goes_with_no_json(tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, ["status", str(tmp_path), "--watch", "--json"])
+    assert done.exit_code == 2
+    assert "--watch goes with neither --failed nor --json" in done.stderr
+
+
+def test_a_folder_that_goes_away_ends_the_view_with_an_error(tmp_path: Path) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        watch(played.folder, LineView(lambda line: None, lambda s: shutil.rmtree(played.folder)))
+
+
+def _away_after(monkeypatch, looks: int, until: int) -> None:
+    """``look`` fails from its ``looks``-th call on, until the ``until``-th."""
+    calls = [0]
+
+    def sometimes(following: Following) -> Scene:
+        calls[0] += 1
+        if looks <= calls[0] < until:
+            raise OSError("no route to host")
+        return look(following)
+
+    monkeypatch.setattr(watching, "look", sometimes)
+
+
+def test_a_store_that_is_away_for_a_moment_is_said_and_for_long_it_ends_the_view(
+    tmp_path: Path, monkeypatch
+) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    _away_after(monkeypatch, 2, 4)
+    lines: list[str] = []
+    assert watch(played.folder, LineView(lines.append, played.step)).over
+    (note,) = [line for line in lines if "out of reach" in line]
+    assert note.endswith("no route to host")
+    _away_after(monkeypatch, 2, 10**9)
+    clock = [0.0]
+
+    def later(seconds: float) -> None:
+        clock[0] += 50.0
+
+    played.note("running")
+    with pytest.raises(ConfigError, match=r"cannot be read for 1[25]\d s: no route to host"):
+        watch(played.folder, LineView(lambda line: None, later), now=lambda: clock[0])
+
+
+def test_a_store_that_does_not_answer_is_an_error_at_once(tmp_path: Path, monkeypatch) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    _away_after(monkeypatch, 1, 10**9)
+    with pytest.raises(ConfigError, match="cannot be read: no route to host"):
+        watch(played.folder, LineView(lambda line: None, played.step))
+
+
+def test_a_slow_look_is_followed_by_a_long_pause(tmp_path: Path, monkeypatch) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    spent, waits = [0.0], []
+
+    def slow(following: Following) -> Scene:
+        spent[0] += 3.0 if len(waits) < 2 else 30.0
+        return look(following)
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        played.step()
+
+    monkeypatch.setattr(watching, "look", slow)
+    watch(played.folder, LineView(lambda line: None, wait), cost=lambda: spent[0])
+    assert waits[:3] == [27.0, 27.0, 60.0], "a tenth of the time, and news within a minute"
+
+
+def test_ctrl_c_ends_the_view_with_exit_code_1_and_leaves_the_sweep(tmp_path: Path, monkeypatch) -> None:
+    played = Played(tmp_path)
+    played.begin()
+
+    def press(self: LineView, *_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(LineView, "show", press)
+    done = CliRunner().invoke(main, ["status", str(played.folder), "--watch"])
+    assert done.exit_code == 1
+    assert done.stderr == "the view has ended; the sweep goes on\n"
+    assert existing_entry(played.folder).state == "running"
+    assert not (played.folder / "stop.request").exists()
+
+
+def test_time_left_is_not_told_before_a_trial_has_ended_nor_at_the_end(tmp_path: Path) -> None:
+    played = Played(tmp_path)
+    seen: list[Scene] = []
+
+    class Keep(LineView):
+        def show(self, scene: Scene, note: str = "") -> None:
+            seen.append(scene)
+
+    wait: Callable[[float], None] = played.step
+    watch(played.folder, Keep(lambda line: None, wait))
+    told = [scene.left_s is not None for scene in seen]
+    assert told[:2] == [False, False]
+    assert any(told)
+    assert not told[-1]
+    assert "about" not in headline(seen[-1])
+
+
+def test_a_sweep_in_a_store_is_watched_from_a_machine_that_has_nothing_of_it(
+    s3: str, tmp_path: Path, monkeypatch
+) -> None:
+    checked = config(tmp_path, {"storage": s3, "ledger": str(tmp_path / "driver"), "search.trials": 2})
+    exchange = ObjectExchange(Path(checked.folder), checked.store)
+    conductor, _, _ = new_conductor(checked, exchange)
+    write_config(exchange.root, checked)
+    entry = Entry("aaaa", checked.name, None, "e", "r", checked.digest())
+    write_entry(exchange.root, entry)
+    exchange.send(CONFIG, ENTRY)
+    seen: list[Sighting] = []
+
+    def step(_seconds: float) -> None:
+        job = conductor.next_job()
+        if job is None:
+            write_entry(exchange.root, dataclasses.replace(entry, state="complete"))
+            exchange.send(JOURNAL, ENTRY)
+            return
+
+        def epoch(row: dict[str, float]) -> None:
+            conductor.epoch(job.trial_id, row)
+            with trial_exchange(exchange.root, checked.store) as there:
+                (there.root / f"trials/{job.trial_id}").mkdir(parents=True)
+                spool.append(there.root / f"trials/{job.trial_id}", row)
+                there.send(f"trials/{job.trial_id}/reported.jsonl")
+            before = objects()
+            with Following(checked.store) as following:
+                seen.append(look(following).sightings[job.trial_id])
+            assert objects() == before, "nothing in the store is touched"
+
+        with trial_exchange(exchange.root, checked.store) as there:
+            outcome = run_job(job, RUNNER, epoch, exchange=there)
+        conductor.finish(job.trial_id, outcome)
+        exchange.send(JOURNAL)
+
+    def objects() -> dict:
+        return {path: exchange.store.stamp(path) for path in exchange.store.sizes()}
+
+    lines: list[str] = []
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    scene = watch(checked.store, LineView(lines.append, step))
+    assert lines[-1].startswith("inline: complete, 2 of 2 trials ended, hypervolume 0.")
+    assert scene.hypervolume == conductor._front.hypervolume()
+    assert {one.host for one in seen} == {socket.gethostname()}
+    assert [one.row["epoch"] for one in seen[:2]] == [1, 2]
+    assert not (tmp_path / "cache").exists()
+
+
+def test_a_store_that_cannot_be_reached_is_one_error_and_exit_code_2(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    done = CliRunner().invoke(main, ["status", "s3://sweeps/gone", "--watch"])
+    assert done.exit_code == 2, done.output
+    assert "the object store cannot be used" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
