@@ -1,15 +1,16 @@
-"""The picture of the first page, drawn from recorded trainings: what one training leaves, and beside what it stands.
+"""The pictures of the first page, drawn from recorded trainings: what one training leaves, and beside what it stands.
 
     python docs/pictures/make.py [--out docs/pictures]
 
-Left: the path of seed 0 in ``benchmarks/data/cifar10_quick_paths.jsonl``. Right: the same setting on three seeds, beside the
-48 single trials of ``benchmarks/data/cifar10_quick_trials.jsonl``.
+First the path of seed 0 in ``benchmarks/data/cifar10_quick_paths.jsonl``, then the same setting on three seeds
+beside the 48 single trials of ``benchmarks/data/cifar10_quick_trials.jsonl``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,22 +49,23 @@ def singles() -> tuple[list[float], list[float]]:
     return [100 * t["macs"] / dense for t in trials], [t["val_accuracy"] for t in trials]
 
 
-def draw() -> Figure:
-    figure = Figure(figsize=(10.4, 4.1), dpi=150, layout="constrained")
+def draw(*panels: Callable[[Any], None]) -> Figure:
+    """The panels side by side."""
+    figure = Figure(figsize=(5.4 * len(panels), 4.1), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2, gridspec_kw={"width_ratios": [1.25, 1]})
-    for axes in (left, right):
+    for place, panel in enumerate(panels):
+        axes = figure.add_subplot(1, len(panels), place + 1)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(labelsize=9, colors=INK)
         axes.grid(color="#ececec", linewidth=0.6)
         axes.set_axisbelow(True)
-    _course(left, paths()[0])
-    _front(right)
+        panel(axes)
     return figure
 
 
-def _course(axes: Any, path: dict[str, Any]) -> None:
+def _course(axes: Any) -> None:
     """Validation accuracy after every epoch, the share of the MACs that is left, and the finished models."""
+    path = paths()[0]
     epochs = range(1, len(path["accuracy"]) + 1)
     ends = [one["epoch"] for one in path["snapshots"]]
     kept = [100 * (1 - one["macs_removed"]) for one in path["snapshots"]]
@@ -119,7 +121,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path(__file__).parent)
     out = parser.parse_args().out
-    draw().savefig(out / "one_training.png", metadata={"Software": None})
+    pictures = {"one_path": (_course,), "one_front": (_front,), "one_training": (_course, _front)}
+    for name, panels in pictures.items():
+        draw(*panels).savefig(out / f"{name}.png", metadata={"Software": None})
 
 
 if __name__ == "__main__":

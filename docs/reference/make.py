@@ -56,8 +56,8 @@ def config_page() -> str:
     lines = [
         MADE,
         "# Keys of a config",
-        "A sweep is one YAML file ([the guide](../guide.md#1-write-down-the-search) shows one). Every key can be set on the "
-        "command line as `section.key=value`. Keys with a tick may be a range that the search explores: "
+        "A sweep is one YAML file ([the guide](../guide.md#1-write-down-the-search) shows one). Every key can be set on "
+        "the command line as `section.key=value`. Keys with a tick may be a range that the search explores: "
         "`{choice: [..]}`, `{low: .., high: .., step: ..}`, or with `log: true`.",
         "An unknown key, or a value of the wrong type, is refused before anything is written.",
     ]
@@ -65,12 +65,9 @@ def config_page() -> str:
         keys = [key for key in kinds if key.rpartition(".")[0] == section]
         lines += [
             f"## {f'`{section}`: ' if section else ''}{title}",
-            "| key | type | default | range | meaning |\n|---|---|---|---|---|",
+            "| key | meaning | type | default | range |\n|---|---|---|---|---|",
         ]
-        rows = [
-            f"| `{key}` | {kinds[key][0]} | {kinds[key][1]} | {kinds[key][2]} | {_cell(texts[key])} |"
-            for key in keys
-        ]
+        rows = [f"| `{key}` | {_cell(texts[key])} | {' | '.join(kinds[key])} |" for key in keys]
         lines[-1] += "\n" + "\n".join(rows)
     return "\n\n".join(lines) + "\n"
 
@@ -136,8 +133,8 @@ def commands_page() -> str:
     lines = [
         MADE,
         "# Commands",
-        "Both programs take `--help`, and every command takes `--json`. Exit codes: 0 it worked, 1 it failed, 2 bad usage or "
-        "configuration, 3 nothing is feasible.",
+        "Both programs take `--help`, and every command takes `--json`. Exit codes: 0 it worked, 1 it failed, 2 bad "
+        "usage or configuration, 3 nothing is feasible.",
     ]
     for program, group in (("gcp-sweep", sweep), ("gcp-analyze", analyze)):
         lines.append(f"## {program}")
@@ -179,8 +176,8 @@ def names_page() -> str:
     lines = [
         MADE,
         "# Names in MLflow and in tables",
-        "Every name that is logged comes from `gcp_core/schema.py`. Objectives, constraints and table columns use the short "
-        "names of the final values. Accuracies are in per cent, drops in points, shares from 0 to 1.",
+        "Every name that is logged comes from `gcp_core/schema.py`. Objectives, constraints and table columns use the "
+        "short names of the final values. Accuracies are in per cent, drops in points, shares from 0 to 1.",
         "## Final values",
         "They are written once per model, as `final/NAME`.",
         _quantities(schema.FINALS.values(), short=True),
@@ -254,8 +251,8 @@ def python_page() -> str:
     lines = [
         MADE,
         "# Python",
-        "These are the names to import. Everything else may move. Importing `analysis` or `sweeps` loads neither torch nor Ray "
-        "nor MLflow; they are loaded when they are used.",
+        "These are the names to import. Everything else may move. Importing `analysis` or `sweeps` loads neither torch "
+        "nor Ray nor MLflow; they are loaded when they are used.",
     ]
     for module, names in public_names().items():
         lines.append(f"## {module}")
