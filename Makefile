@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo gallery test lint docs reference clean
+.PHONY: demo gallery test lint docs reference notebook clean
 
 # The stamp is written last, so an interrupted installation is started again.
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -55,6 +55,10 @@ docs: $(DOCS)/.installed
 reference: $(VENV)/.installed
 	$(BIN)/python docs/reference/make.py
 	$(BIN)/python docs/pictures/make.py
+
+# What the notebook shows, by running it.
+notebook: $(VENV)/.installed
+	$(BIN)/python docs/notebook.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
