@@ -31,7 +31,15 @@ _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 #: text: what a program says, formulas. Nothing to run.
 LANGUAGES = {"bash", "python", "yaml", "text"}
 #: Commands that need a cluster, a server, Docker or other data: their options are checked, and no more.
-ELSEWHERE = ("--address", "--serve", "/data/", "/shared/", "runs/digits-criteria", "cifar10", "digits_criteria")
+ELSEWHERE = (
+    "--address",
+    "--serve",
+    "/data/",
+    "/shared/",
+    "runs/digits-criteria",
+    "cifar10",
+    "digits_criteria",
+)
 
 
 @dataclass(frozen=True)
