@@ -80,8 +80,10 @@ def _of_choice(choice: Choice) -> str:
 
 def _facts(row: pd.Series) -> str:
     """Accuracy with its interval, what is lost and what is saved."""
-    low, high = row.get("val_accuracy_low"), row.get("val_accuracy_high")
-    sure = f" (95 % interval {text.interval(low, high)})" if low is not None and low == low else ""
+    interval = "-"
+    if "val_accuracy_low" in row.index:
+        interval = text.interval(row["val_accuracy_low"], row["val_accuracy_high"])
+    sure = f" (95 % interval {interval} %)" if interval != "-" else ""
     said = f"{row['model']}: {text.quantity('val_accuracy', row['val_accuracy'])} validation accuracy{sure}"
     drop = row.get("accuracy_drop")
     if drop is not None and drop == drop:
