@@ -15,6 +15,7 @@ from analysis.choose import constraints as hard
 from analysis.evidence import importance as mattering
 from analysis.front import progress as growth
 from analysis.front.anchors import anchors_for
+from analysis.plain import rows_of
 from analysis.runs import table
 from analysis.runs.models import of_the_search, word
 from analysis.show import figures
@@ -120,7 +121,7 @@ def paths(df: pd.DataFrame, *, only: Sequence[str] = ()) -> Figure:
         figure.add_scatter(
             x=_plain(part["epochs"]), y=_plain(part["val_accuracy"]), name=str(trial), mode="lines+markers",
             line={"color": colour, "width": 1.5}, marker={"color": colour, "size": [round(7 + 15 * v, 1) for v in left]},
-            text=[_hover(row) for row in part.to_dict("records")], hoverinfo="text",
+            text=[_hover(row) for row in rows_of(part)], hoverinfo="text",
         )  # fmt: skip
     figure.update_xaxes(rangemode="tozero")
     return figure
@@ -242,7 +243,7 @@ def _dots(figure: Figure, rows: pd.DataFrame, view: FrontView, name: str, colour
         }
     figure.add_scatter(
         x=_plain(rows["shown"]), y=_plain(rows[view.y]), mode="markers", name=name, error_y=bars,
-        marker={"color": colour, **marker}, text=[_hover(row) for row in rows.to_dict("records")], hoverinfo="text",
+        marker={"color": colour, **marker}, text=[_hover(row) for row in rows_of(rows)], hoverinfo="text",
     )  # fmt: skip
 
 
