@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo gallery test quick lint clean
+.PHONY: demo gallery test quick lint docs reference notebook clean
 
 # The stamp is written last, so an interrupted installation is started again.
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -49,10 +49,30 @@ test: $(VENV)/.installed
 quick: $(VENV)/.installed
 	$(PYTEST) -m "not integration"
 
+# The site, into site/ (its packages have an environment of their own, so that `make demo` does not wait for them).
+DOCS := .venv-docs
+$(DOCS)/.installed: docs/requirements.lock
+	test -x $(DOCS)/bin/python || $(PYTHON) -m venv $(DOCS)
+	$(DOCS)/bin/python -m pip install --quiet --disable-pip-version-check -r docs/requirements.lock
+	touch $@
+
+docs: $(DOCS)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
+	@echo "Look at it: xdg-open site/index.html"
+
+# The reference pages and the picture of the first page, from the code and the records.
+reference: $(VENV)/.installed
+	$(BIN)/python docs/reference/make.py
+	$(BIN)/python docs/pictures/make.py
+
+# What the notebook shows, by running it.
+notebook: $(VENV)/.installed
+	$(BIN)/python docs/notebook.py
+
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 clean:
-	rm -rf runs .pytest_cache .ruff_cache .mypy_cache
+	rm -rf runs site .pytest_cache .ruff_cache .mypy_cache

@@ -31,7 +31,7 @@ def _gcp_sweep_lines() -> list[str]:
     """Every ``gcp-sweep`` command of the manifest and of the page, continuation lines joined."""
     page = (ROOT / "docs" / "cluster.md").read_text()
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", page, flags=re.S | re.M)
-    blocks = "\n".join(text for language, text in fenced if not language).replace("\\\n", " ")
+    blocks = "\n".join(text for language, text in fenced if language == "bash").replace("\\\n", " ")
     lines = [line[line.index("gcp-sweep ") :] for line in blocks.splitlines() if "gcp-sweep " in line]
     return [_rayjob()["entrypoint"], *(line.split("   #")[0] for line in lines)]
 
@@ -87,8 +87,87 @@ def test_a_worker_reserves_a_gpu_only_if_the_config_of_the_manifest_asks_for_one
 def test_versions_are_those_of_the_lock_file() -> None:
     locked = re.search(r"^ray==(\S+)$", (ROOT / "requirements.lock").read_text(), flags=re.M).group(1)
     assert _rayjob()["rayClusterSpec"]["rayVersion"] == locked
-    for name in ("ray-cluster.yaml", "rayjob.yaml"):
+    for name in ("ray-cluster.yaml", "Dockerfile"):
         assert f"ray[default]=={locked}" in (DEPLOY / name).read_text()
+    named = [
+        pin for name in _files() for pin in re.findall(r"([\w\[\]-]+)==([\d.]+)", (DEPLOY / name).read_text())
+    ]
+    pins = dict(re.findall(r"^([\w.-]+)==(\S+)$", (ROOT / "requirements.lock").read_text(), flags=re.M))
+    assert named
+    for package, version in named:
+        assert pins[package.partition("[")[0]] == version
+
+
+def _files() -> list[str]:
+    return sorted(path.name for path in DEPLOY.iterdir())
+
+
+def _dockerfile() -> list[str]:
+    """Its instructions, continued lines joined, comments left out."""
+    text = re.sub(r"^#.*\n", "", (DEPLOY / "Dockerfile").read_text(), flags=re.M).replace("\\\n", " ")
+    return [" ".join(line.split()) for line in text.splitlines() if line.strip()]
+
+
+def test_the_image_is_slim_not_root_and_takes_its_versions_from_the_lock_file() -> None:
+    steps = _dockerfile()
+    bases = [step.split()[1] for step in steps if step.startswith("FROM ")]
+    python = re.search(r'requires-python = ">=([\d.]+)"', (ROOT / "pyproject.toml").read_text()).group(1)
+    assert len(bases) == 2
+    assert all(base.startswith(f"python:{python}-slim") for base in bases)
+    (user,) = [step.split()[1] for step in steps if step.startswith("USER ")]
+    assert user == "1000", "a number, so that runAsNonRoot can be checked"
+    assert any(f"--uid {user}" in step for step in steps)
+    (install,) = [step for step in steps if "pip install" in step]
+    assert "--constraint requirements.lock" in install
+
+
+def test_the_image_copies_what_exists_and_the_ignore_file_lets_it_through() -> None:
+    copied = [
+        word
+        for step in _dockerfile()
+        if step.startswith("COPY ") and "--from" not in step
+        for word in step.split()[1:-1]
+    ]
+    assert {"gcp_core", "sweeps", "analysis", "requirements.lock"} <= set(copied)
+    allowed = (DEPLOY / "Dockerfile.dockerignore").read_text().splitlines()
+    for name in copied:
+        assert (ROOT / name).exists(), name
+        assert f"!{name}" in allowed
+
+
+def test_extras_of_the_image_exist() -> None:
+    import tomllib
+
+    (install,) = [step for step in _dockerfile() if "pip install" in step]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    asked = re.search(r'"\.\[([\w,]+)\]"', install).group(1).split(",")
+    assert {"sweep"} <= set(asked) <= set(extras)
+
+
+def test_the_manifest_runs_the_image_that_the_page_builds_as_its_user() -> None:
+    version = re.search(r'^version = "(.*)"$', (ROOT / "pyproject.toml").read_text(), flags=re.M).group(1)
+    spec = _rayjob()["rayClusterSpec"]
+    for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["image"].endswith(f"/gcp-sweep:{version}")
+        assert f"--tag {container['image']}" in (ROOT / "docs" / "cluster.md").read_text()
+        assert pod["securityContext"] == {"runAsNonRoot": True, "runAsUser": 1000, "fsGroup": 1000}
+
+
+def test_the_workers_have_a_cpu_for_every_trial_that_runs_at_a_time_and_no_more() -> None:
+    from sweeps.config.reading import parse_overrides
+
+    overrides = [
+        word for word in shlex.split(_rayjob()["entrypoint"]) if "=" in word and not word.startswith("--")
+    ]
+    config = load_config(ROOT / "configs" / "cifar10_quick.yaml", parse_overrides(overrides))
+    (group,) = _rayjob()["rayClusterSpec"]["workerGroupSpecs"]
+    (container,) = group["template"]["spec"]["containers"]
+    slots = group["replicas"] * int(container["resources"]["limits"]["cpu"]) // config.resources.cpus
+    assert slots == config.search.concurrency
+    assert slots < config.search.trials, "or the sampler would learn from nothing"
+    assert group["minReplicas"] == group["replicas"] == group["maxReplicas"], "nothing here scales by itself"
 
 
 @pytest.mark.parametrize("line", _gcp_sweep_lines())

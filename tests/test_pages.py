@@ -23,7 +23,7 @@ TOP = (*PACKAGES, "tests", "docs", "benchmarks", "configs", "deploy")
 #: Files that a sweep, an export or a user's own project holds; and what benchmarks print without their folder.
 ELSEWHERE = {
     "sweep.json", "config.yaml", "outcome.json", "result.json", "manifest.json", "proof.json", "MODEL_CARD.md",
-    "my.yaml", "best.yaml", "utils.py", "front.csv", "sweep.yaml",
+    "my.yaml", "best.yaml", "utils.py", "front.csv", "sweep.yaml", "bench.json",
 }  # fmt: skip
 
 

@@ -1,0 +1,69 @@
+"""The reference pages are those that the code gives: every key, command, option and public name."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sweeps.config.sweep_config import all_paths
+
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "docs" / "reference"
+
+
+@pytest.fixture(scope="module")
+def made():
+    """docs/reference/make.py as a module."""
+    spec = importlib.util.spec_from_file_location("docs_reference", REFERENCE / "make.py")
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    assert spec.loader is not None
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("name", ["config.md", "commands.md", "names.md", "python.md"])
+def test_a_reference_page_is_what_the_code_gives_today(made, name):
+    assert (REFERENCE / name).read_text(encoding="utf-8") == made.PAGES[name](), "make reference"
+
+
+def test_every_key_of_a_config_has_a_sentence_and_no_other_key_has_one():
+    texts = yaml.safe_load((REFERENCE / "keys.yaml").read_text(encoding="utf-8"))
+    assert sorted(texts) == sorted(all_paths())
+    assert all(text.strip().endswith((".", "`.")) for text in texts.values()), (
+        "a sentence ends in a full stop"
+    )
+
+
+def test_every_key_of_a_config_stands_on_its_page():
+    page = (REFERENCE / "config.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)) == sorted(all_paths())
+
+
+def test_every_public_name_of_the_three_packages_stands_on_the_python_page(made):
+    page = (REFERENCE / "python.md").read_text(encoding="utf-8")
+    for module, names in made.public_names().items():
+        assert f"## {module}\n" in page
+        for name in names:
+            assert f"::: {name}\n" in page
+    for package in ("sweeps", "analysis"):
+        listed = importlib.import_module(package).__all__
+        for name in listed:
+            shown = f"## {package}.{name}\n" in page or re.search(
+                rf"^::: {package}\.[\w.]*\b{name}$", page, re.MULTILINE
+            )
+            assert shown, f"{package}.{name}"
+
+
+def test_every_module_of_gcp_core_that_users_import_is_on_the_page(made):
+    """The faces and rooms that CHANGELOG promises to keep."""
+    promised = re.search(r"These import paths stay: (.*?);", (ROOT / "CHANGELOG.md").read_text(), re.DOTALL)
+    names = {
+        word.removeprefix("gcp_core").lstrip(".") for word in re.findall(r"`([\w.]+)`", promised.group(1))
+    }
+    assert names - set(made.PUBLIC["gcp_core"]) == set()
