@@ -67,22 +67,45 @@ def write(
         raise NothingFeasible("there is no finished trial to report", "report", reasons)
     folder.mkdir(parents=True, exist_ok=True)
     goals = df.attrs["objectives"]
-    scales = anchors_for(df, goals, usable=usable)
     chosen = choice.model if choice is not None else None
     files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints), band=band)
-    history = progress(df, goals, scales)
+    history = progress(df, goals, anchors_for(df, goals, usable=usable))
     for by in ("trials", "device_hours"):
         files += figures.save(figures.draw_progress(history, by), history, folder, f"hypervolume_{by}")
     best = pareto.distinct(df, goals, band).sort_values("macs")
     best.to_csv(folder / "front.csv", index=False)
     df.to_csv(folder / "trials.csv", index=False)
     files += [folder / "front.csv", folder / "trials.csv"]
-    target = folder / "report.html"
     sure = assurance(df, goals)
     if sure.confirmed:
         fresh = confirmed_table(sure.confirmed)
         files += figures.save(draw_confirmed(fresh), fresh, folder, "confirmed")
-    html = page.interactive(
+    target = folder / "report.html"
+    said = html(df, choice=choice, constraints=constraints, band=band, usable=usable, files=files)
+    target.write_text(said, encoding="utf-8")
+    return Written(target, tuple(files))
+
+
+def html(
+    df: pd.DataFrame,
+    *,
+    choice: Choice | None = None,
+    constraints: Sequence[Constraint] = (),
+    band: float = pareto.BAND,
+    usable: float | None = USABLE,
+    files: Sequence[Path] = (),
+) -> str:
+    """The whole page as text: one HTML file that fetches nothing. Writes nothing, so a live page can ask for it again.
+
+    Args:
+        files: what lies beside the page, named at its end.
+    """
+    goals = df.attrs["objectives"]
+    scales = anchors_for(df, goals, usable=usable)
+    history = progress(df, goals, scales)
+    best = pareto.distinct(df, goals, band).sort_values("macs")
+    sure = assurance(df, goals)
+    return page.interactive(
         "report.html",
         f"Report: {_name(df)}",
         {**_data(df, choice, history, constraints), "band": band},
@@ -99,8 +122,6 @@ def write(
         health=_health(df),
         reading=_reading(df, scales, files),
     )
-    target.write_text(html, encoding="utf-8")
-    return Written(target, tuple(files))
 
 
 def _name(df: pd.DataFrame) -> str:
