@@ -51,8 +51,9 @@ def faults(script: str) -> list[str]:
     return found + [f"{sign} is never closed" for sign in stack]
 
 
-def test_the_script_has_whole_statements_whole_strings_and_closed_brackets():
-    assert faults(page.source("report.js")) == []
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.js")))
+def test_the_script_has_whole_statements_whole_strings_and_closed_brackets(name):
+    assert faults(page.source(name)) == []
 
 
 @pytest.mark.parametrize(
