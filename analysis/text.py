@@ -54,7 +54,7 @@ def spread(name: str, value: float) -> str:
 
 def plural(n: float, word: str) -> str:
     """``plural(1, "trial")`` -> "1 trial", ``plural(0.5, "trial")`` -> "0.5 trials"."""
-    return f"{n if isinstance(n, int) else format(n, 'g')} {word}{'' if n == 1 else 's'}"
+    return f"{int(n) if n == int(n) else format(n, 'g')} {word}{'' if n == 1 else 's'}"
 
 
 def grid(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:

@@ -1,11 +1,11 @@
 """How long the report takes to answer a user with 2,000 snapshots in it, in a real Chromium.
 
-    python benchmarks/report_interaction.py [--models 2000] [--times 40] [--out benchmarks/results/report_interaction.json]
+    python benchmarks/report_interaction.py [--models 2000] [--times 40] [--out FILE.json]
 
 The page is that of a made-up sweep: paths of ten snapshots with six searched parameters, and the epochs of every path.
-Each interaction is done ``--times`` times with changing values. ``wall_ms`` is from the input to the end of the frame that
-shows its result (two animation frames, so at least one period of the screen); ``busy_ms`` is the time that the page's main
-thread computed for it, which does not depend on what else the machine does. Needs Playwright and a Chromium.
+Each interaction is done ``--times`` times with changing values. ``wall_ms`` is from the input to the end of the frame
+that shows its result (two animation frames, so at least one period of the screen); ``busy_ms`` is the time that the
+page's main thread computed for it, whatever else the machine does. Needs Playwright and a Chromium.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", type=int, default=2000)
     parser.add_argument("--times", type=int, default=40)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/report_interaction.json"))
+    record.add_out(parser)
     parser.add_argument("--chromium", default=shutil.which("chromium") or "chromium")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:

@@ -53,10 +53,16 @@ def interactive(template: str, title: str, data: dict[str, Any], **values: Any) 
     """A page with ``data`` for its script."""
     from markupsafe import Markup
 
-    # No "<" at all: "</script>" would end the element early and "<!--<script>" would keep it open, whatever names or
-    # errors contain.
-    payload = json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
-    return render(template, title, data=Markup(payload), **values)
+    return render(template, title, data=Markup(payload(data)), **values)
+
+
+def payload(data: dict[str, Any]) -> str:
+    """Data as JSON that may stand inside a script element.
+
+    No "<" at all: "</script>" would end the element early and "<!--<script>" would keep it open, whatever names or
+    errors contain.
+    """
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @functools.cache

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis import text
 from analysis.choose import constraints as hard
 from analysis.choose.recommend import recommend
@@ -175,8 +177,8 @@ def _finished(df: pd.DataFrame, counts: dict[str, int]) -> tuple[str, str]:
 def _limits(df: pd.DataFrame, constraints: Sequence[Constraint]) -> dict[str, Any]:
     """Limits without a verb: how many trials keep them, and if none does, what each alone removes."""
     rows = df[df["candidate"]]
-    kept = hard.feasible(rows, constraints)
-    alone = [] if kept.any() else [hard.describe(hard.removal(rows, c)) for c in constraints]
+    kept = hard.feasible(rows, constraints) if len(rows) else np.zeros(0, dtype=bool)
+    alone = [] if kept.any() or not len(rows) else [hard.describe(hard.removal(rows, c)) for c in constraints]
     return {
         "constraints": [str(c) for c in constraints],
         "feasible": int(kept.sum()),

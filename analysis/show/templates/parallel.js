@@ -123,7 +123,6 @@ function keyAxis(event, a, brush) {
     else keepRange(a, Math.min(high, within(low + way * step)), high);
   } else return;
   event.preventDefault();
-  update();
   focusAxis(a.name);
 }
 

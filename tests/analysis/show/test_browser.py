@@ -159,8 +159,7 @@ def test_a_click_on_a_point_shows_the_model_in_row_line_and_course(opened, df):
     page = opened(df)
     page.uncheck("#f-only")
     at = page.evaluate("(p => [p.x, p.y])(F.points.find(p => p.r.model === 't0000@3'))")
-    box = page.locator("#plot-front svg").bounding_box()
-    page.mouse.click(box["x"] + at[0], box["y"] + at[1])
+    page.locator("#plot-front svg").click(position={"x": at[0], "y": at[1]})
     page.wait_for_function("$('detail').textContent.startsWith('t0000@3')")
     assert page.inner_text("tr.selected th") == "t0000@3"
     assert page.get_attribute(".run.selected", "d")
