@@ -1,11 +1,6 @@
 // Accuracy and MACs over the epochs, layer widths side by side, and the growth of the front.
 const C = {spots: []};
 
-// [model, epoch] of the finished models of a course, first one first.
-function modelsOf(course) {
-  return D.trials.concat(D.baselines).filter(r => r.trial === course.trial && r.sweep === course.sweep && missing(r.polish) && !missing(r.epochs))
-    .sort((a, b) => a.epochs - b.epochs);
-}
 const idOf = course => course.sweep + '/' + course.trial;
 
 function courseNames() {
@@ -41,13 +36,23 @@ function drawCourses(colours) {
   axisX(d, atX, ticks(0, last, narrow ? 5 : 10), v => String(v), bottom, bottom, 'epoch');
   const clip = svg('clipPath', {id: 'upper'}, svg('rect', {x: left, y: top - 6, width: right - left + 8, height: middle - top + 6}));
   d.root.prepend(svg('defs', {}, clip));
-  const colourOf = c => colours.of(D.trials.find(r => r.trial === c.trial && r.sweep === c.sweep) || {config: {}});
-  for (const c of D.courses.filter(c => c !== front)) drawCourse(d, c, atX, atY, atM, 'back ' + (c.kind === 'baseline' ? 'of-base' : colourOf(c)));
+  const models = new Map();
+  for (const r of D.trials.concat(D.baselines)) {
+    const id = r.sweep + '/' + r.trial;
+    if (!models.has(id)) models.set(id, []);
+    models.get(id).push(r);
+  }
+  const of = c => models.get(idOf(c)) || [],
+    colourOf = c => of(c).length ? colours.of(of(c)[0]) : '';
+  const others = D.courses.filter(c => c !== front);
+  for (const [name, list] of grouped(others, {of: c => 'back ' + (c.kind === 'baseline' ? 'of-base' : colourOf(c))})) {
+    drawCourse(d, list, atX, atY, atM, name);
+  }
   drawEvents(d, front, atX, atM, top, bottom);
-  drawCourse(d, front, atX, atY, atM, 'fore');
+  drawCourse(d, [front], atX, atY, atM, 'fore');
   C.spots = [];
   for (const c of [...D.courses.filter(c => c !== front), front]) {
-    const spots = modelsOf(c).filter(r => r.epochs <= last).map(r => ({r, x: atX(r.epochs), y: Math.min(atY(r.val_accuracy), middle + 5)}));
+    const spots = of(c).filter(r => missing(r.polish) && !missing(r.epochs) && r.epochs <= last).map(r => ({r, x: atX(r.epochs), y: Math.min(atY(r.val_accuracy), middle + 5)}));
     C.spots.push(...spots);
     d.add('path', {class: 'dot ' + (c === front ? 'best' : 'back'), d: dots(spots.map(s => [s.x, s.y]))});
     if (c === front) for (const s of spots.filter(s => !missing(s.r.level))) d.add('text', {class: 'num halo', x: s.x, y: s.y - 9, 'text-anchor': 'middle'}, '@' + s.r.level);
@@ -64,12 +69,14 @@ function drawCourses(colours) {
   ].filter(Boolean).join(' ');
 }
 
-function drawCourse(d, c, atX, atY, atM, name) {
-  const points = (values, at) => c.epochs.map((e, i) => [e, values[i]]).filter(([, v]) => v !== null).map(([e, v]) => [atX(e), at(v)]);
-  d.add('path', {class: 'course ' + name, d: line(points(c.accuracy, atY)), 'clip-path': 'url(#upper)'});
+// The courses of one look, in two elements: accuracy above, MACs below.
+function drawCourse(d, courses, atX, atY, atM, name) {
+  const points = c => c.epochs.map((e, i) => [e, c.accuracy[i]]).filter(([, v]) => v !== null).map(([e, v]) => [atX(e), atY(v)]);
+  d.add('path', {class: 'course ' + name, d: courses.map(c => line(points(c))).join(''), 'clip-path': 'url(#upper)'});
   // The MACs of an epoch hold from its beginning to its end.
-  const steps = c.epochs.map((e, i) => [e, c.macs[i]]).filter(([, v]) => v !== null);
-  d.add('path', {class: 'course ' + name, d: steps.map(([e, v], i) => (i ? '' : 'M' + atX(e - 1) + ',' + atM(v)) + 'V' + atM(v) + 'H' + atX(e)).join('')});
+  const steps = c => c.epochs.map((e, i) => [e, c.macs[i]]).filter(([, v]) => v !== null)
+    .map(([e, v], i) => (i ? '' : 'M' + atX(e - 1).toFixed(1) + ',' + atM(v).toFixed(1)) + 'V' + atM(v).toFixed(1) + 'H' + atX(e).toFixed(1)).join('');
+  d.add('path', {class: 'course ' + name, d: courses.map(steps).join('')});
 }
 
 function eventsOf(c) {

@@ -10,7 +10,7 @@ function drawFront(rows, front, colours) {
     has = r => !missing(r[x]) && !missing(r.val_accuracy),
     all = D.trials.filter(has),
     bases = D.baselines.filter(has),
-    whole = frontOf(all, D.views[x]),
+    whole = wholeFront(all, x),
     chosen = all.filter(r => r.chosen);
   const left = 48, right = d.width - 14, top = 26, bottom = d.height - 44;
   if (!all.length) {
@@ -52,9 +52,11 @@ function drawFront(rows, front, colours) {
   }
   const fallen = all.filter(below);
   d.add('path', {class: 'fallen', d: fallen.map(r => 'M' + (spot(r)[0] - 4) + ',' + (bottom - 9) + 'l8,0l-4,7Z').join('')});
-  const steps = list => stairs(frontOf(list, [{name: x, better: 'min'}, {name: 'val_accuracy', better: 'max'}]).sort((a, b) => a[x] - b[x]).map(spot));
-  if (rows.length < all.length) d.add('path', {class: 'steps ghost', d: steps(all)});
-  d.add('path', {class: 'steps', d: steps(rows.filter(has))});
+  const two = [{name: x, better: 'min'}, {name: 'val_accuracy', better: 'max'}],
+    same = D.views[x].length === 2,
+    steps = list => stairs([...list].sort((a, b) => a[x] - b[x]).map(spot));
+  if (rows.length < all.length) d.add('path', {class: 'steps ghost', d: steps(same ? whole : frontOf(all, two))});
+  d.add('path', {class: 'steps', d: steps(same ? F.front : frontOf(rows.filter(has), two))});
   d.add('path', {class: 'bars', d: F.front.filter(r => known(r) && !below(r)).map(r => {
     const at = atX(r[x]), a = Math.min(atY(lows(r)), bottom), b = atY(highs(r));
     return 'M' + (at - 3) + ',' + b + 'h6m-3,0V' + a + 'm-3,0h6';
@@ -77,6 +79,13 @@ function drawFront(rows, front, colours) {
     without ? many(without, D.word) + ' without this cost, so not in this picture.' : '',
     F.front.some(known) ? 'Bars: 95 % intervals of the validation images.' : ''
   ].filter(Boolean).join(' ');
+}
+
+// The front of every model: it changes with the cost only, and with near-ties.
+function wholeFront(all, x) {
+  const id = x + $('f-ties').checked;
+  if (F.whole?.id !== id) F.whole = {id, rows: frontOf(all, D.views[x])};
+  return F.whole.rows;
 }
 
 // Where the front lies in a corner of a linear axis, one begins with a logarithmic one.

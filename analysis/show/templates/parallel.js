@@ -24,7 +24,9 @@ function drawParallel(rows, front, colours) {
     }};
   });
   if (!D.trials.length) return;
-  const path = r => line(P.axes.map(a => [a.x, a.y(r)])),
+  // A line does not change with what is shown, only with the room.
+  if (P.room !== d.width) [P.room, P.known] = [d.width, new Map(D.trials.map(r => [r, line(P.axes.map(a => [a.x, a.y(r)]))]))];
+  const path = r => P.known.get(r),
     active = new Set(rows),
     best = new Set(front);
   d.add('path', {class: 'run off', d: D.trials.filter(r => !active.has(r)).map(path).join('')});

@@ -83,7 +83,7 @@ for (const id of ['f-macs', 'f-drop']) $(id).oninput = update;
 $('f-x').onchange = () => { $('f-log').checked = wantsLog(); update(); };
 for (const id of ['f-value', 'f-only', 'f-ties', 'f-whole', 'f-log']) $(id).onchange = update;
 $('f-name').onchange = () => { values(); update(); };
-$('f-colour').onchange = drawAll;
+$('f-colour').onchange = () => { update(); requestAnimationFrame(() => drawCourses(colouring($('f-colour').value))); };
 $('f-clear').onclick = () => { clearFilters(); update(); };
 for (const id of ['f-course', 'f-early']) $(id).onchange = () => drawCourses(colouring($('f-colour').value));
 $('p-by').onchange = drawProgress;
