@@ -1,12 +1,13 @@
 // What a change leads to: filters -> models that pass -> their front -> picture, lines and table, all of the same models.
 let shownRows = [],
+  shownFront = [],
   waiting = false;
 
 function redraw() {
   waiting = false;
   const x = $('f-x').value,
     colours = colouring($('f-colour').value),
-    front = frontOf(shownRows = visible(), D.views[x] || []);
+    front = shownFront = frontOf(shownRows = visible(), D.views[x] || []);
   drawFront(shownRows, front, colours);
   drawParallel(shownRows, front, colours);
   drawTable(front, shownRows);

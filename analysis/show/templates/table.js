@@ -54,7 +54,7 @@ function drawTable(front, rows) {
 
 function sortBy(name) {
   S.sort = {name, sign: S.sort.name === name ? -S.sort.sign : 1};
-  redraw();
+  drawTable(shownFront, shownRows);
   const button = [...$('rows').querySelectorAll('th button')].find(b => b.dataset.n === name);
   if (button) button.focus();
 }
