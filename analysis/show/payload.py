@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from analysis.front import pareto
-from analysis.plain import plain, plain_trial
+from analysis.plain import plain, plain_trial, rows_of
 from analysis.runs import table
 from analysis.runs.epochs import courses
 from analysis.runs.models import word
@@ -92,7 +92,7 @@ def max_drop(df: pd.DataFrame) -> float:
 
 def run_link(df: pd.DataFrame, row: dict[str, Any]) -> str:
     """The run's page in the MLflow UI ("" for a table without runs)."""
-    entry = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
     if not row.get("run_id") or not entry.get("tracking_uri"):
         return ""
     uri = str(entry["tracking_uri"])
@@ -105,7 +105,7 @@ def _entries(
 ) -> list[dict[str, Any]]:
     columns = [*_COLUMNS, *(name for name in df.attrs["objectives"] if name not in _COLUMNS)]
     entries = []
-    for index, row in zip(rows.index, rows.to_dict("records")):
+    for index, row in zip(rows.index, rows_of(rows)):
         entry = {name: plain(row.get(name)) for name in columns} | plain_trial(row, config)
         entry["key"] = f"{index}"
         entry["chosen"] = index in picked

@@ -119,7 +119,7 @@ function drawLimit(d, limit, atX, atY, [left, right, top, bottom]) {
   const at = limit.upright ? atX(limit.value) : atY(limit.value);
   if (limit.upright ? at < left || at > right : at < top || at > bottom) return;
   d.add('path', {class: 'limit', d: limit.upright ? 'M' + at + ',' + top + 'V' + bottom : 'M' + left + ',' + at + 'H' + right});
-  const turned = limit.upright ? {x: at - 4, y: bottom - 6, transform: 'rotate(-90 ' + (at - 4) + ' ' + (bottom - 6) + ')'} : {x: right, y: at - 4, 'text-anchor': 'end'};
+  const turned = limit.upright ? {x: at - 4, y: bottom - 6, transform: 'rotate(-90 ' + (at - 4) + ' ' + (bottom - 6) + ')'} : {x: left + 6, y: at - 4};
   d.add('text', {class: 'limit-words', ...turned}, limit.words);
 }
 
