@@ -52,9 +52,9 @@ def spread(name: str, value: float) -> str:
     return quantity(name, value)
 
 
-def plural(n: int, word: str) -> str:
-    """``plural(1, "trial")`` -> "1 trial", ``plural(2, "trial")`` -> "2 trials"."""
-    return f"{n} {word}{'' if n == 1 else 's'}"
+def plural(n: float, word: str) -> str:
+    """``plural(1, "trial")`` -> "1 trial", ``plural(0.5, "trial")`` -> "0.5 trials"."""
+    return f"{int(n) if n == int(n) else format(n, 'g')} {word}{'' if n == 1 else 's'}"
 
 
 def parameter(value: Any) -> str:

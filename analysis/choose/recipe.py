@@ -123,11 +123,11 @@ def command_for(df: pd.DataFrame, row: pd.Series, epochs: int) -> str:
         hint = f"{polish_command('SWEEP', source, epochs)} makes another one of the same snapshot"
         raise ConfigError("is polished already", model, hint)
     entry = sweep_of(df, row)
-    return polish_command(_short(entry.get("folder")) or f"STORAGE/{row['sweep']}", source, epochs)
+    return polish_command(as_typed(entry.get("folder")) or f"STORAGE/{row['sweep']}", source, epochs)
 
 
-def _short(folder: str | None) -> str:
-    """As one would type it here."""
+def as_typed(folder: str | None) -> str:
+    """A folder as one would type it here; "" for none."""
     if not folder:
         return ""
     relative = os.path.relpath(folder)

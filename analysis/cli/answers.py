@@ -109,12 +109,13 @@ def report(
     """Answer of ``report``: the limits that were drawn, the files, and what was written into MLflow (None if nothing
     was).
     """
+    rows = df[df["candidate"]]
     return {
         "answer": "report",
         "version": VERSION,
         **about(df),
         "constraints": [str(c) for c in constraints],
-        "feasible": int(hard.feasible(df[df["candidate"]], constraints).sum()),
+        "feasible": int(hard.feasible(rows, constraints).sum()) if len(rows) else 0,
         "page": str(written.page),
         "files": [str(path) for path in written.files],
         "published": None

@@ -63,8 +63,12 @@ def report(
     host: str | None,
     **verbs: Any,
 ) -> None:
-    """Write one self-contained HTML page, figures (PNG, SVG) and their CSV; works offline."""
+    """Write one self-contained HTML page, figures (PNG, SVG) and their CSV; works offline.
+
+    Without a verb the page opens on a default choice: the cheapest model within one point of its baseline.
+    """
     from analysis.cli import answers
+    from analysis.errors import NothingFeasible
     from analysis.show import report as page
 
     if serve and (out or publish or as_json):
@@ -78,8 +82,14 @@ def report(
         return
     df = read(sweep, tracking_uri, no_cache)
     asked = any(value not in (None, False) for value in verbs.values())
-    choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
     folder = out or _report_folder(sweep, df)
+    try:
+        choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
+    except NothingFeasible:
+        # The page says so too, and by how much each limit is missed.
+        written = page.write(df, folder, constraints=_parse(df, constraints), band=band, usable=usable)
+        click.echo(f"report   {written.page}", err=as_json)
+        raise
     # First, because it draws the same figures without a choice.
     published = _publish(df, tracking_uri) if publish else None
     written = page.write(df, folder, choice=choice, constraints=parsed, band=band, usable=usable)

@@ -39,10 +39,10 @@ def layer_widths(manifest: dict[str, Any]) -> list[LayerWidth]:
             if change.name in _WIDTHS:
                 first.setdefault(change.module, change.before)
                 last[change.module] = change.after
-    return [LayerWidth(name, first[name], last[name]) for name in sorted(first, key=_natural)]
+    return [LayerWidth(name, first[name], last[name]) for name in sorted(first, key=natural)]
 
 
-def _natural(name: str) -> list[tuple[int, int, str]]:
+def natural(name: str) -> list[tuple[int, int, str]]:
     """``features.10`` after ``features.3``; the classifier last, as it runs."""
     return [
         (1, int(part), "") if part.isdigit() else (0, part != "features", part) for part in name.split(".")

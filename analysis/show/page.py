@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -11,6 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+
+#: A cell of a column of numbers: "34.2 %", "1.23 M MACs", "97.9-99.8", "-", or nothing.
+_NUMBER = re.compile(r"|-|[-+±]?\d[\d.,]*.{0,18}")
 
 #: HTML with Jinja2, CSS and JavaScript, each a file of its own.
 TEMPLATES = resources.files("analysis.show") / "templates"
@@ -26,6 +30,14 @@ class Table:
     def __bool__(self) -> bool:
         return bool(self.rows)
 
+    @property
+    def right(self) -> list[bool]:
+        """Which columns hold numbers, with or without a unit: those are set to the right, text to the left."""
+        columns = [[str(row[i]).strip() for row in self.rows] for i in range(len(self.header))]
+        return [
+            any(c not in ("", "-") for c in cells) and all(map(_NUMBER.fullmatch, cells)) for cells in columns
+        ]
+
 
 def source(name: str) -> str:
     """The text of a template, style sheet or script."""
@@ -38,13 +50,19 @@ def render(template: str, title: str, **values: Any) -> str:
 
 
 def interactive(template: str, title: str, data: dict[str, Any], **values: Any) -> str:
-    """A page with plotly inside and ``data`` for its script."""
+    """A page with ``data`` for its script."""
     from markupsafe import Markup
-    from plotly.offline import get_plotlyjs
 
-    # "</" would end the script element early, whatever trial names or errors contain.
-    payload = json.dumps(data, allow_nan=False).replace("</", "<\\/")
-    return render(template, title, data=Markup(payload), plotly=Markup(get_plotlyjs()), **values)
+    return render(template, title, data=Markup(payload(data)), **values)
+
+
+def payload(data: dict[str, Any]) -> str:
+    """Data as JSON that may stand inside a script element.
+
+    No "<" at all: "</script>" would end the element early and "<!--<script>" would keep it open, whatever names or
+    errors contain.
+    """
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @functools.cache

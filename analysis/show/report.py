@@ -1,4 +1,4 @@
-"""The report: one self-contained HTML page with an interactive front, tables, progress, widths and health."""
+"""The report: one self-contained HTML page that says which model to take, what it saves, and what that rests on."""
 
 from __future__ import annotations
 
@@ -7,32 +7,29 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from analysis import text
 from analysis.choose import constraints as hard
-from analysis.choose.constraints import Constraint
-from analysis.evidence.assurance import assurance
+from analysis.choose.recommend import recommend
+from analysis.evidence.assurance import Assurance, assurance
 from analysis.front import pareto
 from analysis.front.anchors import USABLE, Anchors, anchors_for, from_chance
 from analysis.front.progress import progress
-from analysis.plain import plain, plain_trial, rows_of
+from analysis.plain import plain
 from analysis.runs import table
 from analysis.runs.models import unfinished_paths, word
-from analysis.runs.widths import LayerWidth, layer_widths, manifest_of
-from analysis.show import figures, page, sections
+from analysis.show import figures, first, page, sections
 from analysis.show.confirmed import confirmed_table, draw_confirmed
+from analysis.show.payload import cost_axes, max_drop, payload
 from analysis.show.publish import write_figures
-from gcp_core.errors import GcpError
-from gcp_core.schema import FINALS, STATUSES
+from gcp_core.schema import STATUSES
 
 if TYPE_CHECKING:
     import pandas as pd
 
+    from analysis.choose.constraints import Constraint
     from analysis.choose.select import Choice
-
-#: Where ``mlflow ui`` listens by default; links of a SQLite store lead there.
-LOCAL_UI = "http://127.0.0.1:5000"
-
-_SHOWN_PARAMS = 8
 
 
 @dataclass(frozen=True)
@@ -54,18 +51,33 @@ def write(
 ) -> Written:
     """Write ``report.html``, the figures (PNG, SVG, CSV), ``front.csv`` and ``trials.csv`` into ``folder``.
 
-    ``band``: costs that differ by at most this share count as equal on the front that is shown (``pareto.distinct``).
-    ``usable``: where the accuracy scale of the hypervolume begins (``anchors_for``).
+    A table without a finished model gives a page that says so, and ``trials.csv``.
 
-    Raises:
-        NothingFeasible: the table has no finished trial.
+    Args:
+        choice: what somebody chose; without one the page shows the default choice, named as such.
+        band: costs that differ by at most this share count as equal on the front that is shown (``pareto.distinct``).
+        usable: where the accuracy scale of the hypervolume begins (``anchors_for``).
     """
-    from analysis.errors import NothingFeasible
-
-    if not df["candidate"].any():
-        reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
-        raise NothingFeasible("there is no finished trial to report", "report", reasons)
     folder.mkdir(parents=True, exist_ok=True)
+    files: list[Path] = []
+    if df["candidate"].any():
+        files += _figures(df, folder, choice, constraints, band, usable)
+    df.to_csv(folder / "trials.csv", index=False)
+    files.append(folder / "trials.csv")
+    target = folder / "report.html"
+    said = html(df, choice=choice, constraints=constraints, band=band, usable=usable, files=files)
+    target.write_text(said, encoding="utf-8")
+    return Written(target, tuple(files))
+
+
+def _figures(
+    df: pd.DataFrame,
+    folder: Path,
+    choice: Choice | None,
+    constraints: Sequence[Constraint],
+    band: float,
+    usable: float | None,
+) -> list[Path]:
     goals = df.attrs["objectives"]
     chosen = choice.model if choice is not None else None
     files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints), band=band)
@@ -74,16 +86,12 @@ def write(
         files += figures.save(figures.draw_progress(history, by), history, folder, f"hypervolume_{by}")
     best = pareto.distinct(df, goals, band).sort_values("macs")
     best.to_csv(folder / "front.csv", index=False)
-    df.to_csv(folder / "trials.csv", index=False)
-    files += [folder / "front.csv", folder / "trials.csv"]
+    files.append(folder / "front.csv")
     sure = assurance(df, goals)
     if sure.confirmed:
         fresh = confirmed_table(sure.confirmed)
         files += figures.save(draw_confirmed(fresh), fresh, folder, "confirmed")
-    target = folder / "report.html"
-    said = html(df, choice=choice, constraints=constraints, band=band, usable=usable, files=files)
-    target.write_text(said, encoding="utf-8")
-    return Written(target, tuple(files))
+    return files
 
 
 def html(
@@ -97,27 +105,31 @@ def html(
 ) -> str:
     """The whole page as text: one HTML file that fetches nothing. Writes nothing, so a live page can ask for it again.
 
+    A table without a finished model, without a baseline or with a single trial gives a page that says so.
+
     Args:
         files: what lies beside the page, named at its end.
     """
     goals = df.attrs["objectives"]
-    scales = anchors_for(df, goals, usable=usable)
-    history = progress(df, goals, scales)
-    best = pareto.distinct(df, goals, band).sort_values("macs")
-    sure = assurance(df, goals)
+    some = bool(df["candidate"].any())
+    scales = anchors_for(df, goals, usable=usable) if some else None
+    best = pareto.distinct(df, goals, band).sort_values("macs") if some else df.head(0)
+    found = recommend(df, constraints=constraints, choice=choice)
+    history = progress(df, goals, scales) if scales is not None else None
+    sure = assurance(df, goals) if some else Assurance("no model is finished", {}, 0, None, ())
     return page.interactive(
         "report.html",
         f"Report: {_name(df)}",
-        {**_data(df, choice, history, constraints), "band": band},
+        payload(df, found, history, constraints, band),
         head=_head(df, best, scales),
-        choice=_choice(df, choice) if choice is not None else None,
+        first=first.first_screen(df, found),
         limits=_limits(df, constraints) if choice is None and constraints else None,
         word=word(df),
         explorer=_explorer(df),
         mattered=sections.what_mattered(df),
         sure=sections.sureness(df, sure),
         confirmed=sections.confirmed(sure),
-        advice=sections.what_next(df, scales),
+        advice=sections.what_next(df, scales) if scales else sections.Advice("no model is finished"),
         paths=sections.paths(df),
         health=_health(df),
         reading=_reading(df, scales, files),
@@ -128,31 +140,28 @@ def _name(df: pd.DataFrame) -> str:
     return ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
 
 
-def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors) -> dict[str, Any]:
+def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors | None) -> dict[str, Any]:
     counts = table.counts(df)
-    volume = pareto.hypervolume(df, df.attrs["objectives"], scales)
-    numbers = [
-        _finished(df, counts),
-        (str(len(best)), "on the front"),
-        (f"{volume.value:.3f}", "hypervolume (anchors below)"),
-    ]
-    base = df[df["kind"] == "baseline"]
-    base = base[base["val_accuracy"].notna()]
+    facts = [_finished(df, counts)]
+    left = sum(len(models) for models in df.attrs["left_out"].values())
+    if left:
+        facts.append((str(left), "left out of the front (why: below)"))
+    if scales is not None:
+        volume = pareto.hypervolume(df, df.attrs["objectives"], scales)
+        facts += [(str(len(best)), "on the front"), (f"{volume.value:.3f}", "hypervolume")]
+    base = df[(df["kind"] == "baseline") & df["val_accuracy"].notna()]
     if len(base):
-        numbers.append(
-            (f"{base['val_accuracy'].mean():.2f} %", f"baseline accuracy ({text.plural(len(base), 'run')})")
-        )
-        numbers.append((text.count(base["macs"].max()), "baseline MACs"))
-    smallest = best["macs_kept"].min()
-    if smallest == smallest:
-        numbers.append((f"{1 / smallest:.1f}x", "fewest MACs on the front, against the baseline"))
+        mean = base["val_accuracy"].mean()
+        facts.append((f"{mean:.2f} %", f"baseline accuracy ({text.plural(len(base), 'run')})"))
+    else:
+        facts.append(("No baseline", "has finished"))
     last = df["ended"].max()
     return {
         "name": _name(df),
         "ended": f"last trial ended {last:%Y-%m-%d %H:%M} UTC" if last == last else "",
         "running": any(entry.get("running") for entry in df.attrs["sweeps"]),
-        "tiles": numbers,
-        "near_ties": ", ".join(f"{trial} ({by})" for trial, by in best.attrs["near_ties"].items()),
+        "facts": facts,
+        "near_ties": ", ".join(f"{trial} ({by})" for trial, by in best.attrs.get("near_ties", {}).items()),
     }
 
 
@@ -165,28 +174,11 @@ def _finished(df: pd.DataFrame, counts: dict[str, int]) -> tuple[str, str]:
     ), f"finished {'model' if counts['candidates'] == 1 else 'models'} of {trials}"
 
 
-def _choice(df: pd.DataFrame, choice: Choice) -> dict[str, Any]:
-    runners_up = None
-    if len(choice.runners_up):
-        runners_up = page.Table(*text.trials_cells(choice.runners_up, table.varying(df)[:_SHOWN_PARAMS]))
-    widths, missing = _widths(df, choice)
-    return {
-        "model": choice.model,
-        "reason": choice.reason,
-        "constraints": [str(c) for c in choice.constraints],
-        "feasible": choice.feasible,
-        "considered": choice.considered,
-        "runners_up": runners_up,
-        "widths": widths,
-        "no_widths": missing,
-    }
-
-
 def _limits(df: pd.DataFrame, constraints: Sequence[Constraint]) -> dict[str, Any]:
     """Limits without a verb: how many trials keep them, and if none does, what each alone removes."""
     rows = df[df["candidate"]]
-    kept = hard.feasible(rows, constraints)
-    alone = [] if kept.any() else [hard.describe(hard.removal(rows, c)) for c in constraints]
+    kept = hard.feasible(rows, constraints) if len(rows) else np.zeros(0, dtype=bool)
+    alone = [] if kept.any() or not len(rows) else [hard.describe(hard.removal(rows, c)) for c in constraints]
     return {
         "constraints": [str(c) for c in constraints],
         "feasible": int(kept.sum()),
@@ -195,31 +187,13 @@ def _limits(df: pd.DataFrame, constraints: Sequence[Constraint]) -> dict[str, An
     }
 
 
-def _widths(df: pd.DataFrame, choice: Choice) -> tuple[list[LayerWidth], str]:
-    """The layers of the chosen model, or why they are not known."""
-    try:
-        manifest = manifest_of(df, choice.rows.iloc[0])
-        return layer_widths(manifest) if manifest else [], "no manifest, or nothing was removed."
-    except GcpError as error:
-        return [], str(error)
-
-
 def _explorer(df: pd.DataFrame) -> dict[str, Any]:
     return {
-        "axes": [(name, figures.axis_label(name)) for name in _cost_axes(df)],
+        "axes": [(name, figures.axis_label(name)) for name in cost_axes(df)],
         "parameters": [(name, name) for name in table.varying(df)],
-        "max_drop": f"{_max_drop(df):g}",
+        "sharp": _sharpness(df),
+        "max_drop": f"{max_drop(df):g}",
     }
-
-
-def _cost_axes(df: pd.DataFrame) -> list[str]:
-    rows = df[df["candidate"]]
-    return [n for n in ("macs", "params", "latency_ms") if n in df.columns and rows[n].notna().any()]
-
-
-def _max_drop(df: pd.DataFrame) -> float:
-    worst = df.loc[df["candidate"], "accuracy_drop"].max()
-    return float(int(worst) + 1) if worst == worst and worst > 0 else 1.0
 
 
 def _health(df: pd.DataFrame) -> dict[str, Any]:
@@ -244,88 +218,21 @@ def _health(df: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _reading(df: pd.DataFrame, scales: Anchors, files: Sequence[Path]) -> dict[str, Any]:
+def _sharpness(df: pd.DataFrame) -> str:
+    """How many images judge an epoch, where those are fewer than judge a finished model; "" if all do."""
+    names = ("train.eval_images", "val_images")
+    if not set(names) <= set(df.columns):
+        return ""
+    few, all_ = (plain(df[name].max()) for name in names)
+    return f"{few:.0f} of {all_:.0f}" if few is not None and all_ is not None and few < all_ else ""
+
+
+def _reading(df: pd.DataFrame, scales: Anchors | None, files: Sequence[Path]) -> dict[str, Any]:
     goals = df.attrs["objectives"]
-    chance = from_chance(scales, df, goals)
+    chance = from_chance(scales, df, goals) if scales is not None else None
     return {
         "from_chance": f"{pareto.hypervolume(df, goals, chance).value:.3f}" if chance else "",
         "objectives": list(goals.items()),
-        "anchors": scales.describe(),
+        "anchors": scales.describe() if scales is not None else "",
         "files": [(file.name, file.name) for file in files],
     }
-
-
-def _data(
-    df: pd.DataFrame, choice: Choice | None, history: pd.DataFrame, constraints: Sequence[Constraint]
-) -> dict[str, Any]:
-    """Everything the page's script needs."""
-    config = table.config_columns(df)
-    varying = table.varying(df)
-    picked = set(choice.rows.index) if choice is not None else set()
-    trials = _entries(df[df["candidate"]], df, config, picked)
-    return {
-        "sweeps": len(df.attrs["sweeps"]),
-        "word": word(df),
-        "trials": trials,
-        "baselines": _entries(df[(df["kind"] == "baseline") & df["macs"].notna()], df, config, set()),
-        "varying": varying,
-        "views": {
-            axis: [
-                {"name": n, "better": d} for n, d in figures.goals_of_view(df, axis, "val_accuracy").items()
-            ]
-            for axis in _cost_axes(df)
-        },
-        "limits": [
-            {"column": column, "value": value, "words": words}
-            for column, value, words in figures.limit_lines(
-                df[df["candidate"]], constraints, (*_cost_axes(df), "val_accuracy")
-            )
-        ],
-        "finals": [name for name in FINALS if name in df.columns],
-        "axes": [{"name": name, "label": figures.axis_label(name)} for name in _cost_axes(df)],
-        "parallel": _parallel(df, varying),
-        "progress": {name: [plain(v) for v in history[name]] for name in history.columns},
-        "maxDrop": _max_drop(df),
-        "sort": {"name": "macs", "sign": 1},
-    }
-
-
-def _entries(
-    rows: pd.DataFrame, df: pd.DataFrame, config: list[str], picked: set[Any]
-) -> list[dict[str, Any]]:
-    columns = ["val_accuracy", "macs", "params", "macs_kept", "params_kept", "latency_ms", "accuracy_drop"]
-    columns += ["latency_low_ms", "latency_high_ms"]  # what the page's front holds for equally fast
-    columns += [name for name in df.attrs["objectives"] if name not in columns]
-    entries = []
-    for index, row in zip(rows.index, rows_of(rows)):
-        entry = {name: plain(row.get(name)) for name in columns} | plain_trial(row, config)
-        entry["key"] = f"{index}"
-        entry["chosen"] = index in picked
-        entry["link"] = run_link(df, row)
-        entries.append(entry)
-    return entries
-
-
-def run_link(df: pd.DataFrame, row: dict[str, Any]) -> str:
-    """The run's page in the MLflow UI ("" for a table without runs)."""
-    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
-    if not row.get("run_id") or not entry.get("tracking_uri"):
-        return ""
-    uri = str(entry["tracking_uri"])
-    base = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
-    return f"{base}/#/experiments/{entry['experiment_id']}/runs/{row['run_id']}"
-
-
-def _parallel(df: pd.DataFrame, varying: list[str]) -> list[dict[str, Any]]:
-    """Axes of the parallel coordinates: what was searched, then cost and accuracy."""
-    import pandas as pd
-
-    rows = df[df["candidate"]]
-    axes: list[dict[str, Any]] = []
-    for name in varying[:_SHOWN_PARAMS]:
-        numeric = pd.api.types.is_numeric_dtype(rows[name]) and not pd.api.types.is_bool_dtype(rows[name])
-        values = None if numeric else sorted(rows[name].astype(str).unique())
-        axes.append({"name": name, "label": name.split(".", 1)[-1], "values": values})
-    axes.append({"name": "macs", "label": "MACs", "values": None})
-    axes.append({"name": "val_accuracy", "label": "val acc %", "values": None})
-    return axes

@@ -59,14 +59,9 @@ async def check_report(page: Page, report: Path, server: str, shots: Path) -> di
         shots: folder for the pictures.
     """
     await page.open((report / "report.html").resolve().as_uri())
-    await page.until(
-        "document.querySelectorAll('#plot-front .scatterlayer .trace').length > 2", "the front is drawn"
-    )
+    await page.until("F.front.length > 0", "the front is drawn")
     expected = front_of(report)
-    drawn = await page.ask(
-        "$('plot-front').data.find(t => (t.name || '').startsWith('front')).customdata"
-        ".map(k => D.trials.find(r => r.key === k).model)"
-    )
+    drawn = await page.ask("F.front.map(r => r.model)")
     need(set(drawn) == expected, f"the drawn front {sorted(drawn)} is not {sorted(expected)}")
     await page.picture(shots / "report.png", whole=True)
     filtered = await _filters(page)
@@ -86,17 +81,17 @@ async def check_report(page: Page, report: Path, server: str, shots: Path) -> di
 
 async def _filters(page: Page) -> int:
     """Half of the MACs at most, then any parameter value, all trials instead of the front, another cost axis."""
-    await page.ask("$('f-macs').value = 50; $('f-macs').oninput()")
+    await _change(page, "$('f-macs').value = 50; $('f-macs').oninput()")
     expected = await page.ask("D.trials.filter(r => r.macs_kept !== null && 100 * r.macs_kept <= 50).length")
     shown = await page.ask("$('shown').textContent")
     need(shown.startswith(f"{expected} of "), f"the MACs filter shows {shown!r}, not {expected}")
     rows = "document.querySelectorAll('#rows tbody tr:not(.baseline)').length"
     front_rows = await page.ask(rows)
-    await page.ask("$('f-only').click()")
+    await _change(page, "$('f-only').click()")
     need(await page.ask(rows) == expected >= front_rows, "the table does not list all trials that pass")
-    await page.ask("$('f-only').click()")
+    await _change(page, "$('f-only').click()")
     if await page.ask("$('f-value').options.length > 1"):
-        await page.ask("$('f-value').selectedIndex = 1; $('f-value').onchange()")
+        await _change(page, "$('f-value').selectedIndex = 1; $('f-value').onchange()")
         wanted = await page.ask(
             "D.trials.filter(r => 100 * r.macs_kept <= 50 && String(r.config[$('f-name').value]) === $('f-value').value)"
             ".length"
@@ -105,40 +100,38 @@ async def _filters(page: Page) -> int:
             (await page.ask("$('shown').textContent")).startswith(f"{wanted} of "),
             "the parameter filter is wrong",
         )
-        await page.ask("$('f-value').selectedIndex = 0; $('f-value').onchange()")
-    await page.ask("$('f-x').selectedIndex = 1; $('f-x').onchange()")
-    label = await page.ask("$('plot-front').layout.xaxis.title.text")
+        await _change(page, "$('f-value').selectedIndex = 0; $('f-value').onchange()")
+    await _change(page, "$('f-x').selectedIndex = 1; $('f-x').onchange()")
+    label = await page.ask("$('plot-front').textContent")
     need("Parameters" in label, f"the cost axis did not change: {label!r}")
-    await page.ask("$('f-x').selectedIndex = 0; $('f-x').onchange()")
+    await _change(page, "$('f-x').selectedIndex = 0; $('f-x').onchange()")
     return int(expected)
+
+
+async def _change(page: Page, script: str) -> None:
+    """Do something and wait until the page has drawn what it leads to."""
+    await page.ask(f"(() => {{ {script}; return new Promise(requestAnimationFrame); }})()")
 
 
 async def _clicks(page: Page) -> None:
     """A click on a point and on a row shows that trial; a click on a head sorts."""
-    await page.ask("$('f-macs').value = 100; $('f-macs').oninput(); $('plot-front').scrollIntoView()")
-    # Front markers are the trace after the line; the topmost element at a point's centre is plotly's drag layer.
-    await page.until(
-        "[...document.querySelectorAll('#plot-front .trace')].some(t => t.querySelectorAll('.point').length)",
-        "points",
-    )
+    await _change(page, "$('f-macs').value = 100; $('f-macs').oninput(); $('plot-front').scrollIntoView()")
     place = await page.ask(
-        "(() => { const traces = [...document.querySelectorAll('#plot-front .scatterlayer .trace')];"
-        " const at = $('plot-front').data.findIndex(t => (t.name || '').startsWith('front'));"
-        " const boxes = [...traces[at].querySelectorAll('.point')].map(p => p.getBoundingClientRect());"
-        " const b = boxes[0]; return [b.x + b.width / 2, b.y + b.height / 2]; })()"
+        "(() => { const p = F.points.find(p => F.front.includes(p.r) && p.r.key !== S.selected) ?? F.points[0],"
+        " b = F.scales.root.getBoundingClientRect(); return [b.x + p.x, b.y + p.y]; })()"
     )
     before = await page.ask("$('detail').innerHTML = 'nothing yet'")
     await page.click(*place)
     await page.until(f"$('detail').innerHTML !== {json.dumps(before)}", "a click on a point shows its trial")
     last = "document.querySelector('#rows tbody tr:last-child')"
     await page.ask(f"{last}.click()")
-    name = await page.ask(f"{last}.querySelector('td').textContent")
+    name = await page.ask(f"{last}.querySelector('th').textContent")
     need(
         (await page.ask("$('detail').textContent")).startswith(name),
         f"a click on row {name} does not show it",
     )
     values = "[...document.querySelectorAll('#rows tbody tr td:nth-child(2)')].map(c => +c.textContent)"
-    await page.ask("document.querySelector('#rows th:nth-child(2)').click()")
+    await page.ask("document.querySelector('#rows thead th:nth-child(2) button').click()")
     ordered = await page.ask(values)
     need(ordered == sorted(ordered), "a click on the head does not sort")
 

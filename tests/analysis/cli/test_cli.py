@@ -189,6 +189,24 @@ def test_a_limit_without_a_verb_stands_on_the_page(sweep, tmp_path):
     assert "alone removes 24 of 24 (nearest miss: " in page
 
 
+def test_where_nothing_is_feasible_there_is_a_page_that_says_so_and_exit_code_3(sweep, tmp_path):
+    done = run("report", sweep, "--where", "macs <= 1%", "--best", "accuracy", "--out", tmp_path)
+    assert done.exit_code == 3
+    page = (tmp_path / "report.html").read_text()
+    assert "No finished model keeps the limits" in page
+    assert "alone removes 24 of 24 (nearest miss: " in page
+
+
+def test_a_sweep_without_a_finished_trial_has_a_page_that_says_so(tmp_path):
+    write_sweep(tmp_path / "none", [baseline_trial(), *broken_trials(0)])
+    done = run("report", tmp_path / "none", "--where", "macs <= 50%", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["feasible"] == 0
+    page = (tmp_path / "none" / "report" / "report.html").read_text()
+    assert "No model is finished" in page
+    assert "1 diverged: the loss was not finite" in page
+
+
 def test_near_ties_are_left_out_of_tables_figures_and_tags_and_band_brings_them_back(tmp_path):
     trials = [FakeTrial(f"t{i:04d}", config_for(target=0.5 + i / 100), finals_of(kept, accuracy))
               for i, (kept, accuracy) in enumerate([(0.5, 90.0), (0.498, 80.0), (0.3, 75.0)])]  # fmt: skip

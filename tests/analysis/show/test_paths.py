@@ -66,14 +66,17 @@ def test_the_report_has_an_entry_a_link_and_the_widths_of_a_snapshot(written):
     df, files = written
     text = files.page.read_text()
     body, rest = text.split('<script type="application/json" id="data">')
-    assert "What is left of each layer of t0000@3" in body
-    assert "<b>26</b><span>finished models of 4 trials</span>" in body
+    assert "<h2>t0000@3</h2>" in body
+    assert "<b>26</b> finished models of 4 trials" in body
     widths = layer_widths(manifest_of(df, row_of(df, "t0000@3")))
     assert next((w.layer, w.before, w.after) for w in widths) == ("features.0", 32, 20), (
         "three events of four channels"
     )
     data = json.loads(rest.split("</script>")[0])
     assert data["word"] == "model"
+    key = next(e["key"] for e in data["trials"] if e["model"] == "t0000@3")
+    assert data["widths"]["of"][key]["features.0"] == 20
+    assert data["widths"]["layers"][0] == {"layer": "features.0", "before": 32}
     entry = next(e for e in data["trials"] if e["model"] == "t0000@3")
     run = row_of(df, "t0000@3")["run_id"]
     assert entry["link"].endswith(f"/runs/{run}")
@@ -84,9 +87,9 @@ def test_the_report_has_an_entry_a_link_and_the_widths_of_a_snapshot(written):
 
 
 def test_the_script_of_the_page_draws_paths_from_what_it_is_given(written):
-    script = page.source("report.js")
-    assert "...paths(rows, x)" in script
-    for name in ("r.level", "r.trial", "r.sweep", "r.model", "D.word"):
+    script = page.source("front.js") + page.source("models.js")
+    assert "trails(all, spot)" in script
+    for name in ("r.level", "r.trial", "r.sweep", "r.model"):
         assert name in script
     data = written[1].page.read_text().split('id="data">')[1].split("</script>")[0]
     assert all({"level", "trial", "sweep", "model"} <= set(entry) for entry in json.loads(data)["trials"])

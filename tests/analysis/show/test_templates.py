@@ -51,8 +51,9 @@ def faults(script: str) -> list[str]:
     return found + [f"{sign} is never closed" for sign in stack]
 
 
-def test_the_script_has_whole_statements_whole_strings_and_closed_brackets():
-    assert faults(page.source("report.js")) == []
+@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("*.js")))
+def test_the_script_has_whole_statements_whole_strings_and_closed_brackets(name):
+    assert faults(page.source(name)) == []
 
 
 @pytest.mark.parametrize(
@@ -126,3 +127,15 @@ def test_an_installation_brings_every_template_along():
     for path in files:
         name = path.relative_to(FOLDER.parent).as_posix()
         assert any(fnmatch.fnmatch(name, pattern) for pattern in patterns), name
+
+
+def test_numbers_stand_to_the_right_and_text_to_the_left():
+    header = ["model", "accuracy", "range", "MACs", "nothing", "mixed"]
+    rows = [["t0001@2", "97.92", "95.8-99.0", "1.23 M", "-", "0.3"], ["b0000", "-", "-", "600 k", "", "none"]]
+    assert page.Table(header, rows).right == [False, True, True, True, False, False]
+
+
+def test_data_cannot_end_the_script_that_holds_them_nor_keep_it_open():
+    # "<!--<script>" would make the browser read past the next "</script>".
+    data = {"word": "</script><!--<script>"}
+    assert page.payload(data) == '{"word":"\\u003c/script>\\u003c!--\\u003cscript>"}'

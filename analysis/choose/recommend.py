@@ -1,0 +1,324 @@
+"""The model to look at first when nobody has said how to choose: a default, named as one, with what to do next.
+
+The rule: of the models that cost less than their baseline, the cheapest that loses at most one point of validation
+accuracy to it. Where none keeps that limit, the one that comes nearest to it. Test accuracy takes no part.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from analysis import text
+from analysis.choose import constraints as hard
+from analysis.choose import recipe, select
+from analysis.errors import NothingFeasible
+from analysis.evidence import noise
+from analysis.front import pareto
+from analysis.front.objectives import Objectives
+from analysis.runs.artifacts import sweep_of
+from analysis.runs.models import word
+from gcp_core.errors import ConfigError
+from gcp_core.redaction import redact
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.choose.constraints import Constraint
+    from analysis.choose.select import Choice
+
+#: Points of validation accuracy that the default choice may lose to its baseline.
+WITHIN = 1.0
+#: Costs that the default choice may be the cheapest in, if the sweep minimises them.
+_COSTS = ("macs", "params", "latency_ms")
+_FALLBACK: Objectives = {"val_accuracy": "max", "macs": "min"}
+_POLISH_EPOCHS = 30
+
+#: How a recommendation came about: somebody asked for it; it keeps the limit; it comes nearest to the limit; there is no
+#: baseline, so it is measured against the most accurate model; no model costs less than its baseline; there is none.
+Basis = Literal["asked", "within", "nearest", "no baseline", "nothing smaller", "nothing"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something to do next: in words, and the command for it ("" where there is none)."""
+
+    words: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """One model and why, or why there is none.
+
+    Attributes:
+        choice: the model with its runners-up; None if there is none.
+        basis: how it came about.
+        rule: what the choice is, in a few words: "the cheapest model within 1 point of its baseline".
+        why: the reason in sentences.
+        sure: how sure its accuracy is, one sentence each.
+        export: the command that exports it ("" for a table without runs).
+        steps: what to do next, the export first.
+        limit: the accuracy that the rule asks for, per cent (NaN where the rule has none).
+    """
+
+    choice: Choice | None
+    basis: Basis
+    rule: str
+    why: str
+    sure: tuple[str, ...] = ()
+    export: str = ""
+    steps: tuple[Step, ...] = ()
+    limit: float = float("nan")
+
+    @property
+    def model(self) -> str:
+        """The model's name, "" if there is none."""
+        return self.choice.model if self.choice is not None else ""
+
+
+def recommend(
+    df: pd.DataFrame,
+    *,
+    within: float = WITHIN,
+    constraints: Sequence[Constraint] = (),
+    choice: Choice | None = None,
+) -> Recommendation:
+    """The default choice of a table as ``analysis.load`` returns it; never fails for want of models.
+
+    Args:
+        within: points of validation accuracy that it may lose to its baseline.
+        constraints: limits that it keeps as well.
+        choice: a choice that somebody made instead; it is only described.
+    """
+    if choice is not None:
+        return _described(df, choice, "asked", "the choice that was asked for", choice.reason, within)
+    rows = df[df["candidate"]]
+    if rows.empty:
+        return _nothing("no model is finished", _why_nothing(df), "nothing")
+    kept = rows[hard.feasible(rows, constraints)] if constraints else rows
+    if kept.empty:
+        alone = "; ".join(hard.describe(hard.removal(rows, c)) for c in constraints)
+        return _nothing("no finished model keeps the limits", f"{alone}.", "nothing")
+    cost, points = _cost(df, kept), text.plural(within, "point")
+    based = kept[["baseline_val_accuracy", f"baseline_{cost}"]].to_numpy(dtype=float, na_value=np.nan)
+    if not np.isfinite(based).all(axis=1).any():
+        return _without_baseline(df, kept, constraints, cost, within)
+    smaller = [*constraints, hard.Constraint(cost, "<", 1.0, relative=True)]
+    near = hard.Constraint("accuracy_drop", "<=", within)
+    try:
+        found = select.choose(df, [*smaller, near], select.cheapest(cost))
+        why = (
+            f"{text.plural(found.feasible, word(df))} of {found.considered} lose at most {points} of validation accuracy "
+            f"and cost less than the baseline; {found.model} {_lowest(cost)} of them."
+        )
+        rule = f"the cheapest {word(df)} within {points} of its baseline"
+        return _described(df, found, "within", rule, why, within)
+    except NothingFeasible:
+        pass
+    try:
+        found = select.choose(df, smaller, select.best("accuracy_drop"))
+    except NothingFeasible:
+        why = f"None of {text.plural(len(kept), 'finished ' + word(df))} costs less than the baseline."
+        return _nothing("nothing is smaller than the baseline yet", why, "nothing smaller")
+    rule = f"no smaller {word(df)} is within {points} of its baseline; this one comes nearest"
+    why = (
+        f"None of the {found.feasible} {word(df)}s that cost less than the baseline is within {points} of it; "
+        f"{found.model} comes nearest, {_away(found.rows['accuracy_drop'].iloc[0], within)} too far."
+    )
+    return _described(df, found, "nearest", rule, why, within)
+
+
+def export_command(df: pd.DataFrame, row: pd.Series) -> str:
+    """The command that exports exactly this model; "" for a table without runs.
+
+    A tracking address with a secret in it is left to be filled in.
+    """
+    where = _sweep(df, row)
+    model = shlex.quote(str(row["model"]))
+    return (
+        f"gcp-analyze export {where} --id {model} --out {shlex.quote('exported/' + str(row['model']))}"
+        if where
+        else ""
+    )
+
+
+def _sweep(df: pd.DataFrame, row: pd.Series) -> str:
+    """The sweep of a row as one types it in the folder where the page is made; "" if it is a table only."""
+    entry = sweep_of(df, row)
+    if entry.get("folder"):
+        return shlex.quote(recipe.as_typed(entry["folder"]))
+    uri = str(entry.get("tracking_uri") or "")
+    if not uri:
+        return ""
+    return f"{shlex.quote(str(entry['name']))} --tracking-uri {shlex.quote(redact(uri))}"
+
+
+def _cost(df: pd.DataFrame, rows: pd.DataFrame) -> str:
+    """The first cost that the sweep minimises and that was measured, with baselines to compare it to; else the MACs."""
+    goals = df.attrs.get("objectives") or _FALLBACK
+    for name, direction in goals.items():
+        known = {name, f"baseline_{name}"} <= set(rows.columns)
+        if (
+            direction == "min"
+            and name in _COSTS
+            and known
+            and rows[[name, f"baseline_{name}"]].notna().all(axis=1).any()
+        ):
+            return name
+    return "macs"
+
+
+def _lowest(cost: str) -> str:
+    return {"macs": "has the fewest MACs", "params": "has the fewest parameters"}.get(cost, "is the fastest")
+
+
+def _away(drop: float, within: float) -> str:
+    return f"{drop - within:.2f} points"
+
+
+def _without_baseline(
+    df: pd.DataFrame, kept: pd.DataFrame, constraints: Sequence[Constraint], cost: str, within: float
+) -> Recommendation:
+    """Nothing to compare with: the most accurate model stands for the baseline, and the page says so."""
+    limit = float(kept["val_accuracy"].max()) - within
+    near = hard.Constraint("val_accuracy", ">=", limit)
+    found = select.choose(df, [*constraints, near], select.cheapest(cost))
+    points = text.plural(within, "point")
+    why = (
+        f"No baseline has finished, so nothing says what pruning costs in accuracy. {found.model} {_lowest(cost)} of "
+        f"{text.plural(found.feasible, word(df))} within {points} of the most accurate one ({limit + within:.2f} %)."
+    )
+    rule = f"the cheapest {word(df)} within {points} of the most accurate one"
+    return _described(df, found, "no baseline", rule, why, within, limit)
+
+
+def _nothing(rule: str, why: str, basis: Basis) -> Recommendation:
+    return Recommendation(None, basis, rule, why)
+
+
+def _why_nothing(df: pd.DataFrame) -> str:
+    reasons = "; ".join(f"{len(models)} {reason}" for reason, models in df.attrs["left_out"].items())
+    return f"{reasons}." if reasons else "No trial has ended yet."
+
+
+def _described(
+    df: pd.DataFrame,
+    choice: Choice,
+    basis: Basis,
+    rule: str,
+    why: str,
+    within: float,
+    limit: float = float("nan"),
+) -> Recommendation:
+    row = choice.rows.iloc[0]
+    if basis in ("within", "nearest"):
+        limit = float(row["baseline_val_accuracy"]) - within
+    fresh = next((c for c in _confirmations(df, row) if c.model == choice.model), None)
+    sure = _sure(df, choice, limit, within, fresh)
+    export = export_command(df, row)
+    return Recommendation(
+        choice, basis, rule, why, sure, export, tuple(_steps(df, row, basis, export, fresh)), limit
+    )
+
+
+def _confirmations(df: pd.DataFrame, row: pd.Series) -> list[noise.Confirmation]:
+    return noise.confirmations(df, among=df.loc[[row.name]]) if (df["kind"] == "confirm").any() else []
+
+
+def _sure(
+    df: pd.DataFrame, choice: Choice, limit: float, within: float, fresh: noise.Confirmation | None
+) -> tuple[str, ...]:
+    """What the images, the choosing and fresh seeds say about its accuracy."""
+    row = choice.rows.iloc[0]
+    low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
+    said = []
+    if not np.isfinite(low):
+        said.append("How many validation images the accuracy rests on is not known, so it has no interval.")
+    else:
+        images = f"{row['val_images']:.0f} validation images"
+        if not np.isfinite(limit):
+            pass
+        elif low > limit:
+            said.append(
+                f"The whole interval lies above the limit of {limit:.2f} %: {images} are enough to tell."
+            )
+        elif high < limit:
+            said.append(
+                f"The whole interval lies below the limit of {limit:.2f} %: more images would not mend that."
+            )
+        else:
+            said.append(
+                f"The limit of {limit:.2f} % lies inside the interval: {images} cannot tell whether the model keeps it."
+            )
+    said += _alternative(df, row, low, high)
+    if fresh is not None:
+        seeds = text.plural(fresh.n, "fresh seed")
+        said.append(
+            f"Confirmed: {seeds} {'gives' if fresh.n == 1 else 'give'} {fresh.mean:.2f} % "
+            f"({100 * fresh.level:.0f} % interval {fresh.low:.2f} to {fresh.high:.2f} %)."
+        )
+    else:
+        of = (
+            f", picked from {choice.considered} models by one measurement each"
+            if choice.considered > 1
+            else ""
+        )
+        said.append(f"One training run{of}: expect a little less when it is trained again.")
+    return tuple(said)
+
+
+def _alternative(df: pd.DataFrame, row: pd.Series, low: float, high: float) -> list[str]:
+    """The most accurate cheaper model of the front that the images do not tell apart from this one, if there is one."""
+    if not np.isfinite(low):
+        return []
+    front = pareto.front(df[df["candidate"]], _FALLBACK)
+    alike = front[front["val_accuracy"].between(low, high) & (front["macs"] < row["macs"])]
+    if alike.empty:
+        return []
+    other = alike.sort_values("val_accuracy", kind="stable").iloc[-1]
+    images = round((row["val_accuracy"] - other["val_accuracy"]) / 100 * row["val_images"])
+    share = text.quantity("macs_kept", other["macs"] / row["macs"])
+    return (
+        [
+            f"{other['model']} has {share} of its MACs and only {text.plural(images, 'image')} fewer right: "
+            "too few to tell them apart."
+        ]
+        if images > 0
+        else [f"{other['model']} has as many images right with {share} of its MACs."]
+    )
+
+
+def _steps(
+    df: pd.DataFrame, row: pd.Series, basis: Basis, export: str, fresh: noise.Confirmation | None
+) -> list[Step]:
+    """Export it; make sure of it; where it falls short, what may bring more."""
+    where = _sweep(df, row)
+    if not where:
+        return [Step("This page was made from a table file; to export the model, make it from the sweep.")]
+    steps = [Step("Export it, proven in a fresh process", export)]
+    if basis == "nearest":
+        try:
+            steps.append(
+                Step(
+                    f"Or train it on for {_POLISH_EPOCHS} epochs first, which may win accuracy back",
+                    recipe.command_for(df, row, _POLISH_EPOCHS),
+                )
+            )
+        except ConfigError:
+            steps.append(
+                Step("Or search where the front is thin", f"gcp-analyze advise {where} --write next.yaml")
+            )
+    if fresh is None:
+        model = shlex.quote(str(row["model"]))
+        steps.append(
+            Step(
+                "Make sure: train it again on three fresh seeds",
+                f"gcp-analyze select {where} --id {model} --write-config confirm.yaml && gcp-sweep run confirm.yaml",
+            )
+        )
+    return steps

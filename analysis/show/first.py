@@ -1,0 +1,142 @@
+"""The first screen of the report: one model, how good and how sure it is, what it saves, what to do with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from analysis import text
+from analysis.runs import table
+from analysis.show.page import Table
+from analysis.show.payload import SHOWN_PARAMS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.choose.recommend import Recommendation, Step
+
+_NAMES = {"macs": "MACs", "params": "Parameters"}
+_TAGS = {
+    "asked": "Chosen as asked",
+    "within": "Recommended by default",
+    "nearest": "Nearest miss, by default",
+    "no baseline": "By default, without a baseline",
+    "nothing smaller": "No recommendation",
+    "nothing": "No recommendation",
+}
+
+
+@dataclass(frozen=True)
+class Saving:
+    """What is left of one cost: ``share`` of the baseline's in per cent (None if unknown), and both in words."""
+
+    name: str
+    words: str
+    detail: str
+    share: float | None
+
+
+@dataclass(frozen=True)
+class FirstScreen:
+    """What the card says; ``model`` is "" where there is nothing to recommend."""
+
+    basis: str
+    tag: str
+    rule: str
+    model: str
+    why: str
+    accuracy: str
+    interval: str
+    drop: str
+    savings: tuple[Saving, ...]
+    sure: tuple[str, ...]
+    steps: tuple[Step, ...]
+    constraints: tuple[str, ...]
+    feasible: int
+    considered: int
+    runners_up: Table | None
+
+
+def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
+    """The card of a recommendation."""
+    rule = found.rule[:1].upper() + found.rule[1:]
+    tag = _TAGS[found.basis]
+    if found.choice is None:
+        return FirstScreen(
+            found.basis, tag, rule, "", found.why, "", "", "", (), found.sure, found.steps, (), 0, 0, None
+        )
+    choice, row = found.choice, found.choice.rows.iloc[0]
+    runners_up = None
+    if len(choice.runners_up):
+        runners_up = Table(*text.trials_cells(choice.runners_up, table.varying(df)[:SHOWN_PARAMS]))
+    return FirstScreen(
+        found.basis,
+        tag,
+        rule,
+        found.model,
+        found.why,
+        f"{row['val_accuracy']:.2f} %",
+        _interval(row),
+        _drop(row),
+        tuple(_savings(row)),
+        found.sure,
+        found.steps,
+        choice.constraints if found.basis == "asked" else (),
+        choice.feasible,
+        choice.considered,
+        runners_up,
+    )
+
+
+def _interval(row: pd.Series) -> str:
+    low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
+    if not np.isfinite(low):
+        return ""
+    return f"95 % interval {low:.1f} to {high:.1f} %, {row['val_images']:.0f} validation images"
+
+
+def _drop(row: pd.Series) -> str:
+    drop, base = row.get("accuracy_drop", np.nan), row.get("baseline_val_accuracy", np.nan)
+    if not (np.isfinite(drop) and np.isfinite(base)):
+        return "no baseline to compare with"
+    if round(drop, 2) == 0:
+        return f"as accurate as its baseline ({base:.2f} %)"
+    return f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'} its baseline ({base:.2f} %)"
+
+
+def _savings(row: pd.Series) -> list[Saving]:
+    found = []
+    for name, words in _NAMES.items():
+        value, base = (_number(row, column) for column in (name, f"baseline_{name}"))
+        if value is None or base is None or base <= 0:
+            found.append(Saving(words, text.count(value) if value is not None else "-", "no baseline", None))
+            continue
+        found.append(_saving(words, value / base, f"{text.count(value)} of {text.count(base)}"))
+    return [*found, _latency(row)]
+
+
+def _saving(name: str, share: float, detail: str) -> Saving:
+    change = 100 * abs(1 - share)
+    return Saving(name, f"{change:.1f} % {'fewer' if share <= 1 else 'more'}", detail, 100 * share)
+
+
+def _latency(row: pd.Series) -> Saving:
+    """Measured, with what noise allows to be said; only what the sweep has measured counts."""
+    value, base = _number(row, "latency_ms"), _number(row, "baseline_latency_ms")
+    if value is None:
+        return Saving("Latency", "not measured", "" if base is None else f"baseline {base:.3g} ms", None)
+    if base is None or base <= 0:
+        return Saving("Latency", f"{value:.3g} ms", "no baseline", None)
+    low, high = (_number(row, f"latency_{end}_ms") or value for end in ("low", "high"))
+    detail = f"{value:.3g} of {base:.3g} ms, batch 1"
+    if low <= base <= high:
+        return Saving("Latency", "no measurable change", detail, 100 * value / base)
+    change = f"{100 * abs(1 - value / base):.0f} % {'faster' if value < base else 'slower'}"
+    return Saving("Latency", change, detail, 100 * value / base)
+
+
+def _number(row: Any, name: str) -> float | None:
+    value = row.get(name, np.nan)
+    return float(value) if value is not None and np.isfinite(value) else None

@@ -1,0 +1,122 @@
+"""The default choice: a rule that is named, its reason, how sure it is and what to do next; never an error."""
+
+import numpy as np
+import pytest
+
+import analysis
+from analysis.choose import constraints as hard
+from analysis.choose.recommend import recommend
+from analysis.runs import table as runs_table
+from tests.analysis.synthetic import (
+    FakeTrial,
+    baseline_trial,
+    broken_trials,
+    config_for,
+    finals_of,
+    path_baseline,
+    path_of,
+    some_trials,
+    write_sweep,
+)
+
+
+def trials(*models):
+    """Trials of (share of the MACs kept, accuracy); the baseline has 97 %."""
+    return [
+        FakeTrial(f"t{i:04d}", config_for(target=0.5 + i / 100), finals_of(kept, accuracy))
+        for i, (kept, accuracy) in enumerate(models)
+    ]
+
+
+def loaded(folder, runs):
+    write_sweep(folder, runs)
+    return analysis.load(folder, cache=False)
+
+
+def test_the_default_is_the_cheapest_within_a_point_of_its_baseline(tmp_path):
+    df = loaded(
+        tmp_path / "own", [baseline_trial(), *trials((0.6, 96.9), (0.4, 96.2), (0.3, 95.9), (1.0, 97.0))]
+    )
+    found = recommend(df)
+    # 96.2 loses 0.8 points; 95.9 loses 1.1.
+    assert (found.basis, found.model, found.limit) == ("within", "t0001", 96.0)
+    assert found.rule == "the cheapest trial within 1 point of its baseline"
+    assert found.why.startswith("2 trials of 4 lose at most 1 point")
+    assert found.steps[0].command == found.export
+    assert found.export.endswith("/own --id t0001 --out exported/t0001")
+    wider = recommend(df, within=1.5)
+    assert (wider.model, wider.limit) == ("t0002", 95.5)
+    limited = recommend(df, constraints=[hard.parse("macs >= 50%")])
+    assert limited.model == "t0000"
+
+
+def test_test_accuracy_has_no_part_in_the_default(tmp_path):
+    df = loaded(tmp_path / "own", [baseline_trial(), *trials((0.6, 96.9), (0.4, 96.2))])
+    turned = df.assign(test_accuracy=np.where(df["model"] == "t0000", 99.9, 1.0))
+    turned.attrs = df.attrs
+    assert recommend(turned).model == recommend(df).model == "t0001"
+
+
+def test_where_none_is_within_a_point_it_is_the_nearest_miss_and_no_unpruned_model(tmp_path):
+    paths = [path_baseline(), path_of("t0000", shift=-3.0)]
+    found = recommend(loaded(tmp_path / "far", paths))
+    # The unpruned snapshot loses 3.2 points and saves nothing; the first pruned one loses 3.2 and saves 30 %.
+    assert (found.basis, found.model) == ("nearest", "t0000@1")
+    assert "comes nearest" in found.rule
+    assert found.steps[1].command.endswith("t0000@1 train.epochs=30"), "training on may mend it"
+
+
+def test_without_a_baseline_the_most_accurate_model_is_the_measure_and_it_is_said(tmp_path):
+    found = recommend(loaded(tmp_path / "alone", trials((0.6, 96.9), (0.4, 96.2), (0.3, 95.0))))
+    assert (found.basis, found.model) == ("no baseline", "t0001")
+    assert "No baseline has finished" in found.why
+
+
+@pytest.mark.parametrize(
+    ("runs", "limits", "basis", "rule"),
+    [
+        ([baseline_trial()], [], "nothing", "no model is finished"),
+        ([baseline_trial(), *broken_trials(0)], [], "nothing", "no model is finished"),
+        (
+            [baseline_trial(), *some_trials(3)],
+            ["macs <= 1%"],
+            "nothing",
+            "no finished model keeps the limits",
+        ),
+        ([baseline_trial(), *trials((1.0, 97.0))], [], "nothing smaller", "nothing is smaller"),
+    ],
+)
+def test_where_there_is_nothing_to_recommend_it_says_why(tmp_path, runs, limits, basis, rule):
+    found = recommend(loaded(tmp_path / "own", runs), constraints=[hard.parse(one) for one in limits])
+    assert (found.choice, found.model, found.basis, found.steps) == (None, "", basis, ())
+    assert found.rule.startswith(rule)
+    assert found.why
+
+
+def test_it_says_whether_the_images_can_tell_and_which_cheaper_model_they_cannot_tell_apart(tmp_path):
+    df = loaded(tmp_path / "own", [baseline_trial(), *trials((0.6, 96.9), (0.4, 96.0), (0.2, 95.5))])
+
+    def on(images):
+        table = df.assign(val_images=float(images))
+        table.attrs = df.attrs
+        return " ".join(recommend(runs_table.finish(table)).sure)
+
+    # The choice has 96.0 %; Wilson's interval on 400 images is 93.6 to 97.5 %, so 95.5 % is inside: 2 images fewer.
+    assert "The limit of 96.00 % lies inside the interval: 400 validation images cannot tell" in on(400)
+    assert "t0002 has 50.0 % of its MACs and only 2 images fewer right" in on(400)
+    assert "t0002" not in on(400_000)
+
+
+def test_a_secret_in_a_tracking_address_does_not_get_into_the_command(tmp_path):
+    df = loaded(tmp_path / "own", [baseline_trial(), *trials((0.4, 96.2))])
+    df.attrs["sweeps"][0] |= {"folder": None, "tracking_uri": "https://me:geheim99@mlflow.example/x"}
+    found = recommend(df)
+    assert "geheim99" not in found.export
+    assert found.export.startswith("gcp-analyze export own --tracking-uri ")
+
+
+def test_fresh_seeds_are_told_and_not_asked_for_again(of_paths):
+    found = recommend(of_paths, within=1.6)
+    assert found.model.startswith("t0000@"), "the path that c0000 confirms"
+    assert "Confirmed: 1 fresh seed gives" in " ".join(found.sure)
+    assert not [step for step in found.steps if "fresh seeds" in step.words]
