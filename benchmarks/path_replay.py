@@ -309,7 +309,10 @@ def sampler(world: World, min_gain: float | None, seeds: range) -> dict[str, Any
             rows[kind].append([world.hypervolume(replay, cost) / full for cost in at])
     return {
         kind: {
-            f"{cost / total:.1f}": round(statistics.median(column), 4)
+            f"{cost / total:.1f}": {
+                "median": round(statistics.median(column), 4),
+                "mean": round(statistics.mean(column), 4),
+            }
             for cost, column in zip(at, zip(*many, strict=True), strict=True)
         }
         for kind, many in rows.items()
