@@ -1,7 +1,7 @@
 """A view of the sweep that MLflow's runs page opens ready made: columns, order and charts, kept with the experiment.
 
 The page restores its state from a tag of the experiment, the one that its own "save view" button writes, and an address
-names the tag; newer pages list it in their menu "Views". Nothing of that is documented: it is used with the versions
+names the tag; the menu "Views" lists it. Nothing of that is documented: it is used with the versions
 that were seen to take it, and for all others :func:`clicks` says how to have the same by hand.
 """
 
@@ -23,10 +23,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-#: MLflow versions that open such a view: seen with 3.10.1 and 3.17.2; another major version may keep it elsewhere.
-OLDEST, BEFORE = (3, 10), (4, 0)
-#: From this one on a view has a name, under which the menu "Views" lists it.
-NAMED = (3, 17)
+#: MLflow versions that open such a view: seen with 3.17.2, the first that was tried with saved views that have names.
+#: Later pages have to read what this one saved, up to the next major version. 3.10.1 shows an error page instead.
+OLDEST, BEFORE = (3, 17), (4, 0)
 TAG_PREFIX = "mlflow.sharedViewState."
 #: A longer tag is refused by MLflow.
 _LONGEST_TAG = 5000
@@ -68,13 +67,11 @@ class View:
         where = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
         return f"{where}&viewStateShareKey={self.key}{mode}"
 
-    def tag(self, version: tuple[int, int], created_ms: int) -> tuple[str, str]:
-        """Key and value of the experiment's tag, in the form that pages of this version read."""
-        state = json.dumps(self.state, separators=(",", ":"))
-        if version >= NAMED:
-            times = {"createdAt": created_ms, "updatedAt": created_ms}
-            state = json.dumps({"name": self.name, **times, "state": state}, separators=(",", ":"))
-        return TAG_PREFIX + self.key, state
+    def tag(self, created_ms: int) -> tuple[str, str]:
+        """Key and value of the experiment's tag, as the page itself saves a view."""
+        times = {"createdAt": created_ms, "updatedAt": created_ms}
+        saved = {"name": self.name, **times, "state": json.dumps(self.state, separators=(",", ":"))}
+        return TAG_PREFIX + self.key, json.dumps(saved, separators=(",", ":"))
 
 
 def views(config: SweepConfig, sweep_id: str) -> tuple[View, ...]:
@@ -118,10 +115,9 @@ def keep_views(client: MlflowClient, experiment: Any, wanted: tuple[View, ...]) 
     A view is a convenience: whatever goes wrong here is said in the log and does not end the sweep.
     """
     try:
-        version = _version(str(client.tracking_uri))
-        if not OLDEST <= version < BEFORE:
+        if not OLDEST <= _version(str(client.tracking_uri)) < BEFORE:
             return {}
-        tags = dict(view.tag(version, int(experiment.creation_time or 0)) for view in wanted)
+        tags = dict(view.tag(int(experiment.creation_time or 0)) for view in wanted)
         if max(map(len, tags.values())) > _LONGEST_TAG:
             _log.warning("no ready-made view in MLflow: it would be longer than a tag may be")
             return {}

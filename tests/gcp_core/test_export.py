@@ -7,8 +7,15 @@ import torch
 from torch import nn
 
 from gcp_core import export
-from gcp_core.cost.latency import latency_table, onnx_forward
-from gcp_core.export import ExportError, export_onnx, export_program, run_program
+from gcp_core.cost.latency import latency_table, onnx_forward, openvino_forward
+from gcp_core.export import (
+    ExportError,
+    export_int8,
+    export_onnx,
+    export_openvino,
+    export_program,
+    run_program,
+)
 from gcp_core.groups import find_groups
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
@@ -65,6 +72,39 @@ def test_a_padded_scatter_onnx_file_takes_any_batch_in_onnxruntime(scattered, tm
     table = latency_table(scattered, EXAMPLE, result.path, batch_sizes=(1, 3), repeats=3, warmup=1)
     rows = [(row.runtime, row.batch_size) for row in table]
     assert rows == [("eager", 1), ("onnxruntime", 1), ("eager", 3), ("onnxruntime", 3)]
+
+
+def test_an_openvino_file_computes_what_the_model_computes_for_any_batch(tmp_path):
+    pytest.importorskip("openvino")
+    model = pruned("vgg_tiny", "coupled")
+    made = export_onnx(model, EXAMPLE, tmp_path / "net.onnx")
+    assert export_openvino(model, made.path, tmp_path / "net.xml") <= 1e-5
+    forward = openvino_forward(tmp_path / "net.xml")
+    assert [difference(model, forward, images(n)) <= 1e-5 for n in (1, 2, 7)] == [True] * 3
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "net.xml", "net.bin"}
+    other = own_net("vgg_tiny", 0.25, seed=1).float()
+    with pytest.raises(ExportError, match="differs from the model by"):
+        export_openvino(other, made.path, tmp_path / "other.xml")
+    assert not (tmp_path / "other.xml").exists()
+
+
+def test_a_file_in_8_bits_is_close_to_the_model_where_it_was_calibrated(tmp_path):
+    model = pruned("vgg_tiny", "coupled")
+    made = export_onnx(model, EXAMPLE, tmp_path / "net.onnx")
+    small = export_int8(made.path, [images(32), images(33)], tmp_path / "net.int8.onnx")
+    forward = onnx_forward(small)
+    assert [difference(model, forward, images(n)) < 0.2 for n in (32, 7)] == [True] * 2
+    assert difference(model, forward, images(32)) > 1e-5
+    assert {file.name for file in tmp_path.iterdir()} == {"net.onnx", "net.int8.onnx"}
+    with pytest.raises(ExportError, match="cannot be quantised"):
+        export_int8(tmp_path / "none.onnx", [images(2)], tmp_path / "other.onnx")
+    assert not (tmp_path / "other.onnx").exists()
+
+
+def test_without_openvino_the_error_says_what_to_install(monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    with pytest.raises(ExportError, match=r"OpenVINO export needs openvino .*gcp-sweep\[openvino\]"):
+        export_openvino(own_net("vgg_tiny"), tmp_path / "net.onnx", tmp_path / "net.xml")
 
 
 def test_without_the_extra_onnx_says_what_to_install(monkeypatch, tmp_path):
