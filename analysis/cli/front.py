@@ -107,6 +107,8 @@ def _with_baselines(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
 
 def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list[str]]:
     """The rows with the number of seeds of their configuration, where some have several, and what these rule out."""
+    import pandas as pd
+
     from analysis.runs.models import is_polished
 
     if sure.groups is None:
