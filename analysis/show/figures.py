@@ -380,9 +380,8 @@ def save(figure: Figure, data: pd.DataFrame, folder: Path, name: str) -> list[Pa
 def render(figure: Figure, png: Path, svg: Path) -> None:
     """Write the picture itself."""
     figure.draw_without_rendering()
-    figure.set_layout_engine(
-        None
-    )  # the layout is found: finding it again for each file takes as long as drawing it
+    # The layout is found: finding it again for each file takes as long as drawing it.
+    figure.set_layout_engine(None)
     figure.savefig(png)
     # Without a date two runs on the same data give the same file.
     figure.savefig(svg, metadata={"Date": None})
