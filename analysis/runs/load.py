@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +15,17 @@ if TYPE_CHECKING:
 
 
 def load(
-    sweep: str | Path | Sequence[str | Path], *, tracking_uri: str | None = None, cache: bool = True
+    sweep: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    *,
+    tracking_uri: str | None = None,
+    cache: bool = True,
 ) -> pd.DataFrame:
     """One row per model of a sweep, with typed columns: per trial, baseline and confirm run, and of a path per snapshot.
 
     Args:
-        sweep: the sweep's folder; or its name, id or parent run id (then with ``tracking_uri``); or a
-            ``.csv`` or ``.parquet`` file with the same columns; or a sequence of these, which end up in one
-            frame.
+        sweep: the sweep's folder, or what ``sweeps.run`` gave back; or its name, id or parent run id (then with
+            ``tracking_uri``); or a ``.csv`` or ``.parquet`` file with the same columns; or a sequence of
+            these, which end up in one frame.
         tracking_uri: where MLflow keeps the runs, if ``sweep`` is no folder.
         cache: keep the table as parquet in the sweep's folder and read only what is newer from MLflow.
 
@@ -45,21 +49,21 @@ def load(
     """
     from analysis.runs import table
 
-    if isinstance(sweep, (str, Path)):
+    if isinstance(sweep, (str, os.PathLike)):
         return _load_one(sweep, tracking_uri, cache)
     if not sweep:
         raise SweepNotFound("no sweep given", "sweep")
     return table.concat([_load_one(one, tracking_uri, cache) for one in sweep])
 
 
-def _load_one(sweep: str | Path, tracking_uri: str | None, cache: bool) -> pd.DataFrame:
+def _load_one(sweep: str | os.PathLike[str], tracking_uri: str | None, cache: bool) -> pd.DataFrame:
     from analysis.runs import table
     from analysis.runs.models import model_records
 
     path = Path(sweep)
     if path.suffix in (".csv", ".parquet"):
         return table.from_file(path)
-    ref = find(sweep, tracking_uri=tracking_uri)
+    ref = find(sweep if isinstance(sweep, str) else path, tracking_uri=tracking_uri)
     if cache:
         from analysis.runs.cache import cached_records
 

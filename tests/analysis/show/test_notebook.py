@@ -3,12 +3,25 @@
 import json
 import subprocess
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
 import analysis
 from analysis.choose.verbs import parse_verb
 from gcp_core.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Ran:
+    """Like what ``sweeps.run`` gives back: a path by the protocol, not by its class."""
+
+    folder: Path
+
+    def __fspath__(self) -> str:
+        return str(self.folder)
+
 
 GOALS = {"val_accuracy": "max", "macs": "min"}
 
@@ -118,3 +131,8 @@ def test_a_choice_in_words_gives_the_reason_and_the_next_best(df):
     assert said.startswith(choice.reason)
     for model in choice.runners_up["model"]:
         assert f"  {model}: " in said
+
+
+def test_what_a_run_gave_back_is_loaded_as_its_folder_is(sweep, df):
+    assert analysis.load(Ran(sweep))["model"].tolist() == df["model"].tolist()
+    assert len(analysis.load([Ran(sweep)])) == len(df)
