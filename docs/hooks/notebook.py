@@ -42,9 +42,9 @@ def _output(name: str, output: dict[str, Any]) -> str:
         figure = json.dumps({"data": data[PLOTLY]["data"], "layout": data[PLOTLY]["layout"]}).replace(
             "</", "<\\/"
         )
-        draw = f'Plotly.newPlot("{name}", f.data, f.layout, {{responsive: true, displaylogo: false}});'
+        draw = f'Plotly.newPlot("{name}", f.data, f.layout, {{responsive: true, displayModeBar: false}});'
         return (
-            f'<div id="{name}" class="plotly-figure"></div>\n<script>(f => {{ {draw} }})({figure})</script>'
+            f'<div id="{name}" class="plotly-figure"></div>\n<script>(f => addEventListener("load", () => {{ {draw} }}))({figure})</script>'
         )
     text = "".join(output.get("text") or data.get("text/plain") or "")
-    return f"```text\n{text.rstrip()}\n```" if text.strip() else ""
+    return f"``` {{ .text .output }}\n{text.rstrip()}\n```" if text.strip() else ""
