@@ -202,7 +202,7 @@ def small_demo() -> dict[str, Any]:
     config["data"]["train_images"] = 300
     config["model"]["width"] = 0.25
     config["prune"] |= {
-        "start": {"choice": [1, 2]},
+        "start": {"choice": [1, 2, 3]},
         "interval": 1,
         "ratio": {"choice": [0.3, 0.4]},
         "target": 0.85,

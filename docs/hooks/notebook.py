@@ -43,6 +43,7 @@ def _output(name: str, output: dict[str, Any]) -> str:
             "</", "<\\/"
         )
         draw = f'Plotly.newPlot("{name}", f.data, f.layout, {{responsive: true, displayModeBar: false}});'
-        return f'<div id="{name}" class="plotly-figure"></div>\n<script>(f => addEventListener("load", () => {{ {draw} }}))({figure})</script>'
+        script = f'(f => addEventListener("load", () => {{ {draw} }}))({figure})'
+        return f'<div id="{name}" class="plotly-figure"></div>\n<script>{script}</script>'
     text = "".join(output.get("text") or data.get("text/plain") or "")
     return f"``` {{ .text .output }}\n{text.rstrip()}\n```" if text.strip() else ""
