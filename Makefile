@@ -58,7 +58,7 @@ $(DOCS)/.installed: docs/requirements.lock
 
 docs: $(DOCS)/.installed
 	NO_MKDOCS_2_WARNING=1 $(DOCS)/bin/mkdocs build --strict --quiet
-	@echo "Look at it: xdg-open site/index.html"
+	@echo "Look at it: xdg-open site/index.html (the search needs a server: $(DOCS)/bin/mkdocs serve)"
 
 # The reference pages and the picture of the first page, from the code and the records.
 reference: $(VENV)/.installed

@@ -45,6 +45,8 @@ def tidied(notebook: Any) -> Any:
         for output in cell.outputs:
             if output.output_type == "stream" and output.name == "stderr":
                 continue
+            if output.output_type == "display_data" and PLOTLY not in output.data:
+                continue  # scripts and progress bars
             if output.output_type in ("display_data", "execute_result"):
                 data = output.data
                 output.data = {PLOTLY: data[PLOTLY]} if PLOTLY in data else {"text/plain": data["text/plain"]}

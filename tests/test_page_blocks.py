@@ -202,7 +202,7 @@ def small_demo() -> dict[str, Any]:
     config["data"]["train_images"] = 300
     config["model"]["width"] = 0.25
     config["prune"] |= {
-        "start": {"choice": [1, 2]},
+        "start": {"choice": [1, 2, 3]},
         "interval": 1,
         "ratio": {"choice": [0.3, 0.4]},
         "target": 0.85,
@@ -224,7 +224,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _sweep(words: list[str], folder: Path) -> None:
     """``gcp-sweep`` in a process of its own, as Ray wants it."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    searched = os.pathsep.join(part for part in (str(ROOT), os.environ.get("PYTHONPATH", "")) if part)
+    environment = {**os.environ, "PYTHONPATH": searched}
     command = [sys.executable, "-c", "from sweeps.cli import main; main()", *words]
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

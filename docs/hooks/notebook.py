@@ -42,9 +42,8 @@ def _output(name: str, output: dict[str, Any]) -> str:
         figure = json.dumps({"data": data[PLOTLY]["data"], "layout": data[PLOTLY]["layout"]}).replace(
             "</", "<\\/"
         )
-        draw = f'Plotly.newPlot("{name}", f.data, f.layout, {{responsive: true, displaylogo: false}});'
-        return (
-            f'<div id="{name}" class="plotly-figure"></div>\n<script>(f => {{ {draw} }})({figure})</script>'
-        )
+        draw = f'Plotly.newPlot("{name}", f.data, f.layout, {{responsive: true, displayModeBar: false}});'
+        script = f'(f => addEventListener("load", () => {{ {draw} }}))({figure})'
+        return f'<div id="{name}" class="plotly-figure"></div>\n<script>{script}</script>'
     text = "".join(output.get("text") or data.get("text/plain") or "")
-    return f"```text\n{text.rstrip()}\n```" if text.strip() else ""
+    return f"``` {{ .text .output }}\n{text.rstrip()}\n```" if text.strip() else ""
