@@ -40,7 +40,8 @@ class Scene:
         hypervolume: share of the box that the front dominates, None = not known yet.
         stand_in: the snapshot that stands for the baseline in it; empty = a baseline does.
         left_s: about how long the sweep will take, None = not known.
-        note: what is wrong, as a sentence; empty = nothing.
+        lost: the driver that died, such as ``process 7``; empty = somebody may be at work.
+        again: the command that continues it after that; empty = not known.
     """
 
     place: str
@@ -54,7 +55,17 @@ class Scene:
     stand_in: str = ""
     planned: int = 0
     left_s: float | None = None
-    note: str = ""
+    lost: str = ""
+    again: str = ""
+
+    @property
+    def state(self) -> str:
+        """The sweep's, and why; one whose driver died still says of itself that it is running."""
+        if self.lost:
+            return f"stopped: the driver ({self.lost}) died"
+        if self.entry is None:
+            return "has not begun; waiting for its driver"
+        return self.entry.state + (f" ({self.entry.message})" if self.entry.message else "")
 
     @property
     def over(self) -> bool:
@@ -94,6 +105,27 @@ class Scene:
         return resting(self.trials, self.snapshots)
 
     @property
+    def best(self) -> Member | None:
+        """The most accurate pruned model so far; None = there is none, or accuracy is no value of it."""
+        known = [m for m in self.front if "val_accuracy" in m.finals and m.finals.get("macs_removed") != 0]
+        return max(known, key=lambda m: m.finals["val_accuracy"], default=None)
+
+    @property
+    def unpruned(self) -> Member | None:
+        """What the best model is compared with: its baseline, or the snapshot that stands for one; None = neither yet."""
+        if self.stand_in:
+            trial = self.stand_in.partition("@")[0]
+            taken = {one.snap.name(trial): one.snap.finals for one in self.snapshots.get(trial, ())}
+            return Member(self.stand_in, taken[self.stand_in]) if self.stand_in in taken else None
+        best = "" if self.best is None else self.best.model.partition("@")[0]
+        keys = {r.job.baseline_key for r in self.trials if not best or r.job.trial_id == best}
+        for record in self.records:
+            known = record.job.kind == "baseline" and record.status == "complete" and record.key in keys
+            if known and "val_accuracy" in record.finals:
+                return Member(record.job.trial_id, record.finals)
+        return None
+
+    @property
     def failures(self) -> list[Record]:
         """What has no place on the front, the last one first."""
         bad = [record for record in self.records if record.status in BAD]
@@ -110,14 +142,14 @@ def look(following: Following) -> Scene:
     entry = following.entry()
     if entry is None:
         following.check()
-        return Scene(following.place, None, note=following.drivers_note())
+        return Scene(following.place, None, lost=following.lost_driver())
     config = following.config()
     ledger = following.ledger(entry, config)
     trials, baselines = ledger.records("trial"), ledger.records("baseline")
     records = (*baselines, *trials, *ledger.records("confirm"))
     snapshots = ledger.snapshots()
     running = entry.state == "running"
-    note = following.drivers_note() if running else ""
+    lost = following.lost_driver() if running else ""
     front = LiveFront(config.search.objectives)
     _bring_manifests(following, baselines, snapshots)
     front.recall(trials, baselines, snapshots)
@@ -138,8 +170,9 @@ def look(following: Following) -> Scene:
         hypervolume=front.hypervolume(),
         stand_in=front.stand_in,
         planned=planned,
-        left_s=_left_s(config, entry, trials, planned - done) if running and not note else None,
-        note=note,
+        left_s=_left_s(config, entry, trials, planned - done) if running and not lost else None,
+        lost=lost,
+        again=following.continued_by(config) if lost else "",
     )
 
 

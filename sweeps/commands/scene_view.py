@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,22 +29,24 @@ _RUNNING, _FRONT, _PAUSED, _FAILED = 32, 12, 8, 6
 #: Rows that are shown of a part however low the terminal is.
 _LEAST = 2
 _BAR = 28
+#: Nothing is broken into lines.
+_WIDE = 1_000_000
 
 
 def headline(scene: Scene) -> str:
     """``digits-demo: running, 7 of 24 trials ended, hypervolume 0.6120, about 4 min left``."""
     if scene.entry is None:
-        return f"{scene.place}: has not begun; waiting for its driver"
-    state = scene.entry.state + (f" ({scene.entry.message})" if scene.entry.message else "")
+        return f"{scene.place}: {scene.state}"
     ended = f"{scene.done} of {scene.planned} trials ended"
-    return ", ".join(filter(None, [f"{scene.entry.name}: {state}", ended, _ahead(scene)]))
+    return ", ".join(filter(None, [f"{scene.entry.name}: {scene.state}", ended, _ahead(scene)]))
 
 
 def changes(before: Scene | None, now: Scene) -> list[str]:
     """One line for everything that is new."""
     if before is None or (before.entry is None and now.entry is not None):
-        return [headline(now), *([now.note] if now.note else [])]
+        return [headline(now), *_to_go_on(now)]
     known = {record.job.trial_id: record.status for record in before.records}
+    resting = {one.trial_id: one.said for one in now.paused}
     lines: list[str] = []
     for record in sorted(now.records, key=lambda r: (r.ended_ms or now_ms(now), r.job.trial_id)):
         name, was = record.job.trial_id, known.get(record.job.trial_id)
@@ -58,14 +61,14 @@ def changes(before: Scene | None, now: Scene) -> list[str]:
         if record.finished:
             lines.append(result_line(record.job, _outcome(record), now.done, now.planned))
         elif record.status == "paused":
-            lines.append(f"{name} rests: {record.decision or 'no reason is recorded'}")
+            lines.append(f"{name} {resting[name]}")
         elif was is not None:
             lines.append(f"{name} goes on")
     ahead, grown = _ahead(now), now.hypervolume != before.hypervolume
     if lines and ahead and (grown or now.done > before.done):
         lines[-1] += f" ({ahead})"
-    if now.note != before.note:
-        lines.append(now.note or "its driver is back")
+    if now.lost != before.lost:
+        lines += [now.state, *_to_go_on(now)] if now.lost else ["its driver is back"]
     if now.over:
         lines.append(headline(now))
     return lines
@@ -80,61 +83,94 @@ def _outcome(record: Record) -> Outcome:
     return Outcome(record.status, record.finals, error=record.error, seconds=record.seconds)
 
 
+def _to_go_on(scene: Scene) -> list[str]:
+    """What to type after the driver died."""
+    return [f"continue:  {scene.again}"] if scene.again else []
+
+
 def _ahead(scene: Scene) -> str:
     return front_text(scene.hypervolume, scene.left_s, scene.stand_in)
 
 
-def picture(scene: Scene, height: int, note: str = "") -> RenderableType:
+def picture(scene: Scene, height: int, note: str = "", width: int = _WIDE) -> RenderableType:
     """The whole scene in at most ``height`` lines, as far as that is possible; what has no room is counted.
 
     Args:
+        height, width: of the terminal, in lines and characters.
         note: what the viewer itself has to say.
     """
     from rich.console import Group
 
-    head: list[RenderableType] = []
-    if scene.entry is None:
-        head.append(words(headline(scene), style="bold"))
-    else:
-        said = scene.entry.state + (f" ({scene.entry.message})" if scene.entry.message else "")
-        head += [words(f"{scene.entry.name}: {said}", style="bold"), *_progress(scene)]
-    head += [words(line, style="yellow") for line in (scene.note, note) if line]
+    name = scene.place if scene.entry is None else scene.entry.name
+    head: list[RenderableType] = [words(f"{name}: {scene.state}", style="bold red" if scene.lost else "bold")]
+    head += [words(line, style="bold") for line in _to_go_on(scene)]
+    if scene.entry is not None:
+        head += _progress(scene)
+    head += [words(line, style="yellow") for line in [note] if line]
     parts = [part for part in (_running(scene), _front(scene), _paused(scene), _failed(scene)) if part.rows]
     # A part takes a title, an empty line above it and, as a table, two lines of header.
-    room = height - len(head) - 1 - sum(2 + (2 if part.header else 0) for part in parts)
+    room = height - sum(_lines(line, width) for line in head) - 1
+    room -= sum(1 + _lines(part.titled(_LEAST), width) + (2 if part.header else 0) for part in parts)
     shown: list[RenderableType] = []
-    for part, rows in zip(parts, _shares([len(part.rows) for part in parts], room)):
+    costs = [part.lines_per_row(width) for part in parts]
+    for part, rows in zip(parts, _shares([len(part.rows) for part in parts], costs, room)):
         shown += ["", *part.drawn(rows)]
     return Group(*head, *shown)
 
 
-def _shares(wanted: list[int], room: int) -> list[int]:
-    """How many rows each part gets: none more than it has, and what one does not need the others get."""
+def _lines(shown: object, width: int) -> int:
+    """How many lines a text takes on a terminal that wide, about; anything else takes one."""
+    from rich.text import Text
+
+    return max(1, math.ceil(len(shown) / width)) if isinstance(shown, (str, Text)) else 1
+
+
+def _shares(wanted: list[int], costs: list[int], room: int) -> list[int]:
+    """How many rows each part gets: none more than it has, and what one does not need the others get.
+
+    A row of a part takes so many lines as ``costs`` says.
+    """
     given = [min(_LEAST, number) for number in wanted]
-    left = room - sum(given)
-    while left > 0 and given != wanted:
-        for at, number in enumerate(wanted):
-            if left > 0 and given[at] < number:
+    left = room - sum(number * cost for number, cost in zip(given, costs))
+    while True:
+        fitting = [at for at, number in enumerate(wanted) if given[at] < number and costs[at] <= left]
+        if not fitting:
+            return given
+        for at in fitting:
+            if costs[at] <= left:
                 given[at] += 1
-                left -= 1
-    return given
+                left -= costs[at]
 
 
 class _Part:
-    """A title, and rows below it; a table if there is a header."""
+    """A title, with what there is to know ``about`` the rows below it; a table if there is a header."""
 
     def __init__(
-        self, title: str, header: tuple[str, ...], rows: Sequence[tuple[str, ...]], most: int
+        self,
+        title: str,
+        header: tuple[str, ...],
+        rows: Sequence[tuple[str, ...]],
+        most: int,
+        about: str = "",
     ) -> None:
-        self.title, self.header, self._all = title, header, rows
+        self.title, self.header, self._all, self._about = title, header, rows, about
         self.rows = rows[:most]
 
+    def lines_per_row(self, width: int) -> int:
+        """Of its longest sentence on a terminal that wide; rows of a table are taken for one line."""
+        if self.header:
+            return 1
+        return max(_lines(f"  {row[0]}", width) for row in self.rows)
+
+    def titled(self, number: int) -> str:
+        """The title over so many rows."""
+        notes = [f"the first {number} of {len(self._all)}" if number < len(self._all) else "", self._about]
+        return self.title + (f" ({', '.join(filter(None, notes))})" if any(notes) else "")
+
     def drawn(self, number: int) -> list[RenderableType]:
-        """The part with so many rows; the last of them says how many more there are."""
-        hidden = len(self._all) - number
-        title = self.title + (f" (the first {number} of {len(self._all)})" if hidden else "")
+        """The part with so many rows; its title says how many more there are."""
         rows = self.rows[:number]
-        shown: list[RenderableType] = [words(title, style="bold")]
+        shown: list[RenderableType] = [words(self.titled(number), style="bold")]
         if self.header:
             return [*shown, table(self.header, rows)]
         return [*shown, *(words(f"  {row[0]}") for row in rows)]
@@ -146,28 +182,60 @@ def _progress(scene: Scene) -> list[RenderableType]:
 
     line = Table.grid(padding=(0, 2, 0, 0))
     total = max(scene.planned, 1)
-    ended = f"{scene.done} of {scene.planned} trials ended"
     line.add_row(
         ProgressBar(total, min(scene.done, total), _BAR, complete_style="cyan", finished_style="green"),
-        words(ended),
+        words(_ended_text(scene)),
     )
-    known = [counts_text(scene.statuses)] if scene.statuses else []
-    if scene.queued:
-        known.append(f"{scene.queued} waiting for a worker")
+    at_work = sum(record.job.kind == "trial" for record in scene.running)
+    others = {"paused": scene.statuses.get("paused", 0), "interrupted" if scene.lost else "running": at_work}
+    others["not begun" if scene.lost else "waiting for a worker"] = scene.queued
+    known = [f"{number} {what}" for what, number in others.items() if number]
     if scene.entry is not None and scene.entry.seconds:
-        known.append(f"{duration(scene.entry.seconds)} so far")
-    ahead = _ahead(scene)
-    return [line, *(words(", ".join(one)) for one in (known, [ahead] if ahead else []) if one)]
+        known.append(f"{duration(scene.entry.seconds)} with a driver at work")
+    return [line, *(words(one) for one in (", ".join(known), _ahead(scene), _compared(scene)) if one)]
+
+
+def _ended_text(scene: Scene) -> str:
+    """``5 of 8 trials ended: 4 complete, 1 failed``."""
+    ended = {status: number for status, number in scene.statuses.items() if status != "paused"}
+    said = f"{scene.done} of {scene.planned} trials ended"
+    if not scene.done:
+        return said
+    return f"{said}, all complete" if set(ended) == {"complete"} else f"{said}: {counts_text(ended)}"
+
+
+def _compared(scene: Scene) -> str:
+    """``unpruned: 97.03 % at 152 k MACs; best accuracy so far t0003@2: 91.39 % (5.64 points less)``, and its MACs."""
+    unpruned, best = scene.unpruned, scene.best
+    said = []
+    if unpruned is not None:
+        name = f"unpruned so far ({unpruned.model})" if scene.stand_in else "unpruned"
+        macs = f" at {count(unpruned.finals['macs'])} MACs" if "macs" in unpruned.finals else ""
+        said.append(f"{name}: {unpruned.finals['val_accuracy']:.2f} %{macs}")
+    if best is not None:
+        accuracy = best.finals["val_accuracy"]
+        words = f"best accuracy{'' if scene.over else ' so far'} {best.model}: {accuracy:.2f} %"
+        if unpruned is not None:
+            less = unpruned.finals["val_accuracy"] - accuracy
+            words += f" ({abs(less):.2f} points {'less' if less >= 0 else 'more'})"
+        if "macs_removed" in best.finals:
+            words += f" at {100 * best.finals['macs_removed']:.0f} % fewer MACs"
+        said.append(words)
+    return "; ".join(said)
 
 
 def _running(scene: Scene) -> _Part:
     rows: list[tuple[str, ...]] = []
     for record in scene.running:
         seen = scene.sightings[record.job.trial_id]
-        says = "trained, waits for its baseline" if seen.ended else ""
-        if seen.silent_s > SILENT_S and not seen.ended:
-            says = f"no sign of life for {duration(seen.silent_s)}"
         row = seen.row
+        if scene.lost:
+            says = f"after epoch {int(row['epoch'])}" if row else "from its beginning"
+            says = "is trained, only its end is entered" if seen.ended else says
+        else:
+            says = "trained, waits for its baseline" if seen.ended else ""
+            if seen.silent_s > SILENT_S and not seen.ended:
+                says = f"no sign of life for {duration(seen.silent_s)}"
         rows.append(
             (
                 record.job.trial_id,
@@ -179,10 +247,12 @@ def _running(scene: Scene) -> _Part:
                 says,
             )
         )
-    header: tuple[str, ...] = ("trial", "on", "epoch", "val acc %", "MACs", "varies", "")
+    header: tuple[str, ...] = ("trial", "on", "epoch", "val acc %", "MACs", "settings")
+    header = (*header, "goes on" if scene.lost else "state")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    return _Part("Was running" if scene.note else "Running", header, rows, _RUNNING)
+    about = "the last epoch of each is kept" if scene.lost else ""
+    return _Part("Interrupted" if scene.lost else "Running", header, rows, _RUNNING, about)
 
 
 def _front(scene: Scene) -> _Part:
@@ -194,12 +264,13 @@ def _front(scene: Scene) -> _Part:
     rows = [
         (member.model, *(_value(name, member.finals) for name in (*names, *more))) for member in scene.front
     ]
-    return _Part(f"Front{'' if scene.over else ' so far'}: {len(rows)}", tuple(header), rows, _FRONT)
+    title = f"Front{'' if scene.over else ' so far'}: {len(rows)}"
+    return _Part(title, tuple(header), rows, _FRONT, "finished models only")
 
 
 _HEADINGS = {
     "val_accuracy": "val acc %",
-    "accuracy_drop": "drop",
+    "accuracy_drop": "drop (points)",
     "macs": "MACs",
     "params": "params",
     "macs_removed": "MACs removed %",
@@ -222,7 +293,8 @@ def _value(name: str, finals: Mapping[str, float]) -> str:
 
 def _paused(scene: Scene) -> _Part:
     resting = scene.paused
-    return _Part(f"Paused: {len(resting)}", (), [(one.said,) for one in resting], _PAUSED)
+    about = "" if scene.over else "each goes on when its next step promises most"
+    return _Part(f"Paused: {len(resting)}", (), [(one.said,) for one in resting], _PAUSED, about)
 
 
 def _failed(scene: Scene) -> _Part:

@@ -44,10 +44,16 @@ class Resting:
 
     @property
     def said(self) -> str:
-        """Model and reason in one line."""
-        if self.reason.startswith(self.model):
-            return self.reason
-        return f"{self.model}: {self.reason or 'no reason is recorded'}"
+        """After which of its models it waits, and why, in a sentence; what was promised when that was decided."""
+        promise, other = self.decision.get("promise"), self.decision.get("other")
+        if not promise:
+            why = self.reason.removeprefix(f"{self.model}: ") or "no reason is recorded"
+            return f"waits after {self.model}: {why}"
+        said = f"going on promised {_rate(promise)} points of hypervolume per dense epoch"
+        if other:
+            said += f", {self.decision.get('other_name') or 'something else'} {_rate(other)}"
+        _, found, limit = self.reason.partition("; ")
+        return f"waits after {self.model}: {said}{found}{limit}"
 
 
 @dataclass(frozen=True)
@@ -145,6 +151,11 @@ def resting(records: Iterable[Record], taken: Mapping[str, list[SnapshotRecord]]
             Resting(name, model_id(name, max(levels)) if levels else name, record.decision, dict(last))
         )
     return found
+
+
+def _rate(promise: Mapping[str, Any]) -> str:
+    """Per cent points of hypervolume per dense epoch, in two digits that count."""
+    return f"{promise['rate']:.2g}" if promise["rate"] < 100 else f"{promise['rate']:.0f}"
 
 
 def _failure(record: Record) -> Failure:

@@ -77,7 +77,7 @@ class LiveView:
     def picture(self) -> RenderableType:
         """What is to be seen now."""
         scene, note = self._last or (None, "")
-        return "" if scene is None else picture(scene, self._console.height, note)
+        return "" if scene is None else picture(scene, self._console.height, note, self._console.width)
 
     def show(self, scene: Scene, note: str = "") -> None:
         self._last = (scene, note)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import socket
 import tempfile
 import time
@@ -189,13 +190,28 @@ class Following:
             self._ledger = Ledger(self._root, config.name, objectives, journal=self._journal, reading=True)
         return self._ledger
 
-    def drivers_note(self) -> str:
-        """Why nobody seems to run the sweep, as a sentence; empty = somebody may."""
+    def lost_driver(self) -> str:
+        """The driver that has gone without a word, such as ``process 7``; empty = somebody may run the sweep."""
         held = self._text(RUN_LOCK).decode(errors="replace").split()
         here = len(held) == 4 and held[1].isdigit() and held[3] == socket.gethostname()
         if here and not _runs(int(held[1])):
-            return f"process {held[1]}, which ran it, has gone without a word; gcp-sweep run continues it"
+            return f"process {held[1]}"
         return ""
+
+    def continued_by(self, config: SweepConfig) -> str:
+        """The command that continues the sweep, typed where one looks from; empty = not known.
+
+        The config beside the ledger names its storage as it was written, which may be seen from another folder.
+        """
+        if not isinstance(self._own, FolderSource):
+            return ""
+        folder = self._own.folder.resolve()
+        words = ["gcp-sweep", "run", _near(folder / CONFIG)]
+        if Path(config.folder).resolve() != folder:
+            if config.store is not None or folder.name != config.name:
+                return ""  # a copy, or another machine's: running that would begin something else
+            words.append(f"storage={folder.parent}")
+        return shlex.join(words)
 
     def seen(self, path: str) -> None:
         """Have a small file of a trial (a manifest) beside the copy of the journal, where the ledger's jobs look."""
@@ -292,6 +308,12 @@ class Following:
         self._offset += max(0, len(whole) - len(self._seam))
         self._seam = whole[-_SEAM:]
         self._texts[JOURNAL] = (stamp, b"")
+
+
+def _near(path: Path) -> str:
+    """As it is typed here: relative if it lies below."""
+    here = Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)
 
 
 def _runs(process: int) -> bool:

@@ -19,6 +19,8 @@ from tests.sweeps.inline import OF_PATHS, config
 SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "sweep" / "status.json"
 WHY = "t0001@2 promises 0.1 % of hypervolume per dense epoch, a new path 0.4"
 
+SAID = "waits after t0001@2: going on promised 0.1 points of hypervolume per dense epoch, a new path 0.4"
+
 
 def _sweep(tmp_path: Path, resting: int = 1) -> Path:
     """t0000 has ended, t0001 ... rest at @2, the last one runs again."""
@@ -54,7 +56,7 @@ def test_a_resting_path_is_counted_and_says_after_which_model_and_why(tmp_path):
     folder = _sweep(tmp_path)
     text = _call("status", str(folder))
     assert "trials     1 of 4 ended: 1 complete, 1 paused, 1 running" in text
-    assert f"  paused     1, each after its last model:\n    {WHY}\n" in text
+    assert f"  paused     1, each after its last model:\n    {SAID}\n" in text
     answer = json.loads(_call("status", str(folder), "--json"))
     jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
     (one,) = answer["paused"]
@@ -66,6 +68,6 @@ def test_a_resting_path_is_counted_and_says_after_which_model_and_why(tmp_path):
 def test_a_hundred_resting_paths_do_not_fill_the_screen(tmp_path):
     folder = _sweep(tmp_path, 15)
     text = _call("status", str(folder))
-    assert text.count(WHY.removeprefix("t0001")) == 12
+    assert text.count(SAID.removeprefix("waits after t0001")) == 12
     assert "and 3 more: --json lists all of them" in text
     assert len(json.loads(_call("status", str(folder), "--json"))["paused"]) == 15

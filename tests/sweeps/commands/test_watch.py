@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import io
+import shlex
 import shutil
 import socket
 from collections.abc import Callable
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
 from analysis.show.terminal import as_text
 from gcp_core.errors import ConfigError
@@ -18,6 +21,8 @@ from sweeps.commands import watch as watching
 from sweeps.commands.scene import Scene, look
 from sweeps.commands.scene_view import headline, picture
 from sweeps.commands.watch import LineView, watch
+from sweeps.config.reading import parse_overrides
+from sweeps.config.sweep_config import load_config
 from sweeps.records import spool
 from sweeps.records.folder import Entry, existing_entry, write_config, write_entry
 from sweeps.records.job import Job
@@ -126,6 +131,20 @@ def test_the_picture_shows_who_runs_what_and_where(tmp_path: Path) -> None:
     assert "Front so far: " in said
     (row,) = [line for line in said.splitlines() if "node-7" in line]
     assert row.split()[:6] == [job.trial_id, "node-7", "1/2", "71.25", "1.50", "M"]
+    assert " MACs  settings" in said
+    (title,) = [line for line in said.splitlines() if line.startswith("Front")]
+    assert title.endswith(" (finished models only)")
+    assert "drop (points)" in said
+
+
+def test_sentences_that_a_narrow_terminal_breaks_count_for_their_lines(tmp_path: Path) -> None:
+    played = Played(tmp_path, {"model.name": "third-broken", "search.trials": 30})
+    scene = watch(played.folder, LineView(lambda line: None, played.step))
+    records = [dataclasses.replace(r, error="word " * 20) if r.error else r for r in scene.records]
+    shown = picture(dataclasses.replace(scene, records=tuple(records)), 24, width=60)
+    sink = io.StringIO()
+    Console(file=sink, width=60).print(shown)
+    assert len(sink.getvalue().splitlines()) <= 24
 
 
 def test_a_low_terminal_gets_fewer_rows_and_is_told_how_many_there_are(tmp_path: Path) -> None:
@@ -165,15 +184,98 @@ def _record(**values: object):
     return Record(job, "key", **{**known, **values})
 
 
-def test_a_driver_that_was_lost_is_said_and_a_later_one_is_waited_for(tmp_path: Path, monkeypatch) -> None:
+def test_a_driver_that_died_is_said_with_the_command_that_goes_on_and_a_later_one_is_waited_for(
+    tmp_path: Path, monkeypatch
+) -> None:
     played = Played(tmp_path)
     played.begin()
-    notes = iter(["", "process 7, which ran it, has gone without a word", ""])
-    monkeypatch.setattr(Following, "drivers_note", lambda self: next(notes, ""))
+    notes = iter(["", "process 7", ""])
+    monkeypatch.setattr(Following, "lost_driver", lambda self: next(notes, ""))
     lines: list[str] = []
     watch(played.folder, LineView(lines.append, played.step))
-    assert "process 7, which ran it, has gone without a word" in lines
-    assert "its driver is back" in lines
+    at = lines.index("stopped: the driver (process 7) died")
+    assert lines[at + 1] == f"continue:  gcp-sweep run {played.folder}/config.yaml"
+    assert lines.index("its driver is back") > at
+
+
+def _with_one_at_work(tmp_path: Path, monkeypatch, lost: str = "") -> Scene:
+    """After the baseline and two trials, with a third one at its first epoch."""
+    played = Played(tmp_path)
+    played.begin()
+    for _ in range(3):
+        played.step()
+    job = played.conductor.next_job()
+    spool.append(Path(job.folder), {"epoch": 1, "val/accuracy": 71.25, "cost/macs": 1.5e6})
+    monkeypatch.setattr(Following, "lost_driver", lambda self: lost)
+    with Following(played.folder) as following:
+        return look(following)
+
+
+def test_a_sweep_whose_driver_died_is_not_headed_running_and_says_what_was_interrupted_and_where_it_goes_on(
+    tmp_path: Path, monkeypatch
+) -> None:
+    running = _with_one_at_work(tmp_path / "running", monkeypatch)
+    assert running.left_s is not None
+    scene = _with_one_at_work(tmp_path / "lost", monkeypatch, "process 7")
+    shown = picture(scene, 40)
+    said = as_text(shown).splitlines()
+    assert said[0] == "inline: stopped: the driver (process 7) died"
+    assert shown.renderables[0].style == "bold red"
+    assert said[1] == f"continue:  gcp-sweep run {scene.place}/config.yaml"
+    assert not any("running" in line.lower() or "left" in line for line in said)
+    assert any(line.startswith("1 interrupted") for line in said)
+    at = said.index("Interrupted (the last epoch of each is kept)")
+    assert said[at + 1].endswith("goes on")
+    assert said[at + 3].startswith("t0002")
+    assert said[at + 3].endswith("after epoch 1")
+    assert headline(scene).startswith("inline: stopped: the driver (process 7) died, 2 of 6 trials ended")
+
+
+def test_the_command_that_continues_works_from_any_folder(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    checked = config(tmp_path, {"storage": "my runs"})
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True)
+    write_config(folder, checked)
+    for here in (tmp_path, folder, Path("/")):
+        monkeypatch.chdir(here)
+        with Following(folder) as following:
+            program, verb, file, *overrides = shlex.split(following.continued_by(checked))
+        assert (program, verb) == ("gcp-sweep", "run")
+        assert load_config(file, parse_overrides(tuple(overrides))).folder == str(folder)
+    elsewhere = folder.rename(tmp_path / "a copy")
+    with Following(elsewhere) as following:
+        assert following.continued_by(checked) == "", "it would begin another sweep"
+
+
+def test_the_best_model_is_compared_with_the_baseline_in_one_line(tmp_path: Path, monkeypatch) -> None:
+    scene = _with_one_at_work(tmp_path, monkeypatch)
+    unpruned, best = scene.unpruned, scene.best
+    assert unpruned.model == "b0000"
+    drop, removed = best.finals["accuracy_drop"], best.finals["macs_removed"]
+    (line,) = [line for line in as_text(picture(scene, 40)).splitlines() if "unpruned: " in line]
+    assert line.startswith(f"unpruned: {unpruned.finals['val_accuracy']:.2f} % at ")
+    assert f"; best accuracy so far {best.model}: {best.finals['val_accuracy']:.2f} % (" in line
+    assert f"({abs(drop):.2f} points {'less' if drop >= 0 else 'more'})" in line
+    assert line.endswith(f" at {100 * removed:.0f} % fewer MACs")
+
+
+def test_counts_add_up_and_what_ended_is_told_apart_only_where_it_ended_in_several_ways(
+    tmp_path: Path, monkeypatch
+) -> None:
+    scene = _with_one_at_work(tmp_path, monkeypatch)
+    said = as_text(picture(scene, 40))
+    assert "2 of 6 trials ended, all complete\n" in said
+    assert "\n1 running" in said
+    worse = [
+        dataclasses.replace(r, status="failed") if r.job.trial_id == "t0001" else r for r in scene.records
+    ]
+    scene = dataclasses.replace(
+        scene, records=tuple(worse), entry=dataclasses.replace(scene.entry, seconds=150.0)
+    )
+    said = as_text(picture(scene, 40))
+    assert "2 of 6 trials ended: 1 complete, 1 failed\n" in said
+    assert "\n1 running, 2 min with a driver at work\n" in said
 
 
 def test_a_sweep_that_ended_long_ago_is_shown_once(tmp_path: Path) -> None:

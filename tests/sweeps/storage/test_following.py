@@ -145,13 +145,13 @@ def test_a_driver_of_this_machine_that_is_gone_is_noticed_without_its_lock_being
         os._exit(0)
     os.waitpid(gone, 0)
     with Following(folder) as following:
-        assert following.drivers_note() == ""
+        assert following.lost_driver() == ""
         (folder / "run.lock").write_text(f"process {gone} on {socket.gethostname()}")
-        assert f"process {gone}, which ran it, has gone without a word" in following.drivers_note()
+        assert following.lost_driver() == f"process {gone}"
         (folder / "run.lock").write_text(f"process {os.getpid()} on {socket.gethostname()}")
-        assert following.drivers_note() == ""
+        assert following.lost_driver() == ""
         (folder / "run.lock").write_text(f"process {gone} on another-machine")
-        assert following.drivers_note() == ""
+        assert following.lost_driver() == ""
 
 
 def test_a_sweep_that_is_about_to_begin_has_no_entry_and_a_place_without_one_is_refused(
