@@ -40,6 +40,7 @@ class Scene:
         hypervolume: share of the box that the front dominates, None = not known yet.
         stand_in: the snapshot that stands for the baseline in it; empty = a baseline does.
         left_s: about how long the sweep will take, None = not known.
+        kept: interrupted trial -> the epoch after which it goes on (0: it begins anew), None = not known.
         lost: the driver that died, such as ``process 7``; empty = somebody may be at work.
         again: the command that continues it after that; empty = not known.
     """
@@ -55,6 +56,7 @@ class Scene:
     stand_in: str = ""
     planned: int = 0
     left_s: float | None = None
+    kept: Mapping[str, int | None] = field(default_factory=dict)
     lost: str = ""
     again: str = ""
 
@@ -117,8 +119,12 @@ class Scene:
             trial = self.stand_in.partition("@")[0]
             taken = {one.snap.name(trial): one.snap.finals for one in self.snapshots.get(trial, ())}
             return Member(self.stand_in, taken[self.stand_in]) if self.stand_in in taken else None
-        best = "" if self.best is None else self.best.model.partition("@")[0]
-        keys = {r.job.baseline_key for r in self.trials if not best or r.job.trial_id == best}
+        return self.unpruned_of("" if self.best is None else self.best.model)
+
+    def unpruned_of(self, model: str) -> Member | None:
+        """The baseline that a model is compared with ("": any), if it has ended."""
+        trial = model.partition("@")[0]
+        keys = {r.job.baseline_key for r in self.trials if not trial or r.job.trial_id == trial}
         for record in self.records:
             known = record.job.kind == "baseline" and record.status == "complete" and record.key in keys
             if known and "val_accuracy" in record.finals:
@@ -171,6 +177,9 @@ def look(following: Following) -> Scene:
         stand_in=front.stand_in,
         planned=planned,
         left_s=_left_s(config, entry, trials, planned - done) if running and not lost else None,
+        kept={r.job.trial_id: following.kept_epoch(r.job.trial_id) for r in records if r.status == "running"}
+        if lost
+        else {},
         lost=lost,
         again=following.continued_by(config) if lost else "",
     )

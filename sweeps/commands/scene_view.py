@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from analysis.show.terminal import count, quantity, table, words
-from sweeps.commands.scene import SILENT_S, Scene
+from sweeps.commands.scene import SILENT_S, Member, Scene
 from sweeps.commands.status import counts_text
 from sweeps.driver.progress import (
     accuracy_text,
@@ -85,7 +85,9 @@ def _outcome(record: Record) -> Outcome:
 
 def _to_go_on(scene: Scene) -> list[str]:
     """What to type after the driver died."""
-    return [f"continue:  {scene.again}"] if scene.again else []
+    if not scene.lost or scene.entry is None:
+        return []
+    return [f"continue:  {scene.again or 'gcp-sweep run, with the config that it was started with'}"]
 
 
 def _ahead(scene: Scene) -> str:
@@ -188,7 +190,9 @@ def _progress(scene: Scene) -> list[RenderableType]:
     )
     at_work = sum(record.job.kind == "trial" for record in scene.running)
     others = {"paused": scene.statuses.get("paused", 0), "interrupted" if scene.lost else "running": at_work}
-    others["not begun" if scene.lost else "waiting for a worker"] = scene.queued
+    if not scene.lost:
+        others["waiting for a worker"] = scene.queued
+    others["not begun"] = scene.planned - scene.done - sum(others.values())
     known = [f"{number} {what}" for what, number in others.items() if number]
     if scene.entry is not None and scene.entry.seconds:
         known.append(f"{duration(scene.entry.seconds)} with a driver at work")
@@ -230,8 +234,7 @@ def _running(scene: Scene) -> _Part:
         seen = scene.sightings[record.job.trial_id]
         row = seen.row
         if scene.lost:
-            says = f"after epoch {int(row['epoch'])}" if row else "from its beginning"
-            says = "is trained, only its end is entered" if seen.ended else says
+            says = _goes_on(scene.kept.get(record.job.trial_id), seen.ended)
         else:
             says = "trained, waits for its baseline" if seen.ended else ""
             if seen.silent_s > SILENT_S and not seen.ended:
@@ -251,19 +254,26 @@ def _running(scene: Scene) -> _Part:
     header = (*header, "goes on" if scene.lost else "state")
     if not any(row[-1] for row in rows):
         header, rows = header[:-1], [row[:-1] for row in rows]
-    about = "the last epoch of each is kept" if scene.lost else ""
-    return _Part("Interrupted" if scene.lost else "Running", header, rows, _RUNNING, about)
+    return _Part("Interrupted" if scene.lost else "Running", header, rows, _RUNNING)
+
+
+def _goes_on(epoch: int | None, trained: bool) -> str:
+    """Where an interrupted trial does."""
+    if trained:
+        return "is trained, its end is entered"
+    if epoch is None:
+        return "after the last epoch kept"
+    return f"after epoch {epoch}" if epoch else "from its beginning"
 
 
 def _front(scene: Scene) -> _Part:
+    front = [_with_drop(scene, member) for member in scene.front]
     names = [*scene.objectives]
     header = ["model", *(_HEADINGS.get(name, name) for name in names)]
     more = [name for name in ("accuracy_drop", "macs_removed") if name not in names]
-    more = [name for name in more if any(name in member.finals for member in scene.front)]
+    more = [name for name in more if any(name in member.finals for member in front)]
     header += [_HEADINGS[name] for name in more]
-    rows = [
-        (member.model, *(_value(name, member.finals) for name in (*names, *more))) for member in scene.front
-    ]
+    rows = [(member.model, *(_value(name, member.finals) for name in (*names, *more))) for member in front]
     title = f"Front{'' if scene.over else ' so far'}: {len(rows)}"
     return _Part(title, tuple(header), rows, _FRONT, "finished models only")
 
@@ -276,6 +286,15 @@ _HEADINGS = {
     "macs_removed": "MACs removed %",
     "latency_ms": "ms",
 }
+
+
+def _with_drop(scene: Scene, member: Member) -> Member:
+    """A snapshot that was taken before its baseline ended was entered without its drop."""
+    twin = None if scene.stand_in else scene.unpruned_of(member.model)
+    if twin is None or "accuracy_drop" in member.finals or "val_accuracy" not in member.finals:
+        return member
+    drop = twin.finals["val_accuracy"] - member.finals["val_accuracy"]
+    return Member(member.model, {**member.finals, "accuracy_drop": drop})
 
 
 def _value(name: str, finals: Mapping[str, float]) -> str:

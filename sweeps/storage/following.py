@@ -22,7 +22,7 @@ from gcp_core.errors import ConfigError
 from sweeps.config.places import check_store_url, is_object_store
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import Entry, read_config, read_entry
-from sweeps.records.layout import CONFIG, ENTRY, JOURNAL, OUTCOME_FILE, OWNER, trial_path
+from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, OUTCOME_FILE, OWNER, trial_path
 from sweeps.records.ledger import Ledger
 from sweeps.records.spool import SPOOL
 from sweeps.storage.lock import RUN_LOCK
@@ -241,6 +241,19 @@ class Following:
             begun=(spool or lock or owner) is not None,
             ended=source.stamp(f"{folder}/{OUTCOME_FILE}") is not None,
             silent_s=self._unchanged_s(trial_id, (spool, lock, owner)),
+        )
+
+    def kept_epoch(self, trial_id: str) -> int | None:
+        """The epoch after which an interrupted trial will go on, 0 = it has none; None = its files are in a store.
+
+        That may be the one before its last report: an epoch is reported first, then kept.
+        """
+        source = self._of_trials()
+        if not isinstance(source, FolderSource):
+            return None
+        found = (source.folder / trial_path(trial_id) / EPOCHS).glob("epoch_*")
+        return max(
+            (int(n) for n in (one.name.removeprefix("epoch_") for one in found) if n.isdigit()), default=0
         )
 
     def _last_row(self, path: str, source: Source) -> dict[str, float]:

@@ -205,7 +205,9 @@ def _with_one_at_work(tmp_path: Path, monkeypatch, lost: str = "") -> Scene:
     for _ in range(3):
         played.step()
     job = played.conductor.next_job()
-    spool.append(Path(job.folder), {"epoch": 1, "val/accuracy": 71.25, "cost/macs": 1.5e6})
+    for epoch in (1, 2):  # killed between the report of the second one and its checkpoint
+        spool.append(Path(job.folder), {"epoch": epoch, "val/accuracy": 71.25, "cost/macs": 1.5e6})
+    (Path(job.folder) / "epochs" / "epoch_0001").mkdir(parents=True)
     monkeypatch.setattr(Following, "lost_driver", lambda self: lost)
     with Following(played.folder) as following:
         return look(following)
@@ -224,7 +226,9 @@ def test_a_sweep_whose_driver_died_is_not_headed_running_and_says_what_was_inter
     assert said[1] == f"continue:  gcp-sweep run {scene.place}/config.yaml"
     assert not any("running" in line.lower() or "left" in line for line in said)
     assert any(line.startswith("1 interrupted") for line in said)
-    at = said.index("Interrupted (the last epoch of each is kept)")
+    unknown = as_text(picture(dataclasses.replace(scene, again=""), 40)).splitlines()
+    assert unknown[1] == "continue:  gcp-sweep run, with the config that it was started with"
+    at = said.index("Interrupted")
     assert said[at + 1].endswith("goes on")
     assert said[at + 3].startswith("t0002")
     assert said[at + 3].endswith("after epoch 1")
@@ -266,7 +270,7 @@ def test_counts_add_up_and_what_ended_is_told_apart_only_where_it_ended_in_sever
     scene = _with_one_at_work(tmp_path, monkeypatch)
     said = as_text(picture(scene, 40))
     assert "2 of 6 trials ended, all complete\n" in said
-    assert "\n1 running" in said
+    assert "\n1 running, 3 not begun\n" in said
     worse = [
         dataclasses.replace(r, status="failed") if r.job.trial_id == "t0001" else r for r in scene.records
     ]
@@ -275,7 +279,19 @@ def test_counts_add_up_and_what_ended_is_told_apart_only_where_it_ended_in_sever
     )
     said = as_text(picture(scene, 40))
     assert "2 of 6 trials ended: 1 complete, 1 failed\n" in said
-    assert "\n1 running, 2 min with a driver at work\n" in said
+    assert "\n1 running, 3 not begun, 2 min with a driver at work\n" in said
+
+
+def test_a_model_that_was_entered_before_its_baseline_ended_has_its_drop_in_the_front(
+    tmp_path: Path, monkeypatch
+) -> None:
+    scene = _with_one_at_work(tmp_path, monkeypatch)
+    known = as_text(picture(scene, 40))
+    early = [
+        dataclasses.replace(m, finals={k: v for k, v in m.finals.items() if k != "accuracy_drop"})
+        for m in scene.front
+    ]
+    assert as_text(picture(dataclasses.replace(scene, front=tuple(early)), 40)) == known
 
 
 def test_a_sweep_that_ended_long_ago_is_shown_once(tmp_path: Path) -> None:
