@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis import text
 from analysis.runs import table
+from analysis.runs.artifacts import polish_of
 from analysis.show.page import Table
 from analysis.show.payload import SHOWN_PARAMS
 
@@ -128,17 +129,20 @@ def _tag(found: Recommendation) -> str:
 def _origin(row: pd.Series) -> str:
     """What its name means and how long it and its baseline were trained, as far as the table knows."""
     level = _number(row, "level")
-    made = (
-        f"Model at the end of trial {row['trial']}"
-        if level is None
-        else f"Trial {row['trial']}, {'before its first pruning step' if level == 0 else f'after its {_nth(int(level))} pruning step'}"
-    )
+    if level is None:
+        made = f"Model at the end of trial {row['trial']}"
+    elif level == 0:
+        made = f"Trial {row['trial']}, before its first pruning step"
+    else:
+        made = f"Trial {row['trial']}, after its {_nth(int(level))} pruning step"
+    if polish := polish_of(row):
+        made += f", trained on for {text.plural(polish, 'epoch')}"
     epochs, cost, base = (_number(row, name) for name in ("epochs", "train_cost", "baseline_epochs"))
     if epochs is None:
         return f"{made}."
-    worth = "" if cost is None else f" (worth {cost:.1f} of the unpruned network)"
+    worth = "" if cost is None else f" (at the cost of {cost:.1f} unpruned ones)"
     beside = "" if base is None else f", its baseline for {base:.0f}"
-    return f"{made}; trained for {text.plural(epochs, 'epoch')}{worth}{beside}."
+    return f"{made}; trained for {text.plural(epochs, 'epoch')}{' in all' if polish else ''}{worth}{beside}."
 
 
 def _nth(number: int) -> str:
