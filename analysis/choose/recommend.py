@@ -1,7 +1,8 @@
 """The model to look at first when nobody has said how to choose: a default, named as one, with what to do next.
 
 The rule: of the models that cost less than their baseline, the cheapest that loses at most one point of validation
-accuracy to it. Where none keeps that limit, the one that comes nearest to it. Test accuracy takes no part.
+accuracy to it. Where none keeps that limit, the one that comes nearest to it; or, where the validation images cannot tell
+cheaper models from that one, the cheapest of them that loses at most one point more. Test accuracy takes no part.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ _POLISH_EPOCHS = 30
 #: baseline, so it is measured against the most accurate model; no model costs less than its baseline; there is none.
 Basis = Literal["asked", "within", "nearest", "no baseline", "nothing smaller", "nothing"]
 
+#: Whether it may go out. Proven: fresh seeds keep the limit, or its whole interval does. Miss: it or its fresh seeds do
+#: not keep the limit. Open: one measurement cannot tell.
+Standing = Literal["proven", "open", "miss"]
+
 
 @dataclass(frozen=True)
 class Step:
@@ -62,8 +67,11 @@ class Recommendation:
         why: the reason in sentences.
         sure: how sure its accuracy is, one sentence each.
         export: the command that exports it ("" for a table without runs).
-        steps: what to do next, the export first.
+        steps: what to do next. The export comes first only if the model is proven.
         limit: the accuracy that the rule asks for, per cent (NaN where the rule has none).
+        standing: whether it may go out.
+        confirmed: fresh seeds have been trained of it.
+        compared: the model that ``sure`` compares it with; "" if there is none.
     """
 
     choice: Choice | None
@@ -74,6 +82,9 @@ class Recommendation:
     export: str = ""
     steps: tuple[Step, ...] = ()
     limit: float = float("nan")
+    standing: Standing = "open"
+    confirmed: bool = False
+    compared: str = ""
 
     @property
     def model(self) -> str:
@@ -121,16 +132,39 @@ def recommend(
     except NothingFeasible:
         pass
     try:
-        found = select.choose(df, smaller, select.best("accuracy_drop"))
+        first = select.choose(df, smaller, select.best("accuracy_drop"))
     except NothingFeasible:
         why = f"None of {text.plural(len(kept), 'finished ' + word(df))} costs less than the baseline."
         return _nothing("nothing is smaller than the baseline yet", why, "nothing smaller")
-    rule = f"no smaller {word(df)} is within {points} of its baseline; this one comes nearest"
+    return _nearest(df, first, smaller, cost, within)
+
+
+def _nearest(
+    df: pd.DataFrame, first: Choice, smaller: Sequence[Constraint], cost: str, within: float
+) -> Recommendation:
+    """None keeps the limit: the nearest model, or the cheapest one that is as near as the images can tell."""
+    near, points, one = first.rows.iloc[0], text.plural(within, "point"), word(df)
+    low = near.get("val_accuracy_low", np.nan)
+    rule = f"no smaller {one} is within {points} of its baseline; this one "
     why = (
-        f"None of the {found.feasible} {word(df)}s that cost less than the baseline is within {points} of it; "
-        f"{found.model} comes nearest, {_away(found.rows['accuracy_drop'].iloc[0], within)} too far."
+        f"None of {text.plural(first.feasible, one)} that cost less than the baseline is within {points} of it; "
+        f"{first.model} comes nearest, {_away(near['accuracy_drop'], within)} too far."
     )
-    return _described(df, found, "nearest", rule, why, within)
+    found = first
+    if np.isfinite(low):
+        most = hard.Constraint("accuracy_drop", "<=", float(near["accuracy_drop"]) + within)
+        alike = hard.Constraint("val_accuracy", ">=", float(low))
+        found = select.choose(df, [*smaller, most, alike], select.cheapest(cost))
+    if found.model == first.model:
+        return _described(df, first, "nearest", f"{rule}comes nearest", why, within)
+    row = found.rows.iloc[0]
+    why += (
+        f" The validation images cannot tell {text.plural(found.feasible - 1, 'other ' + one)} from it that "
+        f"{'loses' if found.feasible == 2 else 'lose'} at most {points} more. {found.model} {_lowest(cost)} of them, "
+        f"{_away(row['accuracy_drop'], within)} too far."
+    )
+    rule += "is the cheapest of those that come nearest"
+    return _described(df, found, "nearest", rule, why, within, against=near)
 
 
 def export_command(df: pd.DataFrame, row: pd.Series) -> str:
@@ -214,16 +248,38 @@ def _described(
     why: str,
     within: float,
     limit: float = float("nan"),
+    against: pd.Series | None = None,
 ) -> Recommendation:
+    """``against``: the model that it is compared with; without one, a cheaper one that the images do not tell apart."""
     row = choice.rows.iloc[0]
     if basis in ("within", "nearest"):
         limit = float(row["baseline_val_accuracy"]) - within
     fresh = next((c for c in _confirmations(df, row) if c.model == choice.model), None)
-    sure = _sure(df, choice, limit, within, fresh)
+    other = against if against is not None else _alternative(df, row)
+    standing = _standing(row, basis, limit, fresh)
     export = export_command(df, row)
     return Recommendation(
-        choice, basis, rule, why, sure, export, tuple(_steps(df, row, basis, export, fresh)), limit
+        choice,
+        basis,
+        rule,
+        why,
+        _sure(choice, limit, fresh, other),
+        export,
+        tuple(_steps(df, row, standing, export, fresh)),
+        limit,
+        standing,
+        fresh is not None,
+        "" if other is None else str(other["model"]),
     )
+
+
+def _standing(row: pd.Series, basis: Basis, limit: float, fresh: noise.Confirmation | None) -> Standing:
+    if basis == "nearest":
+        return "miss"
+    if fresh is not None:
+        return "miss" if fresh.mean < limit else "proven"
+    # Without a limit, NaN, only fresh seeds can prove it.
+    return "proven" if row.get("val_accuracy_low", np.nan) > limit else "open"
 
 
 def _confirmations(df: pd.DataFrame, row: pd.Series) -> list[noise.Confirmation]:
@@ -231,7 +287,7 @@ def _confirmations(df: pd.DataFrame, row: pd.Series) -> list[noise.Confirmation]
 
 
 def _sure(
-    df: pd.DataFrame, choice: Choice, limit: float, within: float, fresh: noise.Confirmation | None
+    choice: Choice, limit: float, fresh: noise.Confirmation | None, other: pd.Series | None
 ) -> tuple[str, ...]:
     """What the images, the choosing and fresh seeds say about its accuracy."""
     row = choice.rows.iloc[0]
@@ -255,7 +311,8 @@ def _sure(
             said.append(
                 f"The limit of {limit:.2f} % lies inside the interval: {images} cannot tell whether the model keeps it."
             )
-    said += _alternative(df, row, low, high)
+    if other is not None:
+        said.append(_against(row, other))
     if fresh is not None:
         seeds = text.plural(fresh.n, "fresh seed")
         said.append(
@@ -272,53 +329,62 @@ def _sure(
     return tuple(said)
 
 
-def _alternative(df: pd.DataFrame, row: pd.Series, low: float, high: float) -> list[str]:
+def _alternative(df: pd.DataFrame, row: pd.Series) -> pd.Series | None:
     """The most accurate cheaper model of the front that the images do not tell apart from this one, if there is one."""
+    low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
     if not np.isfinite(low):
-        return []
+        return None
     front = pareto.front(df[df["candidate"]], _FALLBACK)
     alike = front[front["val_accuracy"].between(low, high) & (front["macs"] < row["macs"])]
-    if alike.empty:
-        return []
-    other = alike.sort_values("val_accuracy", kind="stable").iloc[-1]
+    return None if alike.empty else alike.sort_values("val_accuracy", kind="stable").iloc[-1]
+
+
+def _against(row: pd.Series, other: pd.Series) -> str:
+    """How another model compares, in MACs and images; the images do not tell the two apart."""
     images = round((row["val_accuracy"] - other["val_accuracy"]) / 100 * row["val_images"])
-    share = text.quantity("macs_kept", other["macs"] / row["macs"])
+    times = other["macs"] / row["macs"]
+    has = f"{text.quantity('macs_kept', times)} of its MACs" if times < 1 else f"{times:.2f} times its MACs"
+    if images == 0:
+        return f"{other['model']} has as many images right with {has}."
+    few = text.plural(abs(images), "image")
     return (
-        [
-            f"{other['model']} has {share} of its MACs and only {text.plural(images, 'image')} fewer right: "
-            "too few to tell them apart."
-        ]
-        if images > 0
-        else [f"{other['model']} has as many images right with {share} of its MACs."]
+        f"{other['model']} has {has} and only {few} {'fewer' if images > 0 else 'more'} right: "
+        "too few to tell them apart."
     )
 
 
 def _steps(
-    df: pd.DataFrame, row: pd.Series, basis: Basis, export: str, fresh: noise.Confirmation | None
+    df: pd.DataFrame, row: pd.Series, standing: Standing, export: str, fresh: noise.Confirmation | None
 ) -> list[Step]:
-    """Export it; make sure of it; where it falls short, what may bring more."""
+    """What to do next, in order: a miss is trained on first, and what is not proven is made sure of before the export."""
     where = _sweep(df, row)
     if not where:
         return [Step("This page was made from a table file; to export the model, make it from the sweep.")]
-    steps = [Step("Export it, proven in a fresh process", export)]
-    if basis == "nearest":
-        try:
-            steps.append(
-                Step(
-                    f"Or train it on for {_POLISH_EPOCHS} epochs first, which may win accuracy back",
-                    recipe.command_for(df, row, _POLISH_EPOCHS),
-                )
-            )
-        except ConfigError:
-            steps.append(
-                Step("Or search where the front is thin", f"gcp-analyze advise {where} --write next.yaml")
-            )
-    if fresh is None:
-        model = shlex.quote(str(row["model"]))
-        steps.append(
-            Step(
-                "Make sure: train it again on three fresh seeds",
-                f"gcp-analyze select {where} --id {model} --write-config confirm.yaml && gcp-sweep run confirm.yaml",
-            )
-        )
+    model, steps = shlex.quote(str(row["model"])), []
+    if standing == "miss":
+        steps.append(_more(df, row, where))
+    if fresh is None and standing != "proven":
+        steps.append(_again(where, model))
+    words = "If it is good enough all the same: export it" if standing == "miss" else "Export it"
+    steps.append(Step(f"{words}, proven in a fresh process", export))
+    if fresh is None and standing == "proven":
+        steps.append(_again(where, model))
+    if not np.isfinite(row.get("latency_ms", np.nan)):
+        steps.append(Step("Measure its latency on your machine", f"gcp-analyze bench {where} --id {model}"))
     return steps
+
+
+def _more(df: pd.DataFrame, row: pd.Series, where: str) -> Step:
+    """What may bring a miss within the limit."""
+    try:
+        command = recipe.command_for(df, row, _POLISH_EPOCHS)
+    except ConfigError:
+        return Step("Search where the front is thin", f"gcp-analyze advise {where} --write next.yaml")
+    return Step(f"Train it on for {_POLISH_EPOCHS} epochs, which may win accuracy back", command)
+
+
+def _again(where: str, model: str) -> Step:
+    return Step(
+        "Make sure: train it again on three fresh seeds",
+        f"gcp-analyze select {where} --id {model} --write-config confirm.yaml && gcp-sweep run confirm.yaml",
+    )

@@ -9,6 +9,7 @@ import numpy as np
 
 from analysis import text
 from analysis.runs import table
+from analysis.runs.artifacts import polish_of
 from analysis.show.page import Table
 from analysis.show.payload import SHOWN_PARAMS
 
@@ -21,7 +22,7 @@ _NAMES = {"macs": "MACs", "params": "Parameters"}
 _TAGS = {
     "asked": "Chosen as asked",
     "within": "Recommended by default",
-    "nearest": "Nearest miss, by default",
+    "nearest": "Nearest miss: do not ship yet",
     "no baseline": "By default, without a baseline",
     "nothing smaller": "No recommendation",
     "nothing": "No recommendation",
@@ -30,12 +31,17 @@ _TAGS = {
 
 @dataclass(frozen=True)
 class Saving:
-    """What is left of one cost: ``share`` of the baseline's in per cent (None if unknown), and both in words."""
+    """What one cost loses: ``share`` of the baseline's that is left in per cent (None if unknown), and both in words."""
 
     name: str
     words: str
     detail: str
     share: float | None
+
+    @property
+    def gone(self) -> float:
+        """What its bar shows: per cent of the baseline's that is removed, 0 where it grew."""
+        return 0.0 if self.share is None else max(0.0, 100 - self.share)
 
 
 @dataclass(frozen=True)
@@ -43,9 +49,11 @@ class FirstScreen:
     """What the card says; ``model`` is "" where there is nothing to recommend."""
 
     basis: str
+    standing: str
     tag: str
     rule: str
     model: str
+    origin: str
     why: str
     accuracy: str
     interval: str
@@ -62,10 +70,26 @@ class FirstScreen:
 def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
     """The card of a recommendation."""
     rule = found.rule[:1].upper() + found.rule[1:]
-    tag = _TAGS[found.basis]
+    tag = _tag(found)
     if found.choice is None:
         return FirstScreen(
-            found.basis, tag, rule, "", found.why, "", "", "", (), found.sure, found.steps, (), 0, 0, None
+            found.basis,
+            "",
+            tag,
+            rule,
+            "",
+            "",
+            found.why,
+            "",
+            "",
+            "",
+            (),
+            found.sure,
+            found.steps,
+            (),
+            0,
+            0,
+            None,
         )
     choice, row = found.choice, found.choice.rows.iloc[0]
     runners_up = None
@@ -73,9 +97,11 @@ def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
         runners_up = Table(*text.trials_cells(choice.runners_up, table.varying(df)[:SHOWN_PARAMS]))
     return FirstScreen(
         found.basis,
+        found.standing,
         tag,
         rule,
         found.model,
+        _origin(row),
         found.why,
         f"{row['val_accuracy']:.2f} %",
         _interval(row),
@@ -88,6 +114,40 @@ def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
         choice.considered,
         runners_up,
     )
+
+
+def _tag(found: Recommendation) -> str:
+    if found.basis != "within":
+        return _TAGS[found.basis]
+    if found.standing == "miss":
+        return "Missed on fresh seeds: do not ship yet"
+    if found.confirmed:
+        return "Recommended, confirmed"
+    return "Recommended, not confirmed" if found.standing == "open" else _TAGS[found.basis]
+
+
+def _origin(row: pd.Series) -> str:
+    """What its name means and how long it and its baseline were trained, as far as the table knows."""
+    level = _number(row, "level")
+    if level is None:
+        made = f"Model at the end of trial {row['trial']}"
+    elif level == 0:
+        made = f"Trial {row['trial']}, before its first pruning step"
+    else:
+        made = f"Trial {row['trial']}, after its {_nth(int(level))} pruning step"
+    if polish := polish_of(row):
+        made += f", trained on for {text.plural(polish, 'epoch')}"
+    epochs, cost, base = (_number(row, name) for name in ("epochs", "train_cost", "baseline_epochs"))
+    if epochs is None:
+        return f"{made}."
+    worth = "" if cost is None else f" (at the cost of {cost:.1f} unpruned ones)"
+    beside = "" if base is None else f", its baseline for {base:.0f}"
+    return f"{made}; trained for {text.plural(epochs, 'epoch')}{' in all' if polish else ''}{worth}{beside}."
+
+
+def _nth(number: int) -> str:
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
 
 
 def _interval(row: pd.Series) -> str:

@@ -64,6 +64,7 @@ def payload(
             for column, value, words in figures.limit_lines(candidates, constraints, (*axes, "val_accuracy"))
         ],
         "limit": plain(recommended.limit),
+        "compared": recommended.compared,
         "asked": recommended.basis == "asked",
         "finals": [{"name": n, "words": FINALS[n].text} for n in FINALS if n in df.columns],
         "axes": [{"name": name, "label": figures.axis_label(name)} for name in axes],

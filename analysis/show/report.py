@@ -32,6 +32,13 @@ if TYPE_CHECKING:
     from analysis.choose.select import Choice
 
 
+#: What the number at the head of the page is.
+_VOLUME = (
+    "How much of the box between the anchors the front covers, 1 = all of it: a larger number is a better front. "
+    "The anchors stand under How to read this."
+)
+
+
 @dataclass(frozen=True)
 class Written:
     """The page and every figure and table beside it."""
@@ -140,21 +147,31 @@ def _name(df: pd.DataFrame) -> str:
     return ", ".join(str(entry["name"]) for entry in df.attrs["sweeps"])
 
 
+@dataclass(frozen=True)
+class Fact:
+    """A number or name at the head of the page; ``title`` explains it where one points at it."""
+
+    value: str
+    words: str
+    title: str = ""
+
+
 def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors | None) -> dict[str, Any]:
     counts = table.counts(df)
-    facts = [_finished(df, counts)]
+    facts = [*_subject(df), Fact(*_finished(df, counts))]
     left = sum(len(models) for models in df.attrs["left_out"].values())
     if left:
-        facts.append((str(left), "left out of the front (why: below)"))
+        facts.append(Fact(str(left), "left out of the front (why: below)"))
     if scales is not None:
         volume = pareto.hypervolume(df, df.attrs["objectives"], scales)
-        facts += [(str(len(best)), "on the front"), (f"{volume.value:.3f}", "hypervolume")]
+        facts.append(Fact(str(len(best)), "on the front"))
+        facts.append(Fact(f"{volume.value:.3f}", "of 1 hypervolume", _VOLUME))
     base = df[(df["kind"] == "baseline") & df["val_accuracy"].notna()]
     if len(base):
         mean = base["val_accuracy"].mean()
-        facts.append((f"{mean:.2f} %", f"baseline accuracy ({text.plural(len(base), 'run')})"))
+        facts.append(Fact(f"{mean:.2f} %", f"baseline accuracy ({text.plural(len(base), 'run')})"))
     else:
-        facts.append(("No baseline", "has finished"))
+        facts.append(Fact("No baseline", "has finished"))
     last = df["ended"].max()
     return {
         "name": _name(df),
@@ -163,6 +180,23 @@ def _head(df: pd.DataFrame, best: pd.DataFrame, scales: Anchors | None) -> dict[
         "facts": facts,
         "near_ties": ", ".join(f"{trial} ({by})" for trial, by in best.attrs.get("near_ties", {}).items()),
     }
+
+
+def _subject(df: pd.DataFrame) -> list[Fact]:
+    """The data set and the network, as far as the table names them; of a folder of images also the folder's name."""
+    facts = []
+    for column, words in (("data.name", "data"), ("model.name", "network")):
+        names = _values(df, column)
+        if column == "data.name" and len(names) == 1 and (paths := _values(df, "data.path")):
+            folders = ", ".join(sorted({Path(path).name for path in paths}))
+            names = [f"{folders} ({names[0]})" if folders != names[0] else folders]
+        if names:
+            facts.append(Fact(", ".join(names), words))
+    return facts
+
+
+def _values(df: pd.DataFrame, column: str) -> list[str]:
+    return sorted({str(value) for value in df[column].dropna()}) if column in df.columns else []
 
 
 def _finished(df: pd.DataFrame, counts: dict[str, int]) -> tuple[str, str]:

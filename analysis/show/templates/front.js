@@ -6,7 +6,7 @@ function drawFront(rows, front, colours) {
     axis = D.axes.find(a => a.name === x),
     box = $('plot-front'),
     narrow = box.clientWidth < 560,
-    d = drawing(box, narrow ? 350 : 440, 'Validation accuracy against ' + axis.label),
+    d = drawing(box, narrow ? 350 : 400, 'Validation accuracy against ' + axis.label),
     has = r => !missing(r[x]) && !missing(r.val_accuracy),
     all = D.trials.filter(has),
     bases = D.baselines.filter(has),
@@ -23,15 +23,16 @@ function drawFront(rows, front, colours) {
     best = Math.max(...seen.map(r => r.val_accuracy)),
     floor = $('f-whole').checked ? -Infinity : Math.min(best - 15, ...chosen.map(lows), ...bases.map(lows)),
     high = Math.max(...seen.map(highs), missing(D.limit) ? -Infinity : D.limit),
-    low = Math.max(floor, Math.min(...seen.map(lows), missing(D.limit) ? Infinity : D.limit)),
-    pad = Math.max(.06 * (high - low), .3),
+    lowest = Math.max(floor, Math.min(...seen.map(lows), missing(D.limit) ? Infinity : D.limit)),
+    pad = Math.max(.06 * (high - lowest), .3),
+    low = withBars(lowest, pad, seen, lows),
     costs = all.concat(bases).map(r => r[x]),
     log = $('f-log').checked && Math.min(...costs) > 0,
     atX = log ? logScale(Math.min(...costs) / 1.25, 1.1 * Math.max(...costs), left, right) : scale(0, 1.03 * Math.max(...costs), left, right),
     marksX = log ? logTicks(atX.low, atX.high, narrow ? 5 : 9) : ticks(0, atX.high, narrow ? 4 : 7),
     atY = scale(low - pad, Math.min(high + pad, 100 + pad), bottom, top);
-  axisX(d, atX, marksX, v => x === 'latency_ms' ? String(v) : count(v), top, bottom, '\u2190 better   ' + axis.label + (log ? ', logarithmic' : ''));
-  axisY(d, atY, ticks(atY.low, Math.min(atY.high, 100), 6), v => String(v), left, right, '\u2191 better   Validation accuracy (%)', 12);
+  axisX(d, atX, marksX, v => x === 'latency_ms' ? String(v) : count(v), top, bottom, '\u2190 better \u00b7 ' + axis.label + (log ? ', logarithmic' : ''));
+  axisY(d, atY, ticks(atY.low, Math.min(atY.high, 100), 6), v => String(v), left, right, 'better \u2191 \u00b7 Validation accuracy (%)', 12);
   const limits = D.limits.filter(l => l.column === x || l.column === 'val_accuracy').map(l => ({...l, upright: l.column === x}));
   if (!missing(D.limit) && !D.asked) limits.push({value: D.limit, words: 'limit ' + fix(D.limit, 2) + ' %', upright: false});
   for (const l of limits) drawLimit(d, l, atX, atY, [left, right, top, bottom]);
@@ -58,8 +59,8 @@ function drawFront(rows, front, colours) {
   if (rows.length < all.length) d.add('path', {class: 'steps ghost', d: steps(same ? whole : frontOf(all, two))});
   d.add('path', {class: 'steps', d: steps(same ? F.front : frontOf(rows.filter(has), two))});
   d.add('path', {class: 'bars', d: F.front.filter(r => known(r) && !below(r)).map(r => {
-    const at = atX(r[x]), a = Math.min(atY(lows(r)), bottom), b = atY(highs(r));
-    return 'M' + (at - 3) + ',' + b + 'h6m-3,0V' + a + 'm-3,0h6';
+    const at = atX(r[x]), a = atY(lows(r)), b = atY(highs(r));
+    return 'M' + (at - 3) + ',' + b + 'h6m-3,0V' + (a > bottom ? bottom : a + 'm-3,0h6');
   }).join('')});
   for (const [name, list] of grouped(F.front.filter(r => !below(r)), colours)) {
     d.add('path', {class: 'dot best ' + name, d: dots(list.map(spot))});
@@ -69,7 +70,10 @@ function drawFront(rows, front, colours) {
     const r = bases[0], [bx, by] = spot(r), beside = bx > d.width - 90;
     d.add('text', {class: 'name base-name', x: beside ? bx : bx + 12, y: by - 14, 'text-anchor': beside ? 'end' : 'start'}, 'baseline');
   }
-  for (const r of chosen) nameChosen(d, r, spot(r), d.width);
+  const taken = covered(F.front, spot, atY, lows, highs),
+    other = compared();
+  for (const r of chosen) mark(d, 'chosen', r, spot(r), taken);
+  if (other && has(other) && !below(other)) mark(d, 'compared', other, spot(other), taken);
   F.ring = d.add('circle', {class: 'ring', r: 9, cx: -50, cy: -50});
   F.drag = d.add('rect', {class: 'drag', width: 0, height: 0});
   markSelected();
@@ -123,13 +127,52 @@ function drawLimit(d, limit, atX, atY, [left, right, top, bottom]) {
   d.add('text', {class: 'limit-words', ...turned}, limit.words);
 }
 
-// A ring and a name below, on the side where there is room.
-function nameChosen(d, r, [x, y], width) {
-  const words = (D.asked ? 'chosen: ' : 'default choice: ') + nameOf(r),
-    flip = x + 40 + 6.6 * words.length > width;
-  d.add('circle', {class: 'chosen', r: 9, cx: x, cy: y});
-  d.add('path', {class: 'leader', d: 'M' + (flip ? x - 7 : x + 7) + ',' + (y + 7) + 'l' + (flip ? -14 : 14) + ',22'});
-  d.add('text', {class: 'name chosen-name', x: flip ? x - 22 : x + 22, y: y + 42, 'text-anchor': flip ? 'end' : 'start'}, words);
+// The model that the card compares the choice with, if its name says which one it is.
+function compared() {
+  const found = D.trials.filter(r => r.model === D.compared);
+  return found.length === 1 ? found[0] : null;
+}
+
+// The axis reaches down to the ends of the bars of the models that it shows.
+function withBars(low, pad, rows, lows) {
+  for (let i = 0; i < 4; i++) low = Math.min(low, ...rows.filter(r => r.val_accuracy >= low - pad).map(lows));
+  return low;
+}
+
+// Where a name would hide something: every point, and the bars and steps of the front as points.
+function covered(front, spot, atY, lows, highs) {
+  const found = F.points.map(p => [p.x, p.y]);
+  front.forEach((r, i) => {
+    const [x, y] = spot(r),
+      end = i + 1 < front.length ? spot(front[i + 1])[0] : x;
+    for (let at = atY(highs(r)); at < atY(lows(r)); at += 8) found.push([x, at]);
+    for (let at = x; at < end; at += 12) found.push([at, y]);
+  });
+  return found;
+}
+
+// A ring, and the name beside it where it hides least.
+function mark(d, kind, r, [x, y], taken) {
+  const words = nameOf(r),
+    long = 7.4 * words.length,
+    [left, right, top, bottom] = F.scales.area;
+  let best = null;
+  for (const down of [40, -32, 60, -52, 80, -72, 20, -12, 110, -100, 140, -130]) {
+    for (const side of [1, -1]) {
+      const from = side > 0 ? x + 20 : x - 20 - long,
+        base = y + down,
+        inside = from >= left && from + long <= right && base - 12 >= top && base + 4 <= bottom,
+        hits = taken.filter(p => p[0] > from - 6 && p[0] < from + long + 6 && p[1] > base - 17 && p[1] < base + 8).length,
+        cost = hits + (inside ? 0 : 1000) + Math.abs(down) / 400;
+      if (!best || cost < best.cost) best = {cost, from, base, side};
+    }
+  }
+  const {from, base, side} = best,
+    length = Math.hypot(20, base - 4 - y) || 1;
+  d.add('circle', {class: kind, r: 9, cx: x, cy: y});
+  d.add('path', {class: 'leader', d: line([[x + side * 180 / length, y + 9 * (base - 4 - y) / length], [x + side * 18, base - 4]])});
+  d.add('text', {class: 'name ' + kind + '-name', x: side > 0 ? from : from + long, y: base, 'text-anchor': side > 0 ? 'start' : 'end'}, words);
+  for (let at = from; at <= from + long; at += 6) taken.push([at, base - 5]);
 }
 
 function markSelected() {

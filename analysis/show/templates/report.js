@@ -32,7 +32,8 @@ function legend(colours, front) {
     ...(colours.items.length ? [item('big', 'larger: front (' + front + ')')] : [item('best', 'front (' + front + ')'), item('plain', 'other ' + D.word + 's')]),
     ...(shownRows.length < D.trials.length ? [item('off', 'filtered out (' + (D.trials.length - shownRows.length) + ')')] : []),
     ...(D.baselines.length ? [item('star', 'baseline')] : []),
-    ...(D.trials.some(r => r.chosen) ? [item('hollow', D.asked ? 'chosen' : 'default choice')] : []));
+    ...(D.trials.some(r => r.chosen) ? [item('hollow', D.asked ? 'chosen' : 'default choice')] : []),
+    ...(compared() ? [item('dashed', 'compared with it')] : []));
 }
 
 function select(key) {

@@ -82,7 +82,7 @@ def test_the_first_screen_names_the_model_what_it_saves_and_the_command(opened, 
     card = page.inner_text(".first .card")
     # The cheapest within a point of 97 % is 96.2 % at 35 % of the MACs.
     for words in (
-        "RECOMMENDED BY DEFAULT",
+        "RECOMMENDED, NOT CONFIRMED",
         "t0001@3",
         "96.20 %",
         "0.80 points below",
@@ -90,10 +90,39 @@ def test_the_first_screen_names_the_model_what_it_saves_and_the_command(opened, 
         "not measured",
     ):
         assert words in card
-    assert "gcp-analyze export" in page.inner_text(".next")
-    box = page.locator(".next .command").first.bounding_box()
+    export = page.locator(".next .command", has_text="gcp-analyze export")
+    box = export.bounding_box()
     assert box["y"] + box["height"] < WIDE["height"], "without scrolling"
-    assert "default choice: t0001@3" in page.inner_text("#plot-front")
+    assert "t0001@3" in page.inner_text("#plot-front")
+    assert "default choice" in page.inner_text("#legend")
+    bars = page.eval_on_selector_all(".savings .bar span", "found => found.map(e => e.style.width)")
+    assert bars == ["65%", "65%"], "what is removed, as the words beside it say"
+    assert "Trial t0001, after its 3rd pruning step; trained for 10 epochs" in card
+
+
+def test_on_a_narrow_screen_the_steps_follow_the_card_and_commands_are_whole(opened, df):
+    page = opened(df, viewport=NARROW)
+    tops = [page.locator(name).bounding_box()["y"] for name in (".card", ".next", ".picture")]
+    assert tops == sorted(tops)
+    cut = "found => found.filter(e => e.scrollWidth > e.clientWidth).length"
+    assert page.eval_on_selector_all(".next .command code", cut) == 0
+
+
+def test_the_name_of_the_choice_hides_no_point_and_the_compared_model_is_marked(opened, df):
+    for size in (WIDE, NARROW):
+        page = opened(df, viewport=size)
+        hidden = page.evaluate(
+            """() => {
+              const box = document.querySelector('.chosen-name').getBBox();
+              const inside = (v, from, long) => v > from && v < from + long;
+              return F.points.filter(p => inside(p.x, box.x, box.width) && inside(p.y, box.y, box.height)).length;
+            }"""
+        )
+        assert hidden == 0
+        sure = page.inner_text(".card")
+        other = page.evaluate("D.compared")
+        assert page.locator("svg .compared").count() == bool(other)
+        assert other in sure
 
 
 def test_the_front_that_is_drawn_is_the_front(opened, df):
@@ -129,6 +158,7 @@ def test_filters_keep_the_same_models_in_picture_and_table_and_are_cleared(opene
 def test_a_range_on_an_axis_and_one_on_the_front_are_linked(opened, df):
     page = opened(df)
     page.uncheck("#f-only")
+    page.wait_for_function("document.querySelectorAll('#rows tbody tr').length === 16")
     grip = page.locator(".grip[data-axis=val_accuracy]")
     grip.scroll_into_view_if_needed()
     low, high = page.evaluate("(a => [a.at(96), a.at(97)])(P.axes.find(a => a.name === 'val_accuracy'))")

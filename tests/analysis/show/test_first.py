@@ -1,0 +1,96 @@
+"""The card of the report: its tag, what the model's name means, and what its bars show; the facts above it."""
+
+from dataclasses import replace
+
+import pytest
+
+from analysis.choose.recommend import recommend
+from analysis.show import report
+from analysis.show.first import first_screen
+from tests.analysis.show import tables
+
+
+@pytest.fixture
+def df(tmp_path):
+    return tables.of_rows(
+        tmp_path / "own", [tables.baseline(), *tables.rows_of("t0001", tables.PATHS["t0001"])]
+    )
+
+
+def card(df, model):
+    """The card that says this row is the choice."""
+    found = recommend(df)
+    return first_screen(
+        df, replace(found, choice=replace(found.choice, rows=df[df["model"] == model].iloc[:1]))
+    )
+
+
+def changed(df, **columns):
+    table = df.assign(**columns)
+    table.attrs = df.attrs
+    return table
+
+
+@pytest.mark.parametrize(
+    ("model", "origin"),
+    [
+        ("t0001@0", "Trial t0001, before its first pruning step; trained for 4 epochs"),
+        ("t0001@1", "Trial t0001, after its 1st pruning step; trained for 6 epochs"),
+        ("t0001@2", "Trial t0001, after its 2nd pruning step; trained for 8 epochs"),
+        ("t0001@3", "Trial t0001, after its 3rd pruning step; trained for 10 epochs"),
+        ("t0001@4", "Trial t0001, after its 4th pruning step; trained for 12 epochs"),
+    ],
+)
+def test_the_card_says_what_the_name_means_and_how_long_it_was_trained(df, model, origin):
+    alone = changed(df, baseline_epochs=float("nan"), train_cost=float("nan"))
+    assert card(alone, model).origin == f"{origin}."
+    known = changed(df, baseline_epochs=36.0, train_cost=7.25)
+    assert card(known, model).origin == f"{origin} (at the cost of 7.2 unpruned ones), its baseline for 36."
+
+
+def test_what_is_missing_is_left_out_of_the_origin(df):
+    single = changed(df, level=float("nan"), epochs=float("nan"))
+    assert card(single, "t0001@2").origin == "Model at the end of trial t0001."
+    polished = changed(df, polish=30.0, epochs=38.0, train_cost=float("nan"), baseline_epochs=float("nan"))
+    assert card(polished, "t0001@2").origin == (
+        "Trial t0001, after its 2nd pruning step, trained on for 30 epochs; trained for 38 epochs in all."
+    )
+
+
+def test_the_tag_says_whether_the_model_may_go_out(df):
+    found = recommend(df)
+    tags = [
+        first_screen(df, replace(found, basis=basis, standing=standing, confirmed=confirmed)).tag
+        for basis, standing, confirmed in (
+            ("nearest", "miss", False),
+            ("within", "open", False),
+            ("within", "proven", False),
+            ("within", "proven", True),
+            ("within", "miss", True),
+        )
+    ]
+    assert tags == [
+        "Nearest miss: do not ship yet",
+        "Recommended, not confirmed",
+        "Recommended by default",
+        "Recommended, confirmed",
+        "Missed on fresh seeds: do not ship yet",
+    ]
+
+
+def test_a_bar_shows_what_is_removed(df):
+    macs = card(df, "t0001@4").savings[0]
+    assert (macs.words, macs.gone) == ("80.0 % fewer", pytest.approx(80))
+    grown = card(changed(df, macs=1.1 * tables.MACS), "t0001@4").savings[0]
+    assert (grown.words, grown.gone) == ("10.0 % more", 0.0)
+
+
+def test_the_head_names_the_data_and_the_network_and_explains_the_hypervolume(df):
+    page = report.html(
+        changed(df, **{"data.name": "parquet", "data.path": "/data/birds", "model.name": "tiny"})
+    )
+    assert "<b>birds (parquet)</b> data" in page
+    assert "<b>tiny</b> network" in page
+    assert "of 1 hypervolume" in page
+    assert 'title="How much of the box' in page
+    assert "</b> network" not in report.html(df), "a table that does not name it"
