@@ -12,9 +12,8 @@ from tests.analysis.show import tables
 
 @pytest.fixture
 def df(tmp_path):
-    return tables.of_rows(
-        tmp_path / "own", [tables.baseline(), *tables.rows_of("t0001", tables.PATHS["t0001"])]
-    )
+    rows = [tables.baseline(), *tables.rows_of("t0001", tables.PATHS["t0001"])]
+    return tables.of_rows(tmp_path / "own", rows, runs=False)
 
 
 def card(df, model):
