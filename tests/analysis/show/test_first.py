@@ -12,9 +12,8 @@ from tests.analysis.show import tables
 
 @pytest.fixture
 def df(tmp_path):
-    return tables.of_rows(
-        tmp_path / "own", [tables.baseline(), *tables.rows_of("t0001", tables.PATHS["t0001"])]
-    )
+    rows = [tables.baseline(), *tables.rows_of("t0001", tables.PATHS["t0001"])]
+    return tables.of_rows(tmp_path / "own", rows, runs=False)
 
 
 def card(df, model):
@@ -81,7 +80,8 @@ def test_the_tag_says_whether_the_model_may_go_out(df):
 def test_a_bar_shows_what_is_removed(df):
     macs = card(df, "t0001@4").savings[0]
     assert (macs.words, macs.gone) == ("80.0 % fewer", pytest.approx(80))
-    grown = card(changed(df, macs=1.1 * tables.MACS), "t0001@4").savings[0]
+    row = df["model"] == "t0001@4"
+    grown = card(changed(df, macs=df["macs"].where(~row, 1.1 * tables.MACS)), "t0001@4").savings[0]
     assert (grown.words, grown.gone) == ("10.0 % more", 0.0)
 
 
@@ -93,4 +93,3 @@ def test_the_head_names_the_data_and_the_network_and_explains_the_hypervolume(df
     assert "<b>tiny</b> network" in page
     assert "of 1 hypervolume" in page
     assert 'title="How much of the box' in page
-    assert "</b> network" not in report.html(df), "a table that does not name it"
