@@ -22,8 +22,8 @@ _ENDINGS = (
 )
 #: Whole last words that do so too: everywhere, and in the query of an address.
 _WORDS, _QUERY_WORDS = frozenset({"pass", "sas"}), frozenset({"pass", "sas", "sig", "key", "auth", "jwt"})
-#: Paths of files, whatever they are called.
-_FILES = frozenset({"sslkey", "ssl_key", "passfile"})
+#: No secrets, whatever they are called: paths of files, and what MLflow calls the name of a saved view in its addresses.
+_HARMLESS = frozenset({"sslkey", "ssl_key", "passfile", "viewstatesharekey"})
 #: Schemes whose user is no secret (a role, a container) ...
 _NAMED = re.compile(
     r"postgres|mysql|mariadb|mssql|oracle|sqlite|redshift|cockroach|abfs|wasb|adl|hdfs|ssh|sftp|ray"
@@ -47,7 +47,7 @@ def is_secret_name(name: str, query: bool = False) -> bool:
     ['PGPASSWORD', 'sasToken', 'X-Amz-Signature']
     """
     plain = _unquoted(name).strip()
-    if plain.lower() in _FILES:
+    if plain.lower() in _HARMLESS:
         return False
     words = [
         word for word in re.split(r"[^a-z0-9]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", plain).lower()) if word

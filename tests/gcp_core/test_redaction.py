@@ -215,3 +215,10 @@ def test_logs_and_printed_text_hold_no_secret() -> None:
     text = file.getvalue() + RedactingFormatter("%(message)s").format(record)
     assert "word@" not in text
     assert "token=word" not in text.replace('"s3://b?token=word"', "")  # the source line of the traceback
+
+
+def test_the_address_of_a_saved_view_of_mlflow_stays_whole():
+    address = (
+        "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=3f2a&x=1"
+    )
+    assert redact(address) == address == without_secrets(address)
