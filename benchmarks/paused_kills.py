@@ -125,9 +125,11 @@ def main() -> None:
         processes.end(processes.descendants(os.getpid()), patience_s=0.0)
     processes.end(set().union(*killer.families), patience_s=60.0)
     checks = path_kills.agreement(sweep, killer.kills, expected(sweep, reference))
-    checks["left_open_by_ctrl_c"] = (
-        stopped["unfinished_in_ledger_that_do_not_rest"] + sum(stopped["running_in_mlflow"].values()),
-        0,
+    # What was being trained stays open in Optuna, as what rests does: the next driver goes on with it.
+    checks["running_in_mlflow_after_ctrl_c"] = (sum(stopped["running_in_mlflow"].values()), 0)
+    checks["most_paths_open_after_ctrl_c_that_do_not_rest"] = (
+        stopped["unfinished_in_ledger_that_do_not_rest"],
+        tree["search"]["concurrency"],
     )
     logs = sweep.logs()
     results = {
