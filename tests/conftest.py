@@ -37,6 +37,7 @@ LONG = (
         f"tests/integration/test_{name}.py"
         for name in ("sweep_real", "sweep_takeover", "sweep_object_store", "whole_way_path", "paths_killed")
     ),
+    "tests/test_page_blocks.py",
     "tests/integration/",
     "tests/analysis/ship/",
     "tests/gcp_core/training/",

@@ -18,10 +18,18 @@ from analysis.ship import export
 def proven_here() -> Iterator[None]:
     """A fresh process takes seconds to import what is imported here; it measures the same."""
 
-    def run_proof(work: Path, *, onnx: bool = False, data_path: str | None = None) -> dict[str, Any]:
+    def run_proof(
+        work: Path,
+        *,
+        onnx: bool = False,
+        int8: bool = False,
+        openvino: bool = False,
+        data_path: str | None = None,
+    ) -> dict[str, Any]:
         from analysis.ship import prove
 
-        words = [str(work), str(work), *(["--onnx"] if onnx else [])]
+        wanted = {"--onnx": onnx, "--int8": int8, "--openvino": openvino}
+        words = [str(work), str(work), *(word for word, asked in wanted.items() if asked)]
         words += ["--data-path", data_path] if data_path else []
         prove.main(words)
         proof = json.loads((work / export.PROOF).read_text())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -16,20 +18,23 @@ ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 
 
+MAKE = """
+import json, runpy
+made = runpy.run_path("docs/reference/make.py", run_name="reference")
+print(json.dumps({name: page() for name, page in made["PAGES"].items()}))
+"""
+
+
 @pytest.fixture(scope="module")
 def made():
-    """docs/reference/make.py as a module."""
-    spec = importlib.util.spec_from_file_location("docs_reference", REFERENCE / "make.py")
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    assert spec.loader is not None
-    spec.loader.exec_module(module)
-    return module
+    """The pages, made in a process of its own: fixtures of other tests put other functions in the place of ours."""
+    done = subprocess.run([sys.executable, "-c", MAKE], cwd=ROOT, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
 
 
 @pytest.mark.parametrize("name", ["config.md", "commands.md", "names.md", "python.md"])
 def test_a_reference_page_is_what_the_code_gives_today(made, name):
-    assert (REFERENCE / name).read_text(encoding="utf-8") == made.PAGES[name](), "make reference"
+    assert (REFERENCE / name).read_text(encoding="utf-8") == made[name], "make reference"
 
 
 def test_every_key_of_a_config_has_a_sentence_and_no_other_key_has_one():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 
 from analysis import text
 from analysis.runs import table
@@ -14,8 +15,6 @@ from analysis.show.page import Table
 from analysis.show.payload import SHOWN_PARAMS
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from analysis.choose.recommend import Recommendation, Step
 
 _NAMES = {"macs": "MACs", "params": "Parameters"}
@@ -199,4 +198,4 @@ def _latency(row: pd.Series) -> Saving:
 
 def _number(row: Any, name: str) -> float | None:
     value = row.get(name, np.nan)
-    return float(value) if value is not None and np.isfinite(value) else None
+    return float(value) if pd.notna(value) and np.isfinite(value) else None

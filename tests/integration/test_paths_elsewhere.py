@@ -72,7 +72,9 @@ def test_resting_paths_go_on_from_another_machine_bit_by_bit(
     ledger = _ledger(tree)
     assert {trial.state for trial in ledger._study("trial").trials} == {TrialState.COMPLETE}
     assert not [path for path in store.sizes() if path.startswith(STAGES)]
-    kept = [path.split("/")[1] for path in store.sizes() if f"/{EPOCHS}/" in path and path.endswith("state.pt")]
+    kept = [
+        path.split("/")[1] for path in store.sizes() if f"/{EPOCHS}/" in path and path.endswith("state.pt")
+    ]
     assert sorted(kept) == ["t0000", "t0001"], "one state each, should their target be raised"
     snapshots, models = ledger.snapshots(), set()
     for record in ledger.records("trial"):

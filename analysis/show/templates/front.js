@@ -135,8 +135,13 @@ function compared() {
 
 // The axis reaches down to the ends of the bars of the models that it shows.
 function withBars(low, pad, rows, lows) {
-  for (let i = 0; i < 4; i++) low = Math.min(low, ...rows.filter(r => r.val_accuracy >= low - pad).map(lows));
-  return low;
+  const lower = found => Math.min(found, ...rows.filter(r => r.val_accuracy >= found - pad).map(lows));
+  return [0, 1, 2, 3].reduce(lower, low);
+}
+
+// Numbers from one below another, so far apart.
+function spaced(from, below, apart) {
+  return Array.from({length: Math.max(0, Math.ceil((below - from) / apart))}, (_, i) => from + i * apart);
 }
 
 // Where a name would hide something: every point, and the bars and steps of the front as points.
@@ -145,8 +150,8 @@ function covered(front, spot, atY, lows, highs) {
   front.forEach((r, i) => {
     const [x, y] = spot(r),
       end = i + 1 < front.length ? spot(front[i + 1])[0] : x;
-    for (let at = atY(highs(r)); at < atY(lows(r)); at += 8) found.push([x, at]);
-    for (let at = x; at < end; at += 12) found.push([at, y]);
+    found.push(...spaced(atY(highs(r)), atY(lows(r)), 8).map(at => [x, at]));
+    found.push(...spaced(x, end, 12).map(at => [at, y]));
   });
   return found;
 }
@@ -172,7 +177,7 @@ function mark(d, kind, r, [x, y], taken) {
   d.add('circle', {class: kind, r: 9, cx: x, cy: y});
   d.add('path', {class: 'leader', d: line([[x + side * 180 / length, y + 9 * (base - 4 - y) / length], [x + side * 18, base - 4]])});
   d.add('text', {class: 'name ' + kind + '-name', x: side > 0 ? from : from + long, y: base, 'text-anchor': side > 0 ? 'start' : 'end'}, words);
-  for (let at = from; at <= from + long; at += 6) taken.push([at, base - 5]);
+  taken.push(...spaced(from, from + long + 1, 6).map(at => [at, base - 5]));
 }
 
 function markSelected() {

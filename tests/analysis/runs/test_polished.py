@@ -164,7 +164,7 @@ def test_the_thin_line_of_a_path_goes_through_its_snapshots_only(df, tmp_path):
     assert set(view.points["model"]) >= {POLISHED, "t0000@2+60"}, "they are points of their own"
     page = report.write(df, tmp_path / "page").page.read_text()
     assert '"polish": 30' in page or '"polish":30' in page
-    assert "r.polish === null" in page
+    assert "missing(r.polish)" in page
 
 
 def test_names_of_what_is_not_there_say_what_is(df):
