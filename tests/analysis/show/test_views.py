@@ -188,6 +188,12 @@ def written(sweep, tmp_path_factory):
     return report.write(table, tmp_path_factory.mktemp("report"), choice=choice, constraints=limits), choice
 
 
+def _scripts() -> str:
+    """The scripts of the page that is written; ``live.js`` is added where it is served, and asks the server for news."""
+    names = sorted(f.name for f in page.TEMPLATES.iterdir() if f.name.endswith(".js"))
+    return "".join(page.source(name) for name in names if name != "live.js")
+
+
 def test_the_report_loads_nothing_from_outside(written):
     parsed = _Page()
     text = written[0].page.read_text()
@@ -195,7 +201,7 @@ def test_the_report_loads_nothing_from_outside(written):
     assert parsed.fetched == ["data:,"]
     style = page.source("style.css").strip()
     script = page.source("report.js").strip()
-    scripts = "".join(page.source(f.name) for f in page.TEMPLATES.iterdir() if f.name.endswith(".js"))
+    scripts = _scripts()
     assert not re.search(r"@import|url\(\s*['\"]?http", style)
     assert "import(" not in scripts
     assert "fetch(" not in scripts
@@ -217,7 +223,7 @@ def test_every_file_the_report_links_to_lies_beside_it(written):
 def test_every_element_the_script_asks_for_exists(written):
     parsed = _Page()
     parsed.feed(written[0].page.read_text().split("<script", 1)[0])
-    script = "".join(page.source(f.name) for f in page.TEMPLATES.iterdir() if f.name.endswith(".js"))
+    script = _scripts()
     wanted = set(re.findall(r"\$\('([\w-]+)'\)", script)) | set(
         re.findall(r"getElementById\('([\w-]+)'", script)
     )
