@@ -53,16 +53,16 @@ def test_a_sweep_is_watched_to_its_end_and_served_and_a_view_that_is_interrupted
     folder = tmp_path / "live"
     driver = start("gcp-sweep", "run", str(tmp_path / "live.yaml"), f"storage={tmp_path}")
     _until(lambda: (folder / "run.lock").exists() or driver.poll() is not None)
-    watched = start("gcp-sweep", "status", str(folder), "--watch")
     impatient = start("gcp-sweep", "status", str(folder), "--watch")
+    assert impatient.stdout.readline()
+    impatient.send_signal(signal.SIGINT)  # at once: the sweep is over within seconds
+    _, errors = impatient.communicate(timeout=60)
+    assert (impatient.returncode, errors) == (1, "the view has ended; the sweep goes on\n")
+
+    watched = start("gcp-sweep", "status", str(folder), "--watch")
     served = start("gcp-analyze", "report", str(folder), "--serve", "--port", "0")
     url = served.stdout.readline().split()[1]
     assert url.startswith("http://127.0.0.1:")
-
-    assert impatient.stdout.readline()
-    impatient.send_signal(signal.SIGINT)
-    _, errors = impatient.communicate(timeout=60)
-    assert (impatient.returncode, errors) == (1, "the view has ended; the sweep goes on\n")
 
     said = set()
 
