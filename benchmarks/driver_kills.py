@@ -67,6 +67,13 @@ class Sweep:
 
         self.overrides: tuple[str, ...] = ()
 
+    @classmethod
+    def finished_one(cls, folder: Path) -> Sweep:
+        """A sweep that is only read, by its folder."""
+        sweep = cls.__new__(cls)
+        sweep.folder, sweep.path = folder, folder / "config.yaml"
+        return sweep
+
     def start(self) -> subprocess.Popen[bytes]:
         """A new driver: ``gcp-sweep run``, with the overrides as they are now."""
         command = [str(Path(sys.executable).with_name("gcp-sweep")), "run", str(self.path), *self.overrides]

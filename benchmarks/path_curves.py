@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from record import environment
+from record import header
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from sweeps.records import spool
@@ -50,10 +50,7 @@ class Curve:
 
 def record(folders: list[Path], out: Path) -> None:
     """Write the table."""
-    made = environment()
-    lines: list[dict[str, Any]] = [
-        {name: made[name] for name in ("cpu", "python", "torch", "threads", "date", "command")}
-    ]
+    lines: list[dict[str, Any]] = [header()]
     for folder in folders:
         config = read_config(folder)
         trials, baselines = read_records(folder, config.name, config.search.objectives)
@@ -63,7 +60,7 @@ def record(folders: list[Path], out: Path) -> None:
                 print(f"left out: {config.name} {entry.job.trial_id}, which is {entry.status}")
                 continue
             taken = [
-                {"level": known.snap.level, "epoch": known.snap.epoch, **_rounded(known.snap.finals)}
+                {"level": known.snap.level, "epoch": known.snap.epoch, **rounded(known.snap.finals)}
                 for known in snapshots.get(entry.job.trial_id, [])
             ]
             rows = spool.rows(Path(entry.job.folder))
@@ -72,7 +69,7 @@ def record(folders: list[Path], out: Path) -> None:
                     "name": f"{config.name}/{entry.job.trial_id}",
                     "kind": entry.job.kind,
                     "settings": settings_of(entry.job.config),
-                    "snapshots": taken or [{"level": 0, "epoch": len(rows), **_rounded(entry.finals)}],
+                    "snapshots": taken or [{"level": 0, "epoch": len(rows), **rounded(entry.finals)}],
                     "accuracy": [round(row["val/accuracy"], 2) for row in rows],
                     "macs": [int(row["cost/macs"]) for row in rows],
                     "seconds": [round(row["time/epoch_s"], 2) for row in rows],
@@ -94,7 +91,8 @@ def read_curves(table: Path = TABLE) -> tuple[list[Curve], list[Curve]]:
     return kinds["trial"], kinds["baseline"]
 
 
-def _rounded(finals: dict[str, float]) -> dict[str, float]:
+def rounded(finals: dict[str, float]) -> dict[str, float]:
+    """The final values that tables have, as far as anybody reads them."""
     return {name: round(finals[name], _DIGITS.get(name, 2)) for name in _FINALS if name in finals}
 
 

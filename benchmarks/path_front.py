@@ -60,7 +60,9 @@ def singles() -> Models:
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Each seed's value, their mean, and half the width of its 95 % interval."""
+    """Each seed's value, their mean, and half the width of its 95 % interval (None for one seed)."""
+    if len(values) == 1:
+        return {"seeds": values, "mean": round(values[0], 3), "half_width": None}
     half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
     return {"seeds": values, "mean": round(statistics.mean(values), 3), "half_width": round(half, 3)}
 

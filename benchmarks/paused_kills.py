@@ -104,8 +104,7 @@ def main() -> None:
     storage = Path(tree["storage"])
     storage.mkdir(parents=True, exist_ok=False)
     sweep = Sweep(str(storage), tree)
-    reference = Sweep.__new__(Sweep)
-    reference.folder, reference.path = options.reference, options.reference / "config.yaml"
+    reference = Sweep.finished_one(options.reference)
     killer, rng = path_kills.Killer(sweep, options.seed), random.Random(options.seed)
     low, high = options.at
     at = sorted(rng.uniform(low, high) for _ in range(4))

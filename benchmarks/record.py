@@ -34,6 +34,12 @@ def environment() -> dict[str, Any]:
     }
 
 
+def header() -> dict[str, Any]:
+    """The first line of a table: what of the environment its numbers belong to."""
+    made = environment()
+    return {name: made[name] for name in ("cpu", "python", "torch", "threads", "date", "command")}
+
+
 def add_out(parser: argparse.ArgumentParser) -> None:
     """The ``--out`` option of every benchmark."""
     parser.add_argument("--out", type=Path, help="write the numbers as JSON")

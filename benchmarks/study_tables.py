@@ -11,14 +11,12 @@ study); fewer than six seeds decide nothing.
 from __future__ import annotations
 
 import argparse
-import math
 import statistics
 from collections import defaultdict
 from typing import Any
 
-from path_front import CHANCE, SHARES, TOP, USABLE, Models, best_at, hypervolume
+from path_front import CHANCE, SHARES, TOP, USABLE, Models, best_at, hypervolume, summary
 from record import add_out, write
-from scipy import stats
 from studies import STUDIES
 from trainings import read
 
@@ -29,15 +27,6 @@ COMPARED_AT = (0.5, 0.3, 0.2, 0.1)
 REFERENCE = "path, frs"
 
 Row = dict[str, Any]
-
-
-def mean(values: list[float]) -> Row:
-    """Each seed's value, their mean, half the width of its 95 % interval (None for one seed)."""
-    half = None
-    if len(values) > 1:
-        spread = statistics.stdev(values) / math.sqrt(len(values))
-        half = round(float(stats.t.ppf(0.975, len(values) - 1)) * spread, 3)
-    return {"seeds": values, "mean": round(statistics.mean(values), 3), "half_width": half}
 
 
 def by_training(rows: list[Row]) -> dict[str, dict[int, list[Row]]]:
@@ -59,7 +48,7 @@ def epochs(rows: list[Row]) -> dict[str, Any]:
     for name, seeds in by_training(rows).items():
         if next(iter(seeds.values()))[0]["level"] is None:
             out[name] = {
-                "accuracy": mean([one[-1]["val_accuracy"] for one in seeds.values()]),
+                "accuracy": summary([one[-1]["val_accuracy"] for one in seeds.values()]),
                 "left": round(1 - statistics.mean(one[-1]["macs_removed"] for one in seeds.values()), 3),
                 "cost": round(statistics.mean(one[-1]["train_cost"] for one in seeds.values()), 2),
             }
@@ -72,7 +61,7 @@ def epochs(rows: list[Row]) -> dict[str, Any]:
                     polished[row["level"]].append(row)
         for level, some in polished.items():
             out[f"{name}, snapshot {level} polished for {some[0]['polish']} epochs"] = {
-                "accuracy": mean([row["val_accuracy"] for row in some]),
+                "accuracy": summary([row["val_accuracy"] for row in some]),
                 "left": round(1 - statistics.mean(row["macs_removed"] for row in some), 3),
                 "cost": round(statistics.mean(row["train_cost"] for row in some), 2),
             }
@@ -127,9 +116,9 @@ def _at_shares(seeds: dict[int, list[Row]]) -> dict[str, Any]:
         )
     }
     for share in sorted({*SHARES, *COMPARED_AT}, reverse=True):
-        out[f"at {share:.0%} of the MACs"] = mean([best_at(one, share) for one in every])
+        out[f"at {share:.0%} of the MACs"] = summary([best_at(one, share) for one in every])
     for name, bottom in (("from chance", CHANCE), ("usable", USABLE)):
-        out[f"hypervolume, {name}"] = mean([round(hypervolume(one, bottom), 4) for one in every])
+        out[f"hypervolume, {name}"] = summary([round(hypervolume(one, bottom), 4) for one in every])
     out["top of the hypervolume"] = TOP
     return out
 

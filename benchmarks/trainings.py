@@ -18,12 +18,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from record import environment
+from path_curves import rounded
+from record import header
 from studies import STUDIES, Training
 
 TABLES = Path(__file__).parent / "data"
-_FINALS = ("macs_removed", "val_accuracy", "test_accuracy", "train_cost", "macs", "params")
-_DIGITS = {"macs_removed": 5, "train_cost": 3}
 
 
 def table_of(study: str) -> Path:
@@ -41,22 +40,16 @@ def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
     result = run_trial(training.config, checkpoint_dir=folder, stages=stages, latency=False)
     about = {"seed": seed, "training": training.name}
     if not training.config.is_path:
-        return [{**about, "level": None, "epoch": training.config.train.epochs, **_rounded(result.finals)}]
+        return [{**about, "level": None, "epoch": training.config.train.epochs, **rounded(result.finals)}]
     lines = [
-        {**about, "level": taken.level, "epoch": taken.epoch, **_rounded(taken.finals)}
+        {**about, "level": taken.level, "epoch": taken.epoch, **rounded(taken.finals)}
         for taken in result.snapshots
     ]
     for level, epochs in training.polish:
         source = next(taken for taken in result.snapshots if taken.level == level)
         done = polish(training.config, source.folder, epochs, checkpoint_dir=folder).model
-        lines.append(
-            {**about, "level": level, "polish": epochs, "epoch": done.epoch, **_rounded(done.finals)}
-        )
+        lines.append({**about, "level": level, "polish": epochs, "epoch": done.epoch, **rounded(done.finals)})
     return lines
-
-
-def _rounded(finals: dict[str, float]) -> dict[str, float]:
-    return {name: round(finals[name], _DIGITS.get(name, 2)) for name in _FINALS if name in finals}
 
 
 def read(study: str) -> list[dict[str, Any]]:
@@ -88,9 +81,7 @@ def main() -> None:
             said = f"{last['val_accuracy']:.2f} % for {last['train_cost']:.1f} dense epochs"
             minutes = (time.monotonic() - begun) / 60
             print(f"[{number}/{len(jobs)}] {minutes:.0f} min: seed {seed}, {one.name}: {said}", flush=True)
-    made = environment()
-    header = {name: made[name] for name in ("cpu", "python", "torch", "threads", "date", "command")}
-    rows = [header, *(line for key in sorted(lines) for line in lines[key])]
+    rows = [header(), *(line for key in sorted(lines) for line in lines[key])]
     table_of(args.study).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

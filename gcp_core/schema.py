@@ -173,6 +173,10 @@ POLISH = "polish"
 ARTIFACT_CONFIG = "config.yaml"
 ARTIFACT_LOG = "trial.log"
 ARTIFACT_TRACEBACK = "traceback.txt"
+#: What a trial reports after every epoch, one JSON object a line.
+ARTIFACT_EPOCHS = "reported.jsonl"
+#: Where ``mlflow ui`` listens unless told otherwise; links of an SQLite store lead there.
+LOCAL_UI = "http://127.0.0.1:5000"
 #: Folder in the sweep's own where MLflow keeps the files of all runs, unless a tracking server has them.
 LOCAL_ARTIFACTS = "mlartifacts"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-def sweep_of(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
+def sweep_of(df: pd.DataFrame, row: pd.Series | Mapping[str, Any]) -> dict[str, Any]:
     """What the table knows about the sweep of a row (``df.attrs["sweeps"]``)."""
     return next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
 

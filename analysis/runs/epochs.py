@@ -16,13 +16,11 @@ from analysis.runs.artifacts import sweep_of
 from analysis.runs.models import one_per_trial
 from analysis.runs.widths import manifest_of
 from gcp_core.errors import GcpError
-from gcp_core.schema import PER_EPOCH
+from gcp_core.schema import ARTIFACT_EPOCHS, PER_EPOCH
 
 if TYPE_CHECKING:
     import pandas as pd
 
-#: What a trial reports after every epoch, one JSON object a line, in its own folder.
-REPORTED = "reported.jsonl"
 _KEYS = {quantity.name: key for key, quantity in PER_EPOCH.items()}
 
 
@@ -80,7 +78,7 @@ def _reported(df: pd.DataFrame, row: pd.Series) -> dict[int, Mapping[str, Any]]:
     folder = sweep_of(df, row).get("folder")
     if not folder:
         return {}
-    file = Path(folder) / "trials" / str(row["trial"]) / REPORTED
+    file = Path(folder) / "trials" / str(row["trial"]) / ARTIFACT_EPOCHS
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

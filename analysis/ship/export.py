@@ -129,18 +129,10 @@ def run_proof(
     data_path: str | None = None,
 ) -> dict[str, Any]:
     """Run :mod:`analysis.ship.prove` on the model in ``work`` in a fresh interpreter; its measurements."""
-    command = [sys.executable, "-m", "analysis.ship.prove", str(work), str(work)]
     asked = {"--int8": int8, "--openvino": openvino, "--onnx": onnx}
-    command += [option for option, on in asked.items() if on]
-    command += ["--data-path", data_path] if data_path else []
-    # -m puts the working directory on the path, so models named package.module:factory are found as in the
-    # sweep.
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=dict(os.environ), check=False
-        )
-    except subprocess.TimeoutExpired as exc:
-        raise VerificationError(f"the fresh process did not end within {_TIMEOUT_S} s", "prove") from exc
+    words = [str(work), str(work), *(option for option, on in asked.items() if on)]
+    words += ["--data-path", data_path] if data_path else []
+    done = in_fresh_process(words)
     file = work / PROOF
     if not file.is_file():
         last = done.stderr.strip().splitlines()[-1:] or ["no message"]
@@ -149,6 +141,19 @@ def run_proof(
     if "error" in proof:
         raise VerificationError(proof["error"], proof["where"], proof["hint"] or "nothing was exported")
     return proof
+
+
+def in_fresh_process(words: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run :mod:`analysis.ship.prove` with these words in an interpreter of its own."""
+    # -m puts the working directory on the path, so models named package.module:factory are found as in the
+    # sweep.
+    command = [sys.executable, "-m", "analysis.ship.prove", *words]
+    try:
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT_S, env=dict(os.environ), check=False
+        )
+    except subprocess.TimeoutExpired as exc:
+        raise VerificationError(f"the fresh process did not end within {_TIMEOUT_S} s", "prove") from exc
 
 
 def compare(row: pd.Series, proof: dict[str, Any]) -> tuple[Check, ...]:

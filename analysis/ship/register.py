@@ -25,6 +25,7 @@ import numpy as np
 
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
+from analysis.runs.artifacts import sweep_of
 from analysis.runs.store import client_for, find, no_progress_bar, own_artifacts
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
@@ -134,7 +135,7 @@ def check_place(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
     Raises:
         ConfigError: the table is not in MLflow, or MLflow names another folder.
     """
-    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    entry = sweep_of(df, row)
     if not entry.get("tracking_uri") or not row["run_id"]:
         raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
     ref = find(entry["id"], tracking_uri=entry["tracking_uri"])

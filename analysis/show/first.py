@@ -48,22 +48,22 @@ class FirstScreen:
     """What the card says; ``model`` is "" where there is nothing to recommend."""
 
     basis: str
-    standing: str
     tag: str
     rule: str
-    model: str
-    origin: str
     why: str
-    accuracy: str
-    interval: str
-    drop: str
-    savings: tuple[Saving, ...]
-    sure: tuple[str, ...]
-    steps: tuple[Step, ...]
-    constraints: tuple[str, ...]
-    feasible: int
-    considered: int
-    runners_up: Table | None
+    standing: str = ""
+    model: str = ""
+    origin: str = ""
+    accuracy: str = ""
+    interval: str = ""
+    drop: str = ""
+    savings: tuple[Saving, ...] = ()
+    sure: tuple[str, ...] = ()
+    steps: tuple[Step, ...] = ()
+    constraints: tuple[str, ...] = ()
+    feasible: int = 0
+    considered: int = 0
+    runners_up: Table | None = None
 
 
 def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
@@ -71,47 +71,29 @@ def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
     rule = found.rule[:1].upper() + found.rule[1:]
     tag = _tag(found)
     if found.choice is None:
-        return FirstScreen(
-            found.basis,
-            "",
-            tag,
-            rule,
-            "",
-            "",
-            found.why,
-            "",
-            "",
-            "",
-            (),
-            found.sure,
-            found.steps,
-            (),
-            0,
-            0,
-            None,
-        )
+        return FirstScreen(found.basis, tag, rule, found.why, sure=found.sure, steps=found.steps)
     choice, row = found.choice, found.choice.rows.iloc[0]
     runners_up = None
     if len(choice.runners_up):
         runners_up = Table(*text.trials_cells(choice.runners_up, table.varying(df)[:SHOWN_PARAMS]))
     return FirstScreen(
         found.basis,
-        found.standing,
         tag,
         rule,
-        found.model,
-        _origin(row),
         found.why,
-        f"{row['val_accuracy']:.2f} %",
-        _interval(row),
-        _drop(row),
-        tuple(_savings(row)),
-        found.sure,
-        found.steps,
-        choice.constraints if found.basis == "asked" else (),
-        choice.feasible,
-        choice.considered,
-        runners_up,
+        standing=found.standing,
+        model=found.model,
+        origin=_origin(row),
+        accuracy=f"{row['val_accuracy']:.2f} %",
+        interval=_interval(row),
+        drop=_drop(row),
+        savings=tuple(_savings(row)),
+        sure=found.sure,
+        steps=found.steps,
+        constraints=choice.constraints if found.basis == "asked" else (),
+        feasible=choice.feasible,
+        considered=choice.considered,
+        runners_up=runners_up,
     )
 
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 from analysis.front import pareto
 from analysis.plain import plain, plain_trial, rows_of
 from analysis.runs import table
+from analysis.runs.artifacts import sweep_of
 from analysis.runs.epochs import courses
 from analysis.runs.models import word
 from analysis.runs.widths import layer_widths, manifest_of, natural
 from analysis.show import figures
 from gcp_core.errors import GcpError
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, LOCAL_UI
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from analysis.choose.constraints import Constraint
     from analysis.choose.recommend import Recommendation
 
-#: Where ``mlflow ui`` listens by default; links of a SQLite store lead there.
-LOCAL_UI = "http://127.0.0.1:5000"
 #: Parameters that get an axis or a column where room is short.
 SHOWN_PARAMS = 8
 #: Models whose layers are read, and trials whose epochs are.
@@ -93,7 +92,7 @@ def max_drop(df: pd.DataFrame) -> float:
 
 def run_link(df: pd.DataFrame, row: dict[str, Any]) -> str:
     """The run's page in the MLflow UI ("" for a table without runs)."""
-    entry: dict[str, Any] = next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+    entry = sweep_of(df, row)
     if not row.get("run_id") or not entry.get("tracking_uri"):
         return ""
     uri = str(entry["tracking_uri"])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from gcp_core.schema import LOCAL_UI
+from sweeps.config.places import as_typed
 from sweeps.tracking.view import clicks
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def closing_words(
     lines = ["", f"{sweep.name}: {sweep.state} ({counts})"]
     if sweep.message:
         lines.append(f"  {sweep.message}")
-    folder = _short_path(sweep.folder)
+    folder = as_typed(sweep.folder)
     if store is not None:
         lines.append(f"  kept at {store}; {folder} is the driver's working folder")
     if sweep.unwritten:
@@ -48,16 +49,10 @@ def _ui(sweep: Sweep, of_paths: bool) -> list[str]:
     uri = sweep.tracking_uri
     served = uri.startswith(("http://", "https://"))
     if uri.startswith("sqlite:///"):
-        uri = f"sqlite:///{_short_path(Path(uri.removeprefix('sqlite:///')))}"
+        uri = f"sqlite:///{as_typed(Path(uri.removeprefix('sqlite:///')))}"
     lines = [f"  MLflow: {uri}" if served else f"  mlflow ui --backend-store-uri {uri}"]
     if not sweep.views:
         return [*lines, f"    {clicks(sweep.name, of_paths)}"]
-    # Where `mlflow ui` listens unless told otherwise.
-    host = uri.rstrip("/") if served else "http://127.0.0.1:5000"
+    host = uri.rstrip("/") if served else LOCAL_UI
     width = max(map(len, sweep.views)) + 1
     return [*lines, *(f"    {title + ':':<{width}} {host}/{where}" for title, where in sweep.views.items())]
-
-
-def _short_path(path: Path) -> str:
-    relative = os.path.relpath(path)
-    return relative if not relative.startswith("..") else str(path)

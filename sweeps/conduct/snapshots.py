@@ -19,8 +19,8 @@ from sweeps.strategy.judging import dense_costs, judge_snapshot, waits_for_basel
 class Snapshots:
     """The account of one driver, on top of what the ledger knows.
 
-    A snapshot that needs its baseline waits for it; the ledger then does not know it yet, but its folder does, and the
-    next driver takes it from there.
+    A snapshot that needs its baseline waits for it. Until then only its folder knows it, and of a path that rests the
+    ledger's note; the next driver takes it from there.
 
     Args:
         known: trial id -> the snapshots that the ledger holds.

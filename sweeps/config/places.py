@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 
 from gcp_core.cachedir import cache_folder
@@ -72,3 +73,9 @@ def working_folder(storage: str, name: str, ledger: str | None) -> str:
     else:
         place = str(cache_folder() / "sweeps" / hashlib.sha256(storage.encode()).hexdigest()[:12])
     return os.path.join(os.path.abspath(os.path.expanduser(place)), name)
+
+
+def as_typed(path: Path) -> str:
+    """A path as one would type it here: relative if it lies below."""
+    relative = os.path.relpath(path)
+    return str(path) if relative.startswith("..") else relative

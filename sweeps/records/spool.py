@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-SPOOL = "reported.jsonl"
+from gcp_core.schema import ARTIFACT_EPOCHS
+
+SPOOL = ARTIFACT_EPOCHS
 #: Key of a row's time, in milliseconds since 1970.
 AT = "at"
 

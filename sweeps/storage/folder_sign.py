@@ -38,7 +38,7 @@ class FolderSign:
     def alive(self) -> bool:
         """Whether it may still be at work; of a process of this machine the machine knows."""
         if self.host == socket.gethostname():
-            return self.process != os.getpid() and _runs(self.process)
+            return self.process != os.getpid() and process_runs(self.process)
         return self.age_s < GONE_S
 
     def __str__(self) -> str:
@@ -90,7 +90,8 @@ def folder_sign(folder: Path, tenure: Tenure, beat_s: float = BEAT_S) -> Iterato
             path.unlink(missing_ok=True)
 
 
-def _runs(process: int) -> bool:
+def process_runs(process: int) -> bool:
+    """Whether a process of this machine is there, whoever owns it."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:

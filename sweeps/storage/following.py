@@ -19,12 +19,13 @@ from pathlib import Path
 from typing import Protocol
 
 from gcp_core.errors import ConfigError
-from sweeps.config.places import check_store_url, is_object_store
+from sweeps.config.places import as_typed, check_store_url, is_object_store
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import Entry, read_config, read_entry
 from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, OUTCOME_FILE, OWNER, trial_path
 from sweeps.records.ledger import Ledger
 from sweeps.records.spool import SPOOL
+from sweeps.storage.folder_sign import process_runs
 from sweeps.storage.lock import RUN_LOCK
 from sweeps.storage.objects import ObjectStore, store_errors
 from sweeps.storage.presence import DRIVER
@@ -194,7 +195,7 @@ class Following:
         """The driver that has gone without a word, such as ``process 7``; empty = somebody may run the sweep."""
         held = self._text(RUN_LOCK).decode(errors="replace").split()
         here = len(held) == 4 and held[1].isdigit() and held[3] == socket.gethostname()
-        if here and not _runs(int(held[1])):
+        if here and not process_runs(int(held[1])):
             return f"process {held[1]}"
         return ""
 
@@ -206,7 +207,7 @@ class Following:
         if not isinstance(self._own, FolderSource):
             return ""
         folder = self._own.folder.resolve()
-        words = ["gcp-sweep", "run", _near(folder / CONFIG)]
+        words = ["gcp-sweep", "run", as_typed(folder / CONFIG)]
         if Path(config.folder).resolve() != folder:
             if config.store is not None or folder.name != config.name:
                 return ""  # a copy, or another machine's: running that would begin something else
@@ -321,19 +322,3 @@ class Following:
         self._offset += max(0, len(whole) - len(self._seam))
         self._seam = whole[-_SEAM:]
         self._texts[JOURNAL] = (stamp, b"")
-
-
-def _near(path: Path) -> str:
-    """As it is typed here: relative if it lies below."""
-    here = Path.cwd()
-    return str(path.relative_to(here) if path.is_relative_to(here) else path)
-
-
-def _runs(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
