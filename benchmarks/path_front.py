@@ -12,39 +12,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
-import statistics
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from path_curves import Curve, read_curves
 from record import add_out, write
-from scipy import stats
-
-from analysis.front.pareto import dominated_volume
+from yardstick import CHANCE, USABLE, Models, best_at, hypervolume, summary
 
 SETTING = {"start": 4, "interval": 6, "restart": 1.0, "criterion": "frs"}
 LEVELS = [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]
 SHARES = (0.5, 0.35, 0.2, 0.1)
 #: Of the mean over three seeds, in per cent of the validation images; and of the training, in dense epochs.
 GOALS, MOST_COST = dict(zip(SHARES, (72.0, 72.5, 72.5, 68.5), strict=True)), 16.0
-TOP, CHANCE, USABLE = 73.24, 10.0, 63.24
-#: Levels are exact to a unit: 49.5 % and 35.1 % are both what was asked for.
-SLACK = 0.005
-
-Models = list[tuple[float, float]]
-
-
-def best_at(models: Models, share: float) -> float:
-    """The best accuracy among models with at most that share of the MACs."""
-    return max((accuracy for left, accuracy in models if left <= share + SLACK), default=math.nan)
-
-
-def hypervolume(models: Models, bottom: float) -> float:
-    """Share of the box that the models dominate."""
-    losses = np.array([[(TOP - accuracy) / (TOP - bottom), left] for left, accuracy in models])
-    return dominated_volume(losses)
 
 
 def models_of(path: Curve, accuracy: str = "val_accuracy") -> Models:
@@ -57,14 +36,6 @@ def singles() -> Models:
     dense = next(row["final"]["macs"] for row in rows if row["kind"] == "baseline")
     finals = [row["final"] for row in rows if row["kind"] == "trial"]
     return [(one["macs"] / dense, one["val_accuracy"]) for one in finals]
-
-
-def summary(values: list[float]) -> dict[str, Any]:
-    """Each seed's value, their mean, and half the width of its 95 % interval (None for one seed)."""
-    if len(values) == 1:
-        return {"seeds": values, "mean": round(values[0], 3), "half_width": None}
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-    return {"seeds": values, "mean": round(statistics.mean(values), 3), "half_width": round(half, 3)}
 
 
 def results() -> dict[str, Any]:

@@ -78,14 +78,23 @@ def config_of(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return tree
 
 
-def spec_of(tree: dict[str, Any], options: argparse.Namespace, work: Path) -> dict[str, Any]:
-    """What the peer must have in common with us, the rows of each split included."""
+def rows_of(tree: dict[str, Any]) -> dict[str, list[int]]:
+    """The rows of each split in the parquet files, and the validation images that are looked at after an epoch."""
     from gcp_core.training.setup import build_setup
     from sweeps.config.sweep_config import load_trial
 
     setup = build_setup(load_trial(tree))
     val = setup.splits.val.rows.tolist()
     places = {row: place for place, row in enumerate(val)}
+    return {
+        "train_rows": setup.splits.train.rows.tolist(),
+        "val_rows": val,
+        "epoch_val": [places[row] for row in setup.epoch_val_images.rows.tolist()],
+    }
+
+
+def spec_of(tree: dict[str, Any], options: argparse.Namespace, work: Path) -> dict[str, Any]:
+    """What the peer must have in common with us, the rows of each split included."""
     ranges = {name: tree["prune"][name] for name in ("ratio", "target")}
     return {
         "path": tree["data"]["path"],
@@ -98,9 +107,7 @@ def spec_of(tree: dict[str, Any], options: argparse.Namespace, work: Path) -> di
             "interval": tree["prune"]["interval"]["choice"],
             **{name: [r["low"], r["high"], r["step"]] for name, r in ranges.items()},
         },
-        "train_rows": setup.splits.train.rows.tolist(),
-        "val_rows": val,
-        "epoch_val": [places[row] for row in setup.epoch_val_images.rows.tolist()],
+        **rows_of(tree),
     }
 
 
