@@ -42,6 +42,7 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield begin
     for process in running:
         if process.poll() is None:
+            process.send_signal(signal.SIGCONT)
             process.terminate()
         process.communicate()
 
@@ -53,10 +54,12 @@ def test_a_sweep_is_watched_to_its_end_and_served_and_a_view_that_is_interrupted
     folder = tmp_path / "live"
     driver = start("gcp-sweep", "run", str(tmp_path / "live.yaml"), f"storage={tmp_path}")
     _until(lambda: (folder / "run.lock").exists() or driver.poll() is not None)
+    driver.send_signal(signal.SIGSTOP)  # or the sweep might be over before the view has begun
     impatient = start("gcp-sweep", "status", str(folder), "--watch")
     assert impatient.stdout.readline()
-    impatient.send_signal(signal.SIGINT)  # at once: the sweep is over within seconds
+    impatient.send_signal(signal.SIGINT)
     _, errors = impatient.communicate(timeout=60)
+    driver.send_signal(signal.SIGCONT)
     assert (impatient.returncode, errors) == (1, "the view has ended; the sweep goes on\n")
 
     watched = start("gcp-sweep", "status", str(folder), "--watch")
