@@ -4,11 +4,9 @@ accuracy may notice: it steers no proposal, snapshot, front, selection, tag or d
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import re
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +16,12 @@ from click.testing import CliRunner
 
 import analysis
 from analysis.cli.program import main
-from analysis.show.publish import publish
 from gcp_core.data import RawData, load_splits
 from gcp_core.data.digits import load_digits
 from gcp_core.schema import KINDS, SNAPSHOT, Tag
-from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import load_config
-from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.ledger import Ledger
-from sweeps.storage.exchange import Exchange
-from sweeps.tracking.writer import open_writer
-from sweeps.worker.trial import DEFAULT_RUNNER
-from tests.sweeps.inline import Silent, drive
+from tests.integration.programs import sweep_in_process
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 SHIFT = "GCP_TEST_LABELS_SHIFTED_BY"
@@ -87,34 +79,19 @@ def same(name: str) -> bool:
     return name not in ("started", "ended") and not any(part in name for part in OTHERS)
 
 
-def run_in_process(storage: Path, store: Path) -> Path:
+def run_in_process(storage: Path) -> Path:
     """The sweep without Ray, so that the order of all answers is the same; with MLflow and everything else."""
     load_splits.cache_clear()  # a process loads equal configs of data once
-    checked = load_config(TREE, {"storage": str(storage)})
-    folder = Path(checked.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(store, folder / "mlflow.db")
-    write_config(folder, checked)
-    writer = open_writer(checked, folder, "0123456789ab")
-    run = writer.run
-    entry = Entry("0123456789ab", checked.name, run.uri, run.experiment, run.run_id, checked.digest())
-    ledger = Ledger(folder, checked.name, checked.search.objectives)
-    conductor = Conductor(checked, ledger, writer, Silent(), exchange=Exchange(folder))
-    drive(conductor, DEFAULT_RUNNER)
-    assert conductor.complete
-    assert writer.close("FINISHED") == 0
-    write_entry(folder, dataclasses.replace(entry, state="complete", trials=9))
-    publish(folder)
-    return folder
+    return sweep_in_process(load_config(TREE, {"storage": str(storage)}))
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory, empty_store) -> tuple[Path, Path]:
+def both(tmp_path_factory) -> tuple[Path, Path]:
     """The sweep's folder with the true test labels, and with others."""
     with pytest.MonkeyPatch.context() as patch:
-        true = run_in_process(tmp_path_factory.mktemp("true"), empty_store)
+        true = run_in_process(tmp_path_factory.mktemp("true"))
         patch.setenv(SHIFT, "1")
-        return true, run_in_process(tmp_path_factory.mktemp("other"), empty_store)
+        return true, run_in_process(tmp_path_factory.mktemp("other"))
 
 
 def ledger_of(folder: Path) -> dict[str, Any]:

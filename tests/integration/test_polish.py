@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import PROGRAMS, call, process, run_sweep
-from tests.prepared import with_store
+from sweeps.config.sweep_config import load_config
+from tests.integration.programs import PROGRAMS, call, process, sweep_in_process
 from tests.proofs import proven_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -28,7 +28,9 @@ search: {trials: 2, concurrency: 2}
 
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return run_sweep(with_store(tmp_path_factory.mktemp("storage") / "way").parent, CONFIG)
+    storage = tmp_path_factory.mktemp("storage")
+    (storage / "way.yaml").write_text(CONFIG)
+    return sweep_in_process(load_config(storage / "way.yaml", {"storage": str(storage)}))
 
 
 def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(sweep, tmp_path):

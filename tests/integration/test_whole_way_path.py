@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.programs import call, invoke, run_sweep
-from tests.prepared import with_store
+from sweeps.config.sweep_config import load_config
+from tests.integration.programs import call, invoke, sweep_in_process
 from tests.proofs import proven_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -45,7 +45,9 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished sweep of two paths."""
-    return run_sweep(with_store(tmp_path_factory.mktemp("storage") / "way").parent, CONFIG)
+    storage = tmp_path_factory.mktemp("storage")
+    (storage / "way.yaml").write_text(CONFIG)
+    return sweep_in_process(load_config(storage / "way.yaml", {"storage": str(storage)}))
 
 
 @pytest.fixture(scope="module")
