@@ -45,7 +45,7 @@ PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadfile
 test: $(VENV)/.installed
 	$(PYTEST)
 
-# Without what starts a real Ray, a real MLflow server or whole sweeps.
+# Without what starts a real Ray, a real server, a browser or processes of its own, or runs whole sweeps.
 quick: $(VENV)/.installed
 	$(PYTEST) -m "not integration"
 

@@ -25,6 +25,8 @@ from gcp_core.errors import ConfigError
 from gcp_core.schema import Tag
 from tests.analysis.synthetic import log_trial, path_baseline, path_of, write_sweep
 
+pytestmark = pytest.mark.integration
+
 GOALS = {"val_accuracy": "max", "macs": "min"}
 #: 0.5 of the MACs are left of @2: 30 epochs cost 15 dense ones.
 POLISHED = "t0000@2+30"

@@ -13,6 +13,8 @@ from click.testing import CliRunner
 
 from analysis.cli.program import main
 
+pytestmark = pytest.mark.integration
+
 SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "bench.json"
 #: Lines as short as they get: the numbers do not matter here.
 QUICK = ["--seconds", "0.1", "--batch", "1,3", "--json"]

@@ -22,6 +22,8 @@ from gcp_core.config import DataConfig
 from gcp_core.data import load_splits
 from gcp_core.errors import CheckpointError, ConfigError
 
+pytestmark = pytest.mark.integration
+
 SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "export.json"
 
 

@@ -27,6 +27,8 @@ from gcp_core.schema import Tag
 from tests.analysis.conftest import CONFIG
 from tests.analysis.synthetic import FakeTrial, baseline_trial, some_trials, write_sweep
 
+pytestmark = pytest.mark.integration
+
 SCHEMA = Path(__file__).resolve().parents[3] / "docs" / "schemas" / "register.json"
 
 

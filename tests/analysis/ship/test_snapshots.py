@@ -22,6 +22,8 @@ from tests.analysis.conftest import PATH
 from tests.analysis.synthetic import FakeTrial, log_trial
 from tests.proofs import proven_here
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture
 def own(walked, tmp_path):

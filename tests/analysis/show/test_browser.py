@@ -18,7 +18,10 @@ sync_api = pytest.importorskip(
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PROGRAM = os.environ.get("CHROMIUM") or next((p for p in map(shutil.which, NAMES) if p), None)
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium here: apt-get install chromium")
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif(PROGRAM is None, reason="no Chromium here: apt-get install chromium"),
+]
 
 WIDE, NARROW = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 HTML = "<img src=x onerror='window.hit=1'></script><!--<script>"

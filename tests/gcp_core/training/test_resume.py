@@ -19,6 +19,8 @@ from gcp_core.scatter import ScatterBatchNorm2d
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
 
+pytestmark = pytest.mark.integration
+
 #: Three events in four epochs: a trial killed in epoch 3 resumes with two behind it, in the middle of its momentum.
 RESNET = TrialConfig(
     seed=2,

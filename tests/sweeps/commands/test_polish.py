@@ -36,6 +36,8 @@ from sweeps.tracking.writer import open_writer
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import Silent, drive, new_conductor
 
+pytestmark = pytest.mark.integration
+
 SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "sweep" / "polish.json"
 #: Two paths of three snapshots: dense epochs 1 and 2, cycles 3 4 and 5 6; 0, 30 and 51 % of the MACs removed.
 TREE: dict[str, Any] = {

@@ -32,6 +32,8 @@ from sweeps.storage.following import Following, Sighting
 from sweeps.worker.trial import Extra, run_job
 from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, new_conductor
 
+pytestmark = pytest.mark.integration
+
 
 class Played:
     """A sweep in this process that goes on by one job with every :meth:`step`."""

@@ -25,6 +25,8 @@ from sweeps.storage.lock import run_lock
 from sweeps.worker.trial import run_job
 from tests.sweeps.inline import RUNNER, config, drive
 
+pytestmark = pytest.mark.integration
+
 PUBLISHED: list[Path] = []
 
 

@@ -16,6 +16,8 @@ from sweeps.records.tenure import Displaced, Tenure
 from tests.postgresql import Server
 from tests.sweeps.inline import Silent, config, drive
 
+pytestmark = pytest.mark.integration
+
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'gcp-sweep[postgresql]'")
 
 

@@ -26,6 +26,8 @@ from sweeps.storage.place import bring_home, open_sweep
 from sweeps.worker.trial import DEFAULT_RUNNER, run_job
 from tests.sweeps.inline import config, drive, new_conductor
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[3]
 TRIAL = TrialConfig(
     data=DataConfig("digits", train_images=200),

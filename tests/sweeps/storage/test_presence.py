@@ -22,6 +22,8 @@ from sweeps.storage.presence import CLAIMS, DRIVER, Claim, claims, presence, ref
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import config, drive, new_conductor
 
+pytestmark = pytest.mark.integration
+
 #: As for a sleeper: no sign comes while the test looks.
 ASLEEP = 3600.0
 

@@ -16,6 +16,8 @@ from sweeps.worker.trial import run_job
 from tests.oracles.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, drive, new_conductor
 
+pytestmark = pytest.mark.integration
+
 
 def slow_front(trials: list[Record]) -> set[str]:
     """Configurations of the trials that no other one dominates (accuracy up, MACs down)."""

@@ -18,6 +18,8 @@ from sweeps.worker.trial import run_job
 from sweeps.worker.watchdog import GRACE_S, HANG_FILE, Watchdog, hung
 from tests.sweeps import fake_runner
 
+pytestmark = pytest.mark.integration
+
 ROOT = Path(__file__).parents[3]
 CHILD = """
 import sys
