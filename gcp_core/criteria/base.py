@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gcp_core.errors import RelevanceError
 from gcp_core.groups import Groups
+from gcp_core.slots import forwards_of
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 Needs = Literal["nothing", "data"]
@@ -24,6 +25,25 @@ class GroupsLike(Protocol):
         ...
 
 
+class GroupRanking(Protocol):
+    """What a criterion that chooses sets says of one group with C units.
+
+    Attributes:
+        worth: ``(C,)``, the marginal value of the first, second, ... unit that is kept; allocators read nothing else.
+    """
+
+    @property
+    def worth(self) -> Tensor: ...
+
+    def keep(self, k: int) -> Sequence[int]:
+        """The k units to keep where k are kept, each of 0 .. C - 1 at most once; for other k they may be others."""
+        ...
+
+
+#: What an event goes by: scores ``(C,)`` by layer, or of a criterion that chooses sets a ranking by group.
+Judgement = Mapping[str, Tensor] | Mapping[str, GroupRanking]
+
+
 class Criterion(Protocol):
     """Scores channels.
 
@@ -32,6 +52,9 @@ class Criterion(Protocol):
         comparable: whether scores of different layers can be ranked together as they are; if not, each layer's are
             divided by their L2 norm first. May be left out: True.
         forwards: what scoring an image costs, in forward passes of the model. May be left out: 1 where data is needed.
+        set_valued: True for a criterion that chooses sets of units: it has ``ranking`` with the arguments of
+            :meth:`score`, which gives a :class:`GroupRanking` for every group by name, and needs no :meth:`score`. May be
+            left out: False.
     """
 
     @property
@@ -57,9 +80,9 @@ def is_comparable(criterion: Criterion) -> bool:
     return bool(getattr(criterion, "comparable", True))
 
 
-def forwards_of(criterion: Criterion) -> float:
-    """The criterion's ``forwards``: what scoring one image costs, in forward passes."""
-    return float(getattr(criterion, "forwards", 1.0 if criterion.needs == "data" else 0.0))
+def is_set_valued(criterion: Criterion) -> bool:
+    """Whether the criterion chooses sets (``set_valued``, False where it says nothing)."""
+    return bool(getattr(criterion, "set_valued", False))
 
 
 @dataclass(frozen=True)
@@ -80,12 +103,39 @@ class Wrapped:
     def forwards(self) -> float:
         return forwards_of(self.inner)
 
+    @property
+    def set_valued(self) -> bool:
+        return is_set_valued(self.inner)
+
 
 @dataclass(frozen=True)
 class Checked(Wrapped):
     """A criterion under its name, with every score checked: all layers, one finite number a channel."""
 
     name: str
+
+    def judge(
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
+    ) -> Judgement:
+        """:meth:`ranking` of a criterion that chooses sets, :meth:`score` of any other."""
+        look = self.ranking if self.set_valued else self.score
+        return look(model, groups, batches, generator)
+
+    def ranking(
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
+    ) -> dict[str, GroupRanking]:
+        """The inner criterion's rankings in the order of the groups; only of one that chooses sets.
+
+        Raises:
+            RelevanceError: a group is missing, or its worth has the wrong shape or is not finite.
+        """
+        rank = getattr(self.inner, "ranking")  # noqa: B009 - only some criteria have it
+        found = rank(model, groups, batches, generator)
+        for group in groups.groups:
+            if group.name not in found:
+                raise RelevanceError(f"criterion {self.name} gave no ranking", group.name)
+            self._checked(group.name, torch.as_tensor(found[group.name].worth), group.size)
+        return {group.name: found[group.name] for group in groups.groups}
 
     def score(
         self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from importlib.metadata import entry_points
 
-from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.factory import is_factory_name, load_factory
+from gcp_core.errors import ConfigError
+from gcp_core.slots import Registry
 
 Pace = Callable[[int, int, int], float]
-ENTRY_POINTS = "gcp_core.paces"
 
 #: Slow start, fast decay rises over this share of its ten epochs, in so many stairs, and then halves.
 _STAIRS, _RISE, _DECAY = 10, 5, 0.5
@@ -41,12 +39,18 @@ def slow_start(phase: int, step: int, steps: int) -> float:
     return min(stair + 1, _RISE) / _RISE * _DECAY ** max(0, stair - _RISE + 1)
 
 
-_BUILT_IN: dict[str, Pace] = {"linear": linear, "slow_start": slow_start}
+PACES = Registry(
+    slot="pace",
+    where="train.pace",
+    group="gcp_core.paces",
+    form="package.module:pace",
+    built_in={"linear": linear, "slow_start": slow_start},
+)
 
 
 def pace_names() -> list[str]:
     """All registered names, sorted; ``package.module:pace`` comes on top."""
-    return sorted({*_BUILT_IN, *entry_points(group=ENTRY_POINTS).names})
+    return PACES.names()
 
 
 def build_pace(name: str) -> Pace:
@@ -55,15 +59,8 @@ def build_pace(name: str) -> Pace:
     Raises:
         ConfigError: there is none, or (when it is used) a factor is not a number in 0..1.
     """
-    if name in _BUILT_IN:
-        return _BUILT_IN[name]
-    for entry in entry_points(group=ENTRY_POINTS):
-        if entry.name == name:
-            return _checked(load_factory(entry.value, "train.pace", ConfigError), name)
-    if is_factory_name(name):
-        return _checked(load_factory(name, "train.pace", ConfigError), name)
-    hint = f"{did_you_mean(name, pace_names())}; or package.module:pace"
-    raise ConfigError(f"{name!r} is unknown", "train.pace", hint)
+    pace = PACES.find(name)
+    return pace if name in PACES.built_in else _checked(pace, name)
 
 
 def _checked(pace: Pace, name: str) -> Pace:

@@ -9,7 +9,8 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 import torch
 
-from gcp_core.criteria import build_criterion, criterion_names, is_comparable, registry
+from gcp_core import slots
+from gcp_core.criteria import build_criterion, criterion_names, is_comparable
 from gcp_core.errors import ConfigError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
@@ -190,8 +191,8 @@ def test_a_factory_that_returns_no_criterion_is_refused(monkeypatch):
 
 def test_an_installed_package_adds_a_criterion_by_entry_point(monkeypatch):
     value = outsider(monkeypatch, lambda factor=1.0: Broken({"0": factor * torch.ones(5)}))
-    entry = EntryPoint("mine", value, registry.ENTRY_POINTS)
-    monkeypatch.setattr(registry, "entry_points", lambda group: EntryPoints([entry]))
+    entry = EntryPoint("mine", value, "gcp_core.criteria")
+    monkeypatch.setattr(slots, "entry_points", lambda group: EntryPoints([entry]))
     assert "mine" in criterion_names()
     assert (
         build_criterion("mine", {"factor": 2.0}).inner.score(None, None, [], None)["0"].tolist() == [2.0] * 5

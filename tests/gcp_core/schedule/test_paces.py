@@ -129,10 +129,10 @@ def test_a_pace_that_is_not_there_is_refused_with_its_name(name, text):
 def test_a_pace_under_an_entry_point_is_found_and_checked(monkeypatch):
     from importlib.metadata import EntryPoint, EntryPoints
 
-    from gcp_core.schedule import paces
+    from gcp_core import slots
 
-    entries = EntryPoints([EntryPoint("wild", f"{HERE}:too_high", paces.ENTRY_POINTS)])
-    monkeypatch.setattr(paces, "entry_points", lambda group: entries.select(group=group))
+    entries = EntryPoints([EntryPoint("wild", f"{HERE}:too_high", "gcp_core.paces")])
+    monkeypatch.setattr(slots, "entry_points", lambda group: entries.select(group=group))
     assert pace_names() == ["linear", "slow_start", "wild"]
     with pytest.raises(ConfigError, match=r"wild gave 2\.0"):
         build_pace("wild")(1, 0, 4)

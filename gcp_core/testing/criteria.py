@@ -1,11 +1,4 @@
-"""Contract suites for plug-ins. An outsider's criterion is held to the same rules as ours:
-
-    class TestMine(CriterionContract):
-        def criterion(self):
-            return build_criterion("my_package.scores:mine")
-
-Runs under pytest, which this module does not import; :func:`check_criterion` runs all of it in one call.
-"""
+"""The contract of criteria."""
 
 from __future__ import annotations
 

@@ -1,0 +1,102 @@
+"""From a name to what fills a slot: one registry for every kind of plug-in.
+
+A trial is composed of slots (criterion, allocator, repair, penalty, clock, pace), each with one verb and a null default.
+What fills a slot is named in a config: a name of ours, one that an installed package registers as an entry point, or
+``package.module:factory``.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any
+
+from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.factory import is_factory_name, load_factory
+
+
+@dataclass(frozen=True)
+class Registry:
+    """All that may fill one slot.
+
+    Attributes:
+        slot: what fills it, in a word, for instance ``criterion``.
+        where: the key of a config that names it; ``options``: the one with its arguments, "" = it takes none.
+        group: other packages register ``name = "package.module:factory"`` under this entry-point group.
+        built_in: name -> factory (or, where a slot takes no options, the thing itself).
+        form: what a name of one's own looks like, for hints.
+        verbs: methods of which what a factory returns must have at least one.
+    """
+
+    slot: str
+    where: str
+    group: str
+    built_in: Mapping[str, Callable[..., Any]]
+    options: str = ""
+    form: str = "package.module:factory"
+    verbs: tuple[str, ...] = ()
+
+    def names(self) -> list[str]:
+        """All registered names, sorted; ``package.module:factory`` comes on top."""
+        return sorted({*self.built_in, *entry_points(group=self.group).names})
+
+    def find(self, name: str) -> Callable[..., Any]:
+        """What is registered under ``name``.
+
+        Raises:
+            ConfigError: nothing is.
+        """
+        if name in self.built_in:
+            return self.built_in[name]
+        for entry in entry_points(group=self.group):
+            if entry.name == name:
+                return load_factory(entry.value, self.where, ConfigError)
+        if is_factory_name(name):
+            return load_factory(name, self.where, ConfigError)
+        hint = f"{did_you_mean(name, self.names())}; or {self.form}"
+        raise ConfigError(f"{name!r} is unknown", self.where, hint)
+
+    def build(self, name: str, options: Mapping[str, Any] | None = None) -> Any:
+        """What the factory of that name makes with these options.
+
+        Raises:
+            ConfigError: unknown name or option, a value that the factory refuses, or what it makes lacks the verb.
+        """
+        factory, given = self.find(name), dict(options or {})
+        self._check_options(factory, given)
+        made = factory(**given)
+        if self.verbs and not any(callable(getattr(made, verb, None)) for verb in self.verbs):
+            article = "an" if self.slot[0] in "aeiou" else "a"
+            raise ConfigError(
+                f"{name} returned a {type(made).__name__}, which is no {self.slot}",
+                self.where,
+                f"{article} {self.slot} has {' or '.join(f'{verb}(...)' for verb in self.verbs)}",
+            )
+        return made
+
+    def describe(self, name: str) -> str:
+        """The first line of its docstring, "" where it has none."""
+        return (inspect.getdoc(self.find(name)) or "").partition("\n")[0]
+
+    def _check_options(self, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
+        parameters = inspect.signature(factory).parameters
+        if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+            return
+        for key, value in options.items():
+            if key not in parameters:
+                hint = did_you_mean(key, parameters) if parameters else f"this {self.slot} has no options"
+                raise ConfigError(f"unknown option (value {value!r})", f"{self.options}.{key}", hint)
+        for key, parameter in parameters.items():
+            open_ = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
+            if open_ and key not in options:
+                raise ConfigError("is required", f"{self.options}.{key}", f"the {self.slot} needs it")
+
+
+def forwards_of(filled: Any) -> float:
+    """What looking at an image costs whatever fills a slot, in forward passes: its ``forwards``, or where it says
+    nothing 1 if it ``needs`` data, else 0.
+    """
+    default = 1.0 if getattr(filled, "needs", "nothing") == "data" else 0.0
+    return float(getattr(filled, "forwards", default))
