@@ -100,3 +100,16 @@ def forwards_of(filled: Any) -> float:
     """
     default = 1.0 if getattr(filled, "needs", "nothing") == "data" else 0.0
     return float(getattr(filled, "forwards", default))
+
+
+def state_of(filled: Any) -> dict[str, Any]:
+    """What it has learned or counted (``state_dict``); empty where it keeps nothing."""
+    state = getattr(filled, "state_dict", None)
+    return {} if state is None else dict(state())
+
+
+def load_state(filled: Any, state: Mapping[str, Any]) -> None:
+    """Inverse of :func:`state_of`."""
+    load = getattr(filled, "load_state_dict", None)
+    if load is not None:
+        load(dict(state))

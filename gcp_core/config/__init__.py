@@ -5,16 +5,18 @@ in an error message is the path in the YAML file too.
 """
 
 from gcp_core.config.data_model import AUGMENTATIONS, DataConfig, ModelConfig
-from gcp_core.config.prune import ALLOCATORS, NORMALISATIONS, RESIDUAL_MODES, PruneConfig
-from gcp_core.config.train import CYCLES, LR_SCHEDULES, OPTIMIZERS, TrainConfig
+from gcp_core.config.prune import INTERVAL_CLOCK, NO_REPAIR, NORMALISATIONS, RESIDUAL_MODES, PruneConfig
+from gcp_core.config.train import CYCLES, LR_SCHEDULES, NO_PENALTY, OPTIMIZERS, TrainConfig
 from gcp_core.config.trial import TrialConfig, digest
 
 __all__ = [
-    "ALLOCATORS",
     "AUGMENTATIONS",
     "CYCLES",
+    "INTERVAL_CLOCK",
     "LR_SCHEDULES",
     "NORMALISATIONS",
+    "NO_PENALTY",
+    "NO_REPAIR",
     "OPTIMIZERS",
     "RESIDUAL_MODES",
     "DataConfig",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import math
 from typing import Any
 
@@ -12,6 +14,8 @@ HANDLING = {"identity": "never"}
 #: Metadata of fields that came later, with a default that means "as before": part of the identity only where they are
 #: set, so that every older configuration keeps its key.
 LATER = {"identity": "where set"}
+#: Metadata of fields that only say where others have their values from: no part of the identity at all.
+LABEL = {"identity": "none"}
 
 
 def number(where: str, value: Any, low: float, high: float, *, open_low: bool = False) -> None:
@@ -39,3 +43,24 @@ def milestone(where: str, value: Any) -> float:
 def one_of(where: str, value: Any, allowed: tuple[str, ...]) -> None:
     if value not in allowed:
         raise ConfigError(f"{value!r} is unknown", where, did_you_mean(value, allowed))
+
+
+def plugin(where: str, name: Any, options: Any) -> None:
+    """What fills a slot: a name, and its arguments as plain values."""
+    slot = where.rpartition(".")[2]
+    if not name or not isinstance(name, str):
+        article = "an" if slot[0] in "aeiou" else "a"
+        raise ConfigError(f"{name!r} is not {article} {slot}'s name", where)
+    if not isinstance(options, dict):
+        raise ConfigError(f"{options!r} is not a mapping", f"{where}_options", "{name: value}")
+    try:
+        json.dumps(options)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"holds what is no plain value: {exc}", f"{where}_options") from None
+
+
+def default_of(item: dataclasses.Field[Any]) -> Any:
+    """A field's default, also where a factory makes it."""
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    return item.default

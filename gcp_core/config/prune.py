@@ -6,16 +6,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from gcp_core.config.checks import LATER, integer, number, one_of
+from gcp_core.config.checks import LABEL, LATER, integer, number, one_of, plugin
 from gcp_core.errors import ConfigError, required
 
 RESIDUAL_MODES = ("coupled", "scatter", "inner")
 COST_KINDS = ("macs", "params")
 RATIO_KINDS = ("units", "cost")
 NORMALISATIONS = ("auto", "none", "unit_l2", "mean", "max")
-ALLOCATORS = ("global", "uniform")
 #: Shares this close are the same share.
 _NO_MORE = 1e-9
+#: What fills a slot where nothing else does.
+NO_REPAIR, INTERVAL_CLOCK = "none", "interval"
 #: With cycles and with levels these defaults mean that nothing was said.
 DEFAULT_TARGET, DEFAULT_UNTIL = 0.5, 0.75
 
@@ -49,7 +50,13 @@ class PruneConfig:
         normalise: each layer's scores are divided by their ``unit_l2``, ``mean`` or ``max`` before layers are ranked
             together; ``auto`` = ``unit_l2`` unless the criterion's scores are comparable as they are.
         cost_power: divide a unit's score by (its marginal cost / the mean) ** this; 1 = score per MAC.
-        allocator: ``global`` = one ranking over all groups; ``uniform`` = the same share from every group.
+        allocator: spreads what an event takes over the groups: ``global`` = one ranking over all of them; ``uniform`` =
+            the same share from every group; see :mod:`gcp_core.allocators`.
+        allocator_options, repair_options, clock_options: arguments of what fills these slots.
+        repair: patches the weights that stay, just before an event removes the others; see :mod:`gcp_core.repairs`.
+        clock: single trials: when an event is due. ``interval`` = at ``start`` and every ``interval`` epochs; any other
+            is asked after every epoch from ``start`` to ``until`` that is ``interval`` or more after the last event.
+        method: the preset that slots were filled from (:mod:`gcp_core.methods`): a label, the slots say what is done.
         finish: the last event takes what is still missing to the target, whatever ``ratio`` and ``count`` say.
         options: further arguments of the criterion, for instance ``{"read": "branch"}`` for ``frs``.
     """
@@ -76,6 +83,12 @@ class PruneConfig:
     finish: bool = field(default=False, metadata=LATER)
     ratio_of: str | None = field(default=None, metadata=LATER)
     levels: tuple[float, ...] | None = field(default=None, metadata=LATER)
+    allocator_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    repair: str = field(default=NO_REPAIR, metadata=LATER)
+    repair_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    clock: str = field(default=INTERVAL_CLOCK, metadata=LATER)
+    clock_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    method: str | None = field(default=None, metadata=LABEL)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "exclude", tuple(self.exclude))
@@ -114,11 +127,19 @@ class PruneConfig:
         integer("prune.round_to", self.round_to, 1)
         one_of("prune.normalise", self.normalise, NORMALISATIONS)
         number("prune.cost_power", self.cost_power, 0.0, 4.0)
-        one_of("prune.allocator", self.allocator, ALLOCATORS)
+        for slot in ("allocator", "repair", "clock"):
+            plugin(f"prune.{slot}", getattr(self, slot), getattr(self, f"{slot}_options"))
+        if self.method is not None and (not self.method or not isinstance(self.method, str)):
+            raise ConfigError(f"{self.method!r} is not a method's name", "prune.method")
         if not isinstance(self.finish, bool):
             raise ConfigError(f"{self.finish!r} is not true or false", "prune.finish")
         if self.finish and self.target is None:
             raise ConfigError("there is no target to finish at", "prune.finish", "give prune.target")
+        if self.finish and self.clock != INTERVAL_CLOCK:
+            hint = f"prune.clock: {INTERVAL_CLOCK}, or prune.finish: false"
+            raise ConfigError(
+                f"no event of the clock {self.clock!r} is known to be the last", "prune.finish", hint
+            )
 
     def _check_levels(self) -> None:
         if self.levels is None:

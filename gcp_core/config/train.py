@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
-from gcp_core.config.checks import LATER, integer, milestone, number, one_of
+from gcp_core.config.checks import LATER, integer, milestone, number, one_of, plugin
 from gcp_core.errors import ConfigError, required
 
 OPTIMIZERS = ("sgd", "adamw")
 CYCLES = "cycles"
 LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant", CYCLES)
 PRECISIONS = ("fp32", "bf16")
+#: What fills the slot of a penalty where nothing else does.
+NO_PENALTY = "none"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class TrainConfig:
         precision: ``bf16`` trains under autocast; the final evaluation is always float32.
         eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
         device: ``auto`` takes a GPU if the process sees one.
+        penalty: adds a term to the loss of every step; see :mod:`gcp_core.penalties`.
+        penalty_options: its arguments.
     """
 
     epochs: int | None = None
@@ -50,6 +55,8 @@ class TrainConfig:
     device: str = "auto"
     restart: float = field(default=1.0, metadata=LATER)
     pace: str = field(default="linear", metadata=LATER)
+    penalty: str = field(default=NO_PENALTY, metadata=LATER)
+    penalty_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
 
     @property
     def num_epochs(self) -> int:
@@ -65,6 +72,7 @@ class TrainConfig:
         number("train.restart", self.restart, 0.0, 1.0, open_low=True)
         if not self.pace or not isinstance(self.pace, str):
             raise ConfigError(f"{self.pace!r} is not a pace's name", "train.pace")
+        plugin("train.penalty", self.penalty, self.penalty_options)
         if self.schedule != CYCLES:
             for name, default in (("restart", 1.0), ("pace", "linear")):
                 value = getattr(self, name)

@@ -8,9 +8,9 @@ import json
 from dataclasses import dataclass, field
 from typing import Any
 
-from gcp_core.config.checks import integer
+from gcp_core.config.checks import default_of, integer
 from gcp_core.config.data_model import DataConfig, ModelConfig
-from gcp_core.config.prune import DEFAULT_UNTIL, PruneConfig
+from gcp_core.config.prune import DEFAULT_UNTIL, INTERVAL_CLOCK, PruneConfig
 from gcp_core.config.train import CYCLES, TrainConfig
 from gcp_core.errors import ConfigError, did_you_mean, required
 
@@ -99,7 +99,9 @@ class TrialConfig:
                 kind = item.metadata.get("identity")
                 if kind == "never":
                     values[name][item.name] = item.default
-                elif kind == "where set" and values[name].get(item.name) == item.default:
+                elif kind == "none" or (
+                    kind == "where set" and values[name].get(item.name) == default_of(item)
+                ):
                     values[name].pop(item.name, None)
         return values
 
@@ -123,6 +125,8 @@ def _prune_of_path(config: TrialConfig) -> PruneConfig:
     for name in ("count", "hidden_count", "finish"):
         if getattr(prune, name):
             raise _meaningless(name, getattr(prune, name), "ratio or levels say how much")
+    if prune.clock != INTERVAL_CLOCK:
+        raise _meaningless("clock", prune.clock, "start and interval say when a path is cut")
     if prune.until not in (None, DEFAULT_UNTIL):
         raise _meaningless("until", prune.until, "target says how deep a path goes")
     cap = config.train.epochs

@@ -9,6 +9,16 @@
 
 from gcp_core.groups.find import check_weights, find_groups
 from gcp_core.groups.labels import MacTerm
-from gcp_core.groups.structure import Group, Groups, Layout, Member
+from gcp_core.groups.structure import Consumer, Edges, Group, Groups, Layout, Member
 
-__all__ = ["Group", "Groups", "Layout", "MacTerm", "Member", "check_weights", "find_groups"]
+__all__ = [
+    "Consumer",
+    "Edges",
+    "Group",
+    "Groups",
+    "Layout",
+    "MacTerm",
+    "Member",
+    "check_weights",
+    "find_groups",
+]

@@ -12,6 +12,9 @@ from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups.labels import MacTerm
 from gcp_core.plan import AttributeChange, Cut, Gate, Plan, Scatter, Skipped
 
+#: Attributes of modules that say how wide their input is.
+_INPUTS = ("in_channels", "in_features")
+
 
 @dataclass(frozen=True)
 class Member:
@@ -53,6 +56,33 @@ class Group:
         """Per unit the channel of the naming layer that it starts at; ties in a ranking go by it."""
         naming = next(member for member in self.members if member.scored)
         return [channels[0] for channels in naming.channels]
+
+
+@dataclass(frozen=True)
+class Consumer:
+    """A layer that reads units of a group.
+
+    Attributes:
+        layer: module name of a conv or linear layer.
+        columns: per unit of the group the input channels (of a linear layer: features) that are read from it; where
+            ``conv_groups`` > 1, their places in each of the convolution's groups, as in dimension 1 of the weight.
+        depthwise: a convolution whose filters each read their own channels: it has no column that could stand in for
+            another one.
+        conv_groups: in how many groups a convolution that is not depthwise reads its input.
+    """
+
+    layer: str
+    columns: tuple[tuple[int, ...], ...]
+    depthwise: bool = False
+    conv_groups: int = 1
+
+
+@dataclass(frozen=True)
+class Edges:
+    """Who makes the units of a group, and who reads them; in forward order."""
+
+    producers: tuple[str, ...]
+    consumers: tuple[Consumer, ...]
 
 
 @dataclass(frozen=True)
@@ -144,6 +174,26 @@ class Groups:
     def linear_layers(self) -> frozenset[str]:
         """The producing layers that are linear (the others are convolutions)."""
         return frozenset(item.module for item in self.layout.attributes if item.name == "out_features")
+
+    def edges(self) -> dict[str, Edges]:
+        """Group name -> its producing and its consuming layers, of the model as it is now.
+
+        A group has no consumer where what it makes is added into a stream that keeps its width (``scatter``).
+        """
+        inputs = {a.module: a.units for a in self.layout.attributes if a.name in _INPUTS}
+        columns = {a.tensor: a.units for a in self.layout.axes if a.dim == 1}
+        found = {}
+        for group in self.groups:
+            wanted = np.arange(group.first_unit, group.first_unit + group.size)
+            consumers = []
+            for layer, units in inputs.items():
+                own = columns.get(f"{layer}.weight")
+                if np.isin(units, wanted).any():
+                    read = channels_of(units if own is None else own, wanted)
+                    times = 1 if own is None else len(units) // len(own)
+                    consumers.append(Consumer(layer, read, own is None, times))
+            found[group.name] = Edges(tuple(member.layer for member in group.members), tuple(consumers))
+        return found
 
     def cost(self, removed: Mapping[str, Collection[int]] | None = None) -> tuple[int, int]:
         """``(macs, params)`` of the model with these units gone: one image, eval mode; trainable parameters."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from gcp_core.allocators import Budget, rankings, removable
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
-from gcp_core.pruning.budget import Budget, rankings, removable
 
 
 def reachable_share(groups: Groups, budgets: Sequence[Budget]) -> float:

@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import math
 from collections.abc import Callable, Mapping
-from itertools import pairwise
-from typing import NamedTuple
+from functools import cached_property
+from typing import cast
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from gcp_core.allocators import (
+    Allocator,
+    Budget,
+    Ranking,
+    build_allocator,
+    hidden_groups,
+    rankings,
+    removable,
+)
+from gcp_core.allocators.base import looks
+from gcp_core.allocators.order import Scored, lowest_first
+from gcp_core.criteria import GroupRanking, Judgement
 from gcp_core.errors import InfeasibleTarget, PlanError, did_you_mean
 from gcp_core.groups import Groups, Member
 from gcp_core.plan import Plan
-from gcp_core.pruning.budget import Budget, Ranking, hidden_groups, rankings, removable
+from gcp_core.pruning.fit import fitted
 from gcp_core.pruning.reach import reachable_share
 
 __all__ = ["Budget", "Ranking", "hidden_groups", "reachable_share", "select_channels"]
@@ -30,7 +42,9 @@ _NORMS: dict[str, Callable[[np.ndarray], float]] = {
 }
 
 
-def select_channels(scores: Mapping[str, Tensor], groups: Groups, budget: Budget) -> Plan:
+def select_channels(
+    scores: Judgement, groups: Groups, budget: Budget, allocator: Allocator | None = None
+) -> Plan:
     """The plan that removes the lowest-scored units: pure, exact and deterministic.
 
     A unit's score is the mean over its scored members (over their channels where one has several); a unit without any
@@ -40,34 +54,34 @@ def select_channels(scores: Mapping[str, Tensor], groups: Groups, budget: Budget
     place of their units in the ranking.
 
     Args:
-        scores: layer -> ``(C,)``, higher = keep. Layers may be missing; frozen layers are ignored.
+        scores: layer -> ``(C,)``, higher = keep; layers may be missing, frozen layers are ignored. Or of a criterion
+            that chooses sets group -> :class:`gcp_core.criteria.GroupRanking`: then the units that it keeps stay.
+        allocator: spreads the budget over the groups; None = the one that ``budget.ranking`` names. One that would have
+            to look at a model, which is not here, is stood in for by ``global``.
 
     Returns:
         A plan whose ``meta`` says ``asked`` and ``removed`` (units); with ``round_to`` also that.
 
     Raises:
-        PlanError: a score is not finite, of the wrong length, or for a layer that does not exist.
+        PlanError: a score is not finite, of the wrong length, or for a layer that does not exist; or an allocator's
+            answer makes no sense.
         InfeasibleTarget: ``budget.limit`` is below what is left when every group is at its floor.
     """
-    keys = _unit_keys(_checked(scores, groups), groups, budget)
-    parts = rankings(groups, budget)
+    judged = _judged(scores, groups, budget)
     allowed = removable(groups, budget)
-    queues = [
-        _Queue(_whole_steps(_removal_order(keys, groups, own, budget), allowed), asked)
-        for own, asked in parts
-    ]
     _check_limit(groups, allowed, budget)
-    turns = _turns(queues)
-    picked = _pick(queues, turns)
-    if budget.limit is not None and _cost(groups, picked, budget) < budget.limit:
-        picked = _trim(queues, turns, groups, budget)
-    if not picked and any(asked for _, asked in parts) and not any(queue.steps for queue in queues):
+    if allocator is None:
+        allocator = build_allocator(budget.ranking.allocator, budget.ranking.allocator_options)
+        allocator = build_allocator("global") if looks(allocator) else allocator
+    keep = allocator.allot(judged.scores, groups, budget)
+    taken = fitted(keep, judged.lowest, groups, budget, judged.cost)
+    asked = sum(asked for _, asked in rankings(groups, budget))
+    free = (any(n <= len(own) for n in allowed[g] if n) for g, own in enumerate(judged.lowest))
+    if not any(taken) and asked and not any(free):
         kept = f"min_channels={budget.min_channels}, min_share={budget.min_share}, round_to={budget.round_to}"
         _log.warning("nothing is removed: no group has a unit to spare (%s)", kept)
-    removed: dict[str, list[int]] = {}
-    for group, unit in ((groups.groups[g], u) for g, u in picked):
-        removed.setdefault(group.name, []).append(unit)
-    meta = {"asked": sum(asked for _, asked in parts), "removed": len(picked)}
+    removed = {group.name: judged.gone(g, taken[g]) for g, group in enumerate(groups.groups) if taken[g]}
+    meta = {"asked": asked, "removed": sum(taken)}
     if budget.hidden_count is not None:
         meta["hidden_count"] = budget.hidden_count
     if budget.round_to > 1:
@@ -75,12 +89,86 @@ def select_channels(scores: Mapping[str, Tensor], groups: Groups, budget: Budget
     return groups.plan(removed, meta=meta)
 
 
-def select_within(scores: Mapping[str, Tensor], groups: Groups, budget: Budget) -> Plan:
+def select_within(
+    scores: Judgement, groups: Groups, budget: Budget, allocator: Allocator | None = None
+) -> Plan:
     """:func:`select_channels`; where the floors prevent ``budget.limit``, what they allow of the rest of the budget."""
     try:
-        return select_channels(scores, groups, budget)
+        return select_channels(scores, groups, budget, allocator)
     except InfeasibleTarget:
-        return select_channels(scores, groups, dataclasses.replace(budget, limit=None))
+        return select_channels(scores, groups, dataclasses.replace(budget, limit=None), allocator)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Judged:
+    """What a criterion says, as allocators read it, and which units go when so many do.
+
+    Attributes:
+        scores: by group ``(units,)``, NaN where there is none. Where sets are chosen the worth of the first, second, ...
+            unit that is kept, made to fall.
+        sets: by group the criterion's ranking; None = the lowest scores go.
+    """
+
+    groups: Groups
+    budget: Budget
+    scores: Mapping[str, np.ndarray]
+    sets: Mapping[str, GroupRanking] | None = None
+
+    @cached_property
+    def lowest(self) -> list[list[Scored]]:
+        """By group its units with a score, first to go first."""
+        return [lowest_first(self.scores, self.groups, g) for g in range(len(self.groups.groups))]
+
+    def gone(self, g: int, number: int) -> list[int]:
+        """The units that go when so many of group ``g`` do."""
+        if self.sets is None:
+            return [unit for _, _, unit in self.lowest[g][:number]]
+        group = self.groups.groups[g]
+        kept = [int(unit) for unit in self.sets[group.name].keep(group.size - number)]
+        if len(kept) != group.size - number or len({*kept} & {*range(group.size)}) != len(kept):
+            message = f"the criterion keeps {kept} where {group.size - number} of {group.size} units stay"
+            raise PlanError(message, group.name)
+        return sorted({*range(group.size)} - {*kept})
+
+    def cost(self, taken: list[int]) -> int:
+        """``budget.of`` of what is left when so many units of each group go."""
+        alive = np.ones(self.groups.num_units, dtype=bool)
+        for g, number in enumerate(taken):
+            if number:
+                first = self.groups.groups[g].first_unit
+                alive[[first + unit for unit in self.gone(g, number)]] = False
+        return self.groups.cost_of_mask(alive)[self.budget.of == "params"]
+
+
+def _judged(scores: Judgement, groups: Groups, budget: Budget) -> _Judged:
+    if scores and all(hasattr(value, "keep") for value in scores.values()):
+        return _judged_sets(cast("Mapping[str, GroupRanking]", scores), groups, budget)
+    keys = _unit_keys(_checked(cast("Mapping[str, Tensor]", scores), groups), groups, budget)
+    named = {group.name: keys[group.first_unit : group.first_unit + group.size] for group in groups.groups}
+    return _Judged(groups, budget, named)
+
+
+def _judged_sets(sets: Mapping[str, GroupRanking], groups: Groups, budget: Budget) -> _Judged:
+    scores = {}
+    cost = groups.marginal_cost(budget.of)
+    for group in groups.groups:
+        if group.name not in sets:
+            raise PlanError("no ranking for this group", group.name)
+        worth = torch.as_tensor(sets[group.name].worth).detach().to("cpu").double().numpy()
+        if worth.shape != (group.size,) or not np.isfinite(worth).all():
+            message = f"the worth {worth.tolist()} is not one finite number for each of {group.size} units"
+            raise PlanError(message, group.name)
+        size = _NORMS[budget.ranking.normalise](worth)
+        # Allocators take units one by one: no unit may look better than one that goes after it.
+        falling = np.minimum.accumulate(worth / size if size > 0 else worth)
+        own = cost[group.first_unit : group.first_unit + group.size].mean()
+        scores[group.name] = falling / _weight(own, cost, budget)
+    return _Judged(groups, budget, scores, sets)
+
+
+def _weight(own: np.ndarray, cost: np.ndarray, budget: Budget) -> np.ndarray:
+    """What scores are divided by for their units' cost."""
+    return np.maximum(own / max(cost.mean(), 1e-30), 1e-12) ** budget.ranking.cost_power
 
 
 def _checked(scores: Mapping[str, Tensor], groups: Groups) -> dict[str, np.ndarray]:
@@ -120,7 +208,7 @@ def _unit_keys(scores: dict[str, np.ndarray], groups: Groups, budget: Budget) ->
             keys[group.first_unit : group.first_unit + group.size] = sum(parts) / len(parts)
     if budget.ranking.cost_power:
         cost = groups.marginal_cost(budget.of)
-        keys = keys / np.maximum(cost / max(cost.mean(), 1e-30), 1e-12) ** budget.ranking.cost_power
+        keys = keys / _weight(cost, cost, budget)
     return keys
 
 
@@ -130,85 +218,6 @@ def _member_means(member: Member, values: np.ndarray) -> np.ndarray:
     flat = values[[channel for channels in member.channels for channel in channels]]
     starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
     return np.add.reduceat(flat, starts) / counts
-
-
-def _removal_order(
-    keys: np.ndarray, groups: Groups, competing: list[int], budget: Budget
-) -> list[tuple[int, int]]:
-    """(group index, unit) of all units that may go, first to go first. Each prefix keeps every floor."""
-    order: list[tuple[float, float, int, int, int]] = []
-    for g in competing:
-        group = groups.groups[g]
-        first = group.first_channels()
-        own = keys[group.first_unit : group.first_unit + group.size].tolist()
-        ranked = sorted((key, first[unit], unit) for unit, key in enumerate(own) if not math.isnan(key))
-        for rank, (key, channel, unit) in enumerate(ranked[: max(0, group.size - budget.floor(group))]):
-            # Uniform: the unit that takes a group to the lowest share removed goes first.
-            lead = (rank + 1) / group.size if budget.ranking.allocator == "uniform" else 0.0
-            order.append((lead, key, channel, -g, unit))
-    return [(-minus_g, unit) for _, _, _, minus_g, unit in sorted(order)]
-
-
-class _Queue(NamedTuple):
-    """One ranking: steps of (group index, unit), first to go first, and how many units are asked for."""
-
-    steps: list[list[tuple[int, int]]]
-    asked: int
-
-    def number(self) -> int:
-        """Steps that come nearest to what is asked for: at least one, the fewer of two that are as near."""
-        if self.asked < 1 or not self.steps:
-            return 0
-        totals = np.cumsum([len(step) for step in self.steps])
-        return 1 + int(np.argmin(np.abs(totals - self.asked)))
-
-
-def _whole_steps(order: list[tuple[int, int]], allowed: list[list[int]]) -> list[list[tuple[int, int]]]:
-    """``order`` in the steps that ``allowed`` (numbers of units, by group) leaves; single units where all may go."""
-    places: dict[int, list[int]] = {}
-    for place, (g, _) in enumerate(order):
-        places.setdefault(g, []).append(place)
-    steps = []
-    for g, own in places.items():
-        for low, high in pairwise(n for n in allowed[g] if n <= len(own)):
-            steps.append((sum(own[low:high]) / (high - low), [order[place] for place in own[low:high]]))
-    return [step for _, step in sorted(steps)]
-
-
-def _turns(queues: list[_Queue]) -> np.ndarray:
-    """Which queue the first, second, ... step comes from: every prefix takes about the same share of each."""
-    counts = [queue.number() for queue in queues]
-    shares = [((rank + 1) / n, q) for q, n in enumerate(counts) for rank in range(n)]
-    return np.array([q for _, q in sorted(shares)], dtype=np.int64)
-
-
-def _pick(queues: list[_Queue], turns: np.ndarray) -> list[tuple[int, int]]:
-    """As many steps of each queue as it has turns."""
-    counts = np.bincount(turns, minlength=len(queues)).tolist()
-    return [
-        unit
-        for queue, count in zip(queues, counts, strict=True)
-        for step in queue.steps[:count]
-        for unit in step
-    ]
-
-
-def _trim(queues: list[_Queue], turns: np.ndarray, groups: Groups, budget: Budget) -> list[tuple[int, int]]:
-    """The shortest pick whose cost is at or below the limit (the cost falls with every step)."""
-    low, high = 0, len(turns)
-    while low < high:
-        middle = (low + high) // 2
-        if _cost(groups, _pick(queues, turns[:middle]), budget) <= float(budget.limit or 0):
-            high = middle
-        else:
-            low = middle + 1
-    return _pick(queues, turns[:low])
-
-
-def _cost(groups: Groups, picked: list[tuple[int, int]], budget: Budget) -> int:
-    alive = np.ones(groups.num_units, dtype=bool)
-    alive[[groups.groups[g].first_unit + unit for g, unit in picked]] = False
-    return groups.cost_of_mask(alive)[budget.of == "params"]
 
 
 def _check_limit(groups: Groups, allowed: list[list[int]], budget: Budget) -> None:

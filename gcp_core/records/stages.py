@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from gcp_core.config import TrialConfig, digest
+from gcp_core.config import NO_REPAIR, TrialConfig, digest
 from gcp_core.errors import CheckpointError
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import STATE, read_manifest, read_state, write_folder
@@ -60,14 +60,34 @@ def course_after_events(config: TrialConfig) -> list[Any]:
     return [config.pruning.start, config.pruning.interval, config.train.restart, config.train.pace]
 
 
-def stage_key(trunk: str, plans: Sequence[Plan], epoch: int, course: Sequence[Any] = ()) -> str:
+def repair_of(config: TrialConfig) -> list[Any]:
+    """What decides about the weights that an event leaves besides what it cuts; nothing where it only cuts.
+
+    All that a repair can see: the units as the residual mode and ``exclude`` make them, and the images it looks at.
+    """
+    prune = config.prune
+    if prune is None or prune.repair == NO_REPAIR:
+        return []
+    seen = [prune.residual, list(prune.exclude), prune.scoring_images]
+    return [prune.repair, prune.repair_options, *seen]
+
+
+def stage_key(
+    trunk: str,
+    plans: Sequence[Plan],
+    epoch: int,
+    course: Sequence[Any] = (),
+    repair: Sequence[Any] = (),
+) -> str:
     """Names the state after training epoch ``epoch`` (before its event) of a trial with these events behind it.
 
-    ``course`` is :func:`course_after_events`: equal cuts at another rate are other weights.
+    ``course`` is :func:`course_after_events`: equal cuts at another rate are other weights; ``repair`` is
+    :func:`repair_of`: so are equal cuts after another repair.
     """
     # What was cut out of which tensor, and when; how the plan was found does not matter. Groups and units alone do not
     # say it: the same units are other cuts in another residual mode.
-    events = [[plan.meta.get("epoch"), plan.effect()] for plan in plans]
+    by = [list(repair)] if repair else []
+    events = [[plan.meta.get("epoch"), plan.effect(), *by] for plan in plans]
     return digest([trunk, events, epoch, *([list(course)] if events and course else [])])
 
 

@@ -35,12 +35,6 @@ def event_epochs(prune: PruneConfig, epochs: int) -> tuple[int, ...]:
     return tuple(range(first, last_event_epoch(prune, epochs) + 1, prune.interval))
 
 
-def prune_clock(prune: PruneConfig | None, epochs: int) -> Callable[[int], bool]:
-    """``clock(epoch) -> bool``: whether an event is due after this epoch (1-based)."""
-    due = frozenset() if prune is None else frozenset(event_epochs(prune, epochs))
-    return lambda epoch: epoch in due
-
-
 def phase_end(prune: PruneConfig, epoch: int) -> bool:
     """Whether a path's dense phase or one of its cycles ends with this epoch (1-based).
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
+from gcp_core.penalties import Penalty
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
 from gcp_core.training.setup import Setup
@@ -40,11 +41,13 @@ def train_epoch(
     setup: Setup,
     epoch: int,
     pace: Callable[[int], float] | None = None,
+    penalty: Penalty | None = None,
 ) -> float:
-    """Train for one epoch (1 = the first); the mean loss in nats.
+    """Train for one epoch (1 = the first); the mean loss in nats, without the penalty's term.
 
     Args:
         pace: factor of ``train.lr`` at a step, counted from the first of epoch 1; None = what the config says.
+        penalty: adds a term to the loss of every step; None = nothing does.
 
     Raises:
         Diverged: the loss was not finite.
@@ -55,6 +58,7 @@ def train_epoch(
     if pace is None:
         pace = learning_pace(train, num_steps(setup.train_images, train.batch_size), setup.config.prune)
     model.train()
+    after_step = getattr(penalty, "after_step", None)
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
     step = (epoch - 1) * num_steps(setup.train_images, train.batch_size)
@@ -62,10 +66,17 @@ def train_epoch(
         for group in optimizer.param_groups:
             group["lr"] = train.lr * pace(step)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            loss = loss_of(model(images), labels, train.label_smoothing)
+            outputs = model(images)
+            loss = loss_of(outputs, labels, train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        if penalty is None:
+            loss.backward()
+        else:
+            (loss + penalty.term(model, images, labels, outputs)).backward()
         optimizer.step()
+        if after_step is not None:
+            with torch.no_grad():
+                after_step(model)
         total += loss.detach().double() * len(labels)
         seen, step = seen + len(labels), step + 1
     # One look per epoch: a look per step would make a GPU wait for every batch.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
 
 import torch
-from torch import Tensor
 
-from gcp_core.criteria import is_comparable
+from gcp_core.allocators import Allocator
+from gcp_core.allocators.base import Looking, looks
+from gcp_core.criteria import Judgement, is_comparable
+from gcp_core.errors import required
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_within
 from gcp_core.schedule.clock import last_event_epoch
@@ -24,20 +26,44 @@ def prune_event(state: State, epoch: int) -> Plan | None:
     scores = event_scores(state, epoch)
     last = epoch + prune.interval > last_event_epoch(prune, setup.config.train.num_epochs)
     budget = budget_for(prune, setup.limit, is_comparable(setup.scorer[0]), last)
-    plan = select_within(scores, state.living, budget)
+    plan = select_within(scores, state.living, budget, event_allocator(state, epoch))
     return carry_out(state, plan, epoch) if plan.num_units else None
 
 
-def event_scores(state: State, epoch: int) -> Mapping[str, Tensor]:
-    """What the criterion says of the model at the end of ``epoch``, in float32: scores of every group's units."""
+def event_scores(state: State, epoch: int) -> Judgement:
+    """What the criterion says of the model at the end of ``epoch``, in float32."""
     setup, (criterion, scoring) = state.setup, state.setup.scorer
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "event", epoch)
-        return criterion.score(state.model, state.living, scoring, rng)
+        return criterion.judge(state.model, state.living, scoring, rng)
+
+
+def event_allocator(state: State, epoch: int) -> Allocator:
+    """What spreads the event at the end of ``epoch`` over the groups; one that has to look has looked."""
+    setup, (_, scoring) = state.setup, state.setup.scorer
+    allocator = required(setup.allocator, "allocator")
+    if not looks(allocator) or not isinstance(allocator, Looking):
+        return allocator
+    with torch.autocast(setup.device.type, enabled=False):
+        rng = generator(setup.config.seed, "allocator", epoch)
+        return allocator.look(state.model, state.living, scoring, rng)
 
 
 def carry_out(state: State, plan: Plan, epoch: int) -> Plan:
-    """Cut what ``plan`` says; the plan as it is kept, with the epoch and the criterion it is from."""
-    plan = plan.with_meta(epoch=epoch, criterion=state.setup.config.pruning.criterion)
+    """Repair what stays and cut what ``plan`` says; the plan as it is kept, with the epoch and what it is from."""
+    setup, prune = state.setup, state.setup.config.pruning
+    plan = plan.with_meta(epoch=epoch, criterion=prune.criterion)
+    if setup.repair is not None:
+        plan = plan.with_meta(repair=prune.repair)
+        _repair(state, plan, epoch)
     state.cut(plan)
     return plan
+
+
+def _repair(state: State, plan: Plan, epoch: int) -> None:
+    setup, (_, scoring) = state.setup, state.setup.scorer
+    # Nothing but what the key of shared training names: equal cuts by another criterion are repaired alike.
+    cut = dataclasses.replace(plan, meta={"epoch": epoch})
+    with torch.autocast(setup.device.type, enabled=False):
+        rng = generator(setup.config.seed, "repair", epoch)
+        required(setup.repair, "repair").patch(state.model, state.living, cut, scoring, rng)

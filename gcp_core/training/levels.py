@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 
-from torch import Tensor
-
+from gcp_core.allocators import Allocator
 from gcp_core.config import PruneConfig, TrainConfig
+from gcp_core.criteria import Judgement
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_within
@@ -19,7 +18,12 @@ _CLOSE = 1e-9
 
 
 def level_plan(
-    scores: Mapping[str, Tensor], groups: Groups, prune: PruneConfig, dense: float, comparable: bool = True
+    scores: Judgement,
+    groups: Groups,
+    prune: PruneConfig,
+    dense: float,
+    comparable: bool = True,
+    allocator: Allocator | None = None,
 ) -> Plan | None:
     """The plan of a path's next event; None if there is no next level, or the floors leave nothing to take.
 
@@ -29,6 +33,7 @@ def level_plan(
     Args:
         scores: as for :func:`gcp_core.pruning.selection.select_channels`.
         groups: of the model as it is now.
+        allocator: as there.
         dense: cost (``prune.of``) of the unpruned model.
     """
     level = None
@@ -38,7 +43,7 @@ def level_plan(
         if level is None:
             return None
         budget = dataclasses.replace(budget, limit=cost_left(level, dense))
-    plan = select_within(scores, groups, budget)
+    plan = select_within(scores, groups, budget, allocator)
     return plan.with_meta(level=level) if plan.num_units else None
 
 

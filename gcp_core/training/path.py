@@ -25,7 +25,7 @@ from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snap
 from gcp_core.records.stages import StageStore
 from gcp_core.schedule.clock import phase_end, phase_of
 from gcp_core.schema import SNAPSHOTS
-from gcp_core.training.event import carry_out, event_scores
+from gcp_core.training.event import carry_out, event_allocator, event_scores
 from gcp_core.training.finals import keep_model, latency_of, time_of
 from gcp_core.training.levels import level_plan, why_over
 from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
@@ -92,7 +92,9 @@ class _Path:
                 return "diverged", "", str(exc)
             stop = tell(self.hooks.report, self.state.history[known:])
             if self.checkpoints is not None:
-                whole = self.checkpoints.save(self.state.epoch, self.state.tensors(), self.state.manifest())
+                whole = self.checkpoints.save(
+                    self.state.epoch, self.state.checkpoint(), self.state.manifest()
+                )
                 if self.hooks.saved is not None:
                     self.hooks.saved(whole)
             if stop:
@@ -123,7 +125,8 @@ class _Path:
         state, setup, prune = self.state, self.setup, self.prune
         scores = event_scores(state, state.epoch)
         dense = float(getattr(setup.dense_cost, prune.of))
-        plan = level_plan(scores, state.living, prune, dense, is_comparable(setup.scorer[0]))
+        comparable, allocator = is_comparable(setup.scorer[0]), event_allocator(state, state.epoch)
+        plan = level_plan(scores, state.living, prune, dense, comparable, allocator)
         if plan is not None:
             plan = carry_out(state, plan, state.epoch)
             log.info(

@@ -2,7 +2,8 @@
 
 A path is there to choose from it; a polish is what is shipped. The snapshot's small model is rebuilt with its weights;
 the optimiser is a new one (the old one's momentum is of a cycle that ran down to rate 0); the rate runs over all epochs
-of the polish as it does over a cycle of the path, from ``train.restart`` times ``train.lr``.
+of the polish as it does over a cycle of the path, from ``train.restart`` times ``train.lr``. So is a penalty: it is told
+about the path's plans, and begins with nothing learned.
 
 Epochs are numbered on: after a snapshot of epoch e those of the polish are e + 1 .. e + N. Order and augmentation of the
 images are drawn from (seed, epoch) alone. So a polish sees orders that the snapshot has not seen, a longer polish of it
@@ -168,7 +169,7 @@ class _Polish:
             stop = tell(report, state.history[-1:])
             if self.checkpoints is not None:
                 manifest = state.manifest() | self._about()
-                whole = self.checkpoints.save(state.epoch, state.tensors(), manifest)
+                whole = self.checkpoints.save(state.epoch, state.checkpoint(), manifest)
                 if saved is not None:
                     saved(whole)
             if stop and state.epoch < self.last:
@@ -184,7 +185,7 @@ class _Polish:
     def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()
         epoch = state.epoch + 1
-        loss = train_epoch(state.model, state.optimizer, self.setup, epoch, self.pace)
+        loss = train_epoch(state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty)
         state.trained += 1
         measured = measure(state)
         check_finite(state, measured, epoch)

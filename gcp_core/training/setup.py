@@ -13,9 +13,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from gcp_core.allocators import Allocator
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost import Cost, measure_cost
-from gcp_core.criteria import Criterion, build_criterion
+from gcp_core.criteria.base import Checked
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits, training_batches
 from gcp_core.data.pipeline import ScoringBatches, num_steps, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
@@ -25,9 +26,11 @@ from gcp_core.groups import Groups, find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
+from gcp_core.repairs import Repair
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.schedule.paces import build_pace
 from gcp_core.seeds import derive_seed, generator
+from gcp_core.training.composition import compose, penalty_of
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +50,7 @@ class Setup:
         groups: None for the baseline of a model that cannot be pruned.
         criterion, scoring: None for a baseline, as is ``limit``.
         limit: absolute cost (``prune.of``) at which pruning ends; 0 without a target.
+        allocator: None for a baseline. ``repair``: None = weights stay as they are.
     """
 
     config: TrialConfig
@@ -57,12 +61,14 @@ class Setup:
     example: Tensor
     dense_cost: Cost
     groups: Groups | None
-    criterion: Criterion | None
+    criterion: Checked | None
     scoring: ScoringBatches | None
     limit: float
+    allocator: Allocator | None = None
+    repair: Repair | None = None
 
     @property
-    def scorer(self) -> tuple[Criterion, ScoringBatches]:
+    def scorer(self) -> tuple[Checked, ScoringBatches]:
         """The criterion of a trial that prunes, and the images it looks at; ValueError for a baseline."""
         return required(self.criterion, "criterion"), required(self.scoring, "scoring")
 
@@ -121,11 +127,12 @@ def build_setup(config: TrialConfig) -> Setup:
     prune = config.prune
     dense = measure_cost(model, example)
     _check_exclude(model, prune)
+    penalty_of(config)  # it has a state: every trial gets one of its own
     common = (config, splits, device, augment, padding, example, dense)
     if prune is None:
         return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0)
     groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
-    criterion = build_criterion(prune.criterion, prune.options)
+    slots = compose(prune, groups)
     depth = prune.depth()
     limit = 0.0 if depth is None else cost_left(depth, getattr(dense, prune.of))
     _check_hidden(prune, groups)
@@ -137,7 +144,7 @@ def build_setup(config: TrialConfig) -> Setup:
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
-    return Setup(*common, groups, criterion, scoring, limit)
+    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair)
 
 
 def _groups_of_baseline(model: nn.Module, example: Tensor) -> Groups | None:
@@ -184,10 +191,12 @@ def budget_for(
         of=prune.of,
         limit=limit or None,
         round_to=prune.round_to,
+        whole=whole,
         ranking=Ranking(
             normalise=own if prune.normalise == "auto" else prune.normalise,
             cost_power=prune.cost_power,
             allocator=prune.allocator,
+            allocator_options=prune.allocator_options,
         ),
     )
 

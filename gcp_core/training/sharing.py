@@ -7,7 +7,7 @@ import time
 
 from gcp_core.errors import CheckpointError
 from gcp_core.records.results import EpochReport, history_from, rows_of
-from gcp_core.records.stages import StageStore, course_after_events, stage_key, trunk_key
+from gcp_core.records.stages import StageStore, course_after_events, repair_of, stage_key, trunk_key
 from gcp_core.training.epoch import train_epoch
 from gcp_core.training.state import State
 
@@ -22,6 +22,7 @@ class Sharing:
         self._state, self._stages = state, stages
         self._trunk = "" if stages is None else trunk_key(setup.config, setup.splits.digest, setup.device)
         self._course = course_after_events(setup.config)
+        self._repair = repair_of(setup.config)
 
     def advance(self, until: int) -> tuple[float, float]:
         """Train one epoch, or take over as many as others have trained up to ``until``: training loss and seconds of the
@@ -34,7 +35,7 @@ class Sharing:
         if found is not None:
             return found
         state, started = self._state, time.perf_counter()
-        loss = train_epoch(state.model, state.optimizer, state.setup, state.epoch + 1)
+        loss = train_epoch(state.model, state.optimizer, state.setup, state.epoch + 1, penalty=state.penalty)
         seconds = time.perf_counter() - started
         state.trained += 1
         self._leave(loss, seconds)
@@ -73,4 +74,4 @@ class Sharing:
             self._stages.save(self._key(state.epoch + 1), state.tensors(), manifest)
 
     def _key(self, epoch: int) -> str:
-        return stage_key(self._trunk, self._state.plans, epoch, self._course)
+        return stage_key(self._trunk, self._state.plans, epoch, self._course, self._repair)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,10 +15,14 @@ from gcp_core import schema
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.errors import CheckpointError, PlanError, required
 from gcp_core.groups import Groups
+from gcp_core.penalties import Penalty
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
 from gcp_core.records.results import EpochReport, check_same_trial, history_from, rows_of
+from gcp_core.schedule.clocks import Clock, build_clock
+from gcp_core.slots import load_state, state_of
+from gcp_core.training.composition import penalty_of
 from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import EVALUATION_BATCH
 from gcp_core.training.setup import Setup
@@ -34,6 +39,7 @@ class State:
         plans: what was removed so far, in order.
         history: one report per epoch; its length is the epoch that has ended.
         trained: epochs that this process trained; the others were resumed or taken over.
+        penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
     """
 
     setup: Setup
@@ -44,12 +50,18 @@ class State:
     plans: list[Plan] = field(default_factory=list)
     history: list[EpochReport] = field(default_factory=list)
     trained: int = 0
+    penalty: Penalty | None = None
+    clock: Clock | None = None
 
     @classmethod
     def fresh(cls, setup: Setup) -> State:
         """Before the first epoch: the dense model with its initial weights."""
-        model = setup.new_model()
-        return cls(setup, model, build_optimizer(model, setup.config.train), setup.groups, setup.dense_cost)
+        model, config = setup.new_model(), setup.config
+        state = cls(setup, model, build_optimizer(model, config.train), setup.groups, setup.dense_cost)
+        state.penalty = penalty_of(config)
+        if config.prune is not None and not config.is_path:
+            state.clock = build_clock(config.prune.clock, config.prune.clock_options)
+        return state
 
     @property
     def epoch(self) -> int:
@@ -79,19 +91,29 @@ class State:
         self.cost = measure_cost(self.model, self.setup.example)
 
     def tensors(self) -> dict[str, Any]:
-        """Model and optimiser, as :meth:`load` takes them."""
-        return {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Model, optimiser and what the penalty keeps, as :meth:`load` takes them: what training goes on from."""
+        found = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return found if self.penalty is None else {**found, "penalty": state_of(self.penalty)}
+
+    def checkpoint(self) -> dict[str, Any]:
+        """:meth:`tensors`, and what the clock remembers: what this very trial goes on from."""
+        clock = {} if self.clock is None else state_of(self.clock)
+        return {**self.tensors(), "clock": clock} if clock else self.tensors()
 
     def load(self, tensors: Mapping[str, Any], where: str) -> None:
-        """Take over weights and optimiser state of a model of the same shape, both or neither.
+        """Take over weights, optimiser state and the penalty's of a model of the same shape, all or none.
 
         Raises:
             CheckpointError: they do not fit.
         """
+        penalty = copy.deepcopy(self.penalty)
+        if penalty is not None:
+            load_state(penalty, tensors["penalty"])
         check_fit(self.model, tensors["model"], where)
         self._check_optimizer(tensors["optimizer"], where)
         load_weights(self.model, tensors["model"], where)
         self.optimizer.load_state_dict(tensors["optimizer"])
+        self.penalty = penalty
 
     def resume(self, checkpoints: EpochCheckpoints) -> None:
         """Go on from the newest whole epoch; nothing happens if there is none.
@@ -113,6 +135,8 @@ class State:
             for plan in plans_from(manifest):
                 self._replay(plan)
             self.load(tensors, where)
+            if self.clock is not None and "clock" in tensors:
+                load_state(self.clock, tensors["clock"])
             self.history = history_from(manifest)
         except (KeyError, TypeError, ValueError, PlanError) as exc:
             hint = "delete it to train from the start"
@@ -160,4 +184,6 @@ class State:
     def _replay(self, plan: Plan) -> None:
         apply_plan(self.model, plan, self.optimizer)
         self.groups = self.living.after(plan)
+        if self.penalty is not None:
+            self.penalty.on_plan(plan)
         self.plans.append(plan)

@@ -26,7 +26,8 @@ from gcp_core.errors import Diverged
 from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.records.results import TrialResult, read_result, write_result
 from gcp_core.records.stages import StageStore
-from gcp_core.schedule.clock import prune_clock
+from gcp_core.schedule.clocks import may_ask
+from gcp_core.seeds import generator
 from gcp_core.training.event import prune_event
 from gcp_core.training.finals import finish
 from gcp_core.training.observe import Hooks, Report, SnapshotSink, check_finite, measure, report_of, tell
@@ -96,12 +97,12 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
     state = State.fresh(setup)
     if checkpoints is not None:
         state.resume(checkpoints)
-    sharing, due = Sharing(state, stages), prune_clock(config.prune, last)
+    sharing = Sharing(state, stages)
     status, error = "complete", ""
     while state.epoch < last and status == "complete":
         known = state.epoch
         try:
-            _one_epoch(state, sharing, due)
+            _one_epoch(state, sharing)
         except Diverged as exc:
             status, error = "diverged", str(exc)
             tell(hooks.report, state.history[known:])
@@ -109,7 +110,7 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
         if tell(hooks.report, state.history[known:]) and state.epoch < last:
             status = "stopped"
         elif checkpoints is not None and state.epoch < last:
-            whole = checkpoints.save(state.epoch, state.tensors(), state.manifest())
+            whole = checkpoints.save(state.epoch, state.checkpoint(), state.manifest())
             if hooks.saved is not None:
                 hooks.saved(whole)
     result = finish(state, status, error, folder, hooks)
@@ -119,17 +120,19 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
     return result
 
 
-def _one_epoch(state: State, sharing: Sharing, due: Callable[[int], bool]) -> None:
+def _one_epoch(state: State, sharing: Sharing) -> None:
     """Train an epoch, or take over as many as others have trained; then its event and its report.
 
     Raises:
         Diverged: loss or weights are not finite. The epoch is then not reported.
     """
     last = state.setup.config.train.num_epochs
-    loss, seconds = sharing.advance(next((e for e in range(state.epoch + 1, last) if due(e)), last))
+    loss, seconds = sharing.advance(
+        next((e for e in range(state.epoch + 1, last) if _may_ask(state, e)), last)
+    )
     started = time.perf_counter()
     epoch = state.epoch + 1
-    plan = prune_event(state, epoch) if due(epoch) else None
+    plan = prune_event(state, epoch) if _due(state, epoch) else None
     if plan is None:
         measured = measure(state)
     else:
@@ -139,3 +142,21 @@ def _one_epoch(state: State, sharing: Sharing, due: Callable[[int], bool]) -> No
     check_finite(state, measured, epoch)
     seconds += time.perf_counter() - started
     state.history.append(report_of(state, epoch, loss, measured, plan, seconds))
+
+
+def _may_ask(state: State, epoch: int) -> bool:
+    """Whether the clock is asked after this epoch, if no event comes before it."""
+    config, events = state.setup.config, [plan.meta["epoch"] for plan in state.plans]
+    return may_ask(config.prune, config.train.num_epochs, epoch, events)
+
+
+def _due(state: State, epoch: int) -> bool:
+    """Whether an event is due after this epoch. Once the target is reached nobody is asked any more."""
+    setup = state.setup
+    if state.clock is None or not _may_ask(state, epoch):
+        return False
+    if getattr(state.cost, setup.config.pruning.of) <= setup.limit:
+        return False
+    with torch.autocast(setup.device.type, enabled=False):
+        rng = generator(setup.config.seed, "clock", epoch)
+        return bool(state.clock.due(epoch, state.model, state.living, setup.scorer[1], rng))

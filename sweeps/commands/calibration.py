@@ -183,7 +183,7 @@ def _score_s(
     groups, (_, scoring) = required(setup.groups, "groups"), setup.scorer
 
     def run() -> None:
-        criterion.score(model, groups, scoring, rng)
+        criterion.judge(model, groups, scoring, rng)
         _finish(setup.device)
 
     return watch.of(run)[0]

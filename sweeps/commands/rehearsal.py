@@ -17,6 +17,7 @@ from gcp_core.config import PruneConfig, TrialConfig, digest
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_within
+from gcp_core.records.stages import repair_of
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.levels import cost_of, level_plan, why_over
 from gcp_core.training.setup import budget_for
@@ -96,7 +97,7 @@ class Rehearsal:
             if plan is not None:
                 groups = groups.after(plan)
                 plans.append(plan.with_meta(epoch=epoch))
-                history = [*history, epoch, plan.effect()]
+                history = [*history, epoch, plan.effect(), repair_of(trial)]
             reached = limit > 0 and groups.cost()[kind] <= limit
         macs, params = zip(*costs, strict=True)
         final = (float(groups.cost()[0]), float(groups.cost()[1]))
@@ -127,7 +128,7 @@ class Rehearsal:
             groups = groups.after(plan)
             plans.append(plan.with_meta(epoch=epoch))
             course = [prune.interval, train.restart, train.pace]
-            history = [*history, epoch, plan.effect(), course]
+            history = [*history, epoch, plan.effect(), course, repair_of(trial)]
         macs, params = zip(*costs, strict=True)
         final = (float(groups.cost()[0]), float(groups.cost()[1]))
         events = tuple(plan.meta["epoch"] for plan in plans)

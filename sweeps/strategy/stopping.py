@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.front.pareto import rank_costs
-from gcp_core.config import TrialConfig
+from gcp_core.config import INTERVAL_CLOCK, TrialConfig
 from gcp_core.errors import required
-from gcp_core.schedule.clock import event_epochs
+from gcp_core.schedule.clock import event_epochs, last_event_epoch
 from sweeps.config.search import SearchConfig
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, Record, Stop, read_outcome
@@ -75,7 +75,9 @@ class _Course:
         prune = self.job.config.prune
         if prune is None or self.final_accuracy is not None:
             return True
-        last = max(event_epochs(prune, self.epochs), default=0)
+        last = last_event_epoch(prune, self.epochs)  # a clock that looks may take its time
+        if prune.clock == INTERVAL_CLOCK:
+            last = max(event_epochs(prune, self.epochs), default=0)
         return self.epoch >= last or self.now[prune.of] <= self.foreseen.limit
 
     def final_cost(self, kind: str) -> float:

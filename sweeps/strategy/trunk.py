@@ -52,7 +52,7 @@ def _rule(prune: PruneConfig | None) -> PruneConfig | None:
     """Everything that decides what an event removes, without when events are and when they end."""
     if prune is None:
         return None
-    return dataclasses.replace(prune, start=None, interval=1, until=1.0, target=None)
+    return dataclasses.replace(prune, start=None, interval=1, until=1.0, target=None, method=None)
 
 
 def _events(trial: TrialConfig) -> frozenset[int]:

@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch import nn
 
+from gcp_core.allocators import removable
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
-from gcp_core.pruning.budget import removable
 from gcp_core.pruning.selection import Budget, reachable_share, select_channels
 from gcp_core.training import run_trial
 from tests.oracles.nets import random_scores

@@ -239,7 +239,7 @@ def test_budgets_that_make_no_sense_are_refused(arguments, message):
     ("arguments", "message"),
     [
         ({"normalise": "unitl2"}, "ranking.normalise: 'unitl2' is unknown (did you mean \"unit_l2\"?)"),
-        ({"allocator": "local"}, "ranking.allocator"),
+        ({"allocator": ""}, "ranking.allocator: '' is not an allocator's name"),
         ({"cost_power": float("nan")}, "ranking.cost_power: nan is not a number >= 0"),
     ],
 )

@@ -3,7 +3,8 @@
 import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
-from gcp_core.schedule.clock import event_epochs, last_epoch, learning_pace, phase_end, phase_of, prune_clock
+from gcp_core.schedule.clock import event_epochs, last_epoch, learning_pace, phase_end, phase_of
+from gcp_core.schedule.clocks import may_ask
 from tests.oracles.rates import slow_rates
 
 # start, interval, until, epochs -> epochs that end in an event
@@ -24,12 +25,11 @@ EVENTS = [
 def test_events_fall_every_interval_from_start_until_the_end(start, interval, until, epochs, expected):
     prune = PruneConfig(start=start, interval=interval, until=until)
     assert event_epochs(prune, epochs) == expected
-    clock = prune_clock(prune, epochs)
-    assert tuple(e for e in range(1, epochs + 1) if clock(e)) == expected
+    assert tuple(e for e in range(1, epochs + 1) if may_ask(prune, epochs, e, [])) == expected
 
 
 def test_a_baseline_is_never_due():
-    assert not any(map(prune_clock(None, 10), range(1, 11)))
+    assert not any(may_ask(None, 10, epoch, []) for epoch in range(1, 11))
 
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_zero():

@@ -406,7 +406,7 @@ def true(config):
 def diverging_in(monkeypatch, epoch):
     real = sharing.train_epoch
 
-    def train_epoch(model, optimizer, setup, number):
+    def train_epoch(model, optimizer, setup, number, **more):
         if number == epoch:
             raise Diverged(f"the training loss is nan in epoch {number}", "train")
         return real(model, optimizer, setup, number)

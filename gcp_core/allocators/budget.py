@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
-from gcp_core.config import ALLOCATORS, NORMALISATIONS
+from gcp_core.config import NORMALISATIONS
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.groups import Group, Groups
 
@@ -21,23 +22,23 @@ class Ranking:
             (mean magnitude) or ``max``.
         cost_power: divide a unit's score by (its marginal cost / the mean marginal cost) ** this; 1 = score per
             MAC (or per parameter, see ``Budget.of``), 0 = off. Meant for scores that are not negative.
-        allocator: ``global`` = one ranking over all groups; ``uniform`` = every group loses the same share, its
-            lowest units first.
+        allocator: name of what spreads the count over the groups (:mod:`gcp_core.allocators`): ``global`` = one ranking
+            over all groups; ``uniform`` = every group loses the same share, its lowest units first.
+        allocator_options: arguments of its factory.
     """
 
     normalise: str = "none"
     cost_power: float = 0.0
     allocator: str = "global"
+    allocator_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (
-            ("normalise", self.normalise, tuple(n for n in NORMALISATIONS if n != "auto")),
-            ("allocator", self.allocator, ALLOCATORS),
-        ):
-            if value not in allowed:
-                raise ConfigError(
-                    f"{value!r} is unknown", f"ranking.{name}", did_you_mean(str(value), allowed)
-                )
+        allowed = tuple(n for n in NORMALISATIONS if n != "auto")
+        if self.normalise not in allowed:
+            hint = did_you_mean(str(self.normalise), allowed)
+            raise ConfigError(f"{self.normalise!r} is unknown", "ranking.normalise", hint)
+        if not self.allocator or not isinstance(self.allocator, str):
+            raise ConfigError(f"{self.allocator!r} is not an allocator's name", "ranking.allocator")
         if not math.isfinite(self.cost_power) or self.cost_power < 0:
             raise ConfigError(f"{self.cost_power!r} is not a number >= 0", "ranking.cost_power")
 
@@ -55,6 +56,7 @@ class Budget:
         limit: absolute cost to reach: the event is trimmed to the fewest units that bring the cost down to it.
         round_to: every layer that is cut is left with a multiple of this many channels. Units then go in whole steps:
             as many as come nearest to the count, at least one (see ``plan.meta``).
+        whole: this one event is to reach the limit: what the allocator does not take of it goes by the global ranking.
         ranking: normalisation, cost weighting and allocator.
     """
 
@@ -66,6 +68,7 @@ class Budget:
     of: str = "macs"
     limit: float | None = None
     round_to: int = 1
+    whole: bool = False
     ranking: Ranking = field(default_factory=Ranking)
 
     def __post_init__(self) -> None:

@@ -1,0 +1,73 @@
+"""What fills the slots of one trial, and the compositions that cannot work: refused before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gcp_core.allocators import Allocator, build_allocator
+from gcp_core.config import NO_PENALTY, NO_REPAIR, PruneConfig, TrialConfig
+from gcp_core.criteria import build_criterion, is_set_valued
+from gcp_core.criteria.base import Checked
+from gcp_core.errors import ConfigError
+from gcp_core.groups import Groups
+from gcp_core.penalties import Penalty, build_penalty
+from gcp_core.repairs import Repair, build_repair
+from gcp_core.schedule.clocks import build_clock
+
+
+@dataclass(frozen=True)
+class Slots:
+    """What an event is made of; ``repair`` None = weights stay as they are."""
+
+    criterion: Checked
+    allocator: Allocator
+    repair: Repair | None
+
+
+def compose(prune: PruneConfig, groups: Groups) -> Slots:
+    """What fills the slots of a trial that prunes.
+
+    Raises:
+        ConfigError: an unknown name or option, or a composition that cannot work.
+    """
+    criterion = build_criterion(prune.criterion, prune.options)
+    allocator = build_allocator(prune.allocator, prune.allocator_options)
+    repair = None if prune.repair == NO_REPAIR else build_repair(prune.repair, prune.repair_options)
+    build_clock(prune.clock, prune.clock_options)  # it has a state: every trial gets one of its own
+    if is_set_valued(criterion) and getattr(allocator, "per_unit", False):
+        raise ConfigError(
+            f"{prune.allocator!r} goes by scores of single units, but {prune.criterion!r} chooses sets",
+            "prune.allocator",
+            "prune.allocator: global, or another criterion",
+        )
+    if getattr(allocator, "grows", False) and prune.residual == "scatter":
+        raise ConfigError(
+            f"{prune.allocator!r} lets layers grow, which those that write into a wider stream cannot",
+            "prune.residual",
+            "prune.residual: coupled",
+        )
+    if repair is not None:
+        _check_consumers(prune, groups)
+    return Slots(criterion, allocator, repair)
+
+
+def penalty_of(config: TrialConfig) -> Penalty | None:
+    """The trial's penalty as it is before the first step; None = the loss is the loss.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    train = config.train
+    return None if train.penalty == NO_PENALTY else build_penalty(train.penalty, train.penalty_options)
+
+
+def _check_consumers(prune: PruneConfig, groups: Groups) -> None:
+    """A repair makes up for a unit in the layers that read it: there must be some."""
+    for name, edges in groups.edges().items():
+        if not edges.consumers:
+            other = "inner" if prune.residual == "scatter" else "coupled"
+            raise ConfigError(
+                f"{prune.repair!r} has nothing to repair: no layer reads the units of {name} as its own input",
+                "prune.repair",
+                f"prune.residual: {other}, add {name} to prune.exclude, or prune.repair: {NO_REPAIR}",
+            )
