@@ -81,7 +81,10 @@ class Registry:
         return (inspect.getdoc(self.find(name)) or "").partition("\n")[0]
 
     def _check_options(self, factory: Callable[..., Any], options: Mapping[str, Any]) -> None:
-        parameters = inspect.signature(factory).parameters
+        try:
+            parameters = inspect.signature(factory).parameters
+        except ValueError:  # a builtin may tell nobody what it takes
+            return
         if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
             return
         for key, value in options.items():

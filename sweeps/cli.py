@@ -359,6 +359,19 @@ def clean(sweep: str, keep: str, states: bool, dry_run: bool, as_json: bool) -> 
     return OK
 
 
+@main.command()
+@_json
+@_command
+def methods(as_json: bool) -> int:
+    """List the methods that prune.method can name: their slots, their sources, and what is a reading."""
+    from sweeps.commands.methods import listed
+
+    found = listed()
+    text = "\n\n".join(method.text() for method in found)
+    click.echo(json.dumps([dataclasses.asdict(method) for method in found]) if as_json else text)
+    return OK
+
+
 def _exit_code(sweep: Sweep) -> int:
     if sweep.state != "complete" or sweep.unwritten:
         return FAILED

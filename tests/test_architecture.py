@@ -21,6 +21,7 @@ ROOMS = {
     "gcp_core": [
         "redaction schema errors extras",
         "config seeds plan scatter factory slots cachedir",
+        "methods",
         "models",
         "data",
         "cost",

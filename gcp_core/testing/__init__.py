@@ -1,25 +1,46 @@
-"""Contract suites for plug-ins. An outsider's criterion is held to the same rules as ours:
+"""Contract suites for plug-ins. What an outsider puts into a slot is held to the same rules as ours:
 
     class TestMine(CriterionContract):
         def criterion(self):
             return build_criterion("my_package.scores:mine")
 
-Runs under pytest, which this module does not import; :func:`check_criterion` runs all of it in one call.
+They run under pytest, which this package does not import; :func:`check_criterion` and its like run a whole suite in one
+call.
 """
 
 from gcp_core.testing.criteria import (
     CriterionCase,
     CriterionContract,
+    SetCriterionContract,
     check_criterion,
     criterion_case,
-    differences,
-    fingerprint,
 )
+from gcp_core.testing.events import (
+    AllocatorContract,
+    ClockContract,
+    RepairContract,
+    check_allocator,
+    check_clock,
+    check_repair,
+)
+from gcp_core.testing.looks import differences, fingerprint
+from gcp_core.testing.steps import PaceContract, PenaltyContract, check_pace, check_penalty
 
 __all__ = [
+    "AllocatorContract",
+    "ClockContract",
     "CriterionCase",
     "CriterionContract",
+    "PaceContract",
+    "PenaltyContract",
+    "RepairContract",
+    "SetCriterionContract",
+    "check_allocator",
+    "check_clock",
     "check_criterion",
+    "check_pace",
+    "check_penalty",
+    "check_repair",
     "criterion_case",
     "differences",
     "fingerprint",

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria import Batches, Criterion
+from gcp_core.criteria import Batches, Criterion, GroupRanking, is_set_valued
 from gcp_core.errors import required
 from gcp_core.groups import Groups, find_groups
-
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+from gcp_core.testing.looks import Broken, Failing, differences, fingerprint, run_all, traces
 
 
 @dataclass(frozen=True)
@@ -39,6 +37,12 @@ class CriterionCase:
     def scores(self, criterion: Criterion, seed: int = 0) -> dict[str, Tensor]:
         """Scores with a fresh generator."""
         return criterion.score(self.model, self.groups, self.batches, torch.Generator().manual_seed(seed))
+
+    def rankings(self, criterion: Criterion, seed: int = 0) -> dict[str, GroupRanking]:
+        """Rankings of a criterion that chooses sets, with a fresh generator."""
+        look: Any = criterion
+        found = look.ranking(self.model, self.groups, self.batches, torch.Generator().manual_seed(seed))
+        return dict(found)
 
 
 _Part = TypeVar("_Part", bound=nn.Module)
@@ -90,30 +94,56 @@ def criterion_case(seed: int = 0) -> CriterionCase:
     return CriterionCase(model, groups, list(zip(images.split(7), labels.split(7))))
 
 
-def fingerprint(model: nn.Module) -> dict[str, Any]:
-    """Everything about a model and the process that a look at it must not change."""
-    return {
-        "training": [m.training for m in model.modules()],
-        "requires_grad": [p.requires_grad for p in model.parameters()],
-        "identity": [id(p) for p in model.parameters()],
-        "grad": [None if p.grad is None else (id(p.grad), float(p.grad.sum())) for p in model.parameters()],
-        "hooks": [len(getattr(m, kind)) for m in model.modules() for kind in _HOOKS],
-        "attributes": [sorted(vars(m)) for m in model.modules()],
-        "state": {name: tensor.clone() for name, tensor in model.state_dict().items()},
-        "rng": torch.get_rng_state(),
-        "grad_mode": torch.is_grad_enabled(),
-    }
+class SetCriterionContract:
+    """Rules that every criterion that chooses sets keeps. Inherit, override :meth:`criterion`."""
 
+    def criterion(self) -> Criterion:
+        """The criterion under test."""
+        raise NotImplementedError
 
-def differences(before: dict[str, Any], after: dict[str, Any]) -> list[str]:
-    """Names of what changed between two :func:`fingerprint` results; empty if nothing did."""
-    changed = [key for key in before if key not in ("state", "rng") and before[key] != after[key]]
-    if not torch.equal(before["rng"], after["rng"]):
-        changed.append("rng")
-    same_names = list(before["state"]) == list(after["state"])
-    if not same_names or any(not torch.equal(before["state"][n], after["state"][n]) for n in before["state"]):
-        changed.append("state")
-    return changed
+    def test_it_says_that_it_chooses_sets(self) -> None:
+        assert is_set_valued(self.criterion())
+
+    def test_every_group_has_a_finite_worth_a_unit(self) -> None:
+        case = criterion_case()
+        found = case.rankings(self.criterion())
+        assert set(found) == {group.name for group in case.groups.groups}
+        for group in case.groups.groups:
+            worth = torch.as_tensor(found[group.name].worth)
+            assert worth.shape == (group.size,), group.name
+            assert bool(torch.isfinite(worth).all()), group.name
+
+    def test_k_distinct_units_are_kept(self) -> None:
+        case = criterion_case()
+        found = case.rankings(self.criterion())
+        for group in case.groups.groups:
+            for k in range(1, group.size + 1):
+                kept = [int(unit) for unit in found[group.name].keep(k)]
+                assert len(kept) == len(set(kept)) == k, group.name
+                assert set(kept) <= set(range(group.size)), group.name
+
+    def test_the_same_seed_gives_the_same_rankings(self) -> None:
+        case = criterion_case()
+        one, two = (case.rankings(self.criterion(), seed=3) for _ in range(2))
+        for group in case.groups.groups:
+            mine, other = one[group.name], two[group.name]
+            assert torch.equal(torch.as_tensor(mine.worth), torch.as_tensor(other.worth)), group.name
+            for k in range(1, group.size + 1):
+                assert sorted(mine.keep(k)) == sorted(other.keep(k)), group.name
+
+    def test_the_model_is_left_as_found(self) -> None:
+        case = criterion_case()
+        assert traces(case.model, lambda: case.rankings(self.criterion())) == []
+
+    def test_the_model_is_left_as_found_when_the_images_fail(self) -> None:
+        case = criterion_case()
+        broken = CriterionCase(case.model, case.groups, Failing(case.batches))
+        assert traces(case.model, lambda: broken.rankings(self.criterion())) == []
+
+    def test_the_model_is_left_as_found_when_the_model_fails(self) -> None:
+        case = criterion_case()
+        case.model.add_module("13", Broken())
+        assert traces(case.model, lambda: case.rankings(self.criterion())) == []
 
 
 class CriterionContract:
@@ -161,12 +191,12 @@ class CriterionContract:
 
     def test_the_model_is_left_as_found_when_the_images_fail(self) -> None:
         case = criterion_case()
-        broken = CriterionCase(case.model, case.groups, _Failing(case.batches))
+        broken = CriterionCase(case.model, case.groups, Failing(case.batches))
         self._scored_cleanly(broken)  # a criterion may be content with the first batch
 
     def test_the_model_is_left_as_found_when_the_model_fails(self) -> None:
         case = criterion_case()
-        case.model.add_module("13", _Broken())
+        case.model.add_module("13", Broken())
         self._scored_cleanly(case)
 
     def test_nothing_is_read_where_nothing_is_needed(self) -> None:
@@ -207,16 +237,23 @@ class CriterionContract:
 
     def _scored_cleanly(self, case: CriterionCase) -> None:
         """Scores, which may fail on purpose; no trace may be left either way."""
-        before = fingerprint(case.model)
-        with contextlib.suppress(_Failure):
-            case.scores(self.criterion())
-        assert differences(before, fingerprint(case.model)) == []
+        assert traces(case.model, lambda: case.scores(self.criterion())) == []
 
 
 def check_criterion(
     build: Callable[[], Criterion], *, equivariant: bool = True, scale_invariant: bool | None = None
 ) -> None:
-    """Run the whole :class:`CriterionContract`; AssertionError at the first rule that is broken."""
+    """Run the whole :class:`CriterionContract`, or :class:`SetCriterionContract` for a criterion that chooses sets;
+    AssertionError at the first rule that is broken.
+    """
+    if is_set_valued(build()):
+
+        class _Sets(SetCriterionContract):
+            def criterion(self) -> Criterion:
+                return build()
+
+        run_all(_Sets())
+        return
 
     class _Contract(CriterionContract):
         def criterion(self) -> Criterion:
@@ -224,28 +261,4 @@ def check_criterion(
 
     contract = _Contract()
     contract.equivariant, contract.scale_invariant = equivariant, scale_invariant
-    for name in dir(contract):
-        if name.startswith("test_"):
-            getattr(contract, name)()
-
-
-class _Failure(RuntimeError):
-    """Raised on purpose."""
-
-
-class _Failing:
-    """Batches that break after the first one."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        yield next(iter(self._batches))
-        raise _Failure("the images cannot be read")
-
-
-class _Broken(nn.Module):
-    """Fails at the end of the forward pass, with every hook of the layers before it already called."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        raise _Failure("broken module")
+    run_all(contract)

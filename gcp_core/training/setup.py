@@ -23,6 +23,7 @@ from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
 from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean, required
 from gcp_core.groups import Groups, find_groups
+from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
@@ -127,6 +128,7 @@ def build_setup(config: TrialConfig) -> Setup:
     prune = config.prune
     dense = measure_cost(model, example)
     _check_exclude(model, prune)
+    check_method(config)
     penalty_of(config)  # it has a state: every trial gets one of its own
     common = (config, splits, device, augment, padding, example, dense)
     if prune is None:

@@ -12,6 +12,7 @@ from typing import Any
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, did_you_mean
+from gcp_core.methods import filled
 
 #: Keys that make a mapping a range.
 RANGE_KEYS = ("choice", "low", "high", "step", "log")
@@ -113,6 +114,8 @@ class Space:
 
     base: dict[str, Any]
     dimensions: tuple[Dimension, ...] = ()
+    #: Where methods are searched: the keys that the user has set, which they leave alone. None = nothing to fill.
+    given: frozenset[str] | None = None
 
     def size(self) -> int | None:
         """Number of distinct points; None if a dimension is continuous."""
@@ -160,6 +163,8 @@ class Space:
                 node[name] = dict(node[name])
                 node = node[name]
             node[leaf] = value
+        if self.given is not None:
+            tree = filled(tree, self.given)
         return TrialConfig.from_dict({**tree, "threads": threads})
 
     def grid(self) -> Iterator[Point]:

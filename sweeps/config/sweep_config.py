@@ -20,6 +20,7 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.errors import ConfigError, did_you_mean
 from sweeps.config.equal_cost import check_costs, with_baseline
 from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, typed
+from sweeps.config.methods import open_slots, with_slots
 from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, without_rungs
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
 from sweeps.config.reading import flatten, merge, plain, read_tree
@@ -227,6 +228,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     """The checked sweep of a raw nested mapping."""
     refuse_secrets(tree)  # first of all: what is refused for another reason is shown
     _refuse_unknown(tree, _TOP, "")
+    tree, given = with_slots(tree)
     check_given(tree)
     dimensions: list[Dimension] = []
     base: dict[str, Any] = {"seed": _leaf(tree.get("seed", 0), int, "seed", dimensions)}
@@ -249,7 +251,10 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         dimensions = deep_as_searched(base, dimensions)
     elif merged["train"]["epochs"] is None:
         merged["train"]["epochs"] = base["train"]["epochs"] = TrainConfig().epochs
-    space = Space(base, tuple(dimensions))
+    space = Space(base, tuple(dimensions), given)
+    for path in open_slots(merged, given):
+        part, _, name = path.partition(".")
+        del merged[part][name]  # each point has its own
     if is_of_paths(merged):
         sweep_parts["search"] = without_rungs(sweep_parts["search"], tree)
         merged["search"] |= {"stopping": "none", "keep": sweep_parts["search"].keep}

@@ -60,6 +60,12 @@ def test_the_answer_of_plan_validates(tmp_path: Path) -> None:
     _check("plan", _answer("plan", *small, "--untimed"))
 
 
+def test_the_answer_of_methods_validates() -> None:
+    done = CliRunner().invoke(main, ["methods", "--json"])
+    assert done.exit_code == 0, done.output
+    _check("methods", json.loads(done.stdout))
+
+
 def test_a_schema_refuses_an_answer_with_a_missing_or_unknown_part(folder: Path) -> None:
     answer = _answer("stop", str(folder))
     for broken in ({**answer, "extra": 1}, {k: v for k, v in answer.items() if k != "state"}):

@@ -1,0 +1,124 @@
+"""Methods: every one can be had, says where it is from, and fills its slots and no others."""
+
+import dataclasses
+
+import pytest
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.errors import ConfigError
+from gcp_core.methods import METHODS, Method, filled, find_method, method_names, with_method
+from gcp_core.training.setup import check_config
+
+SINGLE = TrialConfig(
+    data=DataConfig("digits", train_images=96),
+    model=ModelConfig("vgg_tiny", 0.125),
+    train=TrainConfig(epochs=4),
+)
+PATH = dataclasses.replace(
+    SINGLE, train=TrainConfig(schedule="cycles"), prune=PruneConfig(start=2, ratio=0.3, target=0.5)
+)
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_says_what_it_does_where_it_is_from_and_what_was_read(name):
+    method = find_method(name)
+    assert method.name == name
+    assert method.does.endswith(".")
+    assert method.source
+    assert method.read
+    assert method.slots
+    assert METHODS.describe(name).endswith(".")
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_every_method_can_be_trained_on_a_path_or_a_single_trial(name):
+    refused = []
+    for config in (SINGLE, PATH):
+        try:
+            check_config(with_method(config, name))
+        except ConfigError as exc:
+            refused.append(exc)
+    assert len(refused) < 2
+    assert all(exc.hint for exc in refused), "what cannot work says what to try"
+
+
+def test_gcp_is_what_a_trial_is_anyway():
+    assert with_method(SINGLE, "gcp").key() == SINGLE.key()
+
+
+def test_slow_start_needs_cycles_and_says_so():
+    assert with_method(PATH, "slow_start").train.pace == "slow_start"
+    with pytest.raises(
+        ConfigError, match=r"train.pace: 'slow_start': only cycles have it \(train.schedule: cycles\)"
+    ):
+        with_method(SINGLE, "slow_start")
+
+
+def mine():
+    """A method of one's own."""
+    slots = {
+        "prune.criterion": "taylor",
+        "prune.allocator": "uniform",
+        "prune.options": {"order": 2, "more": 1},
+    }
+    return Method("mine", "Mine.", slots, "here", "all of it")
+
+
+def of_nothing():
+    return Method("of_nothing", "Nothing.", {"prune.critereon": "l1"}, "here", "all of it")
+
+
+HERE = f"{__name__}:mine"
+
+
+def test_what_the_user_has_set_stays():
+    tree = {"prune": {"method": HERE, "allocator": "global", "target": 0.3}}
+    found = filled(tree, {"prune.allocator", "prune.target"})
+    assert found["prune"] == {
+        "method": HERE, "criterion": "taylor", "allocator": "global", "target": 0.3, "options": {"order": 2, "more": 1},
+    }  # fmt: skip
+    assert "criterion" not in tree["prune"], "a copy"
+
+
+def test_options_are_merged_and_those_of_another_criterion_are_not_filled():
+    tree = {"prune": {"method": HERE, "options": {"order": 1}}}
+    assert filled(tree, {"prune.options"})["prune"]["options"] == {"order": 1, "more": 1}
+    tree = {"prune": {"method": HERE, "criterion": "l1"}}
+    assert "options" not in filled(tree, {"prune.criterion"})["prune"]
+
+
+def test_filling_twice_is_filling_once():
+    tree = {"prune": {"method": HERE}}
+    once = filled(tree, set())
+    assert filled(once, {f"prune.{name}" for name in once["prune"]}) == once
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("gpc", "prune.method: 'gpc' is unknown (did you mean \"gcp\"?; or package.module:factory)"),
+        (f"{__name__}:SINGLE", "has no callable"),
+        (f"{__name__}:of_nothing", "fills 'prune.critereon', which is no key of a config"),
+        ("builtins:dict", "returned a dict, which is no method"),
+    ],
+)
+def test_what_is_no_method_is_refused(name, message):
+    with pytest.raises(ConfigError) as caught:
+        with_method(SINGLE, name)
+    assert message in str(caught.value)
+
+
+def test_a_baseline_has_no_method():
+    with pytest.raises(ConfigError, match="a baseline has no method"):
+        with_method(SINGLE.baseline(), "gcp")
+
+
+def test_a_method_that_nobody_has_filled_in_is_refused_before_training():
+    """By hand the name alone does nothing: better said than found out."""
+    by_hand = dataclasses.replace(PATH, prune=dataclasses.replace(PATH.prune, method="slow_start"))
+    with pytest.raises(
+        ConfigError, match=r"prune.method: 'slow_start' stands there, but nothing of the method does"
+    ):
+        check_config(by_hand)
+    with pytest.raises(ConfigError, match=r"prune\.method: 'slow' is unknown"):
+        check_config(dataclasses.replace(SINGLE, prune=PruneConfig(method="slow")))
