@@ -67,6 +67,10 @@ _OTHER = {
     "prune.allocator": "uniform",
     "prune.finish": True,
     "prune.options": {"winsorise": 0.9},
+    "prune.repair": "tests.oracles.fillings:HalfRemoved",
+    "prune.clock": "tests.oracles.fillings:EveryOther",
+    "prune.method": "gcp",
+    "train.penalty": "tests.oracles.fillings:Remembered",
     "seed": 1,
 }
 _LEFT_OUT = {
@@ -78,6 +82,10 @@ _LEFT_OUT = {
     "model.weights": "needs a file",
     "train.device": "needs a GPU",
     "prune.hidden_count": "vgg_tiny has no hidden linear layer",
+    **{
+        f"{slot}_options": "only with what fills the slot: tests/gcp_core/training/test_slots.py"
+        for slot in ("prune.allocator", "prune.repair", "prune.clock", "train.penalty")
+    },
 }
 
 

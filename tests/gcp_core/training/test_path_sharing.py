@@ -234,6 +234,9 @@ _OTHER = {
     "prune.round_to": 2,
     "prune.exclude": ("features.0",),
     "prune.scoring_images": 20,
+    "prune.repair": "tests.oracles.fillings:HalfRemoved",
+    "prune.allocator": "tests.oracles.fillings:FirstGroup",
+    "train.penalty": "tests.oracles.fillings:Remembered",
     "seed": 2,
 }
 
