@@ -364,9 +364,9 @@ def clean(sweep: str, keep: str, states: bool, dry_run: bool, as_json: bool) -> 
 @_command
 def methods(as_json: bool) -> int:
     """List the methods that prune.method can name: their slots, their sources, and what is a reading."""
-    from sweeps.commands.methods import listed
+    from gcp_core.methods import find_method, method_names
 
-    found = listed()
+    found = [find_method(name) for name in method_names()]
     text = "\n\n".join(method.text() for method in found)
     click.echo(json.dumps([dataclasses.asdict(method) for method in found]) if as_json else text)
     return OK

@@ -29,3 +29,11 @@ class Method:
     read: str
     ours: str = ""
     needs: str = ""
+
+    def text(self) -> str:
+        """For people: a block of lines."""
+        slots = ", ".join(f"{path}={value}" for path, value in self.slots.items())
+        lines = [("", self.does), ("slots", slots), ("needs", self.needs), ("source", self.source)]
+        lines += [("read", self.read), ("ours", self.ours)]
+        told = [f"  {word:<8}{line}" if word else f"  {line}" for word, line in lines if line]
+        return "\n".join([self.name, *told])

@@ -1,4 +1,4 @@
-"""The end of a trial: what its model is worth, and its files."""
+"""The end of a trial: what its model is worth, what it has cost, and its files."""
 
 from __future__ import annotations
 
@@ -8,13 +8,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from gcp_core.config import INTERVAL_CLOCK
 from gcp_core.cost.latency import SideBySide, measure_against
 from gcp_core.records.checkpoint import save_model, weights_digest
 from gcp_core.records.results import EpochReport, TrialResult
+from gcp_core.schedule.clocks import asked_epochs
+from gcp_core.slots import forwards_of
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.observe import Hooks
-from gcp_core.training.spent import train_cost
 from gcp_core.training.state import State
+
+#: A training step costs a forward pass and a backward pass of twice that.
+FORWARDS_PER_STEP = 3.0
 
 
 def finish(state: State, status: str, error: str, folder: Path | None, hooks: Hooks) -> TrialResult:
@@ -105,3 +110,31 @@ def time_of(history: Sequence[EpochReport], devices: float) -> dict[str, float]:
     """Epochs and device-hours of a trial when it is alone: also those that another trial trained for it."""
     seconds = sum(report.metrics["time/epoch_s"] for report in history)
     return {"epochs": float(len(history)), "device_hours": devices * seconds / 3600}
+
+
+def train_cost(state: State) -> float:
+    """Training multiply-adds so far, in epochs of the unpruned model; as if trained alone. Looks are included.
+
+    Epoch e counts the MACs of the model it trained, an event the images it looked at times the forwards of criterion,
+    allocator and repair, and every time a clock was asked its forwards.
+    """
+    setup, prune = state.setup, state.setup.config.prune
+    macs = [row.metrics["cost/macs"] for row in state.history]
+    if not setup.config.is_path:
+        # A single trial reports an epoch after its event: what the next epoch trained.
+        macs = [float(setup.dense_cost.macs), *macs[:-1]] if macs else []
+    total = sum(macs)
+    if prune is not None:
+        criterion, scoring = setup.scorer
+        share = len(scoring.images) / len(setup.train_images)
+        events = [plan.meta["epoch"] for plan in state.plans]
+        forwards = sum(forwards_of(part) for part in (criterion, setup.allocator, setup.repair))
+        looks = [(forwards, epoch) for epoch in events]
+        if state.clock is not None and prune.clock != INTERVAL_CLOCK:
+            of = [row.metrics[f"cost/{prune.of}"] for row in state.history]
+            costs = [float(getattr(setup.dense_cost, prune.of)), *of[:-1]]
+            asked = asked_epochs(prune, setup.config.train.num_epochs, events, costs, setup.limit)
+            looks += [(forwards_of(state.clock), epoch) for epoch in asked]
+        for number, epoch in looks:
+            total += number / FORWARDS_PER_STEP * share * macs[epoch - 1]
+    return total / setup.dense_cost.macs
