@@ -207,19 +207,11 @@ def residual_loss(
 
     Args:
         row_scale: ``(O,)`` factor of each output. Rows of a convolution before a norm have arbitrary scale; with
-            ``gamma / sigma`` of that norm (:func:`norm_scale`) they count as they count behind it.
+            ``gamma / sigma`` of that norm (``norm_scale``) they count as they count behind it.
     """
     found = fit(weight, moments, torch.as_tensor(kept, dtype=torch.int64, device=weight.device))
     scale = 1.0 if row_scale is None else row_scale.double().square()
     return float((found.residual * scale).sum())
-
-
-def norm_scale(norm: nn.Module | None) -> Tensor | None:
-    """``(O,)`` float64 ``|gamma| / sigma`` of a batch norm with running statistics; None for everything else."""
-    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
-        return None
-    scale = (norm.running_var.double() + norm.eps).rsqrt()
-    return scale if norm.weight is None else scale * norm.weight.detach().double().abs()
 
 
 def _second_moments(moments: Moments, intercept: bool) -> Tensor:

@@ -13,11 +13,13 @@ def rows_of(layer: nn.Module, x: Tensor, sampling_stride: int = 1) -> Tensor:
     """``(rows, C P)``: what each filter sees, cut out of the padded input position by position."""
     if isinstance(layer, nn.Linear):
         return x.flatten(0, -2)
-    pad = layer.padding if isinstance(layer.padding, tuple) else None
-    if pad is None:
-        raise ValueError("give padding as numbers")
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
-    x = F.pad(x, [n for p in reversed(pad) for n in (p, p)], mode=mode)
+    if layer.padding == "same":
+        total = [d * (k - 1) for k, d in zip(layer.kernel_size, layer.dilation)]
+        sides = [n for t in reversed(total) for n in (t // 2, t - t // 2)]
+    else:
+        sides = [n for p in reversed(layer.padding) for n in (p, p)]
+    x = F.pad(x, sides, mode=mode)
     reach = [(k - 1) * d + 1 for k, d in zip(layer.kernel_size, layer.dilation)]
     step = [s * sampling_stride for s in layer.stride]
     starts = [range(0, size - r + 1, s) for size, r, s in zip(x.shape[2:], reach, step)]

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.criteria.base import Batches
 from gcp_core.criteria.consumers.readers import CONVS
@@ -85,6 +86,14 @@ class Moments:
         """``(O,)`` diagonal of ``W S W^T`` with this covariance; equals ``output_variance`` for ``all``."""
         w = self.blocked(weight)
         return ((w @ _given(self)) * w).sum((0, 2))
+
+
+def norm_scale(norm: nn.Module | None) -> Tensor | None:
+    """``(O,)`` float64 ``|gamma| / sigma`` of a batch norm with running statistics; None for everything else."""
+    if not isinstance(norm, _BatchNorm) or norm.running_var is None:
+        return None
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
+    return scale if norm.weight is None else scale * norm.weight.detach().double().abs()
 
 
 def _given(moments: Moments) -> Tensor:
@@ -230,7 +239,7 @@ def unfolded(conv: nn.Module, x: Tensor, sampling_stride: int = 1) -> Tensor:
     if not isinstance(conv, CONVS):
         raise TypeError(f"{type(conv).__name__} is no convolution")
     mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
-    x = F.pad(x, list(conv._reversed_padding_repeated_twice), mode=mode)
+    x = F.pad(x, _padding(conv), mode=mode)
     dims = x.ndim - 2
     for d in range(dims):
         reach = (conv.kernel_size[d] - 1) * conv.dilation[d] + 1
@@ -239,6 +248,18 @@ def unfolded(conv: nn.Module, x: Tensor, sampling_stride: int = 1) -> Tensor:
     # (N, C, out..., kernel...) -> (N, out..., C, kernel...)
     x = x.movedim(1, 1 + dims)
     return x.flatten(1 + dims).flatten(0, dims)
+
+
+def _padding(conv: nn.Conv1d | nn.Conv2d | nn.Conv3d) -> list[int]:
+    """What is added before and after each dimension, the last one first."""
+    sides = []
+    for d in reversed(range(len(conv.kernel_size))):
+        if isinstance(conv.padding, str):
+            total = conv.dilation[d] * (conv.kernel_size[d] - 1) if conv.padding == "same" else 0
+            sides += [total // 2, total - total // 2]
+        else:
+            sides += [conv.padding[d], conv.padding[d]]
+    return sides
 
 
 class _Sums:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from gcp_core.criteria.consumers.statistics import MAX_COLUMNS, input_moments, packed, unfolded
+from gcp_core.criteria.consumers.statistics import MAX_COLUMNS, input_moments, norm_scale, packed, unfolded
 from gcp_core.errors import PlanError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
@@ -18,7 +18,6 @@ from gcp_core.repairs.least_squares import (
     compensate,
     consumers_of,
     fit,
-    norm_scale,
     rescale_factor,
     residual_loss,
 )
@@ -30,6 +29,7 @@ LAYERS = {
     "conv": lambda: nn.Conv2d(4, 3, 3, padding=1),
     "strided": lambda: nn.Conv2d(4, 3, 3, stride=2, padding=1),
     "dilated": lambda: nn.Conv2d(4, 3, 3, padding=2, dilation=2),
+    "same": lambda: nn.Conv2d(4, 3, (2, 3), padding="same"),
     "uneven": lambda: nn.Conv2d(4, 3, (3, 1), padding=(1, 0), stride=(1, 2)),
     "circular": lambda: nn.Conv2d(4, 3, 3, padding=1, padding_mode="circular"),
     "pointwise": lambda: nn.Conv2d(4, 3, 1),
