@@ -102,17 +102,20 @@ def best_set(separation: Separation, number: int) -> BestSet:
 
 @dataclass(frozen=True, eq=False)
 class TraceRatioRanking:
-    """The ranking of one group's units; ``rate`` is the network's lambda."""
+    """The ranking of one group's units; ``rate`` is the network's lambda.
+
+    ``worth`` is ``(units,)``, the value of the k-th unit that is kept, by place; falling. Dead units: below all others.
+    """
 
     separation: Separation
     rate: float
 
-    def keep(self, number: int) -> list[int]:
-        """The units that stay when ``number`` do, ascending: the best set of that size, nested or not."""
-        return list(best_set(self.separation, number).kept)
+    def keep(self, k: int) -> list[int]:
+        """The units that stay when ``k`` do, ascending: the best set of that size, nested or not."""
+        return list(best_set(self.separation, k).kept)
 
+    @property
     def worth(self) -> Tensor:
-        """``(units,)`` value of the k-th unit that is kept, by place; falling. Dead units: below all others."""
         return finite(self.separation.worth(self.rate)).sort(descending=True).values
 
 
@@ -123,11 +126,12 @@ class Catro:
     max_positions: int
     needs: Needs = "data"
     comparable: bool = True
+    set_valued: bool = True
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator
     ) -> dict[str, Tensor]:
-        """``s_b - lambda s_w`` with the network's lambda; sets of a given size are found by :meth:`rankings`."""
+        """``s_b - lambda s_w`` with the network's lambda; sets of a given size are found by :meth:`ranking`."""
         found = {
             layer: s.normalised()
             for layer, s in class_separation(model, groups, batches, self.max_positions).items()
@@ -137,7 +141,9 @@ class Catro:
         parts = worth.split([len(s.between) for s in found.values()])
         return dict(zip(found, parts, strict=True))
 
-    def rankings(self, model: nn.Module, groups: Groups, batches: Batches) -> dict[str, TraceRatioRanking]:
+    def ranking(
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
+    ) -> dict[str, TraceRatioRanking]:
         """Group name -> its ranking. A unit's diagonals are the sum over its channels, the mean over scored members."""
         layers = class_separation(model, groups, batches, self.max_positions)
         units = unit_separation(layers, groups)

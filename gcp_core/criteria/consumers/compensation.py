@@ -56,10 +56,11 @@ class KeepOrder:
     gains: Tensor
     total: float
 
-    def keep(self, number: int) -> list[int]:
-        """The units that stay when ``number`` do, ascending."""
-        return sorted(self.order[:number])
+    def keep(self, k: int) -> list[int]:
+        """The units that stay when ``k`` do, ascending."""
+        return sorted(self.order[:k])
 
+    @property
     def worth(self) -> Tensor:
         """``(units,)`` the marginal gain by place, as a share of ``total``; never rising.
 
@@ -70,11 +71,11 @@ class KeepOrder:
         return share.flip(0).cummax(0).values.flip(0)
 
     def scores(self) -> Tensor:
-        """``(units,)`` by unit number: :meth:`worth`, with ties broken so that the scores have this order."""
+        """``(units,)`` by unit number: :attr:`worth`, with ties broken so that the scores have this order."""
         number = len(self.order)
         steps = torch.arange(number, 0, -1, dtype=torch.float64) * (1e-12 / number)
         scores = torch.empty(number, dtype=torch.float64)
-        scores[torch.tensor(self.order)] = self.worth().cpu() + steps
+        scores[torch.tensor(self.order)] = self.worth.cpu() + steps
         return scores
 
 

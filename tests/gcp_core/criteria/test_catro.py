@@ -153,7 +153,7 @@ def test_a_constant_channel_goes_first():
     scores = case.scores(catro())
     assert int(scores["4"].argmin()) == 4
     assert float(scores["4"][4]) < min(float(s.min()) for layer, s in scores.items() if layer != "4")
-    ranking = catro().rankings(case.model, case.groups, case.batches)["4"]
+    ranking = catro().ranking(case.model, case.groups, case.batches, torch.Generator())["4"]
     assert all(4 not in ranking.keep(d) for d in range(1, 6))
 
 
@@ -190,13 +190,13 @@ def test_a_groups_ranking_keeps_best_sets_and_its_worth_falls():
     x = images(12, 8)
     groups = find_groups(model, x)
     batches = [(x, torch.arange(12) % 3)]
-    rankings = catro().rankings(model, groups, batches)
+    rankings = catro().ranking(model, groups, batches, torch.Generator())
     units = unit_separation(class_separation(model, groups, batches), groups)
     assert sorted(rankings) == sorted(group.name for group in groups.groups)
     for group in groups.groups:
         ranking = rankings[group.name]
         assert [len(ranking.keep(k)) for k in range(group.size + 1)] == list(range(group.size + 1))
-        worth = ranking.worth().tolist()
+        worth = ranking.worth.tolist()
         assert worth == sorted(worth, reverse=True)
         number = group.size // 2
         assert tuple(ranking.keep(number)) == best_by_trying(units[group.name], number)[0]

@@ -126,7 +126,7 @@ def test_above_the_limit_gains_are_sums_over_positions():
 
 def test_worth_never_rises_and_scores_have_the_order():
     found = KeepOrder((2, 0, 3, 1), torch.tensor([4.0, 1.0, 3.0, 0.0], dtype=torch.float64), 8.0)
-    assert found.worth().tolist() == [0.5, 0.375, 0.375, 0.0]
+    assert found.worth.tolist() == [0.5, 0.375, 0.375, 0.0]
     assert found.scores().argsort(descending=True).tolist() == [2, 0, 3, 1]
     assert found.scores()[[2, 0, 3, 1]].tolist() == pytest.approx([0.5, 0.375, 0.375, 0.0], abs=1e-11)
     assert [found.keep(k) for k in range(5)] == [[], [2], [0, 2], [0, 2, 3], [0, 1, 2, 3]]
