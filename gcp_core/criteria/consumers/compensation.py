@@ -89,6 +89,11 @@ class Compensation:
     needs: Needs = "data"
     comparable: bool = True
 
+    @property
+    def forwards(self) -> float:
+        """One forward pass, and the sums of products: columns over outputs, about 9 more for a net of 3 x 3 kernels."""
+        return 1 + 9 / self.sampling_stride**2
+
     def score(
         self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
     ) -> dict[str, Tensor]:

@@ -30,6 +30,8 @@ class Variance:
     sampling_stride: int
     needs: Needs = "data"
     comparable: bool = True
+    #: The sums of products are small: positions over outputs, for each layer.
+    forwards: float = 1.3
 
     def score(
         self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
