@@ -114,7 +114,8 @@ def rows_of(options: argparse.Namespace, name: str, seed: int) -> list[dict[str,
     dense = accuracy(setup, model)
     rows = []
     for label in options.criteria:
-        criterion = build_criterion(CRITERIA[label])
+        own = {"sampling_stride": options.sampling_stride} if label == "compensation" else {}
+        criterion = build_criterion(CRITERIA[label], own)
         scores = criterion.score(model, groups, batches, generator(seed, "event"))
         for share in options.shares:
             plan = cut_down(groups, criterion, scores, share)
