@@ -200,12 +200,13 @@ def class_separation(
 ) -> dict[str, Separation]:
     """Layer -> class scatter of its channels, in one forward pass over ``batches`` (evaluation mode).
 
-    A class without images has no part in it.
+    A class without images has no part in it; it is logged.
     """
     layers = groups.scored_layers()
     image = first_image(batches)
     sums = {layer: _Sums(max_positions) for layer in layers}
     current: list[Tensor] = []
+    seen: set[int] = set()
 
     def observe(layer: str, maps: Maps) -> None:
         sums[layer].add(maps.channels_first().detach(), current[0])
@@ -213,7 +214,10 @@ def class_separation(
     with observed(model, layers, image, observe), torch.no_grad():
         for images, labels in batches:
             current[:] = [labels.long()]
+            seen.update(current[0].unique().tolist())
             model(images)
+    if len(seen) <= max(seen):
+        _log.warning("%d of %d classes have no images", max(seen) + 1 - len(seen), max(seen) + 1)
     return {layer: own.separation(layer) for layer, own in sums.items()}
 
 
@@ -259,10 +263,6 @@ class _Sums:
         if self._squares is None:
             raise RuntimeError(f"{layer} was not called")
         labels = sorted(self._classes)
-        if len(labels) <= max(labels):
-            _log.info(
-                "%s: %d of %d classes have no images", layer, max(labels) + 1 - len(labels), max(labels) + 1
-            )
         counts = torch.tensor([self._counts[k] for k in labels], dtype=torch.float64)
         sums = torch.stack([self._classes[k] for k in labels]).cpu()
         means = sums / counts[:, None, None]

@@ -20,7 +20,8 @@ from gcp_core.criteria.base import Batches
 from gcp_core.criteria.consumers.readers import CONVS
 from gcp_core.criteria.consumers.statistics import MAX_COLUMNS, Moments, input_moments
 from gcp_core.criteria.feature_maps import first_image, norm_after
-from gcp_core.errors import PlanError, RelevanceError, did_you_mean
+from gcp_core.errors import ConfigError, PlanError, RelevanceError, did_you_mean
+from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 
 _log = logging.getLogger(__name__)
@@ -131,9 +132,11 @@ def compensate(
     kept = {layer: _checked(model, layer, columns) for layer, columns in consumers}
     skipped = {layer: reason for layer, own in kept.items() if (reason := _reason(model, layer, own))}
     wanted = [layer for layer in kept if layer not in skipped]
-    norms = norm_after(model, wanted, first_image(batches)) if wanted else {}
     fits: dict[str, Fit] = {}
     done = {layer: Compensation(layer, reason) for layer, reason in skipped.items()}
+    if not wanted:
+        return [done[layer] for layer in kept]
+    norms = norm_after(model, wanted, first_image(batches))
     for moments in input_moments(
         model,
         dict.fromkeys(wanted),
@@ -145,6 +148,9 @@ def compensate(
         module = model.get_submodule(layer)
         place = _bias_place(module, model.get_submodule(norms[layer]) if layer in norms else None)
         fitted = fit(_weight(module), moments, kept[layer], intercept=place != "none", rescale=rescale)
+        if moments.covariance is not None and moments.rows < moments.mean.shape[1]:
+            hint = "more images or a smaller sampling stride would help"
+            _log.warning("%s: %d rows for %d columns; %s", layer, moments.rows, moments.mean.shape[1], hint)
         if fitted.singular:
             _log.info("%s: kept inputs depend on each other; the smallest of the best fits is taken", layer)
         fits[layer] = fitted
@@ -157,6 +163,46 @@ def compensate(
         norm = model.get_submodule(norms[layer]) if layer in norms else None
         _write(model.get_submodule(layer), norm, fitted, done[layer].bias)
     return [done[layer] for layer in kept]
+
+
+@dataclass(frozen=True)
+class LeastSquares:
+    """:func:`compensate` as a repair: patches what a plan leaves, just before the event. See :func:`least_squares`."""
+
+    sampling_stride: int
+    rescale: bool
+    max_columns: int
+    needs: str = "data"
+
+    @property
+    def forwards(self) -> float:
+        """See :func:`compensate`."""
+        return 1 + 9 / self.sampling_stride**2
+
+    def patch(
+        self, model: nn.Module, groups: Groups, plan: Plan, batches: Batches, generator: torch.Generator
+    ) -> None:
+        """Refit every layer that loses input columns with ``plan``."""
+        compensate(
+            model,
+            consumers_of(model, plan),
+            batches,
+            sampling_stride=self.sampling_stride,
+            rescale=self.rescale,
+            max_columns=self.max_columns,
+        )
+
+
+def least_squares(
+    sampling_stride: int = 2, rescale: bool = False, max_columns: int = MAX_COLUMNS
+) -> LeastSquares:
+    """Refits the layers that read removed channels to the channels that stay; see :func:`compensate` for the options."""
+    for key, value in (("sampling_stride", sampling_stride), ("max_columns", max_columns)):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ConfigError(f"{value!r} is not a whole number >= 1", f"prune.repair_options.{key}")
+    if not isinstance(rescale, bool):
+        raise ConfigError(f"{rescale!r} is neither true nor false", "prune.repair_options.rescale")
+    return LeastSquares(sampling_stride, rescale, max_columns)
 
 
 def fit(

@@ -128,6 +128,26 @@ def test_the_slice_variant_leaves_out_the_gradients_own_size():
         assert torch.allclose(scores / scores[0], expected / expected[0], rtol=1e-9), variant
 
 
+def test_of_single_weights_it_is_the_papers_score():
+    """Logits / 200, g summed over two halves of a batch, z = sum <g, g_half>, score = -theta * dz / dtheta."""
+    case = criterion_case()
+    (x, y), _ = case.batches
+    halves = [(x[:3], y[:3]), (x[3:6], y[3:6])]
+    set_mode(case.model, "batch")
+    weights = weights_of(case.model)
+
+    def half_gradient(images, labels):
+        loss = F.cross_entropy(case.model(images) / 200, labels)
+        return torch.autograd.grad(loss, weights, create_graph=True)
+
+    g = [sum(parts).detach() for parts in zip(*(half_gradient(*half) for half in halves))]
+    z = sum((a * b).sum() for half in halves for a, b in zip(half_gradient(*half), g))
+    published = [-w.detach() * h for w, h in zip(weights, torch.autograd.grad(z, weights))]
+    for (name, (theta, _, hg)), score in zip(flow(case.model, halves).items(), published):
+        # Ours are means over images: g is half of theirs, and so is H.
+        assert torch.allclose(-theta * hg, score / 4, rtol=1e-9, atol=1e-20), name
+
+
 def test_summed_over_a_filter_before_a_norm_the_score_is_its_squared_gradient():
     """The trap: with batch statistics, sum_f(-theta * Hg) = +||g_f||^2, so the filters that learn most would go."""
     case = criterion_case()

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from gcp_core.criteria.consumers.statistics import MAX_COLUMNS, input_moments, norm_scale, packed, unfolded
-from gcp_core.errors import PlanError, RelevanceError
+from gcp_core.errors import ConfigError, PlanError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.surgery import apply_plan, gate_channels
@@ -18,6 +18,7 @@ from gcp_core.repairs.least_squares import (
     compensate,
     consumers_of,
     fit,
+    least_squares,
     rescale_factor,
     residual_loss,
 )
@@ -175,6 +176,19 @@ def test_rescaling_restores_the_variance_and_never_makes_the_error_smaller(kept)
     assert bool((scaled.residual >= plain.residual).all())
 
 
+def test_rescaled_weights_and_bias_are_those_of_the_authors_update():
+    """W' = (S_KK^-1 S_K: W^T)^T, each row times sqrt(old / new variance), then b' = b + W mu - W' mu_K."""
+    layer, x = layer_and_input("conv")
+    moments = moments_of(layer, x)
+    mu, s, w = moments.mean[0], moments.covariance[0], layer.weight.detach().flatten(1)
+    k = columns_of([0, 2], 9)
+    new = torch.linalg.inv(s[k][:, k]).matmul(s[k] @ w.T).T
+    new = new * (((w @ s) * w).sum(1) / ((new @ s[k][:, k]) * new).sum(1)).sqrt()[:, None]
+    found = fit(layer.weight, moments, torch.tensor([0, 2]), rescale=True)
+    assert torch.allclose(found.weight.flatten(1)[:, k], new, rtol=1e-9)
+    assert torch.allclose(found.shift, w @ mu - new @ mu[k], rtol=1e-9, atol=1e-12)
+
+
 def test_an_output_that_the_kept_columns_say_nothing_of_is_not_rescaled():
     assert rescale_factor(torch.tensor([1.0, 4.0]), torch.tensor([0.0, 1.0])).tolist() == [1.0, 2.0]
 
@@ -214,7 +228,7 @@ def test_dead_channels_leave_everything_finite():
     layer, x = layer_and_input("conv")
     x[:, 0], x[:, 1] = 0.0, 0.0
     (done,) = compensate(nn.Sequential(layer), [("0", [0, 2])], batches_of(x))
-    assert done.done == "all"
+    assert (done.done, done.skipped) == ("all", False)
     assert bool(torch.isfinite(layer.weight).all())
 
 
@@ -440,6 +454,40 @@ def test_columns_that_do_not_fit_are_refused_and_nothing_is_written(consumers, m
     with pytest.raises(PlanError, match=message):
         compensate(model, [("features.7", [0, 1]), *consumers], batches_of(images(4, 8).float()))
     assert differences(before, fingerprint(model)) == []
+
+
+def test_too_few_images_are_logged(caplog):
+    layer, x = layer_and_input("conv")
+    compensate(nn.Sequential(layer), [("0", [0, 2])], [(x[:1, :, :4, :4], None)])
+    assert "0: 16 rows for 36 columns; more images or a smaller sampling stride would help" in caplog.text
+    assert bool(torch.isfinite(layer.weight).all())
+
+
+def test_as_a_repair_it_patches_what_a_plan_leaves():
+    model = own_net("resnet20").eval()
+    x = images(6, 8)
+    groups = find_groups(model, x)
+    plan, twin = plan_for(model, groups), copy.deepcopy(model)
+    repair = least_squares(sampling_stride=1, rescale=True)
+    repair.patch(model, groups, plan, batches_of(x), torch.Generator())
+    compensate(twin, consumers_of(twin, plan), batches_of(x), rescale=True)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values()))
+    assert (repair.forwards, least_squares().forwards) == (10, 1 + 9 / 4)
+    repair.patch(model, groups, groups.plan({}), [], torch.Generator())
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values()))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"sampling_stride": 0}, "prune.repair_options.sampling_stride: 0 is not a whole number >= 1"),
+        ({"max_columns": 2.5}, "prune.repair_options.max_columns: 2.5 is not a whole number >= 1"),
+        ({"rescale": "yes"}, "prune.repair_options.rescale: 'yes' is neither true nor false"),
+    ],
+)
+def test_bad_options_of_the_repair_are_refused(options, message):
+    with pytest.raises(ConfigError, match=message):
+        least_squares(**options)
 
 
 def test_compensation_without_images_is_refused():
