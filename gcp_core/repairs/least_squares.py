@@ -14,15 +14,15 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.criteria.base import Batches
 from gcp_core.criteria.consumers.readers import CONVS
 from gcp_core.criteria.consumers.statistics import MAX_COLUMNS, Moments, input_moments
-from gcp_core.criteria.feature_maps import first_image, norm_after
+from gcp_core.criteria.feature_maps import first_image
 from gcp_core.errors import ConfigError, PlanError, RelevanceError, did_you_mean
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
+from gcp_core.repairs.bias import add_bias, bias_places
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +106,9 @@ def compensate(
 
     Each layer gets its own fit to the inputs that it has now, before anything is removed (a group with several
     consumers: one fit each; layers behind each other: independently). All is computed before anything is written. Where
-    the bias ``b' - b`` goes: into the layer's bias; else, before a batch norm, out of its running mean, which is exact in
-    eval mode, and in training mode, too, as a constant does not pass a norm; else the fit is made without intercept.
+    the bias ``b' - b`` goes: into the layer's bias; else, if a batch norm and nothing else reads the output, out of its
+    running mean, which is exact in eval mode, and in training mode, too, as a constant does not pass a norm; else the fit
+    is made without intercept.
 
     Args:
         consumers: layer name -> kept input channels of a convolution, or kept features of a linear layer; see
@@ -136,7 +137,7 @@ def compensate(
     done = {layer: Compensation(layer, reason) for layer, reason in skipped.items()}
     if not wanted:
         return [done[layer] for layer in kept]
-    norms = norm_after(model, wanted, first_image(batches))
+    places = bias_places(model, wanted, first_image(batches))
     for moments in input_moments(
         model,
         dict.fromkeys(wanted),
@@ -145,9 +146,8 @@ def compensate(
         max_columns=max_columns,
     ):
         layer = moments.layer
-        module = model.get_submodule(layer)
-        place = _bias_place(module, model.get_submodule(norms[layer]) if layer in norms else None)
-        fitted = fit(_weight(module), moments, kept[layer], intercept=place != "none", rescale=rescale)
+        weight, place = _weight(model.get_submodule(layer)), places[layer].kind
+        fitted = fit(weight, moments, kept[layer], intercept=place != "none", rescale=rescale)
         if moments.covariance is not None and moments.rows < moments.mean.shape[1]:
             hint = "more images or a smaller sampling stride would help"
             _log.warning("%s: %d rows for %d columns; %s", layer, moments.rows, moments.mean.shape[1], hint)
@@ -160,8 +160,10 @@ def compensate(
         kind = "means" if moments.blocks == "none" else moments.blocks
         done[layer] = Compensation(layer, kind, place, lost, moments.rows)
     for layer, fitted in fits.items():
-        norm = model.get_submodule(norms[layer]) if layer in norms else None
-        _write(model.get_submodule(layer), norm, fitted, done[layer].bias)
+        weight = _weight(model.get_submodule(layer))
+        with torch.no_grad():
+            weight.copy_(fitted.weight.to(weight.dtype))
+        add_bias(model, layer, places[layer], fitted.shift)
     return [done[layer] for layer in kept]
 
 
@@ -331,21 +333,3 @@ def _weight(module: nn.Module) -> Tensor:
     if not isinstance(module.weight, Tensor):
         raise PlanError("the layer has no weight", type(module).__name__)
     return module.weight
-
-
-def _bias_place(module: nn.Module, norm: nn.Module | None) -> str:
-    if getattr(module, "bias", None) is not None:
-        return "bias"
-    if isinstance(norm, _BatchNorm):
-        return "cancelled" if norm.running_mean is None else "norm"
-    return "none"
-
-
-@torch.no_grad()
-def _write(module: nn.Module, norm: nn.Module | None, fitted: Fit, place: str) -> None:
-    weight = _weight(module)
-    weight.copy_(fitted.weight.to(weight.dtype))
-    if place == "bias" and isinstance(module.bias, Tensor):
-        module.bias.add_(fitted.shift.to(module.bias.dtype))
-    elif place == "norm" and isinstance(norm, _BatchNorm) and norm.running_mean is not None:
-        norm.running_mean.sub_(fitted.shift.to(norm.running_mean.dtype))

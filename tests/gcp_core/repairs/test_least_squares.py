@@ -381,6 +381,34 @@ def test_where_a_bias_has_no_place_the_fit_has_no_intercept(norm, place):
     assert torch.allclose(net[0].weight.detach()[:, [0, 2], 0, 0], expected, rtol=1e-9)
 
 
+class BesideTheNorm(nn.Module):
+    """A conv whose raw output passes a norm and is added beside it."""
+
+    def __init__(self, beside: bool) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(4, 5, 1, bias=False), nn.BatchNorm2d(5)
+        self.beside = beside
+
+    def forward(self, x):
+        y = self.conv(x)
+        return self.norm(y) + (torch.cat([y[:, :2], y[:, 2:]], 1) if self.beside else y.shape[1])
+
+
+@pytest.mark.parametrize(("beside", "place"), [(False, "norm"), (True, "none")])
+def test_a_norm_takes_the_bias_only_if_nothing_else_reads_the_output(beside, place):
+    torch.manual_seed(0)
+    net = BesideTheNorm(beside).double().eval()
+    _, x = layer_and_input("pointwise")
+    x[:, 3] = 2 * x[:, 0] - x[:, 1] + 7
+    wanted = net(x).detach()
+    (done,) = compensate(net, [("conv", [0, 1, 2])], batches_of(x))
+    assert done.bias == place
+    x[:, 3] = 0
+    off = float((net(x) - wanted).detach().abs().max())
+    assert (off < 1e-9) == (not beside), "without a place for the constant the fit cannot be exact"
+    assert off < 0.5 * float(wanted.abs().max())
+
+
 def test_depthwise_and_grouped_convolutions_are_skipped_and_named():
     torch.manual_seed(0)
     net = nn.Sequential(
