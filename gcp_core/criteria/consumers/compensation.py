@@ -26,10 +26,10 @@ from gcp_core.criteria.consumers.statistics import (
     Moments,
     blocks_for,
     input_moments,
-    norm_scale,
     packed,
+    row_scales,
 )
-from gcp_core.criteria.feature_maps import first_image, norm_after
+from gcp_core.criteria.feature_maps import first_image
 from gcp_core.errors import ConfigError, RelevanceError, did_you_mean
 from gcp_core.groups import Group, Groups
 
@@ -114,7 +114,7 @@ class Compensation:
         image = first_image(batches)
         reading = {name: own for name, own in readers_by_group(model, groups).items() if own}
         layers = {reader.layer: reader for own in reading.values() for reader in own}
-        scales = self._scales(model, list(layers), image)
+        scales = row_scales(model, layers, image) if self.rows == "norm" else {}
         orders: dict[str, KeepOrder] = {}
         for turn in packed(reading, lambda name: sum(map(self._numbers, reading[name])), MAX_NUMBERS):
             wanted = {reader.layer: reader.positions for name in turn for reader in reading[name]}
@@ -152,13 +152,6 @@ class Compensation:
             own = _own_units(reader, group)
             remainders.append(Remainder(weight, moments[reader.layer], own))
         return keep_order(remainders, group.size, group.name)
-
-    def _scales(self, model: nn.Module, layers: list[str], image: Tensor) -> dict[str, Tensor]:
-        if self.rows == "raw":
-            return {}
-        norms = norm_after(model, layers, image)
-        found = {layer: norm_scale(model.get_submodule(norm)) for layer, norm in norms.items()}
-        return {layer: scale for layer, scale in found.items() if scale is not None}
 
     def _numbers(self, reader: Reader) -> int:
         """What a reader's covariance and its copy hold."""

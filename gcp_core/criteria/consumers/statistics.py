@@ -20,7 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.criteria.base import Batches
 from gcp_core.criteria.consumers.readers import CONVS
-from gcp_core.criteria.feature_maps import first_image
+from gcp_core.criteria.feature_maps import first_image, norm_after
 from gcp_core.errors import RelevanceError
 from gcp_core.relevance import untouched
 
@@ -94,6 +94,13 @@ def norm_scale(norm: nn.Module | None) -> Tensor | None:
         return None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     return scale if norm.weight is None else scale * norm.weight.detach().double().abs()
+
+
+def row_scales(model: nn.Module, layers: Iterable[str], image: Tensor) -> dict[str, Tensor]:
+    """:func:`norm_scale` of the norm behind each layer that has one; rows of a convolution then count as behind it."""
+    norms = norm_after(model, layers, image)
+    found = {layer: norm_scale(model.get_submodule(norm)) for layer, norm in norms.items()}
+    return {layer: scale for layer, scale in found.items() if scale is not None}
 
 
 def _given(moments: Moments) -> Tensor:

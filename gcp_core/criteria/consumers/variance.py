@@ -15,18 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.criteria.base import Batches, Needs
-from gcp_core.criteria.consumers.compensation import by_layer
+from gcp_core.criteria.consumers.compensation import ROWS, by_layer
 from gcp_core.criteria.consumers.readers import readers
-from gcp_core.criteria.consumers.statistics import input_moments
+from gcp_core.criteria.consumers.statistics import input_moments, row_scales
 from gcp_core.criteria.feature_maps import first_image
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.groups import Groups
 
 
 @dataclass(frozen=True)
 class Variance:
-    """See :func:`variance` for the option."""
+    """See :func:`variance` for the options."""
 
+    rows: str
     sampling_stride: int
     needs: Needs = "data"
     comparable: bool = True
@@ -41,8 +42,9 @@ class Variance:
         Units that no layer reads through columns of its own (residual mode ``scatter``, or depthwise convolutions only)
         get an average share, one over their number.
         """
-        first_image(batches)
+        image = first_image(batches)
         reading = {reader.layer: reader for reader in readers(model, groups)}
+        scales = row_scales(model, reading, image) if self.rows == "norm" else {}
         units = torch.zeros(groups.num_units, dtype=torch.float64)
         for moments in input_moments(
             model,
@@ -55,8 +57,9 @@ class Variance:
             if not isinstance(weight, Tensor) or moments.covariance is None:
                 continue
             w = moments.blocked(weight)
-            alone = ((w @ moments.covariance) * w).sum((1, 2)).cpu()
-            total = float(moments.output_variance.sum())
+            rows = scales.get(moments.layer, torch.ones_like(moments.output_variance)).square()
+            alone = (((w @ moments.covariance) * w).sum(2) * rows).sum(1).cpu()
+            total = float((moments.output_variance * rows).sum())
             unit_of = torch.as_tensor(reading[moments.layer].units)
             own = unit_of >= 0
             units.index_add_(0, unit_of[own], (alone / total if total > 0 else torch.zeros_like(alone))[own])
@@ -67,8 +70,16 @@ class Variance:
         return by_layer(units, groups)
 
 
-def variance(sampling_stride: int = 1) -> Variance:
-    """``sampling_stride``: look at every n-th output position of a consumer along each dimension."""
+def variance(rows: str = "raw", sampling_stride: int = 1) -> Variance:
+    """Share of the consumers' output variance.
+
+    Args:
+        rows: ``raw``: outputs count as the convolution gives them; ``norm``: as they are behind the norm that follows
+            (times gamma / sigma), as their scale is arbitrary before it.
+        sampling_stride: look at every n-th output position of a consumer along each dimension.
+    """
+    if rows not in ROWS:
+        raise ConfigError(f"{rows!r} is unknown", "prune.options.rows", did_you_mean(str(rows), ROWS))
     if isinstance(sampling_stride, bool) or not isinstance(sampling_stride, int) or sampling_stride < 1:
         raise ConfigError(f"{sampling_stride!r} is not a whole number >= 1", "prune.options.sampling_stride")
-    return Variance(sampling_stride)
+    return Variance(rows, sampling_stride)

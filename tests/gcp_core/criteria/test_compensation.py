@@ -199,7 +199,8 @@ def test_units_without_readers_get_an_average_share():
         assert len(set(scores["layer1.0.conv1"].tolist())) == 4
 
 
-def test_rows_behind_a_norm_do_not_feel_the_scale_of_a_filter():
+@pytest.mark.parametrize("build", [compensation, variance])
+def test_rows_behind_a_norm_do_not_feel_the_scale_of_a_filter(build):
     for rows, same in (("raw", False), ("norm", True)):
         case, doubled = criterion_case(), criterion_case()
         with torch.no_grad():
@@ -207,7 +208,7 @@ def test_rows_behind_a_norm_do_not_feel_the_scale_of_a_filter():
             doubled.conv("4").weight[2] *= 2
             norm.running_mean[2] *= 2
             norm.running_var[2] *= 4
-        before, after = case.scores(compensation(rows)), doubled.scores(compensation(rows))
+        before, after = case.scores(build(rows)), doubled.scores(build(rows))
         assert torch.allclose(before["0"], after["0"], rtol=1e-6) == same, rows
 
 
@@ -230,7 +231,11 @@ def test_the_criteria_keep_the_contract(build):
             lambda: compensation(max_columns=True),
             "prune.options.max_columns: True is not a whole number >= 1",
         ),
-        (lambda: variance(1.5), "prune.options.sampling_stride: 1.5 is not a whole number >= 1"),
+        (lambda: variance("row"), r"prune.options.rows: 'row' is unknown \(did you mean \"raw\""),
+        (
+            lambda: variance(sampling_stride=1.5),
+            "prune.options.sampling_stride: 1.5 is not a whole number >= 1",
+        ),
     ],
 )
 def test_bad_options_are_refused(build, message):
