@@ -11,10 +11,13 @@ say nothing about which units go: any criterion does.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
+from gcp_core.allocators.base import Scores
+from gcp_core.allocators.budget import Budget
 from gcp_core.criteria.base import Batches, GroupsLike
 from gcp_core.criteria.feature_maps import Maps, first_image, observed
 from gcp_core.errors import ConfigError
@@ -98,3 +101,28 @@ def saturated(history: Sequence[Mapping[str, float]], *, window: int = 3, tolera
 def training_complexity(phases: Sequence[tuple[float, float]]) -> float:
     """Sum over phases of (MACs of the phase's net / MACs of the unpruned one) x its epochs: cost in dense epochs."""
     return float(sum(macs * epochs for macs, epochs in phases))
+
+
+@dataclass(frozen=True)
+class ActivationDensity:
+    """Widths by activation density: :meth:`look` measures it, see :func:`activation_density`."""
+
+    densities: Mapping[str, float] = field(default_factory=dict)
+    needs: str = "data"
+    per_unit: bool = False
+
+    def look(
+        self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
+    ) -> ActivationDensity:
+        """One forward pass."""
+        return ActivationDensity(group_densities(layer_densities(model, groups, batches), groups))
+
+    def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
+        """``max(floor, round(c AD))`` of every group."""
+        floors = {group.name: budget.floor(group) for group in groups.groups}
+        return density_widths({group.name: group.size for group in groups.groups}, self.densities, floors)
+
+
+def activation_density() -> ActivationDensity:
+    """Every group keeps the share of its units that its activation density says."""
+    return ActivationDensity()

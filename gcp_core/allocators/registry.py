@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from gcp_core.allocators.base import Allocator, Looking, looks
+from gcp_core.allocators.density import activation_density
+from gcp_core.allocators.network import least_used
+from gcp_core.allocators.threshold import compensation_threshold
 from gcp_core.allocators.uniform import uniform
 from gcp_core.allocators.whole_network import whole_network
 from gcp_core.errors import ConfigError
@@ -17,7 +20,13 @@ ALLOCATORS = Registry(
     group="gcp_core.allocators",
     options="prune.allocator_options",
     verbs=("allot", "look"),
-    built_in={"global": whole_network, "uniform": uniform},
+    built_in={
+        "global": whole_network,
+        "uniform": uniform,
+        "activation_density": activation_density,
+        "compensation_threshold": compensation_threshold,
+        "least_used": least_used,
+    },
 )
 
 

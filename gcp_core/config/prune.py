@@ -27,7 +27,8 @@ class PruneConfig:
 
     Attributes:
         criterion: gives every unit a score, higher = keep.
-        start: the first event comes after this epoch (None = ``interval``; required with cycles).
+        start: the first event comes after this epoch (None = ``interval``; required with cycles); single trials: 0 = at
+            initialisation, before anything is trained.
         interval: epochs between events; with cycles the length of a cycle.
         ratio: share of the units still alive that each event removes. Default 0.2 unless ``count`` or ``levels`` is
             given. With ``ratio_of: cost``: event k leaves (1 - ratio)^k of the dense cost.
@@ -95,7 +96,7 @@ class PruneConfig:
         if not self.criterion or not isinstance(self.criterion, str):
             raise ConfigError(f"{self.criterion!r} is not a criterion's name", "prune.criterion")
         if self.start is not None:
-            integer("prune.start", self.start, 1)
+            integer("prune.start", self.start, 0)
         integer("prune.interval", self.interval, 1)
         if self.ratio is not None and self.count is not None:
             raise ConfigError("ratio and count cannot both be given", "prune", "set one of them to null")
@@ -116,7 +117,7 @@ class PruneConfig:
             raise ConfigError(f"{self.target!r} would remove everything", "prune.target", "below 1")
         one_of("prune.of", self.of, COST_KINDS)
         if isinstance(self.until, int) and not isinstance(self.until, bool):
-            integer("prune.until", self.until, 1)
+            integer("prune.until", self.until, 0 if self.start == 0 else 1)
         elif self.until is not None:
             number("prune.until", self.until, 0.0, 1.0, open_low=True)
         one_of("prune.residual", self.residual, RESIDUAL_MODES)
@@ -135,6 +136,9 @@ class PruneConfig:
             raise ConfigError(f"{self.finish!r} is not true or false", "prune.finish")
         if self.finish and self.target is None:
             raise ConfigError("there is no target to finish at", "prune.finish", "give prune.target")
+        if self.start == 0 and self.clock != INTERVAL_CLOCK:
+            message = f"the clock {self.clock!r} is asked after epochs, none has been trained at epoch 0"
+            raise ConfigError(message, "prune.start", f"prune.clock: {INTERVAL_CLOCK}, or prune.start: 1")
         if self.finish and self.clock != INTERVAL_CLOCK:
             hint = f"prune.clock: {INTERVAL_CLOCK}, or prune.finish: false"
             raise ConfigError(

@@ -122,6 +122,11 @@ def _prune_of_path(config: TrialConfig) -> PruneConfig:
     if prune.start is None:
         hint = "epochs of the dense phase, for instance 4"
         raise ConfigError("is required with train.schedule: cycles", "prune.start", hint)
+    if prune.start == 0:
+        message = "0: a path has a dense phase, whose model is its first"
+        raise ConfigError(
+            message, "prune.start", "prune.start: 1, or a single trial (train.schedule: one_cycle)"
+        )
     for name in ("count", "hidden_count", "finish"):
         if getattr(prune, name):
             raise _meaningless(name, getattr(prune, name), "ratio or levels say how much")

@@ -8,6 +8,10 @@ from typing import Any
 from gcp_core.criteria.activations import apoz, hrank, mean_activation
 from gcp_core.criteria.base import Checked, Criterion, is_set_valued
 from gcp_core.criteria.bn_scale import bn_scale
+from gcp_core.criteria.catro import catro
+from gcp_core.criteria.consumers.compensation import compensation
+from gcp_core.criteria.consumers.grasp import grasp
+from gcp_core.criteria.consumers.variance import variance
 from gcp_core.criteria.controls import Shuffled, random
 from gcp_core.criteria.frs import frs
 from gcp_core.criteria.group_norm import group_norm
@@ -37,6 +41,10 @@ CRITERIA = Registry(
         "mean_activation": mean_activation,
         "hrank": hrank,
         "lamp": lamp,
+        "trace_ratio": catro,
+        "grasp": grasp,
+        "compensation": compensation,
+        "variance": variance,
         "random": random,
     },
 )

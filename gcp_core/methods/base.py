@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -18,6 +18,7 @@ class Method:
             user gives of them stays.
         source: paper or code that it is taken from.
         read: how far the source could be read.
+        single: further slots that only single trials have; a path leaves them as they are.
         ours: what is a reading or our own, "" = nothing.
         needs: what a config must say besides, as people read it, "" = nothing.
     """
@@ -27,13 +28,22 @@ class Method:
     slots: Mapping[str, Any]
     source: str
     read: str
+    single: Mapping[str, Any] = field(default_factory=dict)
     ours: str = ""
     needs: str = ""
 
     def text(self) -> str:
         """For people: a block of lines."""
-        slots = ", ".join(f"{path}={value}" for path, value in self.slots.items())
-        lines = [("", self.does), ("slots", slots), ("needs", self.needs), ("source", self.source)]
+        lines = [("", self.does), ("slots", _text(self.slots)), ("single", _text(self.single))]
+        lines += [("needs", self.needs), ("source", self.source)]
         lines += [("read", self.read), ("ours", self.ours)]
         told = [f"  {word:<8}{line}" if word else f"  {line}" for word, line in lines if line]
         return "\n".join([self.name, *told])
+
+    def of(self, *, path: bool) -> dict[str, Any]:
+        """The slots that a path, or a single trial, has of it."""
+        return {**self.slots, **({} if path else self.single)}
+
+
+def _text(slots: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path}={value}" for path, value in slots.items())

@@ -9,17 +9,33 @@ from typing import Any
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from gcp_core.config.checks import default_of
+from gcp_core.config.train import CYCLES
 from gcp_core.errors import ConfigError
+from gcp_core.methods.activation_density import activation_density
 from gcp_core.methods.base import Method
+from gcp_core.methods.catro import catro
+from gcp_core.methods.compensation import compensation
 from gcp_core.methods.gcp import gcp
+from gcp_core.methods.grasp import grasp
+from gcp_core.methods.network_adjustment import network_adjustment
 from gcp_core.methods.slow_start import slow_start
+from gcp_core.methods.variance import variance
 from gcp_core.slots import Registry
 
 METHODS = Registry(
     slot="method",
     where="prune.method",
     group="gcp_core.methods",
-    built_in={"gcp": gcp, "slow_start": slow_start},
+    built_in={
+        "gcp": gcp,
+        "slow_start": slow_start,
+        "activation_density": activation_density,
+        "grasp": grasp,
+        "compensation": compensation,
+        "catro": catro,
+        "variance": variance,
+        "network_adjustment": network_adjustment,
+    },
 )
 _PARTS: dict[str, type[PruneConfig] | type[TrainConfig]] = {"prune": PruneConfig, "train": TrainConfig}
 
@@ -38,7 +54,7 @@ def find_method(name: str) -> Method:
     method: Method = METHODS.build(name)
     if not isinstance(method, Method):
         raise ConfigError(f"{name} returned a {type(method).__name__}, which is no method", METHODS.where)
-    for path in method.slots:
+    for path in method.of(path=False):
         part, _, key = path.partition(".")
         if part not in _PARTS or key not in {f.name for f in dataclasses.fields(_PARTS[part])}:
             raise ConfigError(f"{name} fills {path!r}, which is no key of a config", METHODS.where)
@@ -59,7 +75,8 @@ def filled(tree: Mapping[str, Any], given: Collection[str]) -> dict[str, Any]:
     name = (values.get("prune") or {}).get("method")
     if name is None:
         return values
-    for path, value in find_method(name).slots.items():
+    is_path = (values.get("train") or {}).get("schedule") == CYCLES
+    for path, value in find_method(name).of(path=is_path).items():
         part, _, key = path.partition(".")
         section = values.setdefault(part, {})
         if not isinstance(value, Mapping):
@@ -99,7 +116,7 @@ def check_method(config: TrialConfig) -> None:
         return
     name, tree = config.prune.method, config.to_dict()
     fields = {f"{part}.{f.name}": f for part, cls in _PARTS.items() for f in dataclasses.fields(cls)}
-    slots = find_method(name).slots
+    slots = find_method(name).of(path=config.is_path)
     own = {path: value for path, value in slots.items() if value != default_of(fields[path])}
     if own and all(_value(tree, path) == default_of(fields[path]) for path in own):
         raise ConfigError(

@@ -7,6 +7,7 @@ from typing import Any
 
 from gcp_core.config import NO_REPAIR
 from gcp_core.repairs.base import Repair
+from gcp_core.repairs.least_squares import least_squares
 from gcp_core.repairs.none import none
 from gcp_core.slots import Registry
 
@@ -16,7 +17,7 @@ REPAIRS = Registry(
     group="gcp_core.repairs",
     options="prune.repair_options",
     verbs=("patch",),
-    built_in={NO_REPAIR: none},
+    built_in={NO_REPAIR: none, "least_squares": least_squares},
 )
 
 

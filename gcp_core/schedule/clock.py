@@ -24,12 +24,14 @@ def last_event_epoch(prune: PruneConfig, epochs: int) -> int:
 
 
 def event_epochs(prune: PruneConfig, epochs: int) -> tuple[int, ...]:
-    """Epochs (1 = after the first) that end in an event, as long as the target is not reached.
+    """Epochs (1 = after the first, 0 = at initialisation) that end in an event, as long as the target is not reached.
 
     >>> event_epochs(PruneConfig(interval=3, until=0.75), 20)
     (3, 6, 9, 12, 15)
     >>> event_epochs(PruneConfig(start=4, interval=5, until=15), 20)
     (4, 9, 14)
+    >>> event_epochs(PruneConfig(start=0, until=0), 20)
+    (0,)
     """
     first = prune.interval if prune.start is None else prune.start
     return tuple(range(first, last_event_epoch(prune, epochs) + 1, prune.interval))

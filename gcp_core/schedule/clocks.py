@@ -18,6 +18,7 @@ from gcp_core.config import INTERVAL_CLOCK, PruneConfig
 from gcp_core.criteria import Batches
 from gcp_core.groups import Groups
 from gcp_core.schedule.clock import event_epochs, last_event_epoch
+from gcp_core.schedule.saturation import density_saturated
 from gcp_core.slots import Registry
 
 
@@ -65,7 +66,7 @@ CLOCKS = Registry(
     group="gcp_core.clocks",
     options="prune.clock_options",
     verbs=("due",),
-    built_in={INTERVAL_CLOCK: interval},
+    built_in={INTERVAL_CLOCK: interval, "density_saturated": density_saturated},
 )
 
 

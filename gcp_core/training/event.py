@@ -26,8 +26,9 @@ def prune_event(state: State, epoch: int) -> Plan | None:
     scores = event_scores(state, epoch)
     last = epoch + prune.interval > last_event_epoch(prune, setup.config.train.num_epochs)
     budget = budget_for(prune, setup.limit, is_comparable(setup.scorer[0]), last)
-    plan = select_within(scores, state.living, budget, event_allocator(state, epoch))
-    return carry_out(state, plan, epoch) if plan.num_units else None
+    allocator = event_allocator(state, epoch)
+    plan = select_within(scores, state.living, budget, allocator)
+    return carry_out(state, plan, epoch, allocator) if plan.num_units else None
 
 
 def event_scores(state: State, epoch: int) -> Judgement:
@@ -49,10 +50,17 @@ def event_allocator(state: State, epoch: int) -> Allocator:
         return allocator.look(state.model, state.living, scoring, rng)
 
 
-def carry_out(state: State, plan: Plan, epoch: int) -> Plan:
-    """Repair what stays and cut what ``plan`` says; the plan as it is kept, with the epoch and what it is from."""
+def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None = None) -> Plan:
+    """Repair what stays and cut what ``plan`` says; the plan as it is kept, with the epoch and what it is from.
+
+    Args:
+        allocator: the one that has spread the event.
+    """
     setup, prune = state.setup, state.setup.config.pruning
     plan = plan.with_meta(epoch=epoch, criterion=prune.criterion)
+    if allocator is not None and allocator is not setup.allocator and hasattr(allocator, "forwards"):
+        # Some know what their look has cost only when they have looked.
+        plan = plan.with_meta(looked=float(allocator.forwards))
     if setup.repair is not None:
         plan = plan.with_meta(repair=prune.repair)
         _repair(state, plan, epoch)

@@ -122,19 +122,29 @@ def train_cost(state: State) -> float:
     macs = [row.metrics["cost/macs"] for row in state.history]
     if not setup.config.is_path:
         # A single trial reports an epoch after its event: what the next epoch trained.
-        macs = [float(setup.dense_cost.macs), *macs[:-1]] if macs else []
+        macs = [_first_macs(state), *macs[:-1]] if macs else []
     total = sum(macs)
     if prune is not None:
         criterion, scoring = setup.scorer
         share = len(scoring.images) / len(setup.train_images)
         events = [plan.meta["epoch"] for plan in state.plans]
-        forwards = sum(forwards_of(part) for part in (criterion, setup.allocator, setup.repair))
-        looks = [(forwards, epoch) for epoch in events]
+        forwards, spread = forwards_of(criterion) + forwards_of(setup.repair), forwards_of(setup.allocator)
+        looks = [(forwards + plan.meta.get("looked", spread), plan.meta["epoch"]) for plan in state.plans]
         if state.clock is not None and prune.clock != INTERVAL_CLOCK:
             of = [row.metrics[f"cost/{prune.of}"] for row in state.history]
             costs = [float(getattr(setup.dense_cost, prune.of)), *of[:-1]]
             asked = asked_epochs(prune, setup.config.train.num_epochs, events, costs, setup.limit)
             looks += [(forwards_of(state.clock), epoch) for epoch in asked]
         for number, epoch in looks:
-            total += number / FORWARDS_PER_STEP * share * macs[epoch - 1]
+            # At initialisation it is the dense model that is looked at.
+            seen = macs[epoch - 1] if epoch else float(setup.dense_cost.macs)
+            total += number / FORWARDS_PER_STEP * share * seen
     return total / setup.dense_cost.macs
+
+
+def _first_macs(state: State) -> float:
+    """MACs of the model that a single trial's first epoch trains: those after its event at initialisation."""
+    for plan in state.plans:
+        if plan.meta["epoch"] == 0 and state.setup.groups is not None:
+            return float(state.setup.groups.cost(plan.removed)[0])
+    return float(state.setup.dense_cost.macs)

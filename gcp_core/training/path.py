@@ -128,7 +128,7 @@ class _Path:
         comparable, allocator = is_comparable(setup.scorer[0]), event_allocator(state, state.epoch)
         plan = level_plan(scores, state.living, prune, dense, comparable, allocator)
         if plan is not None:
-            plan = carry_out(state, plan, state.epoch)
+            plan = carry_out(state, plan, state.epoch, allocator)
             log.info(
                 "event %d after epoch %d: removed %d units, %.1f %% of the %s left",
                 len(state.plans),

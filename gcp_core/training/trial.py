@@ -1,5 +1,6 @@
 """One trial: train, and every few epochs remove what matters least, until the target is met.
 
+    event at initialisation, where prune.start is 0
     for every epoch:
         train
         if an event is due: criterion -> selection -> plan -> surgery, statistics of the norms for what follows
@@ -127,6 +128,9 @@ def _one_epoch(state: State, sharing: Sharing) -> None:
         Diverged: loss or weights are not finite. The epoch is then not reported.
     """
     last = state.setup.config.train.num_epochs
+    started = time.perf_counter()
+    first = prune_event(state, 0) if not state.history and not state.plans and _may_ask(state, 0) else None
+    before = time.perf_counter() - started
     loss, seconds = sharing.advance(
         next((e for e in range(state.epoch + 1, last) if _may_ask(state, e)), last)
     )
@@ -140,8 +144,8 @@ def _one_epoch(state: State, sharing: Sharing) -> None:
         with recomputed(state.model, state.setup.statistics_batches(), keep=epoch == last):
             measured = measure(state)
     check_finite(state, measured, epoch)
-    seconds += time.perf_counter() - started
-    state.history.append(report_of(state, epoch, loss, measured, plan, seconds))
+    seconds += before + time.perf_counter() - started
+    state.history.append(report_of(state, epoch, loss, measured, plan or first, seconds))
 
 
 def _may_ask(state: State, epoch: int) -> bool:

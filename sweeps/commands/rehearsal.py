@@ -87,9 +87,10 @@ class Rehearsal:
         states, costs, events = [], [], []
         plans: list[Plan] = []
         reached = False
-        for epoch in range(1, epochs + 1):
-            states.append(digest([history, epoch]))
-            costs.append(groups.cost())
+        for epoch in range(epochs + 1):
+            if epoch:  # 0 = at initialisation
+                states.append(digest([history, epoch]))
+                costs.append(groups.cost())
             if epoch not in due or reached:
                 continue
             plan = self._event(trial, groups, history, epoch, limit, last=epoch == due[-1])

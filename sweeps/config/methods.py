@@ -44,7 +44,7 @@ def open_slots(merged: Mapping[str, Any], given: frozenset[str] | None) -> list[
         return []
     choices = merged["prune"]["method"].get("choice") or ()
     methods = [_found(name, i) for i, name in enumerate(choices) if name is not None]
-    return sorted({path for method in methods for path in method.slots if path not in given})
+    return sorted({path for method in methods for path in method.of(path=False) if path not in given})
 
 
 def _found(name: str, place: int) -> Any:

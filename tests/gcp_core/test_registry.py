@@ -57,7 +57,7 @@ def test_an_unknown_name_is_refused_at_its_key_with_what_was_meant(registry):
 def test_an_installed_package_registers_names(monkeypatch):
     entries = EntryPoints([EntryPoint("thing", f"{HERE}:thing", "gcp_core.repairs")])
     monkeypatch.setattr(slots, "entry_points", lambda group: entries.select(group=group))
-    assert REPAIRS.names() == ["none", "thing"]
+    assert REPAIRS.names() == ["least_squares", "none", "thing"]
     assert REPAIRS.describe("thing") == "A thing of some size."
     assert REPAIRS.build("thing", {"size": 3}).size == 3
 

@@ -152,7 +152,13 @@ def test_an_allocator_that_looks_is_stood_in_for_where_there_is_no_model():
 
 
 def test_names_and_mistakes():
-    assert allocator_names() == ["global", "uniform"]
+    assert allocator_names() == [
+        "activation_density",
+        "compensation_threshold",
+        "global",
+        "least_used",
+        "uniform",
+    ]
     with pytest.raises(ConfigError, match=r"prune.allocator: 'globl' is unknown \(did you mean \"global\"\?"):
         build_allocator("globl")
     with pytest.raises(ConfigError, match="returned a EveryOther, which is no allocator"):

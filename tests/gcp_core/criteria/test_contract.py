@@ -10,18 +10,22 @@ import pytest
 import torch
 
 from gcp_core import slots
-from gcp_core.criteria import build_criterion, criterion_names, is_comparable
+from gcp_core.criteria import build_criterion, criterion_names, is_comparable, is_set_valued
 from gcp_core.errors import ConfigError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
-from gcp_core.testing import CriterionContract, check_criterion, criterion_case
+from gcp_core.testing import CriterionContract, SetCriterionContract, check_criterion, criterion_case
 
 # Does doubling a filter before its norm leave all scores as they are?
 SCALE_INVARIANT = {
-    **dict.fromkeys(("frs", "taylor", "bn_scale", "apoz", "hrank", "mean_activation", "random"), True),
-    **dict.fromkeys(("l1", "l2", "fpgm", "lamp", "group_norm"), False),
+    **dict.fromkeys(
+        ("frs", "taylor", "bn_scale", "apoz", "hrank", "mean_activation", "random", "trace_ratio"), True
+    ),
+    **dict.fromkeys(("l1", "l2", "fpgm", "lamp", "group_norm", "grasp"), False),
+    # Doubling a consumer's filter changes what the units that it reads are worth, unless rows count as behind the norm.
+    **dict.fromkeys(("compensation", "variance"), None),
 }
 CHANCE = ("random", "shuffled:frs", "shuffled:l1")
 
@@ -36,6 +40,15 @@ def contract(name: str) -> type[CriterionContract]:
 
 for _name in (*criterion_names(), "shuffled:frs", "shuffled:l1"):
     globals()[f"Test_{_name.replace(':', '_')}"] = contract(_name)
+
+
+class TestSetsOfTraceRatio(SetCriterionContract):
+    def criterion(self):
+        return build_criterion("trace_ratio")
+
+
+def test_every_criterion_that_chooses_sets_has_its_contract():
+    assert [name for name in criterion_names() if is_set_valued(build_criterion(name))] == ["trace_ratio"]
 
 
 def test_the_contract_covers_every_registered_criterion():
@@ -214,10 +227,14 @@ def test_weights_that_are_not_finite_are_refused_by_name():
 
 
 #: Which scores say the same in a small and in a large layer; the others are divided by their layer's L2 norm.
-COMPARABLE = {"frs", "random", "lamp", "bn_scale", "apoz", "group_norm"}
+COMPARABLE = {
+    *("frs", "random", "lamp", "bn_scale", "apoz", "group_norm"),
+    *("trace_ratio", "grasp", "compensation", "variance"),
+}
 
 
 @pytest.mark.parametrize("name", criterion_names())
 def test_a_criterion_says_whether_layers_can_be_ranked_together(name):
     assert is_comparable(build_criterion(name)) == (name in COMPARABLE)
-    assert is_comparable(build_criterion(f"shuffled:{name}")) == (name in COMPARABLE)
+    if not is_set_valued(build_criterion(name)):
+        assert is_comparable(build_criterion(f"shuffled:{name}")) == (name in COMPARABLE)
