@@ -21,7 +21,7 @@ from gcp_core.criteria.catro import (
 )
 from gcp_core.errors import ConfigError, RelevanceError
 from gcp_core.groups import find_groups
-from gcp_core.testing import check_criterion, criterion_case
+from gcp_core.testing import SetCriterionContract, check_criterion, criterion_case
 from tests.oracles.nets import images, own_net
 
 
@@ -209,7 +209,12 @@ def test_the_networks_lambda_rises_with_fewer_units():
     assert rates[0] == pytest.approx(network_rate(layers), rel=1e-12)
 
 
-def test_the_criterion_keeps_the_contract():
+class TestSets(SetCriterionContract):
+    def criterion(self):
+        return catro()
+
+
+def test_as_scores_it_keeps_the_contract_of_criteria():
     check_criterion(catro, scale_invariant=True)
     check_criterion(lambda: catro(max_positions=1), scale_invariant=True)
 

@@ -22,7 +22,7 @@ from gcp_core.repairs.least_squares import (
     rescale_factor,
     residual_loss,
 )
-from gcp_core.testing import differences, fingerprint
+from gcp_core.testing import check_repair, differences, fingerprint
 from tests.oracles.columns import fit_with_intercept, loss_of, rows_of
 from tests.oracles.nets import images, own_net
 
@@ -482,6 +482,11 @@ def test_columns_that_do_not_fit_are_refused_and_nothing_is_written(consumers, m
     with pytest.raises(PlanError, match=message):
         compensate(model, [("features.7", [0, 1]), *consumers], batches_of(images(4, 8).float()))
     assert differences(before, fingerprint(model)) == []
+
+
+def test_the_repair_keeps_the_contract():
+    check_repair(least_squares)
+    check_repair(lambda: least_squares(sampling_stride=1, rescale=True, max_columns=20))
 
 
 def test_too_few_images_are_logged(caplog):
