@@ -1,0 +1,187 @@
+"""What holds of every method: removed = gated, exact after a kill across an event, replayed, nothing shared that differs."""
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.errors import ConfigError
+from gcp_core.methods import method_names, with_method
+from gcp_core.plan import Plan
+from gcp_core.pruning.surgery import apply_plan, gate_channels
+from gcp_core.records.checkpoint import load_model, weights_digest
+from gcp_core.training import run_trial
+from gcp_core.training.setup import build_setup
+from gcp_core.training.state import State
+from tests.oracles.remembering import Remembering, states_in_common
+
+DATA = DataConfig("digits", val_share=0.25, train_images=96)
+SINGLE = TrialConfig(
+    data=DATA, model=ModelConfig("vgg_tiny", width=0.125), train=TrainConfig(epochs=6, batch_size=32),
+    prune=PruneConfig(ratio=0.15, target=0.4, min_channels=1),
+)  # fmt: skip
+PATH = dataclasses.replace(
+    SINGLE, train=TrainConfig(batch_size=32, schedule="cycles"),
+    prune=PruneConfig(start=1, interval=2, ratio=0.25, target=0.4, min_channels=1),
+)  # fmt: skip
+#: A network of six epochs has no time to come to rest.
+OPTIONS = {"clock_options": {"window": 1, "tolerance": 1.0}}
+
+
+def trials():
+    """(name, trial) of every method, as a single trial and as a path where it can be both."""
+    found = []
+    for name in method_names():
+        for kind, base in (("single", SINGLE), ("path", PATH)):
+            try:
+                config = with_method(base, name)
+            except ConfigError:
+                continue
+            if config.pruning.clock == "density_saturated":
+                config = dataclasses.replace(config, prune=dataclasses.replace(config.pruning, **OPTIONS))
+            found.append((f"{name}, {kind}", config))
+    return found
+
+
+TRIALS = trials()
+EVERY = pytest.mark.parametrize("config", [c for _, c in TRIALS], ids=[name for name, _ in TRIALS])
+
+
+def test_there_is_a_trial_of_every_method():
+    assert {name.partition(",")[0] for name, _ in TRIALS} == set(method_names())
+    assert [name for name, _ in TRIALS if name.startswith("slow_start")] == ["slow_start, path"]
+    assert len(TRIALS) == 2 * len(method_names()) - 1
+
+
+class Killed(BaseException):
+    """Stands for a process that ends at once."""
+
+
+def killed_in(epoch):
+    def report(seen):
+        if seen.epoch == epoch:
+            raise Killed
+
+    return report
+
+
+def without_time(result):
+    return [{k: v for k, v in row.metrics.items() if k != "time/epoch_s"} for row in result.history]
+
+
+@EVERY
+def test_what_is_left_computes_what_the_whole_does_with_its_units_at_zero(config, monkeypatch):
+    """At every event, after the repair: the cut model is the gated one."""
+    images = torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    events, cut = [], State.cut
+
+    def checked(state, plan):
+        before = copy.deepcopy(state.model).double().eval()
+        with gate_channels(before, plan), torch.no_grad():
+            gated = before(images)
+        cut(state, plan)
+        with torch.no_grad():
+            left = copy.deepcopy(state.model).double().eval()(images)
+        events.append(float((left - gated).abs().max() / gated.abs().max()))
+
+    monkeypatch.setattr(State, "cut", checked)
+    result = run_trial(config, latency=False)
+    assert len(events) == len(result.plans) > 0
+    assert max(events) <= 1e-12
+
+
+@EVERY
+def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model(config, tmp_path):
+    straight = run_trial(config, checkpoint_dir=tmp_path / "one", latency=False)
+    assert straight.status == "complete"
+    assert straight.plans
+    first = max(1, straight.plans[0].meta["epoch"])
+    for killed in {first, first + 1}:
+        place = tmp_path / f"killed{killed}"
+        with pytest.raises(Killed):
+            run_trial(config, report=killed_in(killed), checkpoint_dir=place, latency=False)
+        torch.manual_seed(99)
+        resumed = run_trial(config, checkpoint_dir=place, latency=False)
+        assert resumed.weights_sha256 == straight.weights_sha256
+        assert resumed.plans == straight.plans
+        assert without_time(resumed) == without_time(straight)
+        assert resumed.finals["train_cost"] == straight.finals["train_cost"]
+    assert weights_digest(load_model(straight.folder).state_dict()) == straight.weights_sha256
+    model = build_setup(config).new_model()
+    for plan in straight.plans:
+        apply_plan(model, Plan.from_json(plan.to_json()))
+    shapes = {name: tensor.shape for name, tensor in load_model(straight.folder).state_dict().items()}
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
+
+
+@pytest.mark.parametrize("kind", ["single", "path"])
+def test_methods_share_no_state_that_a_slot_has_influenced(kind):
+    """Equal keys have equal weights; what parts at the first event has its dense epochs in common and no more."""
+    own = {name: config for name, config in TRIALS if name.endswith(kind)}
+    seen = {}
+    for name, config in own.items():
+        store = Remembering()
+        run_trial(config, stages=store, latency=False)
+        seen[name] = store.seen
+    assert states_in_common(seen) > 0
+    if kind == "single":
+        assert not set(seen["grasp, single"]) & set(seen["gcp, single"]), "cut before anything is trained"
+    else:
+        dense = {name: set(states) & set(seen["gcp, path"]) for name, states in seen.items()}
+        assert all(dense.values())
+        assert len(dense["compensation, path"]) == 1
+        assert len(dense["slow_start, path"]) == 1
+
+
+# --- at initialisation --------------------------------------------------------------------------------------------
+
+
+def test_grasp_cuts_once_before_the_first_epoch_and_pays_for_what_it_trains():
+    config = dict(TRIALS)["grasp, single"]
+    result = run_trial(config, latency=False)
+    assert [plan.meta["epoch"] for plan in result.plans] == [0]
+    assert result.finals["target_reached"] == 1
+    macs = [row.metrics["cost/macs"] for row in result.history]
+    assert len(set(macs)) == 1
+    setup = build_setup(config)
+    criterion, scoring = setup.scorer
+    looked = len(scoring.images) / len(setup.train_images) * criterion.forwards / 3
+    expected = config.train.num_epochs * macs[0] / setup.dense_cost.macs + looked
+    assert result.finals["train_cost"] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: PruneConfig(start=0, until=0, clock="density_saturated"), "prune.start: the clock 'density_saturated'"),
+        (lambda: PruneConfig(start=-1), "prune.start: -1 is not a whole number >= 0"),
+        (lambda: PruneConfig(until=0), "prune.until: 0 is not a whole number >= 1"),
+        (lambda: dataclasses.replace(PATH, prune=dataclasses.replace(PATH.prune, start=0)), "prune.start: 0: a path has"),
+    ],
+)  # fmt: skip
+def test_an_event_at_initialisation_is_for_single_trials_with_the_interval_clock(make, message):
+    with pytest.raises(ConfigError) as caught:
+        make()
+    assert message in str(caught.value)
+
+
+# --- a look is paid for as far as it went -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["compensation, path", "network_adjustment, path"])
+def test_what_a_search_for_widths_has_cost_is_in_its_plan_and_is_charged(name):
+    config = dict(TRIALS)[name]
+    result = run_trial(config)
+    setup = build_setup(config)
+    criterion, scoring = setup.scorer
+    assert all(plan.meta["looked"] > 1 for plan in result.plans)
+    share = len(scoring.images) / len(setup.train_images) / 3
+    macs = [row.metrics["cost/macs"] / setup.dense_cost.macs for row in result.history]
+    repair = getattr(setup.repair, "forwards", 0)
+    looks = [
+        (criterion.forwards + repair + plan.meta["looked"]) * share * macs[plan.meta["epoch"] - 1]
+        for plan in result.plans
+    ]
+    assert result.finals["train_cost"] == pytest.approx(sum(macs) + sum(looks))
