@@ -5,26 +5,33 @@ Measured as if the machine had nothing else to do, as far as that is possible: a
 
 from __future__ import annotations
 
+import copy
 import itertools
+import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from gcp_core.config import TrialConfig
+from gcp_core.allocators import build_allocator
+from gcp_core.allocators.base import Looking, looks
+from gcp_core.config import INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
 from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import required
 from gcp_core.groups import Groups
+from gcp_core.plan import Plan
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.checkpoint import EpochCheckpoints
+from gcp_core.repairs import build_repair
+from gcp_core.schedule.clocks import build_clock
 from gcp_core.seeds import generator
 from gcp_core.training.epoch import build_optimizer, loss_of
 from gcp_core.training.evaluation import evaluate
@@ -60,6 +67,7 @@ class Calibration:
         image: evaluation of one image, by MACs.
         epoch_val, final: images evaluated after an epoch, and at the end.
         score_s: one scoring pass of the dense model, by criterion.
+        slot_s: one look of an allocator, one repair, or one question to a clock, of the dense model, by :func:`slots_of`.
         surgery_s: select, cut, count.
         save_s: one checkpoint.
         latency_s: the latency measurement at the end.
@@ -74,17 +82,37 @@ class Calibration:
     epoch_val: int
     final: int
     score_s: dict[str, float] = field(default_factory=dict)
+    slot_s: dict[str, float] = field(default_factory=dict)
     surgery_s: float = 0.0
     save_s: float = 0.0
     latency_s: float = 0.0
     state_bytes: int = 0
 
 
-def calibrate(trial: TrialConfig, criteria: dict[str, dict[str, Any]] | None = None) -> Calibration:
+def slots_of(prune: PruneConfig) -> dict[str, str]:
+    """Slot -> key of what fills it; slots that cost no time worth the name are left out."""
+    found = {}
+    if looks(build_allocator(prune.allocator, prune.allocator_options)):
+        found["allocator"] = json.dumps(
+            ["allocator", prune.allocator, prune.allocator_options], sort_keys=True
+        )
+    if prune.repair != NO_REPAIR:
+        found["repair"] = json.dumps(["repair", prune.repair, prune.repair_options], sort_keys=True)
+    if prune.clock != INTERVAL_CLOCK:
+        found["clock"] = json.dumps(["clock", prune.clock, prune.clock_options], sort_keys=True)
+    return found
+
+
+def calibrate(
+    trial: TrialConfig,
+    criteria: dict[str, dict[str, Any]] | None = None,
+    fillings: Sequence[PruneConfig] = (),
+) -> Calibration:
     """Measure with the data, model and batch size of ``trial`` (which prunes).
 
     Args:
         criteria: name -> options of every criterion the space holds (default: the trial's own).
+        fillings: what else fills slots in the space (default: what the trial has).
     """
     with threads(trial.threads), torch.random.fork_rng(devices=[]):
         build_setup(trial)  # decodes the data and warms the libraries up
@@ -92,16 +120,28 @@ def calibrate(trial: TrialConfig, criteria: dict[str, dict[str, Any]] | None = N
         # One thread's CPU time is its wall time on a machine that has nothing else to do.
         watch = _Watch(time.process_time if on_cpu and trial.threads == 1 else time.perf_counter)
         setup_s, setup = watch.of(lambda: build_setup(trial))
-        return _measure(setup, watch, setup_s, criteria or {trial.pruning.criterion: trial.pruning.options})
+        criteria = criteria or {trial.pruning.criterion: trial.pruning.options}
+        return _measure(setup, watch, setup_s, criteria, fillings or [trial.pruning])
 
 
-def _measure(setup: Setup, watch: _Watch, setup_s: float, criteria: dict[str, dict[str, Any]]) -> Calibration:
+def _measure(
+    setup: Setup,
+    watch: _Watch,
+    setup_s: float,
+    criteria: dict[str, dict[str, Any]],
+    fillings: Sequence[PruneConfig],
+) -> Calibration:
     train, splits = setup.config.train, setup.splits
     model = setup.new_model()
     optimizer = build_optimizer(model, train)
     dense_macs, dense_s = float(setup.dense_cost.macs), _step_s(model, optimizer, setup, watch)
     image_s = _image_s(model, setup, watch)
     scores = {name: _score_s(model, setup, name, options, watch) for name, options in criteria.items()}
+    slots: dict[str, float] = {}
+    for prune in fillings:
+        for slot, key in slots_of(prune).items():
+            if key not in slots:
+                slots[key] = _slot_s(model, setup, prune, slot, watch)
     save_s, state_bytes = _save(model, optimizer, watch)
     latency_s, _ = watch.of(
         lambda: measure_against(model, model, setup.example, num_threads=setup.config.threads)
@@ -117,6 +157,7 @@ def _measure(setup: Setup, watch: _Watch, setup_s: float, criteria: dict[str, di
         epoch_val=len(setup.epoch_val_images),
         final=len(splits.val) + len(splits.test),
         score_s=scores,
+        slot_s=slots,
         surgery_s=surgery_s,
         save_s=save_s,
         latency_s=latency_s,
@@ -189,22 +230,43 @@ def _score_s(
     return watch.of(run)[0]
 
 
+def _slot_s(model: torch.nn.Module, setup: Setup, prune: PruneConfig, slot: str, watch: _Watch) -> float:
+    """Seconds of one look, repair (of an event that takes about half of the MACs) or question."""
+    rng, groups, (_, scoring) = generator(0, "calibration"), required(setup.groups, "groups"), setup.scorer
+    if slot == "repair":
+        patched, plan = copy.deepcopy(model), _half(groups)
+        repair = build_repair(prune.repair, prune.repair_options)
+        return watch.of(lambda: repair.patch(patched, groups, plan, scoring, rng))[0]
+    if slot == "clock":
+        clock = build_clock(prune.clock, prune.clock_options)
+        return watch.of(lambda: clock.due(1, model, groups, scoring, rng))[0]
+    allocator = build_allocator(prune.allocator, prune.allocator_options)
+    if not isinstance(allocator, Looking):
+        return 0.0
+    return watch.of(lambda: allocator.look(model, groups, scoring, rng))[0]
+
+
 def _cut(
     model: torch.nn.Module, optimizer: torch.optim.Optimizer, groups: Groups, watch: _Watch
 ) -> tuple[float, Groups]:
     """(seconds of one event without its scores, groups after it): units go at random, about half of the MACs."""
+
+    def cut() -> Groups:
+        plan = _half(groups)
+        apply_plan(model, plan, optimizer)
+        return groups.after(plan)
+
+    return watch.of(cut)
+
+
+def _half(groups: Groups) -> Plan:
+    """What takes about half of the MACs, units at random."""
     rng = torch.Generator().manual_seed(0)
     scores = {
         layer: torch.rand(channels, generator=rng, dtype=torch.float64)
         for layer, channels in groups.scored_layers().items()
     }
-
-    def cut() -> Groups:
-        plan = select_channels(scores, groups, Budget(ratio=0.4))
-        apply_plan(model, plan, optimizer)
-        return groups.after(plan)
-
-    return watch.of(cut)
+    return select_channels(scores, groups, Budget(ratio=0.4))
 
 
 def _save(model: torch.nn.Module, optimizer: torch.optim.Optimizer, watch: _Watch) -> tuple[float, int]:

@@ -16,8 +16,9 @@ from typing import Any
 from analysis.show.terminal import as_text, facts
 from gcp_core.config import TrialConfig
 from gcp_core.records.stages import MAX_BYTES
+from gcp_core.schedule.clock import last_event_epoch
 from gcp_core.training.setup import check_config
-from sweeps.commands.calibration import Calibration, calibrate
+from sweeps.commands.calibration import Calibration, calibrate, slots_of
 from sweeps.commands.pauses import Pauses, pauses
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
 from sweeps.config.equal_cost import too_dear
@@ -258,7 +259,7 @@ def _times(config: SweepConfig, trials: Sequence[Played], possible: Sequence[Tri
     criteria: dict[str, dict[str, Any]] = {}
     for config_ in possible:
         criteria.setdefault(config_.pruning.criterion, config_.pruning.options)
-    measured = calibrate(possible[0], criteria)
+    measured = calibrate(possible[0], criteria, [each.pruning for each in possible])
     known: set[str] = set()
     times = []
     for trial in trials:
@@ -286,9 +287,16 @@ def trial_seconds(trial: Played, new: Sequence[int], measured: Calibration) -> f
         )  # checkpoint and shared state
     if taken_over:
         seconds += measured.epoch_val * measured.image(dense) + measured.save_s
+    known = {} if prune is None else slots_of(prune)
+    slots = {slot: measured.slot_s.get(known.get(slot, ""), 0.0) for slot in ("allocator", "repair", "clock")}
     for epoch in trial.events:
         score = measured.score_s.get(prune.criterion, 0.0) if prune is not None else 0.0
-        seconds += score * trial.macs[epoch - 1] / dense + measured.surgery_s
+        # An event at initialisation looks at the unpruned model.
+        share = trial.macs[epoch - 1] / dense if epoch else 1.0
+        seconds += (score + slots["allocator"] + slots["repair"]) * share + measured.surgery_s
+    if slots["clock"] and prune is not None and trial.events:
+        last = min(last_event_epoch(prune, train.num_epochs), trial.epochs)
+        seconds += sum(slots["clock"] * trial.macs[e - 1] / dense for e in range(trial.events[0], last + 1))
     return seconds + measured.final * measured.image(last_macs)
 
 

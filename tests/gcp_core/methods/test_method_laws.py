@@ -1,7 +1,12 @@
-"""What holds of every method: removed = gated, exact after a kill across an event, replayed, nothing shared that differs."""
+"""What holds of every method: removed = gated, exact after a kill, replayed, nothing shared that differs."""
 
 import copy
 import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,7 +18,7 @@ from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan, gate_channels
 from gcp_core.records.checkpoint import load_model, weights_digest
 from gcp_core.training import run_trial
-from gcp_core.training.setup import build_setup
+from gcp_core.training.setup import build_setup, check_config
 from gcp_core.training.state import State
 from tests.oracles.remembering import Remembering, states_in_common
 
@@ -116,6 +121,25 @@ def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
 
 
+def test_a_path_that_repairs_goes_on_in_a_new_process_after_the_system_has_killed_it(tmp_path):
+    code = """
+import json, os, signal, sys
+from gcp_core.config import TrialConfig
+from gcp_core.training import run_trial
+def report(seen):
+    if seen.epoch == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), report=report, checkpoint_dir=sys.argv[2], latency=False)
+"""
+    config = dict(TRIALS)["compensation, path"]
+    command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path)]
+    killed = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    resumed, straight = run_trial(config, checkpoint_dir=tmp_path), run_trial(config)
+    assert 0 < resumed.trained_epochs < straight.trained_epochs
+    assert [s.weights_sha256 for s in resumed.snapshots] == [s.weights_sha256 for s in straight.snapshots]
+
+
 @pytest.mark.parametrize("kind", ["single", "path"])
 def test_methods_share_no_state_that_a_slot_has_influenced(kind):
     """Equal keys have equal weights; what parts at the first event has its dense epochs in common and no more."""
@@ -185,3 +209,31 @@ def test_what_a_search_for_widths_has_cost_is_in_its_plan_and_is_charged(name):
         for plan in result.plans
     ]
     assert result.finals["train_cost"] == pytest.approx(sum(macs) + sum(looks))
+
+
+# --- bad input ----------------------------------------------------------------------------------------------------
+
+RESNET = dataclasses.replace(SINGLE, model=ModelConfig("resnet20", width=0.25))
+
+
+@pytest.mark.parametrize(
+    ("base", "name", "slots", "message"),
+    [
+        (SINGLE, "catroo", {}, 'prune.method: \'catroo\' is unknown (did you mean "catro"?'),
+        (RESNET, "compensation", {"residual": "scatter"}, "no layer reads the units of layer1.0.conv2"),
+        (SINGLE, "catro", {"allocator": "tests.oracles.fillings:PerUnit"}, "goes by scores of single units"),
+        (SINGLE, "compensation", {"allocator_options": {"tolerated": -1}}, "prune.allocator_options.tolerated: -1"),
+        (SINGLE, "compensation", {"repair_options": {"stride": 1}}, "prune.repair_options.stride: unknown option"),
+        (SINGLE, "compensation", {"options": {"rows": "nrom"}}, 'prune.options.rows: \'nrom\' is unknown (did you mean'),
+        (SINGLE, "activation_density", {"clock_options": {"window": 0}}, "prune.clock_options.window: 0"),
+        (SINGLE, "network_adjustment", {"allocator_options": {"drop": 1.5}}, "prune.allocator_options.drop: 1.5"),
+        (SINGLE, "network_adjustment", {"allocator_options": {"share": 2}}, "prune.allocator_options.share: 2"),
+        (PATH, "activation_density", {"clock": "density_saturated"}, "prune.clock: 'density_saturated' has no meaning"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_refused_before_training(base, name, slots, message):
+    with pytest.raises(ConfigError) as caught:
+        check_config(
+            with_method(dataclasses.replace(base, prune=dataclasses.replace(base.prune, **slots)), name)
+        )
+    assert message in str(caught.value)

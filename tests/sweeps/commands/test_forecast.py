@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from click.testing import CliRunner
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from sweeps.cli import main
 from sweeps.commands import forecast as module
-from sweeps.commands.calibration import Calibration, Line, calibrate
+from sweeps.commands.calibration import Calibration, Line, calibrate, slots_of
 from sweeps.commands.forecast import forecast, makespan, trial_seconds
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
 from sweeps.config.sweep_config import SearchConfig, load_config
@@ -130,6 +131,21 @@ def test_a_trials_seconds_are_the_sum_of_its_parts() -> None:
     assert trial_seconds(_trial(), [2], MEASURED) == pytest.approx(fixed + event + second + taken_over)
 
 
+def test_looks_repairs_and_questions_to_a_clock_take_their_time() -> None:
+    """A repair per event, on the model of that epoch; the clock is asked after every epoch that may end in an event."""
+    plain = trial_seconds(_trial(), [1, 2], MEASURED)
+    filled = PruneConfig(
+        "l1", repair="least_squares", allocator="least_used", clock="density_saturated", interval=1, until=2
+    )
+    trial = replace(_trial(), config=replace(_trial().config, prune=filled))
+    slots = slots_of(filled)
+    assert set(slots) == {"allocator", "repair", "clock"}
+    assert slots_of(_trial().config.pruning) == {}
+    seconds = {slots["allocator"]: 4.0, slots["repair"]: 8.0, slots["clock"]: 16.0}
+    slow = trial_seconds(trial, [1, 2], replace(MEASURED, slot_s=seconds))
+    assert slow - plain == pytest.approx(4.0 + 8.0 + 16.0 + 16.0 * 500 / 1000)
+
+
 def test_a_larger_batch_means_fewer_longer_steps() -> None:
     assert trial_seconds(_trial(128), [1, 2], MEASURED) == pytest.approx(
         trial_seconds(_trial(), [1, 2], MEASURED)
@@ -146,7 +162,10 @@ def test_the_makespan_is_that_of_first_come_first_served() -> None:
 def test_calibration_measures_every_part_of_a_real_trial() -> None:
     config = load_config(TREE)
     trial = config.space.resolve(config.space.first())
-    measured = calibrate(trial, {"l1": {}, "random": {}})
+    filled = replace(trial.pruning, repair="least_squares", allocator="least_used", clock="density_saturated")
+    measured = calibrate(trial, {"l1": {}, "random": {}}, [trial.pruning, filled])
+    assert set(measured.slot_s) == set(slots_of(filled).values())
+    assert all(0 < seconds < 60 for seconds in measured.slot_s.values())
     assert measured.steps == 5  # 300 images in batches of 64
     assert set(measured.score_s) == {"l1", "random"}
     assert measured.step.pruned_macs < measured.step.dense_macs
