@@ -35,7 +35,8 @@ def layer_widths(manifest: dict[str, Any]) -> list[LayerWidth]:
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     for values in manifest.get("plans", []):
-        for change in Plan.from_dict(values).attributes:
+        plan = Plan.from_dict(values)
+        for change in (*plan.attributes, *(plan.growth.attributes if plan.growth is not None else ())):
             if change.name in _WIDTHS:
                 first.setdefault(change.module, change.before)
                 last[change.module] = change.after

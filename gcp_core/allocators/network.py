@@ -1,14 +1,21 @@
-"""``least_used``: the groups in which a MAC buys the least loss shrink (Network Adjustment without its growth)."""
+"""``network_adjustment`` and ``least_used``: where a MAC buys much loss groups grow, where it buys little they shrink."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
 
-from gcp_core.allocators.adjustment import Steps, probe_rates, shrunk_widths, utilisation
+from gcp_core.allocators.adjustment import (
+    Steps,
+    adjusted_widths,
+    cost_of_widths,
+    probe_rates,
+    shrunk_widths,
+    utilisation,
+)
 from gcp_core.allocators.base import Scores
 from gcp_core.allocators.budget import Budget
 from gcp_core.criteria.base import Batches
@@ -18,7 +25,7 @@ from gcp_core.groups import Groups
 
 @dataclass(frozen=True)
 class LeastUsed:
-    """See :func:`least_used` for the options.
+    """Groups shrink and none grows; see :func:`least_used` for the options.
 
     Attributes:
         ratios: utilisation ratio by group, as :meth:`look` found.
@@ -39,13 +46,44 @@ class LeastUsed:
         """Every group is probed ``times`` times by channel dropout."""
         rates = probe_rates(groups, self.drop)
         found = utilisation(model, groups, batches, rates, generator, times=self.times)
-        return LeastUsed(self.steps, self.drop, self.times, found, 1.0 + self.times * len(rates))
+        return replace(self, ratios=found, forwards=1.0 + self.times * len(rates))
 
     def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
         """The worst-used groups shrink by a share of their original widths."""
         widths = {group.name: group.size for group in groups.groups}
         initial = {group.name: group.original_size for group in groups.groups}
         return shrunk_widths(widths, initial, self.ratios, steps=self.steps)
+
+
+@dataclass(frozen=True)
+class NetworkAdjustment(LeastUsed):
+    """As :class:`LeastUsed`, but on the way to a level of MACs the best-used groups grow, up to what they once had."""
+
+    grows: bool = True
+
+    def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
+        """Adjusted widths at the cost of the level; without a level to reach nothing grows."""
+        if budget.limit is None or not budget.whole or budget.of != "macs" or not self.ratios:
+            return super().allot(scores, groups, budget)
+        widths = {group.name: group.size for group in groups.groups}
+        initial = {group.name: group.original_size for group in groups.groups}
+        return adjusted_widths(
+            widths,
+            initial,
+            self.ratios,
+            lambda new: cost_of_widths(groups, new),
+            float(budget.limit),
+            steps=self.steps,
+            ceilings=initial,
+        )
+
+
+def network_adjustment(
+    share: float = 0.1, decay: float = 0.0, groups: int = 3, drop: float = 0.05, times: int = 5
+) -> NetworkAdjustment:
+    """Groups grow where a MAC buys the most loss and shrink where it buys the least; options of :func:`least_used`."""
+    shrinking = least_used(share, decay, groups, drop, times)
+    return NetworkAdjustment(shrinking.steps, shrinking.drop, shrinking.times, forwards=shrinking.forwards)
 
 
 def least_used(

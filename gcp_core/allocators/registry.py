@@ -7,7 +7,7 @@ from typing import Any
 
 from gcp_core.allocators.base import Allocator, Looking, looks
 from gcp_core.allocators.density import activation_density
-from gcp_core.allocators.network import least_used
+from gcp_core.allocators.network import least_used, network_adjustment
 from gcp_core.allocators.threshold import compensation_threshold
 from gcp_core.allocators.uniform import uniform
 from gcp_core.allocators.whole_network import whole_network
@@ -26,6 +26,7 @@ ALLOCATORS = Registry(
         "activation_density": activation_density,
         "compensation_threshold": compensation_threshold,
         "least_used": least_used,
+        "network_adjustment": network_adjustment,
     },
 )
 

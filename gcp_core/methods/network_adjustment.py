@@ -1,4 +1,4 @@
-"""``network_adjustment``: layers in which a MAC buys little shrink."""
+"""``network_adjustment``: layers in which a MAC buys much grow, those in which it buys little shrink."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from gcp_core.methods.base import Method
 
 
 def network_adjustment() -> Method:
-    """The layers in which a MAC buys the least loss, probed by channel dropout, shrink."""
+    """Layers grow where a MAC buys the most loss, as channel dropout tells, and shrink where it buys the least."""
     return Method(
         name="network_adjustment",
-        does="The layers in which a MAC buys the least loss, as channel dropout tells, shrink.",
-        slots={"prune.allocator": "least_used", "prune.repair": "none", "train.penalty": "none"},
+        does="Layers grow where a MAC buys the most loss, as channel dropout tells, and shrink where it buys the least.",
+        slots={"prune.allocator": "network_adjustment", "prune.repair": "none", "train.penalty": "none"},
         source="Chen et al.: Network Adjustment: Channel Search Guided by FLOPs Utilization Ratio "
         "(arXiv 2004.02767), and its authors' code",
         read="the abstract and the code",
-        ours="Only the shrinking half: layers do not grow, weights are kept instead of trained anew, groups stand for "
-        "layers, rates are bounded, and any criterion says which units go.",
+        ours="Weights are kept instead of trained anew (grown units start without an effect), groups stand for layers, "
+        "rates are bounded, any criterion says which units go, and widths are adjusted at every level of a path, up to "
+        "what a group once had. In a single trial layers only shrink.",
+        needs="prune.residual: coupled or inner",
     )

@@ -6,6 +6,7 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 
 from gcp_core.allocators import Budget, rankings, removable
+from gcp_core.allocators.adjustment import cost_of_widths
 from gcp_core.allocators.order import Scored, Step, shortest, steps_of, total
 from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups import Groups
@@ -43,6 +44,37 @@ def fitted(
     if budget.whole and left > budget.limit:
         return _filled(taken, lowest, groups, allowed, budget, cost)
     return taken
+
+
+def adjusted(
+    keep: Mapping[str, int], lowest: Sequence[list[Scored]], groups: Groups, budget: Budget
+) -> tuple[list[int] | None, dict[str, int]]:
+    """(units that go by group, units that come by group name) of an answer that lets groups grow.
+
+    Floors are kept, no group gets more units than it once had, and units come back only as far as the limit on MACs
+    allows. ``(None, {})`` where nothing would grow, or nothing would go.
+    """
+    added = {
+        group.name: min(int(keep.get(group.name, group.size)), group.original_size) - group.size
+        for group in groups.groups
+    }
+    added = {name: number for name, number in added.items() if number > 0}
+    if not added or budget.limit is None or budget.of != "macs":
+        return None, {}
+    taken = []
+    for g, (group, allowed) in enumerate(zip(groups.groups, removable(groups, budget), strict=True)):
+        most = min(max(0, group.size - int(keep.get(group.name, group.size))), len(lowest[g]))
+        taken.append(max(n for n in allowed if n <= most))
+
+    def widths() -> dict[str, int]:
+        pairs = zip(groups.groups, taken, strict=True)
+        return {group.name: group.size - gone + added.get(group.name, 0) for group, gone in pairs}
+
+    while added and cost_of_widths(groups, widths()) > budget.limit:
+        largest = max(added, key=lambda name: added[name])
+        added[largest] -= 1
+        added = {name: number for name, number in added.items() if number}
+    return (taken, added) if added and any(taken) else (None, {})
 
 
 def _wanted(keep: Mapping[str, int], groups: Groups) -> list[int]:

@@ -9,9 +9,7 @@ the optimiser's state grow without a restart is ours.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -22,123 +20,16 @@ from torch.optim import Optimizer
 
 from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups import Groups, check_weights
-from gcp_core.plan import AttributeChange, Cut, Plan
-from gcp_core.pruning.surgery import SUPPORTED_OPTIMIZERS
+from gcp_core.groups.structure import Layout, channels_of
+from gcp_core.plan import AttributeChange, Growth, Insert, Plan
+from gcp_core.pruning.optimizers import SUPPORTED_OPTIMIZERS
 from gcp_core.seeds import generator
 
-GROWTH_VERSION = 1
 _KIND = "growth"
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 #: State tensors that hold sizes of past gradients. New entries get their mean: zeros would make the first steps too long.
 _SIZES = ("exp_avg_sq", "max_exp_avg_sq", "square_avg", "sum", "exp_inf", "acc_delta")
-
-
-@dataclass(frozen=True)
-class Insert:
-    """Indices that one tensor gains along one dimension.
-
-    Attributes:
-        tensor: state-dict name of a parameter or buffer.
-        dim: dimension along which it grows.
-        size: length of that dimension before.
-        places: where the new indices are afterwards, ascending.
-    """
-
-    tensor: str
-    dim: int
-    size: int
-    places: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class Growth:
-    """What one event adds: a plan of a kind of its own, replayable on the model that it was made for.
-
-    Attributes:
-        added: group name -> new units; they come behind the living ones.
-        inserts, attributes: what happens to tensors and to integer attributes of modules.
-        seed: of the new filters; each tensor draws from a stream of its own.
-        meta: free JSON values, for instance ``{"epoch": 3}``.
-
-    >>> Growth.from_json(Growth({"conv1": 2}, seed=7).to_json()).num_units
-    2
-    """
-
-    added: Mapping[str, int] = field(default_factory=dict)
-    inserts: tuple[Insert, ...] = ()
-    attributes: tuple[AttributeChange, ...] = ()
-    seed: int = 0
-    meta: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def num_units(self) -> int:
-        """Units this growth adds."""
-        return sum(self.added.values())
-
-    def inverse(self) -> Plan:
-        """The plan that takes exactly the new indices away again (it lists no units and no gates)."""
-        cuts = (Cut(i.tensor, i.dim, i.size + len(i.places), i.places) for i in self.inserts)
-        changes = (dataclasses.replace(c, before=c.after, after=c.before) for c in self.attributes)
-        return Plan(cuts=tuple(cuts), attributes=tuple(changes))
-
-    def with_meta(self, **values: Any) -> Growth:
-        """A copy whose ``meta`` also holds ``values``."""
-        return dataclasses.replace(self, meta={**self.meta, **values})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON-ready values; inverse of :meth:`from_dict`."""
-        return {
-            "version": GROWTH_VERSION,
-            "kind": _KIND,
-            "added": dict(self.added),
-            "inserts": [[i.tensor, i.dim, i.size, list(i.places)] for i in self.inserts],
-            "attributes": [list(dataclasses.astuple(change)) for change in self.attributes],
-            "seed": self.seed,
-            "meta": dict(self.meta),
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Growth:
-        """Build from :meth:`to_dict`'s values.
-
-        Raises:
-            PlanError: another kind or version, or a part is missing or malformed.
-        """
-        given = (values.get("kind"), values.get("version")) if isinstance(values, Mapping) else None
-        if given != (_KIND, GROWTH_VERSION):
-            raise PlanError(f"not a growth of version {GROWTH_VERSION} (found {given!r})", "growth")
-        try:
-            return cls(
-                added={str(name): int(number) for name, number in values["added"].items()},
-                inserts=tuple(
-                    Insert(str(t), int(d), int(s), tuple(map(int, p))) for t, d, s, p in values["inserts"]
-                ),
-                attributes=tuple(
-                    AttributeChange(str(m), str(n), int(b), int(a)) for m, n, b, a in values["attributes"]
-                ),
-                seed=int(values["seed"]),
-                meta=dict(values["meta"]),
-            )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise PlanError(f"a part of the growth is missing or malformed: {exc}", "growth") from exc
-
-    def to_json(self) -> str:
-        """Compact JSON text."""
-        return json.dumps(self.to_dict(), separators=(",", ":"))
-
-    @classmethod
-    def from_json(cls, text: str) -> Growth:
-        """Inverse of :meth:`to_json`.
-
-        Raises:
-            PlanError: the text is no JSON, or no growth.
-        """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as exc:
-            raise PlanError(f"not JSON: {exc}", "growth") from exc
-        return cls.from_dict(values)
 
 
 def plan_growth(groups: Groups, added: Mapping[str, int], *, seed: int) -> Growth:
@@ -175,6 +66,59 @@ def plan_growth(groups: Groups, added: Mapping[str, int], *, seed: int) -> Growt
             before, after = len(item.units) // item.per, (len(item.units) + number) // item.per
             changes.append(AttributeChange(item.module, item.name, before, after))
     return Growth({n: k for n, k in added.items() if k}, tuple(inserts), tuple(changes), seed)
+
+
+def groups_after(groups: Groups, plan: Plan) -> Groups:
+    """The groups of the model after ``plan``, with what it grows, without tracing it again; original sizes are kept."""
+    groups = groups.after(plan)
+    if plan.growth is None or not plan.growth.added:
+        return groups
+    added = plan.growth.added
+    # Units are numbered anew: those of a group behind the ones that the groups before it have now.
+    number, first, behind = np.full(groups.num_units + 1, -1), [0], {}
+    for group in groups.groups:
+        own = np.arange(group.size)
+        number[group.first_unit + own] = first[-1] + own
+        more = added.get(group.name, 0)
+        if more:
+            behind[group.first_unit + group.size - 1] = more
+        first.append(first[-1] + group.size + more)
+
+    def grown(units: np.ndarray) -> np.ndarray:
+        if not len(units):
+            return units
+        found: list[int] = []
+        ends = np.flatnonzero(np.append(units[1:] != units[:-1], True)) + 1
+        for start, stop in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True):
+            unit = int(units[start])
+            for step in range(behind.get(unit, 0) + 1):
+                found += [int(number[unit]) + step] * (stop - start)
+        return np.array(found, dtype=units.dtype)
+
+    old = groups.layout
+    axes = tuple(dataclasses.replace(a, units=grown(a.units)) for a in old.axes)
+    shapes = {name: list(shape) for name, shape in old.param_shapes.items()}
+    for axis in axes:
+        if axis.tensor in shapes:
+            shapes[axis.tensor][axis.dim] = len(axis.units)
+    layout = Layout(
+        axes=axes,
+        attributes=tuple(dataclasses.replace(a, units=grown(a.units)) for a in old.attributes),
+        gates=tuple(dataclasses.replace(g, units=grown(g.units)) for g in old.gates),
+        terms=tuple(dataclasses.replace(t, outs=grown(t.outs), ins=grown(t.ins)) for t in old.terms),
+        fixed_macs=old.fixed_macs,
+        scatters=old.scatters,
+        layers={layer: grown(units) for layer, units in old.layers.items()},
+        param_shapes={name: tuple(shape) for name, shape in shapes.items()},
+    )
+    found = []
+    for group, begin, end in zip(groups.groups, first, first[1:], strict=False):
+        members = tuple(
+            dataclasses.replace(m, channels=channels_of(layout.layers[m.layer], np.arange(begin, end)))
+            for m in group.members
+        )
+        found.append(dataclasses.replace(group, members=members, first_unit=begin))
+    return Groups(tuple(found), dict(groups.frozen), groups.residual, layout)
 
 
 def new_places(units: np.ndarray, behind: Mapping[int, int]) -> tuple[int, ...]:

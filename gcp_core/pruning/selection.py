@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from gcp_core.criteria import GroupRanking, Judgement
 from gcp_core.errors import InfeasibleTarget, PlanError, did_you_mean
 from gcp_core.groups import Groups, Member
 from gcp_core.plan import Plan
-from gcp_core.pruning.fit import fitted
+from gcp_core.pruning.fit import adjusted, fitted
 from gcp_core.pruning.reach import reachable_share
 
 __all__ = ["Budget", "Ranking", "hidden_groups", "reachable_share", "select_channels"]
@@ -60,7 +60,8 @@ def select_channels(
             to look at a model, which is not here, is stood in for by ``global``.
 
     Returns:
-        A plan whose ``meta`` says ``asked`` and ``removed`` (units); with ``round_to`` also that.
+        A plan whose ``meta`` says ``asked`` and ``removed`` (units); with ``round_to`` also that; ``grow`` where groups
+        shall grow after it (group name -> units; :func:`gcp_core.pruning.growth.plan_growth` makes it part of the plan).
 
     Raises:
         PlanError: a score is not finite, of the wrong length, or for a layer that does not exist; or an allocator's
@@ -74,18 +75,27 @@ def select_channels(
         allocator = build_allocator(budget.ranking.allocator, budget.ranking.allocator_options)
         allocator = build_allocator("global") if looks(allocator) else allocator
     keep = allocator.allot(judged.scores, groups, budget)
-    taken = fitted(keep, judged.lowest, groups, budget, judged.cost)
+    taken: list[int] | None = None
+    added: dict[str, int] = {}
+    if getattr(allocator, "grows", False):
+        taken, added = adjusted(keep, judged.lowest, groups, budget)
+        sizes = {group.name: group.size for group in groups.groups}
+        keep = {name: min(number, sizes.get(name, number)) for name, number in keep.items()}
+    if taken is None:
+        taken = fitted(keep, judged.lowest, groups, budget, judged.cost)
     asked = sum(asked for _, asked in rankings(groups, budget))
     free = (any(n <= len(own) for n in allowed[g] if n) for g, own in enumerate(judged.lowest))
     if not any(taken) and asked and not any(free):
         kept = f"min_channels={budget.min_channels}, min_share={budget.min_share}, round_to={budget.round_to}"
         _log.warning("nothing is removed: no group has a unit to spare (%s)", kept)
     removed = {group.name: judged.gone(g, taken[g]) for g, group in enumerate(groups.groups) if taken[g]}
-    meta = {"asked": asked, "removed": sum(taken)}
+    meta: dict[str, Any] = {"asked": asked, "removed": sum(taken)}
     if budget.hidden_count is not None:
         meta["hidden_count"] = budget.hidden_count
     if budget.round_to > 1:
         meta["round_to"] = budget.round_to
+    if added:
+        meta["grow"] = added
     return groups.plan(removed, meta=meta)
 
 

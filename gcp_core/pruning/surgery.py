@@ -16,12 +16,12 @@ from torch.optim import Optimizer
 from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups import Groups, check_weights, find_groups
 from gcp_core.plan import Cut, Gate, Plan, Scatter, Skipped
+from gcp_core.pruning.growth import apply_growth
+from gcp_core.pruning.optimizers import SUPPORTED_OPTIMIZERS
 from gcp_core.scatter import Scattering, can_scatter, scattering
 
 _log = logging.getLogger(__name__)
 
-#: Optimisers whose state is one tensor per weight (plus scalars), so that cutting it is exact.
-SUPPORTED_OPTIMIZERS = ("SGD", "Adam", "AdamW", "RMSprop", "Adagrad", "Adadelta", "Adamax", "NAdam", "RAdam")
 _WRAPPERS = ("module.", "_orig_mod.")
 
 #: (dimension, indices that stay), for each dimension that is cut.
@@ -30,7 +30,8 @@ _Replaced = dict[nn.Parameter, tuple[nn.Parameter, _Kept]]
 
 
 def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None) -> None:
-    """Remove what ``plan`` says from model and optimiser, in place; on any error both stay as they were.
+    """Remove what ``plan`` says from model and optimiser, then add what it lets grow, in place; on any error both stay as
+    they were.
 
     Touched parameters are replaced by new ones in the same module and in the same slot of the optimiser's
     parameter groups; their state tensors and gradients lose the same indices, scalars stay. Learning-rate schedulers
@@ -56,6 +57,8 @@ def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None)
         if optimizer is not None:
             _transplant(optimizer, replaced, undo)
         _verify(modules, plan, replaced, optimizer)
+        if plan.growth is not None:
+            apply_growth(model, plan.growth, optimizer)
     except BaseException:
         for step in reversed(undo):
             step()

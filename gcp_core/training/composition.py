@@ -44,8 +44,13 @@ def compose(prune: PruneConfig, groups: Groups) -> Slots:
         raise ConfigError(
             f"{prune.allocator!r} lets layers grow, which those that write into a wider stream cannot",
             "prune.residual",
-            "prune.residual: coupled",
+            "prune.residual: coupled, or prune.allocator: least_used",
         )
+    if getattr(allocator, "grows", False) and prune.round_to > 1:
+        message = (
+            f"{prune.allocator!r} lets layers grow by single units, not by multiples of {prune.round_to}"
+        )
+        raise ConfigError(message, "prune.round_to", "prune.round_to: 1, or prune.allocator: least_used")
     if repair is not None:
         _check_consumers(prune, groups)
     return Slots(criterion, allocator, repair)
@@ -59,6 +64,17 @@ def penalty_of(config: TrialConfig) -> Penalty | None:
     """
     train = config.train
     return None if train.penalty == NO_PENALTY else build_penalty(train.penalty, train.penalty_options)
+
+
+def check_growth(config: TrialConfig, slots: Slots) -> None:
+    """Refuse layers that grow under a penalty: it is told of what goes, not of what comes.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    if getattr(slots.allocator, "grows", False) and config.train.penalty != NO_PENALTY:
+        message = f"{config.train.penalty!r} cannot follow layers that grow"
+        raise ConfigError(message, "train.penalty", "train.penalty: none, or prune.allocator: least_used")
 
 
 def _check_consumers(prune: PruneConfig, groups: Groups) -> None:

@@ -11,9 +11,10 @@ from gcp_core.allocators.base import Looking, looks
 from gcp_core.criteria import Judgement, is_comparable
 from gcp_core.errors import required
 from gcp_core.plan import Plan
+from gcp_core.pruning.growth import plan_growth
 from gcp_core.pruning.selection import select_within
 from gcp_core.schedule.clock import last_event_epoch
-from gcp_core.seeds import generator
+from gcp_core.seeds import derive_seed, generator
 from gcp_core.training.setup import budget_for
 from gcp_core.training.state import State
 
@@ -58,6 +59,10 @@ def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None 
     """
     setup, prune = state.setup, state.setup.config.pruning
     plan = plan.with_meta(epoch=epoch, criterion=prune.criterion)
+    if plan.meta.get("grow"):
+        seed = derive_seed(setup.config.seed, "growth", epoch)
+        growth = plan_growth(state.living.after(plan), plan.meta["grow"], seed=seed)
+        plan = dataclasses.replace(plan, growth=growth)
     if allocator is not None and allocator is not setup.allocator and hasattr(allocator, "forwards"):
         # Some know what their look has cost only when they have looked.
         plan = plan.with_meta(looked=float(allocator.forwards))
@@ -71,7 +76,7 @@ def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None 
 def _repair(state: State, plan: Plan, epoch: int) -> None:
     setup, (_, scoring) = state.setup, state.setup.scorer
     # Nothing but what the key of shared training names: equal cuts by another criterion are repaired alike.
-    cut = dataclasses.replace(plan, meta={"epoch": epoch})
+    cut = dataclasses.replace(plan, meta={"epoch": epoch}, growth=None)
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "repair", epoch)
         required(setup.repair, "repair").patch(state.model, state.living, cut, scoring, rng)

@@ -31,7 +31,7 @@ from gcp_core.repairs import Repair
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.schedule.paces import build_pace
 from gcp_core.seeds import derive_seed, generator
-from gcp_core.training.composition import compose, penalty_of
+from gcp_core.training.composition import check_growth, compose, penalty_of
 
 log = logging.getLogger(__name__)
 
@@ -135,6 +135,7 @@ def build_setup(config: TrialConfig) -> Setup:
         return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0)
     groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
     slots = compose(prune, groups)
+    check_growth(config, slots)
     depth = prune.depth()
     limit = 0.0 if depth is None else cost_left(depth, getattr(dense, prune.of))
     _check_hidden(prune, groups)

@@ -17,6 +17,7 @@ from gcp_core.errors import CheckpointError, PlanError, required
 from gcp_core.groups import Groups
 from gcp_core.penalties import Penalty
 from gcp_core.plan import Plan
+from gcp_core.pruning.growth import groups_after
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
 from gcp_core.records.results import EpochReport, check_same_trial, history_from, rows_of
@@ -72,7 +73,8 @@ class State:
     def channels_left(self) -> float:
         """Prunable units still alive."""
         dense = 0 if self.setup.groups is None else self.setup.groups.num_units
-        return float(dense - sum(plan.num_units for plan in self.plans))
+        grown = sum(plan.growth.num_units for plan in self.plans if plan.growth is not None)
+        return float(dense + grown - sum(plan.num_units for plan in self.plans))
 
     @property
     def living(self) -> Groups:
@@ -183,7 +185,7 @@ class State:
 
     def _replay(self, plan: Plan) -> None:
         apply_plan(self.model, plan, self.optimizer)
-        self.groups = self.living.after(plan)
+        self.groups = groups_after(self.living, plan)
         if self.penalty is not None:
             self.penalty.on_plan(plan)
         self.plans.append(plan)

@@ -157,6 +157,7 @@ def test_names_and_mistakes():
         "compensation_threshold",
         "global",
         "least_used",
+        "network_adjustment",
         "uniform",
     ]
     with pytest.raises(ConfigError, match=r"prune.allocator: 'globl' is unknown \(did you mean \"global\"\?"):

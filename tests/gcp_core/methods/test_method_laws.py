@@ -15,8 +15,10 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.errors import ConfigError
 from gcp_core.methods import method_names, with_method
 from gcp_core.plan import Plan
+from gcp_core.pruning.growth import groups_after
 from gcp_core.pruning.surgery import apply_plan, gate_channels
 from gcp_core.records.checkpoint import load_model, weights_digest
+from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial
 from gcp_core.training.setup import build_setup, check_config
 from gcp_core.training.state import State
@@ -51,7 +53,14 @@ def trials():
 
 
 TRIALS = trials()
-EVERY = pytest.mark.parametrize("config", [c for _, c in TRIALS], ids=[name for name, _ in TRIALS])
+#: Wide and deep enough that a group which has lost units gets some of them back.
+GROWING = dataclasses.replace(
+    dict(TRIALS)["network_adjustment, path"],
+    model=ModelConfig("vgg_tiny", width=0.25),
+    prune=dataclasses.replace(dict(TRIALS)["network_adjustment, path"].pruning, target=0.7),
+)
+ALL = [*TRIALS, ("network_adjustment, path that grows", GROWING)]
+EVERY = pytest.mark.parametrize("config", [c for _, c in ALL], ids=[name for name, _ in ALL])
 
 
 def test_there_is_a_trial_of_every_method():
@@ -121,18 +130,21 @@ def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
 
 
-def test_a_path_that_repairs_goes_on_in_a_new_process_after_the_system_has_killed_it(tmp_path):
+@pytest.mark.parametrize(
+    ("config", "epoch"), [(dict(TRIALS)["compensation, path"], 4), (GROWING, 8)], ids=["repairs", "grows"]
+)
+def test_a_path_goes_on_in_a_new_process_after_the_system_has_killed_it(tmp_path, config, epoch):
+    """In the cycle after an event that has repaired, or has let a layer grow."""
     code = """
 import json, os, signal, sys
 from gcp_core.config import TrialConfig
 from gcp_core.training import run_trial
 def report(seen):
-    if seen.epoch == 4:
+    if seen.epoch == int(sys.argv[3]):
         os.kill(os.getpid(), signal.SIGKILL)
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), report=report, checkpoint_dir=sys.argv[2], latency=False)
 """
-    config = dict(TRIALS)["compensation, path"]
-    command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path)]
+    command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path), str(epoch)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed, straight = run_trial(config, checkpoint_dir=tmp_path), run_trial(config)
@@ -157,6 +169,39 @@ def test_methods_share_no_state_that_a_slot_has_influenced(kind):
         assert all(dense.values())
         assert len(dense["compensation, path"]) == 1
         assert len(dense["slow_start, path"]) == 1
+
+
+def test_a_growing_path_restores_at_most_what_the_level_allows_and_what_a_layer_once_had():
+    result = run_trial(GROWING)
+    assert result.ended == "target"
+    grown = [plan for plan in result.plans if plan.growth is not None]
+    assert grown
+    groups = build_setup(GROWING).groups
+    for plan, snapshot in zip(result.plans, result.snapshots[1:], strict=True):
+        assert snapshot.finals["macs_removed"] >= plan.meta["level"] - 1e-9
+        before = groups
+        groups = groups_after(groups, plan)
+        for group, old in zip(groups.groups, before.groups, strict=True):
+            gone = len(plan.removed.get(group.name, ()))
+            come = plan.growth.added.get(group.name, 0) if plan.growth is not None else 0
+            assert group.size == old.size - gone + come <= group.original_size
+        assert groups.cost()[0] == snapshot.finals["macs"]
+    left = [row.metrics["prune/channels_left"] for row in result.history]
+    assert left[-1] == groups.num_units
+
+
+@pytest.mark.parametrize("config", [dict(TRIALS)["compensation, path"], GROWING], ids=["repairs", "grows"])
+def test_shared_training_gives_the_weights_of_training_alone(config, tmp_path):
+    store = StageStore(tmp_path)
+    alone = run_trial(config)
+    run_trial(
+        dataclasses.replace(config, prune=dataclasses.replace(config.prune, allocator="global")), stages=store
+    )
+    first, again = run_trial(config, stages=store), run_trial(config, stages=store)
+    assert again.trained_epochs == 0
+    for shared in (first, again):
+        assert [s.weights_sha256 for s in shared.snapshots] == [s.weights_sha256 for s in alone.snapshots]
+        assert shared.plans == alone.plans
 
 
 # --- at initialisation --------------------------------------------------------------------------------------------
@@ -228,6 +273,8 @@ RESNET = dataclasses.replace(SINGLE, model=ModelConfig("resnet20", width=0.25))
         (SINGLE, "activation_density", {"clock_options": {"window": 0}}, "prune.clock_options.window: 0"),
         (SINGLE, "network_adjustment", {"allocator_options": {"drop": 1.5}}, "prune.allocator_options.drop: 1.5"),
         (SINGLE, "network_adjustment", {"allocator_options": {"share": 2}}, "prune.allocator_options.share: 2"),
+        (RESNET, "network_adjustment", {"residual": "scatter"}, "lets layers grow"),
+        (SINGLE, "network_adjustment", {"round_to": 4}, "prune.round_to: 'network_adjustment' lets layers grow"),
         (PATH, "activation_density", {"clock": "density_saturated"}, "prune.clock: 'density_saturated' has no meaning"),
     ],
 )  # fmt: skip
@@ -237,3 +284,10 @@ def test_what_cannot_work_is_refused_before_training(base, name, slots, message)
             with_method(dataclasses.replace(base, prune=dataclasses.replace(base.prune, **slots)), name)
         )
     assert message in str(caught.value)
+
+
+def test_a_penalty_and_layers_that_grow_are_refused_together():
+    config = with_method(SINGLE, "network_adjustment")
+    train = dataclasses.replace(config.train, penalty="tests.oracles.fillings:Remembered")
+    with pytest.raises(ConfigError, match=r"train\.penalty: .* cannot follow layers that grow"):
+        check_config(dataclasses.replace(config, train=train))

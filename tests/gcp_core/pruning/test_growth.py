@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 
 import numpy as np
@@ -14,7 +15,8 @@ from torch.nn import functional as F
 from gcp_core.cost import measure_cost
 from gcp_core.errors import PlanError
 from gcp_core.groups import find_groups
-from gcp_core.pruning.growth import Growth, apply_growth, new_places, plan_growth
+from gcp_core.plan import Growth, Plan
+from gcp_core.pruning.growth import apply_growth, groups_after, new_places, plan_growth
 from gcp_core.pruning.surgery import apply_plan
 from tests.oracles.nets import images, lively, logits, own_net
 from tests.oracles.small_nets import UNITS
@@ -334,3 +336,60 @@ def _refuse_in_features(self, name, value):
 def test_a_damaged_record_is_refused(text, message):
     with pytest.raises(PlanError, match=message):
         Growth.from_json(text)
+
+
+# --- as a part of an event's plan ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("residual", ["coupled", "inner"])
+@pytest.mark.parametrize("name", ["vgg_tiny", "resnet20"])
+def test_an_event_that_cuts_and_grows_replays_and_its_groups_are_those_of_the_new_net(name, residual):
+    model, example = own_net(name), images(size=8)[:1]
+    groups = find_groups(model, example, residual=residual)
+    first, last = groups.groups[0], groups.groups[-1]
+    plan = groups.plan({first.name: [0, 2], last.name: [1]})
+    growth = plan_growth(groups.after(plan), {last.name: 2, groups.groups[1].name: 1}, seed=3)
+    plan = dataclasses.replace(plan, growth=growth)
+    again = Plan.from_json(plan.to_json())
+    assert again == plan
+    twin = copy.deepcopy(model)
+    apply_plan(model, plan)
+    apply_plan(twin, again)
+    assert all(torch.equal(a, b) for a, b in zip(model.state_dict().values(), twin.state_dict().values()))
+    found, known = find_groups(model, example, residual=residual), groups_after(groups, plan)
+    assert [g.size for g in known.groups] == [g.size for g in found.groups]
+    assert [g.members for g in known.groups] == [g.members for g in found.groups]
+    assert (
+        known.cost()
+        == found.cost()
+        == (measure_cost(model, example).macs, measure_cost(model, example).params)
+    )
+    for mine, theirs in zip(known.layout.axes, found.layout.axes, strict=True):
+        assert (mine.tensor, mine.dim) == (theirs.tensor, theirs.dim)
+        assert mine.units.tolist() == theirs.units.tolist()
+    assert [g.original_size for g in known.groups] == [g.original_size for g in groups.groups]
+
+
+def test_a_plan_that_grows_has_a_version_of_its_own_and_another_effect():
+    plan = Plan(removed={"a": (0,)})
+    growing = dataclasses.replace(plan, growth=Growth({"a": 1}, seed=1))
+    assert (plan.to_dict()["version"], growing.to_dict()["version"]) == (1, 2)
+    assert "growth" not in plan.to_dict()
+    assert (
+        growing.effect()
+        != plan.effect()
+        != dataclasses.replace(growing, growth=Growth({"a": 1}, seed=2)).effect()
+    )
+    with pytest.raises(PlanError, match="not a plan of version 1"):
+        Plan.from_dict({**growing.to_dict(), "version": 1})
+
+
+def test_a_growth_that_does_not_fit_undoes_the_cuts_of_its_event():
+    model = own_net("vgg_tiny")
+    groups = find_groups(model, images(size=8)[:1])
+    plan = groups.plan({groups.groups[0].name: [0]})
+    growth = plan_growth(groups, {groups.groups[0].name: 1}, seed=0)  # of the whole net, not of the cut one
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(PlanError):
+        apply_plan(model, dataclasses.replace(plan, growth=growth))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
