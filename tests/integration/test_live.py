@@ -23,7 +23,7 @@ data: {name: digits, val_share: 0.25, train_images: 300}
 model: {name: vgg_tiny, width: 0.25}
 train: {schedule: cycles, batch_size: 64}
 prune: {criterion: l1, start: 2, interval: {choice: [1, 2, 3]}, ratio: {choice: [0.4, 0.5]}, target: 0.6}
-search: {trials: 4, concurrency: 2, sampler: random}
+search: {trials: 4, concurrency: 1, sampler: random}
 """
 
 

@@ -38,7 +38,7 @@ print(json.dumps({"state": sweep.state, "statuses": sweep.statuses}), flush=True
 
 
 def _tree(storage: Path) -> dict:
-    search = {"trials": TRIALS, "concurrency": 2}
+    search = {"trials": TRIALS, "concurrency": 1}
     return {
         **TREE,
         "storage": str(storage),

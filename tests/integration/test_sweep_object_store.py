@@ -55,7 +55,7 @@ def _tree(storage: str, machine: Path, tracking: Path) -> dict:
             "target": {"low": 0.3, "high": 0.6, "step": 0.1},
             "until": 1.0,
         },
-        "search": {"trials": TRIALS, "concurrency": 2, "sampler": "random"},
+        "search": {"trials": TRIALS, "concurrency": 1, "sampler": "random"},
         "storage": storage,
         "ledger": str(machine),
         "tracking": {"uri": f"sqlite:///{tracking}"},
