@@ -64,7 +64,7 @@ class Scene:
     def state(self) -> str:
         """The sweep's, and why; one whose driver died still says of itself that it is running."""
         if self.lost:
-            return f"stopped: the driver ({self.lost}) died"
+            return f"interrupted: the driver, {self.lost}, died"
         if self.entry is None:
             return "has not begun; waiting for its driver"
         return self.entry.state + (f" ({self.entry.message})" if self.entry.message else "")

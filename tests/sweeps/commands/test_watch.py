@@ -195,7 +195,7 @@ def test_a_driver_that_died_is_said_with_the_command_that_goes_on_and_a_later_on
     monkeypatch.setattr(Following, "lost_driver", lambda self: next(notes, ""))
     lines: list[str] = []
     watch(played.folder, LineView(lines.append, played.step))
-    at = lines.index("stopped: the driver (process 7) died")
+    at = lines.index("interrupted: the driver, process 7, died")
     assert lines[at + 1] == f"continue:  gcp-sweep run {played.folder}/config.yaml"
     assert lines.index("its driver is back") > at
 
@@ -223,7 +223,7 @@ def test_a_sweep_whose_driver_died_is_not_headed_running_and_says_what_was_inter
     scene = _with_one_at_work(tmp_path / "lost", monkeypatch, "process 7")
     shown = picture(scene, 40)
     said = as_text(shown).splitlines()
-    assert said[0] == "inline: stopped: the driver (process 7) died"
+    assert said[0] == "inline: interrupted: the driver, process 7, died"
     assert shown.renderables[0].style == "bold red"
     assert said[1] == f"continue:  gcp-sweep run {scene.place}/config.yaml"
     assert not any("running" in line.lower() or "left" in line for line in said)
@@ -234,7 +234,7 @@ def test_a_sweep_whose_driver_died_is_not_headed_running_and_says_what_was_inter
     assert said[at + 1].endswith("goes on")
     assert said[at + 3].startswith("t0002")
     assert said[at + 3].endswith("after epoch 1")
-    assert headline(scene).startswith("inline: stopped: the driver (process 7) died, 2 of 6 trials ended")
+    assert headline(scene).startswith("inline: interrupted: the driver, process 7, died, 2 of 6 trials ended")
 
 
 def test_the_command_that_continues_works_from_any_folder(tmp_path: Path, monkeypatch) -> None:
