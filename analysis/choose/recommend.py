@@ -38,6 +38,8 @@ WITHIN = 1.0
 _COSTS = ("macs", "params", "latency_ms")
 _FALLBACK: Objectives = {"val_accuracy": "max", "macs": "min"}
 _POLISH_EPOCHS = 30
+#: The step for a model whose latency is not known.
+MEASURE = "Measure its latency on your machine"
 
 #: How a recommendation came about: somebody asked for it; it keeps the limit; it comes nearest to the limit; there is no
 #: baseline, so it is measured against the most accurate model; no model costs less than its baseline; there is none.
@@ -370,7 +372,7 @@ def _steps(
     if fresh is None and standing == "proven":
         steps.append(_again(where, model))
     if not np.isfinite(row.get("latency_ms", np.nan)):
-        steps.append(Step("Measure its latency on your machine", f"gcp-analyze bench {where} --id {model}"))
+        steps.append(Step(MEASURE, f"gcp-analyze bench {where} --id {model}"))
     return steps
 
 

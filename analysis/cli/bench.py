@@ -76,10 +76,12 @@ def bench(
 ) -> None:
     """Time a model on this machine beside the unpruned one; say what 8 bits cost in accuracy.
 
-    Choose as in select (usually --id t0007@3), or name a folder that export wrote. Changed weights are refused.
+    Choose as in select (usually --id t0007@3), or name a folder that export wrote. Changed weights are refused. The
+    report of the sweep shows the result.
     """
     from analysis.runs.artifacts import sweep_of
     from analysis.ship import checkpoints
+    from analysis.ship.measured import FOLDER
 
     with tempfile.TemporaryDirectory() as work:
         reason = ""
@@ -90,7 +92,7 @@ def bench(
             choice, _ = choose(df, constraints, verbs)
             files, reason = checkpoints.from_sweep(df, choice.rows.iloc[0], Path(work)), choice.reason
             folder = sweep_of(df, choice.rows.iloc[0]).get("folder")
-            place = Path(folder or ".") / "bench" / f"{choice.model}.json"
+            place = Path(folder or ".") / FOLDER / f"{choice.model}.json"
         from analysis.ship.bench import Plan, write
         from analysis.ship.bench import bench as measure
 

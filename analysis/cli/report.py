@@ -40,6 +40,13 @@ if TYPE_CHECKING:
 @click.option(
     "--publish/--no-publish", default=False, help="Also tag the front in MLflow and attach the figures."
 )
+@click.option(
+    "--bench",
+    "benches",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Show this result of bench too; those in SWEEP/bench are shown anyway.",
+)
 @click.option("--serve", is_flag=True, help="Serve the page instead; it follows the sweep while that runs.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=None, help="With --serve (default: 8765; 0: any)."
@@ -58,6 +65,7 @@ def report(
     publish: bool,
     band: float,
     usable: float | None,
+    benches: tuple[Path, ...],
     serve: bool,
     port: int | None,
     host: str | None,
@@ -69,15 +77,18 @@ def report(
     """
     from analysis.cli import answers
     from analysis.errors import NothingFeasible
+    from analysis.ship import measured
     from analysis.show import report as page
 
     if serve and (out or publish or as_json):
         raise click.UsageError("--serve writes nothing: it goes with neither --out, --publish nor --json")
     if not serve and (port is not None or host is not None):
         raise click.UsageError("--port and --host go with --serve")
+    for file in benches:
+        measured.read(file)
+    options: dict[str, Any] = {"band": band, "usable": usable, "benches": benches}
     if serve:
         table = functools.partial(_table, sweep, tracking_uri, no_cache)
-        options = {"band": band, "usable": usable}
         _serve(sweep, table, functools.partial(_page, constraints, verbs, options), host, port)
         return
     df = read(sweep, tracking_uri, no_cache)
@@ -87,12 +98,12 @@ def report(
         choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
     except NothingFeasible:
         # The page says so too, and by how much each limit is missed.
-        written = page.write(df, folder, constraints=_parse(df, constraints), band=band, usable=usable)
+        written = page.write(df, folder, constraints=_parse(df, constraints), **options)
         click.echo(f"report   {written.page}", err=as_json)
         raise
     # First, because it draws the same figures without a choice.
     published = _publish(df, tracking_uri) if publish else None
-    written = page.write(df, folder, choice=choice, constraints=parsed, band=band, usable=usable)
+    written = page.write(df, folder, choice=choice, constraints=parsed, **options)
     if as_json:
         say_json(answers.report(df, parsed, written, published))
         return

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.ship.checkpoints import Files
+from analysis.ship.measured import FORMAT, INT8, ONNX, OPENVINO, TORCH
 from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import (
@@ -42,8 +43,6 @@ from gcp_core.records.checkpoint import load_model
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT = 1
-TORCH, ONNX, INT8, OPENVINO = "torch", "onnxruntime", "onnxruntime int8", "openvino"
 #: Runtime -> the extra of pip that it needs.
 RUNTIMES = {TORCH: "", ONNX: "onnx", INT8: "onnx", OPENVINO: "openvino"}
 

@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import NotBegun, NothingFeasible
+from analysis.ship import measured
 from analysis.show import page
 from gcp_core.errors import ConfigError, first_line
 
@@ -108,8 +109,9 @@ class LivePage:
 
 
 def _fingerprint(df: pd.DataFrame) -> str:
-    """Another one whenever a row, a value or a sweep's state is."""
-    known = df.to_csv(index=False) + json.dumps(df.attrs["sweeps"], default=str, sort_keys=True)
+    """Another one whenever a row, a value, a sweep's state or a result of ``bench`` is."""
+    benches = [(file.name, file.stat().st_mtime_ns) for file in measured.files(df)]
+    known = df.to_csv(index=False) + json.dumps([df.attrs["sweeps"], benches], default=str, sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
