@@ -259,8 +259,15 @@ def _health(df: pd.DataFrame) -> dict[str, Any]:
         "broken": broken,
         "statuses": page.Table(["status of trials", "number", "meaning"], rows),
         "baselines": counts["baselines"],
-        "left_out": page.Table([word(df), "reason", "error"], left),
+        "left_out": _left_out(word(df), left),
     }
+
+
+def _left_out(first: str, rows: list[tuple[str, str, str]]) -> page.Table:
+    """Which models are left out, and why; the column of errors only where there is one."""
+    if any(error for *_, error in rows):
+        return page.Table([first, "reason", "error"], rows)
+    return page.Table([first, "reason"], [row[:2] for row in rows])
 
 
 def _sharpness(df: pd.DataFrame) -> str:

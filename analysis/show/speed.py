@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -144,6 +145,6 @@ def _name(runtime: str) -> str:
 
 
 def _interval(found: Interval) -> str:
-    """``0.213 (0.210-0.216)``: as many digits for the ends as for the middle."""
-    digits = 3 if found.middle < 1 else 2 if found.middle < 10 else 1 if found.middle < 100 else 0
+    """``0.213 (0.210-0.216)``: three digits of the middle, and its ends to the same place."""
+    digits = max(0, 2 - math.floor(math.log10(found.middle))) if found.middle > 0 else 0
     return f"{found.middle:.{digits}f} ({found.low:.{digits}f}-{found.high:.{digits}f})"

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from click.testing import CliRunner
 
@@ -15,40 +12,8 @@ from analysis.show import report
 from analysis.show.speed import speeds
 from gcp_core.errors import ConfigError
 from tests.analysis.show import tables
+from tests.analysis.show.tables import SHA, line, put, result
 from tests.analysis.synthetic import baseline_trial, some_trials, write_sweep
-
-SHA = "a" * 64
-
-
-def line(runtime: str = "torch", share: float = 0.7, batch: int = 1, **more) -> dict:
-    """A narrow interval about 2 ms of the unpruned network."""
-    return {
-        "runtime": runtime, "median_ms": 2 * share, "low_ms": 1.98 * share, "high_ms": 2.02 * share,
-        "reference_ms": 2.0, "reference_low_ms": 1.98, "reference_high_ms": 2.02, "share": share,
-        "share_low": share - 0.01, "share_high": share + 0.01, "batch_size": batch, "threads": 1, "repeats": 40,
-        "narrow": True, **more,
-    }  # fmt: skip
-
-
-def result(model: str = "t0001@2", **more) -> dict:
-    """A file of bench."""
-    accuracies = [
-        {"runtime": runtime, "model": accuracy, "dense": 97.0, "images": 500}
-        for runtime, accuracy in (("torch", 96.1), ("onnxruntime int8", 95.7))
-    ]
-    lines = [line(), line("onnxruntime", 0.8), line("onnxruntime int8", 0.995), line(batch=64)]
-    return {
-        "format": 1, "model": model, "sha256": SHA, "dense": "baseline, trained", "timed": lines,
-        "accuracies": accuracies, "skipped": {"openvino": "openvino is not installed: pip install it"},
-        "machine": {"processor": "a processor", "load average": "0.1 before, 0.2 after"}, **more,
-    }  # fmt: skip
-
-
-def put(folder: Path, values: object, name: str = "t0001@2.json") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / name
-    path.write_text(values if isinstance(values, str) else json.dumps(values))
-    return path
 
 
 @pytest.fixture
@@ -86,6 +51,17 @@ def test_dense_and_pruned_stand_side_by_side_with_intervals_and_the_accuracy_in_
     assert "a processor" in shown
     assert "500 validation images" in shown
     assert "Not measured: OpenVINO: openvino is not installed" in shown
+
+
+@pytest.mark.parametrize(
+    ("middle", "said"),
+    [(0.01812, "0.0181 (0.0163-0.0199)"), (0.1234, "0.123 (0.111-0.136)"), (39.44, "39.4 (35.5-43.4)"),
+     (412.3, "412 (371-454)"), (0.0, "0 (0-0)")],
+)  # fmt: skip
+def test_a_time_has_three_digits_that_count(df, tmp_path, middle, said):
+    times = {"median_ms": middle, "low_ms": 0.9 * middle, "high_ms": 1.1 * middle}
+    put(tmp_path / "bench", result(timed=[line(**times)]))
+    assert speeds(df, "").models[0].times.rows[0][3] == said
 
 
 def test_the_card_has_the_measured_latency_and_no_longer_asks_to_measure_it(df, tmp_path):
