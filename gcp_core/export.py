@@ -112,7 +112,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | Path, *, multiple
             verbose=False,
         )
         if program is None:  # what torch says of its old exporter
-            raise ExportError("torch gave no program", str(path))
+            raise ExportError("torch returned no program", str(path))
         program.save(file, external_data=False)
 
     return _export(model, example, Path(path), multiple, write, onnx_forward)

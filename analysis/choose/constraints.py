@@ -159,7 +159,7 @@ def _column(name: str, given: str, columns: Iterable[str]) -> str:
     known = {*FINALS, *_SHARES, "accuracy_delta", *columns}
     if column in HELD_BACK:
         raise ConfigError(
-            "test accuracy never steers a choice, or it would no longer be a test",
+            "a choice must not use test accuracy, or it would no longer be a test",
             repr(given),
             "use val_accuracy",
         )
@@ -206,7 +206,7 @@ def _check_scale(column: str, value: float, unit: str, given: str) -> None:
     if column in ("macs", "params") and not unit and 1 <= value <= 100:
         word = "MACs" if column == "macs" else column
         raise ConfigError(
-            f"{value:g} without a unit looks like a forgotten per cent; no network has so few {column}",
+            f"{value:g} without a unit looks like a missing per cent sign; no network has so few {column}",
             repr(given),
             f"did you mean {value:g}%? (if not: {value:g} {word})",
         )

@@ -101,7 +101,7 @@ def recommend(
     constraints: Sequence[Constraint] = (),
     choice: Choice | None = None,
 ) -> Recommendation:
-    """The default choice of a table as ``analysis.load`` returns it; never fails for want of models.
+    """The default choice of a table as ``analysis.load`` returns it; never fails when there are none.
 
     Args:
         within: points of validation accuracy that it may lose to its baseline.
@@ -109,7 +109,7 @@ def recommend(
         choice: a choice that somebody made instead; it is only described.
     """
     if choice is not None:
-        return _described(df, choice, "asked", "the choice that was asked for", choice.reason, within)
+        return _described(df, choice, "asked", "the requested choice", choice.reason, within)
     rows = df[df["candidate"]]
     if rows.empty:
         return _nothing("no model is finished", _why_nothing(df), "nothing")
@@ -367,7 +367,7 @@ def _steps(
         steps.append(_more(df, row, where))
     if fresh is None and standing != "proven":
         steps.append(_again(where, model))
-    words = "If it is good enough all the same: export it" if standing == "miss" else "Export it"
+    words = "If it is good enough anyway: export it" if standing == "miss" else "Export it"
     steps.append(Step(f"{words}, proven in a fresh process", export))
     if fresh is None and standing == "proven":
         steps.append(_again(where, model))
@@ -382,7 +382,7 @@ def _more(df: pd.DataFrame, row: pd.Series, where: str) -> Step:
         command = recipe.command_for(df, row, _POLISH_EPOCHS)
     except ConfigError:
         return Step("Search where the front is thin", f"gcp-analyze advise {where} --write next.yaml")
-    return Step(f"Train it on for {_POLISH_EPOCHS} epochs, which may win accuracy back", command)
+    return Step(f"Train it for {_POLISH_EPOCHS} more epochs, which may win accuracy back", command)
 
 
 def _again(where: str, model: str) -> Step:

@@ -40,20 +40,20 @@ def _numbers(_context: object, _parameter: object, value: str) -> tuple[int, ...
     "runtimes",
     multiple=True,
     type=click.Choice(_RUNTIMES),
-    help="Default: all that are installed.",
+    help="Runtimes to measure (default: all that are installed).",
 )
-@click.option("--latency-only", is_flag=True, help="No accuracy and no int8: the data need not be here.")
+@click.option("--latency-only", is_flag=True, help="Skip accuracy and int8, which need the data.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="At most, per line."
+    "--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Longest time per line."
 )
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
-    help="cpu: this process's own time, for a machine that does other things as well; one thread only.",
+    help="cpu: count only this process's own time, for busy machines; one thread only.",
 )
-@click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
+@click.option("--data-path", help="Where the data is on this machine, if not where the trial found it.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file (default: beside the model)."
 )

@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 @common
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to (default: SWEEP/report).")
 @click.option(
-    "--where", "constraints", multiple=True, metavar="CONSTRAINT", help="Draw it, choose within it."
+    "--where",
+    "constraints",
+    multiple=True,
+    metavar="CONSTRAINT",
+    help="Draw this limit and choose within it.",
 )
 @verb_options
 @band_option
@@ -45,14 +49,16 @@ if TYPE_CHECKING:
     "benches",
     multiple=True,
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Show this result of bench too; those in SWEEP/bench are shown anyway.",
+    help="Also show this result of bench. Results in SWEEP/bench are always shown.",
 )
-@click.option("--serve", is_flag=True, help="Serve the page instead; it follows the sweep while that runs.")
+@click.option(
+    "--serve", is_flag=True, help="Serve the page instead of writing it; it follows a running sweep."
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=None, help="With --serve (default: 8765; 0: any)."
 )
 @click.option(
-    "--host", default=None, help="With --serve: listen there (default: 127.0.0.1, this machine only)."
+    "--host", default=None, help="With --serve: address to listen on (default: 127.0.0.1, this machine only)."
 )
 @guarded
 def report(
@@ -81,9 +87,11 @@ def report(
     from analysis.show import report as page
 
     if serve and (out or publish or as_json):
-        raise click.UsageError("--serve writes nothing: it goes with neither --out, --publish nor --json")
+        raise click.UsageError(
+            "--serve writes nothing, so it cannot be combined with --out, --publish or --json"
+        )
     if not serve and (port is not None or host is not None):
-        raise click.UsageError("--port and --host go with --serve")
+        raise click.UsageError("--port and --host need --serve")
     for file in benches:
         measured.read(file)
     options: dict[str, Any] = {"band": band, "usable": usable, "benches": benches}
@@ -150,10 +158,10 @@ def _serve(
     with Server(live, HOST if host is None else host, PORT if port is None else port) as server:
         click.echo(f"report   {server.url}  (follows the sweep; Ctrl-C ends it)")
         if not is_loopback(server.host):
-            click.echo("note: whoever reaches this machine can read it", err=True)
+            click.echo("note: anyone who can reach this machine can read it", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    click.echo("no longer served", err=True)
+    click.echo("stopped serving", err=True)
 
 
 def _parse(df: pd.DataFrame, constraints: tuple[str, ...]) -> list[Constraint]:

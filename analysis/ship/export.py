@@ -108,7 +108,7 @@ def export(
 
 def _check_target(out: Path) -> None:
     if out.exists() and not (out.is_dir() and ((out / CARD).is_file() or not any(out.iterdir()))):
-        raise ConfigError("exists and is no earlier export", str(out), "give another --out")
+        raise ConfigError("exists and is not an earlier export", str(out), "choose another --out")
 
 
 def _check_packages(onnx: bool, int8: bool, openvino: bool) -> None:

@@ -123,7 +123,7 @@ _HINT = "measure again with `gcp-analyze bench`"
 
 
 def is_outdated(found: Measured, df: pd.DataFrame) -> bool:
-    """Whether the model in the sweep's folder has other weights by now; of one that is not there nothing is said."""
+    """Whether the model in the sweep's folder has other weights now; of one that is not there nothing is said."""
     for _, row in df[df["model"] == found.model].iterrows():
         manifest = local_artifact(df, row, ARTIFACT_MANIFEST)
         try:

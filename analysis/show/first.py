@@ -24,7 +24,7 @@ _TAGS = {
     "asked": "Chosen as asked",
     "within": "Recommended by default",
     "nearest": "Nearest miss: do not ship yet",
-    "no baseline": "By default, without a baseline",
+    "no baseline": "Default choice, without a baseline",
     "nothing smaller": "No recommendation",
     "nothing": "No recommendation",
 }
@@ -119,7 +119,7 @@ def _origin(row: pd.Series) -> str:
     else:
         made = f"Trial {row['trial']}, after its {_nth(int(level))} pruning step"
     if polish := polish_of(row):
-        made += f", trained on for {text.plural(polish, 'epoch')}"
+        made += f", trained for another {text.plural(polish, 'epoch')}"
     epochs, cost, base = (_number(row, name) for name in ("epochs", "train_cost", "baseline_epochs"))
     if epochs is None:
         return f"{made}."

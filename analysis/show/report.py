@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: What the number at the head of the page is.
 _VOLUME = (
-    "How much of the box between the anchors the front covers, 1 = all of it: a larger number is a better front. "
-    "The anchors stand under How to read this."
+    "How much of the box between the anchors the front covers, 1 = all of it. A larger number is a better front. "
+    "The anchors are listed under How to read this."
 )
 
 

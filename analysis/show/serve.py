@@ -1,4 +1,4 @@
-"""The report as a page that follows its sweep: served over HTTP, made anew when the sweep has news.
+"""The report as a page that follows its sweep: served over HTTP, made again when the sweep has news.
 
 Nothing is written and nothing is done while nobody asks. Whoever asks gets the edition that there is; a look at the
 sweep is taken at most every few seconds, and longer pauses follow looks that take long.
@@ -205,7 +205,9 @@ class Server(ThreadingHTTPServer):
                 f"cannot listen on {host} port {port}: {why}", "--serve", "--port 0 takes a free port"
             ) from exc
         except OverflowError as exc:
-            raise ConfigError(f"{port} is no port", "--port", "0 to 65535; 0 takes a free one") from exc
+            raise ConfigError(
+                f"{port} is not a port number", "--port", "0 to 65535; 0 takes a free one"
+            ) from exc
 
     def server_bind(self) -> None:
         """Without looking up the address's name, which may take long."""

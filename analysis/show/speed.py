@@ -80,7 +80,7 @@ def _note(one: Measured, df: pd.DataFrame, known: set[str]) -> str:
     if one.model not in known:
         return "This sweep has no model of that name."
     if measured.is_outdated(one, df):
-        return "The model has other weights by now: measure it again."
+        return "The model's weights have changed since: measure it again."
     return ""
 
 
@@ -99,20 +99,20 @@ def _speed(one: Measured, note: str) -> Speed:
 
 def _times(one: Measured) -> Table:
     threads = {line.threads for line in one.lines} != {1}
-    header = ["runtime", "batch", *(["threads"] if threads else []), "unpruned, ms", "pruned, ms"]
+    header = ["runtime", "batch", *(["threads"] if threads else []), "what pruning changes"]
     rows = [
         [
             _name(line.runtime),
             line.batch_size,
             *([line.threads] if threads else []),
+            _verdict(line.share) + ("" if line.narrow else ", roughly"),
             _interval(line.unpruned),
             _interval(line.pruned),
             _interval(line.share),
-            _verdict(line.share) + ("" if line.narrow else ", roughly"),
         ]
         for line in one.lines
     ]
-    return Table([*header, "pruned / unpruned", ""], rows)
+    return Table([*header, "unpruned, ms", "pruned, ms", "pruned / unpruned"], rows)
 
 
 def _verdict(share: Interval) -> str:

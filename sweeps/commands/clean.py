@@ -71,8 +71,8 @@ class Cleaned:
             paths = "1 path" if len(self.kept_states) == 1 else f"{len(self.kept_states)} paths"
             size = sum(self.kept_states.values()) / 1e6
             lines.append(
-                f"training states kept of {paths}, {size:.2f} MB: a raised target goes on from them"
-                " (--states removes them; it then trains again, from the nearest state that is shared)"
+                f"training states kept of {paths}, {size:.2f} MB: a raised target continues from them"
+                " (--states removes them; training then restarts from the nearest shared state)"
             )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
@@ -95,8 +95,8 @@ def clean(
     place = open_sweep(sweep)
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
     if states and entry.state != "complete":
-        hint = "gcp-sweep run ends it first; without --states everything else is removed"
-        raise ConfigError(f"the sweep is {entry.state}: it goes on from these states", "--states", hint)
+        hint = "finish it with gcp-sweep run first, or leave --states out to remove everything else"
+        raise ConfigError(f"the sweep is {entry.state} and continues from these states", "--states", hint)
     with run_lock(folder):
         place.exchange.refuse_second()
         trials, baselines, confirmed = read_records(

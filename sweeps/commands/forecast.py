@@ -145,7 +145,7 @@ class Forecast:
             )
         lines.append(("disk", f"{self.disk_bytes / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free"))
         if self.disk_bytes > self.disk_free:
-            lines.append(("!", "the disk is too small: storage=FOLDER names another place"))
+            lines.append(("!", "the disk is too small: storage=FOLDER chooses another place"))
         return f"{self.name} -> {self.folder}\n{as_text(facts(lines))}"
 
 

@@ -67,7 +67,7 @@ class Polish:
     def text(self) -> str:
         """For people."""
         if self.status == "interrupted":
-            return f"{self.model}: interrupted; the same command goes on"
+            return f"{self.model}: interrupted; the same command continues it"
         kept = f"{100 * (1 - self.finals['macs_removed']):.1f} % of the MACs"
         cost, before = self.finals["train_cost"], self.before["train_cost"]
         lines = [
@@ -78,7 +78,7 @@ class Polish:
         if self.status != "complete":
             lines.append(f"  {self.status}: it violates a constraint of the sweep")
         if not self.trained_epochs:
-            lines.append("  it was there already; nothing was trained")
+            lines.append("  it already existed; nothing was trained")
         if self.unwritten:
             lines.append(f"  {self.unwritten} entries did not reach MLflow; the same command writes them")
         if not (Path(self.folder) / Path(ARTIFACT_WEIGHTS).name).exists():
@@ -96,15 +96,15 @@ def epochs_of(overrides: Mapping[str, Any]) -> int:
     other = sorted(set(overrides) - {EPOCHS})
     if other:
         raise ConfigError(
-            "cannot be changed: a polish trains on with the settings of its path",
+            "cannot be changed: polishing keeps the settings of the path",
             other[0],
             f"only {EPOCHS}=N",
         )
     epochs = overrides.get(EPOCHS)
     if epochs is None:
-        raise ConfigError("there is no default: say for how many epochs", EPOCHS, f"{EPOCHS}=30, say")
+        raise ConfigError("there is no default number of epochs", EPOCHS, f"for instance {EPOCHS}=30")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ConfigError(f"{epochs!r} is not a whole number >= 1", EPOCHS, f"{EPOCHS}=30, say")
+        raise ConfigError(f"{epochs!r} is not a whole number >= 1", EPOCHS, f"for instance {EPOCHS}=30")
     return epochs
 
 
@@ -182,7 +182,7 @@ def _check_kind(record: Record, name: ModelName, taken: list[Snap]) -> None:
     only = "only snapshots of paths (t0007@3) are polished"
     if name.polish:
         hint = f"polish {ModelName(name.trial, name.level)} for as many epochs as you want in all"
-        raise ConfigError("is polished already", str(name), hint)
+        raise ConfigError("is already polished", str(name), hint)
     if record.job.kind == "baseline":
         raise ConfigError(f"is the unpruned baseline: {only}", str(name))
     if record.job.kind == "confirm":
@@ -198,7 +198,7 @@ def _check_database(place: Place) -> None:
     """The database that MLflow has in the driver's folder does not travel with an object store."""
     if place.config.tracking.uri is None and not (place.folder / DATABASE).exists():
         raise ConfigError(
-            "MLflow's database of this sweep is not here",
+            "the MLflow database of this sweep is not on this machine",
             str(place.folder / DATABASE),
             "polish on the machine of the sweep's driver",
         )
@@ -219,7 +219,7 @@ def _baseline(config: SweepConfig, record: Record, baselines: list[Record], sour
         raise ConfigError(
             f"{need} needs the baseline, which has not ended yet",
             source.name(record.job.trial_id),
-            "run the sweep on first",
+            "continue the sweep first",
         )
     return found
 

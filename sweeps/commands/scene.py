@@ -40,7 +40,7 @@ class Scene:
         hypervolume: share of the box that the front dominates, None = not known yet.
         stand_in: the snapshot that stands for the baseline in it; empty = a baseline does.
         left_s: about how long the sweep will take, None = not known.
-        kept: interrupted trial -> the epoch after which it goes on (0: it begins anew), None = not known.
+        kept: interrupted trial -> the epoch after which it goes on (0: it starts again), None = not known.
         lost: the driver that died, such as ``process 7``; empty = somebody may be at work.
         again: the command that continues it after that; empty = not known.
     """

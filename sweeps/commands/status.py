@@ -51,7 +51,7 @@ class Resting:
         if not promise:
             why = self.reason.removeprefix(f"{self.model}: ") or "no reason is recorded"
             return f"waits after {self.model}: {why}"
-        said = f"going on promised {_rate(promise)} points of hypervolume per dense epoch"
+        said = f"continuing promised {_rate(promise)} points of hypervolume per dense epoch"
         if other:
             said += f", {self.decision.get('other_name') or 'something else'} {_rate(other)}"
         _, found, limit = self.reason.partition("; ")

@@ -87,7 +87,7 @@ class LiveView:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(_TICK_S, left))
-            self._redraw()  # the terminal may have another size by now
+            self._redraw()  # the terminal may have another size now
 
 
 def watch(
@@ -132,7 +132,7 @@ def watch_here(sweep: str) -> bool:
         else:
             watch(sweep, LineView(functools.partial(print, flush=True)))
     except KeyboardInterrupt:
-        print("the view has ended; the sweep goes on", file=sys.stderr)
+        print("the view has ended; the sweep continues", file=sys.stderr)
         return False
     return True
 
@@ -156,9 +156,9 @@ class _Away:
             raise ConfigError(
                 f"the sweep cannot be read{long}: {first_line(exc)}",
                 self._place,
-                "does its store or ledger answer?",
+                "check that its store and its ledger answer",
             ) from exc
-        self.note = f"out of reach, tried again; this is what was seen last: {first_line(exc)}"
+        self.note = f"out of reach, trying again; this is the last known state: {first_line(exc)}"
 
 
 def _database_errors() -> tuple[type[Exception], ...]:

@@ -113,7 +113,7 @@ class Answers:
         again = self._host.baseline_again(job) if self._baselines.ended(job, outcome) else None
         self._announce(job, outcome)
         if again is not None:
-            self._progress.note(f"{job.trial_id} is trained again as {again.trial_id}")
+            self._progress.note(f"{job.trial_id} will be trained again as {again.trial_id}")
         self._stop_without_baselines()
         if outcome.status != "complete":
             return

@@ -22,7 +22,7 @@ class Baselines:
 
     Args:
         retries: how often one that the machine took is trained again.
-        attempts: key -> attempts that the machine took, where they shall count over several connections to Ray.
+        attempts: key -> attempts that the machine took, where they should count over several connections to Ray.
     """
 
     def __init__(self, retries: int, attempts: Counter[str] | None = None) -> None:
@@ -50,7 +50,7 @@ class Baselines:
         self._jobs[job.baseline_key] = job
 
     def ended(self, job: Job, outcome: Outcome) -> bool:
-        """Take in how it ended. Whether it shall be trained again."""
+        """Take in how it ended. Whether it should be trained again."""
         key = job.baseline_key
         self._jobs[key] = job
         if outcome.status == "complete":
@@ -90,7 +90,7 @@ class Baselines:
         return key in self._waiting or key in self._without_drop
 
     def missing(self, needed_by: str) -> str:
-        """What cannot be judged for want of which baseline, as a sentence; empty = nothing."""
+        """What cannot be judged because which baseline is missing, as a sentence; empty = nothing."""
         lost = [(job, outcome) for job, outcome in self._gone.values()]
         if not lost:
             return ""
@@ -101,7 +101,7 @@ class Baselines:
         how = {"lost": "was lost", "failed": "failed"}.get(outcome.status, f"ended as {outcome.status}")
         return (
             f"the baseline {job.trial_id}{others} {how} ({outcome.error}), and {needed_by} needs it;"
-            f" {wait} for it: run again to go on"
+            f" {wait} for it: run again to continue"
         )
 
 

@@ -41,12 +41,12 @@ class Conductor:
     back trials that would train what a running one is training; by default no training is shared and nobody waits.
     ``rungs`` says which trials end early; by default none does. ``budget`` says when no new trial starts. ``exchange``
     carries files to and from the trials where they do not see the sweep's folder. ``attempts`` counts baselines that
-    were lost, where that shall be remembered longer than this conductor lives.
+    were lost, where that should be remembered longer than this conductor lives.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
         failed_alike: whether it ended because the first jobs all failed with one error.
-        interrupted: whether running jobs shall be ended too; the ledger keeps them as running, to be continued.
+        interrupted: whether running jobs should be ended too; the ledger keeps them as running, to be continued.
     """
 
     def __init__(

@@ -32,5 +32,5 @@ def confirm_due(config: SweepConfig, ledger: Ledger) -> Due:
         what = "paths" if config.of_paths else "trials"
         words = f"search over; confirming {len(runs) // len(on)} {what} of the front on the seeds {on}"
     elif deeper:
-        words = f"search over; {len(deeper)} confirmed paths go on to where the front is by now"
+        words = f"search over; {len(deeper)} confirmed paths continue to where the front is now"
     return Due(new, deeper, words)

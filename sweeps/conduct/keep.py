@@ -83,7 +83,7 @@ class Keeper:
             self._slacks.pop((trial_id, taken.snap.level), None)
 
     def settled(self, trial_id: str) -> list[Dropped]:
-        """A path rests or has ended. Drop what has left the band by now, of all paths that are not being trained."""
+        """A path rests or has ended. Drop what has left the band now, of all paths that are not being trained."""
         self._running.discard(trial_id)
         return self.sweep()
 
@@ -97,7 +97,7 @@ class Keeper:
             try:
                 drop(self._exchange, *model, why)
             except OSError as exc:
-                _log.warning("the weights of %s stay for now: %s", model_id(*model), exc)
+                _log.warning("the weights of %s are kept for now: %s", model_id(*model), exc)
                 continue
             del self._there[model], self._slacks[model]
             found.append(Dropped(*model, why))

@@ -58,7 +58,7 @@ class Paths:
     # --- what is known --------------------------------------------------------------------------------------------
 
     def take_over(self, records: list[Record], snapshots: Mapping[str, list[SnapshotRecord]]) -> None:
-        """Go on from the ledger. Paths that had come to their end rest too if they may go deeper by now."""
+        """Go on from the ledger. Paths that had come to their end rest too if they may go deeper now."""
         self.entered = len(records)
         for record in records:
             job = record.job
@@ -167,7 +167,7 @@ class Paths:
         if missing:
             self._note(trained_again(missing))
         if verdict.reason:
-            self._note(f"{trial_id} goes on: {verdict.reason}")
+            self._note(f"{trial_id} continues: {verdict.reason}")
         job = self._ledger.resume(job)
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         write_rest(job.folder, Rest(last.level, False))
@@ -237,7 +237,7 @@ def _end(record: Record) -> Outcome:
 
 
 def as_now(job: Job, config_now: Callable[[dict[str, Any]], TrialConfig]) -> Job:
-    """The job as the sweep's config has it by now: target and cap of a path may have been raised since it was entered."""
+    """The job as the sweep's config has it now: target and cap of a path may have been raised since it was entered."""
     if not job.config.is_path or job.kind != "trial":
         return job
     now = config_now(job.point)

@@ -1,6 +1,6 @@
 """The type of one leaf of a config: checked with pydantic in strict mode, explained in words.
 
-``true`` is no number and ``"2"`` is no whole number; a whole number is welcome where a number is asked for.
+``true`` is not a number and ``"2"`` is not a whole number; a whole number is welcome where a number is asked for.
 """
 
 from __future__ import annotations

@@ -36,23 +36,23 @@ def check_given(tree: Mapping[str, Any]) -> None:
         raise ConfigError(
             "paths and single trials cannot be searched together",
             "train.schedule",
-            "two sweeps, then compare",
+            "run two sweeps, then `gcp-analyze compare`",
         )
     if schedule == CYCLES and prune.get("until") is not None:
         raise ConfigError(
-            "has no meaning with train.schedule: cycles", "prune.until", "target says how deep a path goes"
+            "cannot be used with train.schedule: cycles", "prune.until", "target says how deep a path goes"
         )
     search = tree.get("search")
     for name in ("min_gain", "max_path_cost"):
         if schedule != CYCLES and isinstance(search, Mapping) and search.get(name) is not None:
             raise ConfigError(
-                "only paths have it: a single trial is one step, trained whole or not at all",
+                "is for paths only: a single trial has no steps to choose between",
                 f"search.{name}",
-                "leave it out, or train.schedule: cycles",
+                "leave it out, or use train.schedule: cycles",
             )
     if schedule != CYCLES and isinstance(search, Mapping) and search.get("keep") == "front":
         raise ConfigError(
-            "only paths leave models by the dozen; a single trial's weights stay until they are cleaned",
+            "is for paths only; the weights of single trials are kept until `gcp-sweep clean`",
             "search.keep",
             "leave it out, and `gcp-sweep clean --keep front` at the end",
         )
@@ -69,7 +69,7 @@ def without_rungs(search: SearchConfig, tree: Mapping[str, Any]) -> SearchConfig
     given = tree.get("search")
     if isinstance(given, Mapping) and given.get("stopping") == "rungs":
         raise ConfigError(
-            "paths are not stopped at rungs: each of their models counts",
+            "paths cannot be stopped at rungs, because each of their models counts",
             "search.stopping",
             "none, or leave it out",
         )

@@ -33,7 +33,7 @@ def check_store_url(url: str) -> str:
     if parts.scheme == "file":
         raise ConfigError(f"{url!r} is a folder", "storage", f"write it as a path: {parts.path}")
     if not parts.scheme or not parts.hostname:
-        raise ConfigError(f"{url!r} names no bucket", "storage", STORES)
+        raise ConfigError(f"{url!r} has no bucket name", "storage", STORES)
     return url
 
 
@@ -56,7 +56,7 @@ def check_url(url: str) -> str:
     refuse_secret(url, "ledger")
     parts = urlsplit(url)
     if not url or parts.scheme.split("+")[0] not in ("postgresql", "sqlite"):
-        raise ConfigError(f"{url!r} is not a database's address", "ledger", _LEDGERS)
+        raise ConfigError(f"{url!r} is not a database URL", "ledger", _LEDGERS)
     return url
 
 

@@ -2,7 +2,7 @@
 
 The trial's part (``seed``, ``data``, ``model``, ``train``, ``prune``) has the fields of ``gcp_core.config``; any of its
 leaves may be a search range. The rest configures the search itself. Types are checked leaf by leaf with pydantic in
-strict mode, so ``true`` is no number and ``"2"`` is no whole number.
+strict mode, so ``true`` is not a number and ``"2"`` is not a whole number.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ResourcesConfig:
     """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a share of one.
 
     ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost; every
-    further epoch starts the count anew.
+    further epoch starts the count again.
     ``hang_minutes``: a trial whose epoch takes longer counts as lost; null = never.
     """
 
@@ -83,7 +83,7 @@ class BaselineConfig:
             raise ConfigError(
                 f"{self.epochs!r} is not a whole number >= 1",
                 "baseline.epochs",
-                "null = as many as search.max_path_cost allows, or as the dearest path costs",
+                "null = as many as search.max_path_cost allows, or as the most expensive path costs",
             )
 
 
@@ -385,7 +385,7 @@ def _name(tree: Mapping[str, Any]) -> str:
     name = tree.get("name")
     if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name) or ".." in name:
         allowed = "letters, digits, dots, dashes, underscores; it names the sweep's folder"
-        raise ConfigError(f"{name!r} is not a sweep's name", "name", allowed)
+        raise ConfigError(f"{name!r} is not a valid sweep name", "name", allowed)
     return name
 
 

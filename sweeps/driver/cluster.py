@@ -111,7 +111,7 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as exc:
             reason = str(exc).strip().splitlines()[0]
-            raise ConfigError(f"no Ray cluster there: {reason}", "--address", address) from exc
+            raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", address) from exc
         return
     # A private cluster inherits the environment; a runtime_env would throw away the workers it starts in advance.
     env |= {_REACHABLE: "0"}
@@ -133,12 +133,12 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             for process in _ray_processes() - earlier:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            _log.warning("this machine is busy: Ray did not start within its time, trying again")
+            _log.warning("Ray did not start in time, because this machine is busy; trying again")
         load = ", ".join(f"{value:.0f}" for value in os.getloadavg())
         raise ConfigError(
             f"Ray did not start in {_ATTEMPTS} x 30 s; load of the machine: {load}",
             "Ray on this machine",
-            "wait until less runs here, or give --address of a cluster",
+            "wait until the machine is less busy, or give the --address of a cluster",
         )
     finally:
         for name, value in before.items():

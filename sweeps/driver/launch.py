@@ -141,7 +141,7 @@ def run(
             return _run_once(order)
         except WorkersLost as exc:
             # Every round counts for the jobs that were running, so there are only so many rounds.
-            _log.warning("%s; the sweep goes on from its ledger", exc)
+            _log.warning("%s; the sweep continues from its ledger", exc)
             _give_up(exc, losses, checked.resources.retries, exchange)
 
 
@@ -313,7 +313,7 @@ def _conduct(
     finally:
         status: str | None = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
         if conductor.superseded:
-            status = None  # the runs are the other driver's by now
+            status = None  # the runs are the other driver's now
         else:
             for job in (*conductor.active, *conductor.waiting):
                 writer.interrupted(job)
@@ -383,18 +383,18 @@ def publish(folder: Path) -> None:
     try:
         from analysis.show.publish import publish as publish_front
     except ImportError as exc:
-        _log.warning("the front is not published to MLflow: %s", exc)
+        _log.warning("the front was not published to MLflow: %s", exc)
         return
     shutil.rmtree(folder / ".analysis", ignore_errors=True)  # its copy of ended runs misses what came late
     try:
         publish_front(folder)
     except Exception as exc:  # a picture that cannot be drawn must not fail a finished sweep
-        _log.warning("the front is not published to MLflow: %s: %s", type(exc).__name__, first_line(exc))
+        _log.warning("the front was not published to MLflow: %s: %s", type(exc).__name__, first_line(exc))
 
 
 @contextlib.contextmanager
 def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the sweep in good order, the second one at once."""
+    """The first Ctrl-C (or SIGTERM) ends the sweep cleanly, the second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

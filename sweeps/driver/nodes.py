@@ -78,7 +78,7 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
     silent = [f"{node.name}: {node.error}" for node in nodes if node.error]
     if silent:
         raise ConfigError(
-            f"{len(silent)} node(s) cannot run our code ({'; '.join(silent)})",
+            f"{len(silent)} node(s) cannot run this project's code ({'; '.join(silent)})",
             "--address",
             "install the same environment on every node, or use one image",
         )
@@ -95,9 +95,9 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
     without = [f"{node.name} has no {path}" for node in nodes for path in node.missing]
     if without:
         raise ConfigError(
-            f"data is missing on a node: {'; '.join(without)}",
+            f"data is missing on at least one node: {'; '.join(without)}",
             "data.path",
-            "the same path must lead to the data on every node",
+            "the data must be at the same path on every node",
         )
 
 
@@ -140,7 +140,7 @@ def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]
             parent.rmdir()
     if blind:
         raise ConfigError(
-            f"{folder} is local: {len(blind)} node(s) of the cluster do not see it ({', '.join(blind)})",
+            f"{folder} is local: {len(blind)} node(s) of the cluster cannot see it ({', '.join(blind)})",
             "storage",
             "give a folder that all nodes share, for instance on NFS",
         )

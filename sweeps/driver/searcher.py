@@ -152,7 +152,7 @@ class LossNotes(FIFOScheduler):
     """First come, first served; and it tells the searcher, who is not told, why a trial was lost.
 
     A trial that has trained a further epoch since its last loss has all its ``resources.retries`` again: machines that
-    are taken away every few hours shall cost the epochs that ran there, not the trial.
+    are taken away every few hours should cost the epochs that ran there, not the trial.
     """
 
     def __init__(self, searcher: ConductorSearcher) -> None:

@@ -40,7 +40,7 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as exc:
         raise ConfigError(
-            f"the driver is missing: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
+            f"the database driver is not installed: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
         ) from exc
     except SQLAlchemyError as exc:
         reason = str(exc).strip().splitlines()[0]
@@ -112,7 +112,7 @@ class AdvisoryLock:
             self._drop()
             return False
         _log.warning(
-            "the database had dropped this driver's lock; it is taken again, nobody had it meanwhile"
+            "the database dropped this driver's lock; it was taken again, and nobody held it in between"
         )
         return True
 
@@ -155,7 +155,9 @@ def driver_lock(
     lock = AdvisoryLock(storage.engine, sweep_id)
     try:
         if not lock.take():
-            raise ConfigError("another driver runs this sweep", "ledger", "wait for it, or stop it first")
+            raise ConfigError(
+                "another driver is running this sweep", "ledger", "wait for it to end, or stop it first"
+            )
         with (tenure or Tenure()).depends_on(lock.held, beat_s):
             yield
     finally:

@@ -31,4 +31,4 @@ def is_full(exc: BaseException | None) -> bool:
 
 def advice(folder: object) -> str:
     """One sentence: what happened and what to do."""
-    return f"the disk of {folder} is full; make room, then run again: the sweep continues"
+    return f"the disk of {folder} is full; make room and run again: the sweep continues"

@@ -124,7 +124,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            raise GcpError(f"{self.status!r} is no status", "outcome")
+            raise GcpError(f"{self.status!r} is not a status", "outcome")
         object.__setattr__(self, "history", tuple(self.history))
         object.__setattr__(self, "snapshots", tuple(self.snapshots))
         object.__setattr__(self, "error", redact(self.error))  # it is shown, logged and kept in many places
@@ -171,7 +171,7 @@ def read_outcome(folder: str | os.PathLike[str], part: int = 0) -> Outcome | Non
 
 @dataclass(frozen=True)
 class Stop:
-    """The driver's word that a running trial shall end early.
+    """The driver's word that a running trial should end early.
 
     Attributes:
         reason: one sentence.
@@ -198,9 +198,9 @@ class Rest:
 
     Attributes:
         level: of the snapshot that it is about; it says nothing about any other.
-        rest: the path shall end its process there, to go on later or not at all. False takes an earlier word back.
+        rest: the path should end its process there, to go on later or not at all. False takes an earlier word back.
         reason: one sentence.
-        over: it shall not go on later.
+        over: it should not go on later.
     """
 
     level: int

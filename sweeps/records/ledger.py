@@ -176,7 +176,7 @@ class Ledger:
         return dataclasses.replace(job, part=part)
 
     def renew(self, job: Job) -> None:
-        """Enter how deep an open path goes by now: its target or its cap was raised."""
+        """Enter how deep an open path goes now: its target or its cap was raised."""
         self.tenure.check()
         _, frozen, trial = self._open(job)
         config = job.config.to_dict()

@@ -46,7 +46,7 @@ class FolderSign:
 
 
 def sign_of(folder: Path) -> FolderSign | None:
-    """The last sign of a driver, None if it has ended in good order (or there never was one)."""
+    """The last sign of a driver, None if it has ended cleanly (or there never was one)."""
     path = folder / SIGN
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -66,9 +66,9 @@ def folder_sign(folder: Path, tenure: Tenure, beat_s: float = BEAT_S) -> Iterato
     sign = sign_of(folder)
     if sign is not None and sign.alive:
         raise ConfigError(
-            f"the sweep is being run by {sign} (last sign {sign.age_s:.0f} s ago)",
+            f"another driver is running the sweep: {sign} (last heartbeat {sign.age_s:.0f} s ago)",
             str(folder),
-            f"wait for it, or stop it first; without a sign for {GONE_S:.0f} s it counts as gone",
+            f"wait for it to end, or stop it first; without a heartbeat for {GONE_S:.0f} s it counts as gone",
         )
     path, token = folder / SIGN, uuid.uuid4().hex
     write_whole(path, json.dumps({"process": os.getpid(), "host": socket.gethostname(), "token": token}))

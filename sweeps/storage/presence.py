@@ -79,7 +79,7 @@ def claims(store: ObjectStore) -> list[Claim]:
 
 
 def driver_sign(store: ObjectStore) -> Sign | None:
-    """The last sign of a driver, None if it has ended in good order (or there never was one)."""
+    """The last sign of a driver, None if it has ended cleanly (or there never was one)."""
     text, written = store.read(DRIVER), store.written_at(DRIVER)
     if text is None or written is None:
         return None
@@ -104,9 +104,9 @@ def refuse_second(store: ObjectStore, folder: Path) -> None:
         return
     place = f" from {sign.folder.rpartition(' ')[0]}" if sign.host == socket.gethostname() else ""
     raise ConfigError(
-        f"the sweep is being run by {sign}{place} (last sign {sign.age_s:.0f} s ago)",
+        f"another driver is running the sweep: {sign}{place} (last heartbeat {sign.age_s:.0f} s ago)",
         store.url,
-        f"wait for it, or stop it first; without a sign for {GONE_S:.0f} s it counts as gone",
+        f"wait for it to end, or stop it first; without a heartbeat for {GONE_S:.0f} s it counts as gone",
     )
 
 
@@ -143,9 +143,7 @@ def _claim(store: ObjectStore, folder: Path) -> tuple[Fence, bytes]:
     there = claims(store)
     if there[-1] != claim:
         store.remove(claim.path)
-        raise ConfigError(
-            "another driver has taken the sweep over at the same moment", store.url, "wait for it"
-        )
+        raise ConfigError("another driver took over the sweep at the same moment", store.url, "wait for it")
     for earlier in there[:-1]:
         store.remove(earlier.path)
     return Fence(store, claim), sign
@@ -177,7 +175,7 @@ def presence(
                 end("another driver has taken over")
                 return
             except (OSError, ValueError) as exc:
-                _log.warning("no sign of life could be left: %s", first_line(exc))
+                _log.warning("the heartbeat failed: %s", first_line(exc))
 
     thread = threading.Thread(target=beat, name="driver-presence", daemon=True)
     thread.start()

@@ -49,7 +49,7 @@ def without_state(exchange: Exchange, trials: Iterable[str]) -> list[str]:
     try:
         return [name for name in missing if not exchange.sizes(f"{trial_path(name)}/{EPOCHS}")]
     except OSError as exc:  # nobody waits for a sentence
-        _log.warning("whether paths have states to go on from is not known: %s", exc)
+        _log.warning("cannot tell which paths have states to continue from: %s", exc)
         return []
 
 

@@ -5,7 +5,7 @@ workers are training counts as if it had ended as expected, so that they do not 
 to its end there is nothing to compare with, and every path goes on. On equal numbers going on comes before resuming, and
 resuming before starting.
 
-Promises of paused paths shrink as the front grows, so only the best ones are worked out anew in a decision, and the few
+Promises of paused paths shrink as the front grows, so only the best ones are worked out again in a decision, and the few
 for which that is longest ago.
 """
 

@@ -2,7 +2,7 @@
 
 At a rung (an epoch; a quarter and a half of the training, unless the config says otherwise) a trial is compared with all
 others at the same epoch of a training of the same length, whether those have ended since or not. Not where they are is
-compared, but where they will end: the *projected final* cost (a trial that prunes late is not dearer than one that
+compared, but where they will end: the *projected final* cost (a trial that prunes late does not cost more than one that
 prunes early) and the final accuracy that the accuracy so far lets expect. The better share goes on, by non-dominated
 sorting with crowding distance (Deb et al. 2002) to the trials that went on; nobody waits for anybody.
 
@@ -106,7 +106,7 @@ class Rungs:
         }
 
     def epoch(self, job: Job, row: Mapping[str, float]) -> Stop | None:
-        """Take in one epoch of a running job; a :class:`Stop` if it shall end now. Only trials are ever stopped."""
+        """Take in one epoch of a running job; a :class:`Stop` if it should end now. Only trials are ever stopped."""
         if job.kind == "confirm":
             return None
         course = self._course(job)

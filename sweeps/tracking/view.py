@@ -119,7 +119,7 @@ def keep_views(client: MlflowClient, experiment: Any, wanted: tuple[View, ...]) 
             return {}
         tags = dict(view.tag(int(experiment.creation_time or 0)) for view in wanted)
         if max(map(len, tags.values())) > _LONGEST_TAG:
-            _log.warning("no ready-made view in MLflow: it would be longer than a tag may be")
+            _log.warning("no ready-made view in MLflow: it would not fit into a tag")
             return {}
         for key, value in tags.items():
             if experiment.tags.get(key) != value:

@@ -197,7 +197,7 @@ class MlflowWriter:
                     _log.error("not written to MLflow: %s", first_line(exc))
                     return
                 _log.warning(
-                    "MLflow does not take an entry, trying again in %.1f s: %s", pause, first_line(exc)
+                    "MLflow did not accept an entry; trying again in %.1f s: %s", pause, first_line(exc)
                 )
             finally:
                 self.busy_s += time.thread_time() - start
@@ -296,7 +296,7 @@ class MlflowWriter:
             except Exception as exc:
                 if not _refused(exc):
                     raise
-                refusal = exc  # the other runs' metrics shall not wait behind these
+                refusal = exc  # the other runs' metrics should not wait behind these
             del self._metrics[run_id]
         if refusal is not None:
             raise refusal

@@ -212,7 +212,7 @@ def _run(
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
-            # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
+            # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there now.
             _fetch_word(job, STOP_FILE, exchange)
         return read_stop(folder) is not None
 
@@ -225,7 +225,7 @@ def _run(
             with _tolerated("the snapshot stays on this node for now"), _ends_if_superseded(job):
                 exchange.send(f"{trial_path(job.trial_id)}/{schema.SNAPSHOTS}/{taken.level:02d}")
             extra.snapshot(_snap(taken))
-            # As with an epoch: the driver has dealt with it by now.
+            # As with an epoch: the driver has dealt with it now.
             _fetch_word(job, REST_FILE, exchange)
         word = read_rest(folder)
         return word is not None and word.rest and word.level == taken.level
@@ -306,7 +306,7 @@ def _remove_old_epochs(job: Job, exchange: Exchange) -> None:
 
 @contextlib.contextmanager
 def _ends_if_superseded(job: Job) -> Iterator[None]:
-    """The trial was given to another process, which shall not be disturbed: this one ends, and writes nothing more.
+    """The trial was given to another process, which should not be disturbed: this one ends, and writes nothing more.
 
     Its node was silent for too long, or the driver that started it was.
     """

@@ -81,7 +81,7 @@ def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str,
 
     tree = _tree(s3, tmp_path / "second", tracking)
     refused = _start(tree)
-    assert "the sweep is being run by process" in refused.communicate(timeout=100)[1]
+    assert "another driver is running the sweep: process" in refused.communicate(timeout=100)[1]
     assert refused.returncode == 1
     second = _start(tree, GONE_S="0")
     output, errors = second.communicate(timeout=400)

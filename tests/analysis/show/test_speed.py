@@ -35,14 +35,14 @@ def test_dense_and_pruned_stand_side_by_side_with_intervals_and_the_accuracy_in_
     put(tmp_path / "bench", result())
     (found,) = speeds(df, "t0001@2").models
     same = "no measurable change"
-    assert found.times.header[:4] == ["runtime", "batch", "unpruned, ms", "pruned, ms"]
+    assert found.times.header[:4] == ["runtime", "batch", "what pruning changes", "unpruned, ms"]
     assert [list(map(str, row)) for row in found.times.rows] == [
-        ["torch", "1", "2.00 (1.98-2.02)", "1.40 (1.39-1.41)", "0.700 (0.690-0.710)", "30 % less time"],
-        ["ONNX Runtime", "1", "2.00 (1.98-2.02)", "1.60 (1.58-1.62)", "0.800 (0.790-0.810)", "20 % less time"],
-        ["ONNX Runtime, int8", "1", "2.00 (1.98-2.02)", "1.99 (1.97-2.01)", "0.995 (0.985-1.005)", same],
-        ["torch", "64", "2.00 (1.98-2.02)", "1.40 (1.39-1.41)", "0.700 (0.690-0.710)", "30 % less time"],
+        ["torch", "1", "30 % less time", "2.00 (1.98-2.02)", "1.40 (1.39-1.41)", "0.700 (0.690-0.710)"],
+        ["ONNX Runtime", "1", "20 % less time", "2.00 (1.98-2.02)", "1.60 (1.58-1.62)", "0.800 (0.790-0.810)"],
+        ["ONNX Runtime, int8", "1", same, "2.00 (1.98-2.02)", "1.99 (1.97-2.01)", "0.995 (0.985-1.005)"],
+        ["torch", "64", "30 % less time", "2.00 (1.98-2.02)", "1.40 (1.39-1.41)", "0.700 (0.690-0.710)"],
     ]  # fmt: skip
-    assert found.times.right == [False, True, True, True, True, False]
+    assert found.times.right == [False, True, False, True, True, True]
     assert [list(row) for row in found.accuracies.rows] == [
         ["torch", "97.00 %", "96.10 %", "-"],
         ["ONNX Runtime, int8", "97.00 %", "95.70 %", "-0.40 points"],
@@ -61,7 +61,7 @@ def test_dense_and_pruned_stand_side_by_side_with_intervals_and_the_accuracy_in_
 def test_a_time_has_three_digits_that_count(df, tmp_path, middle, said):
     times = {"median_ms": middle, "low_ms": 0.9 * middle, "high_ms": 1.1 * middle}
     put(tmp_path / "bench", result(timed=[line(**times)]))
-    assert speeds(df, "").models[0].times.rows[0][3] == said
+    assert speeds(df, "").models[0].times.rows[0][4] == said
 
 
 def test_the_card_has_the_measured_latency_and_no_longer_asks_to_measure_it(df, tmp_path):
@@ -89,7 +89,7 @@ def test_a_result_of_other_weights_is_marked_and_does_not_reach_the_card(df, tmp
     put(tmp_path / "bench", result("t0001@3"))
     put(tmp_path / "trials" / "t0001" / "snapshots" / "03", {"sha256": "b" * 64}, "manifest.json")
     found = speeds(df, "t0001@3")
-    assert found.models[0].note == "The model has other weights by now: measure it again."
+    assert found.models[0].note == "The model's weights have changed since: measure it again."
     assert found.chosen is None
     put(tmp_path / "trials" / "t0001" / "snapshots" / "03", {"sha256": SHA}, "manifest.json")
     assert speeds(df, "t0001@3").chosen is not None

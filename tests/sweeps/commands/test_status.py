@@ -22,7 +22,7 @@ from tests.sweeps.inline import OF_PATHS, config
 SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "sweep" / "status.json"
 WHY = "t0001@2 promises 0.1 % of hypervolume per dense epoch, a new path 0.4"
 
-SAID = "waits after t0001@2: going on promised 0.1 points of hypervolume per dense epoch, a new path 0.4"
+SAID = "waits after t0001@2: continuing promised 0.1 points of hypervolume per dense epoch, a new path 0.4"
 
 
 def _sweep(tmp_path: Path, resting: int = 1, state: str = "interrupted") -> Path:

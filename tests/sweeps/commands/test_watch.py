@@ -322,7 +322,7 @@ def test_a_place_without_a_sweep_is_one_error_and_exit_code_2(
 def test_watch_goes_with_no_json(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["status", str(tmp_path), "--watch", "--json"])
     assert done.exit_code == 2
-    assert "--watch goes with neither --failed nor --json" in done.stderr
+    assert "--watch cannot be combined with --failed or --json" in done.stderr
 
 
 def test_a_folder_that_goes_away_ends_the_view_with_an_error(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_ctrl_c_ends_the_view_with_exit_code_1_and_leaves_the_sweep(tmp_path: Pa
     monkeypatch.setattr(LineView, "show", press)
     done = CliRunner().invoke(main, ["status", str(played.folder), "--watch"])
     assert done.exit_code == 1
-    assert done.stderr == "the view has ended; the sweep goes on\n"
+    assert done.stderr == "the view has ended; the sweep continues\n"
     assert existing_entry(played.folder).state == "running"
     assert not (played.folder / "stop.request").exists()
 
