@@ -142,7 +142,7 @@ class Tag:
 class Status:
     """One end (or non-end) of a trial and what Optuna and MLflow call it.
 
-    ``on_front`` says whether a trial with this status may stand on the front.
+    ``on_front`` says whether a trial with this status may be on the front.
     """
 
     name: str

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What fresh seeds say about a configuration.
+    """What fresh seeds show about a configuration.
 
     Attributes:
         selected: the value it was chosen by (mean over the seeds of the search).

@@ -98,7 +98,7 @@ class Plan:
         runtimes: names of :data:`RUNTIMES`; None = all that are installed here.
         accuracy: also evaluate on the validation images; without, there is no int8 either, which needs images.
         seconds, width: per line, as :func:`gcp_core.cost.latency.compare_calls` has them.
-        data_path: where the data lies on this machine, if not where it lay for the trial.
+        data_path: where the data is on this machine, if it has moved since the trial.
         clock: ``wall``, or ``cpu``: the processor's time of this process, which with one thread is what the wall clock
             would show on a quiet machine.
     """

@@ -101,7 +101,7 @@ def prove(
     Args:
         onnx: also write ``model.onnx`` and evaluate it with onnxruntime.
         int8, openvino: also write ``model.int8.onnx``, ``model.xml`` (with ``model.bin``), made of ``model.onnx``.
-        data_path: where the data lies on this machine, if not where it lay for the trial; its digest must be the same.
+        data_path: where the data is on this machine, if it has moved since the trial; its digest must be the same.
 
     Raises:
         CheckpointError: the files are damaged, or the data is not what the model was trained on.

@@ -62,7 +62,7 @@ def write(
     A table without a finished model gives a page that says so, and ``trials.csv``.
 
     Args:
-        choice: what somebody chose; without one the page shows the default choice, named as such.
+        choice: a choice that somebody made; without one the page shows the default choice and says so.
         band: costs that differ by at most this share count as equal on the front that is shown (``pareto.distinct``).
         usable: where the accuracy scale of the hypervolume begins (``anchors_for``).
         benches: files that ``bench`` wrote elsewhere than into the sweep's folder.
@@ -123,7 +123,7 @@ def html(
     A table without a finished model, without a baseline or with a single trial gives a page that says so.
 
     Args:
-        files: what lies beside the page, named at its end.
+        files: what is beside the page, named at its end.
         benches: as :func:`write` has them.
     """
     goals = df.attrs["objectives"]
@@ -160,7 +160,7 @@ def _name(df: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Fact:
-    """A number or name at the head of the page; ``title`` explains it where one points at it."""
+    """A number or name at the head of the page; ``title`` explains it in a tooltip."""
 
     value: str
     words: str

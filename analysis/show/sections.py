@@ -63,7 +63,7 @@ class Advice:
     points: Table = _NOTHING
 
 
-#: Why a path has come to its end, in words for people.
+#: Why a path has ended, in words for people.
 _ENDS = {
     "target": "its target is reached",
     "cap": "it reached its cap on the epochs",

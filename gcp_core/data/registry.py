@@ -33,7 +33,7 @@ SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
 
 
 def data_names() -> list[str]:
-    """The data sets we know by name; ``package.module:factory`` works too."""
+    """The built-in data sets; ``package.module:factory`` works too."""
     return sorted(SOURCES)
 
 

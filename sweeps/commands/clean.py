@@ -1,7 +1,7 @@
-"""What of a sweep's folder may go: training states that nobody will continue from, and weights nobody will take.
+"""What may be deleted from a sweep's folder: training states that no run needs, and weights that nobody wants.
 
 Ledger, configs, logs, plans, MLflow's records and the epochs of unfinished trials always stay. So do the states of paths
-that a raised target or a longer search may take further, unless they are asked for.
+that a raised target or a longer search may continue, unless the caller asks for them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ KEEP = ("all", "front", "none")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What went (or would go).
+    """What was removed (or would be removed).
 
     Attributes:
-        keep: whose weights stay: ``all``, ``front`` (front, baselines and confirmation runs) or ``none``.
+        keep: which weights were kept: ``all``, ``front`` (front, baselines and confirmation runs) or ``none``.
         removed: path relative to the sweep's folder -> bytes.
-        kept_weights: models (trials, or snapshots of paths) whose weights stay.
-        note: what MLflow still holds elsewhere.
-        kept_states: training states from which paths may go on: path relative to the sweep's folder -> bytes.
+        kept_weights: models (trials, or snapshots of paths) whose weights were kept.
+        note: what MLflow still keeps elsewhere.
+        kept_states: training states from which paths may continue: path relative to the sweep's folder -> bytes.
     """
 
     folder: str
@@ -85,7 +85,7 @@ def clean(
     Args:
         keep: whose final weights stay; ``gcp-sweep replay`` trains the others again and puts them back.
         dry_run: count, remove nothing.
-        states: also the states from which paths may go on; a raised target then trains again.
+        states: also the states from which paths may continue; a raised target then trains again.
 
     Raises:
         ConfigError: no sweep there, a driver is running it, or ``states`` of one that is not complete.

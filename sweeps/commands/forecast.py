@@ -314,7 +314,7 @@ def _slots(config: SweepConfig) -> int:
 
 
 def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
-    """Weights of every model twice (trial and MLflow), two checkpoints per running trial and per path that may go on,
+    """Weights of every model twice (trial and MLflow), two checkpoints per running trial and per path that may continue,
     bounded shared states. With ``search.keep: front`` it is less: how much nobody knows before.
     """
     weights = sum(8 * params for trial in trials for params in _models(trial))

@@ -1,4 +1,4 @@
-"""What the user calls a model, as what the ledger knows of it: ``t0008``, ``t0007@3``, ``t0007@3+30``."""
+"""Finds what a user's name for a model means in the ledger: ``t0008``, ``t0007@3``, ``t0007@3+30``."""
 
 from __future__ import annotations
 

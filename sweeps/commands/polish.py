@@ -1,7 +1,7 @@
-"""Train a chosen snapshot of a path on with one long cycle: a new model of the sweep, ``t0007@3+30``.
+"""Train a chosen snapshot of a path for one more long cycle: a new model of the sweep, ``t0007@3+30``.
 
 Runs in this process, while no driver does. The model is kept first, then entered in the ledger, then written to MLflow;
-whatever is interrupted is done by the same command, called again.
+if it is interrupted, the same command finishes it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ EPOCHS = "train.epochs"
 
 @dataclass(frozen=True)
 class Polish:
-    """What came of it.
+    """The result.
 
     Attributes:
         model, snapshot: names of the polished model and of what it was made of.
-        status: ``complete``, ``infeasible``, or ``interrupted`` (call again to go on).
+        status: ``complete``, ``infeasible``, or ``interrupted`` (call again to continue).
         finals, before: final values of both.
-        trained_epochs: by this call; 0 = it was there.
-        unwritten: entries that MLflow did not take; the same command writes them.
+        trained_epochs: by this call; 0 = the model already existed.
+        unwritten: entries that MLflow did not accept; the same command writes them.
         sweep: its folder, as a command takes it.
     """
 
@@ -88,10 +88,10 @@ class Polish:
 
 
 def epochs_of(overrides: Mapping[str, Any]) -> int:
-    """How long to polish, from the words of the command line.
+    """How long to polish, from the arguments of the command line.
 
     Raises:
-        ConfigError: it is missing or no whole number >= 1, or anything else is given.
+        ConfigError: it is missing or is not a whole number >= 1, or anything else is given.
     """
     other = sorted(set(overrides) - {EPOCHS})
     if other:
@@ -114,7 +114,7 @@ def polish(
     epochs: int,
     report: Callable[[Any], None] | None = None,
 ) -> Polish:
-    """Polish the snapshot ``model`` (``t0007@3``) of a sweep for ``epochs`` epochs, or go on with that.
+    """Polish the snapshot ``model`` (``t0007@3``) of a sweep for ``epochs`` epochs, or continue that.
 
     Args:
         report: called after every epoch.
@@ -158,7 +158,7 @@ def shown_as(place: Place) -> str:
 
 @contextlib.contextmanager
 def _held(place: Place) -> Iterator[tuple[Ledger, Entry]]:
-    """The sweep is this process's, as it is a driver's that runs it."""
+    """Hold the sweep for this process, as its driver would."""
     folder, config = place.folder, place.config
     entry, tenure = existing_entry(folder), Tenure()
     with run_lock(folder, tenure), place.exchange.present(functools.partial(request_stop, folder)):
@@ -284,7 +284,7 @@ def _spool_all(work: Path, history: Iterable[Any]) -> None:
 
 
 def weights_at_hand(place: Place, trial: str, source: Snap) -> None:
-    """The snapshot's model folder is here, and is of the weights that the ledger recorded.
+    """Make sure that the snapshot's model folder is here and has the weights that the ledger recorded.
 
     Raises:
         ConfigError: its weights were removed.

@@ -1,6 +1,6 @@
 """Train a trial of a sweep once more, alone, from its ledger entry, and compare the weights bit by bit.
 
-Weights that were cleaned away come back with it, if they are the same. A polished snapshot is polished again, from the
+Weights that were cleaned away are put back if they are the same. A polished snapshot is polished again, from the
 snapshot in the sweep's folder or, where its weights are gone, from one that is trained again first.
 """
 
@@ -45,7 +45,7 @@ _ENDED_WITH_WEIGHTS = ("complete", "stopped", "infeasible", "paused")
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of it.
+    """The result.
 
     Attributes:
         model: what was asked for: a trial, a snapshot of a path (``t0007@3``), or that polished (``t0007@3+30``).
@@ -114,7 +114,7 @@ def replay(
     """Train a trial of a sweep again, in a temporary folder, sharing nothing with other trials.
 
     Args:
-        model: a trial, or a snapshot of a path (``t0007@3``), which is trained up to there snapshot, or that one
+        model: a trial, or a snapshot of a path (``t0007@3``), which is trained as far as that snapshot, or that one
             polished (``t0007@3+30``).
         report: called after every epoch.
         runner: the ``package.module:function`` that the sweep was run with.

@@ -95,7 +95,7 @@ def _ahead(scene: Scene) -> str:
 
 
 def picture(scene: Scene, height: int, note: str = "", width: int = _WIDE) -> RenderableType:
-    """The whole scene in at most ``height`` lines, up to there is possible; what has no room is counted.
+    """The whole scene in at most ``height`` lines, as far as possible; what has no room is counted.
 
     Args:
         height, width: of the terminal, in lines and characters.

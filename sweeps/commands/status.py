@@ -27,7 +27,7 @@ BAD = ("failed", "lost", "diverged", "infeasible")
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that has no place on the front, and where to read why."""
+    """A trial that cannot be on the front, and where to read why."""
 
     trial_id: str
     status: str
@@ -108,7 +108,7 @@ class SweepStatus:
         return "\n".join(lines)
 
     def _as_now(self, statuses: dict[str, int]) -> dict[str, int]:
-        """Without a driver nothing runs, whatever the ledger was told last."""
+        """Without a driver nothing runs, whatever the ledger says."""
         if self.state == "running":
             return statuses
         return {{"running": "interrupted"}.get(status, status): n for status, n in statuses.items()}
@@ -144,7 +144,7 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
 
 
 def _standing(folder: Path, config: SweepConfig, entry: Entry) -> tuple[str, str, str]:
-    """(state, why, the command that goes on); a sweep whose driver died still says of itself that it is running."""
+    """(state, reason, the command that continues it). A sweep whose driver died is still recorded as running."""
     if entry.state == "complete":
         return entry.state, entry.message, ""
     with Following(folder) as following:
@@ -180,7 +180,7 @@ def resting(records: Iterable[Record], taken: Mapping[str, list[SnapshotRecord]]
 
 
 def _rate(promise: Mapping[str, Any]) -> str:
-    """Per cent points of hypervolume per dense epoch, in two digits that count."""
+    """Percentage points of hypervolume per dense epoch, with two significant digits."""
     return f"{promise['rate']:.2g}" if promise["rate"] < 100 else f"{promise['rate']:.0f}"
 
 

@@ -15,7 +15,7 @@ _POLL_S, _POLL_STORE_S = 0.1, 2.0
 
 @dataclass(frozen=True)
 class Halt:
-    """What came of it.
+    """The result.
 
     Attributes:
         running: whether a driver is still at work.

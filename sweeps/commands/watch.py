@@ -1,4 +1,4 @@
-"""``gcp-sweep status SWEEP --watch``: a live view of a sweep that runs somewhere; it looks and touches nothing."""
+"""``gcp-sweep status SWEEP --watch``: a live view of a running sweep; it only reads."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def watch(
 ) -> Scene:
     """Look and show until the sweep has ended; the last look.
 
-    A sweep that has not begun is waited for, and so is one whose driver was lost: somebody may continue it.
+    Waits for a sweep that has not begun, and for one whose driver was lost, because somebody may continue it.
 
     Raises:
         ConfigError: there is no sweep (any more), or it cannot be reached, at the start or for ``patience_s`` seconds.
@@ -162,7 +162,7 @@ class _Away:
 
 
 def _database_errors() -> tuple[type[Exception], ...]:
-    """What a ledger in a database may say."""
+    """Turn the errors of a database ledger into ours."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 

@@ -1,4 +1,4 @@
-"""A mistake that hits every trial is worth three trials, not all of them."""
+"""Stop the sweep early if its first trials all fail for the same reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the search has chosen is trained on fresh seeds: which runs that takes, on top of those there are."""
+"""Which runs it takes to train the chosen models on fresh seeds, in addition to those that exist."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose weights a sweep of paths keeps while it runs: a path leaves a model per cycle, and few of them are wanted.
+"""Which weights a sweep of paths keeps while it runs: a path leaves a model per cycle, and few of them are needed.
 
 With ``search.keep: front`` the weights of a snapshot go once another model, no worse in every other objective, is more
 accurate than the upper end of the snapshot's own 95 % interval (``analysis.front.band``). The front only moves forward,
@@ -33,7 +33,7 @@ _ASKED = 8
 
 @dataclass(frozen=True)
 class Dropped:
-    """Weights that went: whose, and why."""
+    """Deleted weights: of which model, and why."""
 
     trial_id: str
     level: int

@@ -28,7 +28,7 @@ def is_of_paths(tree: Mapping[str, Any]) -> bool:
 
 
 def check_given(tree: Mapping[str, Any]) -> None:
-    """Refuse what was written down and has no meaning; once defaults are filled in nobody can tell any more."""
+    """Refuse keys that were given but have no meaning; once defaults are filled in, they can no longer be recognised."""
     parts = {part: tree.get(part) for part in ("train", "prune")}
     train, prune = (part if isinstance(part, Mapping) else {} for part in parts.values())
     schedule = train.get("schedule")
@@ -65,7 +65,7 @@ def check_given(tree: Mapping[str, Any]) -> None:
 
 
 def without_rungs(search: SearchConfig, tree: Mapping[str, Any]) -> SearchConfig:
-    """Rungs stop trials that would be poor at their end; a path is worth something at every step."""
+    """Rungs stop trials that would end badly, but a path has value at every step."""
     given = tree.get("search")
     if isinstance(given, Mapping) and given.get("stopping") == "rungs":
         raise ConfigError(
@@ -104,7 +104,7 @@ def steps_ahead(path: TrialConfig, removed: float | None = None, epoch: int = 0)
 
     ``removed`` and ``epoch`` are those of its last snapshot; None = it has not begun, so the dense phase comes first. A
     share ``removed`` of ``prune.of`` counts as that share of the multiply-adds. With ``ratio_of: units`` the levels are
-    not known; a cut of r of the units counts as r of the cost. Without a target it goes on until one hundredth is left.
+    not known; a cut of r of the units counts as r of the cost. Without a target it continues until one hundredth is left.
     """
     prune, train = path.pruning, path.train
     cap = math.inf if train.epochs is None else train.epochs

@@ -76,6 +76,6 @@ def working_folder(storage: str, name: str, ledger: str | None) -> str:
 
 
 def as_typed(path: Path) -> str:
-    """A path as one would type it here: relative if it lies below."""
+    """A path as one would type it here: relative if it is below."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -38,7 +38,7 @@ class SearchConfig:
         stopping: ``rungs`` (unpromising trials end early, see ``sweeps.strategy.stopping``) or ``none``; None =
             ``rungs`` with a sampler that learns (tpe, nsga2, gp), ``none`` with one that does not.
         rungs: where trials are compared, as shares of their epochs.
-        rung_share: share of the trials at a rung that goes on.
+        rung_share: share of the trials at a rung that continues.
         min_gain: of paths: a step that promises less is not taken, in per cent points of hypervolume per dense epoch of
             training; None = :data:`DEFAULT_MIN_GAIN` with a sampler that learns, 0 with one that makes a table.
         max_path_cost: of paths: those foreseen to cost more dense epochs of training are not proposed; None = no limit.

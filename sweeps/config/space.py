@@ -61,13 +61,13 @@ class Dimension:
         return [self.canonical(self.low + index * (self.step or 0.0)) for index in range(size)]
 
     def extremes(self) -> list[Scalar]:
-        """The values worth checking before anything is paid for: all choices, or both ends."""
+        """The values to check before anything runs: all choices, or both ends."""
         if self.choices is not None:
             return list(self.choices)
         return [self.canonical(self.low), self.canonical(self.high)]
 
     def canonical(self, value: Scalar) -> Scalar:
-        """The one way to write ``value``: on the step's grid, without the noise of binary fractions.
+        """The canonical form of ``value``: on the step's grid, without the rounding noise of binary fractions.
 
         >>> Dimension("x", low=0.1, high=0.4, step=0.1).canonical(0.1 + 2 * 0.1)
         0.3

@@ -1,4 +1,4 @@
-"""The sweep's configuration: YAML in, checked dataclasses out, every mistake named with path, value and remedy.
+"""The sweep's configuration: YAML in, checked dataclasses out, every mistake reported with path, value and remedy.
 
 The trial's part (``seed``, ``data``, ``model``, ``train``, ``prune``) has the fields of ``gcp_core.config``; any of its
 leaves may be a search range. The rest configures the search itself. Types are checked leaf by leaf with pydantic in
@@ -33,7 +33,7 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a share of one.
+    """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a fraction.
 
     ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost; every
     further epoch starts the count again.
@@ -99,8 +99,8 @@ class SweepConfig:
     """A whole sweep, checked. ``tree`` is the merged config with every default filled in (ranges as written).
 
     ``ledger`` is a database's URL, or with an object store as ``storage`` a folder on the driver's machine; None = a
-    journal in the sweep's folder. ``baseline_given``: the user says how long the baseline of paths is trained; where he
-    does not, an existing sweep keeps the number it has (``sweeps.records.folder.as_begun``).
+    journal in the sweep's folder. ``baseline_given``: the user sets how long the baseline of paths is trained; otherwise
+    an existing sweep keeps the number it has (``sweeps.records.folder.as_begun``).
     """
 
     name: str
@@ -122,7 +122,7 @@ class SweepConfig:
 
     @property
     def store(self) -> str | None:
-        """The sweep's URL in an object store, None if its folder is where everybody looks."""
+        """The sweep's URL in an object store, None if its folder is used directly."""
         return join(self.storage, self.name) if is_object_store(self.storage) else None
 
     @property
@@ -193,7 +193,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def load_config(
     source: str | os.PathLike[str] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> SweepConfig:
-    """Read, merge and check a config; ConfigError names the first thing that is wrong."""
+    """Read, merge and check a config; ConfigError names the first mistake."""
     return check_tree(merge(read_tree(source), overrides or {}))
 
 

@@ -59,13 +59,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep after ``run``; can be given wherever its folder's path is wanted.
+    """A sweep after ``run``. It can be passed wherever the path of its folder is expected.
 
     Attributes:
         state: ``complete`` (every trial ended), ``interrupted`` or ``failed``.
-        message: why it is not complete, or which budget ended it; else empty.
+        message: why it is not complete, or which budget ended it; otherwise empty.
         statuses: how many trials ended how (baselines not counted).
-        unwritten: entries that MLflow did not take; the next ``run`` writes them.
+        unwritten: number of entries that MLflow did not accept; the next ``run`` writes them.
         views: title -> address below the MLflow UI's own, of the sweep's ready-made views; empty where it opens none.
     """
 
@@ -86,13 +86,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to run, besides what to run.
+    """How to run a sweep (the config says what to run).
 
     Attributes:
-        address: of an existing Ray cluster; None = a private one on this machine.
+        address: of a running Ray cluster; None = start a private one on this machine.
         new: start a new sweep beside an existing one of the same name.
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
-        check: looks at a trial's config before anything is started (None = the core's own check).
+        check: checks a trial's config before anything is started (None = the core's own check).
         progress: a context manager with the methods of ``sweeps.conduct.listeners.Progress``.
     """
 
@@ -108,12 +108,12 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch | None = None,
 ) -> Sweep:
-    """Run the sweep in ``storage/name``: finished trials are kept, the rest run.
+    """Run the sweep in ``storage/name``: finished trials are kept, the others run.
 
     Args:
         config: a YAML file, its content as a mapping, or a checked config.
         overrides: dotted path -> value (ranges included), set on top of ``config``.
-        launch: where and how; the default is a private Ray on this machine.
+        launch: where and how; by default on a private Ray on this machine.
 
     Raises:
         ConfigError, DataError, ModelError: before anything is written.

@@ -27,7 +27,7 @@ _LEAST_FREE = 100 * _MB
 
 
 def continued(config: SweepConfig) -> SweepConfig:
-    """The config as an existing sweep may go on with it; a new sweep's as it is.
+    """The config as an existing sweep may continue with it; a new sweep's as it is.
 
     Raises:
         ConfigError: something differs that may not, or fewer paths are asked for than have started.
@@ -185,7 +185,7 @@ def check_driver(exchange: Exchange) -> None:
 
 
 def leftovers(folder: str, here: str = ".") -> list[str]:
-    """What is no mistake but may surprise: locks of a killed driver, and somebody else's MLflow files."""
+    """What is not a mistake but may surprise: locks of a killed driver, and somebody else's MLflow files."""
     notes = []
     stale = [path.name for path in Path(folder).glob(f"{JOURNAL}.lock*")]
     if stale:

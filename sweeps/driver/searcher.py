@@ -86,7 +86,7 @@ class ConductorSearcher(Searcher):
             self._receive(trial_id, result)
         except (Superseded, Displaced):
             self._live().interrupt(TAKEN_OVER)
-        except OSError as exc:  # a snapshot that is not entered is told again by the path that goes on
+        except OSError as exc:  # a snapshot that is not entered is told again by the path that continues
             self._stop_if_full(exc)
 
     def on_trial_complete(

@@ -88,7 +88,7 @@ class Snap:
         return cls(**{**values, "finals": _numbers(values["finals"])})
 
 
-#: A path that ended or rests for one of these reasons may go on from its last state.
+#: A path that ended or rests for one of these reasons may continue from its last state.
 GOES_ON = ("target", "cap", "paused")
 
 
@@ -198,9 +198,9 @@ class Rest:
 
     Attributes:
         level: of the snapshot that it is about; it says nothing about any other.
-        rest: the path should end its process there, to go on later or not at all. False takes an earlier word back.
+        rest: the path should end its process there, to continue later or not at all. False takes an earlier word back.
         reason: one sentence.
-        over: it should not go on later.
+        over: it should not continue later.
     """
 
     level: int

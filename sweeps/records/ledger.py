@@ -160,8 +160,9 @@ class Ledger:
         trial.set_user_attr(_STATUS, "paused")
 
     def resume(self, job: Job) -> Job:
-        """Enter that a path goes on. One that had ended goes on as a further part, in a sibling study: what was told to
-        Optuna stays told. The job to run.
+        """Record that a path continues, and return the job to run.
+
+        A path that had ended continues as a further part, in a sibling study, because what Optuna was told stays told.
         """
         self.tenure.check()
         _, frozen, trial = self._open(job)

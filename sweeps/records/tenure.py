@@ -15,7 +15,7 @@ BEAT_S = 20.0
 
 
 class Displaced(OSError):
-    """Another driver has taken over; whoever meets this ends and writes nothing more."""
+    """Another driver has taken over; the process that meets this ends and writes nothing more."""
 
 
 class Tenure:

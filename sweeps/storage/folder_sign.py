@@ -1,6 +1,6 @@
-"""One driver per sweep in a folder whose file system knows no locks: the driver leaves a sign of life there.
+"""One driver per sweep in a folder whose file system knows no locks: the driver writes a heartbeat there.
 
-Of two drivers that begin at the same moment the one whose sign stays goes on; the other finds that out before it enters
+Of two drivers that begin at the same moment the one whose sign stays continues; the other finds that out before it enters
 anything in the ledger. Times are the file server's own, so the machines' clocks may differ.
 """
 
@@ -59,7 +59,7 @@ def sign_of(folder: Path) -> FolderSign | None:
 
 @contextlib.contextmanager
 def folder_sign(folder: Path, tenure: Tenure, beat_s: float = BEAT_S) -> Iterator[None]:
-    """Leave a sign of life every ``beat_s`` seconds; ``tenure`` ends when somebody else's stands there.
+    """Write a heartbeat every ``beat_s`` seconds; ``tenure`` ends when somebody else's stands there.
 
     Raises ConfigError if another driver may still be at work.
     """

@@ -1,6 +1,6 @@
 """One driver per sweep, one process per trial: advisory file locks that vanish with their holder.
 
-filelock locks the descriptor; the file is ours, because it says who holds it and when it last gave a sign of life. A
+filelock locks the descriptor; the file is ours, because it says who holds it and when it last gave a heartbeat. A
 whole ``FileLock`` (soft, or with a lifetime) knows neither which node may be asked nor the clock of the file server.
 
 Whoever wants the driver to end leaves a file in the sweep's folder; the driver looks for it, on whichever machine it is.
@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 _POLL_S, _POLL_UNKNOWN_S = 0.1, 0.5
 #: A trial's process says so often that it lives.
 BEAT_S = 5.0
-#: After so long without a sign of life it counts as gone, unless Ray knows better.
+#: After so long without a heartbeat it counts as gone, unless Ray knows better.
 SILENT_S = 180.0
 #: For so long a trial waits for its folder: whoever holds it has ended, or is silent, by then.
 WAIT_S = 240.0
@@ -49,7 +49,7 @@ STOP_REQUEST = "stop.request"
 def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
     """Hold the sweep's folder; a second driver is refused at once with the first one's host and process id.
 
-    On a file system without locks a sign of life stands in for one (``sweeps.storage.folder_sign``); ``tenure`` ends if
+    On a file system without locks a heartbeat stands in for one (``sweeps.storage.folder_sign``); ``tenure`` ends if
     another driver takes over there.
     """
     path = folder / RUN_LOCK
@@ -127,7 +127,7 @@ def wait_until_gone(driver: Callable[[], str | None], timeout_s: float, poll_s: 
 
 
 class Superseded(OSError):
-    """Somebody else has the right to write now; whoever meets this ends and writes nothing more."""
+    """Somebody else has the right to write now; the process that meets this ends and writes nothing more."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Holder:
     Attributes:
         name: of the Ray node and its cluster, for instance; empty = nobody can ask about it.
         gone: whether the holder of that name can no longer write, so that its lock is no obstacle; None = nobody here
-            knows (a node of another cluster): its lock is one as long as it gives signs of life.
+            knows (a node of another cluster): its lock is one as long as it sends heartbeats.
     """
 
     name: str = ""
@@ -163,7 +163,7 @@ class Held:
             raise Superseded(f"{self._path.parent} has been taken over by another process")
 
     def beat(self, over: threading.Event, lost: Callable[[], None]) -> None:
-        """Give signs of life until ``over``; the lock's file carries their time."""
+        """Send heartbeats until ``over``; the lock's file carries their time."""
         while not over.wait(BEAT_S):
             try:
                 self.check()
@@ -184,8 +184,8 @@ def trial_lock(
 ) -> Iterator[Held]:
     """Hold a trial's folder; waits for a process that outlived its driver and still writes there.
 
-    A machine that died without notice keeps its locks until the file server notices, which takes minutes. So whoever
-    holds the lock leaves a name and, every :data:`BEAT_S`, a sign of life in it. Those who wait ask about the name; of
+    A machine that dies silently keeps its locks until the file server notices, which takes minutes. So whoever
+    holds the lock leaves a name and, every :data:`BEAT_S`, a heartbeat in it. Those who wait ask about the name; of
     one that nobody knows, the signs count: without one for :data:`SILENT_S` the lock is broken.
 
     Args:
@@ -220,7 +220,7 @@ def trial_lock(
 
 
 def _silent_s(path: Path) -> float:
-    """Seconds since the last sign of life in a lock, by the clock of whoever keeps the files."""
+    """Seconds since the last heartbeat in a lock, by the clock of whoever keeps the files."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".now-") as probe:
             return os.stat(probe.name).st_mtime - path.stat().st_mtime

@@ -52,7 +52,7 @@ class ObjectStages(StageStore):
         return found
 
     def _forget(self, key: str) -> None:
-        """A damaged stage goes, so that whoever trains it can leave it whole."""
+        """Remove a damaged stage, so that the next trial that trains it can store it again."""
         self._listed.discard(key)
         try:
             self._exchange.remove(f"{STAGES}/{key}")

@@ -40,7 +40,7 @@ _FINAL = re.compile(
 
 
 class StoreError(OSError):
-    """An object store refuses, or does not answer for longer than anybody waits."""
+    """The object store refuses, or does not answer for too long."""
 
 
 class ObjectStore:

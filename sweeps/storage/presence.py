@@ -1,4 +1,4 @@
-"""One driver per sweep where no file lock reaches: a sign of life and a numbered claim in the object store.
+"""One driver per sweep where no file lock reaches: a heartbeat and a numbered claim in the object store.
 
 On one machine the folder's lock decides (``sweeps.storage.lock``). Between machines, and between two working folders on
 one, a driver that has given no sign for :data:`GONE_S` counts as gone. Whoever takes over leaves a claim with the next
@@ -31,7 +31,7 @@ from sweeps.storage.lock import STOP_REQUEST, Superseded
 from sweeps.storage.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
-#: The sign of life.
+#: The heartbeat.
 DRIVER = "driver.json"
 #: Folder of the claims: empty objects ``NUMBER-TOKEN``; only the newest is kept.
 CLAIMS = "drivers"
@@ -131,7 +131,7 @@ class Fence:
 
 
 def _claim(store: ObjectStore, folder: Path) -> tuple[Fence, bytes]:
-    """Take the sweep over: (the right to write, the sign of life to repeat)."""
+    """Take the sweep over: (the right to write, the heartbeat to repeat)."""
     # In this order whoever sees our claim sees our sign too. Who does not see it claims the same number.
     known = claims(store)
     refuse_second(store, folder)
@@ -153,7 +153,7 @@ def _claim(store: ObjectStore, folder: Path) -> tuple[Fence, bytes]:
 def presence(
     store: ObjectStore, folder: Path, end: Callable[[str], None], beat_s: float = BEAT_S
 ) -> Iterator[Fence]:
-    """Claim the sweep and give signs of life; ``end`` is told why when somebody asks for it, or has taken over.
+    """Claim the sweep and send heartbeats; ``end`` is told why when somebody asks for it, or has taken over.
 
     Args:
         folder: the driver's working folder, whose lock the caller holds.

@@ -1,4 +1,4 @@
-"""How paths go on: what their next models are expected to be, from how far they are and how other paths went.
+"""How paths continue: what their next models are expected to be, from how far they are and how other paths went.
 
 Accuracies are compared at equal effort: at equal depth a path that was trained for more epochs is expected to be better,
 by as many points per doubling as the data say. So a short dense phase with long cycles is not taken for a poor path
@@ -292,7 +292,7 @@ def _slope(table: np.ndarray) -> float:
 
 
 def _on_knots(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(knots,) a path's values, NaN beyond its last; up to the knot after that its last slope goes on."""
+    """(knots,) a path's values, NaN beyond its last; up to the knot after that its last slope continues."""
     rising = [i for i, depth in enumerate(depths) if i == 0 or depth > depths[:i].max() + _NO_DEEPER]
     depths, values = depths[rising], values[rising]
     row = np.full(len(_KNOTS), np.nan)

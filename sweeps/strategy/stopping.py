@@ -1,10 +1,10 @@
 """Early stopping for several objectives: which trials are worth their remaining epochs.
 
 At a rung (an epoch; a quarter and a half of the training, unless the config says otherwise) a trial is compared with all
-others at the same epoch of a training of the same length, whether those have ended since or not. Not where they are is
-compared, but where they will end: the *projected final* cost (a trial that prunes late does not cost more than one that
-prunes early) and the final accuracy that the accuracy so far lets expect. The better share goes on, by non-dominated
-sorting with crowding distance (Deb et al. 2002) to the trials that went on; nobody waits for anybody.
+others at the same epoch of a training of the same length, whether those have ended since or not. What is compared is
+where they will end, not where they are: the *projected final* cost (a trial that prunes late does not cost more than one
+that prunes early) and the final accuracy that the accuracy so far suggests. The better share continues, by non-dominated
+sorting with crowding distance (Deb et al. 2002) to the trials that continued; no trial waits for another.
 
 Besides, a trial stops as soon as its final cost is certain to break a hard constraint.
 """
@@ -93,7 +93,7 @@ class Rungs:
     """The rule, and what it knows of all trials of a sweep.
 
     Args:
-        search: objectives, constraints, rungs, and the share that goes on.
+        search: objectives, constraints, rungs, and the share that continues.
         project: what a trial will cost in the end.
     """
 
@@ -281,7 +281,7 @@ def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) 
 def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> bool:
     """Whether row ``place`` is among the better ``share`` (0..1], rounded up) of ``values`` (n, m; minimised).
 
-    Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always go on.
+    Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always continue.
     """
     ranks = rank_costs(values)
     room = spacing(values, ranks, alive)

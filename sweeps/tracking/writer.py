@@ -142,7 +142,7 @@ class MlflowWriter:
                 self._entries.put(functools.partial(self._catch_up, record))
             drop = known_drops.get(record.job.trial_id)
             known = None if child is None else child.finals.get("accuracy_drop")
-            # A path that went on has lost more since.
+            # A path that continued has lost more since.
             if drop is not None and (known is None or (record.job.config.is_path and known != drop)):
                 self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
 
@@ -224,7 +224,9 @@ class MlflowWriter:
 
     def _start(self, job: Job, now: int) -> None:
         child = self._child(job, now)
-        if child.status == "FINISHED" and not child.epochs:  # a path that an earlier driver let rest goes on
+        if (
+            child.status == "FINISHED" and not child.epochs
+        ):  # a path that an earlier driver let rest continues
             child.epochs = epochs_of(self._client, child.run_id)
         for row in spool.rows(Path(job.folder)):  # epochs of an earlier driver that did not reach MLflow
             self._epoch(job, row, now)
@@ -308,7 +310,7 @@ class MlflowWriter:
         for row in outcome.history:
             self._epoch(job, row, now)
         step = outcome.last_epoch
-        # A path that went on is worth what its last snapshot is: written once more, at a later step.
+        # A path that continued is worth what its last snapshot is: written once more, at a later step.
         moved = job.config.is_path and outcome.finals.get("epochs") != child.finals.get("epochs")
         finals = [
             (FINALS[name].key, float(value), now, step)

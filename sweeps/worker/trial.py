@@ -129,7 +129,7 @@ def run_job(
     exchange: Exchange | None = None,
     extra: Extra | None = None,
 ) -> Outcome:
-    """Run (or go on with) a job in its folder; never raises because of the trial.
+    """Run (or continue) a job in its folder; never raises because of the trial.
 
     Raises OSError if the disk is full, or the object store does not take the result: the job is then as unfinished as
     before.
@@ -145,7 +145,7 @@ def run_job(
         exchange: where the job's files come from and go to; None = its folder is where everybody looks.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
-    ``traceback.txt`` if it raised; the epochs' checkpoints go, unless it is a path that may go on.
+    ``traceback.txt`` if it raised; the epochs' checkpoints go, unless it is a path that may continue.
     """
     exchange = exchange or Exchange(sweep_folder(job))
     job = exchange.here(job)
@@ -212,7 +212,7 @@ def _run(
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
-            # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there now.
+            # Tune lets a trial continue only after the driver has dealt with its report: the driver's word is there now.
             _fetch_word(job, STOP_FILE, exchange)
         return read_stop(folder) is not None
 
@@ -237,7 +237,7 @@ def _run(
         wanted |= {"latency": True} if extra.latency else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
-    except Exception as exc:  # the trial may raise anything; the sweep goes on
+    except Exception as exc:  # the trial may raise anything; the sweep continues
         if is_full(exc):
             raise
         text = redact(traceback.format_exc())
@@ -286,7 +286,7 @@ def _fetch_word(job: Job, file: str, exchange: Exchange) -> None:
 
 
 def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
-    """What another node needs to go on from here; older epochs go as they do here."""
+    """What another node needs to continue from here; older epochs go as they do here."""
     trial = trial_path(job.trial_id)
     with _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
         exchange.send(
@@ -351,7 +351,7 @@ def _out_of_memory(exc: BaseException, job: Job) -> str:
 
 @contextlib.contextmanager
 def _captured(path: Path) -> Iterator[None]:
-    """Everything this process prints or logs meanwhile goes to ``path`` (appended: a resumed trial goes on in it)."""
+    """Everything this process prints or logs meanwhile goes to ``path`` (appended: a resumed trial continues in it)."""
     root = logging.getLogger()
     level = root.level
     with path.open("a", encoding="utf-8", buffering=1) as file:

@@ -83,7 +83,7 @@ def test_a_baseline_that_stays_away_ends_the_sweep_and_the_next_driver_judges_wh
     assert not conductor.complete
     assert conductor.stop_reason == (
         "the baseline b0001 was lost (lost because its node died), and accuracy_drop needs it;"
-        " 1 trial waits for it: run again to go on"
+        " 1 trial waits for it: run again to continue"
     )
     assert conductor.waiting == tuple(trials)
     assert [record.status for record in ledger.records("trial")] == ["running"] * 2
