@@ -17,7 +17,7 @@ class FirstEnds:
         self._ended: dict[str, Outcome] = {}
 
     def add(self, job: Job, outcome: Outcome, planned: int) -> str:
-        """Take in how a job ended. Why the sweep should end; empty = it should not.
+        """Record how a job ended; return why the sweep should end (empty = it should not).
 
         All attempts at one baseline count once. ``planned``: trials of the sweep.
         """

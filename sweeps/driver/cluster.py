@@ -59,7 +59,7 @@ _DRIVER_ENV = {
 
 @contextlib.contextmanager
 def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
-    """A Ray connection for the time of the ``with``: a private local one, or the cluster at ``address``.
+    """A Ray connection for the duration of the ``with`` block: a private local one, or the cluster at ``address``.
 
     A connection that exists already is used and left open.
 
@@ -207,7 +207,7 @@ def _store_problem(url: str, node_id: str) -> str:
 
 
 def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
-    """What the nodes say about themselves, asked side by side."""
+    """What the nodes report about themselves, queried in parallel."""
     import ray
 
     answers = [(name, _on(node_id, describe).remote(name, paths)) for name, node_id in nodes]
@@ -221,7 +221,7 @@ def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
 
 
 class WorkersLost(Exception):
-    """Tune has given up: it does not survive that Ray ends workers for lack of memory. ``jobs`` were running then."""
+    """Tune has given up: it does not survive when Ray ends workers because memory ran out. ``jobs`` were running then."""
 
     def __init__(self, reason: str, jobs: Sequence[Job]) -> None:
         super().__init__(reason)
@@ -281,7 +281,7 @@ def _trial_name(trial: Trial) -> str:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers reach the terminal meanwhile."""
+    """Inside the block, only errors of these loggers reach the terminal."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)

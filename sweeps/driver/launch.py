@@ -1,4 +1,4 @@
-"""``run``: starts a sweep, or continues it where it stopped; everything else in this package serves this file."""
+"""``run``: starts a sweep, or continues it where it stopped; everything else in this package supports it."""
 
 from __future__ import annotations
 
@@ -146,7 +146,7 @@ def run(
 
 
 def _give_up(loss: WorkersLost, losses: dict[str, tuple[int, int]], retries: int, exchange: Exchange) -> None:
-    """A job that was running each time that workers were lost, and made no progress, is not started for ever.
+    """Give up on a job that was running every time workers were lost and that made no progress.
 
     ``losses``: trial id -> (how often since its last epoch, that epoch).
     """
@@ -206,7 +206,7 @@ def _check_trials(config: SweepConfig, launch: Launch) -> None:
 
 
 def _already_complete(config: SweepConfig) -> Sweep | None:
-    """A finished sweep that is asked for nothing new needs neither Ray nor MLflow."""
+    """Whether the sweep is finished and nothing new is requested; then neither Ray nor MLflow is needed."""
     entry = read_entry(Path(config.folder))
     if entry is None or entry.state != "complete" or not entry.parent_run_id:
         return None
@@ -348,7 +348,7 @@ def _conduct(
 
 
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
-    """(state, message) of the sweep after all jobs have run, or after the user has had enough."""
+    """(state, message) of the sweep after all jobs have run, or after the user has interrupted it."""
     try:
         with _interruptible(conductor, progress):
             if conductor.has_work:

@@ -23,7 +23,7 @@ _OURS = ("gcp_core", "sweeps")
 
 @dataclass(frozen=True)
 class Node:
-    """What one node says about itself.
+    """What one node reports about itself.
 
     Attributes:
         versions: of Python, of the packages that matter, and a digest of our own source.
@@ -64,7 +64,7 @@ def _source_digest() -> str:
 
 
 def data_paths(config: SweepConfig) -> list[str]:
-    """Every place where the sweep's trials will look for data."""
+    """Every path at which the sweep's trials will look for data."""
     found = {config.space.resolve(point).data.path for point in config.space.corners()}
     return sorted(os.path.abspath(os.path.expanduser(path)) for path in found if path)
 

@@ -1,4 +1,4 @@
-"""Finds what would go wrong before anything is written or paid for; every check raises ConfigError with a remedy."""
+"""Finds mistakes before anything is written or computed; every check raises ConfigError with a remedy."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def continued(config: SweepConfig) -> SweepConfig:
 
 
 def _check_started(config: SweepConfig) -> None:
-    """``search.trials`` counts paths that have started: what has begun cannot be asked back."""
+    """``search.trials`` counts paths that have started, so it cannot be lower than their number."""
     folder, asked = Path(config.folder), config.search.trials
     if asked is None or not is_of_paths(config.tree) or read_entry(folder) is None:
         return

@@ -1,4 +1,4 @@
-"""Ray Tune's view of the sweep: a Searcher that asks the conductor for jobs and brings it the answers.
+"""Ray Tune's view of the sweep: a Searcher that asks the conductor for jobs and returns the results.
 
 ``Tuner()`` pickles its searcher, but the pickle is never used: a sweep continues from its ledger. So the conductor,
 with its locks and threads, stays out of it.
@@ -149,7 +149,7 @@ class ConductorSearcher(Searcher):
 
 
 class LossNotes(FIFOScheduler):
-    """First come, first served; and it tells the searcher, who is not told, why a trial was lost.
+    """Schedules first come, first served, and tells the searcher why a trial was lost, which Tune does not.
 
     A trial that has trained a further epoch since its last loss has all its ``resources.retries`` again: machines that
     are taken away every few hours should cost the epochs that ran there, not the trial.

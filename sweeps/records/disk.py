@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and disks without room: whose errors say so, and what to tell the user.
+"""Files that are written completely or not at all, and full disks: how to recognise them and what to tell the user.
 
 A full disk is nobody's fault but the disk's: no trial may fail for it, and the sweep can be continued.
 """

@@ -21,7 +21,7 @@ from sweeps.records.layout import CONFIG, ENTRY
 
 @dataclass(frozen=True)
 class Entry:
-    """``sweep.json``: how to find the sweep in MLflow, and whether it came to its end.
+    """``sweep.json``: how to find the sweep in MLflow, and whether it has ended.
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and

@@ -185,7 +185,7 @@ class Ledger:
             trial.set_user_attr(_CONFIG, config)
 
     def decide(self, job: Job, level: int, decision: Mapping[str, Any]) -> None:
-        """Keep what was decided at a snapshot of a path that is open, and on which numbers."""
+        """Record what was decided at a snapshot of an open path, and the numbers behind it."""
         self.tenure.check()
         self._open(job)[2].set_user_attr(f"{_DECISION}{level}", dict(decision))
 
@@ -218,7 +218,7 @@ class Ledger:
         return self._taken(polished=False)
 
     def polished(self) -> dict[str, list[SnapshotRecord]]:
-        """The same of polished snapshots: models that somebody chose, of which no search and no path may learn."""
+        """The same of polished snapshots: models that a user chose, from which neither the search nor paths may learn."""
         return self._taken(polished=True)
 
     def _taken(self, polished: bool) -> dict[str, list[SnapshotRecord]]:

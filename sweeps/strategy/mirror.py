@@ -146,7 +146,7 @@ class Mirror:
         self._note(number, drawn.number, drawn.params)
 
     def discard(self, drawn: optuna.Trial) -> None:
-        """Nobody will run it."""
+        """The draw will not be run."""
         with quiet_optuna():
             self._study.tell(drawn.number, state=TrialState.FAIL)
 

@@ -115,7 +115,7 @@ class Proposer:
         violations: Mapping[str, float],
         stopped: bool = False,
     ) -> None:
-        """Learn how the trial ended; None = it has no values to learn from. What was observed, or answered, stays so.
+        """Learn how the trial ended; None = it has no values to learn from. Earlier observations and answers stay.
 
         A trial that was ``stopped`` early has none either, but its point counts: TPE takes it for worse than any that
         was trained to the end, so it looks elsewhere; the other samplers only know that it was tried.

@@ -106,7 +106,7 @@ class Rungs:
         }
 
     def epoch(self, job: Job, row: Mapping[str, float]) -> Stop | None:
-        """Take in one epoch of a running job; a :class:`Stop` if it should end now. Only trials are ever stopped."""
+        """Record one epoch of a running job; a :class:`Stop` if it should end now. Only trials are ever stopped."""
         if job.kind == "confirm":
             return None
         course = self._course(job)
@@ -118,7 +118,7 @@ class Rungs:
         return stop
 
     def recall(self, job: Job, rows: Iterable[Mapping[str, float]]) -> None:
-        """Take in epochs that an earlier driver has dealt with."""
+        """Record epochs that an earlier driver has handled."""
         for row in rows:
             _take(self._course(job), row)
 
@@ -132,7 +132,7 @@ class Rungs:
                 self.recall(record.job, spool.rows(Path(record.job.folder)))
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Take in how a job ended, its history included (of a sweep that is continued nothing else is known)."""
+        """Record how a job ended, with its history (the only thing known in a continued sweep)."""
         if job.kind == "confirm":
             return
         self.recall(job, outcome.history)

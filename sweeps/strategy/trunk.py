@@ -75,7 +75,7 @@ class _Running:
 
 
 class Trunk:
-    """Keeps account of who trains what at the moment.
+    """Tracks which trial is training what.
 
     Args:
         shared: whether trials pass training on at all; if not, nobody waits.
@@ -99,7 +99,7 @@ class Trunk:
         self._running[job.trial_id] = _Running(job, self._now(), self._behind.pop(job.trial_id, 0))
 
     def resumed(self, job: Job, epoch: int) -> None:
-        """A job continues after ``epoch``; nobody waits for what it had trained by then."""
+        """A job continues after ``epoch``; other trials need not wait for the epochs before that."""
         self._behind[job.trial_id] = epoch
 
     def epoch(self, job: Job, row: dict[str, float]) -> None:
@@ -128,7 +128,7 @@ class Trunk:
         self._running.pop(job.trial_id, None)
 
     def free(self, queue: Iterable[Job]) -> int | None:
-        """Position of the first job in ``queue`` that nobody's training holds back; None if there is none."""
+        """Position of the first job in ``queue`` that need not wait for another trial; None if there is none."""
         for position, job in enumerate(queue):
             if not any(self._holds_back(running, job) for running in self._running.values()):
                 return position

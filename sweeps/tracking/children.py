@@ -1,4 +1,4 @@
-"""What MLflow already holds of a sweep: the parent run, and one child per trial. ``client`` is an MlflowClient."""
+"""What MLflow already has of a sweep: the parent run, and one child per trial. ``client`` is an MlflowClient."""
 
 from __future__ import annotations
 

@@ -184,7 +184,7 @@ class MlflowWriter:
         self._persist(self._flush)
 
     def _persist(self, entry: Callable[[], object]) -> None:
-        """Do it; if MLflow does not answer, wait and do it again, until the deadline that ``close`` sets."""
+        """Do it; if MLflow does not answer, wait and try again, until the deadline that ``close`` sets."""
         pause = _PAUSE_S
         while True:
             start = time.thread_time()
@@ -269,7 +269,7 @@ class MlflowWriter:
         }
 
     def _find(self, job: Job) -> Child | None:
-        """A run that a lost answer or an earlier driver left behind."""
+        """Find a run that was created although its answer was lost, or by an earlier driver."""
         found = children_of(self._client, self.run, f" and tags.`{Tag.TRIAL_ID}` = '{job.trial_id}'")
         self._children.update(found)
         return found.get(job.trial_id)
@@ -411,7 +411,7 @@ def open_writer(
 
 
 def _refused(exc: BaseException) -> bool:
-    """Whether MLflow has read the entry and will never take it: trying again would only hold up the others."""
+    """Whether MLflow has read the entry and will never accept it: trying again would only delay the others."""
     return getattr(exc, "error_code", "") in _REFUSALS
 
 

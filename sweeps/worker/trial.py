@@ -1,4 +1,4 @@
-"""The Ray side of one trial: runs ``gcp_core.training.run_trial``, catches whatever goes wrong, reports to the driver.
+"""The Ray side of one trial: runs ``gcp_core.training.run_trial``, catches every error, and reports to the driver.
 
 A trial that raises ends like any other function, so its process is reused by the next trial; only a process or node
 that is gone is seen by Ray as an error, and started again from the last checkpoint.
@@ -323,7 +323,7 @@ def _end(job: Job, why: object = "its lock was broken") -> None:
 
 @contextlib.contextmanager
 def _tolerated(consequence: str) -> Iterator[None]:
-    """A store that is away costs what is not sent, not the trial."""
+    """If the store does not answer, only what was to be sent is lost, not the trial."""
     try:
         yield
     except OSError as exc:
@@ -331,7 +331,7 @@ def _tolerated(consequence: str) -> Iterator[None]:
 
 
 def describe(exc: BaseException) -> str:
-    """One sentence about an exception: our own errors speak for themselves, others get their type's name."""
+    """One sentence about an exception: our own errors as they are, others with the name of their type."""
     text = " ".join(str(exc).split())
     if isinstance(exc, GcpError):
         return text
@@ -339,7 +339,7 @@ def describe(exc: BaseException) -> str:
 
 
 def _out_of_memory(exc: BaseException, job: Job) -> str:
-    """What to do about memory that ran out, empty if that is not what happened."""
+    """What to do if memory ran out; empty if it did not."""
     known = isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError"
     if not known and "can't allocate memory" not in str(exc):  # torch's word for it on a CPU
         return ""
