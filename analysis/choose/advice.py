@@ -211,7 +211,7 @@ def _steps(row: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, An
 
 
 def _neighbours(value: Any, leaf: Mapping[str, Any]) -> list[Any]:
-    """The next smaller and larger value that a range allows; of words and lists all others."""
+    """The next smaller and larger value that a range allows; for text and lists, all other values."""
     if "choice" not in leaf:
         first, last = float(leaf["low"]), float(leaf["high"])
         step = leaf.get("step") or max((last - first) / 4, 1 if isinstance(leaf["low"], int) else 0)

@@ -105,7 +105,7 @@ def write_config(
 
 
 def polish_command(sweep: str, source: ModelName, epochs: int) -> str:
-    """What trains a snapshot on; ``sweep`` as ``gcp-sweep`` takes it."""
+    """The command that polishes a snapshot; ``sweep`` as ``gcp-sweep`` takes it."""
     return f"gcp-sweep polish {shlex.quote(sweep)} {source} train.epochs={epochs}"
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def guarded(command: Callable) -> Callable:
-    """Our own errors become one line on stderr and the exit code that belongs to them."""
+    """Turn our own errors into one line on stderr and their exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:

@@ -80,7 +80,7 @@ def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = S
 
 
 def _sound(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
-    """Finished rows of these kinds with a finite value in every column; a polished model is no run of its setting."""
+    """Finished rows of these kinds with a finite value in every column; a polished model is not a run of its setting."""
     rows = of_the_search(df)
     rows = rows[rows["kind"].isin(kinds) & (rows["left_out"] == "")]
     return rows[usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]

@@ -1,6 +1,6 @@
 """The report as a page that follows its sweep: served over HTTP, made again when the sweep has news.
 
-Nothing is written and nothing is done while nobody asks. Whoever asks gets the edition that there is; a look at the
+Nothing is written, and nothing is done until a browser asks. It gets the current edition; a look at the
 sweep is taken at most every few seconds, and longer pauses follow looks that take long.
 """
 
@@ -217,7 +217,7 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.host, self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no news."""
+        """A client that has gone is not an error."""
         _log.debug("request failed", exc_info=True)
 
     @property
