@@ -1,4 +1,4 @@
-"""From the runs of a sweep to one model that can be defended.
+"""From the runs of a sweep to one model that you can defend.
 
 >>> import analysis                                                     # doctest: +SKIP
 >>> trials = analysis.load("runs/digits-demo")                          # doctest: +SKIP

@@ -12,7 +12,7 @@ class SweepNotFound(ConfigError):
 
 
 class NotBegun(SweepNotFound):
-    """There is a sweep, and nothing in it yet."""
+    """The sweep exists, but nothing is in it yet."""
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,7 @@ class Memory:
         """Nothing to close."""
 
     def started(self, job: Any) -> None:
-        """A start is not news."""
+        """Starts are not shown."""
 
     def epoch(self, job: Any, row: dict[str, float]) -> None:
         """Neither is an epoch."""

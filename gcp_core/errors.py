@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class GcpError(Exception):
-    """Base of every error raised on purpose by this project. Its words hold no secret (``gcp_core.redaction``).
+    """Base of every error that this project raises on purpose. Its text holds no secret (``gcp_core.redaction``).
 
     Args:
         message: one sentence that says what is wrong.
@@ -65,11 +65,11 @@ class InfeasibleTarget(ConfigError):
 
 
 class Diverged(GcpError):
-    """Training met a loss that is not finite."""
+    """The training loss was not finite."""
 
 
 def required(value: T | None, what: str) -> T:
-    """``value``, of which the caller knows that it is there; a mistake of the program otherwise, not of the user.
+    """``value``, which the caller knows to be present; if it is None, that is a bug and not a user's mistake.
 
     Raises:
         ValueError: it is None; names ``what`` is missing.
@@ -93,5 +93,5 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 
 def first_line(exc: BaseException) -> str:
-    """The first line of anybody's exception, not too long, without secrets; its type's name if it says nothing."""
+    """The first line of any exception, shortened and without secrets; the name of its type if it has no message."""
     return redact((str(exc).strip().splitlines() or [type(exc).__name__])[0])[:300]

@@ -112,7 +112,7 @@ def export_onnx(model: nn.Module, example: Tensor, path: str | Path, *, multiple
             verbose=False,
         )
         if program is None:  # what torch says of its old exporter
-            raise ExportError("torch gave no program", str(path))
+            raise ExportError("torch returned no program", str(path))
         program.save(file, external_data=False)
 
     return _export(model, example, Path(path), multiple, write, onnx_forward)
@@ -122,11 +122,11 @@ def export_int8(onnx_path: str | Path, batches: Iterable[Tensor], path: str | Pa
     """Write an ONNX file with weights and activations of 8 bits, from one in float32; input and output stay float32.
 
     Ranges of the activations are the smallest and largest values that ``batches`` give; weights have a scale per
-    output channel. What that costs in accuracy is not checked here: it has to be measured.
+    output channel. The loss in accuracy is not checked here: it must be measured.
 
     Args:
         onnx_path: a file of :func:`export_onnx`.
-        batches: normalised images ``(N, C, H, W)``; a few hundred that are like those the model will see.
+        batches: normalised images ``(N, C, H, W)``; a few hundred, similar to those the model will see.
 
     Raises:
         ExportError: the extra ``onnx`` is not installed, or onnxruntime cannot quantise the file.

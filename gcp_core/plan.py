@@ -27,9 +27,9 @@ class Cut:
 
     Attributes:
         tensor: state-dict name of a parameter or buffer.
-        dim: dimension along which indices go.
+        dim: dimension along which the indices are removed.
         size: length of that dimension before the event.
-        removed: the indices that go, ascending.
+        removed: the indices that are removed, ascending.
     """
 
     tensor: str
@@ -67,7 +67,7 @@ class Gate:
 
 @dataclass(frozen=True)
 class Skipped:
-    """A channel that was asked for and not removed, and why."""
+    """A channel that was requested but not removed, and why."""
 
     layer: str
     channel: int
@@ -193,7 +193,7 @@ class Plan:
     Attributes:
         removed: group name -> units of that group, ascending.
         cuts, attributes, scatters, gates: what surgery and gating do (see their classes).
-        skipped: channels that were asked for but stay (only ``remove_channels`` fills it).
+        skipped: channels that were requested but stay (only ``remove_channels`` fills it).
         meta: free JSON values, for instance ``{"epoch": 3}``.
         growth: what is added after that, where an event also lets layers grow; it refers to the model after the cuts.
 

@@ -39,7 +39,7 @@ FINALS: dict[str, Quantity] = {
     for q in (
         _final("val_accuracy", "%", "max", "accuracy on the validation split"),
         _final(
-            "test_accuracy", "%", "max", "accuracy on the test split; measured once, never steers the search"
+            "test_accuracy", "%", "max", "accuracy on the test split; measured once, never used by the search"
         ),
         _final("macs", "MACs", "min", "multiply-adds of conv and linear layers, one image"),
         _final("params", "parameters", "min", "trainable parameters, batch norm included"),
@@ -54,10 +54,15 @@ FINALS: dict[str, Quantity] = {
             "median forward time, batch 1, eager torch, on the threads of the trial",
         ),
         _final("latency_share", "share", "min", "forward time / that of the unpruned model beside it"),
-        _final("latency_noise", "share", None, "half width of the latency's interval; less is no difference"),
+        _final(
+            "latency_noise",
+            "share",
+            None,
+            "half width of the latency's interval; smaller differences mean nothing",
+        ),
         _final("epochs", "epochs", None, "epochs trained"),
         _final("device_hours", "h", "min", "wall time of the trial, trained alone, times its devices"),
-        _final("target_reached", "0 or 1", "max", "1 if the compression target was met"),
+        _final("target_reached", "0 or 1", "max", "1 if the compression target was reached"),
         _final(
             "train_cost",
             "dense epochs",
@@ -137,7 +142,7 @@ class Tag:
 class Status:
     """One end (or non-end) of a trial and what Optuna and MLflow call it.
 
-    ``on_front`` says whether a trial with this status may stand on the front.
+    ``on_front`` says whether a trial with this status may be on the front.
     """
 
     name: str
@@ -152,9 +157,9 @@ STATUSES: dict[str, Status] = {
     for s in (
         Status("complete", "COMPLETE", "FINISHED", True, "trained to the end"),
         Status(
-            "paused", "RUNNING", "FINISHED", False, "a path that rests after a cycle; its snapshots count"
+            "paused", "RUNNING", "FINISHED", False, "a path that is paused after a cycle; its snapshots count"
         ),
-        Status("stopped", "PRUNED", "FINISHED", False, "stopped early; its values are of a lower fidelity"),
+        Status("stopped", "PRUNED", "FINISHED", False, "stopped early; its values have a lower fidelity"),
         Status("infeasible", "COMPLETE", "FINISHED", False, "trained or refused, violates a constraint"),
         Status("diverged", "FAIL", "FAILED", False, "the loss was not finite"),
         Status("failed", "FAIL", "FAILED", False, "raised an error"),
@@ -205,7 +210,7 @@ class ModelName:
 
     @classmethod
     def parse(cls, text: str) -> ModelName:
-        """The parts of a name; what is none counts as the name of a trial."""
+        """The parts of a name; anything else counts as the name of a trial."""
         found = _MODEL.fullmatch(text)
         if found is None:
             return cls(text)

@@ -70,7 +70,7 @@ _overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."
 _sweep = click.argument("sweep", type=click.Path(file_okay=False))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 _address = click.option(
-    "--address", help="Of an existing Ray cluster; default: a private one on this machine."
+    "--address", help="Address of a running Ray cluster (default: start one on this machine)."
 )
 
 
@@ -91,7 +91,7 @@ def main() -> None:
 @_json
 @_command
 def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool, as_json: bool) -> int:
-    """Start the sweep in storage/name, or continue it: finished trials are kept, the rest run."""
+    """Start the sweep in storage/name, or continue it: finished trials are kept, the others run."""
     from sweeps.config.reading import parse_overrides
     from sweeps.config.sweep_config import load_config
 
@@ -122,7 +122,7 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
 @_json
 @_command
 def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) -> int:
-    """Say what the sweep would cost, and find mistakes, before anything runs."""
+    """Estimate what the sweep would cost, and find mistakes, before anything runs."""
     from sweeps.config.reading import parse_overrides
     from sweeps.config.sweep_config import load_config
 
@@ -141,7 +141,7 @@ def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) 
 @_json
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
-    """Look for what would go wrong: config, data, model, targets, storage, tracking server, cluster."""
+    """Check everything that could go wrong: config, data, model, targets, storage, tracking server, cluster."""
     from sweeps.config.reading import parse_overrides
     from sweeps.config.sweep_config import load_config
 
@@ -190,15 +190,15 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
 @_sweep
 @click.option("--failed", is_flag=True, help="List the trials that failed, with their errors and logs.")
 @click.option(
-    "--watch", is_flag=True, help="Show it live until it ends; Ctrl-C ends the view, not the sweep."
+    "--watch", is_flag=True, help="Show the sweep live until it ends. Ctrl-C ends the view, not the sweep."
 )
 @_json
 @_command
 def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
-    """Say how far a sweep is, while it runs or afterwards."""
+    """Show how far a sweep has come, while it runs or afterwards."""
     if watch:
         if failed or as_json:
-            raise click.UsageError("--watch goes with neither --failed nor --json")
+            raise click.UsageError("--watch cannot be combined with --failed or --json")
         from sweeps.commands.watch import watch_here
 
         return OK if watch_here(sweep) else FAILED
@@ -216,7 +216,7 @@ def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
 @_json
 @_command
 def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:
-    """Run one trial in this process, without Ray and MLflow; a range counts as its first value."""
+    """Run one trial in this process, without Ray and MLflow. A range counts as its first value."""
     from sweeps.config.reading import parse_overrides
     from sweeps.config.sweep_config import load_trial
 
@@ -298,10 +298,10 @@ def polish(sweep: str, model: str, overrides: tuple[str, ...], as_json: bool) ->
 @_json
 @_command
 def replay(sweep: str, model: str, as_json: bool) -> int:
-    """Train a trial again, alone and from its ledger entry: are its weights the same, bit by bit?
+    """Train a trial again, alone, from its ledger entry, and check that the weights are bit-identical.
 
-    MODEL is a trial (t0007), or a snapshot of a path (t0007@3), which is trained as far as that. Weights that
-    `gcp-sweep clean` removed are put back if the new ones are equal.
+    MODEL is a trial (t0007), or a snapshot of a path (t0007@3), up to which the path is trained. Weights that
+    `gcp-sweep clean` deleted are put back if the new ones are equal.
     """
     from sweeps.commands.replay import replay as train_again
 
@@ -315,11 +315,13 @@ def replay(sweep: str, model: str, as_json: bool) -> int:
 
 @main.command()
 @_sweep
-@click.option("--wait", type=float, default=120.0, show_default=True, help="Seconds to wait for its end.")
+@click.option(
+    "--wait", type=float, default=120.0, show_default=True, help="How many seconds to wait for it to end."
+)
 @_json
 @_command
 def stop(sweep: str, wait: float, as_json: bool) -> int:
-    """Ask the driver that runs a sweep, here or on another machine, to end in good order, as Ctrl-C does."""
+    """Ask the driver of a sweep, on this or another machine, to shut down cleanly, as Ctrl-C does."""
     from sweeps.commands.stop import stop as stop_driver
 
     found = stop_driver(sweep, wait)
@@ -339,18 +341,18 @@ def stop(sweep: str, wait: float, as_json: bool) -> int:
     type=click.Choice(["all", "front", "none"]),
     default="all",
     show_default=True,
-    help="Whose final weights stay; front = those of the front, of baselines and of confirmation runs.",
+    help="Whose final weights to keep. front: those of the front, baselines and confirmation runs.",
 )
 @click.option(
     "--states",
     is_flag=True,
-    help="Also the states from which paths of a complete sweep could go on: a raised target then trains again.",
+    help="Also remove the states from which paths of a complete sweep could continue.",
 )
-@click.option("--dry-run", is_flag=True, help="Say what would go, remove nothing.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @_json
 @_command
 def clean(sweep: str, keep: str, states: bool, dry_run: bool, as_json: bool) -> int:
-    """Free disk: shared training states, checkpoints of trials that have ended, weights you do not keep."""
+    """Free disk space: shared training states, checkpoints of ended trials, and weights that you do not want to keep."""
     from sweeps.commands.clean import clean as clean_folder
 
     cleaned = clean_folder(sweep, keep, dry_run, states)

@@ -1,1 +1,1 @@
-"""From a front to one model: constraints, verbs, advice, the config that trains a choice again."""
+"""From a front to one model: constraints, verbs, advice, and the config that trains a choice again."""

@@ -163,7 +163,7 @@ def _value(row: pd.Series, path: str) -> Any:
 
 
 def _key(point: Mapping[str, Any]) -> str:
-    """A point without its seed: another seed of a configuration that ran is no new configuration."""
+    """A point without its seed: another seed of a configuration that ran is not a new configuration."""
     values = {path: value for path, value in point.items() if path != _SEED}
     return repr(
         [(path, float(v) if isinstance(v, (int, float)) else str(v)) for path, v in sorted(values.items())]
@@ -211,7 +211,7 @@ def _steps(row: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, An
 
 
 def _neighbours(value: Any, leaf: Mapping[str, Any]) -> list[Any]:
-    """The next smaller and larger value that a range allows; of words and lists all others."""
+    """The next smaller and larger value that a range allows; for text and lists, all other values."""
     if "choice" not in leaf:
         first, last = float(leaf["low"]), float(leaf["high"])
         step = leaf.get("step") or max((last - first) / 4, 1 if isinstance(leaf["low"], int) else 0)
@@ -260,17 +260,20 @@ def write_config(df: pd.DataFrame, advice: Advice, path: Path) -> str:
     """Write the next sweep's config: this one's, renamed, with the points to try first; returns the new name.
 
     Raises:
-        ConfigError: the sweep's folder, and with it its config, is not at hand, or there is no point to write.
+        ConfigError: the sweep's folder, and with it its config, is not available, or there is no point to write.
     """
     import yaml
 
     tree = copy.deepcopy(config_tree(df))
     if not tree:
         raise ConfigError(
-            "the sweep's config is not at hand", str(path), "give the sweep's folder, not its name"
+            "the sweep's config is not available", str(path), "give the sweep's folder, not its name"
         )
     if not advice.points:
-        raise ConfigError("there is no new point to write: all between the gaps' ends ran already", str(path))
+        raise ConfigError(
+            "there is no new point to write: everything between the ends of the gaps has already run",
+            str(path),
+        )
     name = f"{tree['name']}-next"
     search = tree.setdefault("search", {})
     search["points"] = [dict(point) for point in advice.points]

@@ -1,4 +1,4 @@
-"""Hard constraints in the words of the job: ``macs <= 50%``, ``params <= 0.3M``, ``accuracy_drop <= 1``.
+"""Hard constraints as users write them: ``macs <= 50%``, ``params <= 0.3M``, ``accuracy_drop <= 1``.
 
 Grammar: ``COLUMN OPERATOR BOUND``. Operators: ``<= < >= > == !=``. A bound is a number with an optional
 unit. Of a cost (``macs``, ``params``, ``latency_ms``, ``device_hours``), ``50%`` means half of the paired
@@ -159,7 +159,7 @@ def _column(name: str, given: str, columns: Iterable[str]) -> str:
     known = {*FINALS, *_SHARES, "accuracy_delta", *columns}
     if column in HELD_BACK:
         raise ConfigError(
-            "test accuracy never steers a choice, or it would no longer be a test",
+            "a choice must not use test accuracy, or it would no longer be a test",
             repr(given),
             "use val_accuracy",
         )
@@ -194,7 +194,7 @@ def _unit_hint(column: str, value: float, unit: str) -> str:
 
 
 def _check_scale(column: str, value: float, unit: str, given: str) -> None:
-    """Catch shares where per cent or counts are meant, and the other way round."""
+    """Refuse shares where per cent or counts are meant, and vice versa."""
     if column == "val_accuracy" and 0 < value <= 1:
         raise ConfigError(
             f"{value:g} is a share; accuracy is in per cent", repr(given), f"write {100 * value:g}"
@@ -206,7 +206,7 @@ def _check_scale(column: str, value: float, unit: str, given: str) -> None:
     if column in ("macs", "params") and not unit and 1 <= value <= 100:
         word = "MACs" if column == "macs" else column
         raise ConfigError(
-            f"{value:g} without a unit looks like a forgotten per cent; no network has so few {column}",
+            f"{value:g} without a unit looks like a missing per cent sign; no network has so few {column}",
             repr(given),
             f"did you mean {value:g}%? (if not: {value:g} {word})",
         )

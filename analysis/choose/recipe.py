@@ -105,7 +105,7 @@ def write_config(
 
 
 def polish_command(sweep: str, source: ModelName, epochs: int) -> str:
-    """What trains a snapshot on; ``sweep`` as ``gcp-sweep`` takes it."""
+    """The command that polishes a snapshot; ``sweep`` as ``gcp-sweep`` takes it."""
     return f"gcp-sweep polish {shlex.quote(sweep)} {source} train.epochs={epochs}"
 
 
@@ -113,15 +113,15 @@ def command_for(df: pd.DataFrame, row: pd.Series, epochs: int) -> str:
     """The command that polishes a chosen model for so many epochs.
 
     Raises:
-        ConfigError: it is no snapshot of a path of the search, or polished already.
+        ConfigError: it is not a snapshot of a path of the search, or polished already.
     """
     model = str(row["model"])
     if row.isna()["level"]:
-        raise ConfigError("is a single trial's: only snapshots of paths are polished", model)
+        raise ConfigError("belongs to a single trial: only snapshots of paths can be polished", model)
     source = ModelName(str(row["trial"]), int(row["level"]))
     if polish_of(row):
         hint = f"{polish_command('SWEEP', source, epochs)} makes another one of the same snapshot"
-        raise ConfigError("is polished already", model, hint)
+        raise ConfigError("is already polished", model, hint)
     entry = sweep_of(df, row)
     return polish_command(as_typed(entry.get("folder")) or f"STORAGE/{row['sweep']}", source, epochs)
 

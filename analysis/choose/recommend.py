@@ -1,4 +1,4 @@
-"""The model to look at first when nobody has said how to choose: a default, named as one, with what to do next.
+"""The model to look at first if no rule was given: a default choice, named as such, with what to do next.
 
 The rule: of the models that cost less than their baseline, the cheapest that loses at most one point of validation
 accuracy to it. Where none keeps that limit, the one that comes nearest to it; or, where the validation images cannot tell
@@ -38,6 +38,8 @@ WITHIN = 1.0
 _COSTS = ("macs", "params", "latency_ms")
 _FALLBACK: Objectives = {"val_accuracy": "max", "macs": "min"}
 _POLISH_EPOCHS = 30
+#: The step for a model whose latency is not known.
+MEASURE = "Measure its latency on your machine"
 
 #: How a recommendation came about: somebody asked for it; it keeps the limit; it comes nearest to the limit; there is no
 #: baseline, so it is measured against the most accurate model; no model costs less than its baseline; there is none.
@@ -99,7 +101,7 @@ def recommend(
     constraints: Sequence[Constraint] = (),
     choice: Choice | None = None,
 ) -> Recommendation:
-    """The default choice of a table as ``analysis.load`` returns it; never fails for want of models.
+    """The default choice of a table as ``analysis.load`` returns it. A table without models is not an error.
 
     Args:
         within: points of validation accuracy that it may lose to its baseline.
@@ -107,7 +109,7 @@ def recommend(
         choice: a choice that somebody made instead; it is only described.
     """
     if choice is not None:
-        return _described(df, choice, "asked", "the choice that was asked for", choice.reason, within)
+        return _described(df, choice, "asked", "the requested choice", choice.reason, within)
     rows = df[df["candidate"]]
     if rows.empty:
         return _nothing("no model is finished", _why_nothing(df), "nothing")
@@ -142,7 +144,7 @@ def recommend(
 def _nearest(
     df: pd.DataFrame, first: Choice, smaller: Sequence[Constraint], cost: str, within: float
 ) -> Recommendation:
-    """None keeps the limit: the nearest model, or the cheapest one that is as near as the images can tell."""
+    """If no model keeps the limit: the nearest one, or the cheapest one that the images cannot tell from it."""
     near, points, one = first.rows.iloc[0], text.plural(within, "point"), word(df)
     low = near.get("val_accuracy_low", np.nan)
     rule = f"no smaller {one} is within {points} of its baseline; this one "
@@ -218,7 +220,7 @@ def _away(drop: float, within: float) -> str:
 def _without_baseline(
     df: pd.DataFrame, kept: pd.DataFrame, constraints: Sequence[Constraint], cost: str, within: float
 ) -> Recommendation:
-    """Nothing to compare with: the most accurate model stands for the baseline, and the page says so."""
+    """Without a baseline, the most accurate model is used instead, and the page says so."""
     limit = float(kept["val_accuracy"].max()) - within
     near = hard.Constraint("val_accuracy", ">=", limit)
     found = select.choose(df, [*constraints, near], select.cheapest(cost))
@@ -289,7 +291,7 @@ def _confirmations(df: pd.DataFrame, row: pd.Series) -> list[noise.Confirmation]
 def _sure(
     choice: Choice, limit: float, fresh: noise.Confirmation | None, other: pd.Series | None
 ) -> tuple[str, ...]:
-    """What the images, the choosing and fresh seeds say about its accuracy."""
+    """What the images, the selection and fresh seeds say about its accuracy."""
     row = choice.rows.iloc[0]
     low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
     said = []
@@ -356,7 +358,7 @@ def _against(row: pd.Series, other: pd.Series) -> str:
 def _steps(
     df: pd.DataFrame, row: pd.Series, standing: Standing, export: str, fresh: noise.Confirmation | None
 ) -> list[Step]:
-    """What to do next, in order: a miss is trained on first, and what is not proven is made sure of before the export."""
+    """What to do next, in order: a miss is trained further, and a model that is not proven is confirmed before export."""
     where = _sweep(df, row)
     if not where:
         return [Step("This page was made from a table file; to export the model, make it from the sweep.")]
@@ -365,22 +367,22 @@ def _steps(
         steps.append(_more(df, row, where))
     if fresh is None and standing != "proven":
         steps.append(_again(where, model))
-    words = "If it is good enough all the same: export it" if standing == "miss" else "Export it"
+    words = "If it is good enough anyway: export it" if standing == "miss" else "Export it"
     steps.append(Step(f"{words}, proven in a fresh process", export))
     if fresh is None and standing == "proven":
         steps.append(_again(where, model))
     if not np.isfinite(row.get("latency_ms", np.nan)):
-        steps.append(Step("Measure its latency on your machine", f"gcp-analyze bench {where} --id {model}"))
+        steps.append(Step(MEASURE, f"gcp-analyze bench {where} --id {model}"))
     return steps
 
 
 def _more(df: pd.DataFrame, row: pd.Series, where: str) -> Step:
-    """What may bring a miss within the limit."""
+    """The step that may bring a miss within the limit."""
     try:
         command = recipe.command_for(df, row, _POLISH_EPOCHS)
     except ConfigError:
         return Step("Search where the front is thin", f"gcp-analyze advise {where} --write next.yaml")
-    return Step(f"Train it on for {_POLISH_EPOCHS} epochs, which may win accuracy back", command)
+    return Step(f"Train it for {_POLISH_EPOCHS} more epochs, which may win accuracy back", command)
 
 
 def _again(where: str, model: str) -> Step:

@@ -294,7 +294,7 @@ def by_id(model: str) -> Verb:
                 f"dominated: {{among}} {len(better)} {verb} at least as good in every objective and better in one "
                 f"({', '.join(better['model'].head(NEXT))}{', ...' if len(better) > NEXT else ''})"
             )
-        return Choice(rows.head(1), df.head(0), f"{model} was asked for by id; it is {state}.")
+        return Choice(rows.head(1), df.head(0), f"{model} was chosen by id; it is {state}.")
 
     return verb
 
@@ -314,7 +314,7 @@ def _directed(column: str) -> tuple[str, Direction]:
     """
     name = hard.ALIASES.get(column, column)
     if name in hard.HELD_BACK:
-        raise ConfigError("test accuracy never steers a choice", column, "use accuracy (validation)")
+        raise ConfigError("a choice must not use test accuracy", column, "use accuracy (validation)")
     good = {n for n, q in FINALS.items() if q.better is not None and n not in hard.HELD_BACK}
     if name not in good:
         raise ConfigError(

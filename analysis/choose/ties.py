@@ -1,4 +1,4 @@
-"""What a choice reaches, in a sentence, and which models its validation images do not tell apart from it."""
+"""A sentence about what a choice reaches, and one about the models that its validation images cannot tell from it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def tied(survivors: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
 
 
 def words_of_ties(row: pd.Series, ties: pd.DataFrame) -> str:
-    """Who cannot be told apart from the choice, and what the cheapest of them would cost; "" if nobody or not known."""
+    """Which models cannot be told apart from the choice, and what the cheapest would cost; "" if none or unknown."""
     if ties.empty:
         return ""
     first = ties.iloc[0]

@@ -20,7 +20,7 @@ from gcp_core.errors import ConfigError
 
 
 def parse_verb(options: Mapping[str, object]) -> Verb:
-    """The one verb among the command line's options (``best, cheapest, knee, weighted, ...``); None or False
+    """The one verb among the options of the command line (``best, cheapest, knee, weighted, ...``); None or False
     = not given.
     """
     given = {name: value for name, value in options.items() if value not in (None, False, ())}

@@ -59,7 +59,7 @@ def advise(
 
 
 def _importance(df: pd.DataFrame, goals: dict[str, str]) -> tuple[pd.DataFrame | None, str]:
-    """Importance for the objective that is no cost, and why it is not known."""
+    """Importance for the objective that is not a cost, and why it is not known."""
     from analysis.errors import NothingFeasible
     from analysis.evidence.importance import importance
 

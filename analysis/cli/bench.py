@@ -40,20 +40,20 @@ def _numbers(_context: object, _parameter: object, value: str) -> tuple[int, ...
     "runtimes",
     multiple=True,
     type=click.Choice(_RUNTIMES),
-    help="Default: all that are installed.",
+    help="Runtimes to measure (default: all that are installed).",
 )
-@click.option("--latency-only", is_flag=True, help="No accuracy and no int8: the data need not be here.")
+@click.option("--latency-only", is_flag=True, help="Skip accuracy and int8, which need the data.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="At most, per line."
+    "--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Longest time per line."
 )
 @click.option(
     "--clock",
     type=click.Choice(["wall", "cpu"]),
     default="wall",
     show_default=True,
-    help="cpu: this process's own time, for a machine that does other things as well; one thread only.",
+    help="cpu: count only this process's own time, for busy machines; one thread only.",
 )
-@click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
+@click.option("--data-path", help="Where the data is on this machine, if not where the trial found it.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file (default: beside the model)."
 )
@@ -76,10 +76,12 @@ def bench(
 ) -> None:
     """Time a model on this machine beside the unpruned one; say what 8 bits cost in accuracy.
 
-    Choose as in select (usually --id t0007@3), or name a folder that export wrote. Changed weights are refused.
+    Choose as in select (usually --id t0007@3), or name a folder that export wrote. Changed weights are refused. The
+    report of the sweep shows the result.
     """
     from analysis.runs.artifacts import sweep_of
     from analysis.ship import checkpoints
+    from analysis.ship.measured import FOLDER
 
     with tempfile.TemporaryDirectory() as work:
         reason = ""
@@ -90,7 +92,7 @@ def bench(
             choice, _ = choose(df, constraints, verbs)
             files, reason = checkpoints.from_sweep(df, choice.rows.iloc[0], Path(work)), choice.reason
             folder = sweep_of(df, choice.rows.iloc[0]).get("folder")
-            place = Path(folder or ".") / "bench" / f"{choice.model}.json"
+            place = Path(folder or ".") / FOLDER / f"{choice.model}.json"
         from analysis.ship.bench import Plan, write
         from analysis.ship.bench import bench as measure
 

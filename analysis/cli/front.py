@@ -89,7 +89,7 @@ def _objectives(given: tuple[str, ...]) -> dict[str, Direction]:
         name = hard.ALIASES.get(name, name)
         if name in hard.HELD_BACK:
             raise ConfigError(
-                "test accuracy never steers: no front, no choice", f"--objective {one}", "use val_accuracy"
+                "test accuracy cannot be an objective", f"--objective {one}", "use val_accuracy"
             )
         if not words and name in FINALS:
             words = FINALS[name].better or ""

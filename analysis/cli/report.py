@@ -32,7 +32,11 @@ if TYPE_CHECKING:
 @common
 @click.option("--out", type=click.Path(path_type=Path), help="Folder to write to (default: SWEEP/report).")
 @click.option(
-    "--where", "constraints", multiple=True, metavar="CONSTRAINT", help="Draw it, choose within it."
+    "--where",
+    "constraints",
+    multiple=True,
+    metavar="CONSTRAINT",
+    help="Draw this limit and choose within it.",
 )
 @verb_options
 @band_option
@@ -40,12 +44,21 @@ if TYPE_CHECKING:
 @click.option(
     "--publish/--no-publish", default=False, help="Also tag the front in MLflow and attach the figures."
 )
-@click.option("--serve", is_flag=True, help="Serve the page instead; it follows the sweep while that runs.")
+@click.option(
+    "--bench",
+    "benches",
+    multiple=True,
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also show this result of bench. Results in SWEEP/bench are always shown.",
+)
+@click.option(
+    "--serve", is_flag=True, help="Serve the page instead of writing it; it follows a running sweep."
+)
 @click.option(
     "--port", type=click.IntRange(0, 65535), default=None, help="With --serve (default: 8765; 0: any)."
 )
 @click.option(
-    "--host", default=None, help="With --serve: listen there (default: 127.0.0.1, this machine only)."
+    "--host", default=None, help="With --serve: address to listen on (default: 127.0.0.1, this machine only)."
 )
 @guarded
 def report(
@@ -58,6 +71,7 @@ def report(
     publish: bool,
     band: float,
     usable: float | None,
+    benches: tuple[Path, ...],
     serve: bool,
     port: int | None,
     host: str | None,
@@ -69,15 +83,20 @@ def report(
     """
     from analysis.cli import answers
     from analysis.errors import NothingFeasible
+    from analysis.ship import measured
     from analysis.show import report as page
 
     if serve and (out or publish or as_json):
-        raise click.UsageError("--serve writes nothing: it goes with neither --out, --publish nor --json")
+        raise click.UsageError(
+            "--serve writes nothing, so it cannot be combined with --out, --publish or --json"
+        )
     if not serve and (port is not None or host is not None):
-        raise click.UsageError("--port and --host go with --serve")
+        raise click.UsageError("--port and --host need --serve")
+    for file in benches:
+        measured.read(file)
+    options: dict[str, Any] = {"band": band, "usable": usable, "benches": benches}
     if serve:
         table = functools.partial(_table, sweep, tracking_uri, no_cache)
-        options = {"band": band, "usable": usable}
         _serve(sweep, table, functools.partial(_page, constraints, verbs, options), host, port)
         return
     df = read(sweep, tracking_uri, no_cache)
@@ -87,12 +106,12 @@ def report(
         choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
     except NothingFeasible:
         # The page says so too, and by how much each limit is missed.
-        written = page.write(df, folder, constraints=_parse(df, constraints), band=band, usable=usable)
+        written = page.write(df, folder, constraints=_parse(df, constraints), **options)
         click.echo(f"report   {written.page}", err=as_json)
         raise
     # First, because it draws the same figures without a choice.
     published = _publish(df, tracking_uri) if publish else None
-    written = page.write(df, folder, choice=choice, constraints=parsed, band=band, usable=usable)
+    written = page.write(df, folder, choice=choice, constraints=parsed, **options)
     if as_json:
         say_json(answers.report(df, parsed, written, published))
         return
@@ -139,10 +158,10 @@ def _serve(
     with Server(live, HOST if host is None else host, PORT if port is None else port) as server:
         click.echo(f"report   {server.url}  (follows the sweep; Ctrl-C ends it)")
         if not is_loopback(server.host):
-            click.echo("note: whoever reaches this machine can read it", err=True)
+            click.echo("note: anyone who can reach this machine can read it", err=True)
         with contextlib.suppress(KeyboardInterrupt):
             server.serve_forever()
-    click.echo("no longer served", err=True)
+    click.echo("stopped serving", err=True)
 
 
 def _parse(df: pd.DataFrame, constraints: tuple[str, ...]) -> list[Constraint]:

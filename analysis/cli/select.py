@@ -29,7 +29,7 @@ from analysis.cli.shared import choose, common, guarded, read, say_json, verb_op
     "--polish",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Also print the command that trains the chosen snapshot on for N epochs.",
+    help="Also print the command that trains the chosen snapshot for N more epochs.",
 )
 @guarded
 def select(

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def guarded(command: Callable) -> Callable:
-    """Our own errors become one line on stderr and the exit code that belongs to them."""
+    """Turn our own errors into one line on stderr and their exit code."""
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -63,7 +63,9 @@ def verb_options(command: Callable) -> Callable:
         click.option(
             "--cheapest", metavar="COST", help="The smallest of macs, params, latency_ms, device_hours."
         ),
-        click.option("--knee", is_flag=True, help="Where the feasible front bends most; a suggestion."),
+        click.option(
+            "--knee", is_flag=True, help="The point where the feasible front bends most, as a suggestion."
+        ),
         click.option("--weighted", metavar="W", help='Highest weighted gain: "accuracy=3 macs=1".'),
         click.option(
             "--lexicographic", metavar="L", help='Level by level, with tolerances: "accuracy:0.2 macs".'
@@ -113,7 +115,7 @@ def band_option(command: Callable) -> Callable:
         show_default=True,
         callback=lambda _context, _parameter, value: _share(value),
         metavar="SHARE",
-        help="Front trials whose costs differ by no more than this count as equally dear; only the better one is shown. "
+        help="Front trials whose costs differ by no more than this count as equal; only the better one is shown. "
         "0 shows all.",
     )(command)
 
@@ -137,7 +139,7 @@ def read(sweep: str | tuple[str, ...], tracking_uri: str | None, no_cache: bool)
     df = load(sweep, tracking_uri=tracking_uri, cache=not no_cache)
     for entry in df.attrs["sweeps"]:
         if entry.get("running"):
-            click.echo(f"note: sweep {entry['name']} is still running; this is the state of now", err=True)
+            click.echo(f"note: sweep {entry['name']} is still running; this is the current state", err=True)
     return df
 
 

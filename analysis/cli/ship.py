@@ -17,12 +17,21 @@ from analysis.cli.shared import choose, common, guarded, read, say_json, verb_op
 @verb_options
 @common
 @click.option(
-    "--out", type=click.Path(path_type=Path), required=True, help="Folder to write (whole or not at all)."
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    help="Folder to write; it is written completely or not at all.",
 )
 @click.option("--onnx", is_flag=True, help="Also write model.onnx, checked with onnxruntime.")
-@click.option("--int8", is_flag=True, help="That, and model.int8.onnx in 8 bits; its accuracy is measured.")
-@click.option("--openvino", is_flag=True, help="model.onnx, and model.xml for OpenVINO, checked with it.")
-@click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
+@click.option(
+    "--int8",
+    is_flag=True,
+    help="Also write model.onnx and model.int8.onnx (8 bits), and measure the accuracy of the latter.",
+)
+@click.option(
+    "--openvino", is_flag=True, help="Also write model.onnx and model.xml for OpenVINO, and check them."
+)
+@click.option("--data-path", help="Where the data is on this machine, if not where the trial found it.")
 @guarded
 def export(
     sweep: str,
@@ -71,7 +80,7 @@ def export(
 @verb_options
 @common
 @click.option("--name", help="Name of the registered model (default: the sweep's name).")
-@click.option("--data-path", help="Where the data lies here, if not where the trial found it.")
+@click.option("--data-path", help="Where the data is on this machine, if not where the trial found it.")
 @click.option("--alias", help="Alias of this version (default: the point asked for, such as macs-50).")
 @guarded
 def register(

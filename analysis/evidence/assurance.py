@@ -74,7 +74,7 @@ class Assurance:
 
 
 def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
-    """Everything replicates tell about the front of ``goals``; never fails for want of replicates."""
+    """Everything that replicates tell about the front of ``goals``; without replicates it says so."""
     columns = list(dict.fromkeys([*goals, "val_accuracy", "macs"]))
     # Confirm runs of a path have all of its levels; those that were off the front were not selected.
     search = of_the_search(df)

@@ -78,9 +78,9 @@ def split(df: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
 
 
 def check_comparable(df: pd.DataFrame) -> None:
-    """Refuse sweeps on different data or with different baselines (their model, their training, their MACs).
+    """Refuse sweeps with different data or different baselines (their model, training or MACs).
 
-    Where the images lie may differ if their digests, which every trial's manifest holds, are the same.
+    The images may be in different places if their digests, which every trial's manifest holds, are equal.
 
     Raises:
         ConfigError: names what differs.

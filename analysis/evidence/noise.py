@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Confirmation:
-    """What fresh seeds say about a configuration.
+    """What fresh seeds show about a configuration.
 
     Attributes:
         selected: the value it was chosen by (mean over the seeds of the search).
@@ -80,7 +80,7 @@ def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = S
 
 
 def _sound(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
-    """Finished rows of these kinds with a finite value in every column; a polished model is no run of its setting."""
+    """Finished rows of these kinds with a finite value in every column; a polished model is not a run of its setting."""
     rows = of_the_search(df)
     rows = rows[rows["kind"].isin(kinds) & (rows["left_out"] == "")]
     return rows[usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
@@ -129,8 +129,8 @@ def extent(groups: pd.DataFrame) -> str:
 def freedom(groups: pd.DataFrame) -> int:
     """Degrees of freedom of the pooled spread of :func:`by_config` rows: n - 1 of every configuration.
 
-    The snapshots of one path share their training, so the levels of a configuration are no further evidence: they count
-    as one, the one with most runs.
+    The snapshots of one path share their training, so the levels of a configuration add no evidence: they count as one,
+    the one with most runs.
     """
     keys = [name for name in ("sweep", "config_id", "kind") if name in groups.columns]
     return int((groups.groupby(keys, dropna=False)["n"].max() - 1).clip(lower=0).sum())
@@ -163,8 +163,8 @@ def ruled_out(
     have confirm runs are left out.
 
     No chance of being on the front is given: a bootstrap over seeds and a posterior about a smooth trend were off by up
-    to 31 and 17 points in simulated sweeps (``benchmarks/analysis_calibration.py``), because the chance hangs on how the
-    configurations near the front lie, which so few of them cannot show.
+    to 31 and 17 points in simulated sweeps (``benchmarks/analysis_calibration.py``), because the chance depends on where
+    the configurations near the front are, which so few of them cannot show.
     """
     from scipy import stats
 

@@ -1,7 +1,7 @@
 """Can the data tell two groups apart? Exact permutation tests, with intervals and words instead of bare p-values.
 
 Test and interval are one computation. A rearrangement of the units (swapping the sides of some pairs, or dealing all
-units anew to the two sides) takes away some of the difference; the size of a true effect at which it would take away
+units again to the two sides) takes away some of the difference; the size of a true effect at which it would take away
 nothing is its *balance*. For swapped pairs that is the mean of their differences; for two groups it is the mean of what
 leaves the first side minus the mean of what enters it. A supposed effect is refuted if almost all balances lie on one
 side of it (Hartigan 1969: the true effect falls between any two neighbouring balances with equal chance). So the p-value

@@ -31,7 +31,7 @@ _SHARES = ("macs_removed", "params_removed", "target_reached")
 
 @dataclass(frozen=True)
 class Anchor:
-    """The worst (loss 1) and the best (loss 0) value of one column, with the words that say why."""
+    """The worst (loss 1) and the best (loss 0) value of one column, and the reason for each."""
 
     worst: float
     best: float
@@ -84,13 +84,13 @@ def anchors_for(
 
 
 def from_chance(anchors: Anchors, df: pd.DataFrame, objectives: Mapping[str, Direction]) -> Anchors | None:
-    """The same scales with accuracy from chance, for comparisons with numbers from before; None if that is no other."""
+    """The same scales with accuracy from chance, for comparison with older numbers; None if it is the same scale."""
     old = anchors_for(df, objectives, usable=None)
     return old if old.of != anchors.of else None
 
 
 def stand_in(df: pd.DataFrame) -> pd.DataFrame:
-    """The row that stands for the baseline until one has ended: the most accurate snapshot 0 of a path; may be empty.
+    """The row used as the baseline until one has ended: the most accurate snapshot 0 of a path; may be empty.
 
     A baseline is trained for longer, so what training costs is scaled to its epochs (``baseline_epochs``).
     """

@@ -41,7 +41,7 @@ def beaten(values: np.ndarray, slacks: np.ndarray, front: np.ndarray, objectives
 
     Args:
         values, slacks: (n, m), columns in the order of ``objectives``; a model with a NaN is never beaten.
-        front: (k, m) values of models that may stand on a front; not all of them need be on it.
+        front: (k, m) values of models that may be on a front; not all of them need be on it.
 
     >>> goals = {"val_accuracy": "max", "macs": "min"}
     >>> models = np.array([[90.0, 50.0], [89.0, 50.0], [80.0, 60.0], [80.0, 40.0]])

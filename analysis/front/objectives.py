@@ -34,7 +34,7 @@ def check_objectives(df: pd.DataFrame, objectives: Objectives) -> None:
             raise ConfigError("no such column", f"objectives.{column}", did_you_mean(column, df.columns))
         if direction not in ("max", "min"):
             raise ConfigError(
-                f"{direction!r} is no direction", f"objectives.{column}", 'allowed: "max", "min"'
+                f"{direction!r} is not a direction", f"objectives.{column}", 'allowed: "max", "min"'
             )
 
 

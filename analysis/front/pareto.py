@@ -106,11 +106,11 @@ def front(df: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
 
 
 def distinct(df: pd.DataFrame, objectives: Objectives, band: float = BAND) -> pd.DataFrame:
-    """The front without its near-ties, for eyes: costs that differ by at most the share ``band`` count as equal.
+    """The front without its near-ties, for display: costs that differ by at most the share ``band`` count as equal.
 
-    A front point goes if another one that stays is at least as good in every maximised objective and costs at most
-    ``1 + band`` times as much in every minimised one: 38 % beside 49 % at equal MACs is no choice that anybody has. The
-    rows that went are in ``.attrs["near_ties"]``, each with the one that stands for it. ``band=0``: the front as
+    A front point is removed if one that stays is at least as good in every maximised objective and costs at most
+    ``1 + band`` times as much in every minimised one: 38 % beside 49 % at equal MACs is not a real choice. The
+    removed rows are in ``.attrs["near_ties"]``, each with the one that replaces it. ``band=0``: the front as
     it is, exact twins included.
     """
     if not (np.isfinite(band) and 0 <= band < 1):
@@ -159,7 +159,7 @@ def band(df: pd.DataFrame, objectives: Objectives, within: Mapping[str, float]) 
     """
     for column, width in within.items():
         if column not in objectives:
-            raise ConfigError("is no objective", f"within.{column}", did_you_mean(column, objectives))
+            raise ConfigError("is not an objective", f"within.{column}", did_you_mean(column, objectives))
         if not (np.isfinite(width) and width >= 0):
             raise ConfigError(f"{width!r} is not a number >= 0", f"within.{column}")
     values, keep = costs(df, objectives)
@@ -218,7 +218,7 @@ def volume_added(front: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 def contributions(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> pd.Series:
-    """Hypervolume lost if the row alone were taken away; 0 off the front and for rows with a twin, NaN if
+    """The hypervolume that would be lost without the row; 0 off the front and for rows with a twin, NaN if
     rejected.
     """
     import moocore

@@ -29,11 +29,17 @@ def artifact_of(df: pd.DataFrame, row: pd.Series, name: str) -> Path | None:
     In the folder a snapshot has files of its own below its path's; in MLflow it has them in its own run.
     """
     entry = sweep_of(df, row)
-    if entry.get("folder"):
-        inside = name if row.isna()["level"] else snapshot_artifact(int(row["level"]), name, polish_of(row))
-        own = Path(entry["folder"]) / "trials" / str(row["trial"]) / inside
-        if own.is_file():
-            return own
-    if not entry.get("tracking_uri"):
-        return None
+    own = local_artifact(df, row, name)
+    if own is not None or not entry.get("tracking_uri"):
+        return own
     return fetch_artifact(find(entry["id"], tracking_uri=entry["tracking_uri"]), row["run_id"], name)
+
+
+def local_artifact(df: pd.DataFrame, row: pd.Series, name: str) -> Path | None:
+    """The same, in the sweep's folder only."""
+    folder = sweep_of(df, row).get("folder")
+    if not folder:
+        return None
+    inside = name if row.isna()["level"] else snapshot_artifact(int(row["level"]), name, polish_of(row))
+    own = Path(folder) / "trials" / str(row["trial"]) / inside
+    return own if own.is_file() else None

@@ -26,7 +26,7 @@ def load(
         sweep: the sweep's folder, or what ``sweeps.run`` gave back; or its name, id or parent run id (then with
             ``tracking_uri``); or a ``.csv`` or ``.parquet`` file with the same columns; or a sequence of
             these, which end up in one frame.
-        tracking_uri: where MLflow keeps the runs, if ``sweep`` is no folder.
+        tracking_uri: where MLflow keeps the runs, if ``sweep`` is not a folder.
         cache: keep the table as parquet in the sweep's folder and read only what is newer from MLflow.
 
     Columns: ``sweep, model, trial, level, polish, run_id, kind, status, trial_status, candidate, left_out, config_id,
@@ -37,9 +37,9 @@ def load(
     trial (``level`` is missing); ``t0007@3+30`` is that snapshot polished for 30 epochs (``polish``, else missing). A
     path without a snapshot yet is one row. ``kind`` and ``trial_status`` are the trial's, ``status`` is the model's own:
     what becomes of a path does not hide its finished snapshots. ``path_ended`` says why a path ended or rests (``target,
-    cap, floors, stopped, constraint, paused``; "" = it runs, or is no path), ``path_decision`` the same in a sentence
+    cap, floors, stopped, constraint, paused``; "" = it runs, or is not a path), ``path_decision`` the same in a sentence
     with numbers where the sweep decided it.
-    ``candidate`` marks the rows that may stand on a front; every other one says why in ``left_out``.
+    ``candidate`` marks the rows that may be on a front; every other one says why in ``left_out``.
     ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
     ``left_out`` (reason -> models).
 

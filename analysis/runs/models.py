@@ -129,7 +129,7 @@ def no_such_model(df: pd.DataFrame, model: str) -> ConfigError:
     if rows.empty:
         return ConfigError("no such model", model, did_you_mean(model, df["model"]))
     if not rows["level"].notna().all():
-        return ConfigError("is no path, or has no snapshot yet", model, f"its name is {name.trial}")
+        return ConfigError("is not a path, or has no snapshot yet", model, f"its name is {name.trial}")
     own = of_the_search(rows)
     if name.polish and (own["level"] == name.level).any():
         source = ModelName(name.trial, name.level)

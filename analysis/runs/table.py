@@ -226,7 +226,7 @@ def left_out(df: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def counts(df: pd.DataFrame) -> dict[str, int]:
-    """The health of a sweep: how many trials, their models (rows), models that may stand on the front, trials of each
+    """The health of a sweep: how many trials, their models (rows), models that may be on the front, trials of each
     status, and how many baselines and confirm runs.
     """
     runs = one_per_trial(df)

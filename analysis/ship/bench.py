@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from analysis.ship.checkpoints import Files
+from analysis.ship.measured import FORMAT, INT8, ONNX, OPENVINO, TORCH
 from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import (
@@ -42,8 +43,6 @@ from gcp_core.records.checkpoint import load_model
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-FORMAT = 1
-TORCH, ONNX, INT8, OPENVINO = "torch", "onnxruntime", "onnxruntime int8", "openvino"
 #: Runtime -> the extra of pip that it needs.
 RUNTIMES = {TORCH: "", ONNX: "onnx", INT8: "onnx", OPENVINO: "openvino"}
 
@@ -99,7 +98,7 @@ class Plan:
         runtimes: names of :data:`RUNTIMES`; None = all that are installed here.
         accuracy: also evaluate on the validation images; without, there is no int8 either, which needs images.
         seconds, width: per line, as :func:`gcp_core.cost.latency.compare_calls` has them.
-        data_path: where the data lies on this machine, if not where it lay for the trial.
+        data_path: where the data is on this machine, if it has moved since the trial.
         clock: ``wall``, or ``cpu``: the processor's time of this process, which with one thread is what the wall clock
             would show on a quiet machine.
     """

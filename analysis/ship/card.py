@@ -108,7 +108,7 @@ def _checks(checks: Sequence[Compared], proof: dict[str, Any]) -> list[str]:
         "",
         f"Rebuilt from weights and plans in a fresh process ({proof['place']}); MACs by torch's own counter.",
         "",
-        "| check | logged | measured anew |",
+        "| check | logged | measured again |",
         "|---|---|---|",
     ]
     return [*lines, *(f"| {c.name} | {c.logged:.10g} | {c.measured:.10g}{c.note} |" for c in checks), ""]

@@ -35,7 +35,7 @@ _TIMEOUT_S = 1800
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: what was logged, what was measured now, whether that is good enough."""
+    """One comparison: the logged value, the value measured now, and whether they agree well enough."""
 
     name: str
     logged: float
@@ -73,7 +73,7 @@ def export(
     logits to test a deployment with), ``proof.json`` and ``MODEL_CARD.md``; with ``onnx`` also
     ``model.onnx``, with ``int8`` that and ``model.int8.onnx``, with ``openvino`` that, ``model.xml`` and ``model.bin``.
     An earlier export at ``out`` is replaced; any other folder is refused. ``data_path``: where the
-    data lies on this machine, if not where it lay for the trial.
+    data is on this machine, if it has moved since the trial.
 
     Raises:
         VerificationError: a hash, a count, an accuracy or an output differs; nothing is written.
@@ -108,7 +108,7 @@ def export(
 
 def _check_target(out: Path) -> None:
     if out.exists() and not (out.is_dir() and ((out / CARD).is_file() or not any(out.iterdir()))):
-        raise ConfigError("exists and is no earlier export", str(out), "give another --out")
+        raise ConfigError("exists and is not an earlier export", str(out), "choose another --out")
 
 
 def _check_packages(onnx: bool, int8: bool, openvino: bool) -> None:
@@ -144,7 +144,7 @@ def run_proof(
 
 
 def in_fresh_process(words: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run :mod:`analysis.ship.prove` with these words in an interpreter of its own."""
+    """Run :mod:`analysis.ship.prove` with these arguments in its own interpreter."""
     # -m puts the working directory on the path, so models named package.module:factory are found as in the
     # sweep.
     command = [sys.executable, "-m", "analysis.ship.prove", *words]
@@ -157,7 +157,7 @@ def in_fresh_process(words: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def compare(row: pd.Series, proof: dict[str, Any]) -> tuple[Check, ...]:
-    """What was logged against what was measured.
+    """Compare what was logged with what was measured.
 
     Accuracy must be equal on the same device type, thread count and torch version. Elsewhere rounding may
     flip images whose two best logits are closer than 1e-4, and no others.

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from analysis import text
 from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import measure_against, onnx_forward, openvino_forward
@@ -45,7 +46,7 @@ _SAMPLE_IMAGES = 8
 
 @dataclass(frozen=True)
 class Proof:
-    """What was measured anew.
+    """What was measured again.
 
     Attributes:
         macs: multiply-adds of one image, half of what torch's FlopCounterMode counts.
@@ -100,7 +101,7 @@ def prove(
     Args:
         onnx: also write ``model.onnx`` and evaluate it with onnxruntime.
         int8, openvino: also write ``model.int8.onnx``, ``model.xml`` (with ``model.bin``), made of ``model.onnx``.
-        data_path: where the data lies on this machine, if not where it lay for the trial; its digest must be the same.
+        data_path: where the data is on this machine, if it has moved since the trial; its digest must be the same.
 
     Raises:
         CheckpointError: the files are damaged, or the data is not what the model was trained on.
@@ -131,10 +132,9 @@ def prove(
     if config.train.channels_last:
         dense = dense.to(memory_format=torch.channels_last)
     latency = measure_against(model, dense, sample[:1], num_threads=int(manifest["threads"]))
-    place = f"{device.type}, {manifest['threads']} threads, torch {torch.__version__}"
-    trained = (
-        f"{torch.device(manifest['device']).type}, {manifest['threads']} threads, torch {manifest['torch']}"
-    )
+    threads = text.plural(int(manifest["threads"]), "thread")
+    place = f"{device.type}, {threads}, torch {torch.__version__}"
+    trained = f"{torch.device(manifest['device']).type}, {threads}, torch {manifest['torch']}"
     macs, difference = count_macs(model, sample[:1]), _export(model.cpu(), sample.cpu(), work)
     files = _onnx(model, sample.cpu(), splits, work, int8, openvino) if onnx or int8 or openvino else {}
     return Proof(

@@ -130,7 +130,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
 def check_place(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
     """The model's sweep, if the model can be registered in its store; asked before the long proof, and again after it.
 
-    A registered version lasts, so its files must not go where the sweep's folder was, or the one it is a copy of.
+    A registered version is permanent, so its files must not go to a folder that the sweep was moved or copied from.
 
     Raises:
         ConfigError: the table is not in MLflow, or MLflow names another folder.

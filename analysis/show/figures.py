@@ -64,7 +64,7 @@ class FrontView:
             baseline or chosen; points are coloured by criterion where it varies, snapshots of a path joined by a line.
         goals: what the front is the front of (:func:`goals_of_view`).
         front: models on it, the chosen one included, near-ties (``pareto.distinct``) left out.
-        steps: models that are the corners of the steps, the best along the two axes.
+        steps: models at the corners of the steps: the best along the two axes.
         limits: (column, value, words) of the constraints that are lines in this view.
         x_scale: shown numbers are values / ``x_scale`` (``x_prefix`` names it).
     """
@@ -118,7 +118,7 @@ def front_view(
 def goals_of_view(df: pd.DataFrame, x: str, y: str) -> dict[str, Direction]:
     """What the front in the (x, y) view is the front of: the sweep's objectives, as in every table and tag.
 
-    Only a sweep of two objectives that is looked at along another cost has a front of its own there.
+    Only a sweep of two objectives that is viewed along another cost has a front of its own there.
     """
     goals = dict(df.attrs.get("objectives") or {})
     if len(goals) > 2 or {x, y} == set(goals):
@@ -167,7 +167,7 @@ def _better(column: str) -> Direction:
 
 
 def axis_label(column: str, prefix: str = "") -> str:
-    """Name, unit and an arrow toward better: ``Validation accuracy (%) - better ↑``."""
+    """Name, unit and an arrow that points to better values: ``Validation accuracy (%) - better ↑``."""
     unit = f"{prefix} {_SCALED[column]}".strip() if column in _SCALED else FINALS[column].unit
     name = _NAMES.get(column, column.replace("_", " "))
     return f"{name} ({unit})"

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import text
+from analysis.choose.recommend import MEASURE
 from analysis.runs import table
 from analysis.runs.artifacts import polish_of
 from analysis.show.page import Table
@@ -16,13 +17,14 @@ from analysis.show.payload import SHOWN_PARAMS
 
 if TYPE_CHECKING:
     from analysis.choose.recommend import Recommendation, Step
+    from analysis.ship.measured import Line, Measured
 
 _NAMES = {"macs": "MACs", "params": "Parameters"}
 _TAGS = {
     "asked": "Chosen as asked",
     "within": "Recommended by default",
     "nearest": "Nearest miss: do not ship yet",
-    "no baseline": "By default, without a baseline",
+    "no baseline": "Default choice, without a baseline",
     "nothing smaller": "No recommendation",
     "nothing": "No recommendation",
 }
@@ -66,8 +68,8 @@ class FirstScreen:
     runners_up: Table | None = None
 
 
-def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
-    """The card of a recommendation."""
+def first_screen(df: pd.DataFrame, found: Recommendation, timed: Measured | None = None) -> FirstScreen:
+    """The card of a recommendation; ``timed`` is what ``bench`` measured of its model."""
     rule = found.rule[:1].upper() + found.rule[1:]
     tag = _tag(found)
     if found.choice is None:
@@ -87,9 +89,9 @@ def first_screen(df: pd.DataFrame, found: Recommendation) -> FirstScreen:
         accuracy=f"{row['val_accuracy']:.2f} %",
         interval=_interval(row),
         drop=_drop(row),
-        savings=tuple(_savings(row)),
+        savings=tuple(_savings(row, timed)),
         sure=found.sure,
-        steps=found.steps,
+        steps=tuple(step for step in found.steps if timed is None or step.words != MEASURE),
         constraints=choice.constraints if found.basis == "asked" else (),
         feasible=choice.feasible,
         considered=choice.considered,
@@ -117,7 +119,7 @@ def _origin(row: pd.Series) -> str:
     else:
         made = f"Trial {row['trial']}, after its {_nth(int(level))} pruning step"
     if polish := polish_of(row):
-        made += f", trained on for {text.plural(polish, 'epoch')}"
+        made += f", trained for another {text.plural(polish, 'epoch')}"
     epochs, cost, base = (_number(row, name) for name in ("epochs", "train_cost", "baseline_epochs"))
     if epochs is None:
         return f"{made}."
@@ -147,7 +149,7 @@ def _drop(row: pd.Series) -> str:
     return f"{abs(drop):.2f} points {'below' if drop > 0 else 'above'} its baseline ({base:.2f} %)"
 
 
-def _savings(row: pd.Series) -> list[Saving]:
+def _savings(row: pd.Series, timed: Measured | None) -> list[Saving]:
     found = []
     for name, words in _NAMES.items():
         value, base = (_number(row, column) for column in (name, f"baseline_{name}"))
@@ -155,7 +157,8 @@ def _savings(row: pd.Series) -> list[Saving]:
             found.append(Saving(words, text.count(value) if value is not None else "-", "no baseline", None))
             continue
         found.append(_saving(words, value / base, f"{text.count(value)} of {text.count(base)}"))
-    return [*found, _latency(row)]
+    line = None if timed is None else timed.single()
+    return [*found, _latency(row) if line is None else _timed(line)]
 
 
 def _saving(name: str, share: float, detail: str) -> Saving:
@@ -163,8 +166,17 @@ def _saving(name: str, share: float, detail: str) -> Saving:
     return Saving(name, f"{change:.1f} % {'fewer' if share <= 1 else 'more'}", detail, 100 * share)
 
 
+def _timed(line: Line) -> Saving:
+    """On this reader's machine, as ``bench`` has it: the interval of the ratio decides what may be said."""
+    ms = f"{line.pruned.middle:.3g} of {line.unpruned.middle:.3g} ms, batch 1"
+    share = 100 * line.share.middle
+    if line.share.low <= 1 <= line.share.high:
+        return Saving("Latency", "no measurable change", ms, share)
+    return Saving("Latency", f"{abs(100 - share):.0f} % {'less' if share < 100 else 'more'}", ms, share)
+
+
 def _latency(row: pd.Series) -> Saving:
-    """Measured, with what noise allows to be said; only what the sweep has measured counts."""
+    """As the sweep measured it, with what noise allows to be said."""
     value, base = _number(row, "latency_ms"), _number(row, "baseline_latency_ms")
     if value is None:
         return Saving("Latency", "not measured", "" if base is None else f"baseline {base:.3g} ms", None)
@@ -174,7 +186,7 @@ def _latency(row: pd.Series) -> Saving:
     detail = f"{value:.3g} of {base:.3g} ms, batch 1"
     if low <= base <= high:
         return Saving("Latency", "no measurable change", detail, 100 * value / base)
-    change = f"{100 * abs(1 - value / base):.0f} % {'faster' if value < base else 'slower'}"
+    change = f"{100 * abs(1 - value / base):.0f} % {'less' if value < base else 'more'}"
     return Saving("Latency", change, detail, 100 * value / base)
 
 

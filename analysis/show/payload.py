@@ -65,7 +65,9 @@ def payload(
         "limit": plain(recommended.limit),
         "compared": recommended.compared,
         "asked": recommended.basis == "asked",
-        "finals": [{"name": n, "words": FINALS[n].text} for n in FINALS if n in df.columns],
+        "finals": [
+            {"name": n, "unit": FINALS[n].unit, "words": FINALS[n].text} for n in FINALS if n in df.columns
+        ],
         "axes": [{"name": name, "label": figures.axis_label(name)} for name in axes],
         "parallel": _parallel(candidates, varying),
         "progress": {}

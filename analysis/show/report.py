@@ -19,7 +19,7 @@ from analysis.front.progress import progress
 from analysis.plain import plain
 from analysis.runs import table
 from analysis.runs.models import unfinished_paths, word
-from analysis.show import figures, first, page, sections
+from analysis.show import figures, first, page, sections, speed
 from analysis.show.confirmed import confirmed_table, draw_confirmed
 from analysis.show.payload import cost_axes, max_drop, payload
 from analysis.show.publish import write_figures
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
 #: What the number at the head of the page is.
 _VOLUME = (
-    "How much of the box between the anchors the front covers, 1 = all of it: a larger number is a better front. "
-    "The anchors stand under How to read this."
+    "How much of the box between the anchors the front covers, 1 = all of it. A larger number is a better front. "
+    "The anchors are listed under How to read this."
 )
 
 
@@ -55,15 +55,20 @@ def write(
     constraints: Sequence[Constraint] = (),
     band: float = pareto.BAND,
     usable: float | None = USABLE,
+    benches: Sequence[Path] = (),
 ) -> Written:
     """Write ``report.html``, the figures (PNG, SVG, CSV), ``front.csv`` and ``trials.csv`` into ``folder``.
 
     A table without a finished model gives a page that says so, and ``trials.csv``.
 
     Args:
-        choice: what somebody chose; without one the page shows the default choice, named as such.
+        choice: a choice that somebody made; without one the page shows the default choice and says so.
         band: costs that differ by at most this share count as equal on the front that is shown (``pareto.distinct``).
         usable: where the accuracy scale of the hypervolume begins (``anchors_for``).
+        benches: files that ``bench`` wrote elsewhere than into the sweep's folder.
+
+    Raises:
+        ConfigError: one of ``benches`` cannot be read.
     """
     folder.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
@@ -72,7 +77,9 @@ def write(
     df.to_csv(folder / "trials.csv", index=False)
     files.append(folder / "trials.csv")
     target = folder / "report.html"
-    said = html(df, choice=choice, constraints=constraints, band=band, usable=usable, files=files)
+    said = html(
+        df, choice=choice, constraints=constraints, band=band, usable=usable, files=files, benches=benches
+    )
     target.write_text(said, encoding="utf-8")
     return Written(target, tuple(files))
 
@@ -109,13 +116,15 @@ def html(
     band: float = pareto.BAND,
     usable: float | None = USABLE,
     files: Sequence[Path] = (),
+    benches: Sequence[Path] = (),
 ) -> str:
     """The whole page as text: one HTML file that fetches nothing. Writes nothing, so a live page can ask for it again.
 
     A table without a finished model, without a baseline or with a single trial gives a page that says so.
 
     Args:
-        files: what lies beside the page, named at its end.
+        files: what is beside the page, named at its end.
+        benches: as :func:`write` has them.
     """
     goals = df.attrs["objectives"]
     some = bool(df["candidate"].any())
@@ -123,13 +132,14 @@ def html(
     best = pareto.distinct(df, goals, band).sort_values("macs") if some else df.head(0)
     found = recommend(df, constraints=constraints, choice=choice)
     history = progress(df, goals, scales) if scales is not None else None
+    fast = speed.speeds(df, found.model, benches)
     sure = assurance(df, goals) if some else Assurance("no model is finished", {}, 0, None, ())
     return page.interactive(
         "report.html",
         f"Report: {_name(df)}",
         payload(df, found, history, constraints, band),
         head=_head(df, best, scales),
-        first=first.first_screen(df, found),
+        first=first.first_screen(df, found, fast.chosen),
         limits=_limits(df, constraints) if choice is None and constraints else None,
         word=word(df),
         explorer=_explorer(df),
@@ -138,6 +148,7 @@ def html(
         confirmed=sections.confirmed(sure),
         advice=sections.what_next(df, scales) if scales else sections.Advice("no model is finished"),
         paths=sections.paths(df),
+        fast=fast,
         health=_health(df),
         reading=_reading(df, scales, files),
     )
@@ -149,7 +160,7 @@ def _name(df: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Fact:
-    """A number or name at the head of the page; ``title`` explains it where one points at it."""
+    """A number or name at the head of the page; ``title`` explains it in a tooltip."""
 
     value: str
     words: str
@@ -248,8 +259,15 @@ def _health(df: pd.DataFrame) -> dict[str, Any]:
         "broken": broken,
         "statuses": page.Table(["status of trials", "number", "meaning"], rows),
         "baselines": counts["baselines"],
-        "left_out": page.Table([word(df), "reason", "error"], left),
+        "left_out": _left_out(word(df), left),
     }
+
+
+def _left_out(first: str, rows: list[tuple[str, str, str]]) -> page.Table:
+    """Which models are left out, and why; the column of errors only where there is one."""
+    if any(error for *_, error in rows):
+        return page.Table([first, "reason", "error"], rows)
+    return page.Table([first, "reason"], [row[:2] for row in rows])
 
 
 def _sharpness(df: pd.DataFrame) -> str:

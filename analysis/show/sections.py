@@ -63,12 +63,12 @@ class Advice:
     points: Table = _NOTHING
 
 
-#: Why a path has come to its end, in words for people.
+#: Why a path has ended, in words for people.
 _ENDS = {
-    "target": "its target is met",
-    "cap": "its cap on the epochs",
-    "floors": "the floors leave nothing to take",
-    "constraint": "it breaks a limit that further pruning cannot mend",
+    "target": "its target is reached",
+    "cap": "it reached its cap on the epochs",
+    "floors": "the minimum widths leave nothing to remove",
+    "constraint": "it breaks a limit that more pruning cannot repair",
     "stopped": "it was stopped",
     "paused": "it rests",
 }

@@ -1,6 +1,6 @@
-"""The report as a page that follows its sweep: served over HTTP, made anew when the sweep has news.
+"""The report as a page that follows its sweep: served over HTTP, made again when the sweep has news.
 
-Nothing is written and nothing is done while nobody asks. Whoever asks gets the edition that there is; a look at the
+Nothing is written, and nothing is done until a browser asks. It gets the current edition; a look at the
 sweep is taken at most every few seconds, and longer pauses follow looks that take long.
 """
 
@@ -19,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import NotBegun, NothingFeasible
+from analysis.ship import measured
 from analysis.show import page
 from gcp_core.errors import ConfigError, first_line
 
@@ -108,8 +109,9 @@ class LivePage:
 
 
 def _fingerprint(df: pd.DataFrame) -> str:
-    """Another one whenever a row, a value or a sweep's state is."""
-    known = df.to_csv(index=False) + json.dumps(df.attrs["sweeps"], default=str, sort_keys=True)
+    """Another one whenever a row, a value, a sweep's state or a result of ``bench`` is."""
+    benches = [(file.name, file.stat().st_mtime_ns) for file in measured.files(df)]
+    known = df.to_csv(index=False) + json.dumps([df.attrs["sweeps"], benches], default=str, sort_keys=True)
     return hashlib.sha256(known.encode()).hexdigest()[:16]
 
 
@@ -203,7 +205,9 @@ class Server(ThreadingHTTPServer):
                 f"cannot listen on {host} port {port}: {why}", "--serve", "--port 0 takes a free port"
             ) from exc
         except OverflowError as exc:
-            raise ConfigError(f"{port} is no port", "--port", "0 to 65535; 0 takes a free one") from exc
+            raise ConfigError(
+                f"{port} is not a port number", "--port", "0 to 65535; 0 takes a free one"
+            ) from exc
 
     def server_bind(self) -> None:
         """Without looking up the address's name, which may take long."""
@@ -213,7 +217,7 @@ class Server(ThreadingHTTPServer):
         self.server_name, self.server_port = self.host, self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that has gone is no news."""
+        """A client that has gone is not an error."""
         _log.debug("request failed", exc_info=True)
 
     @property

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Wall seconds until an answer must be there; generous, because machines are busy.
 PATIENCE_S = 300.0
+#: Of each sort, in a picture that is kept.
+_COLOURS = 64
 
 
 class BrowserError(Exception):
@@ -44,8 +46,9 @@ class Page:
         if message.type in ("error", "assert"):
             self.complaints.append(f"{message.text} {message.location.get('url', '')}")
 
-    async def open(self, url: str, width: int = 1400, height: int = 1000) -> None:
-        """Load ``url`` in a window of this size."""
+    async def open(self, url: str, width: int = 1400, height: int = 1000, *, dark: bool = False) -> None:
+        """Load ``url`` in a window of this size, for somebody who likes pages light or dark."""
+        await self._tab.emulate_media(color_scheme="dark" if dark else "light")
         await self._tab.set_viewport_size({"width": width, "height": height})
         self.complaints.clear()
         self.requests.clear()
@@ -75,8 +78,22 @@ class Page:
         await self._tab.mouse.click(x, y)
 
     async def picture(self, target: Path, *, whole: bool = False) -> None:
-        """A PNG of what the window shows, or of the whole page."""
+        """A small PNG of what the window shows, or of the whole page."""
         await self._tab.screenshot(path=target, full_page=whole)
+        shrink(target)
+
+
+def shrink(picture: Path) -> None:
+    """A third of the bytes: the most frequent colours stay as they are, some more cover the range of all others."""
+    from PIL import Image
+
+    with Image.open(picture) as found:
+        whole = found.convert("RGB")
+    frequent = sorted(whole.getcolors(1 << 24), reverse=True)[:_COLOURS]
+    others = whole.quantize(_COLOURS, Image.Quantize.MAXCOVERAGE).getpalette()
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*(part for _, colour in frequent for part in colour), *others[: 3 * _COLOURS]])
+    whole.quantize(palette=palette, dither=Image.Dither.NONE).save(picture, optimize=True)
 
 
 @asynccontextmanager

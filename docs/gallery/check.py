@@ -51,21 +51,18 @@ async def check_hearing(page: Page) -> None:
         need(any("outside" in url for url in page.requests), "a request to the outside was not noticed")
 
 
-async def check_report(page: Page, report: Path, server: str, shots: Path) -> dict[str, int]:
+async def check_report(page: Page, report: Path, server: str) -> dict[str, int]:
     """Open ``report/report.html``: front, filters, clicks and links work, nothing is loaded from outside.
 
     Args:
         server: address of an MLflow server over the sweep's store; links to runs are followed there.
-        shots: folder for the pictures.
     """
     await page.open((report / "report.html").resolve().as_uri())
     await page.until("F.front.length > 0", "the front is drawn")
     expected = front_of(report)
     drawn = await page.ask("F.front.map(r => r.model)")
     need(set(drawn) == expected, f"the drawn front {sorted(drawn)} is not {sorted(expected)}")
-    await page.picture(shots / "report.png", whole=True)
     filtered = await _filters(page)
-    await page.picture(shots / "report_filtered.png")
     await _clicks(page)
     links = await _links(page, report, server)
     outside = [url for url in page.requests if urlparse(url).scheme not in ("file", "data", "blob")]
@@ -150,8 +147,8 @@ async def _links(page: Page, report: Path, server: str) -> dict[str, int]:
     return {"file links": len(files), "run links": len(runs)}
 
 
-async def check_mlflow(page: Page, server: str, experiment: str, report: Path, shots: Path) -> None:
-    """One filter in the MLflow UI shows exactly the front; a picture of all runs and one of the front."""
+async def check_mlflow(page: Page, server: str, experiment: str, report: Path) -> None:
+    """One filter in the MLflow UI shows exactly the front."""
     expected = front_of(report)
     # Sorted by a metric, the table is flat; sorted by time, children hide below their parent.
     runs = (
@@ -161,7 +158,6 @@ async def check_mlflow(page: Page, server: str, experiment: str, report: Path, s
     names = "[...document.querySelectorAll('[role=row] a[href*=\"/runs/\"]')].map(a => a.textContent.trim())"
     await page.open(runs, 1900, 1500)
     await page.until(f"{names}.length > 0", "the run table appears")
-    await page.picture(shots / "mlflow_runs.png")
     await page.open("about:blank")
     await page.open(f"{runs}&searchFilter={quote(FRONT_FILTER)}", 1900, 1100)
     await page.until(f"{names}.length >= {len(expected)}", "the filtered run table appears")
@@ -177,7 +173,6 @@ async def check_mlflow(page: Page, server: str, experiment: str, report: Path, s
         heads = "[...document.querySelectorAll('[role=columnheader]')].map(c => c.textContent.trim())"
         for name in columns:
             await page.until(f"{heads}.some(h => h.includes({json.dumps(name)}))", f"a column of {name}")
-        await page.picture(shots / "mlflow_front.png")
 
 
 def view(**state: object) -> dict[str, object]:
@@ -246,8 +241,8 @@ async def close_asides(page: Page) -> None:
     await asyncio.sleep(2)  # table and charts are drawn anew in the room that has become free
 
 
-async def check_parallel(page: Page, server: str, experiment: str, params: list[str], shots: Path) -> None:
-    """MLflow draws every snapshot through the searched parameters, its MACs and its accuracy; a picture of it."""
+async def check_parallel(page: Page, server: str, experiment: str, params: list[str]) -> None:
+    """MLflow draws every snapshot through the searched parameters, its MACs and its accuracy."""
     state = parallel_view(params)
     async with shared_view(page, server, experiment, state, "&compareRunsMode=CHART"):
         labels = "[...document.querySelectorAll('text')].map(t => t.textContent)"
@@ -255,7 +250,6 @@ async def check_parallel(page: Page, server: str, experiment: str, params: list[
         await close_asides(page)
         for name in (*params, "final/macs", "final/val_accuracy"):
             await page.until(f"{labels}.includes({json.dumps(name)})", f"MLflow draws an axis of {name}")
-        await page.picture(shots / "mlflow_parallel.png")
 
 
 def post(server: str, path: str, values: dict[str, str]) -> None:

@@ -1,4 +1,4 @@
-"""The ready-made views of a sweep, opened in the MLflow UI: sorted, with their columns and charts; a picture of each."""
+"""The ready-made views of a sweep and a registered model in the MLflow UI; a picture of each."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ async def check_views(page: Page, server: str, views: dict[str, str], shots: Pat
         else:
             await _check_table(page, title)
         await page.picture(shots / f"mlflow_view_{title.split(',')[0].replace(' ', '_')}.png")
+
+
+async def check_model(page: Page, server: str, name: str, title: str, shots: Path) -> None:
+    """The page of version 1 of a registered model shows its card."""
+    await page.open("about:blank")
+    await page.open(f"{server}/#/models/{name}/versions/1?workflowType=machine_learning", 1500, 1100)
+    card = "[...document.querySelectorAll('h1, h2')].map(h => h.textContent)"
+    await page.until(f"{card}.some(h => h.includes({json.dumps(title)}))", "the model's page shows its card")
+    await close_asides(page)
+    await page.picture(shots / "mlflow_model.png")
 
 
 async def _check_table(page: Page, title: str) -> None:

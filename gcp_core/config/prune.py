@@ -16,7 +16,8 @@ NORMALISATIONS = ("auto", "none", "unit_l2", "mean", "max")
 #: Shares this close are the same share.
 _NO_MORE = 1e-9
 #: What fills a slot where nothing else does.
-NO_REPAIR, INTERVAL_CLOCK = "none", "interval"
+NO_REPAIR = "none"
+INTERVAL_CLOCK = "interval"
 #: With cycles and with levels these defaults mean that nothing was said.
 DEFAULT_TARGET, DEFAULT_UNTIL = 0.5, 0.75
 

@@ -54,7 +54,7 @@ def decode_image(
         image_size: resize the shorter side to this (bilinear), then cut out the centre.
 
     Raises:
-        DataError: it is no image, is damaged, or its pixels have no known range.
+        DataError: it is not an image, is damaged, or its pixels have no known range.
     """
     from PIL import Image
 
@@ -68,7 +68,7 @@ def decode_image(
 
 
 def _is_grey(source: IO[bytes] | Path) -> bool:
-    """Whether the image has no colours; False for what is no image (decoding will say so)."""
+    """Whether the image has no colours; False for what is not an image (decoding will say so)."""
     from PIL import Image
 
     try:

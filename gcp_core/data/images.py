@@ -21,7 +21,7 @@ _CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class RawData:
-    """A data set as its source gives it.
+    """A data set as its source provides it.
 
     Attributes:
         train_images, test_images: uint8 ``(N, H, W, C)``, C = 1 or 3; may be memory-mapped.
@@ -140,7 +140,7 @@ def _in_chunks(array: np.ndarray) -> Iterator[np.ndarray]:
 
 @dataclass(frozen=True)
 class Images:
-    """Some rows of a data set; the pixels are shared, not copied.
+    """A subset of the rows of a data set; the pixels are shared, not copied.
 
     Attributes:
         pixels: uint8 ``(all rows, H, W, C)``.
@@ -148,7 +148,7 @@ class Images:
         rows: int64 ``(N,)``, the rows that belong to this split, ascending.
         source: where a streamed set's pixels are read from, batch by batch (``pixels`` then only maps them); None =
             they are in memory. ``workers`` processes read ahead.
-        target: where the batches of a streamed set go.
+        target: the device for the batches of a streamed set.
     """
 
     pixels: Tensor
@@ -179,7 +179,7 @@ class Images:
         return self.pixels[rows], self.all_labels[rows]
 
     def to(self, device: torch.device) -> Images:
-        """The same split with pixels and labels on ``device`` (as it is if they are there already).
+        """The same split with pixels and labels on ``device`` (itself if they are already there).
 
         A streamed split stays on disk; its batches will arrive on ``device``.
         """
@@ -234,7 +234,7 @@ def _scale_and_shift(
 
 @dataclass(frozen=True)
 class Splits:
-    """What a trial trains, chooses and reports on."""
+    """The splits on which a trial trains, chooses and reports."""
 
     train: Images
     val: Images

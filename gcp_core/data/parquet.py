@@ -60,7 +60,7 @@ def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
 
 
 def _encoded(files: Sequence[Path]) -> Iterator[io.BytesIO]:
-    """Every image of the files, encoded; what is no image comes as empty bytes."""
+    """Every image of the files, encoded; what is not an image comes as empty bytes."""
     for file in files:
         table = _open(file)
         image_column, _ = _columns(table.schema_arrow.names, file)

@@ -61,7 +61,7 @@ def training_batches(
 def evaluation_batches(
     images: Images, normalise: Normalise, batch_size: int, channels_last: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The whole split in its order, nothing left out."""
+    """The whole split in its order; nothing is left out."""
     positions = torch.arange(len(images), device=images.pixels.device).split(batch_size)
     for pixels, labels in _batches(images, ((part, None) for part in positions)):
         yield normalise(pixels, channels_last), labels

@@ -33,7 +33,7 @@ SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
 
 
 def data_names() -> list[str]:
-    """The data sets we know by name; ``package.module:factory`` comes on top."""
+    """The built-in data sets; ``package.module:factory`` works too."""
     return sorted(SOURCES)
 
 
@@ -54,7 +54,7 @@ def load_raw(config: DataConfig) -> RawData:
         raise DataError(f"{config.name!r} is unknown", "data.name", f"{hint}; or package.module:factory")
     own = data.train_images.shape[-1]
     if config.channels not in (None, own):
-        given = f"{config.channels} channels are asked for, the images of {config.name} have {own}"
+        given = f"{config.channels} channels were requested, but the images of {config.name} have {own}"
         raise DataError(given, "data.channels", "null takes them as they are")
     return data
 

@@ -62,7 +62,8 @@ def train_val_rows(
     if train_images is not None:
         if train_images > len(rest):
             raise DataError(
-                f"{train_images} training images are asked for, {len(rest)} are left", "data.train_images"
+                f"{train_images} training images were requested, only {len(rest)} are left",
+                "data.train_images",
             )
         rest = rest[stratified_choice(labels[rest], train_images, generator)]
     if len(labels[rest].unique()) < len(labels.unique()):

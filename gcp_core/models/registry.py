@@ -17,7 +17,7 @@ TORCHVISION = "torchvision:"
 
 
 def model_names() -> list[str]:
-    """The names of our own networks, sorted. ``torchvision:NAME`` and ``package.module:factory`` come on top."""
+    """The names of our own networks, sorted. ``torchvision:NAME`` and ``package.module:factory`` work too."""
     return sorted([*LAYOUTS, *BASIC_BLOCKS, *BOTTLENECK_BLOCKS])
 
 

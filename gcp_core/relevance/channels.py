@@ -69,7 +69,7 @@ class RelevancePass:
         """``{layer: (N, C)}`` and the logits ``(N, classes)`` of one batch."""
         if images.shape[0] == 0 or labels.shape != images.shape[:1]:
             shapes = f"{tuple(images.shape)} images and {tuple(labels.shape)} labels"
-            raise RelevanceError(f"{shapes} are no batch", "batches")
+            raise RelevanceError(f"{shapes} do not form a batch", "batches")
         labels = labels.to(images.device)
         size = _images_at_once(images)
         parts = [self._run(x, y) for x, y in zip(images.split(size), labels.split(size))]
@@ -107,7 +107,7 @@ def relevance_pass(
     names = layer_names(model)
     wanted = set(names.values()) if layers is None else set(layers)
     if unknown := sorted(wanted - set(names.values())):
-        raise RelevanceError(f"{unknown[0]!r} is no convolution or linear layer", "layers")
+        raise RelevanceError(f"{unknown[0]!r} is not a convolution or linear layer", "layers")
     with untouched(model):
         root = torch.zeros((), dtype=dtype, device=device, requires_grad=True)
         state = PassState(stabiliser_by_name(stabiliser), read == "sum", names, wanted, root)
@@ -127,7 +127,7 @@ def _check_logits(logits: object, labels: Tensor) -> None:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise RelevanceError(f"the model returned {found}, not logits (images, classes)", "model")
     if mark_of(logits) is None:
-        raise RelevanceError("no layer that is to be read leads to the logits", "model")
+        raise RelevanceError("none of the requested layers leads to the logits", "model")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:
         raise RelevanceError(f"labels from {low} to {high} for {logits.shape[1]} classes", "labels")

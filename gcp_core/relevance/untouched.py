@@ -28,7 +28,7 @@ def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 @contextmanager
 def untouched(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, no autocast, no TF32, gradients possible; all is restored, training flags, RNG and ``.grad`` too.
+    """Evaluation mode without autocast and TF32, gradients possible; restores training flags, RNG and ``.grad`` too.
 
     Each module gets its own training flag back (a frozen batch norm inside a training model stays frozen).
     """

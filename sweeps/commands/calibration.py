@@ -1,6 +1,6 @@
 """How long the parts of a trial take on this machine: a few steps of the real model on the real data.
 
-Measured as if the machine had nothing else to do, as far as that is possible: a sweep on a busy machine takes longer.
+Measured as if the machine had nothing else to do, as far as possible: a sweep on a busy machine takes longer.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What of a sweep's folder may go: training states that nobody will continue from, and weights nobody will take.
+"""What may be deleted from a sweep's folder: training states that no run needs, and weights that nobody wants.
 
 Ledger, configs, logs, plans, MLflow's records and the epochs of unfinished trials always stay. So do the states of paths
-that a raised target or a longer search may take further, unless they are asked for.
+that a raised target or a longer search may continue, unless the caller asks for them.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ KEEP = ("all", "front", "none")
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What went (or would go).
+    """What was removed (or would be removed).
 
     Attributes:
-        keep: whose weights stay: ``all``, ``front`` (front, baselines and confirmation runs) or ``none``.
+        keep: which weights were kept: ``all``, ``front`` (front, baselines and confirmation runs) or ``none``.
         removed: path relative to the sweep's folder -> bytes.
-        kept_weights: models (trials, or snapshots of paths) whose weights stay.
-        note: what MLflow still holds elsewhere.
-        kept_states: training states from which paths may go on: path relative to the sweep's folder -> bytes.
+        kept_weights: models (trials, or snapshots of paths) whose weights were kept.
+        note: what MLflow still keeps elsewhere.
+        kept_states: training states from which paths may continue: path relative to the sweep's folder -> bytes.
     """
 
     folder: str
@@ -71,8 +71,8 @@ class Cleaned:
             paths = "1 path" if len(self.kept_states) == 1 else f"{len(self.kept_states)} paths"
             size = sum(self.kept_states.values()) / 1e6
             lines.append(
-                f"training states kept of {paths}, {size:.2f} MB: a raised target goes on from them"
-                " (--states removes them; it then trains again, from the nearest state that is shared)"
+                f"training states kept of {paths}, {size:.2f} MB: a raised target continues from them"
+                " (--states removes them; training then restarts from the nearest shared state)"
             )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
@@ -85,7 +85,7 @@ def clean(
     Args:
         keep: whose final weights stay; ``gcp-sweep replay`` trains the others again and puts them back.
         dry_run: count, remove nothing.
-        states: also the states from which paths may go on; a raised target then trains again.
+        states: also the states from which paths may continue; a raised target then trains again.
 
     Raises:
         ConfigError: no sweep there, a driver is running it, or ``states`` of one that is not complete.
@@ -95,8 +95,8 @@ def clean(
     place = open_sweep(sweep)
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
     if states and entry.state != "complete":
-        hint = "gcp-sweep run ends it first; without --states everything else is removed"
-        raise ConfigError(f"the sweep is {entry.state}: it goes on from these states", "--states", hint)
+        hint = "finish it with gcp-sweep run first, or leave --states out to remove everything else"
+        raise ConfigError(f"the sweep is {entry.state} and continues from these states", "--states", hint)
     with run_lock(folder):
         place.exchange.refuse_second()
         trials, baselines, confirmed = read_records(

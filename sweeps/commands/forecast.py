@@ -146,7 +146,7 @@ class Forecast:
             )
         lines.append(("disk", f"{self.disk_bytes / 1e6:,.0f} MB of {self.disk_free / 1e6:,.0f} MB free"))
         if self.disk_bytes > self.disk_free:
-            lines.append(("!", "the disk is too small: storage=FOLDER names another place"))
+            lines.append(("!", "the disk is too small: storage=FOLDER chooses another place"))
         return f"{self.name} -> {self.folder}\n{as_text(facts(lines))}"
 
 
@@ -322,7 +322,7 @@ def _slots(config: SweepConfig) -> int:
 
 
 def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
-    """Weights of every model twice (trial and MLflow), two checkpoints per running trial and per path that may go on,
+    """Weights of every model twice (trial and MLflow), two checkpoints per running trial and per path that may continue,
     bounded shared states. With ``search.keep: front`` it is less: how much nobody knows before.
     """
     weights = sum(8 * params for trial in trials for params in _models(trial))

@@ -1,4 +1,4 @@
-"""What the user calls a model, as what the ledger knows of it: ``t0008``, ``t0007@3``, ``t0007@3+30``."""
+"""Finds what a user's name for a model means in the ledger: ``t0008``, ``t0007@3``, ``t0007@3+30``."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def snap_of(
     """The snapshot of that name, polished or the path's own.
 
     Raises:
-        ConfigError: the trial is no path, has other snapshots, or none polished for so long.
+        ConfigError: the trial is not a path, has other snapshots, or none polished for so long.
     """
     trial = record.job.trial_id
     if not record.job.config.is_path:
-        raise ConfigError("is no path, so it has no snapshots", trial, f"its model's name is {trial}")
+        raise ConfigError("is not a path, so it has no snapshots", trial, f"its model is named {trial}")
     own = [known.snap for known in taken.get(trial, ())]
     if not any(snap.level == name.level for snap in own):
         what = "names no snapshot" if name.level is None else "there is no such snapshot"

@@ -241,7 +241,7 @@ def _judged(
     dense: dict[str, float],
     top: float,
 ) -> tuple[bool, dict[str, float]]:
-    """(whether a model may stand on the front, how far it breaks each limit)."""
+    """(whether a model may be on the front, how far it breaks each limit)."""
     unpruned = {**worst, "val_accuracy": top, "accuracy_drop": 0.0}
     outcome, _, violations = judge(config, Outcome("complete", finals), Outcome("complete", unpruned), dense)
     return outcome.status == "complete", violations

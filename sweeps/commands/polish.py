@@ -1,7 +1,7 @@
-"""Train a chosen snapshot of a path on with one long cycle: a new model of the sweep, ``t0007@3+30``.
+"""Train a chosen snapshot of a path for one more long cycle: a new model of the sweep, ``t0007@3+30``.
 
 Runs in this process, while no driver does. The model is kept first, then entered in the ledger, then written to MLflow;
-whatever is interrupted is done by the same command, called again.
+if it is interrupted, the same command finishes it.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ EPOCHS = "train.epochs"
 
 @dataclass(frozen=True)
 class Polish:
-    """What came of it.
+    """The result.
 
     Attributes:
         model, snapshot: names of the polished model and of what it was made of.
-        status: ``complete``, ``infeasible``, or ``interrupted`` (call again to go on).
+        status: ``complete``, ``infeasible``, or ``interrupted`` (call again to continue).
         finals, before: final values of both.
-        trained_epochs: by this call; 0 = it was there.
-        unwritten: entries that MLflow did not take; the same command writes them.
+        trained_epochs: by this call; 0 = the model already existed.
+        unwritten: entries that MLflow did not accept; the same command writes them.
         sweep: its folder, as a command takes it.
     """
 
@@ -67,7 +67,7 @@ class Polish:
     def text(self) -> str:
         """For people."""
         if self.status == "interrupted":
-            return f"{self.model}: interrupted; the same command goes on"
+            return f"{self.model}: interrupted; the same command continues it"
         kept = f"{100 * (1 - self.finals['macs_removed']):.1f} % of the MACs"
         cost, before = self.finals["train_cost"], self.before["train_cost"]
         lines = [
@@ -78,7 +78,7 @@ class Polish:
         if self.status != "complete":
             lines.append(f"  {self.status}: it violates a constraint of the sweep")
         if not self.trained_epochs:
-            lines.append("  it was there already; nothing was trained")
+            lines.append("  it already existed; nothing was trained")
         if self.unwritten:
             lines.append(f"  {self.unwritten} entries did not reach MLflow; the same command writes them")
         if not (Path(self.folder) / Path(ARTIFACT_WEIGHTS).name).exists():
@@ -88,23 +88,23 @@ class Polish:
 
 
 def epochs_of(overrides: Mapping[str, Any]) -> int:
-    """How long to polish, from the words of the command line.
+    """How long to polish, from the arguments of the command line.
 
     Raises:
-        ConfigError: it is missing or no whole number >= 1, or anything else is given.
+        ConfigError: it is missing or is not a whole number >= 1, or anything else is given.
     """
     other = sorted(set(overrides) - {EPOCHS})
     if other:
         raise ConfigError(
-            "cannot be changed: a polish trains on with the settings of its path",
+            "cannot be changed: polishing keeps the settings of the path",
             other[0],
             f"only {EPOCHS}=N",
         )
     epochs = overrides.get(EPOCHS)
     if epochs is None:
-        raise ConfigError("there is no default: say for how many epochs", EPOCHS, f"{EPOCHS}=30, say")
+        raise ConfigError("there is no default number of epochs", EPOCHS, f"for instance {EPOCHS}=30")
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ConfigError(f"{epochs!r} is not a whole number >= 1", EPOCHS, f"{EPOCHS}=30, say")
+        raise ConfigError(f"{epochs!r} is not a whole number >= 1", EPOCHS, f"for instance {EPOCHS}=30")
     return epochs
 
 
@@ -114,7 +114,7 @@ def polish(
     epochs: int,
     report: Callable[[Any], None] | None = None,
 ) -> Polish:
-    """Polish the snapshot ``model`` (``t0007@3``) of a sweep for ``epochs`` epochs, or go on with that.
+    """Polish the snapshot ``model`` (``t0007@3``) of a sweep for ``epochs`` epochs, or continue that.
 
     Args:
         report: called after every epoch.
@@ -158,7 +158,7 @@ def shown_as(place: Place) -> str:
 
 @contextlib.contextmanager
 def _held(place: Place) -> Iterator[tuple[Ledger, Entry]]:
-    """The sweep is this process's, as it is a driver's that runs it."""
+    """Hold the sweep for this process, as its driver would."""
     folder, config = place.folder, place.config
     entry, tenure = existing_entry(folder), Tenure()
     with run_lock(folder, tenure), place.exchange.present(functools.partial(request_stop, folder)):
@@ -182,7 +182,7 @@ def _check_kind(record: Record, name: ModelName, taken: list[Snap]) -> None:
     only = "only snapshots of paths (t0007@3) are polished"
     if name.polish:
         hint = f"polish {ModelName(name.trial, name.level)} for as many epochs as you want in all"
-        raise ConfigError("is polished already", str(name), hint)
+        raise ConfigError("is already polished", str(name), hint)
     if record.job.kind == "baseline":
         raise ConfigError(f"is the unpruned baseline: {only}", str(name))
     if record.job.kind == "confirm":
@@ -198,7 +198,7 @@ def _check_database(place: Place) -> None:
     """The database that MLflow has in the driver's folder does not travel with an object store."""
     if place.config.tracking.uri is None and not (place.folder / DATABASE).exists():
         raise ConfigError(
-            "MLflow's database of this sweep is not here",
+            "the MLflow database of this sweep is not on this machine",
             str(place.folder / DATABASE),
             "polish on the machine of the sweep's driver",
         )
@@ -219,7 +219,7 @@ def _baseline(config: SweepConfig, record: Record, baselines: list[Record], sour
         raise ConfigError(
             f"{need} needs the baseline, which has not ended yet",
             source.name(record.job.trial_id),
-            "run the sweep on first",
+            "continue the sweep first",
         )
     return found
 
@@ -284,7 +284,7 @@ def _spool_all(work: Path, history: Iterable[Any]) -> None:
 
 
 def weights_at_hand(place: Place, trial: str, source: Snap) -> None:
-    """The snapshot's model folder is here, and is of the weights that the ledger recorded.
+    """Make sure that the snapshot's model folder is here and has the weights that the ledger recorded.
 
     Raises:
         ConfigError: its weights were removed.

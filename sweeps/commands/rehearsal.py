@@ -1,4 +1,4 @@
-"""A sweep played through without training: which epochs its trials have in common, how cost falls, who ends early.
+"""Simulate a sweep without training: which epochs its trials share, how cost falls, and which ones end early.
 
 Scores are drawn at random, but equal histories under an equal rule get equal scores, as in a real sweep: trials agree
 here exactly as long as they would agree there.

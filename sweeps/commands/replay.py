@@ -1,6 +1,6 @@
 """Train a trial of a sweep once more, alone, from its ledger entry, and compare the weights bit by bit.
 
-Weights that were cleaned away come back with it, if they are the same. A polished snapshot is polished again, from the
+Weights that were cleaned away are put back if they are the same. A polished snapshot is polished again, from the
 snapshot in the sweep's folder or, where its weights are gone, from one that is trained again first.
 """
 
@@ -45,7 +45,7 @@ _ENDED_WITH_WEIGHTS = ("complete", "stopped", "infeasible", "paused")
 
 @dataclass(frozen=True)
 class Replay:
-    """What came of it.
+    """The result.
 
     Attributes:
         model: what was asked for: a trial, a snapshot of a path (``t0007@3``), or that polished (``t0007@3+30``).
@@ -85,10 +85,10 @@ class Replay:
             first = next(name for name, same in self.snapshots.items() if not same)
             lines.append(f"  the first snapshot that differs is {first}")
         if self.first_epoch:
-            lines.append(f"  the training loss differs first in epoch {self.first_epoch}")
+            lines.append(f"  the training loss first differs in epoch {self.first_epoch}")
         lines += [f"  changed   {change}" for change in self.changed]
         if not self.changed:
-            lines.append("  nothing that is recorded has changed; on a GPU, training is not bit-reproducible")
+            lines.append("  nothing in the record has changed; on a GPU, training is not bit-reproducible")
         return "\n".join([*lines, *back])
 
 
@@ -195,7 +195,10 @@ def _replay_polished(
             taken = next((one for one in result.snapshots if one.level == source.level), None)
             begin = None if taken is None else taken.folder
             if taken is None or taken.weights_sha256 != source.weights_sha256:
-                begin, error = None, f"{source.name(name.trial)}, which it was made of, has other weights now"
+                begin, error = (
+                    None,
+                    f"{source.name(name.trial)}, from which it was made, has other weights now",
+                )
         if begin is not None:
             polished = polish(config, begin, snap.polish, report=losses, checkpoint_dir=work).model
             done = required(polished, "the model of a polish that nobody stops")
@@ -233,7 +236,7 @@ def _task(place: Place, model: str) -> _Task:
     snapshots = {model_id(trial_id, one.snap.level): one.snap for one in known.get(trial_id, ())}
     if at:
         if not config.is_path:
-            raise ConfigError("is no path, so it has no snapshots", model, f"its name is {trial_id}")
+            raise ConfigError("is not a path, so it has no snapshots", model, f"its name is {trial_id}")
         if model not in snapshots:
             has = snapshots_of(trial_id, list(snapshots.values()))
             raise ConfigError(has, model, "name one of them" if snapshots else "")

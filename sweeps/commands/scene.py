@@ -1,4 +1,4 @@
-"""What a look at a running sweep shows: progress, the front so far, who runs what, what rests and why, what failed."""
+"""What one look at a running sweep shows: progress, front so far, who runs what, what is paused and why, failures."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Scene:
         hypervolume: share of the box that the front dominates, None = not known yet.
         stand_in: the snapshot that stands for the baseline in it; empty = a baseline does.
         left_s: about how long the sweep will take, None = not known.
-        kept: interrupted trial -> the epoch after which it goes on (0: it begins anew), None = not known.
+        kept: interrupted trial -> the epoch after which it continues (0: it starts again), None = not known.
         lost: the driver that died, such as ``process 7``; empty = somebody may be at work.
         again: the command that continues it after that; empty = not known.
     """
@@ -62,9 +62,9 @@ class Scene:
 
     @property
     def state(self) -> str:
-        """The sweep's, and why; one whose driver died still says of itself that it is running."""
+        """The state of the sweep and its reason. A sweep whose driver died is still recorded as running."""
         if self.lost:
-            return f"stopped: the driver ({self.lost}) died"
+            return f"interrupted: the driver, {self.lost}, died"
         if self.entry is None:
             return "has not begun; waiting for its driver"
         return self.entry.state + (f" ({self.entry.message})" if self.entry.message else "")

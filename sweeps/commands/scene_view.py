@@ -95,7 +95,7 @@ def _ahead(scene: Scene) -> str:
 
 
 def picture(scene: Scene, height: int, note: str = "", width: int = _WIDE) -> RenderableType:
-    """The whole scene in at most ``height`` lines, as far as that is possible; what has no room is counted.
+    """The whole scene in at most ``height`` lines, as far as possible; what has no room is counted.
 
     Args:
         height, width: of the terminal, in lines and characters.
@@ -236,7 +236,7 @@ def _running(scene: Scene) -> _Part:
         if scene.lost:
             says = _goes_on(scene.kept.get(record.job.trial_id), seen.ended)
         else:
-            says = "trained, waits for its baseline" if seen.ended else ""
+            says = "trained; waits for its baseline" if seen.ended else ""
             if seen.silent_s > SILENT_S and not seen.ended:
                 says = f"no sign of life for {duration(seen.silent_s)}"
         rows.append(
@@ -260,7 +260,7 @@ def _running(scene: Scene) -> _Part:
 def _goes_on(epoch: int | None, trained: bool) -> str:
     """Where an interrupted trial does."""
     if trained:
-        return "is trained, its end is entered"
+        return "is trained; its result will be entered"
     if epoch is None:
         return "after the last epoch kept"
     return f"after epoch {epoch}" if epoch else "from its beginning"
@@ -312,7 +312,7 @@ def _value(name: str, finals: Mapping[str, float]) -> str:
 
 def _paused(scene: Scene) -> _Part:
     resting = scene.paused
-    about = "" if scene.over else "each goes on when its next step promises most"
+    about = "" if scene.over else "each continues when its next step promises most"
     return _Part(f"Paused: {len(resting)}", (), [(one.said,) for one in resting], _PAUSED, about)
 
 

@@ -11,10 +11,12 @@ from typing import Any
 
 from analysis.show.terminal import as_text, facts
 from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
+from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.progress import duration
-from sweeps.records.folder import existing_entry
+from sweeps.records.folder import Entry, existing_entry
 from sweeps.records.job import Record
 from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
+from sweeps.storage.following import Following
 from sweeps.storage.place import Place, open_sweep
 
 #: So many resting paths are listed for people.
@@ -25,7 +27,7 @@ BAD = ("failed", "lost", "diverged", "infeasible")
 
 @dataclass(frozen=True)
 class Failure:
-    """A trial that has no place on the front, and where to read why."""
+    """A trial that cannot be on the front, and where to read why."""
 
     trial_id: str
     status: str
@@ -49,7 +51,7 @@ class Resting:
         if not promise:
             why = self.reason.removeprefix(f"{self.model}: ") or "no reason is recorded"
             return f"waits after {self.model}: {why}"
-        said = f"going on promised {_rate(promise)} points of hypervolume per dense epoch"
+        said = f"continuing promised {_rate(promise)} points of hypervolume per dense epoch"
         if other:
             said += f", {self.decision.get('other_name') or 'something else'} {_rate(other)}"
         _, found, limit = self.reason.partition("; ")
@@ -60,8 +62,9 @@ class Resting:
 class SweepStatus:
     """What ``gcp-sweep status`` shows.
 
-    ``statuses`` counts trials, baselines apart; ``message`` says why the sweep ended as it did; ``hours`` is the time
-    for which drivers ran trials; ``paused`` are the paths that rest now.
+    ``statuses`` counts trials as the ledger has them, baselines apart; ``message`` says why the sweep ended as it did;
+    ``hours`` is the time for which drivers ran trials; ``paused`` are the paths that rest now; ``continue_with`` is the
+    command that continues a sweep that is neither running nor complete, empty where it is not known.
     """
 
     name: str
@@ -75,15 +78,18 @@ class SweepStatus:
     message: str = ""
     hours: float = 0.0
     paused: list[Resting] = field(default_factory=list)
+    continue_with: str = ""
 
     def text(self, failed: bool = False) -> str:
         """For people; ``failed`` adds the failures one by one."""
         known = [
             ("folder", self.folder),
-            ("trials", f"{self.trials} of {self.planned} ended: {counts_text(self.statuses)}"),
-            ("baselines", counts_text(self.baselines)),
+            ("trials", f"{self.trials} of {self.planned} ended: {counts_text(self._as_now(self.statuses))}"),
+            ("baselines", counts_text(self._as_now(self.baselines))),
             ("time", f"{duration(3600 * self.hours)} of running trials"),
         ]
+        if self.continue_with:
+            known.append(("continue", self.continue_with))
         if self.paused:
             known.append(("paused", f"{len(self.paused)}, each after its last model:"))
         lines = [
@@ -101,6 +107,12 @@ class SweepStatus:
             lines.append(f"  {len(self.failures)} without a usable result: add --failed to see why")
         return "\n".join(lines)
 
+    def _as_now(self, statuses: dict[str, int]) -> dict[str, int]:
+        """Without a driver nothing runs, whatever the ledger says."""
+        if self.state == "running":
+            return statuses
+        return {{"running": "interrupted"}.get(status, status): n for status, n in statuses.items()}
+
 
 def counts_text(statuses: dict[str, int]) -> str:
     """``4 complete, 1 running``."""
@@ -113,20 +125,34 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
     trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
     ended = [record for record in trials if record.finished]
+    state, message, continue_with = _standing(folder, config, entry)
     return SweepStatus(
         name=entry.name,
         folder=str(folder.absolute()),
-        state=entry.state,
+        state=state,
         trials=len(ended),
         planned=max(config.num_trials(), len(trials)),
         # What the budget of a complete sweep withheld has not even begun.
         statuses=dict(Counter(record.status for record in (ended if entry.state == "complete" else trials))),
         baselines=dict(Counter(record.status for record in baselines)),
-        message=entry.message,
+        message=message,
         hours=entry.seconds / 3600,
         failures=[_failure(record) for record in [*baselines, *trials] if record.status in BAD],
         paused=_resting(place, [record for record in trials if record.status == "paused"]),
+        continue_with=continue_with,
     )
+
+
+def _standing(folder: Path, config: SweepConfig, entry: Entry) -> tuple[str, str, str]:
+    """(state, reason, the command that continues it). A sweep whose driver died is still recorded as running."""
+    if entry.state == "complete":
+        return entry.state, entry.message, ""
+    with Following(folder) as following:
+        lost = following.lost_driver()
+        again = following.continued_by(config) if lost or entry.state != "running" else ""
+    if entry.state == "running" and lost:
+        return "interrupted", f"the driver, {lost}, died", again
+    return entry.state, entry.message, again
 
 
 def _resting(place: Place, paused: list[Record]) -> list[Resting]:
@@ -154,7 +180,7 @@ def resting(records: Iterable[Record], taken: Mapping[str, list[SnapshotRecord]]
 
 
 def _rate(promise: Mapping[str, Any]) -> str:
-    """Per cent points of hypervolume per dense epoch, in two digits that count."""
+    """Percentage points of hypervolume per dense epoch, with two significant digits."""
     return f"{promise['rate']:.2g}" if promise["rate"] < 100 else f"{promise['rate']:.0f}"
 
 

@@ -1,4 +1,4 @@
-"""``gcp-sweep stop``: asks the driver of a sweep, here or on another machine, to end in good order."""
+"""``gcp-sweep stop``: asks the driver of a sweep, here or on another machine, to end cleanly."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _POLL_S, _POLL_STORE_S = 0.1, 2.0
 
 @dataclass(frozen=True)
 class Halt:
-    """What came of it.
+    """The result.
 
     Attributes:
         running: whether a driver is still at work.
@@ -39,7 +39,7 @@ def stop(sweep: str | os.PathLike[str], wait_s: float) -> Halt:
     driver = _driver(place)
     if driver is None and entry.state != "running":
         return Halt(
-            False, False, None, entry.state, f"nothing to stop: nobody runs {entry.name} ({entry.state})"
+            False, False, None, entry.state, f"nothing to stop: {entry.name} is not running ({entry.state})"
         )
     request_stop(place.folder)  # also where no lock is seen: some shared folders know none
     place.exchange.send(STOP_REQUEST)
@@ -52,11 +52,11 @@ def stop(sweep: str | os.PathLike[str], wait_s: float) -> Halt:
         words = f"{driver} has ended; {entry.name} is {state}"
     elif driver is None:
         words = (
-            f"{entry.name} says it is running, but nobody holds it: its driver was killed, or it runs where locks"
-            " are not seen and will find the request. gcp-sweep run continues a killed sweep"
+            f"{entry.name} says it is running, but nobody holds its lock: its driver was killed, or it runs where locks"
+            " are not visible and will find the request. `gcp-sweep run` continues a killed sweep"
         )
     else:
-        words = f"{driver} was asked to end, and is still at it after {wait_s:g} s"
+        words = f"{driver} was asked to end, and is still running after {wait_s:g} s"
     return Halt(not ended and driver is not None, ended, driver, state, words)
 
 

@@ -1,4 +1,4 @@
-"""``gcp-sweep status SWEEP --watch``: a live view of a sweep that runs somewhere; it looks and touches nothing."""
+"""``gcp-sweep status SWEEP --watch``: a live view of a running sweep; it only reads."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ class LiveView:
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             time.sleep(min(_TICK_S, left))
-            self._redraw()  # the terminal may have another size by now
+            self._redraw()  # the terminal may have another size now
 
 
 def watch(
@@ -99,7 +99,7 @@ def watch(
 ) -> Scene:
     """Look and show until the sweep has ended; the last look.
 
-    A sweep that has not begun is waited for, and so is one whose driver was lost: somebody may continue it.
+    Waits for a sweep that has not begun, and for one whose driver was lost, because somebody may continue it.
 
     Raises:
         ConfigError: there is no sweep (any more), or it cannot be reached, at the start or for ``patience_s`` seconds.
@@ -132,7 +132,7 @@ def watch_here(sweep: str) -> bool:
         else:
             watch(sweep, LineView(functools.partial(print, flush=True)))
     except KeyboardInterrupt:
-        print("the view has ended; the sweep goes on", file=sys.stderr)
+        print("the view has ended; the sweep continues", file=sys.stderr)
         return False
     return True
 
@@ -156,13 +156,13 @@ class _Away:
             raise ConfigError(
                 f"the sweep cannot be read{long}: {first_line(exc)}",
                 self._place,
-                "does its store or ledger answer?",
+                "check that its store and its ledger answer",
             ) from exc
-        self.note = f"out of reach, tried again; this is what was seen last: {first_line(exc)}"
+        self.note = f"out of reach, trying again; this is the last known state: {first_line(exc)}"
 
 
 def _database_errors() -> tuple[type[Exception], ...]:
-    """What a ledger in a database may say."""
+    """Turn the errors of a database ledger into ours."""
     from optuna.exceptions import StorageInternalError
     from sqlalchemy.exc import SQLAlchemyError
 

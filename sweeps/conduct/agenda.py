@@ -43,7 +43,7 @@ class Agenda:
         return [job for job in self._jobs if job.kind == kind and job.trial_id not in self._begun]
 
     def startable(self, active: Collection[Job]) -> list[Job]:
-        """Jobs that no budget withholds: what is begun comes to its end, and so do the baselines that it needs.
+        """Jobs that may start now. Once a budget is spent, only begun jobs and the baselines that they need are left.
 
         ``active``: jobs that run.
         """

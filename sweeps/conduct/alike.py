@@ -1,4 +1,4 @@
-"""A mistake that hits every trial is worth three trials, not all of them."""
+"""Stop the sweep early if its first trials all fail for the same reason."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FirstEnds:
         self._ended: dict[str, Outcome] = {}
 
     def add(self, job: Job, outcome: Outcome, planned: int) -> str:
-        """Take in how a job ended. Why the sweep shall end; empty = it shall not.
+        """Record how a job ended; return why the sweep should end (empty = it should not).
 
         All attempts at one baseline count once. ``planned``: trials of the sweep.
         """
@@ -28,7 +28,7 @@ class FirstEnds:
         broken = all(answer.status in ("failed", "lost") for answer in answers)
         if not broken or len({_shape(answer.error) for answer in answers}) > 1:
             return ""
-        return f"the first {len(answers)} trials all failed alike: {answers[0].error}"
+        return f"the first {len(answers)} trials all failed in the same way: {answers[0].error}"
 
 
 def _shape(error: str) -> str:

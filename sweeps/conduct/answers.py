@@ -1,4 +1,4 @@
-"""What an answer means: the ledger, the sampler, the front, tracker and progress are told how a job ended."""
+"""Handle the end of a job: tell the ledger, the sampler, the front, the tracker and the progress display."""
 
 from __future__ import annotations
 
@@ -42,14 +42,14 @@ class Host(Protocol):
         """Enter a baseline that was lost once more, first in the queue."""
 
     def stop(self, reason: str) -> None:
-        """Start nothing more; what runs comes to its end."""
+        """Start nothing more; running jobs are finished."""
 
     def fail(self, reason: str) -> None:
         """Start nothing more, end what runs: every trial fails alike."""
 
 
 class Answers:
-    """The account of one driver.
+    """The bookkeeping of one driver.
 
     Attributes:
         ended: trials that have ended, baselines and confirm runs not counted.
@@ -113,7 +113,7 @@ class Answers:
         again = self._host.baseline_again(job) if self._baselines.ended(job, outcome) else None
         self._announce(job, outcome)
         if again is not None:
-            self._progress.note(f"{job.trial_id} is trained again as {again.trial_id}")
+            self._progress.note(f"{job.trial_id} will be trained again as {again.trial_id}")
         self._stop_without_baselines()
         if outcome.status != "complete":
             return
@@ -126,7 +126,7 @@ class Answers:
                 self._tracker.late(earlier, {"accuracy_drop": drop}, answer.last_epoch)
 
     def _stop_without_baselines(self) -> None:
-        """Where no trial can be judged any more, none is trained for nothing; those that run come to their end."""
+        """Start nothing more if no trial can be judged any more; running trials are finished."""
         search = self._config.search
         others = any(not d.path.startswith("prune.") for d in self._config.space.dimensions)
         if not search.needs_baseline() or (others and not self._host.all_entered):
@@ -135,7 +135,7 @@ class Answers:
             self._host.stop(self._baselines.missing(baseline_needed_by(search)))
 
     def with_drop(self, job: Job, outcome: Outcome) -> Outcome:
-        """The outcome with what it has lost in accuracy, which its baseline may tell later."""
+        """The outcome with its loss in accuracy, which may become known only when its baseline ends."""
         baseline = self._baselines.get(job.baseline_key)
         if baseline is None:
             self._baselines.lacks_drop(job, outcome)

@@ -18,11 +18,11 @@ _DEVICE = re.compile(r"out of memory|OutOfMemoryError|AcceleratorError|CUDA erro
 
 
 class Baselines:
-    """The account of one driver.
+    """The bookkeeping of one driver.
 
     Args:
         retries: how often one that the machine took is trained again.
-        attempts: key -> attempts that the machine took, where they shall count over several connections to Ray.
+        attempts: key -> attempts that the machine took, where they should count over several connections to Ray.
     """
 
     def __init__(self, retries: int, attempts: Counter[str] | None = None) -> None:
@@ -34,15 +34,15 @@ class Baselines:
         self._without_drop: dict[str, dict[str, tuple[Job, Outcome]]] = {}
 
     def get(self, key: str) -> Outcome | None:
-        """How it ended, None as long as it is not complete."""
+        """How the baseline ended, None until it is complete."""
         return self._complete.get(key)
 
     def has(self, key: str) -> bool:
-        """Whether there is one to wait for, or one that this driver cannot have."""
+        """Whether there is a baseline to wait for, or one that this driver has given up."""
         return key in self._jobs
 
     def is_gone(self, key: str) -> bool:
-        """Whether this driver has given it up."""
+        """Whether this driver has given up on it."""
         return key in self._gone
 
     def entered(self, job: Job) -> None:
@@ -50,7 +50,7 @@ class Baselines:
         self._jobs[job.baseline_key] = job
 
     def ended(self, job: Job, outcome: Outcome) -> bool:
-        """Take in how it ended. Whether it shall be trained again."""
+        """Record how it ended; return whether it should be trained again."""
         key = job.baseline_key
         self._jobs[key] = job
         if outcome.status == "complete":
@@ -90,7 +90,7 @@ class Baselines:
         return key in self._waiting or key in self._without_drop
 
     def missing(self, needed_by: str) -> str:
-        """What cannot be judged for want of which baseline, as a sentence; empty = nothing."""
+        """Which baseline is missing and what cannot be judged without it, as a sentence; empty = nothing."""
         lost = [(job, outcome) for job, outcome in self._gone.values()]
         if not lost:
             return ""
@@ -101,12 +101,12 @@ class Baselines:
         how = {"lost": "was lost", "failed": "failed"}.get(outcome.status, f"ended as {outcome.status}")
         return (
             f"the baseline {job.trial_id}{others} {how} ({outcome.error}), and {needed_by} needs it;"
-            f" {wait} for it: run again to go on"
+            f" {wait} for it: run again to continue"
         )
 
 
 def as_baseline(outcome: Outcome) -> Outcome:
-    """The last word on a baseline's status: one without a finite accuracy is nothing to compare with."""
+    """The final status of a baseline; one without a finite accuracy failed, as nothing can be compared with it."""
     if outcome.status == "complete" and baseline_values(outcome) is None:
         error = f"final val_accuracy is {outcome.finals.get('val_accuracy', 'missing')}"
         return Outcome(**{**vars(outcome), "status": "failed", "error": error})
@@ -114,7 +114,7 @@ def as_baseline(outcome: Outcome) -> Outcome:
 
 
 def taken_by_machine(outcome: Outcome) -> bool:
-    """Whether the same training may well succeed the next time: its process was lost, or memory, disk or device failed.
+    """Whether the same training may succeed next time: its process was lost, or memory, disk or device failed.
 
     >>> taken_by_machine(Outcome("failed", error="BrokenPipeError: [Errno 32] Broken pipe"))
     True

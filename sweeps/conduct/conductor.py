@@ -1,7 +1,7 @@
 """What runs next, and what an answer means: the driver's state, free of Ray and of MLflow.
 
 The conductor hands out jobs, takes back outcomes, keeps the ledger, and tells tracker and progress. An answer that
-needs its baseline waits for it; other trials go on.
+needs its baseline waits for it; other trials continue.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ from sweeps.strategy.trunk import Trunk
 
 
 class Conductor:
-    """Runs a sweep to its end as long as somebody runs the jobs it hands out.
+    """Runs a sweep to its end, as long as the caller runs the jobs that it hands out.
 
     ``impossible`` says which trials would be refused for their target; such points are never proposed. ``trunk`` holds
     back trials that would train what a running one is training; by default no training is shared and nobody waits.
     ``rungs`` says which trials end early; by default none does. ``budget`` says when no new trial starts. ``exchange``
     carries files to and from the trials where they do not see the sweep's folder. ``attempts`` counts baselines that
-    were lost, where that shall be remembered longer than this conductor lives.
+    were lost, where that should be remembered longer than this conductor lives.
 
     Attributes:
         stop_reason: why the sweep ended before all trials had run; empty if it did not.
         failed_alike: whether it ended because the first jobs all failed with one error.
-        interrupted: whether running jobs shall be ended too; the ledger keeps them as running, to be continued.
+        interrupted: whether running jobs should be ended too; the ledger keeps them as running, to be continued.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Conductor:
         return self._budget.spent(self.done, planned, None, ", before the end of the confirmation")
 
     def _no_further(self) -> str:
-        """Which budget forbids that any training is begun, as a sentence; empty = none."""
+        """Which budget forbids further training, as a sentence; empty = none."""
         return self._budget.spent(self.done, self.config.num_trials(), self._front)
 
     @property
@@ -177,7 +177,7 @@ class Conductor:
 
     @property
     def missing(self) -> str:
-        """Which baseline cannot be had although answers wait for it, as a sentence; empty = none."""
+        """Which baseline is unavailable although answers wait for it, as a sentence; empty = none."""
         return self._baselines.missing(baseline_needed_by(self.config.search)) if self.waiting else ""
 
     @property
@@ -222,7 +222,7 @@ class Conductor:
             self.exchange.offer(f"{trial_path(job.trial_id)}/{STOP_FILE}")
 
     def snapshot(self, trial_id: str, snap: Snap) -> None:
-        """A running path has finished a model, and goes on."""
+        """A running path has finished a model, and continues."""
         job = self._active[trial_id]
         self._snapshots.taken(job, snap)
         if self._paths is not None and job.kind == "trial":
@@ -261,14 +261,14 @@ class Conductor:
             self._paths.scales()
 
     def conclude(self) -> None:
-        """The sweep is complete: paths that rest have come to their ends."""
+        """The sweep is complete: paths that rest have ended."""
         if self._paths is not None and self.complete:
             for job, outcome in self._paths.concluded():
                 self._answers.settle(job, outcome)
 
     @property
     def why_complete(self) -> str:
-        """Why no further training was begun, where more had been asked for; empty if all was done."""
+        """Why no further training was begun although more was requested; empty if everything was done."""
         spent = self.budget_spent
         if spent or self._paths is None:
             return spent
@@ -378,7 +378,7 @@ class Conductor:
     def _take_over(
         self, trials: list[Record], baselines: list[Record], snapshots: dict[str, list[SnapshotRecord]]
     ) -> None:
-        """Go on from the ledger: what ended stays, what had ended unrecorded is recorded, the rest is queued."""
+        """Continue from the ledger: what ended stays, what had ended unrecorded is recorded, the rest is queued."""
         now, confirmed = self._proposals.resolve, self._ledger.records("confirm")
         trials = [dataclasses.replace(record, job=as_now(record.job, now)) for record in trials]
         self._entered = len(trials)

@@ -1,4 +1,4 @@
-"""What the search has chosen is trained on fresh seeds: which runs that takes, on top of those there are."""
+"""Which runs it takes to train the chosen models on fresh seeds, in addition to those that exist."""
 
 from __future__ import annotations
 
@@ -32,5 +32,5 @@ def confirm_due(config: SweepConfig, ledger: Ledger) -> Due:
         what = "paths" if config.of_paths else "trials"
         words = f"search over; confirming {len(runs) // len(on)} {what} of the front on the seeds {on}"
     elif deeper:
-        words = f"search over; {len(deeper)} confirmed paths go on to where the front is by now"
+        words = f"search over; {len(deeper)} confirmed paths continue to where the front is now"
     return Due(new, deeper, words)

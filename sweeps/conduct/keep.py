@@ -1,4 +1,4 @@
-"""Whose weights a sweep of paths keeps while it runs: a path leaves a model per cycle, and few of them are wanted.
+"""Which weights a sweep of paths keeps while it runs: a path leaves a model per cycle, and few of them are needed.
 
 With ``search.keep: front`` the weights of a snapshot go once another model, no worse in every other objective, is more
 accurate than the upper end of the snapshot's own 95 % interval (``analysis.front.band``). The front only moves forward,
@@ -33,7 +33,7 @@ _ASKED = 8
 
 @dataclass(frozen=True)
 class Dropped:
-    """Weights that went: whose, and why."""
+    """Deleted weights: of which model, and why."""
 
     trial_id: str
     level: int
@@ -83,7 +83,7 @@ class Keeper:
             self._slacks.pop((trial_id, taken.snap.level), None)
 
     def settled(self, trial_id: str) -> list[Dropped]:
-        """A path rests or has ended. Drop what has left the band by now, of all paths that are not being trained."""
+        """A path rests or has ended. Drop what has left the band now, of all paths that are not being trained."""
         self._running.discard(trial_id)
         return self.sweep()
 
@@ -97,7 +97,7 @@ class Keeper:
             try:
                 drop(self._exchange, *model, why)
             except OSError as exc:
-                _log.warning("the weights of %s stay for now: %s", model_id(*model), exc)
+                _log.warning("the weights of %s are kept for now: %s", model_id(*model), exc)
                 continue
             del self._there[model], self._slacks[model]
             found.append(Dropped(*model, why))

@@ -1,4 +1,4 @@
-"""Who is told what happens in a sweep: a tracker that writes it down, a progress that shows it."""
+"""Listeners of a sweep: a tracker that records what happens, and a progress display."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from sweeps.records.job import Job, Outcome, Snap
 
 
 class Tracker(Protocol):
-    """Who writes down what happens (``sweeps.tracking.writer`` writes it to MLflow)."""
+    """Records what happens (``sweeps.tracking.writer`` writes it to MLflow)."""
 
     def started(self, job: Job) -> None: ...
 
     def epoch(self, job: Job, row: dict[str, float]) -> None: ...
 
     def snapshot(self, job: Job, snap: Snap) -> None:
-        """A path has finished a model; its path goes on. May come twice."""
+        """A path has finished a model; its path continues. May come twice."""
 
     def dropped(self, trial_id: str, level: int, why: str) -> None:
-        """A snapshot's weights have gone from the sweep's folder, so no copy of them is needed elsewhere either."""
+        """A snapshot's weights were deleted from the sweep's folder, so no other copy of them is needed either."""
 
     def finished(self, job: Job, outcome: Outcome) -> None:
-        """It has ended, or is a path that rests; that may go on, and end again."""
+        """It has ended, or is a path that rests; that may continue, and end again."""
 
     def late(self, job: Job, finals: dict[str, float], epoch: int) -> None:
         """Final values that became known after the job had finished."""
@@ -33,7 +33,7 @@ class Tracker(Protocol):
 
 
 class Progress(Protocol):
-    """Who tells the user (``sweeps.driver.progress``)."""
+    """Tells the user what happens (``sweeps.driver.progress``)."""
 
     def started(self, job: Job) -> None: ...
 

@@ -1,6 +1,6 @@
-"""The paths of a sweep: at every snapshot one goes on or rests, and a free worker takes one up again or begins another.
+"""The paths of a sweep: a path continues or rests at every snapshot; a free worker resumes one or begins another.
 
-Nobody waits for a decision: a path's process hears the driver's word when it has told of its snapshot.
+Nobody waits for a decision: a path's process reads the driver's answer after it has reported its snapshot.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Paths:
 
     Args:
         spent: which budget is, as a sentence; empty = none. No further cycle is begun then.
-        note: is told in a sentence what the user may want to know.
+        note: called with a sentence that the user may want to read.
 
     Attributes:
         entered: paths of the sweep so far, whether begun or not.
@@ -58,7 +58,7 @@ class Paths:
     # --- what is known --------------------------------------------------------------------------------------------
 
     def take_over(self, records: list[Record], snapshots: Mapping[str, list[SnapshotRecord]]) -> None:
-        """Go on from the ledger. Paths that had come to their end rest too if they may go deeper by now."""
+        """Continue from the ledger. Paths that had come to their end rest too if they may go deeper now."""
         self.entered = len(records)
         for record in records:
             job = record.job
@@ -108,9 +108,10 @@ class Paths:
     # --- what is decided ------------------------------------------------------------------------------------------
 
     def decide(self, job: Job, snap: Snap, may_start: bool, waiting: int) -> None:
-        """Whether a running path goes on after its snapshot, which it then hears. ``waiting``: paths drawn and not begun.
+        """Decide whether a running path continues after its snapshot, and tell it.
 
-        One that waits for its baseline is not judged yet: its path goes on, unless a budget is spent.
+        A snapshot that waits for its baseline is not judged yet: its path continues, unless a budget is spent.
+        ``waiting``: paths that were drawn and have not begun.
         """
         name, spent = model_id(job.trial_id, snap.level), self._spent()
         judged = self._judged_level(job) >= snap.level
@@ -131,7 +132,7 @@ class Paths:
         self._ledger.decide(job, snap.level, verdict.to_dict())
 
     def rests(self, job: Job, outcome: Outcome) -> bool:
-        """A path has ended its process after a snapshot. Whether it may go on later."""
+        """A path has ended its process after a snapshot; return whether it may continue later."""
         word = read_rest(job.folder)
         self._verdicts.clear()
         if word is not None and word.over:
@@ -160,14 +161,14 @@ class Paths:
         self._choice.given(max(0, first - self.entered) if may_start else 0)
 
     def resume(self, verdict: Verdict) -> tuple[Job, int]:
-        """Take a resting path up again: the job to run, and the epoch that it goes on from."""
+        """Take a resting path up again: the job to run, and the epoch that it continues from."""
         trial_id = verdict.trial_id
         job, last = self._resting.pop(trial_id), self._last[trial_id]
         missing = without_state(self._exchange, [trial_id])
         if missing:
             self._note(trained_again(missing))
         if verdict.reason:
-            self._note(f"{trial_id} goes on: {verdict.reason}")
+            self._note(f"{trial_id} continues: {verdict.reason}")
         job = self._ledger.resume(job)
         Path(job.folder).mkdir(parents=True, exist_ok=True)
         write_rest(job.folder, Rest(last.level, False))
@@ -181,7 +182,7 @@ class Paths:
 
     @property
     def worth_resuming(self) -> bool:
-        """Whether one of them would be taken up again, were it not for a budget."""
+        """Whether one of them would be resumed if no budget forbade it."""
         return self.resting and self._ask(False).action == "resume"
 
     def concluded(self) -> list[tuple[Job, Outcome]]:
@@ -195,7 +196,7 @@ class Paths:
     # --- details --------------------------------------------------------------------------------------------------
 
     def _rest(self, job: Job) -> None:
-        """It rests, and may be taken up again as soon as all of its models are judged."""
+        """The path rests, and may be resumed as soon as all of its models are judged."""
         self._resting[job.trial_id] = job
         word = read_rest(job.folder)
         if word is None or self._judged_level(job) >= word.level:
@@ -214,7 +215,7 @@ class Paths:
         return next(steps_ahead(job.config, removed, last.epoch), None) is not None
 
     def _take_back(self, job: Job, level: int) -> None:
-        """A driver that was killed may have left another word."""
+        """Withdraw what a killed driver may have decided."""
         word = read_rest(job.folder)
         if word is not None and word.rest and word.level == level:
             self._leave_word(job, Rest(level, False))
@@ -237,7 +238,7 @@ def _end(record: Record) -> Outcome:
 
 
 def as_now(job: Job, config_now: Callable[[dict[str, Any]], TrialConfig]) -> Job:
-    """The job as the sweep's config has it by now: target and cap of a path may have been raised since it was entered."""
+    """The job as the sweep's config has it now: target and cap of a path may have been raised since it was entered."""
     if not job.config.is_path or job.kind != "trial":
         return job
     now = config_now(job.point)

@@ -1,4 +1,4 @@
-"""Which trial is drawn next, and what the sampler is told: points of the space, as trials that are worth training."""
+"""Which trial is drawn next, and what the sampler is told."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Proposals:
         trials: those of earlier drivers. The sampler is seeded by their number, or it would draw again what it drew.
         snapshots: theirs.
         impossible: which trials are not worth proposing. Points that the user gave are run all the same.
-        note: is told in a sentence what the user may want to know.
+        note: called with a sentence that the user may want to read.
         worth: what a set of models is worth.
     """
 
@@ -85,7 +85,7 @@ class Proposals:
     def answer(
         self, job: Job, outcome: Outcome, values: tuple[float, ...] | None, violations: Mapping[str, float]
     ) -> bool:
-        """A trial has ended. Whether its model is a new one; an earlier trial's is told to nobody a second time."""
+        """A trial has ended; return whether its model is new. A model that an earlier trial has is reported once only."""
         twin = ""
         if outcome.status in ("complete", "infeasible"):
             twin = self._twins.ended(job.trial_id, job.config, outcome.finals, outcome.weights_sha256)
@@ -120,7 +120,7 @@ class Proposals:
             self._answer(job, "paused", None, {})
 
     def _value_of(self, number: int) -> float | None:
-        """What a path is worth to a population, more is better; None = it has left no model."""
+        """The value of a path for a population-based sampler, higher is better; None = it has left no model."""
         if number not in self._kept:
             return None
         objectives = self._config.search.objectives

@@ -1,4 +1,4 @@
-"""A sweep's snapshots: each is judged, entered, told and learned from once, as soon as all that takes is known."""
+"""A sweep's snapshots: each is judged, recorded and reported to the sampler once, when all it needs is known."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Snapshots:
                 self.taken(record.job, snap)
 
     def taken(self, job: Job, snap: Snap) -> None:
-        """A path has finished a model; told again it changes nothing."""
+        """A path has finished a model; calling this again changes nothing."""
         name = snap.name(job.trial_id)
         if name in self._known:
             return

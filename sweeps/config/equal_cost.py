@@ -1,4 +1,4 @@
-"""Paths are compared at equal cost: which are too dear to be proposed, and how long their unpruned twin is trained."""
+"""Paths are compared at equal cost: which ones cost too much, and how long their unpruned twin is trained."""
 
 from __future__ import annotations
 
@@ -62,8 +62,8 @@ def check_costs(space: Space, search: SearchConfig) -> None:
 def with_baseline(space: Space, epochs: int | None, max_path_cost: float | None = None) -> tuple[Space, int]:
     """The space whose trials know how long their unpruned twin is trained, and that number of epochs.
 
-    None = as many as ``max_path_cost`` allows a path, or as the dearest path of the space costs where nothing is dearer
-    than the limit or there is none, in epochs of the unpruned model: equal compute.
+    None = equal compute: as many epochs of the unpruned model as ``max_path_cost`` allows a path, or as the most
+    expensive path of the space costs if that is less or there is no limit.
     """
     if epochs is None:
         dearest = max(cost for cost, _ in _costs(space))

@@ -1,6 +1,6 @@
 """The type of one leaf of a config: checked with pydantic in strict mode, explained in words.
 
-``true`` is no number and ``"2"`` is no whole number; a whole number is welcome where a number is asked for.
+``true`` is not a number and ``"2"`` is not a whole number; a whole number is accepted where a number is expected.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def _adapter(hint: Any) -> pydantic.TypeAdapter[Any]:
 
 
 def typed(value: Any, hint: Any, path: str) -> Any:
-    """``value`` if it has the type ``hint``; a whole number is welcome where a number is asked for."""
+    """``value`` if it has the type ``hint``; a whole number is accepted where a number is expected."""
     if hint is Any:
         return value
     if any(typing.get_origin(member) is tuple for member in members(hint)) and isinstance(value, list):

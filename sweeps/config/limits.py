@@ -62,7 +62,9 @@ def parse_limit(text: str, where: str) -> Limit:
     if name not in allowed:
         raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, allowed))
     if percent and name not in _RELATIVE:
-        raise ConfigError(f"{name} has no share of the baseline", where, "give a number without %")
+        raise ConfigError(
+            f"{name} cannot be given as a share of the baseline", where, "give a number without %"
+        )
     try:
         bound = float(number)
     except ValueError:

@@ -28,7 +28,7 @@ def is_of_paths(tree: Mapping[str, Any]) -> bool:
 
 
 def check_given(tree: Mapping[str, Any]) -> None:
-    """Refuse what was written down and has no meaning; once defaults are filled in nobody can tell any more."""
+    """Refuse keys that were given but have no meaning; once defaults are filled in, they can no longer be recognised."""
     parts = {part: tree.get(part) for part in ("train", "prune")}
     train, prune = (part if isinstance(part, Mapping) else {} for part in parts.values())
     schedule = train.get("schedule")
@@ -36,23 +36,23 @@ def check_given(tree: Mapping[str, Any]) -> None:
         raise ConfigError(
             "paths and single trials cannot be searched together",
             "train.schedule",
-            "two sweeps, then compare",
+            "run two sweeps, then `gcp-analyze compare`",
         )
     if schedule == CYCLES and prune.get("until") is not None:
         raise ConfigError(
-            "has no meaning with train.schedule: cycles", "prune.until", "target says how deep a path goes"
+            "cannot be used with train.schedule: cycles", "prune.until", "target says how deep a path goes"
         )
     search = tree.get("search")
     for name in ("min_gain", "max_path_cost"):
         if schedule != CYCLES and isinstance(search, Mapping) and search.get(name) is not None:
             raise ConfigError(
-                "only paths have it: a single trial is one step, trained whole or not at all",
+                "is for paths only: a single trial has no steps to choose between",
                 f"search.{name}",
-                "leave it out, or train.schedule: cycles",
+                "leave it out, or use train.schedule: cycles",
             )
     if schedule != CYCLES and isinstance(search, Mapping) and search.get("keep") == "front":
         raise ConfigError(
-            "only paths leave models by the dozen; a single trial's weights stay until they are cleaned",
+            "is for paths only; the weights of single trials are kept until `gcp-sweep clean`",
             "search.keep",
             "leave it out, and `gcp-sweep clean --keep front` at the end",
         )
@@ -65,11 +65,11 @@ def check_given(tree: Mapping[str, Any]) -> None:
 
 
 def without_rungs(search: SearchConfig, tree: Mapping[str, Any]) -> SearchConfig:
-    """Rungs stop trials that would be poor at their end; a path is worth something at every step."""
+    """Rungs stop trials that would end badly, but a path has value at every step."""
     given = tree.get("search")
     if isinstance(given, Mapping) and given.get("stopping") == "rungs":
         raise ConfigError(
-            "paths are not stopped at rungs: each of their models counts",
+            "paths cannot be stopped at rungs, because each of their models counts",
             "search.stopping",
             "none, or leave it out",
         )
@@ -104,7 +104,7 @@ def steps_ahead(path: TrialConfig, removed: float | None = None, epoch: int = 0)
 
     ``removed`` and ``epoch`` are those of its last snapshot; None = it has not begun, so the dense phase comes first. A
     share ``removed`` of ``prune.of`` counts as that share of the multiply-adds. With ``ratio_of: units`` the levels are
-    not known; a cut of r of the units counts as r of the cost. Without a target it goes on until one hundredth is left.
+    not known; a cut of r of the units counts as r of the cost. Without a target it continues until one hundredth is left.
     """
     prune, train = path.pruning, path.train
     cap = math.inf if train.epochs is None else train.epochs

@@ -33,7 +33,7 @@ def check_store_url(url: str) -> str:
     if parts.scheme == "file":
         raise ConfigError(f"{url!r} is a folder", "storage", f"write it as a path: {parts.path}")
     if not parts.scheme or not parts.hostname:
-        raise ConfigError(f"{url!r} names no bucket", "storage", STORES)
+        raise ConfigError(f"{url!r} has no bucket name", "storage", STORES)
     return url
 
 
@@ -56,7 +56,7 @@ def check_url(url: str) -> str:
     refuse_secret(url, "ledger")
     parts = urlsplit(url)
     if not url or parts.scheme.split("+")[0] not in ("postgresql", "sqlite"):
-        raise ConfigError(f"{url!r} is not a database's address", "ledger", _LEDGERS)
+        raise ConfigError(f"{url!r} is not a database URL", "ledger", _LEDGERS)
     return url
 
 
@@ -76,6 +76,6 @@ def working_folder(storage: str, name: str, ledger: str | None) -> str:
 
 
 def as_typed(path: Path) -> str:
-    """A path as one would type it here: relative if it lies below."""
+    """A path as one would type it here: relative if it is below."""
     relative = os.path.relpath(path)
     return str(path) if relative.startswith("..") else relative

@@ -38,7 +38,7 @@ class SearchConfig:
         stopping: ``rungs`` (unpromising trials end early, see ``sweeps.strategy.stopping``) or ``none``; None =
             ``rungs`` with a sampler that learns (tpe, nsga2, gp), ``none`` with one that does not.
         rungs: where trials are compared, as shares of their epochs.
-        rung_share: share of the trials at a rung that goes on.
+        rung_share: share of the trials at a rung that continues.
         min_gain: of paths: a step that promises less is not taken, in per cent points of hypervolume per dense epoch of
             training; None = :data:`DEFAULT_MIN_GAIN` with a sampler that learns, 0 with one that makes a table.
         max_path_cost: of paths: those foreseen to cost more dense epochs of training are not proposed; None = no limit.
@@ -69,10 +69,12 @@ class SearchConfig:
                 f"{self.sampler!r} is unknown", "search.sampler", did_you_mean(self.sampler, SAMPLERS)
             )
         if self.trials is None and self.sampler != "grid":
-            raise ConfigError("null means every point, which only the grid sampler knows", "search.trials")
+            raise ConfigError("null means every point, which only the grid sampler supports", "search.trials")
         if self.trials is not None and self.trials < 1:
             raise ConfigError(
-                f"{self.trials!r} is not a whole number >= 1", "search.trials", "a sweep needs a trial"
+                f"{self.trials!r} is not a whole number >= 1",
+                "search.trials",
+                "a sweep needs at least one trial",
             )
         if self.concurrency < 1:
             raise ConfigError(f"{self.concurrency!r} is not a whole number >= 1", "search.concurrency")
@@ -81,7 +83,7 @@ class SearchConfig:
         for name, direction in self.objectives.items():
             where = f"search.objectives.{name}"
             if name == "test_accuracy":
-                raise ConfigError("the test split never steers the search", where, "use val_accuracy")
+                raise ConfigError("the search must not use the test split", where, "use val_accuracy")
             if name not in FINALS:
                 raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, _steerable()))
             if direction not in ("max", "min"):
@@ -101,7 +103,8 @@ class SearchConfig:
             raise ConfigError(
                 f"{self.min_gain!r} is not a number >= 0",
                 "search.min_gain",
-                f"per cent points of hypervolume per dense epoch; null = {DEFAULT_MIN_GAIN:g}, 0 = every path to its end",
+                f"percentage points of hypervolume per dense epoch; null = {DEFAULT_MIN_GAIN:g}; "
+                "0 = every path runs to its end",
             )
         if self.plateau is not None:
             parse_plateau(self.plateau, "search.plateau")
@@ -127,7 +130,7 @@ class SearchConfig:
             raise ConfigError(
                 f"{self.rung_share!r} is not a number in (0, 1]",
                 "search.rung_share",
-                "0.5 = the better half goes on",
+                "0.5 = the better half continues",
             )
 
     def limits(self) -> tuple[Limit, ...]:

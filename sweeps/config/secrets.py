@@ -1,4 +1,4 @@
-"""No secret in a config: it is copied into the sweep's folder, to MLflow and to every trial."""
+"""Refuse secrets in a config, because it is copied to the sweep's folder, to MLflow and to every trial."""
 
 from __future__ import annotations
 

@@ -61,13 +61,13 @@ class Dimension:
         return [self.canonical(self.low + index * (self.step or 0.0)) for index in range(size)]
 
     def extremes(self) -> list[Scalar]:
-        """The values worth checking before anything is paid for: all choices, or both ends."""
+        """The values to check before anything runs: all choices, or both ends."""
         if self.choices is not None:
             return list(self.choices)
         return [self.canonical(self.low), self.canonical(self.high)]
 
     def canonical(self, value: Scalar) -> Scalar:
-        """The one way to write ``value``: on the step's grid, without the noise of binary fractions.
+        """The canonical form of ``value``: on the step's grid, without the rounding noise of binary fractions.
 
         >>> Dimension("x", low=0.1, high=0.4, step=0.1).canonical(0.1 + 2 * 0.1)
         0.3
@@ -206,7 +206,7 @@ def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension
     Args:
         path: where the range stands.
         spec: ``{choice: [...]}`` or ``{low:, high:, step:, log:}``.
-        numbers: ``"int"``, ``"float"`` or ``""`` (the leaf is no number: only ``choice`` is possible).
+        numbers: ``"int"``, ``"float"`` or ``""`` (the leaf is not a number: only ``choice`` is possible).
     """
     for name in spec:
         if name not in RANGE_KEYS:
@@ -221,7 +221,7 @@ def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension
                 f"a range needs {end}", f"{path}.{end}", "{low: .., high: .., step: ..} or {choice: [..]}"
             )
     if not numbers:
-        raise ConfigError("only {choice: [..]} is possible here, the value is not a number", path)
+        raise ConfigError("only {choice: [..]} is possible here, because the value is not a number", path)
     low, high, step, log = spec["low"], spec["high"], spec.get("step"), spec.get("log", False)
     if low > high:
         raise ConfigError(f"inverted range: low {low!r} is above high {high!r}", path)
@@ -241,7 +241,7 @@ def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension
 
 def _read_choice(path: str, spec: Mapping[str, Any]) -> Dimension:
     if len(spec) > 1:
-        raise ConfigError("choice stands alone, without low, high, step or log", path)
+        raise ConfigError("choice cannot be combined with low, high, step or log", path)
     choices = spec["choice"]
     if not isinstance(choices, list) or not choices:
         raise ConfigError(f"{choices!r} is an empty range", f"{path}.choice", "a list of at least one value")

@@ -1,8 +1,8 @@
-"""The sweep's configuration: YAML in, checked dataclasses out, every mistake named with path, value and remedy.
+"""The sweep's configuration: YAML in, checked dataclasses out, every mistake reported with path, value and remedy.
 
 The trial's part (``seed``, ``data``, ``model``, ``train``, ``prune``) has the fields of ``gcp_core.config``; any of its
 leaves may be a search range. The rest configures the search itself. Types are checked leaf by leaf with pydantic in
-strict mode, so ``true`` is no number and ``"2"`` is no whole number.
+strict mode, so ``true`` is not a number and ``"2"`` is not a whole number.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a share of one.
+    """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a fraction.
 
     ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost; every
-    further epoch starts the count anew.
+    further epoch starts the count again.
     ``hang_minutes``: a trial whose epoch takes longer counts as lost; null = never.
     """
 
@@ -83,7 +83,7 @@ class BaselineConfig:
             raise ConfigError(
                 f"{self.epochs!r} is not a whole number >= 1",
                 "baseline.epochs",
-                "null = as many as search.max_path_cost allows, or as the dearest path costs",
+                "null = as many as search.max_path_cost allows, or as the most expensive path costs",
             )
 
 
@@ -99,8 +99,8 @@ class SweepConfig:
     """A whole sweep, checked. ``tree`` is the merged config with every default filled in (ranges as written).
 
     ``ledger`` is a database's URL, or with an object store as ``storage`` a folder on the driver's machine; None = a
-    journal in the sweep's folder. ``baseline_given``: the user says how long the baseline of paths is trained; where he
-    does not, an existing sweep keeps the number it has (``sweeps.records.folder.as_begun``).
+    journal in the sweep's folder. ``baseline_given``: the user sets how long the baseline of paths is trained; otherwise
+    an existing sweep keeps the number it has (``sweeps.records.folder.as_begun``).
     """
 
     name: str
@@ -122,7 +122,7 @@ class SweepConfig:
 
     @property
     def store(self) -> str | None:
-        """The sweep's URL in an object store, None if its folder is where everybody looks."""
+        """The sweep's URL in an object store, None if its folder is used directly."""
         return join(self.storage, self.name) if is_object_store(self.storage) else None
 
     @property
@@ -193,7 +193,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
 def load_config(
     source: str | os.PathLike[str] | Mapping[str, Any], overrides: Mapping[str, Any] | None = None
 ) -> SweepConfig:
-    """Read, merge and check a config; ConfigError names the first thing that is wrong."""
+    """Read, merge and check a config; ConfigError names the first mistake."""
     return check_tree(merge(read_tree(source), overrides or {}))
 
 
@@ -385,7 +385,7 @@ def _name(tree: Mapping[str, Any]) -> str:
     name = tree.get("name")
     if not isinstance(name, str) or not _FOLDER_NAME.fullmatch(name) or ".." in name:
         allowed = "letters, digits, dots, dashes, underscores; it names the sweep's folder"
-        raise ConfigError(f"{name!r} is not a sweep's name", "name", allowed)
+        raise ConfigError(f"{name!r} is not a valid sweep name", "name", allowed)
     return name
 
 

@@ -59,7 +59,7 @@ _DRIVER_ENV = {
 
 @contextlib.contextmanager
 def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
-    """A Ray connection for the time of the ``with``: a private local one, or the cluster at ``address``.
+    """A Ray connection for the duration of the ``with`` block: a private local one, or the cluster at ``address``.
 
     A connection that exists already is used and left open.
 
@@ -111,7 +111,7 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
         except (ConnectionError, ValueError, RuntimeError) as exc:
             reason = str(exc).strip().splitlines()[0]
-            raise ConfigError(f"no Ray cluster there: {reason}", "--address", address) from exc
+            raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", address) from exc
         return
     # A private cluster inherits the environment; a runtime_env would throw away the workers it starts in advance.
     env |= {_REACHABLE: "0"}
@@ -133,12 +133,12 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             for process in _ray_processes() - earlier:
                 with contextlib.suppress(psutil.Error):
                     process.kill()
-            _log.warning("this machine is busy: Ray did not start within its time, trying again")
+            _log.warning("Ray did not start in time, because this machine is busy; trying again")
         load = ", ".join(f"{value:.0f}" for value in os.getloadavg())
         raise ConfigError(
             f"Ray did not start in {_ATTEMPTS} x 30 s; load of the machine: {load}",
             "Ray on this machine",
-            "wait until less runs here, or give --address of a cluster",
+            "wait until the machine is less busy, or give the --address of a cluster",
         )
     finally:
         for name, value in before.items():
@@ -207,7 +207,7 @@ def _store_problem(url: str, node_id: str) -> str:
 
 
 def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
-    """What the nodes say about themselves, asked side by side."""
+    """What the nodes report about themselves, queried in parallel."""
     import ray
 
     answers = [(name, _on(node_id, describe).remote(name, paths)) for name, node_id in nodes]
@@ -221,7 +221,7 @@ def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
 
 
 class WorkersLost(Exception):
-    """Tune has given up: it does not survive that Ray ends workers for lack of memory. ``jobs`` were running then."""
+    """Tune has given up: it does not survive when Ray ends workers because memory ran out. ``jobs`` were running then."""
 
     def __init__(self, reason: str, jobs: Sequence[Job]) -> None:
         super().__init__(reason)
@@ -281,7 +281,7 @@ def _trial_name(trial: Trial) -> str:
 
 @contextlib.contextmanager
 def _quiet(*names: str) -> Iterator[None]:
-    """Only errors of these loggers reach the terminal meanwhile."""
+    """Inside the block, only errors of these loggers reach the terminal."""
     levels = {name: logging.getLogger(name).level for name in names}
     for name in names:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""``run``: starts a sweep, or continues it where it stopped; everything else in this package serves this file."""
+"""``run``: starts a sweep, or continues it where it stopped; everything else in this package supports it."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Sweep:
-    """A sweep after ``run``; can be given wherever its folder's path is wanted.
+    """A sweep after ``run``. It can be passed wherever the path of its folder is expected.
 
     Attributes:
         state: ``complete`` (every trial ended), ``interrupted`` or ``failed``.
-        message: why it is not complete, or which budget ended it; else empty.
+        message: why it is not complete, or which budget ended it; otherwise empty.
         statuses: how many trials ended how (baselines not counted).
-        unwritten: entries that MLflow did not take; the next ``run`` writes them.
+        unwritten: number of entries that MLflow did not accept; the next ``run`` writes them.
         views: title -> address below the MLflow UI's own, of the sweep's ready-made views; empty where it opens none.
     """
 
@@ -86,13 +86,13 @@ class Sweep:
 
 @dataclass(frozen=True)
 class Launch:
-    """How to run, besides what to run.
+    """How to run a sweep (the config says what to run).
 
     Attributes:
-        address: of an existing Ray cluster; None = a private one on this machine.
+        address: of a running Ray cluster; None = start a private one on this machine.
         new: start a new sweep beside an existing one of the same name.
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
-        check: looks at a trial's config before anything is started (None = the core's own check).
+        check: checks a trial's config before anything is started (None = the core's own check).
         progress: a context manager with the methods of ``sweeps.conduct.listeners.Progress``.
     """
 
@@ -108,12 +108,12 @@ def run(
     overrides: Mapping[str, Any] | None = None,
     launch: Launch | None = None,
 ) -> Sweep:
-    """Run the sweep in ``storage/name``: finished trials are kept, the rest run.
+    """Run the sweep in ``storage/name``: finished trials are kept, the others run.
 
     Args:
         config: a YAML file, its content as a mapping, or a checked config.
         overrides: dotted path -> value (ranges included), set on top of ``config``.
-        launch: where and how; the default is a private Ray on this machine.
+        launch: where and how; by default on a private Ray on this machine.
 
     Raises:
         ConfigError, DataError, ModelError: before anything is written.
@@ -141,12 +141,12 @@ def run(
             return _run_once(order)
         except WorkersLost as exc:
             # Every round counts for the jobs that were running, so there are only so many rounds.
-            _log.warning("%s; the sweep goes on from its ledger", exc)
+            _log.warning("%s; the sweep continues from its ledger", exc)
             _give_up(exc, losses, checked.resources.retries, exchange)
 
 
 def _give_up(loss: WorkersLost, losses: dict[str, tuple[int, int]], retries: int, exchange: Exchange) -> None:
-    """A job that was running each time that workers were lost, and made no progress, is not started for ever.
+    """Give up on a job that was running every time workers were lost and that made no progress.
 
     ``losses``: trial id -> (how often since its last epoch, that epoch).
     """
@@ -206,7 +206,7 @@ def _check_trials(config: SweepConfig, launch: Launch) -> None:
 
 
 def _already_complete(config: SweepConfig) -> Sweep | None:
-    """A finished sweep that is asked for nothing new needs neither Ray nor MLflow."""
+    """Whether the sweep is finished and nothing new is requested; then neither Ray nor MLflow is needed."""
     entry = read_entry(Path(config.folder))
     if entry is None or entry.state != "complete" or not entry.parent_run_id:
         return None
@@ -313,7 +313,7 @@ def _conduct(
     finally:
         status: str | None = {"complete": "FINISHED", "interrupted": "KILLED"}.get(state, "FAILED")
         if conductor.superseded:
-            status = None  # the runs are the other driver's by now
+            status = None  # the runs are the other driver's now
         else:
             for job in (*conductor.active, *conductor.waiting):
                 writer.interrupted(job)
@@ -348,7 +348,7 @@ def _conduct(
 
 
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
-    """(state, message) of the sweep after all jobs have run, or after the user has had enough."""
+    """(state, message) of the sweep after all jobs have run, or after the user has interrupted it."""
     try:
         with _interruptible(conductor, progress):
             if conductor.has_work:
@@ -383,18 +383,18 @@ def publish(folder: Path) -> None:
     try:
         from analysis.show.publish import publish as publish_front
     except ImportError as exc:
-        _log.warning("the front is not published to MLflow: %s", exc)
+        _log.warning("the front was not published to MLflow: %s", exc)
         return
     shutil.rmtree(folder / ".analysis", ignore_errors=True)  # its copy of ended runs misses what came late
     try:
         publish_front(folder)
     except Exception as exc:  # a picture that cannot be drawn must not fail a finished sweep
-        _log.warning("the front is not published to MLflow: %s: %s", type(exc).__name__, first_line(exc))
+        _log.warning("the front was not published to MLflow: %s: %s", type(exc).__name__, first_line(exc))
 
 
 @contextlib.contextmanager
 def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the sweep in good order, the second one at once."""
+    """The first Ctrl-C (or SIGTERM) ends the sweep cleanly, the second one at once."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return

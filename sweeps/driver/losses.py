@@ -17,10 +17,10 @@ _REASONS = (
         r"node running low on memory|due to memory pressure|OutOfMemoryError",
         f"Ray ended its process because its node ran out of memory ({_LOWER})",
     ),
-    (r"Unavailable", "its node or process could not be reached any more"),
+    (r"Unavailable", "its node or process could no longer be reached"),
     (
         r"OOM killer|SIGKILL|connection error|unexpectedly",
-        f"its process was killed, perhaps by the kernel because memory ran out ({_LOWER}), or it crashed",
+        f"its process was killed, perhaps by the kernel, because memory ran out ({_LOWER}), or it crashed",
     ),
 )
 
@@ -38,7 +38,7 @@ def loss_reason(said: str, attempts: int, folder: str | Path, epoch: int = 0) ->
     times = f"{all_of_them}, " if attempts > 1 else ""
     if hung(folder):
         where = Path(folder) / HANG_FILE
-        return f"lost {times}at least once because it hung; {where} says where every thread stood"
+        return f"lost {times}at least once because it hung; {where} says where every thread was"
     code = re.search(r"exit(?:ed)?[^\n]{0,40}\bcode[ =]+(-?\d+)", said)
     reason = next((words for pattern, words in _REASONS if re.search(pattern, said)), "")
     if code is not None and code.group(1) not in ("0", "2"):  # 2 is what Ray says of a broken connection

@@ -23,7 +23,7 @@ _OURS = ("gcp_core", "sweeps")
 
 @dataclass(frozen=True)
 class Node:
-    """What one node says about itself.
+    """What one node reports about itself.
 
     Attributes:
         versions: of Python, of the packages that matter, and a digest of our own source.
@@ -64,7 +64,7 @@ def _source_digest() -> str:
 
 
 def data_paths(config: SweepConfig) -> list[str]:
-    """Every place where the sweep's trials will look for data."""
+    """Every path at which the sweep's trials will look for data."""
     found = {config.space.resolve(point).data.path for point in config.space.corners()}
     return sorted(os.path.abspath(os.path.expanduser(path)) for path in found if path)
 
@@ -78,7 +78,7 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
     silent = [f"{node.name}: {node.error}" for node in nodes if node.error]
     if silent:
         raise ConfigError(
-            f"{len(silent)} node(s) cannot run our code ({'; '.join(silent)})",
+            f"{len(silent)} node(s) cannot run this project's code ({'; '.join(silent)})",
             "--address",
             "install the same environment on every node, or use one image",
         )
@@ -95,9 +95,9 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
     without = [f"{node.name} has no {path}" for node in nodes for path in node.missing]
     if without:
         raise ConfigError(
-            f"data is missing on a node: {'; '.join(without)}",
+            f"data is missing on at least one node: {'; '.join(without)}",
             "data.path",
-            "the same path must lead to the data on every node",
+            "the data must be at the same path on every node",
         )
 
 
@@ -140,7 +140,7 @@ def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]
             parent.rmdir()
     if blind:
         raise ConfigError(
-            f"{folder} is local: {len(blind)} node(s) of the cluster do not see it ({', '.join(blind)})",
+            f"{folder} is local: {len(blind)} node(s) of the cluster cannot see it ({', '.join(blind)})",
             "storage",
             "give a folder that all nodes share, for instance on NFS",
         )

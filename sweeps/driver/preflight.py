@@ -1,4 +1,4 @@
-"""Finds what would go wrong before anything is written or paid for; every check raises ConfigError with a remedy."""
+"""Finds mistakes before anything is written or computed; every check raises ConfigError with a remedy."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LEAST_FREE = 100 * _MB
 
 
 def continued(config: SweepConfig) -> SweepConfig:
-    """The config as an existing sweep may go on with it; a new sweep's as it is.
+    """The config as an existing sweep may continue with it; a new sweep's as it is.
 
     Raises:
         ConfigError: something differs that may not, or fewer paths are asked for than have started.
@@ -38,7 +38,7 @@ def continued(config: SweepConfig) -> SweepConfig:
 
 
 def _check_started(config: SweepConfig) -> None:
-    """``search.trials`` counts paths that have started: what has begun cannot be asked back."""
+    """``search.trials`` counts paths that have started, so it cannot be lower than their number."""
     folder, asked = Path(config.folder), config.search.trials
     if asked is None or not is_of_paths(config.tree) or read_entry(folder) is None:
         return
@@ -49,7 +49,7 @@ def _check_started(config: SweepConfig) -> None:
     if asked < len(trials):
         number = "1 path has" if len(trials) == 1 else f"{len(trials)} paths have"
         raise ConfigError(
-            f"{asked} is less than what has started: {number}",
+            f"{asked} is fewer than the trials that have already started: {number}",
             "search.trials",
             f"at least {len(trials)}; search.hours, search.device_hours and search.min_gain end a sweep early",
         )
@@ -65,7 +65,9 @@ def check_space(
         ConfigError, DataError, ModelError: whatever else ``check`` finds, at the first corner it finds it.
     """
     if config.tree["prune"] is None:
-        raise ConfigError("null leaves nothing to search", "prune", "gcp-sweep trial trains a baseline alone")
+        raise ConfigError(
+            "null leaves nothing to search", "prune", "`gcp-sweep trial` trains only a baseline"
+        )
     unreachable: list[tuple[Point, InfeasibleTarget]] = []
     corners = config.space.corners()
     for point in corners:
@@ -87,7 +89,7 @@ def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], firs
             continue
         return
     raise InfeasibleTarget(
-        f"every corner of the space is out of reach; {first.message}", first.where, first.hint
+        f"no point of the search space can reach its target; {first.message}", first.where, first.hint
     )
 
 
@@ -99,14 +101,14 @@ def check_storage(folder: str, store: str | None = None) -> None:
     while not existing.exists() and existing != existing.parent:
         existing = existing.parent
     if not existing.is_dir():
-        raise ConfigError(f"{existing} is not a folder", where, f"{where}=FOLDER names another place")
+        raise ConfigError(f"{existing} is not a folder", where, f"{where}=FOLDER chooses another place")
     probe = existing / f".write-test-{uuid.uuid4().hex}"
     try:
         probe.write_text("x", encoding="utf-8")
         probe.unlink()
     except OSError as exc:
         raise ConfigError(
-            f"{existing} cannot be written: {exc.strerror}", where, f"{where}=FOLDER names another place"
+            f"{existing} cannot be written: {exc.strerror}", where, f"{where}=FOLDER chooses another place"
         ) from exc
     if store is not None:
         check_store(store)
@@ -118,21 +120,21 @@ def check_tracking(uri: str | None) -> None:
         return
     if not uri.startswith(("http://", "https://")):
         hint = "null (SQLite in the sweep's folder), http(s)://HOST:PORT, or a database URI"
-        raise ConfigError(f"{uri!r} is not a tracking server's address", "tracking.uri", hint)
+        raise ConfigError(f"{uri!r} is not the address of a tracking server", "tracking.uri", hint)
     status, reason = _health(uri.rstrip("/"))
     if status in (200, 404):
         return  # 404: somebody else's MLflow behind a proxy; it answers, that is all we ask
     if status == 401:
         hint = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment"
         raise ConfigError(
-            "the tracking server refuses our credentials, or lack of them (401)", "tracking.uri", hint
+            "the tracking server rejects the credentials, or needs some (401)", "tracking.uri", hint
         )
     if status == 403:
         hint = "start the server with --allowed-hosts naming this host (and port); with a login, is the user allowed?"
-        raise ConfigError("the tracking server refuses this host name (403)", "tracking.uri", hint)
+        raise ConfigError("the tracking server rejects this host name (403)", "tracking.uri", hint)
     if status:
         raise ConfigError(f"the tracking server answers {status}", "tracking.uri", uri)
-    hint = f"is it running? mlflow server --host 127.0.0.1; waited {_TIMEOUT_S:g} s"
+    hint = f"is it running (mlflow server --host 127.0.0.1)? waited {_TIMEOUT_S:g} s"
     raise ConfigError(f"the tracking server {uri} does not answer: {reason}", "tracking.uri", hint)
 
 
@@ -167,7 +169,7 @@ def check_disk(folder: str | Path, needed: int = _LEAST_FREE) -> None:
         raise ConfigError(
             f"{free / _MB:,.0f} MB are free at {path}, about {needed / _MB:,.0f} MB are needed",
             "storage",
-            "storage=FOLDER names another place; gcp-sweep clean SWEEP makes room",
+            "storage=FOLDER chooses another place; gcp-sweep clean SWEEP makes room",
         )
 
 
@@ -176,12 +178,14 @@ def check_driver(exchange: Exchange) -> None:
     holder = driver_of(exchange.root)
     if holder is not None:
         where = str(exchange.root)
-        raise ConfigError(f"the sweep is being run by {holder}", where, "wait for it, or stop it first")
+        raise ConfigError(
+            f"another driver is running the sweep: {holder}", where, "wait for it to end, or stop it first"
+        )
     exchange.refuse_second()
 
 
 def leftovers(folder: str, here: str = ".") -> list[str]:
-    """What is no mistake but may surprise: locks of a killed driver, and somebody else's MLflow files."""
+    """What is not a mistake but may surprise: locks of a killed driver, and somebody else's MLflow files."""
     notes = []
     stale = [path.name for path in Path(folder).glob(f"{JOURNAL}.lock*")]
     if stale:

@@ -1,4 +1,4 @@
-"""Tells the user how the sweep goes: a plain line per finished trial, and a live table on a terminal."""
+"""Tells the user how the sweep is going: a plain line per finished trial, and a live table on a terminal."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ class LineProgress:
         """Nothing to close."""
 
     def started(self, job: Job) -> None:
-        """A start is not news."""
+        """Starts are not shown."""
 
     def epoch(self, job: Job, row: dict[str, float]) -> None:
-        """Neither is an epoch: MLflow shows it."""
+        """Epochs are not shown either: MLflow has them."""
 
     def front(self, hypervolume: float | None, left_s: float | None, stand_in: str = "") -> None:
         """Goes into the next line."""
@@ -109,7 +109,7 @@ class LiveProgress(LineProgress):
 
 
 def progress_here(as_json: bool) -> LineProgress:
-    """A live table where somebody is looking, lines elsewhere; never on the standard output of ``--json``."""
+    """A live table on a terminal, lines elsewhere; never on the standard output of ``--json``."""
     if not as_json and sys.stdout.isatty():
         return LiveProgress()
     return LineProgress(
@@ -163,7 +163,7 @@ def _short(value: Any) -> str:
 
 
 def epoch_text(job: Job, row: Mapping[str, float]) -> str:
-    """``7/20``; of a path, which has no last epoch before it comes to it, ``7``."""
+    """``7/20``; of a path, whose last epoch is not known in advance, ``7``."""
     last = job.config.train.epochs
     return f"{int(row.get('epoch', 0))}" + ("" if last is None else f"/{last}")
 

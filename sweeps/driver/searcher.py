@@ -1,4 +1,4 @@
-"""Ray Tune's view of the sweep: a Searcher that asks the conductor for jobs and brings it the answers.
+"""Ray Tune's view of the sweep: a Searcher that asks the conductor for jobs and returns the results.
 
 ``Tuner()`` pickles its searcher, but the pickle is never used: a sweep continues from its ledger. So the conductor,
 with its locks and threads, stays out of it.
@@ -86,7 +86,7 @@ class ConductorSearcher(Searcher):
             self._receive(trial_id, result)
         except (Superseded, Displaced):
             self._live().interrupt(TAKEN_OVER)
-        except OSError as exc:  # a snapshot that is not entered is told again by the path that goes on
+        except OSError as exc:  # a snapshot that is not entered is told again by the path that continues
             self._stop_if_full(exc)
 
     def on_trial_complete(
@@ -149,10 +149,10 @@ class ConductorSearcher(Searcher):
 
 
 class LossNotes(FIFOScheduler):
-    """First come, first served; and it tells the searcher, who is not told, why a trial was lost.
+    """Schedules first come, first served, and tells the searcher why a trial was lost, which Tune does not.
 
     A trial that has trained a further epoch since its last loss has all its ``resources.retries`` again: machines that
-    are taken away every few hours shall cost the epochs that ran there, not the trial.
+    are taken away every few hours should cost the epochs that ran there, not the trial.
     """
 
     def __init__(self, searcher: ConductorSearcher) -> None:

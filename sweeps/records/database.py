@@ -27,7 +27,7 @@ _PAUSE_S = 0.5
 
 
 def open_storage(url: str) -> RDBStorage:
-    """Optuna's tables there, made where they are missing.
+    """Optuna's tables in the database, created if they are missing.
 
     Raises:
         ConfigError: the driver package is missing, the database does not answer or does not let us in.
@@ -40,7 +40,7 @@ def open_storage(url: str) -> RDBStorage:
         return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     except ImportError as exc:
         raise ConfigError(
-            f"the driver is missing: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
+            f"the database driver is not installed: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
         ) from exc
     except SQLAlchemyError as exc:
         reason = str(exc).strip().splitlines()[0]
@@ -48,7 +48,7 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def study_name(name: str, sweep_id: str) -> str:
-    """Name and id of a sweep: a database is shared, and sweeps of equal names must not meet."""
+    """Name and id of a sweep: a database is shared, and sweeps with equal names must not mix."""
     return f"{name} {sweep_id}"
 
 
@@ -79,7 +79,7 @@ class AdvisoryLock:
         return True
 
     def held(self) -> bool:
-        """Whether the lock has been ours all the time. A database that is away is waited for.
+        """Whether the lock has been ours all the time. Waits for a database that does not answer.
 
         Raises SQLAlchemyError if it stays away.
         """
@@ -112,7 +112,7 @@ class AdvisoryLock:
             self._drop()
             return False
         _log.warning(
-            "the database had dropped this driver's lock; it is taken again, nobody had it meanwhile"
+            "the database dropped this driver's lock; it was taken again, and nobody held it in between"
         )
         return True
 
@@ -142,7 +142,7 @@ class AdvisoryLock:
 def driver_lock(
     url: str | None, sweep_id: str, tenure: Tenure | None = None, beat_s: float = BEAT_S
 ) -> Iterator[None]:
-    """Hold the sweep in the database too: the folder's lock means nothing where a file system has no locks.
+    """Hold the sweep in the database too, because the folder's lock has no effect on a file system without locks.
 
     Only PostgreSQL knows such locks. ``tenure`` ends if the lock is lost to somebody else.
 
@@ -155,7 +155,9 @@ def driver_lock(
     lock = AdvisoryLock(storage.engine, sweep_id)
     try:
         if not lock.take():
-            raise ConfigError("another driver runs this sweep", "ledger", "wait for it, or stop it first")
+            raise ConfigError(
+                "another driver is running this sweep", "ledger", "wait for it to end, or stop it first"
+            )
         with (tenure or Tenure()).depends_on(lock.held, beat_s):
             yield
     finally:

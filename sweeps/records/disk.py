@@ -1,4 +1,4 @@
-"""Files that are whole or not there, and disks without room: whose errors say so, and what to tell the user.
+"""Files that are written completely or not at all, and full disks: how to recognise them and what to tell the user.
 
 A full disk is nobody's fault but the disk's: no trial may fail for it, and the sweep can be continued.
 """
@@ -31,4 +31,4 @@ def is_full(exc: BaseException | None) -> bool:
 
 def advice(folder: object) -> str:
     """One sentence: what happened and what to do."""
-    return f"the disk of {folder} is full; make room, then run again: the sweep continues"
+    return f"the disk of {folder} is full; make room and run again: the sweep continues"

@@ -21,7 +21,7 @@ from sweeps.records.layout import CONFIG, ENTRY
 
 @dataclass(frozen=True)
 class Entry:
-    """``sweep.json``: how to find the sweep in MLflow, and whether it came to its end.
+    """``sweep.json``: how to find the sweep in MLflow, and whether it has ended.
 
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and
@@ -47,7 +47,7 @@ class Entry:
 
 
 def read_entry(folder: Path) -> Entry | None:
-    """The sweep's entry, None if the folder holds no sweep."""
+    """The sweep's entry, None if there is no sweep in this folder."""
     path = folder / ENTRY
     if not path.is_file():
         return None
@@ -55,14 +55,14 @@ def read_entry(folder: Path) -> Entry | None:
         values = json.loads(path.read_text(encoding="utf-8"))
         return Entry(**{f.name: values[f.name] for f in dataclasses.fields(Entry) if f.name in values})
     except (ValueError, TypeError) as exc:
-        raise ConfigError(f"is no sweep's entry: {exc}", str(path)) from exc
+        raise ConfigError(f"is not a valid sweep entry: {exc}", str(path)) from exc
 
 
 def existing_entry(folder: Path) -> Entry:
-    """The sweep's entry; raises ConfigError if the folder holds no sweep."""
+    """The sweep's entry; raises ConfigError if there is no sweep in this folder."""
     entry = read_entry(folder)
     if entry is None:
-        raise ConfigError("the folder holds no sweep", str(folder), "a sweep's folder is STORAGE/NAME")
+        raise ConfigError("there is no sweep in this folder", str(folder), "a sweep's folder is STORAGE/NAME")
     return entry
 
 
@@ -83,7 +83,7 @@ def read_config(folder: Path) -> SweepConfig:
         tree: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as exc:
         raise ConfigError(
-            "the folder holds no sweep", str(folder), "a sweep's folder is STORAGE/NAME"
+            "there is no sweep in this folder", str(folder), "a sweep's folder is STORAGE/NAME"
         ) from exc
     return check_tree(tree)
 
@@ -99,7 +99,7 @@ def check_unchanged(config: SweepConfig) -> None:
         if is_of_paths(config.tree):
             free[2:2] = [".min_gain", ".max_path_cost", *MAY_CHANGE_OF_PATHS]
         raise ConfigError(
-            f"the sweep exists with another config: {'; '.join(changed)}",
+            f"the sweep exists with a different config: {'; '.join(changed)}",
             str(folder),
             f"--new starts a new sweep beside it; {', '.join(free[:-1])} and {free[-1]} may change",
         )

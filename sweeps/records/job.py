@@ -1,4 +1,4 @@
-"""What is run (a job) and what came of it (an outcome): the records that pass between driver, ledger and workers."""
+"""What is run (a job) and its result (an outcome): the records that pass between driver, ledger and workers."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Snap:
         return cls(**{**values, "finals": _numbers(values["finals"])})
 
 
-#: A path that ended or rests for one of these reasons may go on from its last state.
+#: A path that ended or rests for one of these reasons may continue from its last state.
 GOES_ON = ("target", "cap", "paused")
 
 
@@ -124,7 +124,7 @@ class Outcome:
 
     def __post_init__(self) -> None:
         if self.status not in STATUSES:
-            raise GcpError(f"{self.status!r} is no status", "outcome")
+            raise GcpError(f"{self.status!r} is not a status", "outcome")
         object.__setattr__(self, "history", tuple(self.history))
         object.__setattr__(self, "snapshots", tuple(self.snapshots))
         object.__setattr__(self, "error", redact(self.error))  # it is shown, logged and kept in many places
@@ -171,7 +171,7 @@ def read_outcome(folder: str | os.PathLike[str], part: int = 0) -> Outcome | Non
 
 @dataclass(frozen=True)
 class Stop:
-    """The driver's word that a running trial shall end early.
+    """The driver's decision that a running trial should end early.
 
     Attributes:
         reason: one sentence.
@@ -183,24 +183,24 @@ class Stop:
 
 
 def write_stop(folder: str | os.PathLike[str], stop: Stop) -> None:
-    """Leave the word in the trial's folder, where the trial looks after every epoch; it outlives the driver."""
+    """Write the decision to the trial's folder, where the trial looks after every epoch; it outlives the driver."""
     _leave(Path(folder) / STOP_FILE, stop)
 
 
 def read_stop(folder: str | os.PathLike[str]) -> Stop | None:
-    """The word in a trial's folder, None if there is none."""
+    """The decision in a trial's folder, None if there is none."""
     return _find(Path(folder) / STOP_FILE, Stop)
 
 
 @dataclass(frozen=True)
 class Rest:
-    """The driver's word on a path's snapshot, left in the path's folder.
+    """The driver's decision about a path's snapshot, written to the path's folder.
 
     Attributes:
         level: of the snapshot that it is about; it says nothing about any other.
-        rest: the path shall end its process there, to go on later or not at all. False takes an earlier word back.
+        rest: the path should end its process there, to continue later or not at all. False takes an earlier word back.
         reason: one sentence.
-        over: it shall not go on later.
+        over: it should not continue later.
     """
 
     level: int
@@ -210,12 +210,12 @@ class Rest:
 
 
 def write_rest(folder: str | os.PathLike[str], word: Rest) -> None:
-    """Leave the word where the path looks after every snapshot; it outlives the driver."""
+    """Write the decision to where the path looks after every snapshot; it outlives the driver."""
     _leave(Path(folder) / REST_FILE, word)
 
 
 def read_rest(folder: str | os.PathLike[str]) -> Rest | None:
-    """The word in a path's folder, None if there is none."""
+    """The decision in a path's folder, None if there is none."""
     return _find(Path(folder) / REST_FILE, Rest)
 
 
@@ -279,7 +279,7 @@ class Record:
 
     @property
     def decision(self) -> str:
-        """Why a path rests, or was let end, in one sentence; empty = the driver had no part in it."""
+        """Why the driver let a path rest or end, in one sentence; empty = the driver did not decide it."""
         if not self.decisions or not (self.status == "paused" or self.ended in ("paused", "constraint")):
             return ""
         return str(self.decisions[max(self.decisions)].get("reason", ""))

@@ -1,4 +1,4 @@
-"""The ledger's journal file: what a full disk or a killed writer leaves of a line is taken back or cut off."""
+"""The ledger's journal file: incomplete lines of a full disk or a killed writer are taken back or cut off."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _log = logging.getLogger(__name__)
 
 
 class WholeLines(JournalFileBackend):
-    """Takes back what a full disk let through only in part: a line appended behind it would spoil the journal."""
+    """Takes back a line that a full disk cut short: a line appended behind it would break the journal."""
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         size = os.path.getsize(self._file_path)
@@ -29,7 +29,7 @@ class WholeLines(JournalFileBackend):
 
 
 def repair_journal(folder: Path) -> list[str]:
-    """Mend what a killed writer leaves behind; call it only while holding the run lock. Says what was done.
+    """Repair what a killed writer leaves behind; call it only while holding the run lock. Returns what was done.
 
     A stale lock would stall the first write; a torn last line would make every later load fail.
     """

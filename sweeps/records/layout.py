@@ -25,9 +25,9 @@ TUNE = ".tune"
 EPOCHS = "epochs"
 #: How the trial ended; written last.
 OUTCOME_FILE = "outcome.json"
-#: The driver's word that it shall end early.
+#: The driver's word that it should end early.
 STOP_FILE = "stop.json"
-#: The driver's word on a path's snapshot: whether it shall rest there.
+#: The driver's word on a path's snapshot: whether it should rest there.
 REST_FILE = "rest.json"
 #: In a snapshot's folder: that its weights were dropped while the sweep ran, and why; or that they were put back.
 DROPPED_FILE = "dropped.json"

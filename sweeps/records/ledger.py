@@ -160,8 +160,9 @@ class Ledger:
         trial.set_user_attr(_STATUS, "paused")
 
     def resume(self, job: Job) -> Job:
-        """Enter that a path goes on. One that had ended goes on as a further part, in a sibling study: what was told to
-        Optuna stays told. The job to run.
+        """Record that a path continues, and return the job to run.
+
+        A path that had ended continues as a further part, in a sibling study, because what Optuna was told stays told.
         """
         self.tenure.check()
         _, frozen, trial = self._open(job)
@@ -176,7 +177,7 @@ class Ledger:
         return dataclasses.replace(job, part=part)
 
     def renew(self, job: Job) -> None:
-        """Enter how deep an open path goes by now: its target or its cap was raised."""
+        """Enter how deep an open path goes now: its target or its cap was raised."""
         self.tenure.check()
         _, frozen, trial = self._open(job)
         config = job.config.to_dict()
@@ -184,7 +185,7 @@ class Ledger:
             trial.set_user_attr(_CONFIG, config)
 
     def decide(self, job: Job, level: int, decision: Mapping[str, Any]) -> None:
-        """Keep what was decided at a snapshot of a path that is open, and on which numbers."""
+        """Record what was decided at a snapshot of an open path, and the numbers behind it."""
         self.tenure.check()
         self._open(job)[2].set_user_attr(f"{_DECISION}{level}", dict(decision))
 
@@ -217,7 +218,7 @@ class Ledger:
         return self._taken(polished=False)
 
     def polished(self) -> dict[str, list[SnapshotRecord]]:
-        """The same of polished snapshots: models that somebody chose, of which no search and no path may learn."""
+        """The same of polished snapshots: models that a user chose, from which neither the search nor paths may learn."""
         return self._taken(polished=True)
 
     def _taken(self, polished: bool) -> dict[str, list[SnapshotRecord]]:

@@ -48,7 +48,7 @@ def collect(threads: int, model_folder: Path | None = None) -> dict[str, str]:
 
 
 def tags(weights_sha256: str, provenance: Mapping[str, str]) -> dict[str, str]:
-    """What MLflow shows of it, by tag name; nothing for what is not known."""
+    """What MLflow shows of it, by tag name; unknown values are left out."""
     named = ("python", *PACKAGES)
     found = {
         Tag.WEIGHTS: weights_sha256,

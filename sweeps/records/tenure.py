@@ -15,7 +15,7 @@ BEAT_S = 20.0
 
 
 class Displaced(OSError):
-    """Another driver has taken over; whoever meets this ends and writes nothing more."""
+    """Another driver has taken over; the process that meets this ends and writes nothing more."""
 
 
 class Tenure:
@@ -45,9 +45,7 @@ class Tenure:
                 try:
                     self.lost = self.lost or not held()
                 except Exception as exc:  # whatever a database or a disk raises: it may be back soon
-                    _log.warning(
-                        "whether this driver still holds the sweep is not known: %s", first_line(exc)
-                    )
+                    _log.warning("cannot tell whether this driver still holds the sweep: %s", first_line(exc))
 
         self._checks.append(held)
         thread = threading.Thread(target=beat, name="driver-tenure", daemon=True)

@@ -1,1 +1,1 @@
-"""Where files are: locks, signs of life, object stores, the exchange between driver and trials, shared stages."""
+"""Where files are: locks, heartbeats, object stores, the exchange between driver and trials, shared stages."""

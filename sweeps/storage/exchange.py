@@ -130,7 +130,7 @@ class ObjectExchange(Exchange):
         self._claimed = f"{trial_path(job.trial_id)}/{OWNER}"
         before = (self.store.read(self._claimed) or b"").split()
         if len(before) == _OWNER_WORDS and int(before[0]) > self.generation:
-            raise Superseded(f"{job.trial_id} belongs to a process of a later driver")
+            raise Superseded(f"{job.trial_id} has been taken over by a later driver")
         process = f"{os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}"
         self._token = f"{self.generation} {process} {job.config.key()}".encode()
         self.store.write(self._claimed, self._token)
@@ -143,7 +143,7 @@ class ObjectExchange(Exchange):
         if self._fence is not None:
             self._fence.check(store)
         if self._claimed and store.read(self._claimed) != self._token:
-            raise Superseded(f"{PurePosixPath(self._claimed).parent} belongs to another process by now")
+            raise Superseded(f"{PurePosixPath(self._claimed).parent} has been taken over by another process")
 
     @property
     def superseded(self) -> bool:
@@ -184,7 +184,7 @@ class ObjectExchange(Exchange):
     def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
         if self.store.get(path, self.root / path):
             return
-        # Object names are whatever somebody wrote; none of them shall lead out of the folder.
+        # Object names are whatever somebody wrote; none of them should lead out of the folder.
         skipped = {*without, OWNER, ".."}
         found = [file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & skipped]
         self._carry(lambda file: self.store.get(file, self.root / file), found)

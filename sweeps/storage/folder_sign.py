@@ -1,6 +1,6 @@
-"""One driver per sweep in a folder whose file system knows no locks: the driver leaves a sign of life there.
+"""One driver per sweep in a folder whose file system knows no locks: the driver writes a heartbeat there.
 
-Of two drivers that begin at the same moment the one whose sign stays goes on; the other finds that out before it enters
+Of two drivers that begin at the same moment the one whose sign stays continues; the other finds that out before it enters
 anything in the ledger. Times are the file server's own, so the machines' clocks may differ.
 """
 
@@ -46,7 +46,7 @@ class FolderSign:
 
 
 def sign_of(folder: Path) -> FolderSign | None:
-    """The last sign of a driver, None if it has ended in good order (or there never was one)."""
+    """The last sign of a driver, None if it has ended cleanly (or there never was one)."""
     path = folder / SIGN
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -59,16 +59,16 @@ def sign_of(folder: Path) -> FolderSign | None:
 
 @contextlib.contextmanager
 def folder_sign(folder: Path, tenure: Tenure, beat_s: float = BEAT_S) -> Iterator[None]:
-    """Leave a sign of life every ``beat_s`` seconds; ``tenure`` ends when somebody else's stands there.
+    """Write a heartbeat every ``beat_s`` seconds; ``tenure`` ends when somebody else's stands there.
 
     Raises ConfigError if another driver may still be at work.
     """
     sign = sign_of(folder)
     if sign is not None and sign.alive:
         raise ConfigError(
-            f"the sweep is being run by {sign} (last sign {sign.age_s:.0f} s ago)",
+            f"another driver is running the sweep: {sign} (last heartbeat {sign.age_s:.0f} s ago)",
             str(folder),
-            f"wait for it, or stop it first; without a sign for {GONE_S:.0f} s it counts as gone",
+            f"wait for it to end, or stop it first; without a heartbeat for {GONE_S:.0f} s it counts as gone",
         )
     path, token = folder / SIGN, uuid.uuid4().hex
     write_whole(path, json.dumps({"process": os.getpid(), "host": socket.gethostname(), "token": token}))

@@ -73,7 +73,7 @@ class FolderSource:
 
 
 class StoreSource:
-    """The objects of a sweep. A request that fails is not repeated: whoever looks again and again does that."""
+    """The objects of a sweep. A failed request is not repeated, because the caller looks again anyway."""
 
     def __init__(self, url: str) -> None:
         self.store = ObjectStore(url, patience_s=0.0)
@@ -192,7 +192,7 @@ class Following:
         return self._ledger
 
     def lost_driver(self) -> str:
-        """The driver that has gone without a word, such as ``process 7``; empty = somebody may run the sweep."""
+        """The driver that has died, such as ``process 7``; empty = somebody may run the sweep."""
         held = self._text(RUN_LOCK).decode(errors="replace").split()
         here = len(held) == 4 and held[1].isdigit() and held[3] == socket.gethostname()
         if here and not process_runs(int(held[1])):
@@ -245,7 +245,7 @@ class Following:
         )
 
     def kept_epoch(self, trial_id: str) -> int | None:
-        """The epoch after which an interrupted trial will go on, 0 = it has none; None = its files are in a store.
+        """The epoch after which an interrupted trial will continue, 0 = it has none; None = its files are in a store.
 
         That may be the one before its last report: an epoch is reported first, then kept.
         """
@@ -307,7 +307,7 @@ class Following:
         return self._root / f"{self._copies}-{JOURNAL}"
 
     def _read_on(self) -> None:
-        """Append the journal's new whole lines to our copy; begin anew if it is another journal."""
+        """Append the journal's new whole lines to our copy; start again if it is another journal."""
         stamp = self._own.stamp(JOURNAL)
         if stamp is None or (self._journal.exists() and self._texts.get(JOURNAL, (None,))[0] == stamp):
             return

@@ -1,6 +1,6 @@
 """One driver per sweep, one process per trial: advisory file locks that vanish with their holder.
 
-filelock locks the descriptor; the file is ours, because it says who holds it and when it last gave a sign of life. A
+filelock locks the descriptor; the file is ours, because it says who holds it and when it last gave a heartbeat. A
 whole ``FileLock`` (soft, or with a lifetime) knows neither which node may be asked nor the clock of the file server.
 
 Whoever wants the driver to end leaves a file in the sweep's folder; the driver looks for it, on whichever machine it is.
@@ -34,14 +34,14 @@ _log = logging.getLogger(__name__)
 _POLL_S, _POLL_UNKNOWN_S = 0.1, 0.5
 #: A trial's process says so often that it lives.
 BEAT_S = 5.0
-#: After so long without a word it counts as gone, unless Ray knows better.
+#: After so long without a heartbeat it counts as gone, unless Ray knows better.
 SILENT_S = 180.0
 #: For so long a trial waits for its folder: whoever holds it has ended, or is silent, by then.
 WAIT_S = 240.0
 #: What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_LOCK = "run.lock"
-#: Its presence asks the driver to end in good order.
+#: Its presence asks the driver to end cleanly.
 STOP_REQUEST = "stop.request"
 
 
@@ -49,7 +49,7 @@ STOP_REQUEST = "stop.request"
 def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
     """Hold the sweep's folder; a second driver is refused at once with the first one's host and process id.
 
-    On a file system without locks a sign of life stands in for one (``sweeps.storage.folder_sign``); ``tenure`` ends if
+    On a file system without locks a heartbeat stands in for one (``sweeps.storage.folder_sign``); ``tenure`` ends if
     another driver takes over there.
     """
     path = folder / RUN_LOCK
@@ -58,7 +58,9 @@ def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
             file.seek(0)
             holder = file.read().strip() or "another process"
             raise ConfigError(
-                f"the sweep is being run by {holder}", str(folder), "wait for it, or stop it first"
+                f"another driver is running the sweep: {holder}",
+                str(folder),
+                "wait for it to end, or stop it first",
             )
         file.seek(0)
         file.truncate()
@@ -76,8 +78,8 @@ def _sign_instead(folder: Path, descriptor: int, tenure: Tenure) -> contextlib.A
     if _knows_locks(descriptor):
         return contextlib.nullcontext()
     _log.warning(
-        "the file system of %s knows no locks: a sign of life every %.0f s stands in for them; mount it with locks if"
-        " you can, they also keep two processes of one trial apart",
+        "the file system of %s has no locks: a heartbeat every %.0f s replaces them; mount it with locks if"
+        " you can, because they also keep two processes of one trial apart",
         folder,
         DRIVER_BEAT_S,
     )
@@ -125,7 +127,7 @@ def wait_until_gone(driver: Callable[[], str | None], timeout_s: float, poll_s: 
 
 
 class Superseded(OSError):
-    """Somebody else has the right to write by now; whoever meets this ends and writes nothing more."""
+    """Somebody else has the right to write now; the process that meets this ends and writes nothing more."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ class Holder:
     Attributes:
         name: of the Ray node and its cluster, for instance; empty = nobody can ask about it.
         gone: whether the holder of that name can no longer write, so that its lock is no obstacle; None = nobody here
-            knows (a node of another cluster): its lock is one as long as it gives signs of life.
+            knows (a node of another cluster): its lock is one as long as it sends heartbeats.
     """
 
     name: str = ""
@@ -153,15 +155,15 @@ class Held:
         file.truncate()
         file.write(self._text)
         file.flush()
-        os.fsync(file.fileno())  # other nodes shall see it
+        os.fsync(file.fileno())  # other nodes should see it
 
     def check(self) -> None:
         """Raise Superseded if another process has taken the folder."""
         if not _is_at(self._path, self._file.fileno()) or self._path.read_text("utf-8") != self._text:
-            raise Superseded(f"{self._path.parent} belongs to another process by now")
+            raise Superseded(f"{self._path.parent} has been taken over by another process")
 
     def beat(self, over: threading.Event, lost: Callable[[], None]) -> None:
-        """Give signs of life until ``over``; the lock's file carries their time."""
+        """Send heartbeats until ``over``; the lock's file carries their time."""
         while not over.wait(BEAT_S):
             try:
                 self.check()
@@ -170,7 +172,7 @@ class Held:
                 lost()
                 return
             except OSError as exc:
-                _log.warning("no sign of life could be left: %s", exc)
+                _log.warning("the heartbeat failed: %s", exc)
 
 
 @contextlib.contextmanager
@@ -182,8 +184,8 @@ def trial_lock(
 ) -> Iterator[Held]:
     """Hold a trial's folder; waits for a process that outlived its driver and still writes there.
 
-    A machine that died without a word keeps its locks until the file server notices, which takes minutes. So whoever
-    holds the lock leaves a name and, every :data:`BEAT_S`, a sign of life in it. Those who wait ask about the name; of
+    A machine that dies silently keeps its locks until the file server notices, which takes minutes. So whoever
+    holds the lock leaves a name and, every :data:`BEAT_S`, a heartbeat in it. Those who wait ask about the name; of
     one that nobody knows, the signs count: without one for :data:`SILENT_S` the lock is broken.
 
     Args:
@@ -209,16 +211,16 @@ def trial_lock(
             other = file.read().partition("\n")[0].strip()
         gone = holder.gone(other) if other else None
         if gone or (gone is None and _silent_s(path) > SILENT_S):
-            _log.warning("the lock of %s is broken: %s is gone", folder, other or "whoever held it")
+            _log.warning("broke the lock of %s: %s is gone", folder, other or "whoever held it")
             path.unlink(missing_ok=True)  # the lock goes with its file; the next round makes a new one
         elif time.monotonic() > end:
-            raise TimeoutError(f"another process still writes to {folder} after {timeout_s:g} s")
+            raise TimeoutError(f"another process is still writing to {folder} after {timeout_s:g} s")
         else:
             time.sleep(_POLL_S if gone is not None else _POLL_UNKNOWN_S)
 
 
 def _silent_s(path: Path) -> float:
-    """Seconds since the last sign of life in a lock, by the clock of whoever keeps the files."""
+    """Seconds since the last heartbeat in a lock, by the clock of whoever keeps the files."""
     try:
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".now-") as probe:
             return os.stat(probe.name).st_mtime - path.stat().st_mtime

@@ -43,7 +43,7 @@ class ObjectStages(StageStore):
                 return None
             self._exchange.fetch(f"{STAGES}/{key}")
         except OSError as exc:
-            _log.warning("stage passed over: %s", exc)
+            _log.warning("skipped a stage: %s", exc)
             return None
         found = super().load(key)
         shutil.rmtree(self.root / key, ignore_errors=True)
@@ -52,12 +52,12 @@ class ObjectStages(StageStore):
         return found
 
     def _forget(self, key: str) -> None:
-        """A damaged stage goes, so that whoever trains it can leave it whole."""
+        """Remove a damaged stage, so that the next trial that trains it can store it again."""
         self._listed.discard(key)
         try:
             self._exchange.remove(f"{STAGES}/{key}")
         except OSError as exc:
-            _log.warning("a damaged stage stays in the store: %s", exc)
+            _log.warning("a damaged stage is left in the store: %s", exc)
 
     def save(self, key: str, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
         try:
@@ -68,7 +68,7 @@ class ObjectStages(StageStore):
             self._listed.add(key)
             self._evict(keep=key)
         except OSError as exc:
-            _log.warning("stage not kept: %s", exc)
+            _log.warning("stage not saved: %s", exc)
         finally:
             shutil.rmtree(self.root / key, ignore_errors=True)
 

@@ -40,7 +40,7 @@ _FINAL = re.compile(
 
 
 class StoreError(OSError):
-    """An object store refuses, or does not answer for longer than anybody waits."""
+    """The object store refuses, or does not answer for too long."""
 
 
 class ObjectStore:
@@ -169,7 +169,7 @@ class ObjectStore:
                 if _FINAL.search(str(exc)) or time.monotonic() >= end:
                     raise StoreError(f"{self.url}: {first_line(exc)}") from exc
                 _log.warning(
-                    "%s does not answer, trying again in %.1f s: %s", self.url, pause, first_line(exc)
+                    "%s does not answer; trying again in %.1f s: %s", self.url, pause, first_line(exc)
                 )
             time.sleep(pause)
             pause = min(2 * pause, _MAX_PAUSE_S)
@@ -206,7 +206,7 @@ def check_store(url: str) -> None:
         found = store.read(name)
         store.remove(name)
     if found != word:
-        raise ConfigError("what is written there cannot be read again", "storage", url)
+        raise ConfigError("what was written there cannot be read back", "storage", url)
 
 
 def store_problem(url: str) -> str:

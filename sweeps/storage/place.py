@@ -85,7 +85,7 @@ def bring_trial(exchange: Exchange, path: str) -> None:
     try:
         exchange.fetch(path, without=_HEAVY)
     except OSError as exc:
-        _log.warning("the files of %s stay in the store: %s", path, exc)
+        _log.warning("the files of %s could not be fetched from the store: %s", path, exc)
 
 
 def _bring_journal(exchange: Exchange) -> None:
@@ -102,9 +102,9 @@ def _bring_journal(exchange: Exchange) -> None:
                 os.replace(copy, here)
         elif not whole.startswith(theirs[: theirs.rfind(b"\n") + 1]):
             raise ConfigError(
-                "the ledger here and its copy in the store went different ways",
+                "the ledger here and its copy in the store have diverged",
                 str(here),
-                f"two machines have continued the sweep; move the file away to go on with the copy at {exchange.url}",
+                f"two machines have continued the sweep; move the file away to continue with the copy at {exchange.url}",
             )
     finally:
         copy.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""One driver per sweep where no file lock reaches: a sign of life and a numbered claim in the object store.
+"""One driver per sweep where no file lock reaches: a heartbeat and a numbered claim in the object store.
 
 On one machine the folder's lock decides (``sweeps.storage.lock``). Between machines, and between two working folders on
 one, a driver that has given no sign for :data:`GONE_S` counts as gone. Whoever takes over leaves a claim with the next
@@ -31,7 +31,7 @@ from sweeps.storage.lock import STOP_REQUEST, Superseded
 from sweeps.storage.objects import ObjectStore
 
 _log = logging.getLogger(__name__)
-#: The sign of life.
+#: The heartbeat.
 DRIVER = "driver.json"
 #: Folder of the claims: empty objects ``NUMBER-TOKEN``; only the newest is kept.
 CLAIMS = "drivers"
@@ -79,7 +79,7 @@ def claims(store: ObjectStore) -> list[Claim]:
 
 
 def driver_sign(store: ObjectStore) -> Sign | None:
-    """The last sign of a driver, None if it has ended in good order (or there never was one)."""
+    """The last sign of a driver, None if it has ended cleanly (or there never was one)."""
     text, written = store.read(DRIVER), store.written_at(DRIVER)
     if text is None or written is None:
         return None
@@ -104,9 +104,9 @@ def refuse_second(store: ObjectStore, folder: Path) -> None:
         return
     place = f" from {sign.folder.rpartition(' ')[0]}" if sign.host == socket.gethostname() else ""
     raise ConfigError(
-        f"the sweep is being run by {sign}{place} (last sign {sign.age_s:.0f} s ago)",
+        f"another driver is running the sweep: {sign}{place} (last heartbeat {sign.age_s:.0f} s ago)",
         store.url,
-        f"wait for it, or stop it first; without a sign for {GONE_S:.0f} s it counts as gone",
+        f"wait for it to end, or stop it first; without a heartbeat for {GONE_S:.0f} s it counts as gone",
     )
 
 
@@ -131,7 +131,7 @@ class Fence:
 
 
 def _claim(store: ObjectStore, folder: Path) -> tuple[Fence, bytes]:
-    """Take the sweep over: (the right to write, the sign of life to repeat)."""
+    """Take the sweep over: (the right to write, the heartbeat to repeat)."""
     # In this order whoever sees our claim sees our sign too. Who does not see it claims the same number.
     known = claims(store)
     refuse_second(store, folder)
@@ -143,9 +143,7 @@ def _claim(store: ObjectStore, folder: Path) -> tuple[Fence, bytes]:
     there = claims(store)
     if there[-1] != claim:
         store.remove(claim.path)
-        raise ConfigError(
-            "another driver has taken the sweep over at the same moment", store.url, "wait for it"
-        )
+        raise ConfigError("another driver took over the sweep at the same moment", store.url, "wait for it")
     for earlier in there[:-1]:
         store.remove(earlier.path)
     return Fence(store, claim), sign
@@ -155,7 +153,7 @@ def _claim(store: ObjectStore, folder: Path) -> tuple[Fence, bytes]:
 def presence(
     store: ObjectStore, folder: Path, end: Callable[[str], None], beat_s: float = BEAT_S
 ) -> Iterator[Fence]:
-    """Claim the sweep and give signs of life; ``end`` is told why when somebody asks for it, or has taken over.
+    """Claim the sweep and send heartbeats; ``end`` is told why when somebody asks for it, or has taken over.
 
     Args:
         folder: the driver's working folder, whose lock the caller holds.
@@ -177,7 +175,7 @@ def presence(
                 end("another driver has taken over")
                 return
             except (OSError, ValueError) as exc:
-                _log.warning("no sign of life could be left: %s", first_line(exc))
+                _log.warning("the heartbeat failed: %s", first_line(exc))
 
     thread = threading.Thread(target=beat, name="driver-presence", daemon=True)
     thread.start()

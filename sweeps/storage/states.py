@@ -1,4 +1,4 @@
-"""Training states: files that only help to go on with training, and go when there is nothing to go on with."""
+"""Training states: files that only serve to continue training, and are deleted once nothing can be continued."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def may_go_on(record: Record) -> bool:
 
 
 def clear_states(exchange: Exchange, records: list[Record]) -> None:
-    """Remove shared training, and the checkpoints of trials that never go on (a lost one's process could not do it).
+    """Remove shared training, and the checkpoints of trials that never continue (a lost one's process could not do it).
 
     A store that is away keeps its copies until the next ``gcp-sweep clean``.
     """
@@ -39,9 +39,9 @@ def clear_states(exchange: Exchange, records: list[Record]) -> None:
 
 
 def without_state(exchange: Exchange, trials: Iterable[str]) -> list[str]:
-    """The paths among ``trials`` that have no state to go on from (it was cleaned, or is lost).
+    """The paths among ``trials`` that have no state to continue from (it was cleaned, or is lost).
 
-    They can go on all the same: they are trained again, from the nearest state that other trials share with them.
+    They can still continue: they are trained again from the nearest state that other trials share with them.
     """
     missing = [name for name in trials if not (exchange.root / trial_path(name) / EPOCHS).exists()]
     if not missing or exchange.url is None:
@@ -49,7 +49,7 @@ def without_state(exchange: Exchange, trials: Iterable[str]) -> list[str]:
     try:
         return [name for name in missing if not exchange.sizes(f"{trial_path(name)}/{EPOCHS}")]
     except OSError as exc:  # nobody waits for a sentence
-        _log.warning("whether paths have states to go on from is not known: %s", exc)
+        _log.warning("cannot tell which paths have states to continue from: %s", exc)
         return []
 
 

@@ -68,7 +68,7 @@ class Budget:
             self._start = self._saved = self._now()
 
     def epoch(self, job: Job) -> None:
-        """A sign of life."""
+        """A heartbeat."""
         self._signs.setdefault(job.trial_id, self._now())
         self.tick()
 
@@ -82,7 +82,7 @@ class Budget:
         """Takes in how a job ended. The seconds it took.
 
         Its own word covers the process that ended it, and not its waiting for a node. Attempts that were lost before
-        count from the first sign of life on, and a job without any word of its own from its start.
+        count from the first heartbeat on, and a job without any word of its own from its start.
         """
         now = self._now()
         started = self._started.pop(job.trial_id, now)
@@ -124,7 +124,7 @@ class Budget:
         >>> from sweeps.config.sweep_config import ResourcesConfig, SearchConfig
         >>> budget = Budget(SearchConfig(hours=2), ResourcesConfig(), before_s=7200)
         >>> budget.spent(31, 64, None)
-        'the budget of 2 hours is spent after 31 of 64 trials (raise search.hours to go on)'
+        'the budget of 2 hours is spent after 31 of 64 trials (raise search.hours to continue)'
         """
         if not self.used_up and front is not None:
             self._level = self._level or self._grown_too_little(front)

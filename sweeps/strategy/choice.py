@@ -1,11 +1,11 @@
 """What a free worker does next: a path's next cycle, a paused path again, or a new path. Free of Ray and of MLflow.
 
 One number decides, the promised growth of the hypervolume per training cost (:mod:`sweeps.strategy.gain`). What other
-workers are training counts as if it had ended as expected, so that they do not all do the same. While no path has come
-to its end there is nothing to compare with, and every path goes on. On equal numbers going on comes before resuming, and
-resuming before starting.
+workers are training counts as if it had ended as expected, so that they do not all do the same. Until a path has
+ended, there is nothing to compare with, and every path continues. If numbers are equal, continuing comes before resuming,
+and resuming before starting.
 
-Promises of paused paths shrink as the front grows, so only the best ones are worked out anew in a decision, and the few
+Promises of paused paths shrink as the front grows, so only the best ones are worked out again in a decision, and the few
 for which that is longest ago.
 """
 
@@ -120,7 +120,7 @@ class Choice:
         self._known.turns(trial_id, "paused")
 
     def ended(self, trial_id: str) -> None:
-        """A path never goes on."""
+        """A path never continues."""
         self._known.turns(trial_id, "ended")
         self._promises.pop(trial_id, None)
 

@@ -24,8 +24,9 @@ Snapshots = Mapping[str, Sequence[SnapshotRecord]]
 def finalists(
     trials: Sequence[Record], objectives: Mapping[str, Direction], snapshots: Snapshots | None = None
 ) -> list[Record]:
-    """Whoever has a model on the front of the finished, feasible ones: one record per configuration (seeds do not make
-    another one). A path's ends with its deepest model there.
+    """The configurations with a model on the front of the finished, feasible models, one record each.
+
+    Seeds do not make another configuration. The record of a path ends with its deepest model on the front.
     """
     from analysis.front.objectives import minimised, usable
     from analysis.front.pareto import nondominated
@@ -65,7 +66,7 @@ def confirm_runs(
 
 
 def taken_further(runs: Sequence[Record], known: Sequence[Record]) -> list[Job]:
-    """The jobs of paths that an earlier confirmation has trained less deep than ``runs`` asks for: they go on.
+    """The jobs of paths that an earlier confirmation has trained less deep than ``runs`` asks for: they continue.
 
     Args:
         known: confirmation runs in the ledger.

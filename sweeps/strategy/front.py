@@ -28,7 +28,7 @@ class LiveFront:
     it, and so does a better snapshot 0. Objectives without such a scale have no hypervolume while the sweep runs.
 
     Attributes:
-        complete: trials so far that may stand on the front.
+        complete: trials so far that may be on the front.
         stand_in: the snapshot that stands for the baseline, such as ``t0003@0``; empty once a baseline has ended.
     """
 

@@ -41,7 +41,7 @@ class Promise:
         return 100 * self.gain / self.cost if self.cost > 0 else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, rounded as far as anybody reads it."""
+        """JSON-ready, with rounded numbers."""
         return {
             "gain": round(self.gain, 8),
             "cost": round(self.cost, 4),

@@ -63,7 +63,7 @@ def thinned(known: Sequence[Observation], objectives: Mapping[str, str], cap: in
 
     An eighth of the cap are the best: those that keep the constraints by their rank of non-domination, then the others
     by how far they break them. The rest is an even share of what is left. Lots decide that, and between equals; a lot
-    hangs on the path's number and the snapshot's place in it alone, so the same observations give the same set in
+    depends on the path's number and the snapshot's place in it alone, so the same observations give the same set in
     whatever order they came.
     """
     if len(known) <= cap:
@@ -91,7 +91,7 @@ class Mirror:
     """The study behind a :class:`sweeps.strategy.sampling.Proposer`; trials go by their number in the ledger.
 
     A single trial is one trial here, answered at its end. Each snapshot of a path is one observation at the path's
-    parameters: the first answers the path's own trial, later ones are added; nothing hangs on the path's end. Until
+    parameters: the first answers the path's own trial, later ones are added; nothing depends on the path's end. Until
     as many paths as make up the warm-up have a snapshot each, points are drawn by chance. Of more than twice
     :data:`CAPS` observations those stay that :func:`thinned` keeps, beside what is still without any; they are chosen
     among all that were ever made. A driver that takes over may thin at another moment and so hold another such set.
@@ -146,7 +146,7 @@ class Mirror:
         self._note(number, drawn.number, drawn.params)
 
     def discard(self, drawn: optuna.Trial) -> None:
-        """Nobody will run it."""
+        """The draw will not be run."""
         with quiet_optuna():
             self._study.tell(drawn.number, state=TrialState.FAIL)
 

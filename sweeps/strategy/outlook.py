@@ -1,4 +1,4 @@
-"""How paths go on: what their next models are expected to be, from how far they are and how other paths went.
+"""How paths continue: what their next models are expected to be, from how far they are and how other paths went.
 
 Accuracies are compared at equal effort: at equal depth a path that was trained for more epochs is expected to be better,
 by as many points per doubling as the data say. So a short dense phase with long cycles is not taken for a poor path
@@ -70,7 +70,7 @@ class Foreseen:
 
 
 class Outlook:
-    """Knows all paths of a sweep, and says what the next models of one will be.
+    """Predicts the next models of a path from all paths of the sweep.
 
     Args:
         names: the final values that are asked for.
@@ -81,7 +81,7 @@ class Outlook:
         self._pace: dict[str, tuple[float, float]] = {}
 
     def tell(self, path: str, seen: Sequence[Seen]) -> None:
-        """Everything that is known of a path, by depth; replaces what was told of it before."""
+        """Set everything that is known of a path, by depth; replaces earlier values."""
         for name, course in self._courses.items():
             known = [one for one in seen if math.isfinite(_inner(name, one))]
             course.tell(path, [_place(name, one) for one in known])
@@ -121,7 +121,7 @@ class Outlook:
         return Foreseen(_outer(name, mean, 1 - removed), still)
 
     def _effort(self, name: str, last: Seen | None, steps: Sequence[Step], cycle: int) -> np.ndarray | None:
-        """What grows with every step by what the step takes; None for all other values."""
+        """A value that grows with every step by what the step costs; None for all other values."""
         costs = np.cumsum([step.cost for step in steps])
         if name == "epochs":
             return _epochs(last, steps, cycle)
@@ -292,7 +292,7 @@ def _slope(table: np.ndarray) -> float:
 
 
 def _on_knots(depths: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """(knots,) a path's values, NaN beyond its last; up to the knot after that its last slope goes on."""
+    """(knots,) a path's values, NaN beyond its last; up to the knot after that its last slope continues."""
     rising = [i for i, depth in enumerate(depths) if i == 0 or depth > depths[:i].max() + _NO_DEEPER]
     depths, values = depths[rising], values[rising]
     row = np.full(len(_KNOTS), np.nan)

@@ -22,7 +22,7 @@ from sweeps.records.job import Record
 from sweeps.records.ledger import encode, encode_point
 from sweeps.strategy.mirror import Mirror
 
-#: How often a repeat is drawn anew at most. A sampler that learns does so ever less often the more it knows: each draw
+#: How often a repeat is drawn again at most. A sampler that learns does so ever less often the more it knows: each draw
 #: costs it tens of milliseconds, and an unseen point beside its proposal serves it as well.
 _REDRAWS, _REDRAWS_LEARNING = 20, 200
 _ENUMERABLE = 100_000
@@ -52,7 +52,7 @@ class Proposer:
         num_trials: how many trials are planned (sizes the sampler's warm-up).
         seed: of the sampler; with one trial at a time the same seed draws the same points.
         key: the identity of a point's trial; equal keys are never proposed twice. None = it cannot be run (its target
-            is out of reach, it is too dear), so it is not proposed at all.
+            is out of reach, it is too expensive), so it is not proposed at all.
         paths: whether the trials are paths, which are observed on their way.
     """
 
@@ -115,7 +115,7 @@ class Proposer:
         violations: Mapping[str, float],
         stopped: bool = False,
     ) -> None:
-        """Learn how the trial ended; None = it has no values to learn from. What was observed, or answered, stays so.
+        """Learn how the trial ended; None = it has no values to learn from. Earlier observations and answers stay.
 
         A trial that was ``stopped`` early has none either, but its point counts: TPE takes it for worse than any that
         was trained to the end, so it looks elsewhere; the other samplers only know that it was tried.
@@ -153,7 +153,7 @@ class Proposer:
         return point
 
     def _redraws(self) -> int:
-        """A QMC sequence starts anew with every driver: it has to come past what was drawn before."""
+        """A QMC sequence starts again with every driver: it has to come past what was drawn before."""
         if self._learns:
             return min(_REDRAWS, _REDRAWS_LEARNING // (1 + len(self._seen)))
         return _REDRAWS + len(self._seen)
@@ -179,7 +179,7 @@ class Proposer:
         return next((point for point in points if self._fresh(point)), None)
 
     def _weights(self) -> np.ndarray:
-        """How dear a step in each dimension is, one weight per coordinate."""
+        """How expensive a step in each dimension is, one weight per coordinate."""
         dear = 4.0 ** self._rng_of_ties.permutation(len(self._space.dimensions))
         return np.repeat(
             dear, [len(d.choices) if d.choices is not None else 1 for d in self._space.dimensions]

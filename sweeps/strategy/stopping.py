@@ -1,10 +1,10 @@
 """Early stopping for several objectives: which trials are worth their remaining epochs.
 
 At a rung (an epoch; a quarter and a half of the training, unless the config says otherwise) a trial is compared with all
-others at the same epoch of a training of the same length, whether those have ended since or not. Not where they are is
-compared, but where they will end: the *projected final* cost (a trial that prunes late is not dearer than one that
-prunes early) and the final accuracy that the accuracy so far lets expect. The better share goes on, by non-dominated
-sorting with crowding distance (Deb et al. 2002) to the trials that went on; nobody waits for anybody.
+others at the same epoch of a training of the same length, whether those have ended since or not. What is compared is
+where they will end, not where they are: the *projected final* cost (a trial that prunes late does not cost more than one
+that prunes early) and the final accuracy that the accuracy so far suggests. The better share continues, by non-dominated
+sorting with crowding distance (Deb et al. 2002) to the trials that continued; no trial waits for another.
 
 Besides, a trial stops as soon as its final cost is certain to break a hard constraint.
 """
@@ -93,7 +93,7 @@ class Rungs:
     """The rule, and what it knows of all trials of a sweep.
 
     Args:
-        search: objectives, constraints, rungs, and the share that goes on.
+        search: objectives, constraints, rungs, and the share that continues.
         project: what a trial will cost in the end.
     """
 
@@ -106,7 +106,7 @@ class Rungs:
         }
 
     def epoch(self, job: Job, row: Mapping[str, float]) -> Stop | None:
-        """Take in one epoch of a running job; a :class:`Stop` if it shall end now. Only trials are ever stopped."""
+        """Record one epoch of a running job; a :class:`Stop` if it should end now. Only trials are ever stopped."""
         if job.kind == "confirm":
             return None
         course = self._course(job)
@@ -118,7 +118,7 @@ class Rungs:
         return stop
 
     def recall(self, job: Job, rows: Iterable[Mapping[str, float]]) -> None:
-        """Take in epochs that an earlier driver has dealt with."""
+        """Record epochs that an earlier driver has handled."""
         for row in rows:
             _take(self._course(job), row)
 
@@ -132,7 +132,7 @@ class Rungs:
                 self.recall(record.job, spool.rows(Path(record.job.folder)))
 
     def ended(self, job: Job, outcome: Outcome) -> None:
-        """Take in how a job ended, its history included (of a sweep that is continued nothing else is known)."""
+        """Record how a job ended, with its history (the only thing known in a continued sweep)."""
         if job.kind == "confirm":
             return
         self.recall(job, outcome.history)
@@ -281,7 +281,7 @@ def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) 
 def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> bool:
     """Whether row ``place`` is among the better ``share`` (0..1], rounded up) of ``values`` (n, m; minimised).
 
-    Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always go on.
+    Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always continue.
     """
     ranks = rank_costs(values)
     room = spacing(values, ranks, alive)

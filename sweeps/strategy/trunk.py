@@ -1,8 +1,8 @@
-"""Which trials wait for which: training that a running trial is about to leave behind is not started a second time.
+"""Which trials wait for which: epochs that a running trial is already computing are not computed a second time.
 
-Until their first event trials of one model, data, training and seed train alike, and so do trials of one pruning rule
-until their events differ (``gcp_core.records.stages`` passes that training on). A trial that would train what
-another one is training right now is withheld: waiting costs it nothing, because it goes on from where the other one is.
+Trials with the same model, data, training and seed train alike until their first event, and trials with the same pruning
+rule train alike until their events differ (``gcp_core.records.stages`` shares that training). If a running trial is
+already computing the shared epochs, the new one waits. That costs nothing, because it then starts where the other one is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sweeps.records.job import Job, Outcome
 
 #: A trial that has not reported for this many of its slowest epochs no longer holds back others ...
 PATIENCE_EPOCHS = 10.0
-#: ... nor one that has not reported for this long, as far as no epoch's time is known, or epochs are short.
+#: ... nor does one that has not reported for this long, if its epochs are short or their time is not known.
 PATIENCE_S = 300.0
 
 
@@ -75,7 +75,7 @@ class _Running:
 
 
 class Trunk:
-    """Keeps account of who trains what at the moment.
+    """Tracks which trial is training what.
 
     Args:
         shared: whether trials pass training on at all; if not, nobody waits.
@@ -99,7 +99,7 @@ class Trunk:
         self._running[job.trial_id] = _Running(job, self._now(), self._behind.pop(job.trial_id, 0))
 
     def resumed(self, job: Job, epoch: int) -> None:
-        """A job goes on after ``epoch``; nobody waits for what it had trained by then."""
+        """A job continues after ``epoch``; other trials need not wait for the epochs before that."""
         self._behind[job.trial_id] = epoch
 
     def epoch(self, job: Job, row: dict[str, float]) -> None:
@@ -128,7 +128,7 @@ class Trunk:
         self._running.pop(job.trial_id, None)
 
     def free(self, queue: Iterable[Job]) -> int | None:
-        """Position of the first job in ``queue`` that nobody's training holds back; None if there is none."""
+        """Position of the first job in ``queue`` that need not wait for another trial; None if there is none."""
         for position, job in enumerate(queue):
             if not any(self._holds_back(running, job) for running in self._running.values()):
                 return position

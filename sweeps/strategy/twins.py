@@ -19,7 +19,7 @@ class Twins:
         self._reached: dict[str, float] = {}
 
     def ended(self, trial_id: str, config: TrialConfig, finals: Mapping[str, float], weights: str) -> str:
-        """A trial is complete. The earlier one that has its model, "" if there is none."""
+        """A trial is complete; return the earlier trial that has the same model ("" if there is none)."""
         if config.is_path or config.prune is None:
             return ""
         removed = finals.get(f"{config.prune.of}_removed")

@@ -1,4 +1,4 @@
-"""What MLflow already holds of a sweep: the parent run, and one child per trial. ``client`` is an MlflowClient."""
+"""What MLflow already has of a sweep: the parent run, and one child per trial. ``client`` is an MlflowClient."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Child:
     Attributes:
         status: MLflow's own word, such as FINISHED.
         epochs: that are there; of a finished run they are not known.
-        finals: final values by short name, the latest ones of a path that went on.
+        finals: final values by short name, the latest ones of a path that continued.
         said: the tag ``status``, such as paused.
         dropped: whether its weights were dropped while the sweep ran.
     """

@@ -1,4 +1,4 @@
-"""A view of the sweep that MLflow's runs page opens ready made: columns, order and charts, kept with the experiment.
+"""A ready-made view of the sweep in MLflow's runs page: columns, order and charts, kept with the experiment.
 
 The page restores its state from a tag of the experiment, the one that its own "save view" button writes, and an address
 names the tag; the menu "Views" lists it. Nothing of that is documented: it is used with the versions
@@ -62,7 +62,7 @@ class View:
     charts: bool = False
 
     def address(self, experiment_id: str) -> str:
-        """What follows the UI's own address. No field of the search may stand in it, or the page ignores the view."""
+        """The address below the UI's own. It must not contain a search field, or the page ignores the view."""
         mode = "&compareRunsMode=CHART" if self.charts else ""
         where = f"#/experiments/{experiment_id}/runs?workflowType=machine_learning"
         return f"{where}&viewStateShareKey={self.key}{mode}"
@@ -99,7 +99,7 @@ def views(config: SweepConfig, sweep_id: str) -> tuple[View, ...]:
 
 
 def clicks(experiment: str, of_paths: bool) -> str:
-    """How to have the same by hand, in one line."""
+    """How to get the same view by hand, in one line."""
     shown = ", ".join(FINALS[name].key for name in COLUMNS[:3])
     kind = "snapshot" if of_paths else "trial"
     return (
@@ -119,7 +119,7 @@ def keep_views(client: MlflowClient, experiment: Any, wanted: tuple[View, ...]) 
             return {}
         tags = dict(view.tag(int(experiment.creation_time or 0)) for view in wanted)
         if max(map(len, tags.values())) > _LONGEST_TAG:
-            _log.warning("no ready-made view in MLflow: it would be longer than a tag may be")
+            _log.warning("no ready-made view in MLflow: it would not fit into a tag")
             return {}
         for key, value in tags.items():
             if experiment.tags.get(key) != value:

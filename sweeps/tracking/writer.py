@@ -142,7 +142,7 @@ class MlflowWriter:
                 self._entries.put(functools.partial(self._catch_up, record))
             drop = known_drops.get(record.job.trial_id)
             known = None if child is None else child.finals.get("accuracy_drop")
-            # A path that went on has lost more since.
+            # A path that continued has lost more since.
             if drop is not None and (known is None or (record.job.config.is_path and known != drop)):
                 self.late(record.job, {"accuracy_drop": drop}, int(record.finals.get("epochs", 0)))
 
@@ -184,7 +184,7 @@ class MlflowWriter:
         self._persist(self._flush)
 
     def _persist(self, entry: Callable[[], object]) -> None:
-        """Do it; if MLflow does not answer, wait and do it again, until the deadline that ``close`` sets."""
+        """Do it; if MLflow does not answer, wait and try again, until the deadline that ``close`` sets."""
         pause = _PAUSE_S
         while True:
             start = time.thread_time()
@@ -197,7 +197,7 @@ class MlflowWriter:
                     _log.error("not written to MLflow: %s", first_line(exc))
                     return
                 _log.warning(
-                    "MLflow does not take an entry, trying again in %.1f s: %s", pause, first_line(exc)
+                    "MLflow did not accept an entry; trying again in %.1f s: %s", pause, first_line(exc)
                 )
             finally:
                 self.busy_s += time.thread_time() - start
@@ -224,7 +224,9 @@ class MlflowWriter:
 
     def _start(self, job: Job, now: int) -> None:
         child = self._child(job, now)
-        if child.status == "FINISHED" and not child.epochs:  # a path that an earlier driver let rest goes on
+        if (
+            child.status == "FINISHED" and not child.epochs
+        ):  # a path that an earlier driver let rest continues
             child.epochs = epochs_of(self._client, child.run_id)
         for row in spool.rows(Path(job.folder)):  # epochs of an earlier driver that did not reach MLflow
             self._epoch(job, row, now)
@@ -267,7 +269,7 @@ class MlflowWriter:
         }
 
     def _find(self, job: Job) -> Child | None:
-        """A run that a lost answer or an earlier driver left behind."""
+        """Find a run that was created although its answer was lost, or by an earlier driver."""
         found = children_of(self._client, self.run, f" and tags.`{Tag.TRIAL_ID}` = '{job.trial_id}'")
         self._children.update(found)
         return found.get(job.trial_id)
@@ -296,7 +298,7 @@ class MlflowWriter:
             except Exception as exc:
                 if not _refused(exc):
                     raise
-                refusal = exc  # the other runs' metrics shall not wait behind these
+                refusal = exc  # the other runs' metrics should not wait behind these
             del self._metrics[run_id]
         if refusal is not None:
             raise refusal
@@ -308,7 +310,7 @@ class MlflowWriter:
         for row in outcome.history:
             self._epoch(job, row, now)
         step = outcome.last_epoch
-        # A path that went on is worth what its last snapshot is: written once more, at a later step.
+        # A path that continued is worth what its last snapshot is: written once more, at a later step.
         moved = job.config.is_path and outcome.finals.get("epochs") != child.finals.get("epochs")
         finals = [
             (FINALS[name].key, float(value), now, step)
@@ -409,7 +411,7 @@ def open_writer(
 
 
 def _refused(exc: BaseException) -> bool:
-    """Whether MLflow has read the entry and will never take it: trying again would only hold up the others."""
+    """Whether MLflow has read the entry and will never accept it: trying again would only delay the others."""
     return getattr(exc, "error_code", "") in _REFUSALS
 
 

@@ -1,4 +1,4 @@
-"""GPU memory between trials: given back after one, waited for before the next.
+"""GPU memory between trials: freed after one trial, and waited for before the next.
 
 A process that was killed keeps its memory for a moment, and so does a trial that ran in this process before.
 """
@@ -23,7 +23,7 @@ def wait_for_memory(
     wait_s: float = WAIT_S,
     sleep: Callable[[float], None] = time.sleep,
 ) -> bool:
-    """Wait until a trial's share of its GPU is free; whether it is. Without a GPU there is nothing to wait for.
+    """Wait until a trial's share of its GPU is free; return whether it is. Without a GPU there is nothing to wait for.
 
     Args:
         gpus: how many GPUs the trial was given; below 1 it shares one with others.

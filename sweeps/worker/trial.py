@@ -1,4 +1,4 @@
-"""The Ray side of one trial: runs ``gcp_core.training.run_trial``, catches whatever goes wrong, reports to the driver.
+"""The Ray side of one trial: runs ``gcp_core.training.run_trial``, catches every error, and reports to the driver.
 
 A trial that raises ends like any other function, so its process is reused by the next trial; only a process or node
 that is gone is seen by Ray as an error, and started again from the last checkpoint.
@@ -129,7 +129,7 @@ def run_job(
     exchange: Exchange | None = None,
     extra: Extra | None = None,
 ) -> Outcome:
-    """Run (or go on with) a job in its folder; never raises because of the trial.
+    """Run (or continue) a job in its folder; never raises because of the trial.
 
     Raises OSError if the disk is full, or the object store does not take the result: the job is then as unfinished as
     before.
@@ -145,7 +145,7 @@ def run_job(
         exchange: where the job's files come from and go to; None = its folder is where everybody looks.
 
     The folder ends up with ``config.yaml``, ``trial.log``, ``outcome.json``, what the runner writes, and
-    ``traceback.txt`` if it raised; the epochs' checkpoints go, unless it is a path that may go on.
+    ``traceback.txt`` if it raised; the epochs' checkpoints go, unless it is a path that may continue.
     """
     exchange = exchange or Exchange(sweep_folder(job))
     job = exchange.here(job)
@@ -212,7 +212,7 @@ def _run(
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
             sink(row)
-            # Tune lets a trial go on only after the driver has dealt with its report: the driver's word is there by now.
+            # Tune lets a trial continue only after the driver has dealt with its report: the driver's word is there now.
             _fetch_word(job, STOP_FILE, exchange)
         return read_stop(folder) is not None
 
@@ -225,7 +225,7 @@ def _run(
             with _tolerated("the snapshot stays on this node for now"), _ends_if_superseded(job):
                 exchange.send(f"{trial_path(job.trial_id)}/{schema.SNAPSHOTS}/{taken.level:02d}")
             extra.snapshot(_snap(taken))
-            # As with an epoch: the driver has dealt with it by now.
+            # As with an epoch: the driver has dealt with it now.
             _fetch_word(job, REST_FILE, exchange)
         word = read_rest(folder)
         return word is not None and word.rest and word.level == taken.level
@@ -237,7 +237,7 @@ def _run(
         wanted |= {"latency": True} if extra.latency else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
-    except Exception as exc:  # the trial may raise anything; the sweep goes on
+    except Exception as exc:  # the trial may raise anything; the sweep continues
         if is_full(exc):
             raise
         text = redact(traceback.format_exc())
@@ -286,7 +286,7 @@ def _fetch_word(job: Job, file: str, exchange: Exchange) -> None:
 
 
 def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
-    """What another node needs to go on from here; older epochs go as they do here."""
+    """What another node needs to continue from here; older epochs go as they do here."""
     trial = trial_path(job.trial_id)
     with _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
         exchange.send(
@@ -306,7 +306,7 @@ def _remove_old_epochs(job: Job, exchange: Exchange) -> None:
 
 @contextlib.contextmanager
 def _ends_if_superseded(job: Job) -> Iterator[None]:
-    """The trial was given to another process, which shall not be disturbed: this one ends, and writes nothing more.
+    """The trial was given to another process, which should not be disturbed: this one ends, and writes nothing more.
 
     Its node was silent for too long, or the driver that started it was.
     """
@@ -323,7 +323,7 @@ def _end(job: Job, why: object = "its lock was broken") -> None:
 
 @contextlib.contextmanager
 def _tolerated(consequence: str) -> Iterator[None]:
-    """A store that is away costs what is not sent, not the trial."""
+    """If the store does not answer, only what was to be sent is lost, not the trial."""
     try:
         yield
     except OSError as exc:
@@ -331,7 +331,7 @@ def _tolerated(consequence: str) -> Iterator[None]:
 
 
 def describe(exc: BaseException) -> str:
-    """One sentence about an exception: our own errors speak for themselves, others get their type's name."""
+    """One sentence about an exception: our own errors as they are, others with the name of their type."""
     text = " ".join(str(exc).split())
     if isinstance(exc, GcpError):
         return text
@@ -339,7 +339,7 @@ def describe(exc: BaseException) -> str:
 
 
 def _out_of_memory(exc: BaseException, job: Job) -> str:
-    """What to do about memory that ran out, empty if that is not what happened."""
+    """What to do if memory ran out; empty if it did not."""
     known = isinstance(exc, MemoryError) or type(exc).__name__ == "OutOfMemoryError"
     if not known and "can't allocate memory" not in str(exc):  # torch's word for it on a CPU
         return ""
@@ -351,7 +351,7 @@ def _out_of_memory(exc: BaseException, job: Job) -> str:
 
 @contextlib.contextmanager
 def _captured(path: Path) -> Iterator[None]:
-    """Everything this process prints or logs meanwhile goes to ``path`` (appended: a resumed trial goes on in it)."""
+    """Everything this process prints or logs meanwhile goes to ``path`` (appended: a resumed trial continues in it)."""
     root = logging.getLogger()
     level = root.level
     with path.open("a", encoding="utf-8", buffering=1) as file:

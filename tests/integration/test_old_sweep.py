@@ -134,8 +134,12 @@ def test_an_old_folder_has_one_model_per_trial_and_no_snapshots(here):
 @pytest.mark.parametrize(
     ("program", "words", "said"),
     [
-        (sweep, ["replay", "runs/small", "t0003@1"], "t0003@1: is no path, so it has no snapshots"),
-        (analyze, ["select", "runs/small", "--id", "t0003@1"], "t0003@1: is no path, or has no snapshot yet"),
+        (sweep, ["replay", "runs/small", "t0003@1"], "t0003@1: is not a path, so it has no snapshots"),
+        (
+            analyze,
+            ["select", "runs/small", "--id", "t0003@1"],
+            "t0003@1: is not a path, or has no snapshot yet",
+        ),
         (analyze, ["export", "runs/small", "--id", "t0003@1", "--out", "x"], "its name is t0003"),
         (analyze, ["register", "runs/small", "--id", "t0003@1"], "its name is t0003"),
     ],

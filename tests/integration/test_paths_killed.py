@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -24,6 +22,7 @@ from gcp_core.schema import SNAPSHOT, Tag, model_id
 from gcp_core.training import run_trial
 from sweeps.config.sweep_config import load_config
 from sweeps.records.ledger import read_records, read_snapshots
+from tests.integration import drivers
 from tests.prepared import with_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(1800)]
@@ -45,20 +44,16 @@ TREE: dict[str, Any] = {
 KILLS = 2
 
 
-def _start(storage: Path) -> subprocess.Popen[bytes]:
-    command = [Path(sys.executable).with_name("gcp-sweep"), "run", storage / "sweep.yaml"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with (storage / "driver.log").open("a") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=storage)
+def _start(storage: Path) -> drivers.Driver:
+    return drivers.start(drivers.PROGRAM, ["run", storage / "sweep.yaml"])
 
 
-def _until(storage: Path, driver: subprocess.Popen[bytes], condition: Callable[[], Any]) -> Any:
+def _until(driver: drivers.Driver, condition: Callable[[], Any]) -> Any:
     """Wait for something to be seen on disk while the driver lives."""
     end = time.monotonic() + 600
     while not (seen := condition()):
-        said = (storage / "driver.log").read_text()[-3000:]
-        assert driver.poll() is None, f"the driver ended before it was to be killed:\n{said}"
-        assert time.monotonic() < end, said
+        assert driver.poll() is None, f"the driver ended before it was to be killed:\n{driver.communicate()}"
+        assert time.monotonic() < end
         time.sleep(0.02)
     return seen
 
@@ -87,18 +82,20 @@ def test_paths_whose_worker_and_driver_are_killed_have_every_snapshot_once_and_a
     folder = with_store(tmp_path / "killed")
     first = _start(tmp_path)
     try:
-        _until(tmp_path, first, lambda: len(_weights(folder)) >= 2)
-        (victim, *_) = _until(tmp_path, first, lambda: _at_work(folder))
+        _until(first, lambda: len(_weights(folder)) >= 2)
+        (victim, *_) = _until(first, lambda: _at_work(folder))
         os.kill(victim, signal.SIGKILL)
         # The driver goes on by itself, with another process.
-        _until(tmp_path, first, lambda: len(_weights(folder)) >= 6 and _at_work(folder))
+        _until(first, lambda: len(_weights(folder)) >= 6 and _at_work(folder))
         assert victim not in _at_work(folder)
     finally:
         first.kill()
         first.wait()
     before = {name: file.read_bytes() for name, file in _weights(folder).items()}
     for _ in range(2):  # the second one finds nothing to do
-        assert _start(tmp_path).wait(timeout=600) == 0, (tmp_path / "driver.log").read_text()[-3000:]
+        last = _start(tmp_path)
+        said = last.communicate(timeout=600)
+        assert last.returncode == 0, said
     after = _weights(folder)
     assert all(after[name].read_bytes() == content for name, content in before.items())
     _check(tmp_path, folder)

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,11 +15,11 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import read_entry
 from sweeps.records.ledger import read_records
 from sweeps.worker.watchdog import hung
+from tests.integration import drivers
 from tests.prepared import with_store
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
 POINTS = [{"prune.interval": i, "prune.ratio": 0.1, "prune.target": 0.5} for i in (1, 2, 3, 4)]
 
 DRIVER = """
@@ -70,15 +68,7 @@ def _tree(storage: Path, hang_minutes: float | None) -> dict:
 def test_hanging_killed_and_endless_trials_and_a_stop_from_another_process(tmp_path: Path) -> None:
     tree = _tree(tmp_path, hang_minutes=0.25)
     folder = with_store(tmp_path / "inline")
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, json.dumps(tree)],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    driver = drivers.start(DRIVER, [json.dumps(tree)])
     lines = []
     for line in driver.stdout:
         lines.append(line)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -16,11 +13,11 @@ from gcp_core.schema import Tag
 from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import read_entry
 from sweeps.records.ledger import read_records
+from tests.integration import drivers
 from tests.prepared import with_store
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
 TRIALS, EPOCHS = 8, 5
 #: The fake runner sleeps this long per epoch.
 EPOCH_S = 0.15
@@ -38,7 +35,7 @@ print(json.dumps({"state": sweep.state, "statuses": sweep.statuses}), flush=True
 
 
 def _tree(storage: Path) -> dict:
-    search = {"trials": TRIALS, "concurrency": 2}
+    search = {"trials": TRIALS, "concurrency": 1}
     return {
         **TREE,
         "storage": str(storage),
@@ -47,12 +44,8 @@ def _tree(storage: Path) -> dict:
     }
 
 
-def _start(storage: Path) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", DRIVER, json.dumps(_tree(storage))]
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+def _start(storage: Path) -> drivers.Driver:
+    return drivers.start(DRIVER, [json.dumps(_tree(storage))])
 
 
 def _children(storage: Path) -> list:
@@ -67,7 +60,7 @@ def _children(storage: Path) -> list:
     return children
 
 
-def _until(driver: subprocess.Popen[str], start: str) -> None:
+def _until(driver: drivers.Driver, start: str) -> None:
     """Wait for a line of the driver's progress."""
     assert any(line.startswith(start) for line in driver.stdout), driver.communicate()[1]
 

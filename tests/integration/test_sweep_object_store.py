@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
@@ -20,10 +17,10 @@ from sweeps.config.sweep_config import load_config
 from sweeps.records.layout import EPOCHS, STAGES
 from sweeps.records.ledger import read_records
 from sweeps.storage.objects import ObjectStore
+from tests.integration import drivers
 from tests.prepared import empty_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
 TRIALS = 4
 DONE = {"state": "complete", "message": "", "statuses": {"complete": TRIALS}, "unwritten": 0}
 DRIVER = """
@@ -55,7 +52,7 @@ def _tree(storage: str, machine: Path, tracking: Path) -> dict:
             "target": {"low": 0.3, "high": 0.6, "step": 0.1},
             "until": 1.0,
         },
-        "search": {"trials": TRIALS, "concurrency": 2, "sampler": "random"},
+        "search": {"trials": TRIALS, "concurrency": 1, "sampler": "random"},
         "storage": storage,
         "ledger": str(machine),
         "tracking": {"uri": f"sqlite:///{tracking}"},
@@ -67,13 +64,9 @@ def _store(file: Path) -> Path:
     return file
 
 
-def _start(tree: dict, **more: str) -> subprocess.Popen[str]:
+def _start(tree: dict, **more: str) -> drivers.Driver:
     """``GONE_S=0``: every other driver counts as gone at once."""
-    command = [sys.executable, "-c", DRIVER, json.dumps(tree)]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    return drivers.start(DRIVER, [json.dumps(tree)], **more)
 
 
 def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str, tmp_path: Path) -> None:
@@ -88,7 +81,7 @@ def test_a_sweep_whose_drivers_machine_is_lost_goes_on_from_another_one(s3: str,
 
     tree = _tree(s3, tmp_path / "second", tracking)
     refused = _start(tree)
-    assert "the sweep is being run by process" in refused.communicate(timeout=100)[1]
+    assert "another driver is running the sweep: process" in refused.communicate(timeout=100)[1]
     assert refused.returncode == 1
     second = _start(tree, GONE_S="0")
     output, errors = second.communicate(timeout=400)

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -20,11 +17,11 @@ from sweeps.records.folder import read_entry
 from sweeps.records.job import read_stop
 from sweeps.records.ledger import read_records
 from sweeps.storage.folder_sign import SIGN, sign_of
+from tests.integration import drivers
 from tests.prepared import with_store
 from tests.sweeps.inline import TREE
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-ROOT = Path(__file__).parents[2]
 
 #: A driver that kills itself: argv = the config, when to do it. ``close NAME``: its outcome is on disk and not in the
 #: ledger; ``epoch NAME N``: in the middle of its training; ``stop NAME``: right after the word that it shall end.
@@ -85,21 +82,9 @@ REAL: dict[str, Any] = {
 }
 
 
-def _start(script: str, *arguments: str) -> subprocess.Popen[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        [sys.executable, "-c", script, *arguments],
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def _run(script: str, *arguments: str) -> tuple[int, str, str]:
     """(exit code, standard output, standard error) of a driver that ends by itself."""
-    with _start(script, *arguments) as driver:
+    with drivers.start(script, arguments) as driver:
         try:
             output, errors = driver.communicate(timeout=400)
         finally:
@@ -185,7 +170,7 @@ def test_a_paused_driver_is_taken_over_by_a_second_one_and_writes_nothing_when_i
     search = {"trials": 4, "concurrency": 1}
     tree = {**TREE, "storage": str(tmp_path), "train": {"epochs": 3}, "search": search}
     folder = with_store(tmp_path / "inline")
-    first = _start(ELSEWHERE, json.dumps(tree), "machine-a", "t0001 2")
+    first = drivers.start(ELSEWHERE, [json.dumps(tree), "machine-a", "t0001 2"])
     second = None
     try:
         assert any(line == "paused\n" for line in first.stdout), first.communicate()[1]
@@ -194,7 +179,7 @@ def test_a_paused_driver_is_taken_over_by_a_second_one_and_writes_nothing_when_i
         while sign_of(folder).age_s < 1.0:  # a second driver asks within a moment of its start
             assert time.monotonic() < end
             time.sleep(0.05)
-        second = _start(ELSEWHERE, json.dumps(tree), "machine-b", "")
+        second = drivers.start(ELSEWHERE, [json.dumps(tree), "machine-b", ""])
         while json.loads((folder / SIGN).read_text())["host"] != "machine-b":
             assert second.poll() is None, second.communicate()[1]
             assert time.monotonic() < end

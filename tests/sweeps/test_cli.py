@@ -49,7 +49,7 @@ def test_an_error_is_json_too(tmp_path: Path) -> None:
     assert json.loads(result.stdout) == {
         "error": "0 is not a whole number >= 1",
         "where": "search.trials",
-        "hint": "a sweep needs a trial",
+        "hint": "a sweep needs at least one trial",
     }
 
 
@@ -60,7 +60,7 @@ def test_an_error_is_json_too(tmp_path: Path) -> None:
             "tracking.uri=http://127.0.0.1:9",
             "tracking.uri: the tracking server http://127.0.0.1:9 does not answer",
         ),
-        ("tracking.uri=mlruns", "tracking.uri: 'mlruns' is not a tracking server's address"),
+        ("tracking.uri=mlruns", "tracking.uri: 'mlruns' is not the address of a tracking server"),
         ("storage=/proc/1", "storage: /proc/1 cannot be written"),
     ],
 )
@@ -81,7 +81,7 @@ def test_a_changed_config_is_exit_code_2_and_offers_new(tmp_path: Path) -> None:
     file.write_text((Path(checked.folder) / "config.yaml").read_text())
     result = _call("run", str(file), "train.epochs=9")
     assert result.exit_code == 2
-    assert "the sweep exists with another config: train.epochs: 2 -> 9" in result.stderr
+    assert "the sweep exists with a different config: train.epochs: 2 -> 9" in result.stderr
     assert "--new" in result.stderr
 
 
@@ -117,7 +117,7 @@ def test_status_counts_trials_and_lists_failures_with_their_logs(tmp_path: Path)
 def test_status_of_a_folder_without_a_sweep_is_exit_code_2(tmp_path: Path) -> None:
     result = _call("status", str(tmp_path))
     assert result.exit_code == 2
-    assert "the folder holds no sweep (a sweep's folder is STORAGE/NAME)" in result.stderr
+    assert "there is no sweep in this folder (a sweep's folder is STORAGE/NAME)" in result.stderr
 
 
 def _sweep(state: str = "complete", unwritten: int = 0, **statuses: int) -> Sweep:

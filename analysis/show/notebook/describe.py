@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def describe(what: pd.DataFrame | Choice, model: str | None = None) -> str:
-    """What there is to know about a sweep, one of its models, or a choice, in a few lines of plain text.
+    """A sweep, one of its models, or a choice, described in a few lines of plain text.
 
     Args:
         what: the table of ``analysis.load``, or what ``analysis.select.choose`` has chosen.

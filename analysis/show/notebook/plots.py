@@ -51,7 +51,7 @@ def front(
         limits: constraints to draw as lines, as ``gcp-analyze select`` takes them: ``"macs <= 50%"``.
 
     Raises:
-        ConfigError: ``chosen`` is no model of the table, or a limit cannot be understood.
+        ConfigError: ``chosen`` is not a model of the table, or a limit cannot be understood.
     """
     _known(df, chosen)
     view = figures.front_view(
@@ -110,7 +110,7 @@ def paths(df: pd.DataFrame, *, only: Sequence[str] = ()) -> Figure:
     for name in only:
         if name not in set(rows["trial"]):
             raise ConfigError(
-                "is no path of this sweep", name, did_you_mean(name, sorted(set(rows["trial"])))
+                "is not a path of this sweep", name, did_you_mean(name, sorted(set(rows["trial"])))
             )
     figure = _figure("Epochs trained", f"{figures.axis_label('val_accuracy')}, more is better")
     shown = rows[rows["trial"].isin(only)] if only else rows

@@ -27,6 +27,19 @@ const show = (name, v) => missing(v) ? '-'
   : name === 'macs' || name === 'params' ? count(v)
   : typeof v === 'number' ? String(+v.toPrecision(4))
   : String(v);
+// A measured value with its unit: shares in per cent, a yes or no as such.
+const WITH_UNIT = {
+  '%': v => fix(v, 2) + ' %',
+  points: v => fix(v, 2) + ' points',
+  share: v => fix(100 * v, 1) + ' %',
+  x: v => fix(v, 2) + 'x',
+  '0 or 1': v => v ? 'yes' : 'no'
+};
+function quantity({name, unit}, v) {
+  if (missing(v)) return '-';
+  if (unit in WITH_UNIT) return WITH_UNIT[unit](v);
+  return name === 'macs' || name === 'params' || name === 'epochs' ? show(name, v) : show(name, v) + ' ' + unit;
+}
 const many = (n, word) => n + ' ' + word + (n === 1 ? '' : 's');
 
 // Round numbers between low and high, about so many.

@@ -95,7 +95,7 @@ function wireTable() {
 function detail(r) {
   const canCompare = r.kind !== 'baseline' && r.key in D.widths.of;
   const pairs = [
-    ...D.finals.filter(q => !missing(r[q.name])).map(q => [q.name.replaceAll('_', ' '), show(q.name, r[q.name]), q.words]),
+    ...D.finals.filter(q => !missing(r[q.name])).map(q => [q.name.replaceAll('_', ' '), quantity(q, r[q.name]), q.words]),
     ...D.varying.filter(n => !missing(r.config[n])).map(n => [shortOf(n), show(n, r.config[n]), n])
   ];
   $('detail').replaceChildren(

@@ -135,6 +135,6 @@ def test_no_gap_and_no_search_are_said(df, tmp_path):
     one.attrs = {**df.attrs, "sweeps": [{"name": "x", "folder": None}]}
     with pytest.raises(ConfigError, match="nothing was searched"):
         advice.advise(one, GOALS, scales)
-    with pytest.raises(ConfigError, match=r"config is not at hand.*folder, not its name"):
+    with pytest.raises(ConfigError, match=r"config is not available.*folder, not its name"):
         advice.write_config(one, advice.Advice((), ({"prune.target": 0.5},)), tmp_path / "x.yaml")
     assert not (tmp_path / "x.yaml").exists()

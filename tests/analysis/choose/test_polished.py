@@ -58,8 +58,8 @@ def test_of_a_sweep_that_is_known_by_name_only_the_place_is_left_to_the_user(fol
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        ("t0001", "t0001: is a single trial's: only snapshots of paths are polished"),
-        ("t0000@2+30", "t0000@2+30: is polished already (gcp-sweep polish SWEEP t0000@2 train.epochs=12"),
+        ("t0001", "t0001: belongs to a single trial: only snapshots of paths can be polished"),
+        ("t0000@2+30", "t0000@2+30: is already polished (gcp-sweep polish SWEEP t0000@2 train.epochs=12"),
     ],
 )
 def test_what_cannot_be_polished_is_refused_and_nothing_is_written(folder, tmp_path, model, said):

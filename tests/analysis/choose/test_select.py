@@ -92,8 +92,8 @@ def test_runners_up_of_level_by_level_are_the_next_winners(trials):
 @pytest.mark.parametrize(
     ("trial", "said"),
     [
-        ("t0002", "t0002 was asked for by id; it is on the front of 6 trials."),
-        ("t0004", "t0004 was asked for by id; it is dominated: of 6 trials 1 is at least as good in every objective "
+        ("t0002", "t0002 was chosen by id; it is on the front of 6 trials."),
+        ("t0004", "t0004 was chosen by id; it is dominated: of 6 trials 1 is at least as good in every objective "
          "and better in one (t0002)."),
     ],
 )  # fmt: skip
@@ -158,7 +158,7 @@ def test_a_front_without_a_bend_has_no_knee_to_choose(trials):
         ({}, "say how to choose"),
         ({"best": "accuracy", "knee": True}, "only one verb at a time: --best, --knee"),
         ({"best": "acuracy"}, 'did you mean "accuracy"?'),
-        ({"best": "test_accuracy"}, "test accuracy never steers a choice"),
+        ({"best": "test_accuracy"}, "a choice must not use test accuracy"),
         ({"best": "epochs"}, "is not a quantity to choose by"),
         ({"cheapest": "mac"}, 'did you mean "macs"?'),
         ({"weighted": "accuracy"}, "is not COLUMN=NUMBER"),

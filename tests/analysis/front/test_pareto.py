@@ -172,7 +172,7 @@ def test_supported_tells_dents_from_the_hull():
     [
         ({}, "no objective given"),
         ({"mac": "min"}, 'did you mean "macs"?'),
-        ({"macs": "down"}, "'down' is no direction"),
+        ({"macs": "down"}, "'down' is not a direction"),
         ({"name": "min"}, "is not a column of numbers"),
     ],
 )

@@ -57,7 +57,7 @@ def test_who_is_left_out_is_counted_and_named(df):
         "infeasible: trained or refused, violates a constraint": ["t0029"],
         "no finite macs": ["t0028"],
         "no finite val_accuracy": ["t0027"],
-        "stopped: stopped early; its values are of a lower fidelity": ["t0026"],
+        "stopped: stopped early; its values have a lower fidelity": ["t0026"],
     }
     assert df["candidate"].sum() == 24
     assert table.counts(df) == {

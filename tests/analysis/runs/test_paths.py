@@ -121,7 +121,7 @@ def test_a_name_that_the_path_has_not_is_answered_with_those_it_has(df):
     for name, said in (
         ("t0000@9", r"t0000@9: the path has 7 snapshots, t0000@0 \.\. t0000@6"),
         ("t0000", r"t0000: is a path with 7 snapshots, t0000@0 \.\. t0000@6"),
-        ("t0004@1", "t0004@1: is no path, or has no snapshot yet"),
+        ("t0004@1", "t0004@1: is not a path, or has no snapshot yet"),
         ("t9999@1", "t9999@1: no such model"),
     ):
         with pytest.raises(ConfigError, match=said):

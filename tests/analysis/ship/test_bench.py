@@ -12,6 +12,8 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.cli.program import main
+from analysis.runs.load import load
+from analysis.show.speed import speeds
 
 pytestmark = pytest.mark.integration
 
@@ -55,6 +57,11 @@ def test_every_installed_runtime_is_timed_at_every_size_and_its_accuracy_measure
     assert json.loads(file.read_text()) == {
         k: v for k, v in answer.items() if k not in ("answer", "version", "reason", "file")
     }
+    # The report finds it there, of these very weights.
+    (shown,) = speeds(load(sweep), "t0000").models
+    assert (shown.model, shown.note) == ("t0000", "")
+    assert len(shown.times.rows) == len(answer["timed"])
+    assert len(shown.accuracies.rows) == len(answer["accuracies"])
 
 
 def test_one_changed_byte_of_the_weights_is_refused_and_nothing_is_measured(sweep):

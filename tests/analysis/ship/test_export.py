@@ -155,7 +155,7 @@ def test_a_folder_that_is_no_export_is_never_replaced(sweep, tmp_path):
     out = tmp_path / "mine"
     out.mkdir()
     (out / "thesis.tex").write_text("dear")
-    with pytest.raises(ConfigError, match="exists and is no earlier export"):
+    with pytest.raises(ConfigError, match="exists and is not an earlier export"):
         export(analysis.load(sweep), "t0000", out)
     assert (out / "thesis.tex").read_text() == "dear"
 

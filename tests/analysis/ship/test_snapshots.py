@@ -102,7 +102,7 @@ def test_a_snapshot_whose_weights_were_cleaned_says_how_to_get_them_back(own, tm
     [
         ("t0000@9", "t0000@9: the path has 3 snapshots, t0000@0 .. t0000@2"),
         ("t0000", "is a path with 3 snapshots, t0000@0 .. t0000@2"),
-        ("b0000@0", "is no path"),
+        ("b0000@0", "is not a path"),
     ],
 )
 def test_a_snapshot_that_the_path_has_not_is_refused_before_anything_is_proven(

@@ -111,6 +111,18 @@ def test_on_a_narrow_screen_the_steps_follow_the_card_and_commands_are_whole(ope
     assert page.eval_on_selector_all(".next .command code", cut) == 0
 
 
+@pytest.mark.parametrize("size", [WIDE, NARROW])
+def test_a_measured_latency_stays_inside_the_card(opened, tmp_path, size):
+    """Its words are the longest ones of the card."""
+    shown = tables.result("t0001@3", timed=[tables.line(median_ms=0.1421, reference_ms=0.1612)])
+    tables.put(tmp_path / "own" / "bench", shown)
+    page = opened(tables.paths(tmp_path / "own"), viewport=size)
+    card, table = (page.locator(name).bounding_box() for name in (".card", ".savings"))
+    assert "0.142 of 0.161 ms, batch 1" in page.inner_text(".savings")
+    assert table["x"] + table["width"] < card["x"] + card["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
+
+
 def test_the_name_of_the_choice_hides_no_point_and_the_compared_model_is_marked(opened, df):
     for size in (WIDE, NARROW):
         page = opened(df, viewport=size)
@@ -197,7 +209,10 @@ def test_a_click_on_a_point_shows_the_model_in_row_line_and_course(opened, df):
     assert page.inner_text("tr.selected th") == "t0000@3"
     assert page.get_attribute(".run.selected", "d")
     assert page.input_value("#f-course") == "paths/t0000"
-    assert "test accuracy" in page.inner_text("#detail"), "reported, and nothing more"
+    said = " ".join(page.inner_text("#detail").split())
+    assert "test accuracy 94.40 %" in said, "reported, and nothing more"
+    assert "macs removed 65.0 %" in said
+    assert "accuracy drop 1.60 points" in said
     assert "test" not in page.inner_text("#rows thead"), "no table is sorted by it"
 
 

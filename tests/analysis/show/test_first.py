@@ -52,7 +52,7 @@ def test_what_is_missing_is_left_out_of_the_origin(df):
     assert card(single, "t0001@2").origin == "Model at the end of trial t0001."
     polished = changed(df, polish=30.0, epochs=38.0, train_cost=float("nan"), baseline_epochs=float("nan"))
     assert card(polished, "t0001@2").origin == (
-        "Trial t0001, after its 2nd pruning step, trained on for 30 epochs; trained for 38 epochs in all."
+        "Trial t0001, after its 2nd pruning step, trained for another 30 epochs; trained for 38 epochs in all."
     )
 
 

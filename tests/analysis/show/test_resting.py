@@ -71,8 +71,8 @@ def test_the_report_lists_the_paths_deepest_first_and_why_they_went_no_further(d
     assert [row[0] for row in found.rows] == ["t0000@6", "t0003@4", "t0001@2", "t0002@1", "t0004@0"]
     why = {name: row[-1] for name, row in by_model.items()}
     assert why == {
-        "t0000@6": "its target is met",
-        "t0003@4": "it breaks a limit that further pruning cannot mend",
+        "t0000@6": "its target is reached",
+        "t0003@4": "it breaks a limit that more pruning cannot repair",
         "t0001@2": WHY,
         "t0002@1": "ValueError: no",
         "t0004@0": "it rests",

@@ -231,7 +231,7 @@ def test_a_folder_whose_driver_has_not_written_its_entry_has_not_begun(tmp_path)
         (["SWEEP", "--serve", "--json"], "--serve writes nothing"),
         (["SWEEP", "--serve", "--publish"], "--serve writes nothing"),
         (["SWEEP", "--serve", "--out", "x"], "--serve writes nothing"),
-        (["SWEEP", "--port", "80"], "--port and --host go with --serve"),
+        (["SWEEP", "--port", "80"], "--port and --host need --serve"),
         (["SWEEP", "--serve", "--port", "70000"], "70000 is not in the range"),
         (["nowhere", "--serve"], "no such folder"),
         (["SWEEP", "--serve", "--where", "mac <= 50%"], 'did you mean "macs"?'),

@@ -230,7 +230,7 @@ def test_a_training_subset_leaves_validation_as_it_is():
 
 def test_more_images_than_there_are_is_refused():
     with pytest.raises(
-        DataError, match=r"data\.train_images: 5000 training images are asked for, 1147 are left"
+        DataError, match=r"data\.train_images: 5000 training images were requested, only 1147 are left"
     ):
         load_splits(DataConfig(val_images=200, train_images=5000))
     with pytest.raises(DataError, match="1347 of 1347 images cannot be held out"):

@@ -88,14 +88,17 @@ def test_relevance_that_is_not_finite_names_the_layer_where_it_began():
         ),
         (
             lambda m: channel_relevance(m, X, Y[:2]),
-            r"batches: \(4, 3, 8, 8\) images and \(2,\) labels are no batch",
+            r"batches: \(4, 3, 8, 8\) images and \(2,\) labels do not form a batch",
         ),
         (lambda m: channel_relevance(m, X * float("nan"), Y), "model: the logits are not finite"),
         (lambda m: channel_relevance(m.half(), X, Y), "weights of type torch.float16 cannot be scored"),
-        (lambda m: channel_relevance(m, X, Y, layers=["9"]), "layers: '9' is no convolution or linear layer"),
+        (
+            lambda m: channel_relevance(m, X, Y, layers=["9"]),
+            "layers: '9' is not a convolution or linear layer",
+        ),
         (lambda m: channel_relevance(m[:8], X, Y), r"the model returned \(4, 6, 8, 8\), not logits"),
         (lambda m: channel_relevance(nn.Flatten(), X, Y), "the model has no weights"),
-        (lambda m: channel_relevance(m, X, Y, layers=[]), "no layer that is to be read leads to the logits"),
+        (lambda m: channel_relevance(m, X, Y, layers=[]), "none of the requested layers leads to the logits"),
     ],
 )
 def test_unusable_input_is_refused_with_its_place(call, message):

@@ -135,7 +135,7 @@ def test_a_running_sweep_is_not_cleaned(tmp_path: Path) -> None:
     with run_lock(folder):
         done = _call("clean", str(folder))
     assert done.exit_code == 2
-    assert "the sweep is being run by process" in done.stderr
+    assert "another driver is running the sweep: process" in done.stderr
     assert (folder / "stages").exists()
 
 
@@ -167,7 +167,7 @@ with run_lock(folder):
 def test_stop_says_so_if_nobody_runs_the_sweep(tmp_path: Path) -> None:
     folder, _ = _sweep(tmp_path)
     done = _call("stop", str(folder))
-    assert (done.exit_code, done.stdout) == (0, "nothing to stop: nobody runs inline (complete)\n")
+    assert (done.exit_code, done.stdout) == (0, "nothing to stop: inline is not running (complete)\n")
     assert not stop_requested(folder)
     answer = json.loads(_call("stop", str(folder), "--json").stdout)
     assert answer == {"running": False, "stopped": False, "driver": None, "state": "complete"}
@@ -177,8 +177,8 @@ def test_stop_of_a_killed_driver_says_how_to_continue(tmp_path: Path) -> None:
     folder, _ = _sweep(tmp_path, state="running")
     done = _call("stop", str(folder))
     assert done.exit_code == 0
-    assert "nobody holds it: its driver was killed" in done.stdout
-    assert "gcp-sweep run continues" in done.stdout
+    assert "nobody holds its lock: its driver was killed" in done.stdout
+    assert "`gcp-sweep run` continues" in done.stdout
 
 
 def test_stop_ends_the_driver_and_waits_for_it(tmp_path: Path) -> None:
@@ -202,7 +202,7 @@ def test_a_driver_that_does_not_end_in_time_is_exit_code_1(tmp_path: Path) -> No
         done = _call("stop", str(folder), "--wait", "0")
         assert stop_requested(folder)
     assert done.exit_code == 1
-    assert "was asked to end, and is still at it after 0 s" in done.stdout
+    assert "was asked to end, and is still running after 0 s" in done.stdout
 
 
 def test_a_new_driver_forgets_a_request_that_was_meant_for_a_killed_one(tmp_path: Path) -> None:
@@ -272,8 +272,8 @@ def test_states_of_paths_that_may_go_on_stay_unless_asked_for_and_are_counted(tm
     cleaned = clean(folder)
     assert (cleaned.removed, cleaned.kept_states) == ({}, states)
     assert (
-        "training states kept of 2 paths, 0.00 MB: a raised target goes on from them (--states removes them; it then"
-        " trains again, from the nearest state that is shared)"
+        "training states kept of 2 paths, 0.00 MB: a raised target continues from them (--states removes them;"
+        " training then restarts from the nearest shared state)"
     ) in cleaned.text()
     assert clean(folder, dry_run=True, states=True).removed == states
     assert (folder / "trials/t0001/epochs").exists()
@@ -288,7 +288,7 @@ def test_states_of_an_unfinished_sweep_are_refused(tmp_path: Path) -> None:
     done = _call("clean", str(folder), "--states")
     assert done.exit_code == 2
     assert (
-        "--states: the sweep is interrupted: it goes on from these states (gcp-sweep run ends it"
+        "--states: the sweep is interrupted and continues from these states (finish it with gcp-sweep run"
         in done.stderr
     )
     assert len(list(folder.glob("trials/*/epochs"))) == 2

@@ -210,7 +210,7 @@ def test_confirmation_runs_and_a_small_disk_are_mentioned(
         load_config(TREE, {"storage": str(tmp_path), "confirm": {"seeds": 3}}), timed=False
     ).text()
     assert "3 runs per member of the front" in text
-    assert "the disk is too small: storage=FOLDER names another place" in text
+    assert "the disk is too small: storage=FOLDER chooses another place" in text
 
 
 def test_plan_says_which_share_of_the_space_is_too_dear_and_how_long_the_baseline_is(tmp_path: Path) -> None:

@@ -196,7 +196,7 @@ def test_polished_again_it_is_what_is_there_and_nothing_is_written_twice(polishe
     )
     assert weights(folder, "01+2").stat().st_mtime_ns == before
     assert len(runs(folder)[1]) == 11, "parent, baseline, two paths, six snapshots, one of them polished"
-    assert "it was there already; nothing was trained" in again.text()
+    assert "it already existed; nothing was trained" in again.text()
 
 
 def test_another_number_of_epochs_is_another_model(polished, tmp_path, quiet):
@@ -210,7 +210,7 @@ def test_another_number_of_epochs_is_another_model(polished, tmp_path, quiet):
 def test_an_interrupted_polish_goes_on_and_ends_as_one_that_was_not(polished, folder, quiet):
     stopped = polish(folder, "t0000@1", 2, report=lambda row: request_stop(folder))
     assert (stopped.status, stopped.trained_epochs) == ("interrupted", 1)
-    assert "the same command goes on" in stopped.text()
+    assert "the same command continues it" in stopped.text()
     assert not stop_requested(folder)
     assert len(entered(folder)) == 6
     done = polish(folder, "t0000@1", 2)
@@ -279,7 +279,7 @@ def test_a_driver_that_goes_on_with_the_path_takes_no_polished_model_for_its_sna
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["t0000@1"], ["train.epochs: there is no default", "train.epochs=30, say"]),
+        (["t0000@1"], ["train.epochs: there is no default", "for instance train.epochs=30"]),
         (["t0000@1", "train.epochs=0"], ["train.epochs: 0 is not a whole number >= 1"]),
         (["t0000@1", "train.epochs=2.5"], ["2.5 is not a whole number >= 1"]),
         (["t0000@1", "train.epochs=true"], ["True is not a whole number >= 1"]),
@@ -292,7 +292,7 @@ def test_a_driver_that_goes_on_with_the_path_takes_no_polished_model_for_its_sna
         (["t0009@1", "train.epochs=2"], ["the sweep has no trial 't0009'"]),
         (["b0000", "train.epochs=2"], ["b0000: is the unpruned baseline: only snapshots of paths (t0007@3) are"]),
         (["b0000@0", "train.epochs=2"], ["b0000@0: is the unpruned baseline"]),
-        (["t0000@1+2", "train.epochs=2"], ["t0000@1+2: is polished already", "polish t0000@1"]),
+        (["t0000@1+2", "train.epochs=2"], ["t0000@1+2: is already polished", "polish t0000@1"]),
     ],
 )  # fmt: skip
 def test_what_cannot_be_polished_is_refused_with_what_can(swept, words, said):
@@ -319,13 +319,13 @@ def test_a_running_sweep_is_refused_with_who_runs_it(folder):
     with run_lock(folder):
         done = call("polish", str(folder), "t0000@1", "train.epochs=2")
     assert done.exit_code == 2
-    assert "the sweep is being run by process" in done.stderr
-    assert "wait for it, or stop it first" in done.stderr
+    assert "another driver is running the sweep: process" in done.stderr
+    assert "wait for it to end, or stop it first" in done.stderr
 
 
 def test_a_polish_that_runs_is_seen_and_keeps_drivers_away(folder, quiet):
     def look(row: Any) -> None:
-        with pytest.raises(ConfigError, match="is being run by process"):
+        with pytest.raises(ConfigError, match="another driver is running the sweep: process"):
             polish(folder, "t0000@1", 1)
 
     assert polish(folder, "t0000@1", 1, report=look).status == "complete"
@@ -510,7 +510,10 @@ def test_in_an_object_store_a_snapshot_is_polished_from_another_machine(
     done = polish(checked.store, "t0000@1", 2)
     assert done.weights_sha256 == polished[0].weights_sha256
     assert done.folder.startswith(str(tmp_path / "cache"))
-    with exchange.present(lambda reason: None), pytest.raises(ConfigError, match="is being run by"):
+    with (
+        exchange.present(lambda reason: None),
+        pytest.raises(ConfigError, match="another driver is running the sweep"),
+    ):
         polish(checked.store, "t0000@1", 1)
     shutil.rmtree(tmp_path / "cache")
     found = replay(checked.store, "t0000@1+2")
@@ -528,6 +531,6 @@ def test_in_an_object_store_a_snapshot_is_polished_from_another_machine(
 def test_mlflows_database_of_another_machine_is_not_made_up(folder):
     (folder / "mlflow.db").unlink()
     rows: list[Any] = []
-    with pytest.raises(ConfigError, match="MLflow's database of this sweep is not here"):
+    with pytest.raises(ConfigError, match="the MLflow database of this sweep is not on this machine"):
         polish(folder, "t0000@1", 1, report=rows.append)
     assert not rows

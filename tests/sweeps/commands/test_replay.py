@@ -98,14 +98,14 @@ def test_other_weights_are_exit_code_1_with_what_changed_and_the_first_epoch(
     assert "t0000: different weights" in done.stdout
     assert f"recorded  {'f' * 64}" in done.stdout
     assert f"replayed  {'0' * 64}" in done.stdout
-    assert "the training loss differs first in epoch 2" in done.stdout
+    assert "the training loss first differs in epoch 2" in done.stdout
     assert "changed   torch: 1.0 -> " in done.stdout
 
 
 def test_weights_that_differ_without_a_reason_are_said_to(tmp_path: Path) -> None:
     found = replay(_fake(tmp_path, weights_sha256="f" * 64), "t0000", runner=RUNNER)
     assert not found.equal
-    assert "nothing that is recorded has changed" in found.text()
+    assert "nothing in the record has changed" in found.text()
 
 
 @pytest.mark.parametrize("status", ["stopped", "complete"])
@@ -149,4 +149,4 @@ def test_an_unknown_trial_and_one_without_weights_are_named(tmp_path: Path) -> N
         replay(folder, "t0000")
     done = CliRunner().invoke(main, ["replay", str(tmp_path), "t0000"])
     assert done.exit_code == 2
-    assert "the folder holds no sweep" in done.stderr
+    assert "there is no sweep in this folder" in done.stderr

@@ -100,7 +100,7 @@ def test_other_weights_are_said_and_never_put_back(own: Path, name: str) -> None
     assert (found.equal, found.restored) == (False, [])
     assert not list(own.rglob("weights.pt"))
     assert f"{name}: different weights" in found.text()
-    assert "the training loss differs first in epoch 1" in found.text()
+    assert "the training loss first differs in epoch 1" in found.text()
     if name == "t0000":
         assert "the first snapshot that differs is t0000@0" in found.text()
 
@@ -126,7 +126,7 @@ def test_a_path_is_not_the_same_if_one_of_its_snapshots_is_not(walked: Path) -> 
         ("t0000@9", "t0000@9: the path has 3 snapshots, t0000@0 .. t0000@2"),
         ("t0000@x", "the sweep has no trial 't0000@x'"),
         ("t0009@1", "the sweep has no trial 't0009'"),
-        ("b0000@0", "b0000@0: is no path"),
+        ("b0000@0", "b0000@0: is not a path"),
     ],
 )
 def test_a_snapshot_that_is_not_there_is_exit_code_2_and_nothing_is_trained(

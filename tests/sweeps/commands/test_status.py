@@ -1,11 +1,14 @@
-"""What `gcp-sweep status` says of paths that rest."""
+"""What `gcp-sweep status` says of paths that rest, and of a sweep whose driver is gone."""
 
 from __future__ import annotations
 
 import json
+import os
+import socket
 from pathlib import Path
 
 import jsonschema
+import pytest
 from click.testing import CliRunner
 
 from sweeps.cli import main
@@ -19,16 +22,16 @@ from tests.sweeps.inline import OF_PATHS, config
 SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "sweep" / "status.json"
 WHY = "t0001@2 promises 0.1 % of hypervolume per dense epoch, a new path 0.4"
 
-SAID = "waits after t0001@2: going on promised 0.1 points of hypervolume per dense epoch, a new path 0.4"
+SAID = "waits after t0001@2: continuing promised 0.1 points of hypervolume per dense epoch, a new path 0.4"
 
 
-def _sweep(tmp_path: Path, resting: int = 1) -> Path:
+def _sweep(tmp_path: Path, resting: int = 1, state: str = "interrupted") -> Path:
     """t0000 has ended, t0001 ... rest at @2, the last one runs again."""
     checked = config(tmp_path, {**OF_PATHS, "search.trials": 20})
     folder = Path(checked.folder)
     folder.mkdir(parents=True)
     write_config(folder, checked)
-    write_entry(folder, Entry("aaaa", checked.name, None, checked.name, "r", checked.digest(), "interrupted"))
+    write_entry(folder, Entry("aaaa", checked.name, None, checked.name, "r", checked.digest(), state))
     ledger = Ledger(folder, checked.name, checked.search.objectives)
     verdict = Verdict("pause", "t0001", Promise(0.001, 1.0, 1), Promise(0.004, 1.0, 1), "a new path", WHY)
     finals = {"val_accuracy": 90.0, "macs": 10.0, "epochs": 4.0}
@@ -55,7 +58,7 @@ def _call(*words: str) -> str:
 def test_a_resting_path_is_counted_and_says_after_which_model_and_why(tmp_path):
     folder = _sweep(tmp_path)
     text = _call("status", str(folder))
-    assert "trials     1 of 4 ended: 1 complete, 1 paused, 1 running" in text
+    assert "trials     1 of 4 ended: 1 complete, 1 interrupted, 1 paused" in text
     assert f"  paused     1, each after its last model:\n    {SAID}\n" in text
     answer = json.loads(_call("status", str(folder), "--json"))
     jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
@@ -71,3 +74,45 @@ def test_a_hundred_resting_paths_do_not_fill_the_screen(tmp_path):
     assert text.count(SAID.removeprefix("waits after t0001")) == 12
     assert "and 3 more: --json lists all of them" in text
     assert len(json.loads(_call("status", str(folder), "--json"))["paused"]) == 15
+
+
+def _ended_process() -> int:
+    gone = os.fork()
+    if not gone:
+        os._exit(0)
+    os.waitpid(gone, 0)
+    return gone
+
+
+def test_a_sweep_whose_driver_died_is_interrupted_and_says_how_to_go_on(tmp_path):
+    folder, gone = _sweep(tmp_path, state="running"), _ended_process()
+    (folder / "run.lock").write_text(f"process {gone} on {socket.gethostname()}")
+    text = _call("status", str(folder))
+    assert text.startswith(f"inline: interrupted (the driver, process {gone}, died)\n")
+    assert f"  continue   gcp-sweep run {folder}/config.yaml\n" in text
+    assert "1 complete, 1 interrupted, 1 paused" in text
+    assert "running" not in text.replace("of running trials", "")
+    answer = json.loads(_call("status", str(folder), "--json"))
+    jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
+    assert answer["state"] == "interrupted"
+    assert answer["message"] == f"the driver, process {gone}, died"
+    assert answer["continue_with"] == f"gcp-sweep run {folder}/config.yaml"
+    assert answer["statuses"] == {"complete": 1, "paused": 1, "running": 1}, "as the ledger has them"
+
+
+@pytest.mark.parametrize("host", [socket.gethostname(), "another-machine"])
+def test_a_sweep_whose_driver_may_live_is_running(tmp_path, host):
+    folder = _sweep(tmp_path, state="running")
+    (folder / "run.lock").write_text(f"process {os.getpid()} on {host}")
+    text = _call("status", str(folder))
+    assert text.startswith("inline: running\n")
+    assert "continue" not in text
+    assert "1 complete, 1 paused, 1 running" in text
+    assert json.loads(_call("status", str(folder), "--json"))["continue_with"] == ""
+
+
+@pytest.mark.parametrize(("state", "goes_on"), [("interrupted", True), ("failed", True), ("complete", False)])
+def test_a_sweep_that_is_not_complete_says_which_command_goes_on(tmp_path, state, goes_on):
+    folder = _sweep(tmp_path, state=state)
+    text = _call("status", str(folder))
+    assert (f"  continue   gcp-sweep run {folder}/config.yaml\n" in text) is goes_on

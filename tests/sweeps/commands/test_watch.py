@@ -195,7 +195,7 @@ def test_a_driver_that_died_is_said_with_the_command_that_goes_on_and_a_later_on
     monkeypatch.setattr(Following, "lost_driver", lambda self: next(notes, ""))
     lines: list[str] = []
     watch(played.folder, LineView(lines.append, played.step))
-    at = lines.index("stopped: the driver (process 7) died")
+    at = lines.index("interrupted: the driver, process 7, died")
     assert lines[at + 1] == f"continue:  gcp-sweep run {played.folder}/config.yaml"
     assert lines.index("its driver is back") > at
 
@@ -223,7 +223,7 @@ def test_a_sweep_whose_driver_died_is_not_headed_running_and_says_what_was_inter
     scene = _with_one_at_work(tmp_path / "lost", monkeypatch, "process 7")
     shown = picture(scene, 40)
     said = as_text(shown).splitlines()
-    assert said[0] == "inline: stopped: the driver (process 7) died"
+    assert said[0] == "inline: interrupted: the driver, process 7, died"
     assert shown.renderables[0].style == "bold red"
     assert said[1] == f"continue:  gcp-sweep run {scene.place}/config.yaml"
     assert not any("running" in line.lower() or "left" in line for line in said)
@@ -234,7 +234,7 @@ def test_a_sweep_whose_driver_died_is_not_headed_running_and_says_what_was_inter
     assert said[at + 1].endswith("goes on")
     assert said[at + 3].startswith("t0002")
     assert said[at + 3].endswith("after epoch 1")
-    assert headline(scene).startswith("inline: stopped: the driver (process 7) died, 2 of 6 trials ended")
+    assert headline(scene).startswith("inline: interrupted: the driver, process 7, died, 2 of 6 trials ended")
 
 
 def test_the_command_that_continues_works_from_any_folder(tmp_path: Path, monkeypatch) -> None:
@@ -322,7 +322,7 @@ def test_a_place_without_a_sweep_is_one_error_and_exit_code_2(
 def test_watch_goes_with_no_json(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["status", str(tmp_path), "--watch", "--json"])
     assert done.exit_code == 2
-    assert "--watch goes with neither --failed nor --json" in done.stderr
+    assert "--watch cannot be combined with --failed or --json" in done.stderr
 
 
 def test_a_folder_that_goes_away_ends_the_view_with_an_error(tmp_path: Path) -> None:
@@ -402,7 +402,7 @@ def test_ctrl_c_ends_the_view_with_exit_code_1_and_leaves_the_sweep(tmp_path: Pa
     monkeypatch.setattr(LineView, "show", press)
     done = CliRunner().invoke(main, ["status", str(played.folder), "--watch"])
     assert done.exit_code == 1
-    assert done.stderr == "the view has ended; the sweep goes on\n"
+    assert done.stderr == "the view has ended; the sweep continues\n"
     assert existing_entry(played.folder).state == "running"
     assert not (played.folder / "stop.request").exists()
 

@@ -83,7 +83,7 @@ def test_a_baseline_that_stays_away_ends_the_sweep_and_the_next_driver_judges_wh
     assert not conductor.complete
     assert conductor.stop_reason == (
         "the baseline b0001 was lost (lost because its node died), and accuracy_drop needs it;"
-        " 1 trial waits for it: run again to go on"
+        " 1 trial waits for it: run again to continue"
     )
     assert conductor.waiting == tuple(trials)
     assert [record.status for record in ledger.records("trial")] == ["running"] * 2
@@ -132,7 +132,7 @@ def test_one_seeds_lost_baseline_does_not_hold_up_the_trials_of_others(tmp_path:
     assert {job.config.seed for job in waiting} == {ledger.records("baseline")[0].job.config.seed}
     assert conductor.missing == (
         "the baseline b0000 was lost (lost because its node died), and accuracy_drop needs it;"
-        f" {len(waiting)} trials wait for it: run again to go on"
+        f" {len(waiting)} trials wait for it: run again to continue"
     )
     statuses = Counter(record.status for record in ledger.records("trial"))
     assert statuses == {"complete": 12 - len(waiting), "running": len(waiting)}

@@ -93,7 +93,7 @@ def test_a_sweep_whose_first_trials_all_fail_alike_stops_and_says_why(tmp_path: 
     assert len(recorder.named("finished")) == 3
     # The message differs from trial to trial (the target is in it), the error does not.
     assert conductor.stop_reason == (
-        "the first 3 trials all failed alike: ValueError: no such thing at target 0.0"
+        "the first 3 trials all failed in the same way: ValueError: no such thing at target 0.0"
     )
     assert conductor.failed_alike
     assert not conductor.complete

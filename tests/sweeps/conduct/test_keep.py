@@ -179,7 +179,7 @@ def test_a_store_that_is_away_is_asked_again(tmp_path, monkeypatch, caplog):
 
     monkeypatch.setattr(exchange, "remove", away)
     assert found.settled("t0000") == []
-    assert "the weights of t0000@0 stay for now: no answer" in caplog.text
+    assert "the weights of t0000@0 are kept for now: no answer" in caplog.text
     removed: list[str] = []
     monkeypatch.setattr(exchange, "remove", lambda *paths: removed.extend(paths))
     assert [one.trial_id for one in found.settled("t0000")] == ["t0000"]
@@ -272,7 +272,7 @@ def test_paths_keep_the_front_by_default_and_single_trials_everything(tmp_path):
     assert a_config(tmp_path).tree["search"]["keep"] == "front"
     assert config(tmp_path).search.keep is None
     assert config(tmp_path, {"search.keep": "all"}).search.keep == "all"
-    with pytest.raises(ConfigError, match=r"search\.keep: only paths leave models by the dozen"):
+    with pytest.raises(ConfigError, match=r"search\.keep: is for paths only"):
         config(tmp_path, {"search.keep": "front"})
     with pytest.raises(ConfigError, match=r"search\.keep: 'best' is unknown"):
         load_config({**TREE, "search": {"keep": "best"}})

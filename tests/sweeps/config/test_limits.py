@@ -43,7 +43,7 @@ BAD = [
     ("mac <= 5", "x: 'mac' is unknown (did you mean \"macs\"?)"),
     ("macs <= 50", 'x: 50 macs is less than any network has (did you mean "macs <= 50%"?)'),
     ("test_accuracy >= 5", "x: 'test_accuracy' is unknown"),
-    ("accuracy_drop <= 5%", "x: accuracy_drop has no share of the baseline"),
+    ("accuracy_drop <= 5%", "x: accuracy_drop cannot be given as a share of the baseline"),
     ("macs <= 1.2.3", "x: '1.2.3' is not a number"),
 ]
 

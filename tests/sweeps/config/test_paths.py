@@ -108,14 +108,14 @@ def test_how_far_paths_go_may_change_and_their_course_may_not(path):
     ("given", "text"),
     [
         (tree(prune__start=None), "prune.start: is required with train.schedule: cycles"),
-        (tree(prune__until=0.75), "prune.until: has no meaning with train.schedule: cycles"),
+        (tree(prune__until=0.75), "prune.until: cannot be used with train.schedule: cycles"),
         (of_ratio(prune__count=3), "ratio and count"),
         (tree(prune__target=0.5), "prune.levels: levels and target cannot both be given"),
         (tree(prune__ratio=0.2), "prune.levels: levels and ratio cannot both be given"),
         (tree(prune__levels=[0.5, 0.3]), "does not rise above 0.5"),
         (tree(train__epochs=3), "train.epochs: 3 epochs are shorter than the dense phase"),
         (tree(train__restart=1.5), "train.restart"),
-        (tree(search__stopping="rungs"), "search.stopping: paths are not stopped at rungs"),
+        (tree(search__stopping="rungs"), "search.stopping: paths cannot be stopped at rungs"),
         (tree(train__schedule={"choice": ["cycles", "cosine"]}), "cannot be searched together"),
         (tree(baseline__epochs=0), "baseline.epochs: 0 is not a whole number >= 1"),
         (tree(train__schedule="one_cycle"), "only paths have it"),
@@ -125,15 +125,15 @@ def test_how_far_paths_go_may_change_and_their_course_may_not(path):
         (tree(search__max_path_cost=0), "search.max_path_cost: 0.0 is not a number > 0"),
         (
             tree(search__stopping="rungs"),
-            "paths are not stopped at rungs: each of their models counts (none, or leave it out)",
+            "paths cannot be stopped at rungs, because each of their models counts (none, or leave it out)",
         ),
         (
             {"name": "x", "train": {"epochs": 4}, "search": {"min_gain": 0.1}},
-            "search.min_gain: only paths have it: a single trial is one step, trained whole or not at all",
+            "search.min_gain: is for paths only: a single trial has no steps to choose between",
         ),
         (
             {"name": "x", "search": {"max_path_cost": 10}},
-            "search.max_path_cost: only paths have it: a single trial is one step, trained whole or not at all",
+            "search.max_path_cost: is for paths only: a single trial has no steps to choose between",
         ),
     ],
 )

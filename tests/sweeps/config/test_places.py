@@ -22,8 +22,8 @@ def test_a_url_is_a_store_or_a_database_and_everything_else_a_folder():
     ("url", "message"),
     [
         (Path("/data").as_uri(), "is a folder"),
-        ("s3://", "names no bucket"),
-        ("://bucket", "names no bucket"),
+        ("s3://", "has no bucket name"),
+        ("://bucket", "has no bucket name"),
         ("s3://key:word@bucket/x", "holds a password"),
         ("s3://bucket/x?access_secret=1", "holds 'access_secret' in its query"),
     ],
@@ -37,7 +37,7 @@ def test_a_store_without_a_bucket_or_with_a_secret_is_refused(url, message):
 
 @pytest.mark.parametrize("url", ["", "mysql://host/db", "ledgers"])
 def test_a_ledger_is_in_a_database_we_know(url):
-    with pytest.raises(ConfigError, match="not a database's address") as caught:
+    with pytest.raises(ConfigError, match="not a database URL") as caught:
         check_url(url)
     assert caught.value.where == "ledger"
 

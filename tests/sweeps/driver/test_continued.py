@@ -78,7 +78,7 @@ def test_fewer_paths_than_have_started_are_refused_with_their_number(
     with pytest.raises(ConfigError) as caught:
         continued(of_paths(tmp_path, search__trials=3))
     assert str(caught.value).startswith(
-        "search.trials: 3 is less than what has started: 4 paths have (at least 4;"
+        "search.trials: 3 is fewer than the trials that have already started: 4 paths have (at least 4;"
     )
 
 

@@ -93,7 +93,9 @@ def test_new_starts_a_sweep_beside_the_old_one(tmp_path: Path, store: str) -> No
 def test_first_trials_that_all_fail_alike_end_the_sweep_as_failed(tmp_path: Path, store: str) -> None:
     sweep = _run(_config(tmp_path, store, **{"model.name": "broken"}))
     assert sweep.state == "failed"
-    assert sweep.message.startswith("the first 3 trials all failed alike: ValueError: no such thing")
+    assert sweep.message.startswith(
+        "the first 3 trials all failed in the same way: ValueError: no such thing"
+    )
     assert sum(sweep.statuses.values()) < 6
 
 
@@ -116,7 +118,7 @@ def test_a_store_that_cannot_be_opened_leaves_no_folder_behind(tmp_path: Path) -
 def test_a_second_driver_is_refused(tmp_path: Path, store: str) -> None:
     folder = tmp_path / "runs" / "inline"
     folder.mkdir(parents=True)
-    with run_lock(folder), pytest.raises(ConfigError, match="the sweep is being run by process"):
+    with run_lock(folder), pytest.raises(ConfigError, match="another driver is running the sweep: process"):
         _run(_config(tmp_path, store))
 
 
@@ -223,7 +225,7 @@ def test_a_driver_that_the_database_refuses_has_touched_nothing_of_the_sweep(
 
     @contextlib.contextmanager
     def refused(*args: object):
-        raise ConfigError("another driver runs this sweep", "ledger")
+        raise ConfigError("another driver is running this sweep", "ledger")
         yield
 
     monkeypatch.setattr(launch, "driver_lock", refused)

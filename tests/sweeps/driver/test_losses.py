@@ -23,11 +23,11 @@ SAID = [
     ),
     (
         DIED + KILLED,
-        "its process was killed, perhaps by the kernel because memory ran out (lower train.batch_size or"
+        "its process was killed, perhaps by the kernel, because memory ran out (lower train.batch_size or"
         " search.concurrency), or it crashed",
     ),
     (f"{DIED}Worker exits with an exit code 1.", "its process ended with exit code 1"),
-    ("ray.exceptions.ActorUnavailableError: RPC error", "its node or process could not be reached any more"),
+    ("ray.exceptions.ActorUnavailableError: RPC error", "its node or process could no longer be reached"),
     ("", "its process or node is gone"),
     ("something\nnew", "its process or node is gone: something new"),
 ]

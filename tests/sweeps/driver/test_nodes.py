@@ -40,7 +40,7 @@ def test_local_storage_with_a_remote_node_is_refused_and_nothing_is_left(tmp_pat
     probes = [("10.0.0.1", os.path.exists), ("10.0.0.2", lambda path: False)]
     with pytest.raises(ConfigError) as caught:
         check_shared(str(tmp_path / "runs"), probes)
-    assert "is local: 1 node(s) of the cluster do not see it (10.0.0.2)" in str(caught.value)
+    assert "is local: 1 node(s) of the cluster cannot see it (10.0.0.2)" in str(caught.value)
     assert list(tmp_path.iterdir()) == []
     check_shared(str(tmp_path / "runs"), probes[:1])
 
@@ -72,14 +72,16 @@ def test_other_code_on_a_node_is_refused() -> None:
 
 def test_a_node_without_our_code_is_refused_with_its_own_words() -> None:
     nodes = [Node("10.0.0.2", error="ModuleNotFoundError: No module named 'sweeps'")]
-    with pytest.raises(ConfigError, match=r"1 node\(s\) cannot run our code \(10.0.0.2: ModuleNotFoundError"):
+    with pytest.raises(
+        ConfigError, match=r"1 node\(s\) cannot run this project's code \(10.0.0.2: ModuleNotFoundError"
+    ):
         check_nodes(Node("the driver"), nodes)
 
 
 def test_data_that_a_node_does_not_see_is_named_with_the_node() -> None:
     nodes = [Node("10.0.0.1"), Node("10.0.0.2", missing=("/data/cifar10",))]
     with pytest.raises(
-        ConfigError, match=r"data\.path: data is missing on a node: 10.0.0.2 has no /data/cifar10"
+        ConfigError, match=r"data\.path: data is missing on at least one node: 10.0.0.2 has no /data/cifar10"
     ):
         check_nodes(Node("the driver"), nodes)
 

@@ -54,7 +54,7 @@ def test_a_target_impossible_at_every_corner_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InfeasibleTarget) as caught:
         check_space(config(tmp_path), _needs_small_target(0.2))
     assert str(caught.value).startswith(
-        "prune.target: every corner of the space is out of reach; 0.3 is too much"
+        "prune.target: no point of the search space can reach its target; 0.3 is too much"
     )
 
 
@@ -66,7 +66,7 @@ def test_a_config_without_pruning_leaves_nothing_to_search(tmp_path: Path) -> No
 def test_storage_below_a_file_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(
-        ConfigError, match=r"storage: .*file is not a folder \(storage=FOLDER names another place\)"
+        ConfigError, match=r"storage: .*file is not a folder \(storage=FOLDER chooses another place\)"
     ):
         check_storage(str(tmp_path / "file" / "runs" / "name"))
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
@@ -117,7 +117,7 @@ def test_a_server_that_refuses_the_host_name_gets_its_own_advice() -> None:
     with (
         _server(lambda headers: 403) as uri,
         pytest.raises(
-            ConfigError, match=r"refuses this host name \(403\) \(start the server with --allowed-hosts"
+            ConfigError, match=r"rejects this host name \(403\) \(start the server with --allowed-hosts"
         ),
     ):
         check_tracking(uri)
@@ -141,7 +141,7 @@ def test_a_server_behind_a_login_is_asked_with_the_credentials_of_mlflow(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], header: str
 ) -> None:
     with _server(lambda headers: 200 if headers["Authorization"] == header else 401) as uri:
-        with pytest.raises(ConfigError, match=r"refuses our credentials.*\(401\) \(MLFLOW_TRACKING_USERNAME"):
+        with pytest.raises(ConfigError, match=r"rejects the credentials.*\(401\) \(MLFLOW_TRACKING_USERNAME"):
             check_tracking(uri)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -149,7 +149,9 @@ def test_a_server_behind_a_login_is_asked_with_the_credentials_of_mlflow(
 
 
 def test_a_folder_is_no_tracking_server() -> None:
-    with pytest.raises(ConfigError, match=r"tracking\.uri: './mlruns' is not a tracking server's address"):
+    with pytest.raises(
+        ConfigError, match=r"tracking\.uri: './mlruns' is not the address of a tracking server"
+    ):
         check_tracking("./mlruns")
 
 
@@ -192,7 +194,9 @@ def test_a_sweep_that_somebody_runs_is_refused_before_anything_is_started(tmp_pa
     check_driver(Exchange(tmp_path / "nothing" / "there"))
     with (
         run_lock(tmp_path),
-        pytest.raises(ConfigError, match=f"{tmp_path}: the sweep is being run by process {os.getpid()} on"),
+        pytest.raises(
+            ConfigError, match=f"{tmp_path}: another driver is running the sweep: process {os.getpid()} on"
+        ),
     ):
         check_driver(Exchange(tmp_path))
     check_driver(Exchange(tmp_path))

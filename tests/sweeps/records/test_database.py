@@ -81,9 +81,9 @@ def test_constraints_and_choices_survive_a_database(tmp_path: Path) -> None:
 
 
 REFUSED = [
-    ("team.db", "ledger: 'team.db' is not a database's address (null (a journal in the sweep's folder) or"),
-    ("mongodb://host/db", "ledger: 'mongodb://host/db' is not a database's address"),
-    ("", "ledger: '' is not a database's address"),
+    ("team.db", "ledger: 'team.db' is not a database URL (null (a journal in the sweep's folder) or"),
+    ("mongodb://host/db", "ledger: 'mongodb://host/db' is not a database URL"),
+    ("", "ledger: '' is not a database URL"),
     (
         "postgresql://me:secret@host/db",
         "ledger: holds a password, which would be copied to the sweep's folder and to MLflow (leave it out;",
@@ -116,12 +116,14 @@ def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> N
         raise ImportError("No module named 'psycopg'")
 
     monkeypatch.setattr(optuna.storages, "RDBStorage", missing)
-    with pytest.raises(ConfigError, match=r"ledger: the driver is missing: .*psycopg.*pip install"):
+    with pytest.raises(
+        ConfigError, match=r"ledger: the database driver is not installed: .*psycopg.*pip install"
+    ):
         open_storage("postgresql://me@host/db")
 
 
 def test_a_folder_without_a_sweep_has_no_study(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="the folder holds no sweep"):
+    with pytest.raises(ConfigError, match="there is no sweep in this folder"):
         read_records(tmp_path, "x", {"val_accuracy": "max"}, url=f"sqlite:///{tmp_path}/team.db")
 
 
@@ -137,7 +139,10 @@ def test_without_postgresql_the_folders_lock_keeps_a_second_driver_out(tmp_path:
     """A real server's lock: ``test_postgresql``."""
     url = None if kind == "journal" else f"sqlite:///{tmp_path}/team.db"
     with run_lock(tmp_path), driver_lock(url, "aaaa"):
-        with pytest.raises(ConfigError, match="the sweep is being run by process"), run_lock(tmp_path):
+        with (
+            pytest.raises(ConfigError, match="another driver is running the sweep: process"),
+            run_lock(tmp_path),
+        ):
             pass
         assert not (tmp_path / "team.db").exists(), "nobody asks a database that knows no such lock"
     with run_lock(tmp_path), driver_lock(url, "aaaa"):

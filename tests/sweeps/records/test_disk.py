@@ -135,5 +135,5 @@ def test_the_program_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, tmp_pa
     result = CliRunner().invoke(main, ["status", str(tmp_path)])
     assert result.exit_code == 1
     assert result.stderr == (
-        f"error: the disk of {tmp_path} is full; make room, then run again: the sweep continues\n"
+        f"error: the disk of {tmp_path} is full; make room and run again: the sweep continues\n"
     )

@@ -26,13 +26,13 @@ def test_an_entry_reads_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_folder_without_an_entry_holds_no_sweep(tmp_path: Path) -> None:
     assert read_entry(tmp_path) is None
-    with pytest.raises(ConfigError, match="the folder holds no sweep"):
+    with pytest.raises(ConfigError, match="there is no sweep in this folder"):
         read_config(tmp_path)
 
 
 def test_a_broken_entry_is_named(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"sweep\.json: is no sweep's entry"):
+    with pytest.raises(ConfigError, match=r"sweep\.json: is not a valid sweep entry"):
         read_entry(tmp_path)
 
 
@@ -44,7 +44,9 @@ def test_a_changed_config_is_refused_with_every_difference_and_the_way_out(tmp_p
     with pytest.raises(ConfigError) as caught:
         check_unchanged(config(tmp_path, {"train.epochs": 5, "model.width": 0.5}))
     message = str(caught.value)
-    assert "the sweep exists with another config: model.width: 1.0 -> 0.5; train.epochs: 2 -> 5" in message
+    assert (
+        "the sweep exists with a different config: model.width: 1.0 -> 0.5; train.epochs: 2 -> 5" in message
+    )
     assert "--new starts a new sweep beside it" in message
 
 

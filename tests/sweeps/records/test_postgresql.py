@@ -58,7 +58,7 @@ def test_a_second_driver_is_refused_while_the_first_holds_the_lock_and_not_after
 ) -> None:
     with driver_lock(postgresql.url, "one"):
         with (
-            pytest.raises(ConfigError, match="ledger: another driver runs this sweep"),
+            pytest.raises(ConfigError, match="ledger: another driver is running this sweep"),
             driver_lock(postgresql.url, "one"),
         ):
             pass

@@ -1,4 +1,4 @@
-"""A file system without locks: a sign of life stands in for them."""
+"""A file system without locks: a heartbeat replaces them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_user_is_warned_and_others_see_who_drives(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), run_lock(tmp_path):
-        assert "knows no locks: a sign of life every 20 s stands in for them" in caplog.text
+        assert "has no locks: a heartbeat every 20 s replaces them" in caplog.text
         assert driver_of(tmp_path) == f"process {os.getpid()} on {os.uname().nodename}"
     assert driver_of(tmp_path) is None
     assert not (tmp_path / SIGN).exists()
@@ -53,7 +53,7 @@ def test_a_driver_elsewhere_counts_as_gone_after_180_seconds_without_a_sign(
     _sign(tmp_path, 7, "elsewhere", age_s)
     if refused:
         with (
-            pytest.raises(ConfigError, match="the sweep is being run by process 7 on elsewhere"),
+            pytest.raises(ConfigError, match="another driver is running the sweep: process 7 on elsewhere"),
             run_lock(tmp_path),
         ):
             pass

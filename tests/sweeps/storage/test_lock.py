@@ -39,7 +39,9 @@ def test_a_second_driver_is_refused_with_the_first_ones_process_and_gets_in_when
     process = _holder("run", tmp_path, 60)
     with pytest.raises(ConfigError) as caught, run_lock(tmp_path):
         pass
-    assert f"the sweep is being run by process {process.pid} on {os.uname().nodename}" in str(caught.value)
+    assert f"another driver is running the sweep: process {process.pid} on {os.uname().nodename}" in str(
+        caught.value
+    )
     process.kill()
     process.wait()
     with run_lock(tmp_path):
@@ -58,7 +60,7 @@ def test_a_process_that_never_lets_go_is_an_error_with_the_folder(tmp_path: Path
     process = _holder("trial", tmp_path, 60)
     try:
         with (
-            pytest.raises(TimeoutError, match=f"another process still writes to {tmp_path}"),
+            pytest.raises(TimeoutError, match=f"another process is still writing to {tmp_path}"),
             trial_lock(tmp_path, 0.3),
         ):
             pass
@@ -134,7 +136,7 @@ def test_whoever_signs_a_lock_last_has_it_also_where_a_file_system_knows_no_lock
     monkeypatch.setattr("sweeps.storage.lock._try_lock", lambda descriptor: True)
     with trial_lock(tmp_path) as first, trial_lock(tmp_path) as second:
         second.check()
-        with pytest.raises(Superseded, match=f"{tmp_path} belongs to another process by now"):
+        with pytest.raises(Superseded, match=f"{tmp_path} has been taken over by another process"):
             first.check()
 
 

@@ -67,8 +67,8 @@ def test_a_store_that_is_away_costs_the_stage_and_not_the_trial(nodes, monkeypat
         one.save("a", STATE, {})
         assert one.load("a") is None
     assert [record.getMessage() for record in caplog.records] == [
-        "stage not kept: the store does not answer",
-        "stage passed over: the store does not answer",
+        "stage not saved: the store does not answer",
+        "skipped a stage: the store does not answer",
     ]
 
 

@@ -117,7 +117,7 @@ def test_a_store_that_is_away_for_a_while_is_asked_again(s3: str, monkeypatch, c
     monkeypatch.setattr("sweeps.storage.objects._PAUSE_S", 0.0)
     store._fs = Away()
     assert store.read("a") == b"x"
-    assert caplog.text.count("does not answer, trying again") == 2
+    assert caplog.text.count("does not answer; trying again") == 2
 
 
 def test_a_store_that_stays_away_is_one_error_in_the_end(s3: str, monkeypatch) -> None:

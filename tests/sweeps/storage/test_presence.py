@@ -59,7 +59,9 @@ def test_a_second_driver_on_another_machine_is_refused_until_the_first_is_gone(
 ) -> None:
     store = ObjectStore(s3)
     _sign(store, host="elsewhere")
-    with pytest.raises(ConfigError, match=r"run by process 7 on elsewhere \(last sign \d+ s ago\)"):
+    with pytest.raises(
+        ConfigError, match=r"running the sweep: process 7 on elsewhere \(last heartbeat \d+ s ago\)"
+    ):
         refuse_second(store, tmp_path)
     _gone(monkeypatch)
     with presence(store, tmp_path, _nobody):
@@ -84,7 +86,8 @@ def test_two_working_folders_on_one_host_are_two_drivers(s3: str, tmp_path: Path
     with (
         presence(store, tmp_path / "one", _nobody),
         pytest.raises(
-            ConfigError, match=rf"run by process \d+ on {socket.gethostname()} from {tmp_path}/one"
+            ConfigError,
+            match=rf"running the sweep: process \d+ on {socket.gethostname()} from {tmp_path}/one",
         ),
     ):
         refuse_second(store, tmp_path / "two")
@@ -95,7 +98,7 @@ def test_two_working_folders_on_one_host_are_two_drivers(s3: str, tmp_path: Path
     (tmp_path / "two").rename(tmp_path / "first disk")
     (tmp_path / "two").mkdir()
     store.write(DRIVER, left_behind)
-    with pytest.raises(ConfigError, match="the sweep is being run by"):
+    with pytest.raises(ConfigError, match="another driver is running the sweep:"):
         refuse_second(store, tmp_path / "two")
 
 
@@ -179,7 +182,7 @@ def test_stop_reaches_a_driver_on_another_machine(s3: str, tmp_path: Path) -> No
     assert not exchange.has("stop.request")
     with run_lock(exchange.root):
         assert not stop_requested(exchange.root)
-    assert stop(checked.store, wait_s=0.0).message == "nothing to stop: nobody runs inline (complete)"
+    assert stop(checked.store, wait_s=0.0).message == "nothing to stop: inline is not running (complete)"
 
 
 # --- the whole sweep, in one process ------------------------------------------------------------------------------
@@ -209,7 +212,10 @@ def test_a_driver_that_wakes_up_superseded_starts_no_trial_and_ends(
         before = first.store.read(JOURNAL)
 
         checked_2, second = _entered(s3, tmp_path, "elsewhere")
-        with pytest.raises(ConfigError, match="the sweep is being run by"), second.present(_nobody):
+        with (
+            pytest.raises(ConfigError, match="another driver is running the sweep:"),
+            second.present(_nobody),
+        ):
             pass
         with monkeypatch.context() as patch:
             _gone(patch)

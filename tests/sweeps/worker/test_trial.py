@@ -135,7 +135,7 @@ def test_a_process_whose_lock_was_broken_ends_and_leaves_the_folder_to_its_new_o
     assert (folder / "epochs").exists(), "the new owner's checkpoints"
     assert read_outcome(folder) is None
     said = (folder / "trial.log").read_text() + done.stderr
-    assert f"t0007 was given to another process ({folder} belongs to another process by now)" in said
+    assert f"t0007 was given to another process ({folder} has been taken over by another process)" in said
 
 
 def test_ray_answers_for_the_nodes_of_its_own_cluster_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +178,7 @@ def test_an_unreadable_outcome_counts_as_none(tmp_path: Path) -> None:
 
 
 def test_a_status_nobody_knows_is_refused() -> None:
-    with pytest.raises(Exception, match="'done' is no status"):
+    with pytest.raises(Exception, match="'done' is not a status"):
         Outcome("done")
 
 
