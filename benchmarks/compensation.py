@@ -44,7 +44,7 @@ CRITERIA = {
     "frs": "frs",
     "l1": "l1",
     "random": "random",
-    "compensation": "gcp_core.criteria.consumers.compensation:compensation",
+    "compensation": "compensation",
 }
 WAYS = ("cut", "repaired", "cut, norms anew", "repaired, norms anew")
 

@@ -130,7 +130,7 @@ class CompensationThreshold:
             # On a copy: another look at the same model must find it as it was.
             patched = copy.deepcopy(model)
             reading = consumers_of(patched, groups.plan(units))
-            compensate(patched, reading, batches, sampling_stride=self.sampling_stride)
+            compensate(patched, reading, batches, sampling_stride=self.sampling_stride, warn=False)
             with without_units(patched, groups, units):
                 return _accuracy(patched, batches)
 

@@ -101,6 +101,7 @@ def compensate(
     sampling_stride: int = 1,
     rescale: bool = False,
     max_columns: int = MAX_COLUMNS,
+    warn: bool = True,
 ) -> list[Compensation]:
     """Refit layers to the input columns that they keep, in place; removing the others is left to the plan.
 
@@ -118,6 +119,7 @@ def compensate(
         sampling_stride: look at every n-th output position of a convolution along each dimension.
         rescale: multiply each output's weights so that its variance is what it was (the authors' experimental mode, for
             convolutions before a norm). The squared error never gets smaller by it.
+        warn: log layers for which there are fewer rows than columns; off for a search that fits many times.
 
     Cost: one forward pass over ``batches`` (more if memory needs turns) and, per row, ``(C P)^2`` multiply-adds a layer
     where a forward pass has ``C P O``: about ``9 / sampling_stride^2`` forward passes for a net of 3 x 3 kernels.
@@ -148,7 +150,7 @@ def compensate(
         layer = moments.layer
         weight, place = _weight(model.get_submodule(layer)), places[layer].kind
         fitted = fit(weight, moments, kept[layer], intercept=place != "none", rescale=rescale)
-        if moments.covariance is not None and moments.rows < moments.mean.shape[1]:
+        if warn and moments.covariance is not None and moments.rows < moments.mean.shape[1]:
             hint = "more images or a smaller sampling stride would help"
             _log.warning("%s: %d rows for %d columns; %s", layer, moments.rows, moments.mean.shape[1], hint)
         if fitted.singular:

@@ -7,12 +7,13 @@ import copy
 import pytest
 import torch
 
-from gcp_core.allocators.threshold import falling_thresholds, threshold_allocation
+from gcp_core.allocators.threshold import compensation_threshold, falling_thresholds, threshold_allocation
 from gcp_core.criteria.consumers.compensation import compensation
 from gcp_core.errors import ConfigError
 from gcp_core.groups import find_groups
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.repairs.least_squares import compensate, consumers_of
+from gcp_core.testing import criterion_case
 from tests.oracles.nets import images, own_net
 
 
@@ -80,3 +81,28 @@ def test_what_cannot_be_is_refused():
         threshold_allocation(["a"], {"a": 1}, lambda removed: 90.0, baseline=90.0, tolerated=91.0)
     with pytest.raises(ConfigError, match="b: no number of units that it may lose"):
         threshold_allocation(["a", "b"], {"a": 1}, lambda removed: 90.0, baseline=90.0, tolerated=80.0)
+
+
+def test_the_search_leaves_the_warning_of_too_few_rows_to_the_repair(caplog):
+    case = criterion_case()
+    few = [(images[:2, :, :4, :4], labels[:2]) for images, labels in case.batches[:1]]
+    compensation_threshold().look(case.model, case.groups, few, torch.Generator())
+    assert "rows for" not in caplog.text
+    compensate(case.model, [("4", [0, 1, 2])], few)
+    assert "rows for" in caplog.text
+
+
+def test_a_search_that_tolerates_everything_takes_more_than_one_that_tolerates_nothing():
+    model = own_net("vgg_tiny").eval()
+    groups = find_groups(model, images(size=8))
+    many = torch.cat([images(size=8, seed=seed) for seed in range(8)])
+    with torch.no_grad():
+        batches = [(many, model(many).argmax(1))]  # it is right about all of them
+    one, two = (
+        compensation_threshold(tolerated).look(model, groups, batches, torch.Generator())
+        for tolerated in (100.0, 0.0)
+    )
+    last = groups.groups[-1]
+    assert one.removed[last.name] == last.size - 1, "the line is at nothing by then"
+    assert 0 < sum(two.removed.values()) < sum(one.removed.values())
+    assert min(one.forwards, two.forwards) > 1
