@@ -85,7 +85,7 @@ def start(script: str, arguments: Iterable[str] = (), **environment: str) -> Dri
     asked = {
         "script": script,
         "arguments": [str(word) for word in arguments],
-        "environment": {**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        "environment": {**_environment(), "OMP_NUM_THREADS": "1", **environment},
         "cwd": str(ROOT),
     }
     (out, out_end), (err, err_end) = os.pipe(), os.pipe()
@@ -95,13 +95,22 @@ def start(script: str, arguments: Iterable[str] = (), **environment: str) -> Dri
     return Driver(line, out, err)
 
 
+def _environment() -> dict[str, str]:
+    """Without what Ray has set where a sweep ran in this process: Ray reads it when it is imported, and the drivers'
+    source has imported it.
+    """
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
+
+
 @functools.cache
 def _source() -> str:
     """The socket of the process that is copied, started with the first driver."""
     folder = tempfile.mkdtemp(prefix="gcp-drivers-")
     path = f"{folder}/socket"
     command = [sys.executable, "-m", "tests.integration.forked", path]
-    source = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    source = subprocess.Popen(
+        command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True
+    )
 
     def end() -> None:
         source.kill()

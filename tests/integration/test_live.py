@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -12,19 +13,42 @@ from pathlib import Path
 
 import pytest
 
+from gcp_core.criteria import build_criterion
 from sweeps.commands.status import sweep_status
 from tests.integration.programs import PROGRAMS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
+ROOT = Path(__file__).parents[2]
 CONFIG = """
 name: live
 data: {name: digits, val_share: 0.25, train_images: 300}
 model: {name: vgg_tiny, width: 0.25}
 train: {schedule: cycles, batch_size: 64}
-prune: {criterion: l1, start: 2, interval: {choice: [1, 2, 3]}, ratio: {choice: [0.4, 0.5]}, target: 0.6}
+prune:
+  criterion: tests.integration.test_live:gated_l1
+  start: 2
+  interval: {choice: [1, 2, 3]}
+  ratio: {choice: [0.4, 0.5]}
+  target: 0.6
 search: {trials: 4, concurrency: 1, sampler: random}
 """
+#: Names a file; until it is there, no path of the sweep has its first event.
+GATE = "GCP_TEST_GATE"
+
+
+class GatedL1:
+    """The L1 criterion, once the gate is open."""
+
+    needs, comparable = "nothing", False
+
+    def score(self, model, groups, batches, generator):
+        _until(Path(os.environ[GATE]).exists)
+        return build_criterion("l1").score(model, groups, batches, generator)
+
+
+def gated_l1() -> GatedL1:
+    return GatedL1()
 
 
 @pytest.fixture
@@ -42,28 +66,28 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     yield begin
     for process in running:
         if process.poll() is None:
-            process.send_signal(signal.SIGCONT)
             process.terminate()
         process.communicate()
 
 
 def test_a_sweep_is_watched_to_its_end_and_served_and_a_view_that_is_interrupted_disturbs_nobody(
-    tmp_path: Path, start: Callable[..., subprocess.Popen[str]]
+    tmp_path: Path, start: Callable[..., subprocess.Popen[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "live.yaml").write_text(CONFIG)
-    folder = tmp_path / "live"
+    folder, gate = tmp_path / "live", tmp_path / "gate"
+    monkeypatch.setenv(GATE, str(gate))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the criterion is here
     driver = start("gcp-sweep", "run", str(tmp_path / "live.yaml"), f"storage={tmp_path}")
     _until(lambda: (folder / "run.lock").exists() or driver.poll() is not None)
-    driver.send_signal(signal.SIGSTOP)  # or the sweep might be over before the view has begun
     impatient = start("gcp-sweep", "status", str(folder), "--watch")
     assert impatient.stdout.readline()
     impatient.send_signal(signal.SIGINT)
-    _, errors = impatient.communicate(timeout=60)
-    driver.send_signal(signal.SIGCONT)
+    _, errors = impatient.communicate(timeout=300)
     assert (impatient.returncode, errors) == (1, "the view has ended; the sweep continues\n")
 
     watched = start("gcp-sweep", "status", str(folder), "--watch")
     served = start("gcp-analyze", "report", str(folder), "--serve", "--port", "0")
+    gate.touch()
     url = served.stdout.readline().split()[1]
     assert url.startswith("http://127.0.0.1:")
 
