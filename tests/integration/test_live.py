@@ -58,7 +58,12 @@ def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     def begin(*words: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [PROGRAMS / words[0], *words[1:]], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [PROGRAMS / words[0], *words[1:]],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # A shell lets what it starts in the background ignore Ctrl-C, and so would all that the tests start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         running.append(process)
         return process
