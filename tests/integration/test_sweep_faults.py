@@ -66,7 +66,7 @@ def _tree(storage: Path, hang_minutes: float | None) -> dict:
 
 
 def test_hanging_killed_and_endless_trials_and_a_stop_from_another_process(tmp_path: Path) -> None:
-    tree = _tree(tmp_path, hang_minutes=0.25)
+    tree = _tree(tmp_path, hang_minutes=0.5)
     folder = with_store(tmp_path / "inline")
     driver = drivers.start(DRIVER, [json.dumps(tree)])
     lines = []
