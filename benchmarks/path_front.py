@@ -17,11 +17,10 @@ from typing import Any
 
 from path_curves import Curve, read_curves
 from record import add_out, write
-from yardstick import CHANCE, USABLE, Models, best_at, hypervolume, summary
+from yardstick import CHANCE, SHARES, USABLE, Models, best_at, hypervolume, summary
 
 SETTING = {"start": 4, "interval": 6, "restart": 1.0, "criterion": "frs"}
 LEVELS = [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]
-SHARES = (0.5, 0.35, 0.2, 0.1)
 #: Of the mean over three seeds, in per cent of the validation images; and of the training, in dense epochs.
 GOALS, MOST_COST = dict(zip(SHARES, (72.0, 72.5, 72.5, 68.5), strict=True)), 16.0
 

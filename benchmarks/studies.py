@@ -10,10 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from yardstick import SHARES
+
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 
 LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
-SHARES = (0.5, 0.35, 0.2, 0.1)
 #: Floors are the same on all sides.
 MIN_SHARE = 0.03
 #: Criteria that are compared with each other.

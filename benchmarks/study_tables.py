@@ -15,11 +15,10 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
-from path_front import SHARES
 from record import add_out, write
 from studies import STUDIES
 from trainings import read
-from yardstick import CHANCE, TOP, USABLE, Models, best_at, hypervolume, summary
+from yardstick import CHANCE, SHARES, TOP, USABLE, Models, best_at, hypervolume, summary
 
 from analysis.evidence.permutation import Question, paired_test
 

@@ -11,6 +11,8 @@ from scipy import stats
 
 from analysis.front.pareto import dominated_volume
 
+#: Shares of the MACs that are left, at which accuracy is read.
+SHARES = (0.5, 0.35, 0.2, 0.1)
 #: Anchors of the hypervolume: the unpruned net of the recorded single trials, chance, ten points below that net.
 TOP, CHANCE, USABLE = 73.24, 10.0, 63.24
 #: Levels are exact to a unit: 49.5 % and 35.1 % are both what was asked for.

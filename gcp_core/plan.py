@@ -179,11 +179,7 @@ class Growth:
         Raises:
             PlanError: the text is no JSON, or no growth.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as exc:
-            raise PlanError(f"not JSON: {exc}", "growth") from exc
-        return cls.from_dict(values)
+        return cls.from_dict(_parsed(text, "growth"))
 
 
 @dataclass(frozen=True)
@@ -268,11 +264,7 @@ class Plan:
         Raises:
             PlanError: the text is no JSON, or no plan.
         """
-        try:
-            values = json.loads(text)
-        except json.JSONDecodeError as exc:
-            raise PlanError(f"not JSON: {exc}", "plan") from exc
-        return cls.from_dict(values)
+        return cls.from_dict(_parsed(text, "plan"))
 
 
 _PARTS: dict[str, type] = {
@@ -286,3 +278,10 @@ _PARTS: dict[str, type] = {
 
 def _frozen(value: Any) -> Any:
     return tuple(int(v) for v in value) if isinstance(value, (list, tuple)) else value
+
+
+def _parsed(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as exc:
+        raise PlanError(f"not JSON: {exc}", where) from exc

@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks import record
 from benchmarks.head_to_head.run import ROOT, Ran, rows_of, run_side
-from benchmarks.yardstick import CHANCE, SLACK, USABLE, hypervolume, summary
+from benchmarks.yardstick import CHANCE, SHARES, SLACK, USABLE, hypervolume, summary
 
 CONFIG = ROOT / "configs" / "cifar10_quick.yaml"
 SIDES = ("ours", "one_shot", "steps")
@@ -54,7 +54,6 @@ SMOKE_KEYS = {
 }
 #: No side is let run longer.
 MOST_S = 2400.0
-SHARES = (0.5, 0.35, 0.2, 0.1)
 
 
 def config_of(options: argparse.Namespace, seed: int, work: Path) -> dict[str, Any]:

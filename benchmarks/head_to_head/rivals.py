@@ -107,6 +107,12 @@ class Net:
                 break
             nn.functional.cross_entropy(self.model(images), labels).backward()
 
+    def go_down(self, level):
+        """Cut to a level, train on, and keep the model."""
+        self.cut(level, self.about["importance"])
+        self.train(self.spec["tune_epochs"], lambda step, steps: self.spec["tune_rate"] * (1 - step / steps))
+        self.finished(level)
+
     def finished(self, level):
         """Evaluate the model as it is, and write it down."""
         line = {
@@ -120,11 +126,6 @@ class Net:
         }
         with (Path(self.spec["out"]) / "models.jsonl").open("a") as file:
             file.write(json.dumps(line) + "\n")
-
-
-def down(step, steps):
-    """Linear to zero."""
-    return 1 - step / steps
 
 
 @ray.remote(num_cpus=1)
@@ -143,9 +144,7 @@ def one_level(trained, level, data, spec, about):
     torch.manual_seed(spec["seed"])
     model, _ = trained
     net = Net(copy.deepcopy(model), data, spec, about)
-    net.cut(level, about["importance"])
-    net.train(spec["tune_epochs"], lambda step, steps: spec["tune_rate"] * down(step, steps))
-    net.finished(level)
+    net.go_down(level)
 
 
 @ray.remote(num_cpus=1)
@@ -156,9 +155,7 @@ def steps(data, spec, about):
     net.train(spec["dense_epochs"], one_cycle)
     net.finished(0.0)
     for level in spec["levels"]:
-        net.cut(level, about["importance"])
-        net.train(spec["tune_epochs"], lambda step, steps: spec["tune_rate"] * down(step, steps))
-        net.finished(level)
+        net.go_down(level)
 
 
 def main():

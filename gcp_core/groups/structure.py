@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -132,6 +132,24 @@ class Layout:
     scatters: dict[str, int]
     layers: dict[str, np.ndarray]
     param_shapes: dict[str, tuple[int, ...]]
+
+    def renumbered(self, change: Callable[[np.ndarray], np.ndarray]) -> Layout:
+        """The layout after a change of the units: ``change`` takes the units along an axis to those that it then has."""
+        axes = tuple(replace(a, units=change(a.units)) for a in self.axes)
+        shapes = {name: list(shape) for name, shape in self.param_shapes.items()}
+        for axis in axes:
+            if axis.tensor in shapes:
+                shapes[axis.tensor][axis.dim] = len(axis.units)
+        return Layout(
+            axes=axes,
+            attributes=tuple(replace(a, units=change(a.units)) for a in self.attributes),
+            gates=tuple(replace(g, units=change(g.units)) for g in self.gates),
+            terms=tuple(replace(t, outs=change(t.outs), ins=change(t.ins)) for t in self.terms),
+            fixed_macs=self.fixed_macs,
+            scatters=self.scatters,
+            layers={layer: change(units) for layer, units in self.layers.items()},
+            param_shapes={name: tuple(shape) for name, shape in shapes.items()},
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -288,22 +306,7 @@ class Groups:
             new = number[units]
             return new[new != -2]
 
-        old = self.layout
-        axes = tuple(replace(a, units=kept(a.units)) for a in old.axes)
-        shapes = {name: list(shape) for name, shape in old.param_shapes.items()}
-        for axis in axes:
-            if axis.tensor in shapes:
-                shapes[axis.tensor][axis.dim] = len(axis.units)
-        layout = Layout(
-            axes=axes,
-            attributes=tuple(replace(a, units=kept(a.units)) for a in old.attributes),
-            gates=tuple(replace(g, units=kept(g.units)) for g in old.gates),
-            terms=tuple(replace(t, outs=kept(t.outs), ins=kept(t.ins)) for t in old.terms),
-            fixed_macs=old.fixed_macs,
-            scatters=old.scatters,
-            layers={layer: kept(units) for layer, units in old.layers.items()},
-            param_shapes={name: tuple(shape) for name, shape in shapes.items()},
-        )
+        layout = self.layout.renumbered(kept)
         groups = tuple(_shrunk(group, number, layout.layers) for group in self.groups)
         return Groups(groups, dict(self.frozen), self.residual, layout)
 

@@ -20,9 +20,9 @@ from torch.optim import Optimizer
 
 from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups import Groups, check_weights
-from gcp_core.groups.structure import Layout, channels_of
+from gcp_core.groups.structure import channels_of
 from gcp_core.plan import AttributeChange, Growth, Insert, Plan
-from gcp_core.pruning.optimizers import SUPPORTED_OPTIMIZERS
+from gcp_core.pruning.fitness import check_attributes, check_kind
 from gcp_core.seeds import generator
 
 _KIND = "growth"
@@ -95,22 +95,7 @@ def groups_after(groups: Groups, plan: Plan) -> Groups:
                 found += [int(number[unit]) + step] * (stop - start)
         return np.array(found, dtype=units.dtype)
 
-    old = groups.layout
-    axes = tuple(dataclasses.replace(a, units=grown(a.units)) for a in old.axes)
-    shapes = {name: list(shape) for name, shape in old.param_shapes.items()}
-    for axis in axes:
-        if axis.tensor in shapes:
-            shapes[axis.tensor][axis.dim] = len(axis.units)
-    layout = Layout(
-        axes=axes,
-        attributes=tuple(dataclasses.replace(a, units=grown(a.units)) for a in old.attributes),
-        gates=tuple(dataclasses.replace(g, units=grown(g.units)) for g in old.gates),
-        terms=tuple(dataclasses.replace(t, outs=grown(t.outs), ins=grown(t.ins)) for t in old.terms),
-        fixed_macs=old.fixed_macs,
-        scatters=old.scatters,
-        layers={layer: grown(units) for layer, units in old.layers.items()},
-        param_shapes={name: tuple(shape) for name, shape in shapes.items()},
-    )
+    layout = groups.layout.renumbered(grown)
     found = []
     for group, begin, end in zip(groups.groups, first, first[1:], strict=False):
         members = tuple(
@@ -127,12 +112,20 @@ def new_places(units: np.ndarray, behind: Mapping[int, int]) -> tuple[int, ...]:
     >>> new_places(np.array([0, 0, 1, 1]), {1: 2})
     (4, 5, 6, 7)
     """
+    return tuple(np.flatnonzero(widened(units, behind) < 0).tolist())
+
+
+def widened(units: np.ndarray, behind: Mapping[int, int]) -> np.ndarray:
+    """For each index of the wider axis the index it had before, -1 for a new one.
+
+    A unit may hold a run of indices (the positions of a flattened channel): a new one gets a run as long.
+    """
     starts = np.flatnonzero(np.append(True, units[1:] != units[:-1]))
-    places: list[int] = []
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(units)]):
-        number = behind.get(int(units[start]), 0) * (stop - start)
-        places.extend(range(stop + len(places), stop + len(places) + number))
-    return tuple(places)
+    parts = []
+    for start, stop in zip(starts, [*starts[1:], len(units)]):
+        parts.append(np.arange(start, stop))
+        parts.append(np.full(behind.get(int(units[start]), 0) * (stop - start), -1))
+    return np.concatenate(parts)
 
 
 def apply_growth(model: nn.Module, growth: Growth, optimizer: Optimizer | None = None) -> None:
@@ -185,24 +178,9 @@ def _check(
             new = sorted(set(part.places))
             if len(new) != len(part.places) or not new or new[0] < 0 or new[-1] >= part.size + len(new):
                 raise PlanError(f"places out of range or repeated along dimension {part.dim}", name)
-    modules = dict(model.named_modules())
-    for change in growth.attributes:
-        if change.module not in modules:
-            raise PlanError(
-                "the model has no such module", change.module, did_you_mean(change.module, modules)
-            )
-        given = getattr(modules[change.module], change.name, None)
-        if given != change.before:
-            raise PlanError(
-                f"the growth expects {change.name}={change.before}, the model has {given}", change.module
-            )
+    check_attributes(model, growth.attributes, "growth")
     if optimizer is not None:
-        kinds = {k.__name__ for k in type(optimizer).__mro__ if k.__module__.startswith("torch.optim")}
-        if not kinds & set(SUPPORTED_OPTIMIZERS):
-            known = ", ".join(SUPPORTED_OPTIMIZERS)
-            raise PlanError(
-                f"{type(optimizer).__name__} is not supported", "optimizer", f"supported: {known}"
-            )
+        check_kind(optimizer)
 
 
 def _replace(

@@ -22,6 +22,7 @@ from gcp_core.errors import ConfigError
 from gcp_core.groups import Group, Groups, find_groups
 from gcp_core.groups.structure import Axis
 from gcp_core.groups.trace import tensors_in
+from gcp_core.pruning.growth import widened
 from gcp_core.scatter import Scattering
 
 _log = logging.getLogger(__name__)
@@ -164,27 +165,14 @@ def _grown(model: nn.Module, groups: Groups, extra: Mapping[str, int]) -> nn.Mod
     behind = {g.first_unit + g.size - 1: extra[g.name] for g in groups.groups if extra.get(g.name)}
     model = copy.deepcopy(model)
     for axis in groups.layout.axes:
-        source = _source(axis.units, behind)
+        source = widened(axis.units, behind)
         if len(source) > len(axis.units):
             _widen(model, axis, source)
     for item in groups.layout.attributes:
-        size = len(_source(item.units, behind))
+        size = len(widened(item.units, behind))
         if size > len(item.units):
             setattr(model.get_submodule(item.module), item.name, size // item.per)
     return model
-
-
-def _source(units: np.ndarray, behind: Mapping[int, int]) -> np.ndarray:
-    """For each index of the wider axis the index it had before, -1 for a new one.
-
-    A unit may hold a run of indices (the positions of a flattened channel): a new one gets a run as long.
-    """
-    starts = np.flatnonzero(np.append(True, units[1:] != units[:-1]))
-    parts = []
-    for start, stop in zip(starts, [*starts[1:], len(units)]):
-        parts.append(np.arange(start, stop))
-        parts.append(np.full(behind.get(int(units[start]), 0) * (stop - start), -1))
-    return np.concatenate(parts)
 
 
 def _widen(model: nn.Module, axis: Axis, source: np.ndarray) -> None:

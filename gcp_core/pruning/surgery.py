@@ -16,8 +16,8 @@ from torch.optim import Optimizer
 from gcp_core.errors import PlanError, did_you_mean
 from gcp_core.groups import Groups, check_weights, find_groups
 from gcp_core.plan import Cut, Gate, Plan, Scatter, Skipped
+from gcp_core.pruning.fitness import check_attributes, check_kind
 from gcp_core.pruning.growth import apply_growth
-from gcp_core.pruning.optimizers import SUPPORTED_OPTIMIZERS
 from gcp_core.scatter import Scattering, can_scatter, scattering
 
 _log = logging.getLogger(__name__)
@@ -184,26 +184,14 @@ def _check_plan(model: nn.Module, plan: Plan, cuts: Mapping[str, list[Cut]]) -> 
                 raise PlanError(f"indices out of range or repeated along dimension {cut.dim}", name)
             if len(removed) >= cut.size:
                 raise PlanError(f"the plan would remove all {cut.size} indices of dimension {cut.dim}", name)
-    for change in plan.attributes:
-        if change.module not in modules:
-            raise PlanError(
-                "the model has no such module", change.module, did_you_mean(change.module, modules)
-            )
-        given = getattr(modules[change.module], change.name, None)
-        if given != change.before:
-            raise PlanError(
-                f"the plan expects {change.name}={change.before}, the model has {given}", change.module
-            )
+    check_attributes(model, plan.attributes, "plan")
 
 
 def _check_optimizer(model: nn.Module, cuts: Mapping[str, list[Cut]], optimizer: Optimizer | None) -> None:
     """The optimiser is one whose state can be cut, and it trains this model's parameters."""
     if optimizer is None:
         return
-    kinds = {base.__name__ for base in type(optimizer).__mro__ if base.__module__.startswith("torch.optim")}
-    if not kinds & set(SUPPORTED_OPTIMIZERS):
-        known = ", ".join(SUPPORTED_OPTIMIZERS)
-        raise PlanError(f"{type(optimizer).__name__} is not supported", "optimizer", f"supported: {known}")
+    check_kind(optimizer)
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
     parameters = dict(model.named_parameters())
     if parameters and not any(id(p) in held for p in parameters.values()):

@@ -22,6 +22,7 @@ from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial
 from gcp_core.training.setup import build_setup, check_config
 from gcp_core.training.state import State
+from tests.gcp_core.training.interrupted import Killed, killed_in, without_time
 from tests.oracles.remembering import Remembering, states_in_common
 
 DATA = DataConfig("digits", val_share=0.25, train_images=96)
@@ -67,22 +68,6 @@ def test_there_is_a_trial_of_every_method():
     assert {name.partition(",")[0] for name, _ in TRIALS} == set(method_names())
     assert [name for name, _ in TRIALS if name.startswith("slow_start")] == ["slow_start, path"]
     assert len(TRIALS) == 2 * len(method_names()) - 1
-
-
-class Killed(BaseException):
-    """Stands for a process that ends at once."""
-
-
-def killed_in(epoch):
-    def report(seen):
-        if seen.epoch == epoch:
-            raise Killed
-
-    return report
-
-
-def without_time(result):
-    return [{k: v for k, v in row.metrics.items() if k != "time/epoch_s"} for row in result.history]
 
 
 @EVERY

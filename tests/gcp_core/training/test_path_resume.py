@@ -16,16 +16,13 @@ from gcp_core.records.checkpoint import load_model, weights_digest
 from gcp_core.records.stages import StageStore
 from gcp_core.training import finals, run_trial, sharing
 from gcp_core.training import path as loop
+from tests.gcp_core.training.interrupted import Killed
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path, weights_on_disk
 
 pytestmark = pytest.mark.integration
 
 #: Levels 0.3, 0.51, 0.657, 0.7599, 0.83193: two more cycles than the path to 0.6.
 DEEP = path(target=0.8)
-
-
-class Killed(BaseException):
-    """Stands for a process that ends at once."""
 
 
 @pytest.fixture(scope="module")

@@ -23,14 +23,11 @@ from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
 from gcp_core.training.polish import polish
 from gcp_core.training.setup import build_setup
+from tests.gcp_core.training.interrupted import Killed
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path
 
 #: Polished is snapshot 2 of epoch 6, 0.51 of the MACs removed, for three epochs.
 LEVEL, EPOCH, EPOCHS = 2, 6, 3
-
-
-class Killed(BaseException):
-    """Stands for a process that ends at once."""
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from gcp_core.records.checkpoint import load_model
 from gcp_core.scatter import ScatterBatchNorm2d
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
+from tests.gcp_core.training.interrupted import Killed, killed_in
 
 pytestmark = pytest.mark.integration
 
@@ -35,18 +36,6 @@ VGG = TrialConfig(
     train=TrainConfig(epochs=3, batch_size=64),
     prune=PruneConfig(criterion="l1", interval=1, ratio=0.2, target=None, until=2),
 )
-
-
-class Killed(BaseException):
-    """Stands for a process that ends at once."""
-
-
-def killed_in(epoch):
-    def report(seen):
-        if seen.epoch == epoch:
-            raise Killed
-
-    return report
 
 
 @pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])

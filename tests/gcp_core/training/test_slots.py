@@ -15,6 +15,7 @@ from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.polish import polish
 from gcp_core.training.setup import build_setup, check_config
 from gcp_core.training.state import State
+from tests.gcp_core.training.interrupted import Killed, killed_in, without_time
 from tests.oracles.remembering import Remembering, states_in_common
 
 OURS = "tests.oracles.fillings"
@@ -39,22 +40,6 @@ def other(base=SINGLE, *, train=None, **prune):
         train=dataclasses.replace(base.train, **(train or {})),
         prune=dataclasses.replace(base.prune, **prune),
     )
-
-
-def without_time(result):
-    return [{k: v for k, v in row.metrics.items() if k != "time/epoch_s"} for row in result.history]
-
-
-class Killed(BaseException):
-    """Stands for a process that ends at once."""
-
-
-def killed_in(epoch):
-    def report(seen):
-        if seen.epoch == epoch:
-            raise Killed
-
-    return report
 
 
 # --- null = absent ------------------------------------------------------------------------------------------------

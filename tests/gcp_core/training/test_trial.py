@@ -14,6 +14,7 @@ from gcp_core.schema import FINALS, PER_EPOCH
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
 from gcp_core.training.setup import check_config
+from tests.gcp_core.training.interrupted import Killed, killed_in
 
 SMALL = TrialConfig(
     seed=1,
@@ -22,18 +23,6 @@ SMALL = TrialConfig(
     train=TrainConfig(epochs=6, batch_size=64),
     prune=PruneConfig(criterion="frs", interval=2, ratio=0.2, target=0.5, until=1.0),
 )
-
-
-class Killed(BaseException):
-    """Stands for a process that ends at once."""
-
-
-def kill_after(epoch):
-    def report(seen):
-        if seen.epoch == epoch:
-            raise Killed
-
-    return report
 
 
 def test_a_trial_reports_every_epoch_and_every_final():
@@ -87,7 +76,7 @@ def test_a_trial_killed_after_an_event_and_resumed_equals_an_uninterrupted_one(
     )
     straight = run_trial(config)
     with pytest.raises(Killed):
-        run_trial(config, report=kill_after(killed_after + 1), checkpoint_dir=tmp_path)
+        run_trial(config, report=killed_in(killed_after + 1), checkpoint_dir=tmp_path)
     seen = []
     resumed = run_trial(config, report=lambda r: seen.append(r.epoch), checkpoint_dir=tmp_path)
     assert seen == list(range(killed_after + 1, 7))
@@ -108,7 +97,7 @@ def test_dropout_draws_the_same_numbers_after_a_resume(tmp_path):
     )
     straight = run_trial(config)
     with pytest.raises(Killed):
-        run_trial(config, report=kill_after(2), checkpoint_dir=tmp_path)
+        run_trial(config, report=killed_in(2), checkpoint_dir=tmp_path)
     assert run_trial(config, checkpoint_dir=tmp_path).weights_sha256 == straight.weights_sha256
 
 
@@ -124,7 +113,7 @@ def large_digits(config):
 
 def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(tmp_path):
     with pytest.raises(Killed):
-        run_trial(SMALL, report=kill_after(5), checkpoint_dir=tmp_path)
+        run_trial(SMALL, report=killed_in(5), checkpoint_dir=tmp_path)
     newest = tmp_path / "epochs" / "epoch_0004" / "state.pt"
     newest.write_bytes(newest.read_bytes()[:-100])
     seen = []
