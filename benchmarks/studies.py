@@ -13,12 +13,23 @@ from typing import Any
 from yardstick import SHARES
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.methods import with_method
 
 LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
 #: Floors are the same on all sides.
 MIN_SHARE = 0.03
 #: Criteria that are compared with each other.
 CRITERIA = ("frs", "shuffled:frs", "random", "l1", "bn_scale", "taylor")
+#: Published methods that are compared on equal paths.
+METHODS = (
+    "slow_start",
+    "activation_density",
+    "grasp",
+    "variance",
+    "catro",
+    "network_adjustment",
+    "compensation",
+)
 #: Single trials have their events in this first part of their epochs: the best of the recorded 48 had.
 EARLY = 0.4
 #: What a single trial costs of its epochs, by the share that is left, when it is pruned that early (dense epochs per
@@ -30,11 +41,17 @@ PATH_COST = 15.3
 
 @dataclass(frozen=True)
 class Training:
-    """One training. ``polish``: (level, epochs) of a snapshot that is trained on afterwards."""
+    """One training, and what follows from its snapshots.
+
+    Attributes:
+        polish: (level, epochs) of a snapshot that is trained on afterwards.
+        anew: levels whose widths are trained from scratch, for what the path has cost up to that snapshot.
+    """
 
     name: str
     config: TrialConfig
     polish: tuple[tuple[int, int], ...] = ()
+    anew: tuple[int, ...] = ()
 
 
 def _config(
@@ -102,6 +119,18 @@ def criteria(seed: int, data: str) -> list[Training]:
     return [Training(f"path, {name}", path(seed, data, 4, 6, criterion=name)) for name in CRITERIA]
 
 
+def methods(seed: int, data: str) -> list[Training]:
+    """The published methods, and controls, on the paths of the criteria study (``gcp`` is its path with ``frs``)."""
+    plain = path(seed, data, 4, 6)
+    made = [Training(f"path, {name}", with_method(plain, name)) for name in METHODS]
+    repaired = path(seed, data, 4, 6, repair="least_squares")
+    made.append(Training("path, frs, repaired", repaired))
+    made.append(Training("path, uniform l1", path(seed, data, 4, 6, criterion="l1", allocator="uniform")))
+    # Snapshots 2 and 4 are those at 50 and 20 %.
+    made.append(Training("path, frs", plain, anew=(2, 4)))
+    return made
+
+
 def settings(seed: int, data: str) -> list[Training]:
     """How to set a path at about 12, 18 and 30 dense epochs."""
     few, many = (0.5, 0.8, 0.9, 0.95), (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -125,5 +154,6 @@ def settings(seed: int, data: str) -> list[Training]:
 STUDIES: dict[str, Callable[[int, str], list[Training]]] = {
     "epochs": epochs,
     "criteria": criteria,
+    "methods": methods,
     "settings": settings,
 }

@@ -38,8 +38,13 @@ def by_training(rows: list[Row]) -> dict[str, dict[int, list[Row]]]:
 
 
 def models(rows: list[Row]) -> Models:
-    """(share of the MACs left, accuracy) of the models of one training; polished ones are others."""
-    return [(1 - row["macs_removed"], row["val_accuracy"]) for row in rows if "polish" not in row]
+    """(share of the MACs left, accuracy) of the models of one training; not of those that followed from them."""
+    return [(1 - row["macs_removed"], row["val_accuracy"]) for row in rows if own(row)]
+
+
+def own(row: Row) -> bool:
+    """Whether the training itself left the model: not polished, not its widths trained anew."""
+    return "polish" not in row and "anew" not in row
 
 
 def epochs(rows: list[Row]) -> dict[str, Any]:
@@ -47,25 +52,30 @@ def epochs(rows: list[Row]) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for name, seeds in by_training(rows).items():
         if next(iter(seeds.values()))[0]["level"] is None:
-            out[name] = {
-                "accuracy": summary([one[-1]["val_accuracy"] for one in seeds.values()]),
-                "left": round(1 - statistics.mean(one[-1]["macs_removed"] for one in seeds.values()), 3),
-                "cost": round(statistics.mean(one[-1]["train_cost"] for one in seeds.values()), 2),
-            }
+            out[name] = _models_of([one[-1] for one in seeds.values()])
             continue
         out[name] = _at_shares(seeds)
-        polished: dict[int, list[Row]] = defaultdict(list)
-        for one in seeds.values():
-            for row in one:
-                if "polish" in row:
-                    polished[row["level"]].append(row)
-        for level, some in polished.items():
-            out[f"{name}, snapshot {level} polished for {some[0]['polish']} epochs"] = {
-                "accuracy": summary([row["val_accuracy"] for row in some]),
-                "left": round(1 - statistics.mean(row["macs_removed"] for row in some), 3),
-                "cost": round(statistics.mean(row["train_cost"] for row in some), 2),
-            }
+        for level, some in _followed(seeds, "polish").items():
+            out[f"{name}, snapshot {level} polished for {some[0]['polish']} epochs"] = _models_of(some)
     return out
+
+
+def _followed(seeds: dict[int, list[Row]], how: str) -> dict[int, list[Row]]:
+    """Level -> what followed from that snapshot, one row a seed."""
+    found: dict[int, list[Row]] = defaultdict(list)
+    for rows in seeds.values():
+        for row in rows:
+            if how in row:
+                found[row["level"]].append(row)
+    return found
+
+
+def _models_of(rows: list[Row]) -> dict[str, Any]:
+    return {
+        "accuracy": summary([row["val_accuracy"] for row in rows]),
+        "left": round(1 - statistics.mean(row["macs_removed"] for row in rows), 3),
+        "cost": round(statistics.mean(row["train_cost"] for row in rows), 2),
+    }
 
 
 def settings(rows: list[Row]) -> dict[str, Any]:
@@ -105,13 +115,25 @@ def criteria(rows: list[Row]) -> dict[str, Any]:
     return {"accuracy": settings(rows), "tests": tests}
 
 
+def methods(rows: list[Row]) -> dict[str, Any]:
+    """Every method against ``frs`` and its controls, whose paths are those of the criteria study.
+
+    A path's widths trained anew stand below it, at what they cost alone.
+    """
+    here = {row["seed"] for row in rows}
+    taken = [row for row in read("criteria") if row["seed"] in here]
+    out = criteria([*taken, *(row for row in rows if row["training"] != REFERENCE)])
+    reference = by_training(rows)[REFERENCE]
+    for level, some in _followed(reference, "anew").items():
+        out["accuracy"][f"{REFERENCE}, widths of snapshot {level} trained anew"] = _models_of(some)
+    return out
+
+
 def _at_shares(seeds: dict[int, list[Row]]) -> dict[str, Any]:
     every = [models(rows) for rows in seeds.values()]
     out: dict[str, Any] = {
         "cost": round(
-            statistics.mean(
-                max(r["train_cost"] for r in rows if "polish" not in r) for rows in seeds.values()
-            ),
+            statistics.mean(max(row["train_cost"] for row in rows if own(row)) for rows in seeds.values()),
             2,
         )
     }
@@ -123,7 +145,7 @@ def _at_shares(seeds: dict[int, list[Row]]) -> dict[str, Any]:
     return out
 
 
-TABLES = {"epochs": epochs, "criteria": criteria, "settings": settings}
+TABLES = {"epochs": epochs, "criteria": criteria, "methods": methods, "settings": settings}
 
 
 def main() -> None:

@@ -2,9 +2,10 @@
 
     python benchmarks/trainings.py STUDY --data FOLDER_WITH_PARQUET_FILES --work FOLDER [--seeds 0 1 2] [--processes 2]
 
-One process and one thread per training; equal dense phases are trained once. Killed at any moment it goes on where it
-was, from the last epoch. The table (``benchmarks/data/study_STUDY.jsonl``) has a header, then a line for every model:
-last-epoch values, cost in epochs of the unpruned net.
+One process and one thread per training. Equal dense phases are trained once, and so is a training that two studies in one
+folder share. Killed at any moment it goes on where it was, from the last epoch. The table
+(``benchmarks/data/study_STUDY.jsonl``) has a header, then a line for every model: last-epoch values, cost in epochs of
+the unpruned net.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from anew import anew
 from path_curves import rounded
 from record import header
 from studies import STUDIES, Training
@@ -49,6 +51,16 @@ def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
         source = next(taken for taken in result.snapshots if taken.level == level)
         done = polish(training.config, source.folder, epochs, checkpoint_dir=folder).model
         lines.append({**about, "level": level, "polish": epochs, "epoch": done.epoch, **rounded(done.finals)})
+    for level in training.anew:
+        source = next(taken for taken in result.snapshots if taken.level == level)
+        config = anew(training.config, source)
+        done = run_trial(config, checkpoint_dir=folder / f"anew-{level}", latency=False)
+        assert abs(done.finals["macs_removed"] - source.finals["macs_removed"]) < 1e-9, (
+            "the snapshot's widths"
+        )
+        lines.append(
+            {**about, "level": level, "anew": True, "epoch": config.train.epochs, **rounded(done.finals)}
+        )
     return lines
 
 
@@ -71,7 +83,7 @@ def main() -> None:
     begun = time.monotonic()
     with ProcessPoolExecutor(args.processes, mp_context=get_context("spawn")) as pool:
         running = {
-            pool.submit(train, seed, one, args.work / args.study): (place, seed, one)
+            pool.submit(train, seed, one, args.work): (place, seed, one)
             for place, (seed, one) in enumerate(jobs)
         }
         for number, done in enumerate(as_completed(running), 1):
