@@ -37,7 +37,7 @@ def as_given(widths: Mapping[str, int]) -> AsGiven:
 def widths_of(snapshot: Snapshot, example: torch.Tensor) -> dict[str, int]:
     """Group -> units that the snapshot has left."""
     assert snapshot.folder is not None, "the snapshot kept its model"
-    return {group.name: group.size for group in find_groups(load_model(snapshot.folder), example)}
+    return {group.name: group.size for group in find_groups(load_model(snapshot.folder), example).groups}
 
 
 def anew(config: TrialConfig, snapshot: Snapshot) -> TrialConfig:
