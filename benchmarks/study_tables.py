@@ -11,6 +11,7 @@ study); fewer than six seeds decide nothing.
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 from collections import defaultdict
 from typing import Any
@@ -104,7 +105,7 @@ def criteria(rows: list[Row]) -> dict[str, Any]:
                     "first": name,
                     "minus": REFERENCE,
                     "difference": round(test.difference, 3),
-                    "interval": [round(test.low, 3), round(test.high, 3)],
+                    "interval": _known(test.low, test.high),
                     "p": round(test.p, 4),
                     "adjusted": round(test.adjusted, 4),
                     "decided": test.decided,
@@ -113,6 +114,11 @@ def criteria(rows: list[Row]) -> dict[str, Any]:
                 }
             )
     return {"accuracy": settings(rows), "tests": tests}
+
+
+def _known(low: float, high: float) -> list[float] | None:
+    """An interval; None where so few seeds have none."""
+    return [round(low, 3), round(high, 3)] if math.isfinite(low) and math.isfinite(high) else None
 
 
 def methods(rows: list[Row]) -> dict[str, Any]:
