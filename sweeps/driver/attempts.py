@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from sweeps.driver.searcher import ConductorSearcher
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
+
+_log = logging.getLogger(__name__)
 
 #: Tune counts failures without end; :class:`Attempts` counts attempts.
 NO_LIMIT = -1
@@ -31,14 +34,15 @@ class _Losses:
     process: str = ""
     idle: int = 0
 
-    def add(self, said: str) -> None:
-        """One failure, in Ray's words."""
+    def add(self, said: str) -> bool:
+        """One failure, in Ray's words; whether an attempt was lost by it."""
         found = _ACTOR.search(said)
         process = "" if found is None else found.group(1) or found.group(2)
         if _NEVER_RAN in said or (process and process == self.process):
             self.idle += 1
-            return
+            return False
         self.attempts, self.process = self.attempts + 1, process
+        return True
 
 
 class Attempts(FIFOScheduler):
@@ -73,10 +77,13 @@ class Attempts(FIFOScheduler):
             Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).exists() else ""
         )
         losses = self._losses.setdefault(trial.trial_id, _Losses())
-        losses.add(said.rpartition("Failure # ")[2])
+        last = said.rpartition("Failure # ")[2].partition("\n")[2]  # after its number and its time
+        counts = losses.add(last)
         if losses.attempts > self._retries or losses.idle > PATIENCE:
-            self._searcher.lost(trial.trial_id, said.rpartition("Failure # ")[2], max(1, losses.attempts))
+            self._searcher.lost(trial.trial_id, last, max(1, losses.attempts))
             self._over.append(trial)
+        elif counts:
+            _log.warning("%s: starting it again", self._searcher.loss(trial.trial_id, last))
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         while self._over:

@@ -52,6 +52,7 @@ _DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we have our own writer; these cost as much as Tune itself
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # one line of ours instead of a traceback
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its snapshots are never read
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -75,6 +75,20 @@ class ConductorSearcher(Searcher):
         """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
         self._losses[trial_id] = (said, attempts)
 
+    def loss(self, trial_id: str, said: str) -> str:
+        """``t0003 lost after epoch 4 because its node died``: one loss of a trial that goes on."""
+        epoch = self._epochs.get(trial_id, 0)
+        since = f" after epoch {epoch}" if epoch else ""
+        reason = loss_reason(said, 1, self._folder(trial_id), epoch).removeprefix("lost")
+        return f"{self._names[trial_id]} lost{since}{reason}"
+
+    def _reason(self, trial_id: str) -> str:
+        said, attempts = self._losses.pop(trial_id, ("", 1))
+        return loss_reason(said, attempts, self._folder(trial_id), self._epochs.get(trial_id, 0))
+
+    def _folder(self, trial_id: str) -> Path:
+        return Path(self._live().config.folder) / trial_path(self._names[trial_id])
+
     def progressed(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a report is of an epoch that was not reported before."""
         epoch = json.loads(result.get(PAYLOAD, "{}")).get("epoch", {}).get("epoch", 0)
@@ -84,10 +98,8 @@ class ConductorSearcher(Searcher):
 
     def went_on(self, trial_id: str) -> bool:
         """Whether the trial's folder has an epoch that was not reported before: its process is gone, its word is not."""
-        name = self._names[trial_id]
-        conductor = self._live()
-        bring_trial(conductor.exchange, trial_path(name))
-        rows = spool.rows(Path(conductor.config.folder) / trial_path(name))
+        bring_trial(self._live().exchange, trial_path(self._names[trial_id]))
+        rows = spool.rows(self._folder(trial_id))
         before = self._epochs.get(trial_id, 0)
         self._epochs[trial_id] = max([before, *(int(row["epoch"]) for row in rows)])
         return self._epochs[trial_id] > before
@@ -116,12 +128,9 @@ class ConductorSearcher(Searcher):
             except OSError as exc:  # the outcome is in the trial's folder; the next driver enters it
                 self._stop_if_full(exc)
         elif error or not conductor.interrupted:
-            said, attempts = self._losses.pop(trial_id, ("", 1))
-            folder = Path(conductor.config.folder) / "trials" / name
             bring_trial(conductor.exchange, trial_path(name))  # did it hang?
-            reason = loss_reason(said, attempts, folder, self._epochs.get(trial_id, 0))
             try:
-                conductor.finish(name, Outcome("lost", error=reason))
+                conductor.finish(name, Outcome("lost", error=self._reason(trial_id)))
             except (Superseded, Displaced):
                 conductor.interrupt(TAKEN_OVER)
 

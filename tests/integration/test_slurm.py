@@ -33,7 +33,7 @@ TREE = {
     "model": {"name": "vgg_tiny", "width": 0.5},
     "train": {"epochs": 12, "batch_size": 32},
     "prune": {"criterion": "l1", "interval": {"choice": [2, 3]}, "ratio": 0.3, "target": 0.6, "until": 9},
-    "search": {"trials": 2, "concurrency": 2, "sampler": "random"},
+    "search": {"trials": 2, "concurrency": 1, "sampler": "random"},
     "resources": {"retries": 1},
 }
 
@@ -53,7 +53,7 @@ def _environment(folder: Path, nodes: str) -> dict[str, str]:
         "STAND_IN": str(folder),
         "SLURM_JOB_ID": JOB,
         "SLURM_JOB_NODELIST": nodes,
-        "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_CPUS_PER_TASK": "1",
         "SLURM_SUBMIT_DIR": str(ROOT),
         "TMPDIR": "/tmp",  # Ray's sockets must have short names
     }

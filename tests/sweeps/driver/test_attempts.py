@@ -73,9 +73,15 @@ def test_a_trial_ends_when_it_was_lost_once_more_than_it_may_be(tune: Tune) -> N
     assert FIRST not in tune.reasons[0][0], "the reason is the last one"
 
 
-def test_one_process_that_fails_twice_is_one_loss(tune: Tune) -> None:
+def test_one_process_that_fails_twice_is_one_loss_and_said_once(
+    tune: Tune, caplog: pytest.LogCaptureFixture
+) -> None:
+    tune.report(4)
     assert tune.fail(_gone(FIRST))
     assert tune.fail(_gone(FIRST))
+    assert caplog.messages == [
+        "b0000 lost after epoch 4 because its node or process could no longer be reached: starting it again"
+    ]
     assert not tune.fail(_gone(SECOND))
 
 
