@@ -74,7 +74,7 @@ def _said(folder: Path) -> str:
 
 
 def _has_trained(sweep: Path, raylet: psutil.Process, begun: dict[int, int]) -> bool:
-    """Whether a trial that runs on the node has reported an epoch since it has started there.
+    """Whether a trial that runs on the node has reported a further epoch since it has started there.
 
     ``begun``: process of a trial -> epochs of the trial when it was first seen; this function keeps it.
     """
@@ -84,8 +84,7 @@ def _has_trained(sweep: Path, raylet: psutil.Process, begun: dict[int, int]) -> 
         return False
     for log in sweep.glob("trials/t*/trial.log"):
         started = re.findall(r"starts in process (\d+)", log.read_text())
-        reported = log.with_name(spool.SPOOL)
-        epochs = len(reported.read_text().splitlines()) if reported.exists() else 0
+        epochs = len(spool.rows(log.parent))
         if started and int(started[-1]) in workers and epochs > begun.setdefault(int(started[-1]), epochs):
             return True
     return False
