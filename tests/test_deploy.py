@@ -44,6 +44,51 @@ def test_the_cluster_file_keeps_to_rays_schema() -> None:
     jsonschema.validate(_cluster(), schema)
 
 
+#: KubeRay's names and types for what the manifest says, from the API types ``ray.io/v1`` (``RayJobSpec``,
+#: ``RayClusterSpec``, ``HeadGroupSpec``, ``WorkerGroupSpec``): the operator drops fields that it does not know.
+_WORDS = {"type": "object", "additionalProperties": {"type": "string"}}
+_KUBERAY = {
+    "RayJobSpec": {
+        "entrypoint": {"type": "string"},
+        "backoffLimit": {"type": "integer"},
+        "shutdownAfterJobFinishes": {"type": "boolean"},
+        "ttlSecondsAfterFinished": {"type": "integer"},
+        "rayClusterSpec": {"type": "object"},
+    },
+    "RayClusterSpec": {
+        "rayVersion": {"type": "string"},
+        "authOptions": {"type": "object", "properties": {"mode": {"enum": ["disabled", "token"]}}},
+        "headGroupSpec": {"type": "object"},
+        "workerGroupSpecs": {"type": "array"},
+    },
+    "HeadGroupSpec": {"rayStartParams": _WORDS, "template": {"type": "object", "required": ["spec"]}},
+    "WorkerGroupSpec": {
+        "groupName": {"type": "string"},
+        "replicas": {"type": "integer"},
+        "minReplicas": {"type": "integer"},
+        "maxReplicas": {"type": "integer"},
+        "rayStartParams": _WORDS,
+        "template": {"type": "object", "required": ["spec"]},
+    },
+}
+
+
+def test_the_manifest_has_no_field_that_kuberay_would_drop_and_none_of_another_type() -> None:
+    import jsonschema
+
+    job = next(yaml.safe_load_all((DEPLOY / "rayjob.yaml").read_text()))
+    assert (job["apiVersion"], set(job)) == ("ray.io/v1", {"apiVersion", "kind", "metadata", "spec"})
+    cluster = job["spec"]["rayClusterSpec"]
+    parts = [
+        ("RayJobSpec", job["spec"]),
+        ("RayClusterSpec", cluster),
+        ("HeadGroupSpec", cluster["headGroupSpec"]),
+    ]
+    for name, part in [*parts, *(("WorkerGroupSpec", group) for group in cluster["workerGroupSpecs"])]:
+        closed = {"type": "object", "properties": _KUBERAY[name], "additionalProperties": False}
+        jsonschema.validate(part, closed)
+
+
 def test_no_trial_runs_on_the_head_and_the_dashboard_stays_on_loopback() -> None:
     (start,) = [line for line in _cluster()["head_start_ray_commands"] if "ray start" in line]
     assert "--num-cpus=0" in start

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gcp_core.errors import ConfigError, first_line
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.capacity import Capacity
 from sweeps.driver.nodes import (
     Node,
     check_nodes,
@@ -51,6 +52,7 @@ _DRIVER_ENV = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # we have our own writer; these cost as much as Tune itself
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "1",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",  # one line of ours instead of a traceback
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",  # its snapshots are never read
     "TUNE_WARN_INSUFFICENT_RESOURCE_THRESHOLD_S": "60",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -234,10 +236,12 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     Raises:
         WorkersLost: workers were ended in a way that Tune does not handle; the sweep can be continued.
     """
+    import ray
     from ray import tune
     from ray.exceptions import RayError
 
-    from sweeps.driver.searcher import ConductorSearcher, ConductorStopper, LossNotes
+    from sweeps.driver.attempts import NO_LIMIT, Attempts
+    from sweeps.driver.searcher import ConductorSearcher, ConductorStopper
     from sweeps.worker.trial import tune_trainable
 
     resources = conductor.config.resources
@@ -245,13 +249,14 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
     trainable = tune.with_resources(tune_trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
     searcher = ConductorSearcher(conductor, runner)
+    capacity = Capacity(conductor.config, ray.nodes, _log.warning)
     with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):
         warnings.simplefilter("ignore")
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=LossNotes(searcher),
+                scheduler=Attempts(searcher, resources.retries),
                 num_samples=-1,
                 reuse_actors=True,
                 trial_name_creator=_trial_name,
@@ -260,9 +265,9 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
             run_config=tune.RunConfig(
                 name="experiment",
                 storage_path=str(scratch.absolute()),
-                stop=ConductorStopper(conductor),
+                stop=ConductorStopper(conductor, capacity.look),
                 verbose=0,
-                failure_config=tune.FailureConfig(max_failures=resources.retries),
+                failure_config=tune.FailureConfig(max_failures=NO_LIMIT),
             ),
         )
         try:

@@ -17,7 +17,7 @@ _REASONS = (
         r"node running low on memory|due to memory pressure|OutOfMemoryError",
         f"Ray ended its process because its node ran out of memory ({_LOWER})",
     ),
-    (r"Unavailable", "its node or process could no longer be reached"),
+    (r"[Uu]navailable", "its node or process could no longer be reached"),
     (
         r"OOM killer|SIGKILL|connection error|unexpectedly",
         f"its process was killed, perhaps by the kernel, because memory ran out ({_LOWER}), or it crashed",

@@ -15,6 +15,7 @@ from typing import Any
 
 from gcp_core.errors import ConfigError, required
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.capacity import fits
 
 #: Packages that decide about a trial's weights or about what its process understands.
 _PACKAGES = ("torch", "torchvision", "numpy")
@@ -111,10 +112,7 @@ def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> 
         most = max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0)
         if number > most:
             raise ConfigError(f"{number:g} {kind}s per trial, but no node has more than {most:g}", where)
-    if not any(
-        all(node["Resources"].get(kind, 0.0) >= number for kind, (_, number) in wanted.items())
-        for node in nodes
-    ):
+    if not any(fits(config, node) for node in nodes):
         raise ConfigError(
             f"no node has {config.resources.cpus} CPUs and {config.resources.gpus:g} GPUs at once",
             "resources",
@@ -142,7 +140,7 @@ def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]
         raise ConfigError(
             f"{folder} is local: {len(blind)} node(s) of the cluster cannot see it ({', '.join(blind)})",
             "storage",
-            "give a folder that all nodes share, for instance on NFS",
+            "give a folder that all nodes share (NFS, Lustre, a ReadWriteMany volume) or an object store (s3://, gs://)",
         )
 
 

@@ -7,15 +7,16 @@ with its locks and threads, stays out of it.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ray.tune import Stopper
-from ray.tune.schedulers import FIFOScheduler
 from ray.tune.search import Searcher
 
 from sweeps.conduct.conductor import Conductor
 from sweeps.driver.losses import loss_reason
+from sweeps.records import spool
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.layout import trial_path
@@ -74,12 +75,34 @@ class ConductorSearcher(Searcher):
         """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
         self._losses[trial_id] = (said, attempts)
 
+    def loss(self, trial_id: str, said: str) -> str:
+        """``t0003 lost after epoch 4 because its node died``: one loss of a trial that goes on."""
+        epoch = self._epochs.get(trial_id, 0)
+        since = f" after epoch {epoch}" if epoch else ""
+        reason = loss_reason(said, 1, self._folder(trial_id), epoch).removeprefix("lost")
+        return f"{self._names[trial_id]} lost{since}{reason}"
+
+    def _reason(self, trial_id: str) -> str:
+        said, attempts = self._losses.pop(trial_id, ("", 1))
+        return loss_reason(said, attempts, self._folder(trial_id), self._epochs.get(trial_id, 0))
+
+    def _folder(self, trial_id: str) -> Path:
+        return Path(self._live().config.folder) / trial_path(self._names[trial_id])
+
     def progressed(self, trial_id: str, result: dict[str, Any]) -> bool:
         """Whether a report is of an epoch that was not reported before."""
         epoch = json.loads(result.get(PAYLOAD, "{}")).get("epoch", {}).get("epoch", 0)
         before = self._epochs.get(trial_id, 0)
         self._epochs[trial_id] = max(epoch, before)
         return epoch > before
+
+    def went_on(self, trial_id: str) -> bool:
+        """Whether the trial's folder has an epoch that was not reported before: its process is gone, its word is not."""
+        bring_trial(self._live().exchange, trial_path(self._names[trial_id]))
+        rows = spool.rows(self._folder(trial_id))
+        before = self._epochs.get(trial_id, 0)
+        self._epochs[trial_id] = max([before, *(int(row["epoch"]) for row in rows)])
+        return self._epochs[trial_id] > before
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         try:
@@ -105,12 +128,9 @@ class ConductorSearcher(Searcher):
             except OSError as exc:  # the outcome is in the trial's folder; the next driver enters it
                 self._stop_if_full(exc)
         elif error or not conductor.interrupted:
-            said, attempts = self._losses.pop(trial_id, ("", 1))
-            folder = Path(conductor.config.folder) / "trials" / name
             bring_trial(conductor.exchange, trial_path(name))  # did it hang?
-            reason = loss_reason(said, attempts, folder, self._epochs.get(trial_id, 0))
             try:
-                conductor.finish(name, Outcome("lost", error=reason))
+                conductor.finish(name, Outcome("lost", error=self._reason(trial_id)))
             except (Superseded, Displaced):
                 conductor.interrupt(TAKEN_OVER)
 
@@ -148,41 +168,18 @@ class ConductorSearcher(Searcher):
         """Nothing to restore; see :meth:`save`."""
 
 
-class LossNotes(FIFOScheduler):
-    """Schedules first come, first served, and tells the searcher why a trial was lost, which Tune does not.
-
-    A trial that has trained a further epoch since its last loss has all its ``resources.retries`` again: machines that
-    are taken away every few hours should cost the epochs that ran there, not the trial.
-    """
-
-    def __init__(self, searcher: ConductorSearcher) -> None:
-        super().__init__()
-        self._searcher = searcher
-
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-        if self._searcher.progressed(trial.trial_id, result) and trial.num_failures:
-            trial.run_metadata.num_failures = 0
-            trial.run_metadata.invalidate_cache()
-        return super().on_trial_result(tune_controller, trial, result)
-
-    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
-        file = trial.error_file
-        said = (
-            Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).exists() else ""
-        )
-        last = said.rpartition("Failure # ")[2]
-        self._searcher.lost(trial.trial_id, last, trial.num_failures)
-
-
 class ConductorStopper(Stopper):
     """Ends all running trials once the conductor says so (Ctrl-C, or the first trials all failed alike).
+
+    Tune asks it all the time, so ``look`` watches the cluster from here.
 
     ``gcp-sweep stop`` (and a driver that has taken over, ``sweeps.storage.presence``) leaves a file in the sweep's
     folder; whoever runs the sweep finds it here.
     """
 
-    def __init__(self, conductor: Conductor) -> None:
+    def __init__(self, conductor: Conductor, look: Callable[[], None] = lambda: None) -> None:
         self._conductor: Conductor | None = conductor
+        self._look = look
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
@@ -190,6 +187,7 @@ class ConductorStopper(Stopper):
     def stop_all(self) -> bool:
         if self._conductor is None:
             return False
+        self._look()
         if self._conductor.superseded and not self._conductor.interrupted:
             self._conductor.interrupt(TAKEN_OVER)
         reason = "" if self._conductor.interrupted else stop_requested(Path(self._conductor.config.folder))
@@ -198,4 +196,4 @@ class ConductorStopper(Stopper):
         return self._conductor.interrupted
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_conductor": None}
+        return {"_conductor": None, "_look": None}

@@ -4,47 +4,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from sweeps.driver.losses import loss_reason
-from sweeps.driver.searcher import ConductorSearcher, ConductorStopper, LossNotes
+from sweeps.driver.searcher import ConductorSearcher, ConductorStopper
 from sweeps.records.job import Outcome
 from sweeps.records.tenure import Displaced
 from sweeps.worker.trial import PAYLOAD
 from tests.sweeps.inline import RUNNER, config, new_conductor
-
-
-def _trial(failures: int) -> Any:
-    """As much of Tune's trial as the scheduler touches."""
-    data = SimpleNamespace(num_failures=failures, invalidate_cache=lambda: None)
-    return SimpleNamespace(trial_id="x", run_metadata=data, num_failures=failures)
-
-
-def _report(epoch: int) -> dict[str, str]:
-    return {PAYLOAD: json.dumps({"epoch": {"epoch": epoch}})}
-
-
-def test_an_epoch_that_was_not_reported_before_gives_a_trial_all_its_attempts_again(tmp_path: Path) -> None:
-    conductor, _, _ = new_conductor(config(tmp_path))
-    notes = LossNotes(ConductorSearcher(conductor, RUNNER))
-    for epoch, left in [(1, 0), (1, 2), (2, 0), (2, 2), (1, 2), (2, 2), (3, 0)]:
-        trial = _trial(2)
-        notes.on_trial_result(None, trial, _report(epoch))
-        assert trial.run_metadata.num_failures == left, epoch
-    trial = _trial(2)
-    notes.on_trial_result(None, trial, {PAYLOAD: json.dumps({"outcome": {}})})
-    assert trial.run_metadata.num_failures == 2
-
-
-def test_tunes_trial_still_has_what_the_scheduler_resets() -> None:
-    from ray.tune.trainable.metadata import _TrainingRunMetadata
-
-    data = _TrainingRunMetadata()
-    assert data.num_failures == 0
-    assert callable(data.invalidate_cache)
 
 
 def test_a_loss_without_progress_says_since_when(tmp_path: Path) -> None:

@@ -1,0 +1,148 @@
+"""``deploy/slurm.sbatch`` with a stand-in for Slurm: real Ray on two nodes, one of which comes and goes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gcp_core.training import run_trial
+from sweeps.config.sweep_config import load_config
+from sweeps.records import spool
+from sweeps.records.job import read_outcome
+from sweeps.records.ledger import read_records
+from tests.prepared import with_store
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+ROOT = Path(__file__).parents[2]
+STAND_IN = Path(__file__).with_name("slurm_stand_in.py")
+#: A job's number decides about Ray's port: one for every process of the tests.
+JOB = str(os.getpid())
+#: How often the second node is lost; each trial may be lost once without having trained a further epoch.
+KILLS = 3
+TREE = {
+    "name": "slurm",
+    "data": {"name": "digits", "val_share": 0.25},
+    "model": {"name": "vgg_tiny", "width": 0.5},
+    "train": {"epochs": 12, "batch_size": 32},
+    "prune": {"criterion": "l1", "interval": {"choice": [2, 3]}, "ratio": 0.3, "target": 0.6, "until": 9},
+    "search": {"trials": 2, "concurrency": 1, "sampler": "random"},
+    "resources": {"retries": 1},
+}
+
+
+def _environment(folder: Path, nodes: str) -> dict[str, str]:
+    """What Slurm gives a job, with the stand-in's commands first on the PATH."""
+    commands = folder / "bin"
+    commands.mkdir(exist_ok=True)
+    for name in ("srun", "scontrol"):
+        command = commands / name
+        command.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STAND_IN}" {name} "$@"\n')
+        command.chmod(0o755)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "SLURM_"))}
+    return {
+        **kept,
+        "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "STAND_IN": str(folder),
+        "SLURM_JOB_ID": JOB,
+        "SLURM_JOB_NODELIST": nodes,
+        "SLURM_CPUS_PER_TASK": "1",
+        "SLURM_SUBMIT_DIR": str(ROOT),
+        "TMPDIR": "/tmp",  # Ray's sockets must have short names
+    }
+
+
+def _job(folder: Path, nodes: str, words: list[str], **more: str) -> subprocess.Popen[bytes]:
+    with (folder / "job.log").open("a") as log:
+        return subprocess.Popen(
+            ["bash", str(ROOT / "deploy" / "slurm.sbatch"), *words],
+            env={**_environment(folder, nodes), **more},
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _said(folder: Path) -> str:
+    return (folder / "job.log").read_text()
+
+
+def _has_trained(sweep: Path, raylet: psutil.Process, begun: dict[int, int]) -> bool:
+    """Whether a trial that runs on the node has reported a further epoch since it has started there.
+
+    ``begun``: process of a trial -> epochs of the trial when it was first seen; this function keeps it.
+    """
+    try:
+        workers = {worker.pid for worker in raylet.children()}
+    except psutil.NoSuchProcess:
+        return False
+    for log in sweep.glob("trials/t*/trial.log"):
+        started = re.findall(r"starts in process (\d+)", log.read_text())
+        epochs = len(spool.rows(log.parent))
+        if started and int(started[-1]) in workers and epochs > begun.setdefault(int(started[-1]), epochs):
+            return True
+    return False
+
+
+def _raylet(folder: Path, node: str) -> psutil.Process | None:
+    """The raylet of a step, if it runs."""
+    step = folder / f"{node}.step"
+    if not step.exists():
+        return None
+    try:
+        family = psutil.Process(int(step.read_text())).children(recursive=True)
+        return next((one for one in family if one.name() == "raylet"), None)
+    except psutil.NoSuchProcess:
+        return None
+
+
+def test_a_worker_node_that_comes_and_goes_loses_no_trial_and_changes_no_weight(tmp_path: Path) -> None:
+    storage = tmp_path / "storage"
+    folder = with_store(storage / "slurm")
+    config = tmp_path / "sweep.yaml"
+    config.write_text(json.dumps({**TREE, "storage": str(storage)}))
+    job, gone = _job(tmp_path, "first,second", [str(config)], GCP_SWEEP_HEAD_CPUS="0"), 0
+    begun: dict[int, int] = {}
+    try:
+        while job.poll() is None:
+            raylet = _raylet(tmp_path, "second")
+            if gone < KILLS and raylet is not None and _has_trained(folder, raylet, begun):
+                raylet.kill()
+                gone += 1
+            time.sleep(0.05)
+    finally:
+        if job.poll() is None:
+            job.terminate()
+            job.wait()
+    said = _said(tmp_path)
+    assert (job.returncode, gone) == (0, KILLS), said
+    objectives = load_config(json.loads(config.read_text())).search.objectives
+    trials, _ = read_records(folder, "slurm", objectives)
+    assert [record.job.trial_id for record in trials] == ["t0000", "t0001"]
+    assert [record.status for record in trials] == ["complete"] * 2, said
+    for record in trials:
+        alone = run_trial(record.job.config, latency=False)
+        outcome = read_outcome(record.job.folder)
+        assert outcome is not None
+        assert outcome.weights_sha256 == alone.weights_sha256
+    assert not _left(), "the job's Ray has ended with it"
+    assert not Path(f"/tmp/gcp-sweep-{JOB}").exists()
+
+
+def _left() -> list[psutil.Process]:
+    """Processes of the job's Ray."""
+    mark = f"gcp-sweep-{JOB}"
+    return [one for one in psutil.process_iter() if mark in " ".join(_words(one))]
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []

@@ -1,0 +1,118 @@
+"""How often Tune is let start a trial again, in the words that Ray has for a process that is gone."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ray.exceptions import ActorDiedError, ActorUnavailableError
+
+from sweeps.driver.attempts import PATIENCE, Attempts
+from sweeps.driver.searcher import ConductorSearcher
+from sweeps.records import spool
+from sweeps.worker.trial import PAYLOAD
+from tests.sweeps.inline import RUNNER, config, new_conductor
+
+FIRST, SECOND, THIRD = ("5747f207b021ba4ebf5656c902000000", "a892f948524d595027c3a2c502000000", "6f" * 16)
+NEVER = "The actor never ran - it was cancelled before it started running."
+
+
+class Tune:
+    """As much of Tune as the scheduler touches: one trial, its file of errors, and who was stopped."""
+
+    def __init__(self, folder: Path, retries: int) -> None:
+        conductor, _, _ = new_conductor(config(folder))
+        self.searcher = ConductorSearcher(conductor, RUNNER)
+        job = self.searcher.suggest("x")
+        assert isinstance(job, dict)
+        self.folder = Path(conductor.config.folder) / "trials" / job["trial_id"]
+        self.attempts = Attempts(self.searcher, retries)
+        self.trial: Any = SimpleNamespace(
+            trial_id="x", error_file=str(folder / "error.txt"), status="PENDING"
+        )
+        self.stopped: list[Any] = []
+        self.reasons: list[tuple[str, int]] = []
+        self.searcher.lost = lambda trial_id, said, number: self.reasons.append((said, number))  # type: ignore[method-assign]
+
+    def get_trials(self) -> list[Any]:
+        return [] if self.stopped else [self.trial]
+
+    def stop_trial(self, trial: Any) -> None:
+        self.stopped.append(trial)
+
+    def fail(self, said: str) -> bool:
+        """One failure; whether the trial is started again."""
+        with open(self.trial.error_file, "a") as file:
+            file.write(f"Failure # 1 (occurred at noon)\n{said}\n")
+        self.attempts.on_trial_error(self, self.trial)
+        return self.attempts.choose_trial_to_run(self) is self.trial
+
+    def report(self, epoch: int) -> None:
+        self.attempts.on_trial_result(self, self.trial, {PAYLOAD: json.dumps({"epoch": {"epoch": epoch}})})
+
+
+@pytest.fixture
+def tune(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tune:
+    monkeypatch.setattr(ConductorSearcher, "_receive", lambda *_: None)
+    return Tune(tmp_path, retries=1)
+
+
+def _gone(process: str) -> str:
+    return f"The actor {process} is unavailable: RPC error: Socket closed"
+
+
+def test_a_trial_ends_when_it_was_lost_once_more_than_it_may_be(tune: Tune) -> None:
+    assert tune.fail(_gone(FIRST))
+    assert not tune.fail(f"The actor died unexpectedly before finishing this task.\n\tactor_id: {SECOND}")
+    assert [number for _, number in tune.reasons] == [2]
+    assert SECOND in tune.reasons[0][0]
+    assert FIRST not in tune.reasons[0][0], "the reason is the last one"
+
+
+def test_one_process_that_fails_twice_is_one_loss_and_said_once(
+    tune: Tune, caplog: pytest.LogCaptureFixture
+) -> None:
+    tune.report(4)
+    assert tune.fail(_gone(FIRST))
+    assert tune.fail(_gone(FIRST))
+    assert caplog.messages == [
+        "b0000 lost after epoch 4 because its node or process could no longer be reached: starting it again"
+    ]
+    assert not tune.fail(_gone(SECOND))
+
+
+def test_a_process_that_never_ran_is_no_loss_but_is_not_asked_for_for_ever(tune: Tune) -> None:
+    for number in range(PATIENCE):
+        assert tune.fail(f"\tactor_id: {number:032x}\n{NEVER}"), number
+    assert not tune.fail(f"\tactor_id: {SECOND}\n{NEVER}")
+
+
+def test_an_epoch_that_was_not_reported_before_gives_a_trial_all_its_attempts_again(tune: Tune) -> None:
+    tune.report(1)
+    assert tune.fail(_gone(FIRST))
+    tune.report(1)  # trained again
+    tune.report(2)
+    assert tune.fail(_gone(SECOND))
+    tune.report(2)
+    assert not tune.fail(_gone(THIRD))
+
+
+def test_so_does_an_epoch_that_only_the_trials_folder_knows(tune: Tune) -> None:
+    assert tune.fail(_gone(FIRST))
+    tune.folder.mkdir(parents=True, exist_ok=True)
+    spool.append(tune.folder, {"epoch": 1.0})
+    assert tune.fail(_gone(SECOND))
+    assert not tune.fail(_gone(THIRD))
+
+
+def test_rays_words_for_a_process_that_is_gone_are_still_these(tune: Tune) -> None:
+    said = str(ActorUnavailableError("Socket closed", bytes.fromhex(FIRST)))
+    assert tune.fail(said)
+    assert tune.fail(said), "one process"
+    source = inspect.getsource(ActorDiedError)
+    assert NEVER in source
+    assert "actor_id: {ActorID" in source
