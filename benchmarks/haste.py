@@ -1,9 +1,9 @@
-"""HASTE on a trained ResNet-20 and on its pruned half: accuracy against multiply-adds per image, with the hashing counted.
+"""HASTE on a trained ResNet-20 and on its pruned half: accuracy against multiply-adds per image, hashing counted.
 
-One path gives both nets: a dense phase, then one event (``frs``, half of the MACs) and a cycle. It is kept in ``--work``, so
-a second call only measures. Every number of bits L is measured with several draws of the projections on the same
-validation images, spread evenly over the 5,000. Beside it: what is centred before hashing (our choice was made by this
-table), and the time of the two ways to evaluate the sum.
+One path gives both nets: a dense phase, then one event (``frs``, half of the MACs) and a cycle. It is kept in
+``--work``, so a second call only measures. Every number of bits L is measured with several draws of the projections on
+the same validation images, spread evenly over the 5,000. Beside it: what is centred before hashing (our choice was made
+by this table), and the time of the two ways to evaluate the sum.
 
     OMP_NUM_THREADS=1 python benchmarks/haste.py --data /data/cifar10 --work /tmp/haste --out ... --figure docs/results
 """

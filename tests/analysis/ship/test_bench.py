@@ -139,7 +139,10 @@ def test_what_hashing_gave_is_said_in_words(sweep):
     words = [sweep, "--id", "t0000", "--runtime", "torch", "--haste", "L=4 images=20"]
     done = _bench(*words, "--seconds", "0.1", "--batch", "1")
     assert done.exit_code == 0, done.output
-    assert "HASTE, 20 validation images: similar channels merged while the model runs" in done.stdout
+    assert (
+        "HASTE (a reading of it), 20 validation images: similar channels merged while the model runs"
+        in done.stdout
+    )
     assert "left as they are: " in done.stdout
     assert "(reads the images)" in done.stdout
 
