@@ -166,7 +166,8 @@ def _haste_lines(found: HasteResult) -> list[str]:
     """Accuracy, multiply-adds and time with merged channels, one line per number of bits."""
     lines = [
         f"HASTE (a reading of it), {text.plural(found.images, 'validation image')}: "
-        f"similar channels merged while the model runs (s {found.sparsity:.3g}, seed {found.seed}, centred by {found.centre})",
+        "similar channels merged while the model runs "
+        f"(s {found.sparsity:.3g}, seed {found.seed}, centred by {found.centre})",
         f"as it is: {found.accuracy:.2f} %, {text.count(found.macs)} multiply-adds and {found.ms:.3g} ms per image",
         f"{'L':>3}  {'accuracy':>9}  {'multiply-adds, mean ± sd':>26}  {'of as it is':>11}  {'overhead':>8}  "
         "time / as it is",
