@@ -28,6 +28,7 @@ from gcp_core.cost import measure_cost
 from gcp_core.errors import ConfigError, PlanError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
+from gcp_core.pruning.selection import select_channels
 from gcp_core.pruning.surgery import apply_plan, gate_channels
 from gcp_core.testing import criterion_case, differences, fingerprint
 from tests.oracles.nets import images, own_net
@@ -243,6 +244,29 @@ def test_the_allocator_asks_for_no_more_units_than_a_group_once_had_and_meets_th
         "the best-used ones would grow"
     )
     assert cost_of_widths(groups, asked, of) == pytest.approx(limit, rel=0.05)
+
+
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_units_that_an_allocator_asks_back_beyond_the_level_stay_away(of):
+    class Greedy:
+        """All units back but those of the last group, of which twelve go."""
+
+        needs, per_unit, grows = "nothing", False, True
+
+        def allot(self, scores, groups, budget):
+            last = groups.groups[-1]
+            return {group.name: group.original_size for group in groups.groups} | {last.name: last.size - 12}
+
+    _, groups = net_and_groups("vgg_tiny")
+    groups = groups.after(groups.plan({group.name: range(3) for group in groups.groups}))
+    scores = {layer: torch.arange(width).double() for layer, width in groups.scored_layers().items()}
+    budget = Budget(ratio=1.0, limit=cost_of_widths(groups, {}, of), whole=True, of=of)
+    plan = select_channels(scores, groups, budget, Greedy())
+    come, gone = plan.meta["grow"], {name: len(units) for name, units in plan.removed.items()}
+    assert come, "some fit"
+    assert gone == {groups.groups[-1].name: 12}
+    widths = {g.name: g.size + come.get(g.name, 0) - gone.get(g.name, 0) for g in groups.groups}
+    assert cost_of_widths(groups, widths, of) <= budget.limit
 
 
 def test_of_parameters_the_ranking_is_by_what_a_parameter_buys():
