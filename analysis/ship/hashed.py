@@ -78,16 +78,13 @@ def parse(text: str) -> HastePlan:
     if "L" not in given:
         raise ConfigError("L is missing, the number of hash bits", _OPTION, _EXAMPLE)
     bits = dict.fromkeys(_whole("L", word) for word in given["L"].split(","))
-    shared = {
-        "sparsity": _share(given["s"]) if "s" in given else SPARSITY,
-        "seed": _whole("seed", given.get("seed", "0")),
-        "centre": given.get("centre", Hashing.centre),
-    }
+    sparsity = _share(given["s"]) if "s" in given else SPARSITY
+    seed, centre = _whole("seed", given.get("seed", "0")), given.get("centre", Hashing.centre)
     images = _whole("images", given["images"]) if "images" in given else None
     if images is not None and images < 1:
         raise ConfigError(f"{images} is no number of images", f"{_OPTION} images", "at least 1")
     try:
-        return HastePlan(tuple(Hashing(number, **shared) for number in bits), images)
+        return HastePlan(tuple(Hashing(number, sparsity, seed, centre) for number in bits), images)
     except ConfigError as error:
         raise ConfigError(error.message, f"{_OPTION} {error.where}", error.hint) from None
 
