@@ -189,21 +189,6 @@ def test_a_growing_path_restores_at_most_what_the_level_allows_and_what_a_layer_
     assert left[-1] == groups.num_units
 
 
-def test_a_single_trial_grows_at_the_cost_that_an_even_cut_would_leave():
-    result = run_trial(GROWING_SINGLE)
-    assert any(plan.growth is not None for plan in result.plans)
-    groups = build_setup(GROWING_SINGLE).groups
-    dense = groups.cost()[0]
-    for plan in result.plans:
-        share = 1 - Budget(ratio=GROWING_SINGLE.pruning.ratio).units(groups.num_units) / groups.num_units
-        even = cost_of_widths(groups, {group.name: share * group.size for group in groups.groups})
-        unit = groups.marginal_cost("macs").max()
-        groups = groups_after(groups, plan)
-        limit = max(even, (1 - GROWING_SINGLE.pruning.target) * dense)
-        assert limit - 2 * unit <= groups.cost()[0] <= limit
-    assert groups.cost()[0] == result.finals["macs"]
-
-
 @pytest.mark.parametrize("config", [dict(TRIALS)["compensation, path"], GROWING], ids=["repairs", "grows"])
 def test_shared_training_gives_the_weights_of_training_alone(config, tmp_path):
     store = StageStore(tmp_path)
@@ -250,6 +235,21 @@ def test_an_event_at_initialisation_is_for_single_trials_with_the_interval_clock
 
 
 # --- a look is paid for as far as it went -------------------------------------------------------------------------
+
+
+def test_a_single_trial_grows_at_the_cost_that_an_even_cut_would_leave():
+    result = run_trial(GROWING_SINGLE)
+    assert any(plan.growth is not None for plan in result.plans)
+    groups = build_setup(GROWING_SINGLE).groups
+    dense = groups.cost()[0]
+    for plan in result.plans:
+        share = 1 - Budget(ratio=GROWING_SINGLE.pruning.ratio).units(groups.num_units) / groups.num_units
+        even = cost_of_widths(groups, {group.name: share * group.size for group in groups.groups})
+        unit = groups.marginal_cost("macs").max()
+        groups = groups_after(groups, plan)
+        limit = max(even, (1 - GROWING_SINGLE.pruning.target) * dense)
+        assert limit - 2 * unit <= groups.cost()[0] <= limit
+    assert groups.cost()[0] == result.finals["macs"]
 
 
 @pytest.mark.parametrize("name", ["compensation, path", "network_adjustment, path"])
