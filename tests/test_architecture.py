@@ -25,6 +25,7 @@ ROOMS = {
         "models",
         "data",
         "cost",
+        "haste",
         "groups",
         "relevance",
         "criteria",

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from analysis import text
 from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options
 
 if TYPE_CHECKING:
     from analysis.ship.bench import Bench
+    from analysis.ship.hashed import HasteResult
 
 #: As in ``analysis.ship.bench``, which would load torch.
 _RUNTIMES = ("torch", "onnxruntime", "onnxruntime int8", "openvino")
@@ -53,6 +55,11 @@ def _numbers(_context: object, _parameter: object, value: str) -> tuple[int, ...
     show_default=True,
     help="cpu: count only this process's own time, for busy machines; one thread only.",
 )
+@click.option(
+    "--haste",
+    metavar="SETTINGS",
+    help='Merge similar channels while the model runs: "L=4,8,12 s=2/3 images=1000".',
+)
 @click.option("--data-path", help="Where the data is on this machine, if not where the trial found it.")
 @click.option(
     "--out", type=click.Path(path_type=Path, dir_okay=False), help="JSON file (default: beside the model)."
@@ -70,6 +77,7 @@ def bench(
     latency_only: bool,
     seconds: float,
     clock: str,
+    haste: str | None,
     data_path: str | None,
     out: Path | None,
     **verbs: Any,
@@ -83,6 +91,11 @@ def bench(
     from analysis.ship import checkpoints
     from analysis.ship.measured import FOLDER
 
+    hashing = None
+    if haste is not None:
+        from analysis.ship import hashed
+
+        hashing = hashed.parse(haste)
     with tempfile.TemporaryDirectory() as work:
         reason = ""
         if checkpoints.is_export(Path(model)):
@@ -104,6 +117,7 @@ def bench(
             seconds=seconds,
             clock=clock,
             data_path=data_path,
+            haste=hashing,
         )
         result = measure(files, plan)
     written = write(result, out or place)
@@ -142,8 +156,38 @@ def lines(result: Bench) -> list[str]:
             + ("" if a.dense is None else f", unpruned {a.dense:.2f} %")
             for a in result.accuracies
         ]
+    if result.haste is not None:
+        found += ["", *_haste_lines(result.haste)]
     found += ["", *(f"not measured: {runtime} ({why})" for runtime, why in result.skipped.items())]
     return found
+
+
+def _haste_lines(found: HasteResult) -> list[str]:
+    """Accuracy, multiply-adds and time with merged channels, one line per number of bits."""
+    lines = [
+        f"HASTE (a reading of it), {text.plural(found.images, 'validation image')}: "
+        "similar channels merged while the model runs "
+        f"(s {found.sparsity:.3g}, seed {found.seed}, centred by {found.centre})",
+        f"as it is: {found.accuracy:.2f} %, {text.count(found.macs)} multiply-adds and {found.ms:.3g} ms per image",
+        f"{'L':>3}  {'accuracy':>9}  {'multiply-adds, mean ± sd':>26}  {'of as it is':>11}  {'overhead':>8}  "
+        "time / as it is",
+    ]
+    for one in found.hashed:
+        macs = f"{text.count(one.macs_mean)} ± {text.count(one.macs_sd)}"
+        time = _interval(one.time_share, one.time_share_low, one.time_share_high)
+        overhead = sum(one.parts[part] for part in ("hashing", "averages", "filter_sums"))
+        lines.append(
+            f"{one.bits:>3}  {one.accuracy:>7.2f} %  {macs:>26}  {100 * one.macs_mean / found.macs:>9.1f} %  "
+            f"{100 * overhead / found.macs:>6.1f} %  {time}"
+        )
+    lines.append(
+        "overhead (in the multiply-adds): hashing, averages and sums of filters, of the model as it is"
+    )
+    left = ", ".join(f"{name} ({why})" for name, why in found.left.items())
+    lines.append(
+        f"{text.plural(len(found.replaced), 'convolution')} replaced; left as they are: {left or 'none'}"
+    )
+    return lines
 
 
 def _interval(middle: float, low: float, high: float) -> str:

@@ -21,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from analysis.ship import hashed
 from analysis.ship.checkpoints import Files
+from analysis.ship.hashed import HastePlan, HasteResult
 from analysis.ship.measured import FORMAT, INT8, ONNX, OPENVINO, TORCH
 from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
@@ -72,6 +74,7 @@ class Bench:
     Attributes:
         skipped: runtime -> why it was not measured, and what installs it.
         machine: processor, cores, load average before and after, and versions, in words.
+        haste: the model with hashed convolutions; None = not asked for.
     """
 
     model: str
@@ -81,10 +84,13 @@ class Bench:
     accuracies: tuple[Accuracy, ...]
     skipped: dict[str, str]
     machine: dict[str, str]
+    haste: HasteResult | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as the file and ``--json`` have them."""
+        """Plain values, as the file and ``--json`` have them; no ``haste`` where it was not asked for."""
         values = dataclasses.asdict(self)
+        if self.haste is None:
+            del values["haste"]
         values["timed"] = [{"runtime": t.runtime, **dataclasses.asdict(t.latency)} for t in self.timed]
         values["accuracies"] = [dataclasses.asdict(a) for a in self.accuracies]
         return {"format": FORMAT, **values}
@@ -101,6 +107,7 @@ class Plan:
         data_path: where the data is on this machine, if it has moved since the trial.
         clock: ``wall``, or ``cpu``: the processor's time of this process, which with one thread is what the wall clock
             would show on a quiet machine.
+        haste: measure the model with hashed convolutions too (``accuracy`` is needed); None = no.
     """
 
     batch_sizes: tuple[int, ...] = (1, 64)
@@ -111,6 +118,7 @@ class Plan:
     width: float = 0.02
     data_path: str | None = None
     clock: str = "wall"
+    haste: HastePlan | None = None
 
 
 def bench(files: Files, plan: Plan) -> Bench:
@@ -118,8 +126,13 @@ def bench(files: Files, plan: Plan) -> Bench:
 
     Raises:
         CheckpointError: a file was changed, or the data is not what the model was trained on.
-        ConfigError: a runtime that was asked for is not installed, or the clock would add up several threads.
+        ConfigError: a runtime that was asked for is not installed, the clock would add up several threads, or
+            hashing would have no images.
+        ModelError: hashing is asked for, and none of the convolutions can be replaced.
     """
+    if plan.haste is not None and not plan.accuracy:
+        message = "what is merged depends on the images"
+        raise ConfigError(message, "--haste", "leave --latency-only out")
     if plan.clock == "cpu" and max(plan.threads) > 1:
         raise ConfigError("would add up the time of all threads", "--clock cpu", "measure with --threads 1")
     wanted, skipped = _wanted(plan)
@@ -129,6 +142,11 @@ def bench(files: Files, plan: Plan) -> Bench:
     before = _load()
     with tempfile.TemporaryDirectory() as work:
         splits = _splits(files, config, plan) if plan.accuracy else None
+        merged = (
+            None
+            if splits is None or plan.haste is None
+            else hashed.measure(files.model, splits, plan.haste, max(plan.threads), plan.clock)
+        )
         made = {
             who: _Runtimes(net, image, Path(work) / who, wanted, splits, config.train.channels_last)
             for who, net in (("model", model), ("reference", dense))
@@ -147,7 +165,8 @@ def bench(files: Files, plan: Plan) -> Bench:
     described = "baseline, trained" if files.baseline is not None else "same network, unpruned and untrained"
     clock = "processor time of the process" if plan.clock == "cpu" else "wall clock"
     machine = {**_machine(wanted), "clock": clock, "load average": f"{before} before, {_load()} after"}
-    return Bench(files.name, str(files.manifest["sha256"]), described, timed, accuracies, skipped, machine)
+    sha256 = str(files.manifest["sha256"])
+    return Bench(files.name, sha256, described, timed, accuracies, skipped, machine, merged)
 
 
 def write(result: Bench, path: Path) -> Path:

@@ -39,7 +39,7 @@ SECTIONS = {
 PUBLIC = {
     "gcp_core": [
         "models", "data", "groups", "relevance", "criteria", "allocators", "repairs", "penalties", "methods", "selection",
-        "surgery", "cost", "training", "checkpoint", "export", "config", "plan", "schema", "errors", "testing",
+        "surgery", "cost", "haste", "training", "checkpoint", "export", "config", "plan", "schema", "errors", "testing",
     ],
     "sweeps": [""],
     "analysis": [""],

@@ -70,30 +70,56 @@ class Steps:
 # --- cost as a function of widths ------------------------------------------------------------------------------------
 
 
-def cost_of_widths(groups: Groups, widths: Mapping[str, float]) -> float:
-    """MACs if each group had this many units (any number, also more than now): the polynomial F.
+def cost_of_widths(groups: Groups, widths: Mapping[str, float], of: str = "macs") -> float:
+    """MACs (or ``params``) if each group had this many units (any number, also more than now): the polynomial F.
 
     Groups that are not named keep their width. At whole widths of a plan it is what the counter says of the cut model.
     """
     scale = _scales(groups, widths)
+    if of == "params":
+        return float(sum(np.prod(sizes) for sizes in _sizes(groups, scale).values()))
     macs = float(groups.layout.fixed_macs)
     for term in groups.layout.terms:
         macs += term.factor * float(scale[term.outs].sum()) * float(scale[term.ins].sum())
     return macs
 
 
-def cost_slopes(groups: Groups, widths: Mapping[str, float] | None = None) -> dict[str, float]:
-    """Group -> dF/dc: MACs per unit more, at these widths (at the present ones by default)."""
+def cost_slopes(
+    groups: Groups, widths: Mapping[str, float] | None = None, of: str = "macs"
+) -> dict[str, float]:
+    """Group -> dF/dc: MACs (or ``params``) per unit more, at these widths (at the present ones by default)."""
     scale = _scales(groups, widths or {})
     owner = _owners(groups)
     slopes = np.zeros(len(groups.groups) + 1)
-    for term in groups.layout.terms:
-        for here, there in ((term.outs, term.ins), (term.ins, term.outs)):
-            # d(sum of a group's entries) / dc = how many entries a unit of it has, on average.
-            entries = np.bincount(owner[here] + 1, minlength=len(groups.groups) + 1)[1:]
-            sizes = np.array([group.size for group in groups.groups])
-            slopes[:-1] += term.factor * float(scale[there].sum()) * entries / sizes
+    sizes = np.array([group.size for group in groups.groups])
+
+    def add(units: np.ndarray, each: float) -> None:
+        # d(sum of a group's entries) / dc = how many entries a unit of it has, on average.
+        entries = np.bincount(owner[units] + 1, minlength=len(groups.groups) + 1)[1:]
+        slopes[:-1] += each * entries / sizes
+
+    if of == "params":
+        shapes = _sizes(groups, scale)
+        for axis in groups.layout.axes:
+            if axis.tensor in shapes:
+                others = shapes[axis.tensor][: axis.dim] + shapes[axis.tensor][axis.dim + 1 :]
+                add(axis.units, float(np.prod(others)))
+    else:
+        for term in groups.layout.terms:
+            for here, there in ((term.outs, term.ins), (term.ins, term.outs)):
+                add(here, term.factor * float(scale[there].sum()))
     return {group.name: float(slope) for group, slope in zip(groups.groups, slopes)}
+
+
+def _sizes(groups: Groups, scale: np.ndarray) -> dict[str, list[float]]:
+    """Trainable parameter -> its shape where each entry of a unit counts for ``scale``."""
+    sizes: dict[str, list[float]] = {
+        name: [float(n) for n in shape] for name, shape in groups.layout.param_shapes.items()
+    }
+    for axis in groups.layout.axes:
+        if axis.tensor in sizes:
+            sizes[axis.tensor][axis.dim] = float(scale[axis.units].sum())
+    return sizes
 
 
 def _scales(groups: Groups, widths: Mapping[str, float]) -> np.ndarray:

@@ -12,6 +12,7 @@ from gcp_core.allocators.adjustment import (
     Steps,
     adjusted_widths,
     cost_of_widths,
+    cost_slopes,
     probe_rates,
     shrunk_widths,
     utilisation,
@@ -57,25 +58,36 @@ class LeastUsed:
 
 @dataclass(frozen=True)
 class NetworkAdjustment(LeastUsed):
-    """As :class:`LeastUsed`, but on the way to a level of MACs the best-used groups grow, up to what they once had."""
+    """As :class:`LeastUsed`, but on the way to a level the best-used groups grow, up to what they once had.
+
+    Of a level of parameters utilisation is per parameter: probes drop equal MACs, so to first order a rise is multiplied
+    by the group's MACs and divided by its parameters. The source only knows MACs (a reading).
+    """
 
     grows: bool = True
 
     def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
         """Adjusted widths at the cost of the level; without a level to reach nothing grows."""
-        if budget.limit is None or not budget.whole or budget.of != "macs" or not self.ratios:
+        if budget.limit is None or not budget.whole or not self.ratios:
             return super().allot(scores, groups, budget)
         widths = {group.name: group.size for group in groups.groups}
         initial = {group.name: group.original_size for group in groups.groups}
         return adjusted_widths(
             widths,
             initial,
-            self.ratios,
-            lambda new: cost_of_widths(groups, new),
+            self._per(budget.of, groups),
+            lambda new: cost_of_widths(groups, new, budget.of),
             float(budget.limit),
             steps=self.steps,
             ceilings=initial,
         )
+
+    def _per(self, of: str, groups: Groups) -> Mapping[str, float]:
+        """Rise of the loss by what is counted, on any common scale."""
+        if of == "macs":
+            return self.ratios
+        macs, own = cost_slopes(groups), cost_slopes(groups, of=of)
+        return {name: rise * macs[name] / own[name] for name, rise in self.ratios.items() if own[name] > 0}
 
 
 def network_adjustment(

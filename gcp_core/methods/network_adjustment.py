@@ -15,7 +15,7 @@ def network_adjustment() -> Method:
         "(arXiv 2004.02767), and its authors' code",
         read="the abstract and the code",
         ours="Weights are kept instead of trained anew (grown units start without an effect), groups stand for layers, "
-        "rates are bounded, any criterion says which units go, and widths are adjusted at every level of a path, up to "
-        "what a group once had. In a single trial layers only shrink.",
+        "rates are bounded, any criterion says which units go, and widths are adjusted at every event, up to what a "
+        "group once had; with prune.of: params to a number of parameters.",
         needs="prune.residual: coupled or inner",
     )

@@ -51,15 +51,15 @@ def adjusted(
 ) -> tuple[list[int] | None, dict[str, int]]:
     """(units that go by group, units that come by group name) of an answer that lets groups grow.
 
-    Floors are kept, no group gets more units than it once had, and units come back only as far as the limit on MACs
-    allows. ``(None, {})`` where nothing would grow, or nothing would go.
+    Floors are kept, no group gets more units than it once had, and units come back only as far as the limit allows.
+    ``(None, {})`` where nothing would grow, or nothing would go.
     """
     added = {
         group.name: min(int(keep.get(group.name, group.size)), group.original_size) - group.size
         for group in groups.groups
     }
     added = {name: number for name, number in added.items() if number > 0}
-    if not added or budget.limit is None or budget.of != "macs":
+    if not added or budget.limit is None:
         return None, {}
     taken = []
     for g, (group, allowed) in enumerate(zip(groups.groups, removable(groups, budget), strict=True)):
@@ -70,7 +70,7 @@ def adjusted(
         pairs = zip(groups.groups, taken, strict=True)
         return {group.name: group.size - gone + added.get(group.name, 0) for group, gone in pairs}
 
-    while added and cost_of_widths(groups, widths()) > budget.limit:
+    while added and cost_of_widths(groups, widths(), budget.of) > budget.limit:
         largest = max(added, key=lambda name: added[name])
         added[largest] -= 1
         added = {name: number for name, number in added.items() if number}

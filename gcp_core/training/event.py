@@ -6,10 +6,12 @@ import dataclasses
 
 import torch
 
-from gcp_core.allocators import Allocator
+from gcp_core.allocators import Allocator, Budget, rankings
+from gcp_core.allocators.adjustment import cost_of_widths
 from gcp_core.allocators.base import Looking, looks
 from gcp_core.criteria import Judgement, is_comparable
 from gcp_core.errors import required
+from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.growth import plan_growth
 from gcp_core.pruning.selection import select_within
@@ -27,9 +29,24 @@ def prune_event(state: State, epoch: int) -> Plan | None:
     scores = event_scores(state, epoch)
     last = epoch + prune.interval > last_event_epoch(prune, setup.config.train.num_epochs)
     budget = budget_for(prune, setup.limit, is_comparable(setup.scorer[0]), last)
+    if getattr(setup.allocator, "grows", False):
+        budget = growing_budget(budget, state.living)
     allocator = event_allocator(state, epoch)
     plan = select_within(scores, state.living, budget, allocator)
     return carry_out(state, plan, epoch, allocator) if plan.num_units else None
+
+
+def growing_budget(budget: Budget, groups: Groups) -> Budget:
+    """What an event of a single trial may take where layers may grow: it is to reach a cost, whatever goes and comes.
+
+    The cost is what would be left if every group lost the share of units that is asked for, but not less than the limit.
+    """
+    if budget.whole:
+        return budget
+    share = 1 - sum(asked for _, asked in rankings(groups, budget)) / max(1, groups.num_units)
+    widths = {group.name: max(share, 0.0) * group.size for group in groups.groups}
+    limit = max(cost_of_widths(groups, widths, budget.of), float(budget.limit or 0))
+    return dataclasses.replace(budget, count=None, ratio=1.0, hidden_count=None, limit=limit, whole=True)
 
 
 def event_scores(state: State, epoch: int) -> Judgement:

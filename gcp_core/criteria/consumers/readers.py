@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
 
-from gcp_core.groups import Groups
+from gcp_core.groups import Edges, Groups
 
 _log = logging.getLogger(__name__)
 CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -31,39 +32,38 @@ class Reader:
 
 
 def readers(model: nn.Module, groups: Groups) -> list[Reader]:
-    """All layers that read units, in the order of the groups' layout.
+    """All layers that read units (:meth:`Groups.edges`), in the order of the groups' layout.
 
     Depthwise and grouped convolutions are left out: their filters do not see all channels.
     """
-    found = []
-    for axis in groups.layout.axes:
-        layer, _, short = axis.tensor.rpartition(".")
-        if axis.dim != 1 or short != "weight" or not bool((axis.units >= 0).any()):
-            continue
-        module = model.get_submodule(layer)
-        if isinstance(module, CONVS) and module.groups == 1:
-            found.append(Reader(layer, axis.units, int(np.prod(module.kernel_size))))
-        elif isinstance(module, nn.Linear):
-            run = _run(axis.units)
-            found.append(Reader(layer, axis.units[::run], run))
-        else:
-            _log.debug("%s is left out: its filters do not see all channels", layer)
-    return found
+    return _readers(model, groups, groups.edges())
 
 
 def readers_by_group(model: nn.Module, groups: Groups) -> dict[str, list[Reader]]:
     """Group name -> the layers that read any of its units; an empty list where nothing does (``scatter``)."""
-    every = readers(model, groups)
-    return {
-        group.name: [
-            reader
-            for reader in every
-            if bool(
-                ((reader.units >= group.first_unit) & (reader.units < group.first_unit + group.size)).any()
-            )
-        ]
-        for group in groups.groups
-    }
+    edges = groups.edges()
+    every = _readers(model, groups, edges)
+    layers = {name: {consumer.layer for consumer in own.consumers} for name, own in edges.items()}
+    return {name: [reader for reader in every if reader.layer in own] for name, own in layers.items()}
+
+
+def _readers(model: nn.Module, groups: Groups, edges: Mapping[str, Edges]) -> list[Reader]:
+    consumers = {consumer.layer: consumer for own in edges.values() for consumer in own.consumers}
+    found = []
+    for axis in groups.layout.axes:
+        layer, _, short = axis.tensor.rpartition(".")
+        if axis.dim != 1 or short != "weight" or layer not in consumers:
+            continue
+        if consumers[layer].depthwise or consumers[layer].conv_groups > 1:
+            _log.debug("%s is left out: its filters do not see all channels", layer)
+            continue
+        module = model.get_submodule(layer)
+        if isinstance(module, CONVS):
+            found.append(Reader(layer, axis.units, int(np.prod(module.kernel_size))))
+        else:
+            run = _run(axis.units)
+            found.append(Reader(layer, axis.units[::run], run))
+    return found
 
 
 def _run(units: np.ndarray) -> int:

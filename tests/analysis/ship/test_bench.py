@@ -113,3 +113,69 @@ def test_a_list_that_is_none_is_refused(sweep, option, value):
     done = _bench(sweep, option, value)
     assert done.exit_code == 2
     assert "is not a list of whole numbers above 0" in done.stderr
+
+
+def test_hashed_convolutions_are_measured_beside_the_model_as_it_is(sweep):
+    answer = _answer(
+        sweep, "--id", "t0000", "--runtime", "torch", "--haste", "L=0,4 s=1/2 seed=3 images=70", *QUICK
+    )
+    jsonschema.validate(answer, json.loads(SCHEMA.read_text()))
+    haste = answer["haste"]
+    assert (haste["sparsity"], haste["seed"], haste["images"]) == (0.5, 3, 70)
+    assert [one["bits"] for one in haste["hashed"]] == [0, 4]
+    none, four = haste["hashed"]
+    assert none["macs_sd"] == 0 < four["macs_sd"]
+    assert four["macs_low"] <= four["macs_mean"] <= four["macs_high"]
+    assert none["macs_mean"] < haste["macs"]
+    assert "reads the images" in haste["left"].values()
+    assert not set(haste["left"]) & set(haste["replaced"])
+    assert json.loads(Path(answer["file"]).read_text())["haste"] == haste
+    # The report reads the file as before.
+    (shown,) = speeds(load(sweep), "t0000").models
+    assert shown.note == ""
+
+
+def test_what_hashing_gave_is_said_in_words(sweep):
+    words = [sweep, "--id", "t0000", "--runtime", "torch", "--haste", "L=4 images=20"]
+    done = _bench(*words, "--seconds", "0.1", "--batch", "1")
+    assert done.exit_code == 0, done.output
+    assert (
+        "HASTE (a reading of it), 20 validation images: similar channels merged while the model runs"
+        in done.stdout
+    )
+    assert "left as they are: " in done.stdout
+    assert "(reads the images)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ("L=99", "--haste L: 99 is not a number of hash bits (a whole number from 0 to 52)"),
+        ("L=4,-1", "--haste L: -1 is not a number of hash bits"),
+        ("L=four", "--haste L: 'four' is not a whole number"),
+        (
+            "L=4 s=1",
+            "--haste s: 1.0 is not a share of zeros (from 0 to below 1; 2/3 and 1/2 are the published ones)",
+        ),
+        ("L=4 s=-1/3", "--haste s: -0.333"),
+        ("L=4 s=1/0", "--haste s: '1/0' is not a number"),
+        ("L=4 centre=all", "--haste centre: 'all' is not known (one of channel, pixel, none)"),
+        ("L=4 images=0", "--haste images: 0 is no number of images (at least 1)"),
+        ("s=0.5", "--haste: L is missing, the number of hash bits"),
+        ("4", "--haste: '4' is no setting (for instance"),
+        ("L=4 sead=1", """--haste: 'sead=1' is no setting (did you mean "seed"?)"""),
+        ("L=4 L=8", "--haste: L is given twice"),
+    ],
+)
+def test_hashing_that_makes_no_sense_is_refused_before_anything_is_read(tmp_path, settings, said):
+    done = _bench(tmp_path / "no such sweep", "--haste", settings)
+    assert done.exit_code == 2
+    assert done.stderr.startswith(f"error: {said}")
+    assert done.stderr.count("\n") == 1
+
+
+def test_hashing_without_images_is_refused(sweep):
+    done = _bench(sweep, "--id", "t0000", "--latency-only", "--haste", "L=4", *QUICK)
+    assert done.exit_code == 2
+    assert "--haste: what is merged depends on the images (leave --latency-only out)" in done.stderr
+    assert not (sweep / "bench").exists()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
+from gcp_core.allocators import Budget
 from gcp_core.allocators.adjustment import (
     MOST,
     Steps,
@@ -21,10 +23,12 @@ from gcp_core.allocators.adjustment import (
     shrunk_widths,
     utilisation,
 )
+from gcp_core.allocators.network import network_adjustment
 from gcp_core.cost import measure_cost
 from gcp_core.errors import ConfigError, PlanError, RelevanceError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
+from gcp_core.pruning.selection import select_channels
 from gcp_core.pruning.surgery import apply_plan, gate_channels
 from gcp_core.testing import criterion_case, differences, fingerprint
 from tests.oracles.nets import images, own_net
@@ -53,7 +57,9 @@ def test_the_cost_of_widths_is_what_the_counter_says_of_the_cut_net(name, residu
     plan = groups.plan({n: range(groups.group(n).size - w) for n, w in left.items()})
     small = copy.deepcopy(model)
     apply_plan(small, plan)
-    assert cost_of_widths(groups, left) == pytest.approx(measure_cost(small, images(size=8)).macs, rel=1e-12)
+    cost = measure_cost(small, images(size=8))
+    assert cost_of_widths(groups, left) == pytest.approx(cost.macs, rel=1e-12)
+    assert cost_of_widths(groups, left, "params") == pytest.approx(cost.params, rel=1e-12)
     # And back: the small net's groups say what the large one costs.
     again = find_groups(small, images(size=8), residual=residual)
     if residual != "scatter":
@@ -62,15 +68,16 @@ def test_the_cost_of_widths_is_what_the_counter_says_of_the_cut_net(name, residu
         )
 
 
+@pytest.mark.parametrize("of", ["macs", "params"])
 @pytest.mark.parametrize("name", NETS)
-def test_slopes_are_finite_differences_of_the_counter(name):
+def test_slopes_are_finite_differences_of_the_counter(name, of):
     _, groups = net_and_groups(name)
     widths = widths_of(groups)
-    for group, slope in cost_slopes(groups).items():
+    for group, slope in cost_slopes(groups, of=of).items():
         up, down = ({**widths, group: widths[group] + sign} for sign in (1, -1))
         # F is a polynomial of degree two in each width: the central difference is exact.
         assert slope == pytest.approx(
-            (cost_of_widths(groups, up) - cost_of_widths(groups, down)) / 2, rel=1e-12
+            (cost_of_widths(groups, up, of) - cost_of_widths(groups, down, of)) / 2, rel=1e-12
         )
 
 
@@ -123,8 +130,9 @@ def test_the_rise_of_a_squared_loss_is_the_closed_form():
 def test_a_rise_probed_at_a_cut_rate_counts_for_the_cost_it_should_have_dropped():
     case = criterion_case()
     slopes = cost_slopes(case.groups)
-    rates = {"0": 0.2, "4": 0.1}
+    rates = {"0": 0.02, "4": 0.4}
     dropped = {name: rate * case.groups.group(name).size * slopes[name] for name, rate in rates.items()}
+    assert dropped["4"] > 2 * dropped["0"]
     alone = {
         name: utilisation(
             case.model, case.groups, case.batches, {name: rate}, torch.Generator().manual_seed(1), times=1
@@ -222,6 +230,51 @@ def test_ceilings_hold():
         ceilings={"a": 10, "b": 10},
     )
     assert found["a"] == 10
+
+
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_the_allocator_asks_for_no_more_units_than_a_group_once_had_and_meets_the_level(of):
+    _, groups = net_and_groups("vgg_tiny")
+    ratios = {group.name: float(g + 1) for g, group in enumerate(groups.groups)}
+    allocator = replace(network_adjustment(share=0.5), ratios=ratios)
+    limit = 0.8 * cost_of_widths(groups, {}, of)
+    asked = allocator.allot({}, groups, Budget(ratio=1.0, limit=limit, whole=True, of=of))
+    assert all(asked[group.name] <= group.original_size for group in groups.groups)
+    assert any(asked[group.name] == group.original_size for group in groups.groups), (
+        "the best-used ones would grow"
+    )
+    assert cost_of_widths(groups, asked, of) == pytest.approx(limit, rel=0.05)
+
+
+@pytest.mark.parametrize("of", ["macs", "params"])
+def test_units_that_an_allocator_asks_back_beyond_the_level_stay_away(of):
+    class Greedy:
+        """All units back but those of the last group, of which twelve go."""
+
+        needs, per_unit, grows = "nothing", False, True
+
+        def allot(self, scores, groups, budget):
+            last = groups.groups[-1]
+            return {group.name: group.original_size for group in groups.groups} | {last.name: last.size - 12}
+
+    _, groups = net_and_groups("vgg_tiny")
+    groups = groups.after(groups.plan({group.name: range(3) for group in groups.groups}))
+    scores = {layer: torch.arange(width).double() for layer, width in groups.scored_layers().items()}
+    budget = Budget(ratio=1.0, limit=cost_of_widths(groups, {}, of), whole=True, of=of)
+    plan = select_channels(scores, groups, budget, Greedy())
+    come, gone = plan.meta["grow"], {name: len(units) for name, units in plan.removed.items()}
+    assert come, "some fit"
+    assert gone == {groups.groups[-1].name: 12}
+    widths = {g.name: g.size + come.get(g.name, 0) - gone.get(g.name, 0) for g in groups.groups}
+    assert cost_of_widths(groups, widths, of) <= budget.limit
+
+
+def test_of_parameters_the_ranking_is_by_what_a_parameter_buys():
+    _, groups = net_and_groups("vgg_tiny")
+    macs, params = cost_slopes(groups), cost_slopes(groups, of="params")
+    alike = {name: macs[name] ** -1 * params[name] for name in macs}  # equal rises per parameter
+    per = replace(network_adjustment(), ratios=alike)._per("params", groups)
+    assert list(per.values()) == pytest.approx([1.0] * len(per), rel=1e-12)
 
 
 def test_scaling_finds_the_nearest_whole_widths():

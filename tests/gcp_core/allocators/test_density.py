@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
+from gcp_core.allocators import Budget
 from gcp_core.allocators.density import (
+    ActivationDensity,
     density,
     density_widths,
     group_densities,
@@ -16,6 +20,7 @@ from gcp_core.allocators.density import (
 from gcp_core.criteria import build_criterion
 from gcp_core.errors import ConfigError, RelevanceError
 from gcp_core.groups import find_groups
+from gcp_core.schedule.saturation import density_saturated
 from gcp_core.testing import criterion_case, differences, fingerprint
 from tests.oracles.nets import images, own_net
 
@@ -108,3 +113,21 @@ def test_densities_without_images_are_refused():
     case = criterion_case()
     with pytest.raises(RelevanceError, match="there are no images"):
         layer_densities(case.model, case.groups, [])
+
+
+def test_the_allocator_asks_for_no_width_below_the_events_floor():
+    case = criterion_case()
+    asked = ActivationDensity(dict.fromkeys((group.name for group in case.groups.groups), 0.0))
+    budget = Budget(ratio=0.5, min_channels=3, min_share=0.5)
+    assert asked.allot({}, case.groups, budget) == {
+        group.name: max(3, math.ceil(group.original_size / 2)) for group in case.groups.groups
+    }
+
+
+def test_after_an_event_the_clock_watches_anew():
+    """With a window of one epoch and any move allowed every second epoch is due."""
+    case, clock = criterion_case(), density_saturated(window=1, tolerance=1.0)
+    due = [
+        clock.due(epoch, case.model, case.groups, case.batches, torch.Generator()) for epoch in range(1, 6)
+    ]
+    assert due == [False, True, False, True, False]

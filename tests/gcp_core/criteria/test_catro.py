@@ -202,6 +202,21 @@ def test_a_groups_ranking_keeps_best_sets_and_its_worth_falls():
         assert tuple(ranking.keep(number)) == best_by_trying(units[group.name], number)[0]
 
 
+def test_layers_that_share_units_count_alike_whatever_their_scale():
+    groups = find_groups(own_net("resnet20"), images(size=8))
+    layers = {
+        layer: random_separation(seed, width)
+        for seed, (layer, width) in enumerate(groups.scored_layers().items())
+    }
+    stream = max(groups.groups, key=lambda group: sum(member.scored for member in group.members))
+    loud, other = (member.layer for member in stream.members[-2:])
+    scaled = {**layers, loud: Separation(1000 * layers[loud].between, 1000 * layers[loud].within)}
+    before, after = (unit_separation(own, groups)[stream.name] for own in (layers, scaled))
+    assert torch.allclose(before.between, after.between, rtol=1e-12)
+    assert torch.allclose(before.within, after.within, rtol=1e-12)
+    assert {loud, other} <= set(layers), "both are scored"
+
+
 def test_the_networks_lambda_rises_with_fewer_units():
     layers = {"a": random_separation(1), "b": random_separation(2, 7)}
     rates = [network_rate(layers, number) for number in range(17, 0, -1)]

@@ -11,6 +11,8 @@ import sys
 import pytest
 import torch
 
+from gcp_core.allocators import Budget
+from gcp_core.allocators.adjustment import cost_of_widths
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError
 from gcp_core.methods import method_names, with_method
@@ -60,7 +62,18 @@ GROWING = dataclasses.replace(
     model=ModelConfig("vgg_tiny", width=0.25),
     prune=dataclasses.replace(dict(TRIALS)["network_adjustment, path"].pruning, target=0.7),
 )
-ALL = [*TRIALS, ("network_adjustment, path that grows", GROWING)]
+#: The same to a number of parameters; and a single trial whose events grow.
+GROWING_PARAMS = dataclasses.replace(GROWING, prune=dataclasses.replace(GROWING.pruning, of="params"))
+GROWING_SINGLE = dataclasses.replace(
+    dict(TRIALS)["network_adjustment, single"],
+    model=ModelConfig("vgg_tiny", width=0.25),
+    prune=dataclasses.replace(dict(TRIALS)["network_adjustment, single"].pruning, interval=1, ratio=0.05),
+)
+ALL = [
+    *TRIALS,
+    ("network_adjustment, path that grows", GROWING),
+    ("network_adjustment, single that grows", GROWING_SINGLE),
+]
 EVERY = pytest.mark.parametrize("config", [c for _, c in ALL], ids=[name for name, _ in ALL])
 
 
@@ -156,21 +169,22 @@ def test_methods_share_no_state_that_a_slot_has_influenced(kind):
         assert len(dense["slow_start, path"]) == 1
 
 
-def test_a_growing_path_restores_at_most_what_the_level_allows_and_what_a_layer_once_had():
-    result = run_trial(GROWING)
+@pytest.mark.parametrize("config", [GROWING, GROWING_PARAMS], ids=["macs", "params"])
+def test_a_growing_path_restores_at_most_what_the_level_allows_and_what_a_layer_once_had(config):
+    result = run_trial(config)
     assert result.ended == "target"
     grown = [plan for plan in result.plans if plan.growth is not None]
     assert grown
-    groups = build_setup(GROWING).groups
+    groups = build_setup(config).groups
     for plan, snapshot in zip(result.plans, result.snapshots[1:], strict=True):
-        assert snapshot.finals["macs_removed"] >= plan.meta["level"] - 1e-9
+        assert snapshot.finals[f"{config.pruning.of}_removed"] >= plan.meta["level"] - 1e-9
         before = groups
         groups = groups_after(groups, plan)
         for group, old in zip(groups.groups, before.groups, strict=True):
             gone = len(plan.removed.get(group.name, ()))
             come = plan.growth.added.get(group.name, 0) if plan.growth is not None else 0
             assert group.size == old.size - gone + come <= group.original_size
-        assert groups.cost()[0] == snapshot.finals["macs"]
+        assert groups.cost() == (snapshot.finals["macs"], snapshot.finals["params"])
     left = [row.metrics["prune/channels_left"] for row in result.history]
     assert left[-1] == groups.num_units
 
@@ -221,6 +235,21 @@ def test_an_event_at_initialisation_is_for_single_trials_with_the_interval_clock
 
 
 # --- a look is paid for as far as it went -------------------------------------------------------------------------
+
+
+def test_a_single_trial_grows_at_the_cost_that_an_even_cut_would_leave():
+    result = run_trial(GROWING_SINGLE)
+    assert any(plan.growth is not None for plan in result.plans)
+    groups = build_setup(GROWING_SINGLE).groups
+    dense = groups.cost()[0]
+    for plan in result.plans:
+        share = 1 - Budget(ratio=GROWING_SINGLE.pruning.ratio).units(groups.num_units) / groups.num_units
+        even = cost_of_widths(groups, {group.name: share * group.size for group in groups.groups})
+        unit = groups.marginal_cost("macs").max()
+        groups = groups_after(groups, plan)
+        limit = max(even, (1 - GROWING_SINGLE.pruning.target) * dense)
+        assert limit - 2 * unit <= groups.cost()[0] <= limit
+    assert groups.cost()[0] == result.finals["macs"]
 
 
 @pytest.mark.parametrize("name", ["compensation, path", "network_adjustment, path"])
