@@ -130,6 +130,10 @@ def check(words: list[str]) -> None:
         if program == "gcp-sweep":
             _check_keys(rest)
         _check_files(rest)
+    elif program == "sbatch":
+        script = next(place for place, word in enumerate(rest) if not word.startswith("--"))
+        _check_files(rest[script : script + 1])
+        check(["gcp-sweep", "run", *rest[script + 1 :]])
     elif program == "make":
         targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
         assert {word for word in rest if "=" not in word} <= targets
