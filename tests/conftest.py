@@ -23,6 +23,8 @@ os.environ.setdefault("MLFLOW_SERVER_ENABLE_JOB_EXECUTION", "false")
 # Workers share the cores: one thread each, and where a test asks for two they sleep while they wait for each other.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# Many processes are started here, and without files of bytecode each of them would compile the same code again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 #: Files that share what takes long to prepare (an export that is proven in a fresh process) go to one worker.
