@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import shutil
@@ -115,8 +116,9 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             reason = str(exc).strip().splitlines()[0]
             raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", address) from exc
         return
-    # A private cluster inherits the environment; a runtime_env would throw away the workers it starts in advance.
-    env |= {_REACHABLE: "0"}
+    # A private cluster inherits the environment. It starts a process for a trial when there is one: in advance it would
+    # start as many as the machine has cores, and another one for each that is taken.
+    env |= {_REACHABLE: "0", "RAY_prestart_worker_first_driver": "0"}
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
@@ -124,7 +126,7 @@ def _connect(config: SweepConfig, address: str | None) -> None:
         for _ in range(_ATTEMPTS):
             earlier = _ray_processes()
             try:
-                with _loopback():
+                with _loopback(), _lean():
                     ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
                 return
             except Exception as exc:  # Ray raises a bare Exception when its processes are not up within 30 s
@@ -160,16 +162,43 @@ def _loopback() -> Iterator[None]:
     try:
         from ray._private import ray_constants
 
-        before = ray_constants.ENABLE_RAY_CLUSTER
+        replaced = _replaced(ray_constants, ENABLE_RAY_CLUSTER=False)
     except (ImportError, AttributeError):
         _log.warning("this version of Ray listens on all of the machine's addresses; its token protects it")
+        replaced = contextlib.ExitStack()
+    with replaced:
         yield
-        return
-    ray_constants.ENABLE_RAY_CLUSTER = False
-    try:
+
+
+@contextlib.contextmanager
+def _lean() -> Iterator[None]:
+    """A Ray started meanwhile goes without what serves to look at a cluster, to enlarge it or to show its output.
+
+    Those are three processes, 100 MB each, for which ``ray.init`` waits: the dashboard's server (it starts without a
+    dashboard, too), the autoscaler's monitor, and the one that carries the workers' output to the driver. Ray's nodes
+    can do without them, but ``ray.init`` has no setting for it.
+    """
+    with contextlib.ExitStack() as replaced:
+        with contextlib.suppress(
+            ImportError, AttributeError
+        ):  # another version of Ray: it starts what it likes
+            from ray._private import parameter, services
+
+            options = functools.partialmethod(
+                parameter.RayParams.__init__, no_monitor=True, include_log_monitor=False
+            )
+            replaced.enter_context(_replaced(parameter.RayParams, __init__=options))
+            replaced.enter_context(_replaced(services, start_api_server=lambda *args, **kwargs: ("", None)))
         yield
-    finally:
-        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _replaced(place: Any, **values: Any) -> contextlib.ExitStack:
+    """Sets attributes of ``place`` to other values; leaving the ``with`` block sets them back."""
+    stack = contextlib.ExitStack()
+    for name, value in values.items():
+        stack.callback(setattr, place, name, getattr(place, name))
+        setattr(place, name, value)
+    return stack
 
 
 def _ray_processes() -> set[Any]:

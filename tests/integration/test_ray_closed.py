@@ -28,12 +28,14 @@ with ray_cluster(config(Path(sys.argv[1])), None):
     ray.get(ray.remote(lambda: None).remote())  # a worker listens too
     me = psutil.Process()
     found = []
-    for process in (me, *me.children(recursive=True)):
+    family = (me, *me.children(recursive=True))
+    for process in family:
         for it in process.net_connections("inet"):
             if it.status == "LISTEN":
                 found.append([process.name(), it.laddr.ip, it.laddr.port])
     gcs = ray.get_runtime_context().gcs_address
-    print(json.dumps({"gcs": gcs, "listening": found}), flush=True)
+    commands = [" ".join(process.cmdline()) for process in family]
+    print(json.dumps({"gcs": gcs, "listening": found, "commands": commands}), flush=True)
     sys.stdin.read()
 print(json.dumps(private() == before))
 """
@@ -49,14 +51,25 @@ print(ray.get(ray.remote(lambda: "ran").remote()))
 """
 
 
-def _join(address: str, **more: str | None) -> subprocess.CompletedProcess[str]:
+def _join(address: str, **more: str | None) -> subprocess.Popen[str]:
     # Like the private Ray: otherwise Ray makes the machine's outer address of a loopback one, where nobody listens.
     more |= {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     environment = {**os.environ, **{name: value for name, value in more.items() if value is not None}}
     for name in (name for name, value in more.items() if value is None):
         environment.pop(name, None)
     command = [sys.executable, "-c", JOIN, address]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    return subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def _end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
+    """(exit code, standard output, standard error)."""
+    try:
+        output, errors = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    return process.returncode, output, errors
 
 
 def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_and_leaves_no_trace(
@@ -77,20 +90,29 @@ def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_
         said = json.loads(driver.stdout.readline())
         kinds = {name for name, _, _ in said["listening"]}
         assert {"gcs_server", "raylet"} <= kinds
+        needless = (
+            "dashboard/dashboard.py",
+            "monitor.py",
+        )  # the autoscaler's, and the one of the workers' output
+        assert not [command for command in said["commands"] if any(file in command for file in needless)]
+        names = [command.split()[0] for command in said["commands"]]
+        workers = [name for name in names if name.startswith("ray::") and not name.endswith("Agent")]
+        assert len(workers) == 1, names
         addresses = {address.removeprefix("::ffff:") for _, address, _ in said["listening"]}
         assert addresses == {"127.0.0.1"}, said["listening"]
 
         token = (tmp_path / ".ray" / "auth_token").read_text().strip()
         home = {"HOME": str(tmp_path / "another user"), "RAY_AUTH_TOKEN_PATH": None}
-        for others in (
-            {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": None},
-            {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * len(token)},
-        ):
-            refused = _join(said["gcs"], **home, **others)
-            assert (refused.returncode, "ran" in refused.stdout) == (3, False)
-            assert "Authentication token is missing or incorrect" in refused.stderr
-        joined = _join(said["gcs"], **home, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=token)
-        assert joined.stdout.split() == ["ran"], joined.stderr
+        none = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": None}
+        wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * len(token)}
+        right = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+        # Whoever is refused tries again for a while: side by side.
+        joining = [_join(said["gcs"], **home, **others) for others in (none, wrong, right)]
+        *refused, (_, output, errors) = [_end_of(process) for process in joining]
+        for code, words, reason in refused:
+            assert (code, "ran" in words) == (3, False)
+            assert "Authentication token is missing or incorrect" in reason
+        assert output.split() == ["ran"], errors
     finally:
         output, _ = driver.communicate("")
     assert json.loads(output) is True
