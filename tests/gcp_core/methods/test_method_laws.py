@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 import json
 import os
 import signal
@@ -20,6 +21,7 @@ from gcp_core.plan import Plan
 from gcp_core.pruning.growth import groups_after
 from gcp_core.pruning.surgery import apply_plan, gate_channels
 from gcp_core.records.checkpoint import load_model, weights_digest
+from gcp_core.records.results import TrialResult
 from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial
 from gcp_core.training.setup import build_setup, check_config
@@ -74,7 +76,7 @@ ALL = [
     ("network_adjustment, path that grows", GROWING),
     ("network_adjustment, single that grows", GROWING_SINGLE),
 ]
-EVERY = pytest.mark.parametrize("config", [c for _, c in ALL], ids=[name for name, _ in ALL])
+EVERY = pytest.mark.parametrize(("name", "config"), ALL, ids=[name for name, _ in ALL])
 
 
 def test_there_is_a_trial_of_every_method():
@@ -83,11 +85,42 @@ def test_there_is_a_trial_of_every_method():
     assert len(TRIALS) == 2 * len(method_names()) - 1
 
 
-@EVERY
-def test_what_is_left_computes_what_the_whole_does_with_its_units_at_zero(config, monkeypatch):
-    """At every event, after the repair: the cut model is the gated one."""
+@dataclasses.dataclass(frozen=True)
+class Straight:
+    """A trial that nobody disturbed.
+
+    Attributes:
+        result: with its folder.
+        differences: per event, how far the outputs of the cut model are from those of the gated one, relatively.
+        seen: the states that it left for others, see :class:`Remembering`.
+    """
+
+    result: TrialResult
+    differences: list[float]
+    seen: dict
+
+
+@pytest.fixture(scope="module")
+def straight(tmp_path_factory):
+    """Name of a trial -> the trial as nobody disturbed it; trained once."""
+    configs = dict(ALL)
+
+    @functools.cache
+    def trained(name):
+        store = Remembering()
+        with pytest.MonkeyPatch.context() as patch:
+            differences = compared_at_every_event(patch)
+            place = tmp_path_factory.mktemp("straight")
+            result = run_trial(configs[name], stages=store, checkpoint_dir=place, latency=False)
+        return Straight(result, differences, store.seen)
+
+    return trained
+
+
+def compared_at_every_event(patch):
+    """From here on, every event adds to the list that comes back how far the cut model is from the gated one."""
     images = torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    events, cut = [], State.cut
+    differences, cut = [], State.cut
 
     def checked(state, plan):
         before = copy.deepcopy(state.model).double().eval()
@@ -96,42 +129,52 @@ def test_what_is_left_computes_what_the_whole_does_with_its_units_at_zero(config
         cut(state, plan)
         with torch.no_grad():
             left = copy.deepcopy(state.model).double().eval()(images)
-        events.append(float((left - gated).abs().max() / gated.abs().max()))
+        differences.append(float((left - gated).abs().max() / gated.abs().max()))
 
-    monkeypatch.setattr(State, "cut", checked)
-    result = run_trial(config, latency=False)
-    assert len(events) == len(result.plans) > 0
-    assert max(events) <= 1e-12
+    patch.setattr(State, "cut", checked)
+    return differences
 
 
 @EVERY
-def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model(config, tmp_path):
-    straight = run_trial(config, checkpoint_dir=tmp_path / "one", latency=False)
-    assert straight.status == "complete"
-    assert straight.plans
-    first = max(1, straight.plans[0].meta["epoch"])
+def test_what_is_left_computes_what_the_whole_does_with_its_units_at_zero(name, config, straight):
+    """At every event, after the repair: the cut model is the gated one."""
+    found = straight(name)
+    assert len(found.differences) == len(found.result.plans) > 0
+    assert max(found.differences) <= 1e-12
+
+
+@EVERY
+def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model(
+    name, config, straight, tmp_path
+):
+    whole = straight(name).result
+    assert whole.status == "complete"
+    assert whole.plans
+    first = max(1, whole.plans[0].meta["epoch"])
     for killed in {first, first + 1}:
         place = tmp_path / f"killed{killed}"
         with pytest.raises(Killed):
             run_trial(config, report=killed_in(killed), checkpoint_dir=place, latency=False)
         torch.manual_seed(99)
         resumed = run_trial(config, checkpoint_dir=place, latency=False)
-        assert resumed.weights_sha256 == straight.weights_sha256
-        assert resumed.plans == straight.plans
-        assert without_time(resumed) == without_time(straight)
-        assert resumed.finals["train_cost"] == straight.finals["train_cost"]
-    assert weights_digest(load_model(straight.folder).state_dict()) == straight.weights_sha256
+        assert resumed.weights_sha256 == whole.weights_sha256
+        assert resumed.plans == whole.plans
+        assert without_time(resumed) == without_time(whole)
+        assert resumed.finals["train_cost"] == whole.finals["train_cost"]
+    assert weights_digest(load_model(whole.folder).state_dict()) == whole.weights_sha256
     model = build_setup(config).new_model()
-    for plan in straight.plans:
+    for plan in whole.plans:
         apply_plan(model, Plan.from_json(plan.to_json()))
-    shapes = {name: tensor.shape for name, tensor in load_model(straight.folder).state_dict().items()}
+    shapes = {name: tensor.shape for name, tensor in load_model(whole.folder).state_dict().items()}
     assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
 
 
 @pytest.mark.parametrize(
-    ("config", "epoch"), [(dict(TRIALS)["compensation, path"], 4), (GROWING, 8)], ids=["repairs", "grows"]
+    ("name", "epoch"),
+    [("compensation, path", 4), ("network_adjustment, path that grows", 8)],
+    ids=["repairs", "grows"],
 )
-def test_a_path_goes_on_in_a_new_process_after_the_system_has_killed_it(tmp_path, config, epoch):
+def test_a_path_goes_on_in_a_new_process_after_the_system_has_killed_it(name, epoch, straight, tmp_path):
     """In the cycle after an event that has repaired, or has let a layer grow."""
     code = """
 import json, os, signal, sys
@@ -142,23 +185,19 @@ def report(seen):
         os.kill(os.getpid(), signal.SIGKILL)
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), report=report, checkpoint_dir=sys.argv[2], latency=False)
 """
+    config, whole = dict(ALL)[name], straight(name).result
     command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path), str(epoch)]
     killed = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    resumed, straight = run_trial(config, checkpoint_dir=tmp_path), run_trial(config)
-    assert 0 < resumed.trained_epochs < straight.trained_epochs
-    assert [s.weights_sha256 for s in resumed.snapshots] == [s.weights_sha256 for s in straight.snapshots]
+    resumed = run_trial(config, checkpoint_dir=tmp_path)
+    assert 0 < resumed.trained_epochs < whole.trained_epochs
+    assert [s.weights_sha256 for s in resumed.snapshots] == [s.weights_sha256 for s in whole.snapshots]
 
 
 @pytest.mark.parametrize("kind", ["single", "path"])
-def test_methods_share_no_state_that_a_slot_has_influenced(kind):
+def test_methods_share_no_state_that_a_slot_has_influenced(kind, straight):
     """Equal keys have equal weights; what parts at the first event has its dense epochs in common and no more."""
-    own = {name: config for name, config in TRIALS if name.endswith(kind)}
-    seen = {}
-    for name, config in own.items():
-        store = Remembering()
-        run_trial(config, stages=store, latency=False)
-        seen[name] = store.seen
+    seen = {name: straight(name).seen for name, _ in TRIALS if name.endswith(kind)}
     assert states_in_common(seen) > 0
     if kind == "single":
         assert not set(seen["grasp, single"]) & set(seen["gcp, single"]), "cut before anything is trained"
@@ -189,10 +228,12 @@ def test_a_growing_path_restores_at_most_what_the_level_allows_and_what_a_layer_
     assert left[-1] == groups.num_units
 
 
-@pytest.mark.parametrize("config", [dict(TRIALS)["compensation, path"], GROWING], ids=["repairs", "grows"])
-def test_shared_training_gives_the_weights_of_training_alone(config, tmp_path):
+@pytest.mark.parametrize(
+    "name", ["compensation, path", "network_adjustment, path that grows"], ids=["repairs", "grows"]
+)
+def test_shared_training_gives_the_weights_of_training_alone(name, straight, tmp_path):
     store = StageStore(tmp_path)
-    alone = run_trial(config)
+    config, alone = dict(ALL)[name], straight(name).result
     other = dataclasses.replace(config.prune, allocator="global", allocator_options={}, method=None)
     run_trial(dataclasses.replace(config, prune=other), stages=store)
     first, again = run_trial(config, stages=store), run_trial(config, stages=store)
@@ -205,9 +246,8 @@ def test_shared_training_gives_the_weights_of_training_alone(config, tmp_path):
 # --- at initialisation --------------------------------------------------------------------------------------------
 
 
-def test_grasp_cuts_once_before_the_first_epoch_and_pays_for_what_it_trains():
-    config = dict(TRIALS)["grasp, single"]
-    result = run_trial(config, latency=False)
+def test_grasp_cuts_once_before_the_first_epoch_and_pays_for_what_it_trains(straight):
+    config, result = dict(TRIALS)["grasp, single"], straight("grasp, single").result
     assert [plan.meta["epoch"] for plan in result.plans] == [0]
     assert result.finals["target_reached"] == 1
     macs = [row.metrics["cost/macs"] for row in result.history]
@@ -253,9 +293,8 @@ def test_a_single_trial_grows_at_the_cost_that_an_even_cut_would_leave():
 
 
 @pytest.mark.parametrize("name", ["compensation, path", "network_adjustment, path"])
-def test_what_a_search_for_widths_has_cost_is_in_its_plan_and_is_charged(name):
-    config = dict(TRIALS)[name]
-    result = run_trial(config)
+def test_what_a_search_for_widths_has_cost_is_in_its_plan_and_is_charged(name, straight):
+    config, result = dict(TRIALS)[name], straight(name).result
     setup = build_setup(config)
     criterion, scoring = setup.scorer
     assert all(plan.meta["looked"] > 1 for plan in result.plans)

@@ -36,6 +36,21 @@ def alone():
     return [run_trial(config) for config in KIN]
 
 
+@pytest.fixture(scope="module")
+def _stages_of_path(tmp_path_factory):
+    """What :data:`PATH` leaves behind in an empty store."""
+    folder = tmp_path_factory.mktemp("stages") / "of_path"
+    run_trial(PATH, stages=StageStore(folder))
+    return folder
+
+
+@pytest.fixture
+def after_path(_stages_of_path, tmp_path):
+    """A store of the test's own into which :data:`PATH` has been trained."""
+    shutil.copytree(_stages_of_path, tmp_path / "after_path")
+    return StageStore(tmp_path / "after_path")
+
+
 @pytest.mark.parametrize("order", [range(6), range(5, -1, -1)], ids=["forwards", "backwards"])
 def test_paths_that_share_equal_paths_alone_bit_by_bit(tmp_path, alone, order):
     store = StageStore(tmp_path)
@@ -75,11 +90,9 @@ def test_kin_share_every_cycle_that_they_have_in_common(tmp_path, alone):
     ],
     ids=str,
 )
-def test_paths_of_the_same_start_share_the_dense_phase_and_no_more(tmp_path, other, common):
-    store = StageStore(tmp_path)
-    run_trial(PATH, stages=store)
+def test_paths_of_the_same_start_share_the_dense_phase_and_no_more(after_path, other, common):
     config = path(**other)
-    shared = run_trial(config, stages=store)
+    shared = run_trial(config, stages=after_path)
     assert len(shared.history) - shared.trained_epochs == common
     assert comparable(shared) == comparable(run_trial(config))
 
@@ -95,12 +108,10 @@ def test_paths_of_the_same_start_share_the_dense_phase_and_no_more(tmp_path, oth
     ],
     ids=str,
 )
-def test_equal_cuts_at_another_rate_are_other_weights(tmp_path, other):
+def test_equal_cuts_at_another_rate_are_other_weights(after_path, alone, other):
     """The first event comes after the same epoch and takes the same units; from there on nothing is shared."""
-    store = StageStore(tmp_path)
-    first = run_trial(PATH, stages=store)
-    config = path(**other)
-    second = run_trial(config, stages=store)
+    config, first = path(**other), alone[0]
+    second = run_trial(config, stages=after_path)
     assert second.plans[0] == first.plans[0]
     assert len(second.history) - second.trained_epochs == 2
     assert second.snapshots[0].weights_sha256 == first.snapshots[0].weights_sha256
@@ -141,12 +152,10 @@ def test_a_path_shares_nothing_after_an_event_with_a_single_trial_of_the_same_cu
     assert run_trial(single, stages=store).trained_epochs == 4
 
 
-def test_every_epoch_that_others_trained_is_reported_and_every_snapshot_taken(tmp_path, alone):
-    store = StageStore(tmp_path / "stages")
-    run_trial(PATH, stages=store)
+def test_every_epoch_that_others_trained_is_reported_and_every_snapshot_taken(tmp_path, after_path, alone):
     reported, told = [], []
     result = run_trial(
-        PATH, stages=store, report=lambda row: reported.append(row.epoch), snapshot=told.append,
+        PATH, stages=after_path, report=lambda row: reported.append(row.epoch), snapshot=told.append,
         checkpoint_dir=tmp_path / "path",
     )  # fmt: skip
     assert reported == list(range(1, 9))
@@ -155,14 +164,12 @@ def test_every_epoch_that_others_trained_is_reported_and_every_snapshot_taken(tm
     assert comparable(result) == comparable(alone[0])
 
 
-def test_a_phase_is_taken_over_from_its_furthest_state_alone(tmp_path, alone):
+def test_a_phase_is_taken_over_from_its_furthest_state_alone(after_path, alone):
     """The states before it may have been evicted; their epochs are reported all the same."""
-    store = StageStore(tmp_path)
-    run_trial(PATH, stages=store)
-    for folder in tmp_path.iterdir():
+    for folder in after_path.root.iterdir():
         if len(read_manifest(folder)["history"]) % 2 == 0:  # epochs 1, 3, 5, 7
             shutil.rmtree(folder)
-    result = run_trial(PATH, stages=store)
+    result = run_trial(PATH, stages=after_path)
     assert result.trained_epochs == 0
     assert comparable(result) == comparable(alone[0])
 
@@ -181,12 +188,10 @@ def test_a_shared_path_that_is_killed_goes_on_to_the_same_weights(tmp_path, alon
     assert comparable(resumed) == comparable(alone[0])
 
 
-def test_damaged_states_of_others_are_trained_again(tmp_path, alone):
-    store = StageStore(tmp_path)
-    run_trial(PATH, stages=store)
-    for state in tmp_path.glob("*/state.pt"):
+def test_damaged_states_of_others_are_trained_again(after_path, alone):
+    for state in after_path.root.glob("*/state.pt"):
         state.write_bytes(state.read_bytes()[:-7])
-    result = run_trial(PATH, stages=store)
+    result = run_trial(PATH, stages=after_path)
     assert result.trained_epochs == 8
     assert comparable(result) == comparable(alone[0])
 

@@ -168,12 +168,18 @@ def test_trials_that_differ_in_a_slot_share_no_state_that_the_slot_has_influence
     assert len(set(seen["plain"]) & set(seen["clock, other option"])) == 2, "both cut after the first epoch"
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """Into which every trial of :data:`FILLED` has been trained, one after the other."""
+    store = StageStore(tmp_path_factory.mktemp("stages"))
+    for config in FILLED.values():
+        run_trial(config, stages=store, latency=False)
+    return store
+
+
 @pytest.mark.parametrize("name", ["repair", "penalty and repair", "clock", "looking allocator", "sets"])
-def test_shared_training_gives_the_weights_of_training_alone(tmp_path, seen, name):
+def test_shared_training_gives_the_weights_of_training_alone(store, name):
     alone = run_trial(FILLED[name], latency=False)
-    store = StageStore(tmp_path)
-    for first in FILLED:
-        run_trial(FILLED[first], stages=store, latency=False)
     shared = run_trial(FILLED[name], stages=store, latency=False)
     assert shared.trained_epochs == 0
     assert shared.weights_sha256 == alone.weights_sha256
