@@ -128,7 +128,9 @@ def cluster() -> Iterator[str]:
     """Three Ray nodes on loopback, the head without CPUs: what ``--address`` names."""
     from ray.cluster_utils import Cluster
 
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # Nobody asks the processes that show the workers' output and watch the load.
+    lean = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **lean})
     for _ in range(2):
         nodes.add_node(num_cpus=1)
     yield nodes.address
