@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from tests.pictures import rendered, rendering
+from tests.timings import short_timings
 
-__all__ = ["rendered", "rendering"]
+__all__ = ["rendered", "rendering", "short_timings"]
