@@ -44,8 +44,8 @@ class _Table:
 
     Columns: whether it is a ``trial`` (not a baseline), whether it was ``stopped``, its ``final`` accuracy (NaN = not
     trained to the end), its cost ``now``, at its ``end`` as far as can be foreseen, and ``dense`` (MACs, params), the
-    number of its baseline among ``twins``, its accuracy after every epoch up to the last rung (``so_far``), and the best up to
-    each rung (``best``). A decision looks at columns, so that it costs no step of Python per trial.
+    number of its baseline among ``twins``, its accuracy after every epoch up to the last rung (``so_far``), and the best
+    up to each rung (``best``). A decision looks at columns, so that it costs no step of Python per trial.
     """
 
     def __init__(self, epochs: int, rungs: tuple[int, ...]) -> None:
