@@ -85,14 +85,17 @@ class _Running:
     slowest_s: float = 0.0
     removed: float = 0.0
     met: int | None = None
-    ended: bool = False
+
+    def silent(self, now: float) -> bool:
+        """Whether it hangs, or its node does: whoever waits for it trains on his own."""
+        return now - self.last_sign > max(PATIENCE_S, PATIENCE_EPOCHS * self.slowest_s)
 
 
 class Trunk:
     """Tracks which trial is training what.
 
-    A queued job is looked at closely only when nobody is known to hold it back any more: until then it is enough to ask
-    the one running job that did. Only jobs of one stem (:class:`_Shape`) are compared at all.
+    A queued job that a running one holds back is not looked at again until that one has reported, ended or been silent
+    for too long. Only jobs of one stem (:class:`_Shape`) are compared at all.
 
     Args:
         shared: whether trials pass training on at all; if not, nobody waits.
@@ -106,8 +109,9 @@ class Trunk:
         self._behind: dict[str, int] = {}
         self._stems: dict[str, dict[str, _Running]] = {}
         self._shapes: dict[str, _Shape] = {}
-        #: Queued job -> a running one that held it back when last asked, and the epochs that they share.
-        self._waits: dict[str, tuple[_Running, int]] = {}
+        #: Queued jobs that wait; running job -> those of them that it holds back.
+        self._waiting: set[str] = set()
+        self._held: dict[str, set[str]] = {}
 
     def baseline(self, job: Job, outcome: Outcome) -> None:
         """What the unpruned model costs: tells which share a pruned one has lost."""
@@ -119,7 +123,6 @@ class Trunk:
     def started(self, job: Job) -> None:
         running = _Running(job, self._now(), self._behind.pop(job.trial_id, 0))
         self._running[job.trial_id] = running
-        self._waits.pop(job.trial_id, None)
         if self._shared:
             self._stems.setdefault(self._shape(job).stem, {})[job.trial_id] = running
 
@@ -130,6 +133,7 @@ class Trunk:
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         running = self._running[job.trial_id]
         now = self._now()
+        self._let_go(job.trial_id)
         if running.epoch:  # the first one also waits for the process and its data
             running.slowest_s = max(running.slowest_s, now - running.last_sign)
         running.epoch, running.last_sign = int(row["epoch"]), now
@@ -152,7 +156,7 @@ class Trunk:
     def ended(self, job: Job) -> None:
         running = self._running.pop(job.trial_id, None)
         if running is not None and self._shared:
-            running.ended = True
+            self._let_go(job.trial_id)
             stem = self._shapes.pop(job.trial_id).stem
             del self._stems[stem][job.trial_id]
             if not self._stems[stem]:
@@ -161,22 +165,25 @@ class Trunk:
     def free(self, queue: Iterable[Job]) -> int | None:
         """Position of the first job in ``queue`` that need not wait for another trial; None if there is none."""
         now = self._now()
+        for name in [name for name in self._held if self._running[name].silent(now)]:
+            self._let_go(name)
         for position, job in enumerate(queue):
-            if not (self._shared and self._waits_still(job, now)):
+            if job.trial_id not in self._waiting and not (self._shared and self._held_back(job, now)):
                 return position
         return None
 
-    def _waits_still(self, job: Job, now: float) -> bool:
-        held = self._waits.get(job.trial_id)
-        if held is not None and _holds_back(*held, job, now):
-            return True
+    def _held_back(self, job: Job, now: float) -> bool:
         shape = self._shape(job)
-        for running in self._stems.get(shape.stem, {}).values():
-            shared = _alike(self._shape(running.job), shape)
-            if _holds_back(running, shared, job, now):
-                self._waits[job.trial_id] = (running, shared)
+        for name, running in self._stems.get(shape.stem, {}).items():
+            if not running.silent(now) and _holds_back(running, _alike(self._shape(running.job), shape), job):
+                self._waiting.add(job.trial_id)
+                self._held.setdefault(name, set()).add(job.trial_id)
                 return True
         return False
+
+    def _let_go(self, name: str) -> None:
+        """Whoever this job held back is looked at again."""
+        self._waiting -= self._held.pop(name, set())
 
     def _shape(self, job: Job) -> _Shape:
         if job.trial_id not in self._shapes:
@@ -184,10 +191,8 @@ class Trunk:
         return self._shapes[job.trial_id]
 
 
-def _holds_back(running: _Running, shared: int, job: Job, now: float) -> bool:
+def _holds_back(running: _Running, shared: int, job: Job) -> bool:
     """Whether a running job is computing what ``job`` would; ``shared``: epochs that they train alike."""
-    if running.ended or now - running.last_sign > max(PATIENCE_S, PATIENCE_EPOCHS * running.slowest_s):
-        return False  # it hangs, or its node does: whoever waits for it trains on his own
     one, other = running.job.config.prune, job.config.prune
     if one is not None and other is not None and not job.config.is_path:
         if one.target == other.target and running.met is not None and running.met < shared:
