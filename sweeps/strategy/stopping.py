@@ -379,7 +379,14 @@ def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> 
 
     Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always continue.
     """
-    ranks, quota = rank_costs(values), math.ceil(share * len(values) - 1e-9)
+    quota, own = math.ceil(share * len(values) - 1e-9), values[place]
+    # Who dominates it has a lower rank, who is dominated by it a higher one: often that is enough, and cheap to count.
+    equal = (values == own).all(axis=1)
+    if ((values <= own).all(axis=1) & ~equal).sum() >= quota:
+        return False
+    if len(values) - ((values >= own).all(axis=1) & ~equal).sum() <= quota:
+        return True
+    ranks = rank_costs(values)
     mine = np.flatnonzero(ranks == ranks[place])  # only within its own rank the spacing matters
     room, me = spacing(values[mine], alive[mine]), int(np.searchsorted(mine, place))
     if ranks[place] == 0 and math.isinf(room[me]):
