@@ -42,7 +42,7 @@ from sweeps.records.studies import quiet_optuna
 from sweeps.strategy.feasibility import Feasibility, Projection
 from sweeps.strategy.mirror import build_sampler
 from sweeps.strategy.sampling import distributions
-from sweeps.strategy.stopping import Rungs
+from sweeps.strategy.stopping import Rungs, Standing
 
 HERE = Path(__file__).parent
 TABLE = HERE / "data" / "cifar10_quick_trials.jsonl"
@@ -123,30 +123,29 @@ def read_table() -> list[Course]:
 class RawAccuracy(Rungs):
     """The rule without its learning: accuracy so far in place of the final accuracy to be expected."""
 
-    def outlook(self, peers: Any, known: Any, epoch: int) -> np.ndarray:
-        return np.array([[-peer.reading(epoch), peer.final_cost("macs")] for peer in peers])
+    def outlook(self, at: Standing) -> np.ndarray:
+        return np.column_stack([-at.reading, at.end["macs"]])
 
 
 class CostNow(Rungs):
     """Without foresight of any kind: accuracy so far and the cost at the rung."""
 
-    def outlook(self, peers: Any, known: Any, epoch: int) -> np.ndarray:
-        return np.array([[-peer.reading(epoch), peer.now["macs"]] for peer in peers])
+    def outlook(self, at: Standing) -> np.ndarray:
+        return np.column_stack([-at.reading, at.now["macs"]])
 
 
 class AccuracyOnly(Rungs):
     """Asynchronous successive halving on accuracy: what single-objective schedulers do."""
 
-    def outlook(self, peers: Any, known: Any, epoch: int) -> np.ndarray:
-        return np.array([[-peer.accuracy[epoch]] for peer in peers])
+    def outlook(self, at: Standing) -> np.ndarray:
+        return -at.accuracy[:, None]
 
 
 class Chance(Rungs):
     """Lots are drawn at every rung; the share that goes on is that of the rule it is compared with."""
 
-    def outlook(self, peers: Any, known: Any, epoch: int) -> np.ndarray:
-        rng = np.random.default_rng([epoch, *map(ord, "".join(peer.job.trial_id for peer in peers))])
-        return rng.random((len(peers), 1))
+    def outlook(self, at: Standing) -> np.ndarray:
+        return np.random.default_rng([at.epoch, *at.rows]).random((len(at.rows), 1))
 
 
 # --- replay -------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,13 @@ Measured in the driver: the time to hand out a job (draw a point, look for repea
 of that time, and how much memory grows between trial 50 and the last one.
 
     python benchmarks/many_trials.py --out benchmarks/results/many_trials.json
+
+With ``--workers`` neither Ray nor MLflow runs: that many workers report on a simulated clock, and what is measured is the
+CPU time of the driver's thread with everything on (TPE, rungs, trunk, baselines; with ``--paths`` paths and snapshots),
+by tenths of the trials, by kind of call and by part. *Busy* is CPU seconds of the driver per simulated second.
+
+    python benchmarks/many_trials.py --workers 100 --trials 10000 --out benchmarks/results/ten_thousand.json
+    python benchmarks/many_trials.py --workers 1000 --trials 3000 --out benchmarks/results/thousand_workers.json
 """
 
 from __future__ import annotations
@@ -183,8 +190,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--sampler", default="tpe")
+    parser.add_argument("--workers", type=int, help="that many, which do not exist: no Ray, no MLflow")
+    parser.add_argument("--paths", action="store_true", help="with --workers: the trials are paths")
     record.add_out(parser)
     options = parser.parse_args()
+    if options.workers is not None:
+        from fake_sweep import measure
+
+        record.write(options.out, measure(options.trials, options.workers, options.sampler, options.paths))
+        return
     from sweeps.driver.launch import Launch, run
 
     stopwatch, memory, before = watch(), Memory(), processes.load()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass, field
@@ -111,7 +112,13 @@ class TrialConfig:
 
     def key(self) -> str:
         """Twelve hex digits that name the :meth:`identity`: equal keys are the same trial."""
-        return digest(self.identity())
+        return self._key
+
+    @functools.cached_property
+    def _key(self) -> str:
+        return digest(
+            self.identity()
+        )  # asked for again and again while a trial runs, and as dear as all that is kept
 
 
 def _prune_of_path(config: TrialConfig) -> PruneConfig:

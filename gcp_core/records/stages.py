@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -28,6 +29,12 @@ log = logging.getLogger(__name__)
 
 #: Default bound of a store, in bytes.
 MAX_BYTES = 4 * 1024**3
+#: No more of the free disk than this is taken for stages, unless somebody asks for more; but this much always.
+FREE_SHARE, _LEAST_BYTES = 0.25, 64 * 1024**2
+#: A store that is full is emptied to this share of its bound, so that not every further stage has to make room.
+ROOM = 0.8
+#: Whoever has written this share of the bound looks how full the store is; nobody looks for every stage.
+_LOOK = 0.02
 
 
 @lru_cache(maxsize=1)
@@ -91,6 +98,12 @@ def stage_key(
     return digest([trunk, events, epoch, *([list(course)] if events and course else [])])
 
 
+def usual_bound(root: Path) -> int:
+    """Bytes of stages to keep below ``root``: a quarter of what is free there, or :data:`MAX_BYTES` if that is less."""
+    place = next((path for path in (root, *root.absolute().parents) if path.exists()), root)
+    return max(_LEAST_BYTES, min(MAX_BYTES, int(FREE_SHARE * shutil.disk_usage(place).free)))
+
+
 class StageStore:
     """Stages in a folder that all trials of a sweep can reach.
 
@@ -101,6 +114,7 @@ class StageStore:
 
     def __init__(self, root: str | Path, max_bytes: int = MAX_BYTES) -> None:
         self.root, self.max_bytes = Path(root), max_bytes
+        self._unseen = math.inf  # bytes that were written since this process looked; the first save looks
 
     def has(self, key: str) -> bool:
         """Whether the stage is there (it may still turn out to be damaged)."""
@@ -129,7 +143,10 @@ class StageStore:
             return
         try:
             write_folder(self.root / key, STATE, state, manifest, durable=False)
-            self._evict(keep=key)
+            self._unseen += (self.root / key / STATE).stat().st_size
+            if self._unseen > _LOOK * self.max_bytes:
+                self._evict(keep=key)
+                self._unseen = 0.0
         except OSError as exc:
             log.warning("stage not kept: %s", exc)
 
@@ -143,8 +160,10 @@ class StageStore:
             except OSError:
                 continue  # evicted by another process meanwhile
         total = sum(size for _, _, size, _ in stages)
+        if total <= self.max_bytes:
+            return
         for may_go, _, size, folder in sorted(stages, key=lambda s: (not s[0], s[1])):
-            if total <= self.max_bytes or not may_go:
+            if total <= ROOM * self.max_bytes or not may_go:
                 return
             shutil.rmtree(folder, ignore_errors=True)
             total -= size

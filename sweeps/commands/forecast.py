@@ -334,7 +334,8 @@ def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
     states = {
         state: params for trial in trials for state, params in zip(trial.states, trial.params, strict=True)
     }
-    shared = min(MAX_BYTES, factor * sum(states.values())) if config.search.share else 0
+    bound = config.search.stage_bytes or MAX_BYTES
+    shared = min(bound, factor * sum(states.values())) if config.search.share else 0
     return round(weights + running + resting + shared + _TRIAL_BYTES * len(trials) + _SWEEP_BYTES)
 
 

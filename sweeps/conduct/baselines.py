@@ -79,7 +79,9 @@ class Baselines:
 
     def lacks_drop(self, job: Job, outcome: Outcome) -> None:
         """A trial ended (or rests) before its baseline; what it lost in accuracy comes later. Its last word counts."""
-        self._without_drop.setdefault(job.baseline_key, {})[job.trial_id] = (job, outcome)
+        last = max(outcome.history, key=lambda row: row["epoch"], default=None)
+        told = Outcome(outcome.status, outcome.finals, () if last is None else (last,))  # thousands may wait
+        self._without_drop.setdefault(job.baseline_key, {})[job.trial_id] = (job, told)
 
     def late(self, key: str) -> list[tuple[Job, Outcome]]:
         """The trials that ended before it."""

@@ -35,6 +35,8 @@ class SearchConfig:
         plateau: no new trial starts once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
         points: points to try first, each a mapping of every searched path to a value.
         share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
+        stage_gb: how much of that training is kept, in GB (10^9 bytes); the oldest goes first. None = a quarter of what
+            is free where the sweep's folder is, 4.3 GB at most.
         stopping: ``rungs`` (unpromising trials end early, see ``sweeps.strategy.stopping``) or ``none``; None =
             ``rungs`` with a sampler that learns (tpe, nsga2, gp), ``none`` with one that does not.
         rungs: where trials are compared, as shares of their epochs.
@@ -53,6 +55,7 @@ class SearchConfig:
     constraints: tuple[str, ...] = ()
     points: tuple[dict[str, Any], ...] = ()
     share: bool = True
+    stage_gb: float | None = None
     stopping: str | None = None
     rungs: tuple[float, ...] = (0.25, 0.5)
     rung_share: float = 0.5
@@ -95,7 +98,7 @@ class SearchConfig:
         self.limits()
 
     def _check_budgets(self) -> None:
-        for name in ("hours", "device_hours", "max_path_cost"):
+        for name in ("hours", "device_hours", "max_path_cost", "stage_gb"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", "null = no limit")
@@ -143,6 +146,11 @@ class SearchConfig:
         if self.min_gain is not None:
             return self.min_gain
         return DEFAULT_MIN_GAIN if self.sampler in LEARNING_SAMPLERS else 0.0
+
+    @property
+    def stage_bytes(self) -> int | None:
+        """``stage_gb`` in bytes."""
+        return None if self.stage_gb is None else round(1e9 * self.stage_gb)
 
     def needs(self, name: str) -> bool:
         """Whether an objective or a constraint asks for that final value."""

@@ -152,6 +152,7 @@ _MAY_CHANGE = (
     "search.trials",
     "search.concurrency",
     "search.share",
+    "search.stage_gb",
     "search.stopping",
     "search.rung",
     "search.hours",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import logging
 import os
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcp_core.errors import ConfigError, first_line
+from gcp_core.errors import ConfigError
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import Capacity
@@ -82,11 +83,9 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
         if len(nodes) > 1:
             named = [(node["NodeManagerAddress"], node["NodeID"]) for node in nodes]
             if config.store is None:
-                check_shared(config.storage, [(name, _probe(node)) for name, node in named])
+                check_shared(config.storage, lambda path: _sees(named, path))
             else:
-                check_reach(
-                    config.store, [(name, _store_problem(config.store, node)) for name, node in named]
-                )
+                check_reach(config.store, _store_problems(config.store, named))
             paths = data_paths(config)
             check_nodes(describe("the driver", paths), _describe_all(named, paths))
         yield
@@ -222,33 +221,38 @@ def _on(node_id: str, function: Callable[..., Any]) -> Any:
     return ray.remote(function).options(num_cpus=0, scheduling_strategy=strategy)
 
 
-def _probe(node_id: str) -> Callable[[str], bool]:
+def _ask_all(
+    nodes: list[tuple[str, str]], function: Callable[..., Any], *args: Any
+) -> list[tuple[str, Any, str]]:
+    """Call ``function`` on all nodes at once: (name, answer, error); an error is one line, empty = it answered."""
     import ray
 
-    return lambda path: bool(ray.get(_on(node_id, os.path.exists).remote(path), timeout=_PROBE_S))
+    task = [(name, _on(node_id, function).remote(*args)) for name, node_id in nodes]
+    ray.wait([answer for _, answer in task], num_returns=len(task), timeout=_PROBE_S)
+    answers = []
+    for name, answer in task:
+        try:
+            answers.append((name, ray.get(answer, timeout=0.1), ""))
+        except Exception as exc:  # our code or a package is missing there, or it does not answer
+            answers.append((name, None, (str(exc).strip() or type(exc).__name__).splitlines()[-1]))
+    return answers
 
 
-def _store_problem(url: str, node_id: str) -> str:
-    import ray
+def _sees(nodes: list[tuple[str, str]], path: str) -> list[tuple[str, bool]]:
+    """(node's name, whether that path exists there); a node that does not answer sees nothing."""
+    return [(name, bool(answer)) for name, answer, _ in _ask_all(nodes, os.path.exists, path)]
 
-    try:
-        return ray.get(_on(node_id, store_problem).remote(url), timeout=_PROBE_S)
-    except Exception as exc:  # a package is missing there, or it does not answer
-        return first_line(exc)
+
+def _store_problems(url: str, nodes: list[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(name, error or answer) for name, answer, error in _ask_all(nodes, store_problem, url)]
 
 
 def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
-    """What the nodes report about themselves, queried in parallel."""
-    import ray
-
-    answers = [(name, _on(node_id, describe).remote(name, paths)) for name, node_id in nodes]
-    described = []
-    for name, answer in answers:
-        try:
-            described.append(ray.get(answer, timeout=_PROBE_S))
-        except Exception as exc:  # our code is missing there, or it does not answer
-            described.append(Node(name, error=str(exc).strip().splitlines()[-1]))
-    return described
+    """What the nodes report about themselves."""
+    return [
+        dataclasses.replace(answer, name=name) if answer is not None else Node(name, error=error)
+        for name, answer, error in _ask_all(nodes, describe, "", paths)
+    ]
 
 
 class WorkersLost(Exception):

@@ -41,6 +41,7 @@ from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
 from sweeps.records.journal import repair_journal
 from sweeps.records.layout import CONFIG, DATABASE, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
 from sweeps.records.ledger import Ledger, read_records
+from sweeps.records.studies import quiet_optuna
 from sweeps.records.tenure import Tenure
 from sweeps.storage.exchange import Exchange, open_exchange
 from sweeps.storage.lock import request_stop, run_lock
@@ -350,7 +351,7 @@ def _conduct(
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
     """(state, message) of the sweep after all jobs have run, or after the user has interrupted it."""
     try:
-        with _interruptible(conductor, progress):
+        with quiet_optuna(), _interruptible(conductor, progress):
             if conductor.has_work:
                 run_on_ray(conductor, folder, runner)
     except KeyboardInterrupt:

@@ -119,11 +119,11 @@ def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> 
         )
 
 
-def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]]]) -> None:
+def check_shared(storage: str, see: Callable[[str], Iterable[tuple[str, bool]]]) -> None:
     """Every node sees the same storage: a file written here exists there.
 
     Args:
-        probes: (node's name, function that says whether a path exists on that node).
+        see: a path -> (node's name, whether it exists on that node).
     """
     folder = Path(os.path.abspath(os.path.expanduser(storage)))
     created = [parent for parent in (folder, *folder.parents) if not parent.exists()]
@@ -131,7 +131,7 @@ def check_shared(storage: str, probes: Iterable[tuple[str, Callable[[str], bool]
     marker = folder / f".shared-{uuid.uuid4().hex}"
     try:
         marker.write_text("x", encoding="utf-8")
-        blind = [name for name, sees in probes if not sees(str(marker))]
+        blind = [name for name, sees in see(str(marker)) if not sees]
     finally:
         marker.unlink(missing_ok=True)
         for parent in created:

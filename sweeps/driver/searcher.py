@@ -64,6 +64,7 @@ class ConductorSearcher(Searcher):
             "job": job.to_json(),
             "runner": self._runner,
             "share": conductor.config.search.share,
+            "stage_bytes": conductor.config.search.stage_bytes,
             "hang_s": None if minutes is None else 60 * minutes,
             "gpus": conductor.config.resources.gpus,
             "store": conductor.exchange.url,

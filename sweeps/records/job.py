@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import math
 import os
@@ -41,7 +42,7 @@ class Job:
     folder: str
     part: int = 0
 
-    @property
+    @functools.cached_property
     def baseline_key(self) -> str:
         """Names the unpruned twin this job is compared with."""
         return self.config.baseline().key()

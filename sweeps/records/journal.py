@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,33 @@ _log = logging.getLogger(__name__)
 
 
 class WholeLines(JournalFileBackend):
-    """Takes back a line that a full disk cut short: a line appended behind it would break the journal."""
+    """Takes back a line that a full disk cut short: a line appended behind it would break the journal.
+
+    Lines that belong together are written (and waited for) together, see :meth:`together`.
+    """
+
+    def __init__(self, file_path: str) -> None:
+        super().__init__(file_path)
+        self._held: list[dict[str, Any]] | None = None
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """What is written meanwhile is appended at the end, in its order and in one write; nobody reads it before."""
+        if self._held is not None:
+            yield
+            return
+        self._held = []
+        try:
+            yield
+        finally:
+            held, self._held = self._held, None
+            if held:
+                self.append_logs(held)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        if self._held is not None:
+            self._held.extend(logs)
+            return
         size = os.path.getsize(self._file_path)
         try:
             super().append_logs(logs)

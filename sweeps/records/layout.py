@@ -9,7 +9,7 @@ from gcp_core.schema import LOCAL_ARTIFACTS
 ENTRY = "sweep.json"
 #: The config it was last run with, everything filled in.
 CONFIG = "config.yaml"
-#: The ledger, unless a database holds it.
+#: The ledger, unless a database holds it. In a store, what is new of it lies apart (``sweeps.storage.journal_copy``).
 JOURNAL = "journal.log"
 TRIALS = "trials"
 #: Folder of shared training states.

@@ -81,8 +81,10 @@ class Ledger:
                 # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.
                 backend = WholeLines(str(journal or folder.absolute() / JOURNAL))
                 storage: BaseStorage = JournalStorage(backend)
+                self._together = backend.together
             else:
                 storage, name = open_storage(url), study_name(name, sweep_id)
+                self._together = contextlib.nullcontext
             self._studies = {
                 "trial": Sibling(storage, name, objectives),
                 "baseline": Sibling(storage, f"{name}/baselines", {"val_accuracy": "max"}),
@@ -93,6 +95,7 @@ class Ledger:
         self._snapshots = Sibling(storage, f"{name}/snapshots", objectives)
         self._continued = Continued(Sibling(storage, f"{name}/continued", objectives))
         self._names: set[str] | None = None
+        self._numbers: dict[Kind, int] = {}
 
     def add(
         self,
@@ -104,7 +107,9 @@ class Ledger:
         """Enter a new running trial; durable when this returns. The number is the next one of its study."""
         self.tenure.check()
         study = self._study(kind)
-        number = len(study.get_trials(deepcopy=False))
+        if kind not in self._numbers:
+            self._numbers[kind] = len(study.get_trials(deepcopy=False))
+        number = self._numbers[kind]
         attributes = {_CONFIG: config.to_dict(), _POINT: point, _KEY: config.key(), _STATUS: "running"}
         study.add_trial(
             create_trial(
@@ -114,6 +119,7 @@ class Ledger:
                 user_attrs=attributes,
             )
         )
+        self._numbers[kind] = number + 1
         return self._job(kind, number, config, point)
 
     def close(
@@ -125,6 +131,12 @@ class Ledger:
     ) -> None:
         """Enter the end of a trial: first what is known about it, then, as the last line, that it is over."""
         self.tenure.check()
+        with self._together(), quiet_optuna():
+            self._close(job, outcome, values, violations or {})
+
+    def _close(
+        self, job: Job, outcome: Outcome, values: tuple[float, ...] | None, violations: Mapping[str, float]
+    ) -> None:
         study, frozen, trial = self._open(job)
         before = frozen.user_attrs.get(_RESTS, {}).get(_SECONDS, 0.0)
         trial.set_user_attr(_STATUS, outcome.status)
@@ -135,14 +147,13 @@ class Ledger:
         trial.set_user_attr(_PROVENANCE, outcome.provenance)
         if job.config.is_path:
             trial.set_user_attr(_ENDED, outcome.ended)  # also "": an earlier part may have ended otherwise
-        for name, excess in (violations or {}).items():
+        for name, excess in violations.items():
             if name not in frozen.constraints:
                 trial.set_constraint(name, excess)
         state = TrialState[STATUSES[outcome.status].optuna]
         if state == TrialState.COMPLETE and values is None:
             state = TrialState.FAIL  # refused before it was trained: there is nothing honest to tell
-        with quiet_optuna():
-            study.tell(frozen.number, values=values if state == TrialState.COMPLETE else None, state=state)
+        study.tell(frozen.number, values=values if state == TrialState.COMPLETE else None, state=state)
 
     def pause(self, job: Job, outcome: Outcome, unjudged: Sequence[Snap] = ()) -> None:
         """Enter that a path rests; its trial stays open. ``unjudged``: its snapshots that wait for their baseline."""
@@ -156,8 +167,9 @@ class Ledger:
             _PROVENANCE: outcome.provenance,
             _UNJUDGED: [snap.to_dict() for snap in unjudged],
         }
-        trial.set_user_attr(_RESTS, known)
-        trial.set_user_attr(_STATUS, "paused")
+        with self._together():
+            trial.set_user_attr(_RESTS, known)
+            trial.set_user_attr(_STATUS, "paused")
 
     def resume(self, job: Job) -> Job:
         """Record that a path continues, and return the job to run.
@@ -192,9 +204,13 @@ class Ledger:
     def _open(self, job: Job) -> tuple[optuna.Study, FrozenTrial, optuna.Trial]:
         """The study that holds the job's last part, its entry there, and the handle to write with."""
         study = self._study(job.kind)
-        frozen = study.get_trials(deepcopy=False)[job.number]
         if job.part:
             study, frozen = self._continued.find(job.trial_id, job.part)
+        else:  # asking for this one alone: a list of all grows with the sweep
+            storage = study._storage
+            frozen = storage.get_trial(
+                storage.get_trial_id_from_study_id_trial_number(study._study_id, job.number)
+            )
         return study, frozen, optuna.trial.Trial(study, frozen._trial_id)
 
     def add_snapshot(

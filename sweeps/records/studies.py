@@ -54,9 +54,15 @@ class Sibling:
 
 @contextlib.contextmanager
 def quiet_optuna() -> Iterator[None]:
-    """Optuna announces every study and trial on stderr; the sweep has its own progress."""
+    """Optuna announces every study and trial on stderr; the sweep has its own progress.
+
+    A driver enters this once for good: every change of a level makes Python forget what it knows of all loggers.
+    """
     logger = logging.getLogger("optuna")
     level = logger.level
+    if level >= logging.ERROR:
+        yield
+        return
     logger.setLevel(logging.ERROR)
     try:
         yield

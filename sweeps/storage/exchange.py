@@ -10,14 +10,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
+import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
 from gcp_core import schema
 from sweeps.records.job import Job
-from sweeps.records.layout import HANG_FILE, OUTCOME_FILE, OWNER, TRIALS, trial_path
+from sweeps.records.layout import HANG_FILE, JOURNAL, OUTCOME_FILE, OWNER, TRIALS, trial_path
+from sweeps.storage.journal_copy import JournalCopy, read_copy
 from sweeps.storage.lock import Held, Superseded
 from sweeps.storage.objects import ObjectStore
 from sweeps.storage.presence import Fence, driver_sign, presence, refuse_second
@@ -26,6 +29,8 @@ from sweeps.storage.scratch import scratch_folder
 _log = logging.getLogger(__name__)
 #: These tell a reader that what lies beside them is whole, so they are carried last, in this order.
 _LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
+#: Files that are carried within so many seconds are one transfer: whose the job is, is looked at before it.
+_CHECKED_S = 1.0
 #: Who has a trial: the driver's number, host, process, a unique word, and which config it trains.
 _OWNER_WORDS = 5
 
@@ -91,6 +96,12 @@ class Exchange:
     def remove(self, *paths: str) -> None:
         """Remove files or folders from the store (not from here)."""
 
+    def fetch_file(self, path: str) -> None:
+        """As :meth:`fetch`, of what is a file if it is there."""
+
+    def drop_folders(self, *paths: str) -> None:
+        """As :meth:`remove`, right after a :meth:`send`, of folders that this process has sent."""
+
     def sizes(self, path: str) -> Mapping[str, int]:
         """Path -> bytes of what the store alone holds below ``path``."""
         return {}
@@ -114,6 +125,7 @@ class ObjectExchange(Exchange):
         self._at_once = ObjectStore(url, patience_s=0.0)
         self._fence: Fence | None = None
         self._claimed, self._token = "", b""
+        self._journal = JournalCopy(root / JOURNAL)
 
     def here(self, job: Job) -> Job:
         folder = trial_path(job.trial_id)
@@ -163,21 +175,22 @@ class ObjectExchange(Exchange):
         refuse_second(self.store, self.root)
 
     def send(self, *paths: str) -> None:
+        files: list[str] = []
         for path in paths:
             local = self.root / path
             if local.is_dir():
-                files = [file.relative_to(self.root) for file in local.rglob("*") if _travels(file)]
-                self._carry(self._send_file, [str(PurePosixPath(file)) for file in files], self.check_owner)
+                files += [str(file.relative_to(self.root)) for file in local.rglob("*") if _travels(file)]
             elif local.exists():
-                self.check_owner()
-                self._send_file(path)
+                files.append(path)
+        # All in one go, because every look at whose the job is costs a request.
+        self._carry(lambda file: self._send_file(file, self.store), files, self.check_owner)
 
     def offer(self, *paths: str) -> None:
         try:
             for path in paths:
                 if (self.root / path).exists():
                     self._check(self._at_once)
-                    self._at_once.put(self.root / path, path)
+                    self._send_file(path, self._at_once)
         except OSError as exc:
             _log.warning("not sent: %s", exc)
 
@@ -190,12 +203,23 @@ class ObjectExchange(Exchange):
         self._carry(lambda file: self.store.get(file, self.root / file), found)
 
     def fetch_as(self, path: str, file: Path) -> None:
-        self.store.get(path, file)
+        content = read_copy(self.store) if path == JOURNAL else None
+        if content is not None:
+            file.write_bytes(content)
+        else:
+            self.store.get(path, file)
 
     def remove(self, *paths: str) -> None:
         for path in paths:
             self.check_owner()
             self.store.remove(path)
+
+    def fetch_file(self, path: str) -> None:
+        self.store.get(path, self.root / path)
+
+    def drop_folders(self, *paths: str) -> None:
+        for path in paths:
+            self.store.remove_folder(path)
 
     def sizes(self, path: str) -> Mapping[str, int]:
         return self.store.sizes(path)
@@ -210,14 +234,20 @@ class ObjectExchange(Exchange):
         for file in files:
             name = PurePosixPath(file).name
             turns[1 + _LAST.index(name) if name in _LAST else 0].append(file)
+        checked = -math.inf
         for turn in turns:
             if turn:
-                check()
+                if time.monotonic() - checked > _CHECKED_S:
+                    check()
+                    checked = time.monotonic()
                 self.store.all(one, turn)
 
-    def _send_file(self, path: str) -> None:
+    def _send_file(self, path: str, store: ObjectStore) -> None:
         with contextlib.suppress(FileNotFoundError):  # an old checkpoint that has gone meanwhile
-            self.store.put(self.root / path, path)
+            if path == JOURNAL:
+                self._journal.send(store)
+            else:
+                store.put(self.root / path, path)
 
 
 def open_exchange(root: Path, url: str | None) -> Exchange:

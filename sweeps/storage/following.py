@@ -26,6 +26,7 @@ from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, OUTCOME_FILE, 
 from sweeps.records.ledger import Ledger
 from sweeps.records.spool import SPOOL
 from sweeps.storage.folder_sign import process_runs
+from sweeps.storage.journal_copy import copy_stamp, read_copy
 from sweeps.storage.lock import RUN_LOCK
 from sweeps.storage.objects import ObjectStore, store_errors
 from sweeps.storage.presence import DRIVER
@@ -79,10 +80,10 @@ class StoreSource:
         self.store = ObjectStore(url, patience_s=0.0)
 
     def stamp(self, path: str) -> Stamp | None:
-        return self.store.stamp(path)
+        return copy_stamp(self.store) if path == JOURNAL else self.store.stamp(path)
 
     def read(self, path: str, start: int = 0) -> bytes | None:
-        found = self.store.read(path)
+        found = read_copy(self.store) if path == JOURNAL else self.store.read(path)
         return None if found is None else found[start:]
 
 

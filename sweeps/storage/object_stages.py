@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from gcp_core.records.checkpoint import MANIFEST, STATE, write_folder
-from gcp_core.records.stages import MAX_BYTES, StageStore
+from gcp_core.records.stages import MAX_BYTES, ROOM, StageStore, usual_bound
 from sweeps.records.layout import STAGES
 from sweeps.storage.exchange import Exchange, ObjectExchange
 
@@ -26,16 +26,28 @@ class ObjectStages(StageStore):
     def __init__(self, exchange: ObjectExchange, max_bytes: int = MAX_BYTES) -> None:
         super().__init__(exchange.root / STAGES, max_bytes)
         self._exchange = exchange
-        self._listed: set[str] = set()
+        self._found: dict[str, tuple[float, int]] = {}
+        self._whole: set[str] = set()
         self._listed_at = -math.inf
 
     def has(self, key: str) -> bool:
         if time.monotonic() - self._listed_at > _LIST_S:
-            # The manifest is stored last: what has none is not whole, and may be written again.
-            paths = map(PurePosixPath, self._exchange.store.sizes(STAGES))
-            self._listed = {path.parts[1] for path in paths if path.name == MANIFEST}
-            self._listed_at = time.monotonic()
-        return key in self._listed
+            self._list()
+        return key in self._whole
+
+    def _list(self) -> None:
+        """Which stages are whole, and of each (when it was written, its bytes): one listing tells both."""
+        self._found, self._whole = {}, set()
+        for name, (written, size) in self._exchange.store.listing(STAGES).items():
+            path = PurePosixPath(name)
+            key = path.parts[1]
+            before, bytes_ = self._found.get(key, (0.0, 0))
+            self._found[key] = (max(before, written), bytes_ + size)
+            if (
+                path.name == MANIFEST
+            ):  # it is stored last: what has none is not whole, and may be written again
+                self._whole.add(key)
+        self._listed_at = time.monotonic()
 
     def load(self, key: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
         try:
@@ -53,7 +65,7 @@ class ObjectStages(StageStore):
 
     def _forget(self, key: str) -> None:
         """Remove a damaged stage, so that the next trial that trains it can store it again."""
-        self._listed.discard(key)
+        self._whole.discard(key)
         try:
             self._exchange.remove(f"{STAGES}/{key}")
         except OSError as exc:
@@ -64,8 +76,12 @@ class ObjectStages(StageStore):
             if self.has(key):
                 return
             write_folder(self.root / key, STATE, state, manifest, durable=False)
-            self._exchange.send(f"{STAGES}/{key}")
-            self._listed.add(key)
+            # Whoever else trains the same writes the same bytes, so nobody's leave is asked; the manifest comes last.
+            for file in (STATE, MANIFEST):
+                self._exchange.store.put(self.root / key / file, f"{STAGES}/{key}/{file}")
+            size = sum(file.stat().st_size for file in (self.root / key).iterdir())
+            self._whole.add(key)
+            self._found[key] = (math.inf, size)  # the newest
             self._evict(keep=key)
         except OSError as exc:
             _log.warning("stage not saved: %s", exc)
@@ -73,25 +89,27 @@ class ObjectStages(StageStore):
             shutil.rmtree(self.root / key, ignore_errors=True)
 
     def _evict(self, keep: str) -> None:
-        """The oldest go: a store does not tell when a stage was last read."""
-        store = self._exchange.store
-        sizes: dict[str, int] = {}
-        for path, size in store.sizes(STAGES).items():
-            key = PurePosixPath(path).parts[1]
-            sizes[key] = sizes.get(key, 0) + size
-        total = sum(sizes.values())
+        """The oldest go, as the last listing knows them: a store does not tell when a stage was last read."""
+        total = sum(size for _, size in self._found.values())
         if total <= self.max_bytes:
             return
-        written = {key: store.written_at(f"{STAGES}/{key}/{MANIFEST}") or 0.0 for key in sizes if key != keep}
-        for key in sorted(written, key=lambda key: written[key]):
-            if total <= self.max_bytes:
+        for key, (_, size) in sorted(self._found.items(), key=lambda found: found[1][0]):
+            if total <= ROOM * self.max_bytes:
                 return
-            store.remove(f"{STAGES}/{key}")
-            total -= sizes[key]
+            if key != keep:
+                self._exchange.store.remove(f"{STAGES}/{key}")
+                del self._found[key]
+                self._whole.discard(key)
+                total -= size
 
 
-def open_stages(exchange: Exchange) -> StageStore:
-    """Training that the trials of ``exchange``'s sweep have in common, where all of them can reach it."""
+def open_stages(exchange: Exchange, max_bytes: int | None = None) -> StageStore:
+    """Training that the trials of ``exchange``'s sweep have in common, where all of them can reach it.
+
+    Args:
+        max_bytes: how much of it is kept (``search.stage_gb``); None = a share of what is free in the sweep's folder,
+            or :data:`gcp_core.records.stages.MAX_BYTES` in a store, which does not tell what is free.
+    """
     if isinstance(exchange, ObjectExchange):
-        return ObjectStages(exchange)
-    return StageStore(exchange.root / STAGES)
+        return ObjectStages(exchange, max_bytes or MAX_BYTES)
+    return StageStore(exchange.root / STAGES, max_bytes or usual_bound(exchange.root))

@@ -121,6 +121,11 @@ class ObjectStore:
         """Path -> bytes of every object below ``path`` (relative to the store's URL)."""
         return {self._relative(info): info.size for info in self._list(path, recursive=True) if info.is_file}
 
+    def listing(self, path: str) -> dict[str, tuple[float, int]]:
+        """As :meth:`sizes`, with when each was written by the store's clock: path -> (seconds since 1970, bytes)."""
+        found = (info for info in self._list(path, recursive=True) if info.is_file)
+        return {self._relative(i): (i.mtime.timestamp() if i.mtime else 0.0, i.size) for i in found}
+
     def names(self, path: str) -> set[str]:
         """What lies directly below ``path``: objects, and the first part of longer paths."""
         return {info.base_name for info in self._list(path, recursive=False)}
@@ -136,6 +141,15 @@ class ObjectStore:
                     self._fs.delete_dir(self._at(path))
                 elif info.type == FileType.File:
                     self._fs.delete_file(self._at(path))
+
+        self._patiently(delete)
+
+    def remove_folder(self, path: str) -> None:
+        """As :meth:`remove`, of what is known to be several objects: that need not be asked."""
+
+        def delete() -> None:
+            with contextlib.suppress(FileNotFoundError):
+                self._fs.delete_dir(self._at(path))
 
         self._patiently(delete)
 
@@ -180,7 +194,7 @@ def _open(url: str) -> tuple[FileSystem, str]:
     from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
 
     try:
-        fs, base = FileSystem.from_uri(url)
+        fs, base = FileSystem.from_uri(_in_one_request(url))
     except ArrowInvalid:  # not one of pyarrow's own
         try:
             import fsspec
@@ -192,6 +206,14 @@ def _open(url: str) -> tuple[FileSystem, str]:
     except OSError as exc:
         raise ConfigError(f"the object store cannot be used: {first_line(exc)}", "storage", url) from exc
     return fs, base.rstrip("/")
+
+
+def _in_one_request(url: str) -> str:
+    """Tell pyarrow to store a small object in S3 with one request; by default it takes three (a multipart upload)."""
+    option = "allow_delayed_open=true"
+    if not url.startswith("s3://") or "allow_delayed_open" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{option}"
 
 
 def check_store(url: str) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from gcp_core.config import TrialConfig
 from gcp_core.groups import Groups, find_groups
-from gcp_core.pruning.selection import reachable_share, select_within
+from gcp_core.pruning.selection import Budget, reachable_share, select_within
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.setup import budget_for, build_setup, event_budgets
 
@@ -18,6 +18,8 @@ _KINDS = ("macs", "params")
 #: Criteria of ours seldom remove more than this share beyond what chance does; most remove less.
 SLACK = 0.02
 _PLAYS = 2
+#: So many schedules are remembered as they go without a target.
+_REMEMBERED = 200
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,24 @@ class Projection:
     limit: float = 0.0
 
 
+@dataclass(frozen=True)
+class _Step:
+    """One event of a play: the groups ``before`` and ``after`` it, and the state of the generator before its scores."""
+
+    before: Groups
+    state: torch.Tensor
+    after: Groups
+
+
+def _after_event(groups: Groups, budget: Budget, generator: torch.Generator) -> Groups:
+    """What an event with random scores leaves."""
+    scores = {
+        layer: torch.rand(channels, generator=generator, dtype=torch.float64)
+        for layer, channels in groups.scored_layers().items()
+    }
+    return groups.after(select_within(scores, groups, budget))
+
+
 class Feasibility:
     """Remembers the groups of every model it has seen, and what every schedule can reach there.
 
@@ -47,6 +67,7 @@ class Feasibility:
         self._only_usual = usual
         self._groups: dict[str, Groups] = {}
         self._reach: dict[str, float] = {}
+        self._free: dict[str, list[_Step]] = {}
 
     def groups(self, trial: TrialConfig) -> Groups:
         """The groups of the trial's unpruned model."""
@@ -108,7 +129,7 @@ class Feasibility:
         """What the trial (not a baseline) will cost at its end."""
         prune, groups = trial.pruning, self.groups(trial)
         dense = _by_kind(groups)
-        final = [groups, *self._played(trial, 0)][-1]
+        final = self._final(trial)
         limit = 0.0 if prune.target is None else (1 - prune.target) * dense[prune.of]
         least = dict.fromkeys(_KINDS, 0.0)
         if limit and prune.round_to == 1:
@@ -116,22 +137,50 @@ class Feasibility:
             least[prune.of] = max(0.0, limit - float(groups.marginal_cost(prune.of).max()))
         return Projection(dense, _by_kind(final), least, limit)
 
+    def _final(self, trial: TrialConfig) -> Groups:
+        """The last of :meth:`_played` with seed 0.
+
+        A target changes nothing about an event until one would pass it: all but that one are remembered of the schedule.
+        """
+        prune, dense = trial.pruning, self.groups(trial)
+        if prune.finish:  # its last event is the target's
+            return [dense, *self._played(trial, 0)][-1]
+        free = replace(trial, prune=replace(prune, target=None))
+        epochs = event_epochs(prune, trial.train.num_epochs)
+        key = f"{self._model_key(trial)} {budget_for(free.pruning, None)} {len(epochs)}"
+        if key not in self._free:
+            if len(self._free) == _REMEMBERED:
+                del self._free[next(iter(self._free))]
+            self._free[key] = list(self._steps(free, 0))
+        steps, kind, limit = self._free[key], _KINDS.index(prune.of), self._limit(trial)
+        passing = next((step for step in steps if step.after.cost()[kind] <= limit), None)
+        if passing is None:
+            return steps[-1].after if steps else dense
+        generator = torch.Generator()
+        generator.set_state(passing.state)
+        return _after_event(passing.before, budget_for(prune, limit), generator)
+
     def _played(self, trial: TrialConfig, seed: int) -> Iterator[Groups]:
         """The groups after every event until the target is reached; the same ones again after one that cannot be."""
-        prune, groups = trial.pruning, self.groups(trial)
-        limit = 0.0 if prune.target is None else (1 - prune.target) * groups.cost()[_KINDS.index(prune.of)]
+        return (step.after for step in self._steps(trial, seed))
+
+    def _steps(self, trial: TrialConfig, seed: int) -> Iterator[_Step]:
+        prune, groups, limit = trial.pruning, self.groups(trial), self._limit(trial)
         generator = torch.Generator().manual_seed(seed)
         events = event_epochs(prune, trial.train.num_epochs)
         for epoch in events:
             budget = budget_for(prune, limit, last=epoch == events[-1])
-            scores = {
-                layer: torch.rand(channels, generator=generator, dtype=torch.float64)
-                for layer, channels in groups.scored_layers().items()
-            }
-            groups = groups.after(select_within(scores, groups, budget))
-            yield groups
+            before, state = groups, generator.get_state()
+            groups = _after_event(groups, budget, generator)
+            yield _Step(before, state, groups)
             if groups.cost()[_KINDS.index(prune.of)] <= limit:
                 return
+
+    def _limit(self, trial: TrialConfig) -> float:
+        """What the target leaves of the cost, 0 = there is no target."""
+        prune = trial.pruning
+        dense = self.groups(trial).cost()[_KINDS.index(prune.of)]
+        return 0.0 if prune.target is None else (1 - prune.target) * dense
 
     def _model_key(self, trial: TrialConfig) -> str:
         described = trial.to_dict()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from gcp_core import schema
 from gcp_core.schema import FINALS, Direction
@@ -37,6 +40,7 @@ class LiveFront:
         self._baselines: list[dict[str, float]] = []
         self._unpruned: dict[str, float] = {}
         self._rows: list[dict[str, float] | None] = []
+        self._best: dict[int, _Best] = {}
         self._chance = 0.0
         self._known: dict[int, float | None] = {}
         self._scales: list[Anchors | None] = []  # none, or the one that holds now
@@ -101,8 +105,10 @@ class LiveFront:
         ``without_last`` leaves out the trials that ended last.
         """
         if without_last not in self._known:
-            rows = self._rows[: len(self._rows) - without_last]
-            self._known[without_last] = self.hypervolume_of([row for row in rows if row is not None])
+            best = self._best.setdefault(without_last, _Best(self._objectives))
+            self._known[without_last] = self.hypervolume_of(
+                best.of(self._rows, len(self._rows) - without_last)
+            )
         return self._known[without_last]
 
     def hypervolume_of(self, rows: Sequence[Mapping[str, float]]) -> float | None:
@@ -153,6 +159,33 @@ class LiveFront:
             return anchors_for(table, self._objectives)
         except ConfigError:  # no scale but the results' own, which would move with them
             return None
+
+
+class _Best:
+    """The non-dominated ones of a list that grows, so that no hypervolume looks at all of thousands of trials again."""
+
+    def __init__(self, objectives: Mapping[str, Direction]) -> None:
+        self._signs = np.array([-1.0 if direction == "max" else 1.0 for direction in objectives.values()])
+        self._names = list(objectives)
+        self._seen = 0
+        self._costs = np.empty((0, len(objectives)))
+        self._rows: list[dict[str, float]] = []
+
+    def of(self, rows: Sequence[dict[str, float] | None], count: int) -> list[dict[str, float]]:
+        """Those among the first ``count``, which is never less than before; of equals one."""
+        for row in rows[self._seen : count]:
+            if row is not None:
+                self._add(row)
+        self._seen = max(self._seen, count)
+        return self._rows
+
+    def _add(self, row: dict[str, float]) -> None:
+        costs = np.array([row[name] for name in self._names]) * self._signs
+        if not np.isfinite(costs).all() or (self._costs <= costs).all(axis=1).any():
+            return
+        kept = ~(self._costs >= costs).all(axis=1)
+        self._costs = np.vstack([self._costs[kept], costs])
+        self._rows = [*itertools.compress(self._rows, kept), row]
 
 
 def _chance(manifest_file: Path) -> float:

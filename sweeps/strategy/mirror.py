@@ -22,6 +22,8 @@ from sweeps.records.studies import directions_of, quiet_optuna
 #: A sampler that takes observations looks at so many of paths, at most twice as many for a while. What an ask of TPE
 #: takes grows with their number (25 ms at 1,600), that of GP with its cube.
 CAPS = {"tpe": 800, "gp": 60}
+#: Of single trials likewise: so an ask at 10,000 of them takes as long as at 1,000, and the best ones are the same.
+CAPS_SINGLE = {"tpe": 400}
 #: One in so many of those kept is there because it is among the best.
 _BEST = 8
 
@@ -95,6 +97,7 @@ class Mirror:
     as many paths as make up the warm-up have a snapshot each, points are drawn by chance. Of more than twice
     :data:`CAPS` observations those stay that :func:`thinned` keeps, beside what is still without any; they are chosen
     among all that were ever made. A driver that takes over may thin at another moment and so hold another such set.
+    Of single trials, those that were stopped among them, :data:`CAPS_SINGLE` are kept in the same way.
 
     A population (NSGA-II) cannot take what it has not asked for: it gets one value per path, to be maximised.
     """
@@ -109,7 +112,8 @@ class Mirror:
     ) -> None:
         self._search, self._distributions = search, dict(distributions)
         self._num_trials, self._seed, self._paths = num_trials, seed, paths
-        self._cap = CAPS.get(search.sampler, 0)
+        self._takes = search.sampler in CAPS
+        self._cap = (CAPS if paths else CAPS_SINGLE).get(search.sampler, 0)
         self._numbers: dict[int, int] = {}
         self._params: dict[int, dict[str, Any]] = {}
         self._open: set[int] = set()
@@ -124,7 +128,7 @@ class Mirror:
     @property
     def takes_observations(self) -> bool:
         """Whether the sampler learns from points that it was not asked for."""
-        return self._cap > 0
+        return self._takes
 
     def trials(self) -> list[optuna.trial.FrozenTrial]:
         """What the sampler sees; not to be changed."""
@@ -181,6 +185,10 @@ class Mirror:
                 self._study.tell(inside, state=TrialState.PRUNED if stopped else TrialState.FAIL)
             else:
                 self._study.tell(inside, values=list(values))
+        if self._cap and not self._paths and (values is not None or stopped):
+            if values is not None:
+                self._known.append(Observation(number, 0, tuple(values), dict(violations)))
+            self._grown()
 
     def observe(self, path: int, values: tuple[float, ...], violations: Mapping[str, float]) -> None:
         """A snapshot of a path is finished; only for samplers that take observations."""
@@ -191,6 +199,10 @@ class Mirror:
             self.tell(path, values, violations)
         else:
             self._add_observation(seen)
+        self._grown()
+
+    def _grown(self) -> None:
+        """One more that the sampler looks at."""
         self._inside += 1
         if self._inside > 2 * self._cap:
             self._thin()
@@ -198,17 +210,27 @@ class Mirror:
     def _thin(self) -> None:
         """A new study, and a new sampler that has seen no other: Optuna's remember the trials of theirs."""
         self._rebuilt += 1
-        kept = thinned(self._known, self._search.objectives, self._cap)
+        stopped = self._stopped_kept()
+        room = self._cap if self._paths else self._cap - len(stopped)
+        kept = thinned(self._known, self._search.objectives, room)
         seed = self._seed + 1_000_003 * self._rebuilt
         self._sampler = build_sampler(self._search.sampler, self._num_trials, seed)
         self._study = self._new_study()
-        for number in self._stopped:
+        for number in stopped:
             self._add(TrialState.PRUNED, self._params[number])
         for seen in kept:
             self._add_observation(seen)
-        self._inside = len(kept)
+        self._inside = len(kept) + (0 if self._paths else len(stopped))
         for number in sorted(self._open):
             self._numbers[number] = self._add(TrialState.RUNNING, self._params[number])
+
+    def _stopped_kept(self) -> list[int]:
+        """A sweep of single trials may stop most of them: they are seen in their share of all."""
+        if self._paths:
+            return self._stopped
+        share = len(self._stopped) * self._cap // max(self._cap, len(self._stopped) + len(self._known))
+        lots = sorted(self._stopped, key=lambda number: _lot(Observation(number, 0, (), {})))
+        return sorted(lots[:share])
 
     def _add_observation(self, seen: Observation) -> None:
         self._add(TrialState.COMPLETE, self._params[seen.path], seen.values, seen.violations)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,54 +39,143 @@ _COSTS = ("macs", "params")
 _SHARES_REMOVED = {"macs_removed": "macs", "params_removed": "params"}
 
 
-@dataclass
-class _Course:
-    """What is known of one trial: its accuracy after each epoch in per cent, its cost now, and how it ended.
+class _Table:
+    """What the rule compares, of all runs that are trained equally long: a row each, in the order of their first report.
 
-    A baseline has no ``projection``: it costs what it costs. ``stopped``: it will not be trained to the end.
+    Columns: whether it is a ``trial`` (not a baseline), whether it was ``stopped``, its ``final`` accuracy (NaN = not
+    trained to the end), its cost ``now``, at its ``end`` as far as can be foreseen, and ``dense`` (MACs, params), the
+    number of its baseline among ``twins``, its accuracy after every epoch up to the last rung (``so_far``), and the best
+    up to each rung (``best``). A decision looks at columns, so that it costs no step of Python per trial.
     """
 
-    job: Job
+    def __init__(self, epochs: int, rungs: tuple[int, ...]) -> None:
+        self.epochs, self.rungs = epochs, rungs
+        self._twins: dict[str, int] = {}
+        self._baseline_rows: list[int] = []
+        shapes = {"now": 2, "end": 2, "dense": 2, "so_far": max(rungs, default=0), "best": len(rungs)}
+        wide = [(name, "f8", (width,)) for name, width in shapes.items()]
+        kinds = [("trial", "?"), ("stopped", "?"), ("final", "f8"), ("twin", "i8"), *wide]
+        self._rows, self._used = np.zeros(64, dtype=kinds), 0
+
+    @property
+    def rows(self) -> np.ndarray:
+        """(n,) a structured array, written in place."""
+        return self._rows[: self._used]
+
+    def enter(self, job: Job, projection: Projection | None) -> int:
+        """A new row; its number."""
+        number = self._used
+        if number == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        self._used += 1
+        row, key = self._rows[number], job.baseline_key if projection is not None else job.config.key()
+        row["trial"] = projection is not None
+        row["final"], row["so_far"], row["best"] = math.nan, math.nan, math.nan
+        if key not in self._twins:
+            self._twins[key] = len(self._baseline_rows)
+            self._baseline_rows.append(-1)
+        row["twin"] = self._twins[key]
+        if projection is None:
+            self._baseline_rows[row["twin"]] = number
+        else:
+            row["dense"] = [projection.dense[kind] for kind in _COSTS]
+        return number
+
+    def baselines(self, peers: np.ndarray) -> np.ndarray:
+        """The row of the baseline of each row in ``peers``, -1 = it has not reported yet."""
+        return np.array(self._baseline_rows, dtype=int)[self.rows["twin"][peers]]
+
+
+@dataclass(slots=True)
+class _Course:
+    """One run: where it stands in its table, and what its cost depends on.
+
+    A baseline has no ``projection``: it costs what it costs. ``last_event``: no event after that epoch.
+    """
+
+    table: _Table
+    row: int
+    of: str
+    last_event: int
     projection: Projection | None
-    accuracy: dict[int, float] = field(default_factory=dict)
-    now: dict[str, float] = field(default_factory=dict)
-    final_accuracy: float | None = None
-    stopped: bool = False
-
-    @property
-    def epoch(self) -> int:
-        return max(self.accuracy, default=0)
-
-    @property
-    def epochs(self) -> int:
-        return self.job.config.train.num_epochs
+    epoch: int = 0
+    ended: bool = False
 
     @property
     def foreseen(self) -> Projection:
         """``projection`` of a trial that prunes; ValueError for a baseline."""
         return required(self.projection, "the projection of a baseline")
 
-    def reading(self, epoch: int) -> float:
-        """The best accuracy up to an epoch: right after an event it says little about the trial."""
-        return max(value for at, value in self.accuracy.items() if at <= epoch)
+    @property
+    def stopped(self) -> bool:
+        """Whether it will not be trained to the end."""
+        return bool(self.table.rows[self.row]["stopped"])
+
+    def now(self, kind: str) -> float:
+        return float(self.table.rows[self.row]["now"][_COSTS.index(kind)])
+
+    def take(self, row: Mapping[str, float]) -> None:
+        """One epoch is over; one that was trained again counts as reported last."""
+        mine, epoch, accuracy = self.table.rows[self.row], int(row["epoch"]), row["val/accuracy"]
+        if math.isfinite(accuracy):
+            self.epoch = max(self.epoch, epoch)
+            if epoch <= len(mine["so_far"]):
+                mine["so_far"][epoch - 1] = accuracy
+                for i, rung in enumerate(self.table.rungs):
+                    if epoch <= rung:  # right after an event the accuracy says little: the best one counts
+                        mine["best"][i] = np.nanmax(mine["so_far"][:rung])
+        if not self.ended:
+            mine["now"] = [row[f"cost/{kind}"] for kind in _COSTS]
+        self._foresee()
+
+    def end(self, finals: Mapping[str, float]) -> None:
+        """It has been trained to the end."""
+        mine, self.ended = self.table.rows[self.row], True
+        mine["final"], mine["now"] = finals["val_accuracy"], [finals[kind] for kind in _COSTS]
+        self._foresee()
+
+    def _foresee(self) -> None:
+        mine = self.table.rows[self.row]
+        mine["end"] = mine["now"]
+        if not self.events_over():
+            mine["end"] = np.minimum(mine["now"], [self.foreseen.final[kind] for kind in _COSTS])
 
     def events_over(self) -> bool:
         """Whether nothing will be removed any more."""
-        prune = self.job.config.prune
-        if prune is None or self.final_accuracy is not None:
+        if self.projection is None or self.ended:
             return True
-        last = last_event_epoch(prune, self.epochs)  # a clock that looks may take its time
-        if prune.clock == INTERVAL_CLOCK:
-            last = max(event_epochs(prune, self.epochs), default=0)
-        return self.epoch >= last or self.now[prune.of] <= self.foreseen.limit
-
-    def final_cost(self, kind: str) -> float:
-        """MACs or params at the end, as far as can be foreseen."""
-        return self.now[kind] if self.events_over() else min(self.now[kind], self.foreseen.final[kind])
+        return self.epoch >= self.last_event or self.now(self.of) <= self.projection.limit
 
     def least_cost(self, kind: str) -> float:
         """What the trial will cost at least at its end."""
-        return self.now[kind] if self.events_over() else self.foreseen.least[kind]
+        return self.now(kind) if self.events_over() else self.foreseen.least[kind]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """The trials that have come to a rung, a row each in the order of their first report.
+
+    Attributes:
+        epoch: of the rung.
+        rows: (n,) which rows of the table they are.
+        accuracy: (n,) in per cent at the rung itself; ``reading``: the best up to there.
+        now, end, dense: cost -> (n,) as it is, as it will be as far as can be foreseen, of the unpruned model.
+        alive: (n,) those that were not stopped.
+        baseline: (n, 2) facts of each one's baseline (:func:`expected_accuracy`), NaN = not known.
+        known: (k, 2) facts of the runs that were trained to the end, baselines included; ``finals``: (k,) their ends.
+    """
+
+    epoch: int
+    rows: np.ndarray
+    accuracy: np.ndarray
+    reading: np.ndarray
+    now: dict[str, np.ndarray]
+    end: dict[str, np.ndarray]
+    dense: dict[str, np.ndarray]
+    alive: np.ndarray
+    baseline: np.ndarray
+    known: np.ndarray
+    finals: np.ndarray
 
 
 class Rungs:
@@ -100,7 +189,7 @@ class Rungs:
     def __init__(self, search: SearchConfig, project: Callable[[TrialConfig], Projection]) -> None:
         self._search, self._project = search, project
         self._courses: dict[str, _Course] = {}
-        self._baselines: dict[str, _Course] = {}
+        self._tables: dict[int, _Table] = {}
         self.objectives = {
             name: direction for name, direction in search.objectives.items() if name in FORESEEN
         }
@@ -110,17 +199,17 @@ class Rungs:
         if job.kind == "confirm":
             return None
         course = self._course(job)
-        _take(course, row)
-        if job.kind != "trial" or course.stopped or course.epoch >= course.epochs:
+        course.take(row)
+        if job.kind != "trial" or course.stopped or course.epoch >= course.table.epochs:
             return None
         stop = self._out_of_reach(course) or self._beaten(course, int(row["epoch"]))
-        course.stopped = stop is not None
+        course.table.rows[course.row]["stopped"] = stop is not None
         return stop
 
     def recall(self, job: Job, rows: Iterable[Mapping[str, float]]) -> None:
         """Record epochs that an earlier driver has handled."""
         for row in rows:
-            _take(self._course(job), row)
+            self._course(job).take(row)
 
     def take_over(self, records: Iterable[Record]) -> None:
         """What later trials are compared with: the courses of those under earlier drivers, from their folders."""
@@ -137,20 +226,31 @@ class Rungs:
             return
         self.recall(job, outcome.history)
         course = self._course(job)
-        course.stopped = outcome.status not in ("complete", "infeasible")
+        trained = outcome.status in ("complete", "infeasible")
+        course.table.rows[course.row]["stopped"] = not trained
         finals = outcome.finals
-        needed = ("val_accuracy", *_COSTS)
-        if not course.stopped and all(math.isfinite(finals.get(name, math.nan)) for name in needed):
-            course.final_accuracy = finals["val_accuracy"]
-            course.now = {kind: finals[kind] for kind in _COSTS}
+        if trained and all(math.isfinite(finals.get(name, math.nan)) for name in ("val_accuracy", *_COSTS)):
+            course.end(finals)
 
     def _course(self, job: Job) -> _Course:
         if job.trial_id not in self._courses:
-            course = _Course(job, None if job.kind == "baseline" else self._project(job.config))
-            self._courses[job.trial_id] = course
-            if job.kind == "baseline":
-                self._baselines[job.config.key()] = course
+            self._courses[job.trial_id] = self._new_course(job)
         return self._courses[job.trial_id]
+
+    def _new_course(self, job: Job) -> _Course:
+        epochs, prune = job.config.train.num_epochs, job.config.prune
+        projection = None if job.kind == "baseline" else self._project(job.config)
+        if epochs not in self._tables:
+            self._tables[epochs] = _Table(epochs, rung_epochs(self._search.rungs, epochs))
+        table = self._tables[epochs]
+        last = 0
+        if prune is not None:
+            last = last_event_epoch(prune, epochs)  # a clock that looks may take its time
+            if prune.clock == INTERVAL_CLOCK:
+                last = max(event_epochs(prune, epochs), default=0)
+        return _Course(
+            table, table.enter(job, projection), "macs" if prune is None else prune.of, last, projection
+        )
 
     # --- caps ---------------------------------------------------------------------------------------------------------
 
@@ -175,64 +275,58 @@ class Rungs:
 
     def _beaten(self, course: _Course, epoch: int) -> Stop | None:
         """Whether the better share of all trials at this rung is better than this one."""
-        search = self._search
-        if epoch not in rung_epochs(search.rungs, course.epochs) or not self.objectives:
+        if epoch not in course.table.rungs or not self.objectives:
             return None
-        if epoch not in course.accuracy:  # it was no number
+        if math.isnan(course.table.rows[course.row]["so_far"][epoch - 1]):  # it was no number
             return None
-        known = self.known(course.epochs, epoch)
-        if len(known) < ENOUGH_ENDED:
+        standing = self.standing(course.table.epochs, epoch)
+        if len(standing.finals) < ENOUGH_ENDED:
             return None
-        peers = self.peers(course.epochs, epoch)
-        values = self.outlook(peers, known, epoch)
+        values = self.outlook(standing)
         usable = np.isfinite(values).all(axis=1)
-        me = next(i for i, peer in enumerate(peers) if peer is course)
-        alive = np.array([not peer.stopped for peer in peers])
-        if not usable[me] or goes_on(
-            values[usable], int(usable[:me].sum()), search.rung_share, alive[usable]
-        ):
+        me = int(np.searchsorted(standing.rows, course.row))
+        share = self._search.rung_share
+        if not usable[me] or goes_on(values[usable], int(usable[:me].sum()), share, standing.alive[usable]):
             return None
-        return Stop(f"stopped after epoch {epoch}: not among the better {search.rung_share:.0%} there")
+        return Stop(f"stopped after epoch {epoch}: not among the better {share:.0%} there")
 
-    def peers(self, epochs: int, epoch: int) -> list[_Course]:
-        """Trials that have come as far, out of those trained equally long, in the order of their first report."""
-        return [
-            course
-            for course in self._courses.values()
-            if course.job.kind == "trial" and course.epochs == epochs and epoch in course.accuracy
-        ]
+    def standing(self, epochs: int, epoch: int) -> Standing:
+        """Trials that have come as far, out of those trained equally long, and who of them was trained to the end."""
+        table = self._tables[epochs]
+        rows, rung = table.rows, table.rungs.index(epoch)
+        there = ~np.isnan(rows["so_far"][:, epoch - 1])
+        # As in the runs that they stand for, at the log of the MACs that they end with.
+        facts = np.column_stack([rows["best"][:, rung], np.log(np.maximum(1.0, rows["end"][:, 0]))])
+        at, known = np.flatnonzero(there & rows["trial"]), there & ~np.isnan(rows["final"])
+        twins = table.baselines(at)
+        lacking = (twins < 0) | ~there[twins]
+        return Standing(
+            epoch,
+            at,
+            rows["so_far"][at, epoch - 1],
+            rows["best"][at, rung],
+            *({kind: rows[name][at, i] for i, kind in enumerate(_COSTS)} for name in ("now", "end", "dense")),
+            alive=~rows["stopped"][at],
+            baseline=np.where(lacking[:, None], math.nan, facts[twins]),
+            known=facts[known],
+            finals=rows["final"][known],
+        )
 
-    def known(self, epochs: int, epoch: int) -> list[_Course]:
-        """Runs of this length that were trained to the end, baselines included."""
-        return [
-            course
-            for course in self._courses.values()
-            if course.final_accuracy is not None and course.epochs == epochs and epoch in course.accuracy
-        ]
-
-    def outlook(self, peers: Sequence[_Course], known: Sequence[_Course], epoch: int) -> np.ndarray:
+    def outlook(self, at: Standing) -> np.ndarray:
         """(n, m): what each trial is expected to end with, every objective to be minimised; NaN = not known."""
-        lacking = [b for b in map(self._baseline, peers) if b is not None and epoch in b.accuracy]
-        courses = [*peers, *lacking]
-        accuracy = expected_accuracy(_facts(courses, epoch), _facts(known, epoch), _finals(known))
-        of_baseline = dict(zip(map(id, lacking), accuracy[len(peers) :], strict=True))
-        rows = []
-        for course, value in zip(peers, accuracy[: len(peers)], strict=True):
-            end = {kind: course.final_cost(kind) for kind in _COSTS}
-            baseline = of_baseline.get(id(self._baseline(course)), math.nan)
-            foreseen = {
-                name: FORESEEN[name](value, baseline, end, course.foreseen.dense) for name in self.objectives
-            }
-            rows.append([-foreseen[n] if d == "max" else foreseen[n] for n, d in self.objectives.items()])
-        return np.array(rows)
-
-    def _baseline(self, course: _Course) -> _Course | None:
-        return self._baselines.get(course.job.baseline_key)
+        facts = np.column_stack([at.reading, np.log(np.maximum(1.0, at.end["macs"]))])
+        accuracy = expected_accuracy(facts, at.known, at.finals)
+        baseline = expected_accuracy(at.baseline, at.known, at.finals)
+        foreseen = {name: FORESEEN[name](accuracy, baseline, at.end, at.dense) for name in self.objectives}
+        return np.column_stack(
+            [-foreseen[n] if d == "max" else foreseen[n] for n, d in self.objectives.items()]
+        )
 
 
-_Foresight = Callable[[float, float, Mapping[str, float], Mapping[str, float]], float]
-#: Objectives that can be foreseen, from (accuracy, baseline's accuracy, final cost, unpruned cost). MACs stand in for
-#: what is measured in seconds. Other objectives are left out of the comparison.
+_Costs = Mapping[str, np.ndarray]
+_Foresight = Callable[[np.ndarray, np.ndarray, _Costs, _Costs], np.ndarray]
+#: Objectives that can be foreseen, (n,) from (accuracy, baseline's accuracy, final cost, unpruned cost). MACs stand in
+#: for what is measured in seconds. Other objectives are left out of the comparison.
 FORESEEN: dict[str, _Foresight] = {
     "val_accuracy": lambda accuracy, baseline, end, dense: accuracy,
     "accuracy_drop": lambda accuracy, baseline, end, dense: baseline - accuracy,
@@ -275,7 +369,9 @@ def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) 
     weights = np.linalg.solve(x.T @ x + _RIDGE * np.eye(2), x.T @ y)
     if weights[0] < 0:
         weights = np.array([0.0, (x[:, 1] @ y) / (x[:, 1] @ x[:, 1] + _RIDGE)])
-    return finals.mean() + ((facts - centre) / scale) @ weights
+    away = (facts - centre) / scale
+    # Not a matrix product: that rounds a row as its place among the others has it, and equals should stay equal.
+    return finals.mean() + (away[:, 0] * weights[0] + away[:, 1] * weights[1])
 
 
 def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> bool:
@@ -283,44 +379,36 @@ def goes_on(values: np.ndarray, place: int, share: float, alive: np.ndarray) -> 
 
     Rank first (0 = not dominated), wider spacing second, earlier row third. The ends of the front always continue.
     """
-    ranks = rank_costs(values)
-    room = spacing(values, ranks, alive)
-    if ranks[place] == 0 and math.isinf(room[place]):
+    quota, own = math.ceil(share * len(values) - 1e-9), values[place]
+    # Who dominates it has a lower rank, who is dominated by it a higher one: often that is enough, and cheap to count.
+    equal = (values == own).all(axis=1)
+    if ((values <= own).all(axis=1) & ~equal).sum() >= quota:
+        return False
+    if len(values) - ((values >= own).all(axis=1) & ~equal).sum() <= quota:
         return True
-    order = np.lexsort((np.arange(len(values)), -room, ranks))
-    return int(np.flatnonzero(order == place)[0]) < math.ceil(share * len(values) - 1e-9)
+    ranks = rank_costs(values)
+    mine = np.flatnonzero(ranks == ranks[place])  # only within its own rank the spacing matters
+    room, me = spacing(values[mine], alive[mine]), int(np.searchsorted(mine, place))
+    if ranks[place] == 0 and math.isinf(room[me]):
+        return True
+    before = int((ranks < ranks[place]).sum() + (room > room[me]).sum() + (room[:me] == room[me]).sum())
+    return before < quota
 
 
-def spacing(values: np.ndarray, ranks: np.ndarray, alive: np.ndarray) -> np.ndarray:
-    """(n,) crowding distance: the gap between a row's two neighbours in every objective, as a share of its rank's
-    extent, summed; infinite without a neighbour on either side. Neighbours are other rows of its rank that are
+def spacing(values: np.ndarray, alive: np.ndarray) -> np.ndarray:
+    """(n,) crowding distance of the rows of one rank: the gap between a row's two neighbours in every objective, as a
+    share of the rank's extent, summed; infinite without a neighbour on either side. Neighbours are other rows that are
     ``alive`` ((n,) bool): where all have been stopped there is room."""
     room = np.zeros(len(values))
-    for i, value in enumerate(values):
-        peers = ranks == ranks[i]
-        others = peers & alive
-        others[i] = False
-        near = values[others]
-        for d, extent in enumerate(np.ptp(values[peers], axis=0)):
-            below, above = near[near[:, d] <= value[d], d], near[near[:, d] >= value[d], d]
-            if not (len(below) and len(above)):
-                room[i] = math.inf
-            elif extent > 0:
-                room[i] += (above.min() - below.max()) / extent
+    for column, extent in zip(values.T, np.ptp(values, axis=0), strict=True):
+        near = np.sort(column[alive])
+        first, after = np.searchsorted(near, column, "left"), np.searchsorted(near, column, "right")
+        equal = (
+            after - first - alive > 0
+        )  # another one has the very value: both neighbours are there, and no gap
+        lonely = ~equal & ((first == 0) | (after == len(near)))
+        room[lonely] = math.inf
+        between = ~(equal | lonely)
+        if extent > 0:
+            room[between] += (near[after[between]] - near[first[between] - 1]) / extent
     return room
-
-
-def _take(course: _Course, row: Mapping[str, float]) -> None:
-    if math.isfinite(row["val/accuracy"]):
-        course.accuracy[int(row["epoch"])] = row["val/accuracy"]
-    if course.final_accuracy is None:
-        course.now = {kind: row[f"cost/{kind}"] for kind in _COSTS}
-
-
-def _facts(courses: Sequence[_Course], epoch: int) -> np.ndarray:
-    rows = [(course.reading(epoch), math.log(max(1.0, course.final_cost("macs")))) for course in courses]
-    return np.array(rows, dtype=float).reshape(-1, 2)
-
-
-def _finals(courses: Sequence[_Course]) -> np.ndarray:
-    return np.array([course.final_accuracy for course in courses], dtype=float)

@@ -8,11 +8,12 @@ already computing the shared epochs, the new one waits. That costs nothing, beca
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gcp_core.config import PruneConfig, TrialConfig
+from gcp_core.config import TrialConfig, digest
 from gcp_core.schedule.clock import event_epochs
 from sweeps.records.job import Job, Outcome
 
@@ -22,43 +23,55 @@ PATIENCE_EPOCHS = 10.0
 PATIENCE_S = 300.0
 
 
+@dataclass(frozen=True)
+class _Shape:
+    """All that decides how long two jobs train alike.
+
+    Attributes:
+        stem: names the training before any event.
+        rule: names everything that decides what an event removes, without when events are and when they end.
+        events: the epochs that end in one; ``dense``: the last epoch that one job shares with a path.
+    """
+
+    stem: str
+    rule: str
+    events: tuple[int, ...]
+    epochs: int
+    path: bool
+    dense: int
+
+
+def _shape(trial: TrialConfig) -> _Shape:
+    stem, prune = digest(trial.dense_phase().to_dict()), trial.prune
+    if prune is None:
+        return _Shape(stem, "", (), trial.train.num_epochs, False, trial.train.num_epochs)
+    if trial.is_path:
+        return _Shape(stem, "", (), 0, True, prune.dense_epochs)
+    # Its events do not tell a trial from a path's cycles, so it shares nothing with one.
+    plain = dataclasses.replace(prune, start=None, interval=1, until=1.0, target=None, method=None)
+    epochs = trial.train.num_epochs
+    return _Shape(stem, digest(dataclasses.asdict(plain)), event_epochs(prune, epochs), epochs, False, 0)
+
+
 def shared_epochs(one: TrialConfig, other: TrialConfig) -> int:
     """Epochs that two trials certainly or possibly train alike: up to the first event that one has and the other has
-    not, or has by another rule. Where a target is met sooner, they part sooner."""
-    if one.is_path or other.is_path:
-        return _shared_by_paths(one, other)
-    if one.baseline() != other.baseline():
+    not, or has by another rule. Where a target is met sooner, they part sooner.
+
+    Paths of equal start share the dense phase; so does an unpruned trial of as many epochs. Events part them."""
+    return _alike(_shape(one), _shape(other))
+
+
+def _alike(one: _Shape, other: _Shape) -> int:
+    if one.stem != other.stem:
         return 0
-    epochs = one.train.num_epochs
-    same_rule = _rule(one.prune) == _rule(other.prune)
-    events, others = _events(one), _events(other)
-    for epoch in sorted(events | others):
-        if epoch not in events or epoch not in others or not same_rule:
-            return epoch
-    return epochs
-
-
-def _shared_by_paths(one: TrialConfig, other: TrialConfig) -> int:
-    """Paths of equal start share the dense phase; so does an unpruned trial of as many epochs. Events part them."""
-    if one.dense_phase() != other.dense_phase():
-        return 0
-    return min(
-        t.pruning.dense_epochs if t.is_path else t.train.num_epochs if t.prune is None else 0
-        for t in (one, other)
-    )
-
-
-def _rule(prune: PruneConfig | None) -> PruneConfig | None:
-    """Everything that decides what an event removes, without when events are and when they end."""
-    if prune is None:
-        return None
-    return dataclasses.replace(prune, start=None, interval=1, until=1.0, target=None, method=None)
-
-
-def _events(trial: TrialConfig) -> frozenset[int]:
-    return (
-        frozenset() if trial.prune is None else frozenset(event_epochs(trial.prune, trial.train.num_epochs))
-    )
+    if one.path or other.path:
+        return min(one.dense, other.dense)
+    if one.rule != other.rule:
+        return min((*one.events[:1], *other.events[:1]), default=one.epochs)
+    for mine, theirs in itertools.zip_longest(one.events, other.events, fillvalue=one.epochs + 1):
+        if mine != theirs:
+            return min(mine, theirs)
+    return one.epochs
 
 
 @dataclass
@@ -73,9 +86,16 @@ class _Running:
     removed: float = 0.0
     met: int | None = None
 
+    def silent(self, now: float) -> bool:
+        """Whether it hangs, or its node does: whoever waits for it trains on his own."""
+        return now - self.last_sign > max(PATIENCE_S, PATIENCE_EPOCHS * self.slowest_s)
+
 
 class Trunk:
     """Tracks which trial is training what.
+
+    A queued job that a running one holds back is not looked at again until that one has reported, ended or been silent
+    for too long. Only jobs of one stem (:class:`_Shape`) are compared at all.
 
     Args:
         shared: whether trials pass training on at all; if not, nobody waits.
@@ -87,6 +107,11 @@ class Trunk:
         self._running: dict[str, _Running] = {}
         self._dense: dict[str, dict[str, float]] = {}
         self._behind: dict[str, int] = {}
+        self._stems: dict[str, dict[str, _Running]] = {}
+        self._shapes: dict[str, _Shape] = {}
+        #: Queued jobs that wait; running job -> those of them that it holds back.
+        self._waiting: set[str] = set()
+        self._held: dict[str, set[str]] = {}
 
     def baseline(self, job: Job, outcome: Outcome) -> None:
         """What the unpruned model costs: tells which share a pruned one has lost."""
@@ -96,7 +121,10 @@ class Trunk:
         self._dense[job.baseline_key] = costs
 
     def started(self, job: Job) -> None:
-        self._running[job.trial_id] = _Running(job, self._now(), self._behind.pop(job.trial_id, 0))
+        running = _Running(job, self._now(), self._behind.pop(job.trial_id, 0))
+        self._running[job.trial_id] = running
+        if self._shared:
+            self._stems.setdefault(self._shape(job).stem, {})[job.trial_id] = running
 
     def resumed(self, job: Job, epoch: int) -> None:
         """A job continues after ``epoch``; other trials need not wait for the epochs before that."""
@@ -105,6 +133,7 @@ class Trunk:
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         running = self._running[job.trial_id]
         now = self._now()
+        self._let_go(job.trial_id)
         if running.epoch:  # the first one also waits for the process and its data
             running.slowest_s = max(running.slowest_s, now - running.last_sign)
         running.epoch, running.last_sign = int(row["epoch"]), now
@@ -125,38 +154,53 @@ class Trunk:
             running.met = running.epoch
 
     def ended(self, job: Job) -> None:
-        self._running.pop(job.trial_id, None)
+        running = self._running.pop(job.trial_id, None)
+        if running is not None and self._shared:
+            self._let_go(job.trial_id)
+            stem = self._shapes.pop(job.trial_id).stem
+            del self._stems[stem][job.trial_id]
+            if not self._stems[stem]:
+                del self._stems[stem]
 
     def free(self, queue: Iterable[Job]) -> int | None:
         """Position of the first job in ``queue`` that need not wait for another trial; None if there is none."""
+        now = self._now()
+        for name in [name for name in self._held if self._running[name].silent(now)]:
+            self._let_go(name)
         for position, job in enumerate(queue):
-            if not any(self._holds_back(running, job) for running in self._running.values()):
+            if job.trial_id not in self._waiting and not (self._shared and self._held_back(job, now)):
                 return position
         return None
 
-    def _holds_back(self, running: _Running, job: Job) -> bool:
-        if not self._shared:
-            return False
-        if self._now() - running.last_sign > max(PATIENCE_S, PATIENCE_EPOCHS * running.slowest_s):
-            return False  # it hangs, or its node does: whoever waits for it trains on his own
-        shared = shared_epochs(running.job.config, job.config)
-        one, other = running.job.config.prune, job.config.prune
-        if one is not None and other is not None:
-            if (
-                not job.config.is_path
-                and one.target == other.target
-                and running.met is not None
-                and running.met < shared
-            ):
-                # Both met it by the same events: no event is left to tell them apart.
-                shared = job.config.train.num_epochs
-            elif (
-                not job.config.is_path
-                and one.target != other.target
-                and _meets(running.removed, _smaller(one.target, other.target))
-            ):
-                return False  # the event that met the smaller target was trimmed in one of them only
-        return running.epoch < shared
+    def _held_back(self, job: Job, now: float) -> bool:
+        shape = self._shape(job)
+        for name, running in self._stems.get(shape.stem, {}).items():
+            if not running.silent(now) and _holds_back(running, _alike(self._shape(running.job), shape), job):
+                self._waiting.add(job.trial_id)
+                self._held.setdefault(name, set()).add(job.trial_id)
+                return True
+        return False
+
+    def _let_go(self, name: str) -> None:
+        """Whoever this job held back is looked at again."""
+        self._waiting -= self._held.pop(name, set())
+
+    def _shape(self, job: Job) -> _Shape:
+        if job.trial_id not in self._shapes:
+            self._shapes[job.trial_id] = _shape(job.config)
+        return self._shapes[job.trial_id]
+
+
+def _holds_back(running: _Running, shared: int, job: Job) -> bool:
+    """Whether a running job is computing what ``job`` would; ``shared``: epochs that they train alike."""
+    one, other = running.job.config.prune, job.config.prune
+    if one is not None and other is not None and not job.config.is_path:
+        if one.target == other.target and running.met is not None and running.met < shared:
+            # Both met it by the same events: no event is left to tell them apart.
+            shared = job.config.train.num_epochs
+        elif one.target != other.target and _meets(running.removed, _smaller(one.target, other.target)):
+            return False  # the event that met the smaller target was trimmed in one of them only
+    return running.epoch < shared
 
 
 def _meets(removed: float, target: float | None) -> bool:

@@ -62,16 +62,18 @@ class Extra:
     Attributes:
         snapshot: receives every snapshot of a path, once it is kept; the driver's word on it is there when it returns.
         latency: snapshots' forward passes are timed, because an objective or a constraint asks for it.
+        stage_bytes: how much shared training is kept; None = as much as is usual.
     """
 
     snapshot: Callable[[Snap], None] = lambda snap: None
     latency: bool = False
+    stage_bytes: int | None = None
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
     """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
-    ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object store, None if its folder is shared) and
-    ``generation`` (of the driver, ``sweeps.storage.presence``)."""
+    ``stage_bytes``, ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object store, None if its folder is shared)
+    and ``generation`` (of the driver, ``sweeps.storage.presence``)."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
@@ -92,7 +94,7 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 gpus=config.get("gpus", 0.0),
                 holder=_this_node(),
                 exchange=exchange,
-                extra=Extra(send_snapshot, config.get("latency", False)),
+                extra=Extra(send_snapshot, config.get("latency", False), config.get("stage_bytes")),
             )
     except OSError as exc:
         if not is_full(exc):
@@ -216,9 +218,11 @@ def _run(
             _fetch_word(job, STOP_FILE, exchange)
         return read_stop(folder) is not None
 
+    in_store: set[str] = set()
+
     def saved(checkpoint: Path) -> None:
         with watchdog.pause():
-            _send_epoch(job, checkpoint, exchange)
+            _send_epoch(job, checkpoint, exchange, in_store)
 
     def snapshot(taken: Any) -> bool:
         with watchdog.pause():
@@ -233,7 +237,7 @@ def _run(
     try:
         function = load_factory(runner, "runner", ConfigError)
         wanted: dict[str, Any] = {"saved": saved, "devices": gpus or None, "snapshot": snapshot}
-        wanted |= {"stages": open_stages(exchange)} if share else {}
+        wanted |= {"stages": open_stages(exchange, extra.stage_bytes)} if share else {}
         wanted |= {"latency": True} if extra.latency else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
@@ -282,17 +286,23 @@ def sweep_folder(job: Job) -> Path:
 
 def _fetch_word(job: Job, file: str, exchange: Exchange) -> None:
     with _tolerated("the driver's word is not known"):
-        exchange.fetch(f"{trial_path(job.trial_id)}/{file}")
+        exchange.fetch_file(f"{trial_path(job.trial_id)}/{file}")
 
 
-def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange) -> None:
-    """What another node needs to continue from here; older epochs go as they do here."""
+def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange, in_store: set[str]) -> None:
+    """What another node needs to continue from here; older epochs go as they do here.
+
+    ``in_store``: epochs that the store has, as far as this process has sent them; others go when the trial ends.
+    """
     trial = trial_path(job.trial_id)
     with _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
         exchange.send(
             f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
         )
-        _remove_old_epochs(job, exchange)
+        in_store.add(checkpoint.name)
+        old = sorted(in_store - {path.name for path in checkpoint.parent.iterdir()})
+        exchange.drop_folders(*(f"{trial}/{EPOCHS}/{name}" for name in old))
+        in_store.difference_update(old)
 
 
 def _remove_old_epochs(job: Job, exchange: Exchange) -> None:

@@ -3,13 +3,14 @@
 import dataclasses
 import os
 import shutil
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.records.checkpoint import read_manifest
-from gcp_core.records.stages import StageStore, stage_key
+from gcp_core.records.stages import MAX_BYTES, StageStore, stage_key, usual_bound
 from gcp_core.schema import PER_EPOCH
 from gcp_core.training import run_trial
 from tests.oracles.prefix_tree import ideal_epochs
@@ -218,3 +219,19 @@ def test_what_is_being_written_is_not_evicted(tmp_path):
     (being_written / "state.pt").write_bytes(b"x" * 100)
     run_trial(BASE.baseline(), stages=StageStore(tmp_path, max_bytes=1))
     assert being_written.is_dir()
+
+
+def test_a_store_is_looked_through_now_and_then_and_not_for_every_stage(tmp_path, monkeypatch) -> None:
+    """A look after 2 % of the bound; the first stage of a process always looks."""
+    store, looks = StageStore(tmp_path, max_bytes=10_000_000), []
+    monkeypatch.setattr(store, "_evict", lambda keep: looks.append(keep))
+    for number in range(60):
+        store.save(f"k{number:02d}", {"w": torch.zeros(5000)}, {})  # 20 kB and a little: ten are 2 %
+    assert looks[0] == "k00"
+    assert 4 <= len(looks) <= 8
+
+
+def test_by_default_stages_take_a_quarter_of_the_free_disk_and_never_nothing(tmp_path, monkeypatch) -> None:
+    for free, expected in ((8 * 10**9, 2 * 10**9), (10**12, MAX_BYTES), (10**6, 64 * 1024**2)):
+        monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        assert usual_bound(tmp_path / "not" / "there") == expected

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from sweeps.conduct.alike import FirstEnds
+from sweeps.conduct.baselines import Baselines
 from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Job, Outcome
 from sweeps.strategy.judging import dense_costs
@@ -193,3 +195,20 @@ def test_dense_costs_come_from_the_manifest_and_else_from_what_was_removed(tmp_p
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "manifest.json").write_text('{"dense": {"macs": 1001, "params": 101}}')
     assert dense_costs(tmp_path, finals) == {"macs": 1001.0, "params": 101.0}
+
+
+def test_of_thousands_of_ends_the_driver_keeps_no_history(tmp_path: Path) -> None:
+    """Neither those before their baseline nor the first ones of the sweep: what is kept of each is one row at most."""
+    history = tuple({"epoch": epoch, "val/accuracy": 1.0} for epoch in range(1, 200))
+    checked = config(tmp_path)
+    trial = checked.space.resolve(checked.space.first())
+    baselines, first = Baselines(0), FirstEnds()
+    for number in range(20):
+        job = Job(f"t{number:04d}", "trial", number, trial, {}, "/nowhere")
+        outcome = Outcome("complete", {"val_accuracy": 1.0}, history)
+        baselines.lacks_drop(job, outcome)
+        first.add(job, outcome, 20)
+    late = baselines.late(trial.baseline().key())
+    assert [(len(answer.history), answer.last_epoch) for _, answer in late] == [(1, 199)] * 20
+    assert len(first._ended) <= 4
+    assert not any(end.history for end in first._ended.values())

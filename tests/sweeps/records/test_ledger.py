@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -41,6 +42,20 @@ def test_entering_a_trial_is_one_line_of_the_journal(tmp_path: Path) -> None:
     before = len((tmp_path / JOURNAL).read_text().splitlines())
     _add(ledger, tmp_path)
     assert len((tmp_path / JOURNAL).read_text().splitlines()) == before + 1
+
+
+def test_the_end_of_a_trial_is_one_write_to_the_journal_whose_last_line_says_that_it_is_over(
+    tmp_path: Path, monkeypatch
+) -> None:
+    ledger = _ledger(tmp_path)
+    job = _add(ledger, tmp_path)
+    waited, real = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda file: waited.append(file) or real(file))
+    ledger.close(job, Outcome("complete", {"val_accuracy": 90.0}), (90.0, 5.0), {"macs <= 9": -4.0})
+    assert len(waited) == 1
+    last = json.loads((tmp_path / JOURNAL).read_text().splitlines()[-1])
+    assert (last["state"], last["values"]) == (1, [90.0, 5.0])
+    assert [record.status for record in ledger.records("trial")] == ["complete"]
 
 
 def test_opening_an_existing_ledger_writes_nothing(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -205,13 +206,26 @@ def test_the_oldest_stages_go_when_the_store_grows_past_its_bound(s3: str, tmp_p
     state = {"model": {"w": torch.zeros(1000)}}
     stages.save("first", state, {})
     size = sum(exchange.sizes(STAGES).values())
-    stages.max_bytes = 2 * size
+    stages.max_bytes = int(2.6 * size)  # 80 % of it: two
     stages.save("second", state, {})
     assert exchange.store.names(STAGES) == {"first", "second"}
     stages.save("third", state, {})
     left = exchange.store.names(STAGES)
     assert "third" in left
     assert len(left) == 2
+
+
+def test_an_epoch_of_a_trial_costs_few_requests(s3: str, tmp_path: Path, monkeypatch) -> None:
+    """As the server counts them. Two for whose the trial is, before its report and before its files; six files; the
+    driver's word; now and then the list of stages; from the third epoch on what it takes to remove an old one."""
+    from werkzeug.serving import WSGIRequestHandler
+
+    asked, at, real = [], [], WSGIRequestHandler.make_environ
+    monkeypatch.setattr(WSGIRequestHandler, "make_environ", lambda one: asked.append(one.path) or real(one))
+    _run(s3, _job(tmp_path), lambda row: at.append(len(asked)))
+    first, second, third, fourth = (b - a for a, b in itertools.pairwise(at))
+    assert max(first, second) <= 12
+    assert max(third, fourth) <= 18
 
 
 # --- the whole sweep, in one process ------------------------------------------------------------------------------
@@ -294,7 +308,7 @@ def test_what_is_known_to_have_ended_is_not_fetched_again(s3: str, tmp_path: Pat
     asked, real = [], other.store.get
     monkeypatch.setattr(other.store, "get", lambda path, file: asked.append(path) or real(path, file))
     bring_home(other)
-    assert asked == [ENTRY, CONFIG, JOURNAL, "trials"]
+    assert asked == [ENTRY, CONFIG, "trials"]
 
 
 def test_what_tells_that_the_rest_is_whole_comes_last(s3: str, tmp_path: Path, monkeypatch) -> None:
@@ -342,7 +356,7 @@ def test_a_store_that_goes_away_ends_the_driver_in_order_and_the_sweep_goes_on_l
         def away(*args):
             raise StoreError(f"{s3}: no answer")
 
-        patch.setattr(exchange.store, "put", away)
+        patch.setattr(exchange.store, "write", away)  # of the journal
         assert searcher.suggest("1") is None
         exchange.offer(JOURNAL)  # what can be done without raises nothing
     assert conductor.interrupted

@@ -44,7 +44,7 @@ def test_nothing_is_left_on_the_node(nodes):
 def test_a_stage_that_is_there_is_not_sent_again(nodes, monkeypatch):
     one, other = nodes
     one.save("a", STATE, {"by": "one"})
-    monkeypatch.setattr(other._exchange, "send", lambda *paths: pytest.fail("sent again"))
+    monkeypatch.setattr(other._exchange.store, "put", lambda *paths: pytest.fail("sent again"))
     other.save("a", STATE, {"by": "other"})
     assert one.load("a")[0]["by"] == "one"
 
@@ -62,7 +62,7 @@ def test_a_store_that_is_away_costs_the_stage_and_not_the_trial(nodes, monkeypat
     def away(*_: object) -> None:
         raise StoreError("the store does not answer")
 
-    monkeypatch.setattr(one._exchange.store, "sizes", away)
+    monkeypatch.setattr(one._exchange.store, "listing", away)
     with caplog.at_level(logging.WARNING):
         one.save("a", STATE, {})
         assert one.load("a") is None
@@ -74,9 +74,8 @@ def test_a_store_that_is_away_costs_the_stage_and_not_the_trial(nodes, monkeypat
 
 def test_the_list_is_asked_for_once_in_a_while_and_knows_what_this_node_wrote(nodes, monkeypatch):
     one, _ = nodes
-    asked, sizes = [], one._exchange.store.sizes
-    monkeypatch.setattr(one._exchange.store, "sizes", lambda path: asked.append(path) or sizes(path))
-    monkeypatch.setattr(one, "_evict", lambda keep: None)  # asks on its own account
+    asked, listing = [], one._exchange.store.listing
+    monkeypatch.setattr(one._exchange.store, "listing", lambda path: asked.append(path) or listing(path))
     now = [100.0]
     monkeypatch.setattr("sweeps.storage.object_stages.time.monotonic", lambda: now[0])
     assert not one.has("a")
@@ -86,6 +85,28 @@ def test_the_list_is_asked_for_once_in_a_while_and_knows_what_this_node_wrote(no
     now[0] += 60.0
     assert one.has("a")
     assert asked == [STAGES] * 2
+
+
+def test_a_full_store_costs_a_save_no_request_per_stage(nodes, monkeypatch):
+    """Twelve stages where ten fit: one listing, and only what goes is asked about; then there is room for two more."""
+    one, other = nodes
+    for number in range(10):
+        one.save(f"k{number}", STATE, {})
+    size = sum(one._exchange.sizes(STAGES).values()) // 10
+    other.max_bytes = int(10.5 * size)
+    asked = []
+    for name in ("listing", "sizes", "written_at", "stamp", "remove"):
+        real = getattr(other._exchange.store, name)
+        monkeypatch.setattr(
+            other._exchange.store,
+            name,
+            lambda path="", name=name, real=real: asked.append(name) or real(path),
+        )
+    other.save("one more", STATE, {})
+    assert asked.count("listing") == 1
+    assert set(asked) == {"listing", "remove"}
+    assert asked.count("remove") == 3
+    assert len(one._exchange.store.names(STAGES)) == 8
 
 
 def test_where_everybody_sees_the_folder_the_stages_are_in_it(s3, tmp_path):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import random
 
+from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import InfeasibleTarget
 from gcp_core.training import run_trial
 from gcp_core.training.setup import check_config
@@ -116,3 +118,19 @@ def test_a_large_space_is_sampled_within_its_ranges(tmp_path) -> None:
     points = sample_points(checked, 40)
     assert len(points) == 40
     assert all(checked.space.canonical(point) == point for point in points)
+
+
+def test_a_projection_is_the_end_of_the_whole_play_whatever_was_remembered() -> None:
+    """Thirty targets and ends of three schedules, one after the other, against plays that remember nothing."""
+    feasibility, rng = Feasibility(), random.Random(0)
+    for number in range(30):
+        rule = {"interval": 1 + number % 3, "ratio": 0.2, "of": ("macs", "params")[number % 2]}
+        target = rng.choice([None, rng.uniform(0.1, 0.95), rng.uniform(0.1, 0.95)])
+        prune = PruneConfig(**rule, target=target, until=rng.choice([0.5, 1.0]), min_share=0.3)
+        trial = TrialConfig(
+            model=ModelConfig("vgg_tiny", width=0.25), train=TrainConfig(epochs=6), prune=prune
+        )
+        last = [feasibility.groups(trial), *feasibility._played(trial, 0)][-1]
+        assert feasibility.project(trial).final == dict(
+            zip(("macs", "params"), map(float, last.cost()), strict=True)
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -112,3 +113,19 @@ def test_tracker_and_progress_are_told_what_stands_for_the_baseline(tmp_path: Pa
     drive(conductor, PATHS)
     told = [call[-1] for call in recorder.calls if call[0] == "front"]
     assert told == ["t0000@0", "", ""], "the first path ended before its baseline"
+
+
+def test_the_hypervolume_and_its_growth_are_those_of_all_trials_though_only_the_best_are_looked_at(
+    tmp_path,
+) -> None:
+    rng, rows = random.Random(0), []
+    front = LiveFront({"val_accuracy": "max", "macs": "min"})
+    front.baseline({"val_accuracy": 90.0, "macs": 100.0}, tmp_path)
+    for number in range(120):
+        row = {"val_accuracy": float(rng.randint(80, 92)), "macs": float(rng.randint(1, 20) * 5)}
+        rows.append(None if rng.random() < 0.1 else row)
+        front.trial(rows[-1])
+        if number % 3 == 0:
+            assert front.hypervolume() == pytest.approx(front.hypervolume_of([r for r in rows if r]))
+        if number % 7 == 0 and number > 20:
+            assert front.hypervolume(20) == pytest.approx(front.hypervolume_of([r for r in rows[:-20] if r]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.strategy.mirror import CAPS, Mirror, Observation, thinned
+from sweeps.strategy.mirror import CAPS, CAPS_SINGLE, Mirror, Observation, thinned
 from sweeps.strategy.sampling import Proposer, distributions
 from tests.oracles.dominance import front
 from tests.sweeps.inline import OF_PATHS, config
@@ -70,9 +70,11 @@ def test_what_keeps_the_constraints_is_better_than_what_breaks_them_and_less_is_
 # --- in the study -----------------------------------------------------------------------------------------------------
 
 
-def mirror(tmp_path: Path, sampler: str = "tpe", trials: int = 30, seed: int = 0) -> Mirror:
+def mirror(
+    tmp_path: Path, sampler: str = "tpe", trials: int = 30, seed: int = 0, paths: bool = True
+) -> Mirror:
     checked = config(tmp_path, {**SPACE, "search.sampler": sampler, "search.trials": trials})
-    return Mirror(checked.search, distributions(checked.space), trials, seed, paths=True)
+    return Mirror(checked.search, distributions(checked.space), trials, seed, paths=paths)
 
 
 def start(on: Mirror, number: int) -> dict[str, object]:
@@ -192,3 +194,20 @@ def test_thinning_leaves_what_the_sampler_has_learned(tmp_path: Path, monkeypatc
             proposer.observe(path, (60.0 + 0.3 * interval, 100.0 * 0.7**level), {})
     assert proposer._mirror._rebuilt >= 9
     assert sum(interval > 20 for interval in late) >= 0.7 * len(late)
+
+
+def test_of_many_single_trials_an_even_share_is_seen_and_the_best_of_all(tmp_path: Path, monkeypatch) -> None:
+    """Half of 400 are stopped. With a cap of 40, never more than 80 are seen, and of those as many of either kind."""
+    monkeypatch.setitem(CAPS_SINGLE, "tpe", 40)
+    on = mirror(tmp_path, paths=False)
+    best = (99.0, 1.0)
+    for number in range(400):
+        start(on, number)
+        values = None if number % 2 else best if number == 100 else (50.0 + number / 10, 100.0)
+        on.tell(number, values, {}, stopped=values is None)
+        seen = states(on)
+        assert seen["COMPLETE"] + seen["PRUNED"] <= 80
+    start(on, 400)
+    assert states(on)["RUNNING"] == 1
+    assert abs(seen["COMPLETE"] - seen["PRUNED"]) <= 8
+    assert best in [tuple(trial.values) for trial in on.trials() if trial.values]

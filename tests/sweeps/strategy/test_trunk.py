@@ -15,6 +15,7 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.trunk import PATIENCE_S, Trunk, shared_epochs
+from tests.oracles.slow_trunk import slow_free, slow_shared_epochs
 from tests.sweeps.inline import Recorder, Silent, config
 
 DENSE = 1000.0
@@ -125,7 +126,7 @@ def test_without_withholding_some_epochs_are_trained_twice(tmp_path: Path) -> No
 
 def test_another_seed_starts_while_the_first_one_is_training() -> None:
     trunk, owner, waiting = Trunk(), _job(0, "baseline"), _job(1)
-    other = dataclasses.replace(waiting, config=dataclasses.replace(waiting.config, seed=1))
+    other = dataclasses.replace(_job(2), config=dataclasses.replace(waiting.config, seed=1))
     trunk.started(owner)
     assert trunk.free([waiting, other]) == 1
 
@@ -154,7 +155,7 @@ def test_trials_share_everything_up_to_the_first_event_that_differs(
     one: dict[str, Any], other: dict[str, Any], epochs: int
 ) -> None:
     a, b = _job(0, **one).config, _job(1, **other).config
-    assert shared_epochs(a, b) == shared_epochs(b, a) == epochs
+    assert shared_epochs(a, b) == shared_epochs(b, a) == slow_shared_epochs(a, b) == epochs
 
 
 def test_a_baseline_shares_what_comes_before_the_first_event_and_another_seed_shares_nothing() -> None:
@@ -216,3 +217,61 @@ def test_trials_that_met_the_same_target_by_the_same_events_stay_alike_to_the_en
         assert trunk.free([second]) is None
     trunk.epoch(every, {"epoch": 8, "cost/macs": 0.7 * DENSE, "cost/params": DENSE})
     assert trunk.free([second]) == 0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_first_free_job_is_the_one_that_all_pairs_name(seed: int) -> None:
+    """Random queues of trials, paths and baselines of two seeds, and random histories of those that run."""
+    rng, clock = random.Random(seed), [0.0]
+    trunk = Trunk(now=lambda: clock[0])
+    trunk.baseline(_job(0, "baseline"), Outcome("complete", {"macs": DENSE, "params": DENSE}))
+    queue, running, left, found = [], [], {}, []
+    for number in range(400):
+        queue.append(_any_job(rng, number))
+        position = trunk.free(queue)
+        assert position == slow_free(trunk, queue)
+        found.append(position)
+        if position is not None and len(running) < 12:
+            job = queue.pop(position)
+            trunk.started(job)
+            running.append(job)
+            left[job.trial_id] = (0, DENSE)
+        clock[0] += rng.choice([1.0, 20.0, PATIENCE_S])
+        for job in rng.sample(running, min(3, len(running))):
+            epoch, macs = left[job.trial_id]
+            macs *= rng.choice([1.0, 0.7])
+            left[job.trial_id] = (epoch + 1, macs)
+            trunk.epoch(job, {"epoch": epoch + 1, "cost/macs": macs, "cost/params": macs})
+            if epoch + 1 == 8 or rng.random() < 0.1:
+                trunk.ended(job)
+                running.remove(job)
+        if len(queue) > 20:
+            queue.pop(0)
+    assert None in found
+    assert len(set(found)) > 8
+
+
+def _any_job(rng: random.Random, number: int) -> Job:
+    name, seed = f"t{number:04d}", rng.choice([0, 1])
+    if rng.random() < 0.2:
+        prune = PruneConfig(start=rng.choice([2, 4]), interval=2, until=None, target=0.7)
+        train = TrainConfig(schedule="cycles", epochs=None)
+        return Job(name, "trial", number, TrialConfig(seed=seed, train=train, prune=prune), {}, "/nowhere")
+    prune = rng.choice([{}, {"start": 3}, {"interval": 2}, {"ratio": 0.3}, {"until": 0.5}])
+    target = rng.choice([None, 0.3, 0.5])
+    job = _job(number, "baseline" if rng.random() < 0.1 else "trial", target=target, **prune)
+    return dataclasses.replace(job, trial_id=name, config=dataclasses.replace(job.config, seed=seed))
+
+
+def test_many_waiting_jobs_are_compared_with_whoever_held_them_back_and_with_nobody_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fifty running trials and a hundred that wait: asking again and again compares no pair of them again."""
+    trunk, pairs = Trunk(now=lambda: 0.0), []
+    for number in range(50):
+        trunk.started(_job(number, start=4, ratio=0.1 + number / 1000))
+    queue = [_job(100 + number, start=4, ratio=0.2 + number / 1000) for number in range(100)]
+    assert trunk.free(queue) is None
+    monkeypatch.setattr("sweeps.strategy.trunk._alike", lambda one, other: pairs.append(one) or 0)
+    assert [trunk.free(queue) for _ in range(20)] == [None] * 20
+    assert not pairs
