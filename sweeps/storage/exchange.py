@@ -205,6 +205,7 @@ class ObjectExchange(Exchange):
     def fetch_as(self, path: str, file: Path) -> None:
         content = read_copy(self.store) if path == JOURNAL else None
         if content is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)  # a machine on which the sweep has never been
             file.write_bytes(content)
         else:
             self.store.get(path, file)
