@@ -20,7 +20,7 @@ import torch
 
 from gcp_core.allocators import build_allocator
 from gcp_core.allocators.base import Looking, looks
-from gcp_core.config import INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
+from gcp_core.config import END_CLOCK, INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
 from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
@@ -98,7 +98,7 @@ def slots_of(prune: PruneConfig) -> dict[str, str]:
         )
     if prune.repair != NO_REPAIR:
         found["repair"] = json.dumps(["repair", prune.repair, prune.repair_options], sort_keys=True)
-    if prune.clock != INTERVAL_CLOCK:
+    if prune.clock not in (INTERVAL_CLOCK, END_CLOCK):
         found["clock"] = json.dumps(["clock", prune.clock, prune.clock_options], sort_keys=True)
     return found
 
