@@ -18,8 +18,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-#: Smallest |gamma^| that is divided by.
+#: Smallest |gamma^| that is divided by; channels with smaller scales have died.
 _LEAST = 1e-6
+#: Standard deviations beyond which nobody can tell the difference, and log_ndtr has no slope in float32.
+_FAR = 1e3
 
 
 def shrunk(gamma: Tensor, rho: Tensor) -> Tensor:
@@ -30,16 +32,16 @@ def shrunk(gamma: Tensor, rho: Tensor) -> Tensor:
 def normalised(covariance: Tensor, identity: Tensor, eps: float) -> Tensor:
     """SN of channels with this covariance ``(..., g, g)``: trace 1, no eigenvalue much below ``eps / g``.
 
-    The covariance of ``gamma * xbar + beta`` is ``(gamma gamma^T) o rho``. Channels that never change have I / g.
+    The covariance of ``gamma * xbar + beta`` is ``(gamma gamma^T) o rho``. Channels that have died have I / g.
 
     Args:
         identity: 1 on the diagonal of channels that there are, 0 elsewhere.
     """
     trace = covariance.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
     size = identity.diagonal(dim1=-2, dim2=-1).sum(-1)[..., None, None]
-    tiny = torch.finfo(covariance.dtype).tiny ** 0.5
-    little = eps * trace / size + tiny
-    return (covariance + little * identity) / (trace * (1 + eps) + tiny * size)
+    dead = _LEAST**2  # not less: the gradient is divided by it
+    little = eps * trace / size + dead
+    return (covariance + little * identity) / (trace * (1 + eps) + dead * size)
 
 
 def inverse_root(sn: Tensor, identity: Tensor, steps: int) -> Tensor:
@@ -60,7 +62,7 @@ def white(size: int, steps: int) -> float:
 
 def log_odds(shift: Tensor, scale: Tensor, delta: float) -> Tensor:
     """``logit P``: exact, with a gradient, where P itself is 0 or 1 in floating point."""
-    z = (shift - delta) / scale.abs().clamp_min(_LEAST)
+    z = ((shift - delta) / scale.abs().clamp_min(_LEAST)).clamp(-_FAR, _FAR)
     return torch.special.log_ndtr(z) - torch.special.log_ndtr(-z)
 
 
