@@ -34,6 +34,8 @@ class Rewrite(Protocol):
     Attributes:
         lr: the rate of its own parameters, as a factor of ``train.lr``. May be left out: 1.
         weight_decay: theirs. May be left out: 0.
+        moves_statistics: True if channels come and go while training, so that the norms' running statistics are not those
+            of eval mode: those of what leaves are then taken anew. May be left out: False.
     """
 
     def install(self, model: nn.Module, example: Tensor) -> None:

@@ -87,6 +87,7 @@ class NormGates:
 
     lr: float = 1.0
     weight_decay: float = 0.0
+    moves_statistics: bool = True
 
     @abstractmethod
     def gate(self, place: Place, norm: _BatchNorm) -> Gate:

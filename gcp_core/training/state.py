@@ -107,7 +107,7 @@ class State:
     def plain(self, *, check: bool = False) -> nn.Module:
         """The model without what a rewrite has put in: what is evaluated, looked at, and leaves. A copy where it has.
 
-        Running statistics of norms are of a network whose channels come and go; those of the copy are taken anew, over
+        Where a rewrite lets channels come and go, the copy's running statistics of norms are taken anew, over
         :meth:`Setup.statistics_batches`, with channels open or closed as they are in eval mode.
 
         Args:
@@ -119,12 +119,16 @@ class State:
         if not self.rewritten:
             return self.model
         model = copy.deepcopy(self.model)
-        with recomputed(model, self.setup.statistics_batches(), keep=True):
-            pass
+        if getattr(self.setup.rewrite, "moves_statistics", False):
+            with recomputed(model, self.setup.statistics_batches(), keep=True):
+                pass
         found = folded(model, self.setup.rewrite)
         if check:
-            check_folded(model, found, next(iter(self.setup.statistics_batches()))[0][:FOLDED_IMAGES])
+            self._check(model, found)
         return found
+
+    def _check(self, model: nn.Module, plain: nn.Module) -> None:
+        check_folded(model, plain, next(iter(self.setup.statistics_batches()))[0][:FOLDED_IMAGES])
 
     def _count(self) -> Cost:
         """What the model costs without the modules of a rewrite."""
@@ -141,13 +145,18 @@ class State:
         """Take a rewrite's modules off the model before the event at the end of ``epoch``; :meth:`cut` puts them back.
 
         After the last epoch of a single trial they are folded for good.
+
+        Raises:
+            ModelError: what is folded for good computes something else.
         """
         rewrite = self.setup.rewrite
         if not self.rewritten or rewrite is None:
             return
         self.rewritten = False
         if not self._goes_on(epoch):
+            before = copy.deepcopy(self.model)
             rewrite.fold(self.model)
+            self._check(before, self.model)
             return
         self._lifted = rewrite.lift(self.model)
         for parameter in self._lifted.rewritten:
