@@ -170,7 +170,12 @@ def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model
 
 @pytest.mark.parametrize(
     ("name", "epoch"),
-    [("compensation, path", 4), ("network_adjustment, path that grows", 8), ("bwcp, path", 4), ("consensus, path", 4)],
+    [
+        ("compensation, path", 4),
+        ("network_adjustment, path that grows", 8),
+        ("bwcp, path", 4),
+        ("consensus, path", 4),
+    ],
     ids=["repairs", "grows", "whitens", "gates"],
 )
 def test_a_path_goes_on_in_a_new_process_after_the_system_has_killed_it(name, epoch, straight, tmp_path):
