@@ -159,6 +159,7 @@ def test_names_and_mistakes():
         "global",
         "least_used",
         "network_adjustment",
+        "threshold",
         "uniform",
     ]
     with pytest.raises(ConfigError, match=r"prune.allocator: 'globl' is unknown \(did you mean \"global\"\?"):
