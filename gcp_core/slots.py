@@ -1,6 +1,7 @@
 """From a name to what fills a slot: one registry for every kind of plug-in.
 
-A trial is composed of slots (criterion, allocator, repair, penalty, clock, pace), each with one verb and a null default.
+A trial is composed of slots (criterion, allocator, repair, penalty, rewrite, clock, pace), each with its verbs and a null
+default.
 What fills a slot is named in a config: a name of ours, one that an installed package registers as an entry point, or
 ``package.module:factory``.
 """

@@ -28,6 +28,7 @@ ROOMS = {
         "haste",
         "groups",
         "relevance",
+        "rewrites",
         "criteria",
         "repairs penalties",
         "allocators",

@@ -38,8 +38,9 @@ SECTIONS = {
 #: Modules that users import; a module without __all__ shows what it defines itself.
 PUBLIC = {
     "gcp_core": [
-        "models", "data", "groups", "relevance", "criteria", "allocators", "repairs", "penalties", "methods", "selection",
-        "surgery", "cost", "haste", "training", "checkpoint", "export", "config", "plan", "schema", "errors", "testing",
+        "models", "data", "groups", "relevance", "criteria", "allocators", "repairs", "penalties", "rewrites", "methods",
+        "selection", "surgery", "cost", "haste", "training", "checkpoint", "export", "config", "plan", "schema", "errors",
+        "testing",
     ],
     "sweeps": [""],
     "analysis": [""],

@@ -25,6 +25,7 @@ class Allocator(Protocol):
         needs: ``data`` if it looks at the model and at images before it decides; it then has :meth:`Looking.look`.
         forwards: what a look costs per image, in forward passes (1 where data is needed, else 0).
         per_unit: True if it reads which unit has which score; it then cannot follow a criterion that chooses sets.
+        absolute: True if it compares scores with a fixed value: they are then refused where they are rescaled.
         grows: True if it may ask for more units than there are.
     """
 

@@ -18,6 +18,8 @@ _NO_MORE = 1e-9
 #: What fills a slot where nothing else does.
 NO_REPAIR = "none"
 INTERVAL_CLOCK = "interval"
+#: One event, after the last epoch.
+END_CLOCK = "end"
 #: With cycles and with levels these defaults mean that nothing was said.
 DEFAULT_TARGET, DEFAULT_UNTIL = 0.5, 0.75
 
@@ -56,7 +58,8 @@ class PruneConfig:
             the same share from every group; see :mod:`gcp_core.allocators`.
         allocator_options, repair_options, clock_options: arguments of what fills these slots.
         repair: patches the weights that stay, just before an event removes the others; see :mod:`gcp_core.repairs`.
-        clock: single trials: when an event is due. ``interval`` = at ``start`` and every ``interval`` epochs; any other
+        clock: single trials: when an event is due. ``interval`` = at ``start`` and every ``interval`` epochs;
+            ``end`` = once, after the last epoch, whatever ``start``, ``interval`` and ``until`` say. Any other
             is asked after every epoch from ``start`` to ``until`` that is ``interval`` or more after the last event.
         method: the preset that slots were filled from (:mod:`gcp_core.methods`): a label, the slots say what is done.
         finish: the last event takes what is still missing to the target, whatever ``ratio`` and ``count`` say.
@@ -140,7 +143,7 @@ class PruneConfig:
         if self.start == 0 and self.clock != INTERVAL_CLOCK:
             message = f"the clock {self.clock!r} is asked after epochs, none has been trained at epoch 0"
             raise ConfigError(message, "prune.start", f"prune.clock: {INTERVAL_CLOCK}, or prune.start: 1")
-        if self.finish and self.clock != INTERVAL_CLOCK:
+        if self.finish and self.clock not in (INTERVAL_CLOCK, END_CLOCK):
             hint = f"prune.clock: {INTERVAL_CLOCK}, or prune.finish: false"
             raise ConfigError(
                 f"no event of the clock {self.clock!r} is known to be the last", "prune.finish", hint

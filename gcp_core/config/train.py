@@ -15,6 +15,8 @@ LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant", CYCLES)
 PRECISIONS = ("fp32", "bf16")
 #: What fills the slot of a penalty where nothing else does.
 NO_PENALTY = "none"
+#: And of a rewrite.
+NO_REWRITE = "none"
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,9 @@ class TrainConfig:
         eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
         device: ``auto`` takes a GPU if the process sees one.
         penalty: adds a term to the loss of every step; see :mod:`gcp_core.penalties`.
-        penalty_options: its arguments.
+        rewrite: puts modules into the network for its training, which are folded away before it leaves; see
+            :mod:`gcp_core.rewrites`.
+        penalty_options, rewrite_options: their arguments.
     """
 
     epochs: int | None = None
@@ -57,6 +61,8 @@ class TrainConfig:
     pace: str = field(default="linear", metadata=LATER)
     penalty: str = field(default=NO_PENALTY, metadata=LATER)
     penalty_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    rewrite: str = field(default=NO_REWRITE, metadata=LATER)
+    rewrite_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
 
     @property
     def num_epochs(self) -> int:
@@ -73,6 +79,7 @@ class TrainConfig:
         if not self.pace or not isinstance(self.pace, str):
             raise ConfigError(f"{self.pace!r} is not a pace's name", "train.pace")
         plugin("train.penalty", self.penalty, self.penalty_options)
+        plugin("train.rewrite", self.rewrite, self.rewrite_options)
         if self.schedule != CYCLES:
             for name, default in (("restart", 1.0), ("pace", "linear")):
                 value = getattr(self, name)

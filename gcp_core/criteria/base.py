@@ -52,6 +52,8 @@ class Criterion(Protocol):
         comparable: whether scores of different layers can be ranked together as they are; if not, each layer's are
             divided by their L2 norm first. May be left out: True.
         forwards: what scoring an image costs, in forward passes of the model. May be left out: 1 where data is needed.
+        reads_gates: True for a criterion that reads the gates of a rewrite: it is shown the network with them; any other
+            sees the folded one. May be left out: False. ``needs_gates``: it cannot do without.
         set_valued: True for a criterion that chooses sets of units: it has ``ranking`` with the arguments of
             :meth:`score`, which gives a :class:`GroupRanking` for every group by name, and needs no :meth:`score`. May be
             left out: False.
@@ -106,6 +108,14 @@ class Wrapped:
     @property
     def set_valued(self) -> bool:
         return is_set_valued(self.inner)
+
+    @property
+    def reads_gates(self) -> bool:
+        return bool(getattr(self.inner, "reads_gates", False))
+
+    @property
+    def needs_gates(self) -> bool:
+        return bool(getattr(self.inner, "needs_gates", False))
 
 
 @dataclass(frozen=True)

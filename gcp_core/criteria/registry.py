@@ -14,6 +14,7 @@ from gcp_core.criteria.consumers.grasp import grasp
 from gcp_core.criteria.consumers.variance import variance
 from gcp_core.criteria.controls import Shuffled, random
 from gcp_core.criteria.frs import frs
+from gcp_core.criteria.gates import active_probability, gate_mean
 from gcp_core.criteria.group_norm import group_norm
 from gcp_core.criteria.taylor import taylor
 from gcp_core.criteria.weights import fpgm, l1, l2, lamp
@@ -45,6 +46,8 @@ CRITERIA = Registry(
         "grasp": grasp,
         "compensation": compensation,
         "variance": variance,
+        "active_probability": active_probability,
+        "gate_mean": gate_mean,
         "random": random,
     },
 )

@@ -13,8 +13,10 @@ from gcp_core.config.train import CYCLES
 from gcp_core.errors import ConfigError
 from gcp_core.methods.activation_density import activation_density
 from gcp_core.methods.base import Method
+from gcp_core.methods.bwcp import bwcp
 from gcp_core.methods.catro import catro
 from gcp_core.methods.compensation import compensation
+from gcp_core.methods.consensus import consensus
 from gcp_core.methods.gcp import gcp
 from gcp_core.methods.grasp import grasp
 from gcp_core.methods.network_adjustment import network_adjustment
@@ -35,6 +37,8 @@ METHODS = Registry(
         "catro": catro,
         "variance": variance,
         "network_adjustment": network_adjustment,
+        "bwcp": bwcp,
+        "consensus": consensus,
     },
 )
 _PARTS: dict[str, type[PruneConfig] | type[TrainConfig]] = {"prune": PruneConfig, "train": TrainConfig}

@@ -7,7 +7,9 @@ from typing import Any
 
 from gcp_core.config import NO_PENALTY
 from gcp_core.penalties.base import Penalty
+from gcp_core.penalties.consensus import consensus
 from gcp_core.penalties.none import none
+from gcp_core.penalties.norms import scale_and_shift
 from gcp_core.slots import Registry
 
 PENALTIES = Registry(
@@ -16,7 +18,7 @@ PENALTIES = Registry(
     group="gcp_core.penalties",
     options="train.penalty_options",
     verbs=("term",),
-    built_in={NO_PENALTY: none},
+    built_in={NO_PENALTY: none, "scale_and_shift": scale_and_shift, "consensus": consensus},
 )
 
 

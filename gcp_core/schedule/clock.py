@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-from gcp_core.config import CYCLES, PruneConfig, TrainConfig
+from gcp_core.config import CYCLES, END_CLOCK, PruneConfig, TrainConfig
 from gcp_core.errors import required
 from gcp_core.schedule.paces import build_pace
 
@@ -15,7 +15,7 @@ ONE_CYCLE_START = 0.04
 
 def last_event_epoch(prune: PruneConfig, epochs: int) -> int:
     """The epoch after which nothing is removed any more (the paper's N1, inclusive)."""
-    if prune.until is None:
+    if prune.until is None or prune.clock == END_CLOCK:
         return epochs
     if isinstance(prune.until, int):
         return min(prune.until, epochs)
@@ -32,7 +32,11 @@ def event_epochs(prune: PruneConfig, epochs: int) -> tuple[int, ...]:
     (4, 9, 14)
     >>> event_epochs(PruneConfig(start=0, until=0), 20)
     (0,)
+    >>> event_epochs(PruneConfig(clock="end"), 20)
+    (20,)
     """
+    if prune.clock == END_CLOCK:
+        return (epochs,)
     first = prune.interval if prune.start is None else prune.start
     return tuple(range(first, last_event_epoch(prune, epochs) + 1, prune.interval))
 

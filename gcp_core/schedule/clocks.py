@@ -1,8 +1,9 @@
-"""When an event of a single trial is due: the interval clock, and clocks that look at the network.
+"""When an event of a single trial is due: clocks that know, and clocks that look at the network.
 
 A clock decides within the frame that ``start``, ``interval`` and ``until`` set. ``interval`` is due whenever it can be:
-at ``start`` and every ``interval`` epochs. Any other is asked after every epoch from ``start`` to ``until`` that is at
-least ``interval`` epochs after the last event, as long as the target is not reached.
+at ``start`` and every ``interval`` epochs. ``end`` is due once, after the last epoch, whatever they say. Any other is
+asked after every epoch from ``start`` to ``until`` that is at least ``interval`` epochs after the last event, as long as
+the target is not reached.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from gcp_core.config import INTERVAL_CLOCK, PruneConfig
+from gcp_core.config import END_CLOCK, INTERVAL_CLOCK, PruneConfig
 from gcp_core.criteria import Batches
 from gcp_core.groups import Groups
 from gcp_core.schedule.clock import event_epochs, last_event_epoch
@@ -60,13 +61,18 @@ def interval() -> Interval:
     return Interval()
 
 
+def end() -> Interval:
+    """One event, after the last epoch: nothing is trained after it."""
+    return Interval()
+
+
 CLOCKS = Registry(
     slot="clock",
     where="prune.clock",
     group="gcp_core.clocks",
     options="prune.clock_options",
     verbs=("due",),
-    built_in={INTERVAL_CLOCK: interval, "density_saturated": density_saturated},
+    built_in={INTERVAL_CLOCK: interval, END_CLOCK: end, "density_saturated": density_saturated},
 )
 
 
@@ -95,7 +101,7 @@ def may_ask(prune: PruneConfig | None, epochs: int, epoch: int, events: Sequence
     if prune is None:
         return False
     planned = event_epochs(prune, epochs)
-    if prune.clock == INTERVAL_CLOCK:
+    if prune.clock in (INTERVAL_CLOCK, END_CLOCK):
         return epoch in planned
     earliest = max(
         (event + prune.interval for event in events), default=planned[0] if planned else epochs + 1

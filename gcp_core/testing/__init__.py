@@ -24,6 +24,7 @@ from gcp_core.testing.events import (
     check_repair,
 )
 from gcp_core.testing.looks import differences, fingerprint
+from gcp_core.testing.rewrites import RewriteContract, check_rewrite
 from gcp_core.testing.steps import PaceContract, PenaltyContract, check_pace, check_penalty
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "PaceContract",
     "PenaltyContract",
     "RepairContract",
+    "RewriteContract",
     "SetCriterionContract",
     "check_allocator",
     "check_clock",
@@ -41,6 +43,7 @@ __all__ = [
     "check_pace",
     "check_penalty",
     "check_repair",
+    "check_rewrite",
     "criterion_case",
     "differences",
     "fingerprint",

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gcp_core.allocators import Allocator, build_allocator
-from gcp_core.config import NO_PENALTY, NO_REPAIR, PruneConfig, TrialConfig
+from gcp_core.config import NO_PENALTY, NO_REPAIR, NO_REWRITE, PruneConfig, TrialConfig
 from gcp_core.criteria import build_criterion, is_set_valued
 from gcp_core.criteria.base import Checked
 from gcp_core.errors import ConfigError
 from gcp_core.groups import Groups
 from gcp_core.penalties import Penalty, build_penalty
 from gcp_core.repairs import Repair, build_repair
+from gcp_core.rewrites import Rewrite, build_rewrite
 from gcp_core.schedule.clocks import build_clock
 
 
@@ -66,15 +67,64 @@ def penalty_of(config: TrialConfig) -> Penalty | None:
     return None if train.penalty == NO_PENALTY else build_penalty(train.penalty, train.penalty_options)
 
 
+def check_penalty(config: TrialConfig) -> None:
+    """Refuse a penalty on gates where there are none.
+
+    Raises:
+        ConfigError: so it is, or an unknown name or option.
+    """
+    penalty, train = penalty_of(config), config.train
+    if getattr(penalty, "needs_gates", False) and train.rewrite == NO_REWRITE:
+        message = f"{train.penalty!r} is about gates, but the network is trained without"
+        raise ConfigError(message, "train.penalty", "train.rewrite: consensus_gates")
+
+
+def rewrite_of(config: TrialConfig) -> Rewrite | None:
+    """What the trial's network is rewritten with while it trains; None = it is trained as it is.
+
+    Raises:
+        ConfigError: an unknown name or option.
+    """
+    train = config.train
+    return None if train.rewrite == NO_REWRITE else build_rewrite(train.rewrite, train.rewrite_options)
+
+
 def check_growth(config: TrialConfig, slots: Slots) -> None:
-    """Refuse layers that grow under a penalty: it is told of what goes, not of what comes.
+    """Refuse layers that grow under a penalty or a rewrite: they are told of what goes, not of what comes.
 
     Raises:
         ConfigError: so it is.
     """
-    if getattr(slots.allocator, "grows", False) and config.train.penalty != NO_PENALTY:
-        message = f"{config.train.penalty!r} cannot follow layers that grow"
-        raise ConfigError(message, "train.penalty", "train.penalty: none, or prune.allocator: least_used")
+    if not getattr(slots.allocator, "grows", False):
+        return
+    for slot, null in (("penalty", NO_PENALTY), ("rewrite", NO_REWRITE)):
+        filled = getattr(config.train, slot)
+        if filled != null:
+            message = f"{filled!r} cannot follow layers that grow"
+            raise ConfigError(
+                message, f"train.{slot}", f"train.{slot}: {null}, or prune.allocator: least_used"
+            )
+
+
+def check_gates(config: TrialConfig, slots: Slots) -> None:
+    """Refuse what reads gates where there are none, and a threshold on scores that are not as they were given.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    prune = config.pruning
+    if slots.criterion.needs_gates and config.train.rewrite == NO_REWRITE:
+        message = f"{prune.criterion!r} reads gates, but the network is trained without"
+        raise ConfigError(message, "prune.criterion", "train.rewrite: consensus_gates")
+    if not getattr(slots.allocator, "absolute", False):
+        return
+    scaled = prune.normalise not in ("auto", "none") or prune.cost_power
+    if scaled or not slots.criterion.comparable:
+        raise ConfigError(
+            f"{prune.allocator!r} compares scores with a fixed value, but they are rescaled",
+            "prune.allocator",
+            "prune.normalise: none, prune.cost_power: 0 and a criterion whose scores are comparable, or global",
+        )
 
 
 def _check_consumers(prune: PruneConfig, groups: Groups) -> None:

@@ -13,6 +13,7 @@ from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
 from gcp_core.penalties import Penalty
+from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
 from gcp_core.training.setup import Setup
@@ -21,12 +22,29 @@ from gcp_core.training.setup import Setup
 AUXILIARY_WEIGHT = 0.3
 
 
-def build_optimizer(model: nn.Module, train: TrainConfig) -> torch.optim.Optimizer:
-    """SGD or AdamW over all parameters, in the fused form (3 % faster on CPU, more on GPU)."""
+def build_optimizer(
+    model: nn.Module, train: TrainConfig, rewrite: Rewrite | None = None
+) -> torch.optim.Optimizer:
+    """SGD or AdamW over all parameters, in the fused form (3 % faster on CPU, more on GPU).
+
+    A rewrite's own parameters, where it has any, are the second group, with its rate and its weight decay.
+    """
+    parameters: Any = model.parameters()
+    own = [] if rewrite is None else rewrite.own(model)
+    if own:
+        apart = {id(parameter) for parameter in own}
+        parameters = [
+            {"params": [p for p in model.parameters() if id(p) not in apart]},
+            {
+                "params": own,
+                "weight_decay": float(getattr(rewrite, "weight_decay", 0.0)),
+                "lr_factor": float(getattr(rewrite, "lr", 1.0)),
+            },
+        ]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(model.parameters(), lr=train.lr, weight_decay=train.weight_decay, fused=True)
+        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
     return torch.optim.SGD(
-        model.parameters(),
+        parameters,
         lr=train.lr,
         momentum=train.momentum,
         nesterov=train.nesterov,
@@ -64,7 +82,7 @@ def train_epoch(
     step = (epoch - 1) * num_steps(setup.train_images, train.batch_size)
     for images, labels in setup.epoch_batches(epoch):
         for group in optimizer.param_groups:
-            group["lr"] = train.lr * pace(step)
+            group["lr"] = train.lr * pace(step) * group.get("lr_factor", 1.0)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
             outputs = model(images)
             loss = loss_of(outputs, labels, train.label_smoothing)

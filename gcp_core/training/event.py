@@ -54,7 +54,8 @@ def event_scores(state: State, epoch: int) -> Judgement:
     setup, (criterion, scoring) = state.setup, state.setup.scorer
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "event", epoch)
-        return criterion.judge(state.model, state.living, scoring, rng)
+        model = state.model if criterion.reads_gates else state.plain()
+        return criterion.judge(model, state.living, scoring, rng)
 
 
 def event_allocator(state: State, epoch: int) -> Allocator:
@@ -65,7 +66,7 @@ def event_allocator(state: State, epoch: int) -> Allocator:
         return allocator
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "allocator", epoch)
-        return allocator.look(state.model, state.living, scoring, rng)
+        return allocator.look(state.plain(), state.living, scoring, rng)
 
 
 def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None = None) -> Plan:
@@ -83,10 +84,15 @@ def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None 
     if allocator is not None and allocator is not setup.allocator and hasattr(allocator, "forwards"):
         # Some know what their look has cost only when they have looked.
         plan = plan.with_meta(looked=float(allocator.forwards))
+    state.lift(epoch)
     if setup.repair is not None:
         plan = plan.with_meta(repair=prune.repair)
         _repair(state, plan, epoch)
     state.cut(plan)
+    if setup.rewrite is not None:
+        # Known only now: what the modules cost in the network that is left.
+        macs = setup.rewrite.macs(state.model, setup.config.train.batch_size)
+        plan = state.plans[-1] = plan.with_meta(rewrite_macs=macs)
     return plan
 
 

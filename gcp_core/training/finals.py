@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gcp_core.config import INTERVAL_CLOCK
+from torch import nn
+
+from gcp_core.config import END_CLOCK, INTERVAL_CLOCK
 from gcp_core.cost.latency import SideBySide, measure_against
 from gcp_core.records.checkpoint import save_model, weights_digest
 from gcp_core.records.results import EpochReport, TrialResult
@@ -52,18 +54,19 @@ def keep_model(
         about: what the manifest says besides.
         latency, devices: see :func:`finals_of`.
     """
-    finals = finals_of(state, test=status == "complete", latency=latency, devices=devices)
+    model = state.plain(check=True)
+    finals = finals_of(state, model, test=status == "complete", latency=latency, devices=devices)
     if place is not None:
         manifest = {**state.manifest(), "finals": finals, "status": status, **about}
-        save_model(place, state.model, manifest | latency_block(latency))
-    return finals, weights_digest(state.model.state_dict())
+        save_model(place, model, manifest | latency_block(latency))
+    return finals, weights_digest(model.state_dict())
 
 
 def latency_of(state: State) -> SideBySide:
     """How long a forward pass of one image takes, beside the dense model, on the threads of the trial."""
     # Weights do not matter for the time: the dense model need not be a trained one.
     dense, threads = state.setup.new_model(), state.setup.config.threads
-    return measure_against(state.model, dense, state.setup.example, num_threads=threads)
+    return measure_against(state.plain(), dense, state.setup.example, num_threads=threads)
 
 
 def latency_block(latency: SideBySide | None) -> dict[str, Any]:
@@ -71,17 +74,20 @@ def latency_block(latency: SideBySide | None) -> dict[str, Any]:
     return {} if latency is None else {"latency": dataclasses.asdict(latency)}
 
 
-def finals_of(state: State, *, test: bool, latency: SideBySide | None, devices: float) -> dict[str, float]:
+def finals_of(
+    state: State, model: nn.Module, *, test: bool, latency: SideBySide | None, devices: float
+) -> dict[str, float]:
     """Everything a model can say about itself and its training, by short name.
 
     Args:
+        model: the state's, plain.
         test: look at the test images too; once per finished model, and it steers nothing.
         latency: what :func:`latency_of` measured; None = not timed.
         devices: what ``device_hours`` counts, see :func:`gcp_core.training.run_trial`.
     """
     setup, cost = state.setup, state.cost
     config, splits, dense = setup.config, setup.splits, setup.dense_cost
-    look = partial(evaluate, state.model, channels_last=config.train.channels_last)
+    look = partial(evaluate, model, channels_last=config.train.channels_last)
     if len(setup.epoch_val_images) == len(splits.val):
         # The last epoch's evaluation was this one: same weights, images, batch size and memory format, no autocast.
         finals = {"val_accuracy": state.history[-1].metrics["val/accuracy"]}
@@ -115,22 +121,22 @@ def time_of(history: Sequence[EpochReport], devices: float) -> dict[str, float]:
 def train_cost(state: State) -> float:
     """Training multiply-adds so far, in epochs of the unpruned model; as if trained alone. Looks are included.
 
-    Epoch e counts the MACs of the model it trained, an event the images it looked at times the forwards of criterion,
-    allocator and repair, and every time a clock was asked its forwards.
+    Epoch e counts the MACs of the model it trained, with those of its rewrite, an event the images it looked at times the
+    forwards of criterion, allocator and repair, and every time a clock was asked its forwards.
     """
     setup, prune = state.setup, state.setup.config.prune
     macs = [row.metrics["cost/macs"] for row in state.history]
     if not setup.config.is_path:
         # A single trial reports an epoch after its event: what the next epoch trained.
         macs = [_first_macs(state), *macs[:-1]] if macs else []
-    total = sum(macs)
+    total = sum(macs) + _rewrite_macs(state)
     if prune is not None:
         criterion, scoring = setup.scorer
         share = len(scoring.images) / len(setup.train_images)
         events = [plan.meta["epoch"] for plan in state.plans]
         forwards, spread = forwards_of(criterion) + forwards_of(setup.repair), forwards_of(setup.allocator)
         looks = [(forwards + plan.meta.get("looked", spread), plan.meta["epoch"]) for plan in state.plans]
-        if state.clock is not None and prune.clock != INTERVAL_CLOCK:
+        if state.clock is not None and prune.clock not in (INTERVAL_CLOCK, END_CLOCK):
             of = [row.metrics[f"cost/{prune.of}"] for row in state.history]
             costs = [float(getattr(setup.dense_cost, prune.of)), *of[:-1]]
             asked = asked_epochs(prune, setup.config.train.num_epochs, events, costs, setup.limit)
@@ -140,6 +146,16 @@ def train_cost(state: State) -> float:
             seen = macs[epoch - 1] if epoch else float(setup.dense_cost.macs)
             total += number / FORWARDS_PER_STEP * share * seen
     return total / setup.dense_cost.macs
+
+
+def _rewrite_macs(state: State) -> float:
+    """What the rewrite has added to a forward pass, summed over the epochs that were trained with it; 0 without one."""
+    total, added, trained = 0.0, state.setup.rewrite_macs, 0
+    for plan in state.plans:
+        until = int(plan.meta["epoch"])
+        total += added * (until - trained)
+        added, trained = float(plan.meta.get("rewrite_macs", 0.0)), until
+    return total + added * (len(state.history) - trained)
 
 
 def _first_macs(state: State) -> float:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from gcp_core.errors import Diverged
 from gcp_core.plan import Plan
@@ -35,10 +36,12 @@ class Hooks:
     latency: bool = True
 
 
-def measure(state: State) -> Evaluation:
-    """Loss and accuracy of the model as it is now on the images looked at after each epoch."""
+def measure(state: State, model: nn.Module | None = None) -> Evaluation:
+    """Loss and accuracy on the images looked at after each epoch, of the model as it is now (None = the plain one)."""
     setup, channels_last = state.setup, state.setup.config.train.channels_last
-    return evaluate(state.model, setup.epoch_val_images, setup.splits.normalise, channels_last=channels_last)
+    return evaluate(
+        model or state.plain(), setup.epoch_val_images, setup.splits.normalise, channels_last=channels_last
+    )
 
 
 def check_finite(state: State, measured: Evaluation, epoch: int) -> None:

@@ -147,7 +147,8 @@ class _Polish:
 
     def _begin(self) -> State:
         """Where an earlier call was, or at the snapshot."""
-        source, state = self.source, State.fresh(self.setup)
+        # What is polished was folded: it is trained as it is.
+        source, state = self.source, State.fresh(self.setup, rewritten=False)
         if self.checkpoints is not None:
             about, found = self._about(), self.checkpoints.newest()
             if found is not None and found[0].get("polish") == about["polish"]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,10 +29,11 @@ from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
 from gcp_core.repairs import Repair
+from gcp_core.rewrites import Rewrite, added_macs
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.schedule.paces import build_pace
 from gcp_core.seeds import derive_seed, generator
-from gcp_core.training.composition import check_growth, compose, penalty_of
+from gcp_core.training.composition import check_gates, check_growth, check_penalty, compose, rewrite_of
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,8 @@ class Setup:
         criterion, scoring: None for a baseline, as is ``limit``.
         limit: absolute cost (``prune.of``) at which pruning ends; 0 without a target.
         allocator: None for a baseline. ``repair``: None = weights stay as they are.
+        rewrite: None = the network is trained as it is. ``rewrite_macs``: multiply-adds that it adds to the dense model's
+            training forward pass of one image.
     """
 
     config: TrialConfig
@@ -67,6 +71,8 @@ class Setup:
     limit: float
     allocator: Allocator | None = None
     repair: Repair | None = None
+    rewrite: Rewrite | None = None
+    rewrite_macs: float = 0.0
 
     @property
     def scorer(self) -> tuple[Checked, ScoringBatches]:
@@ -129,13 +135,20 @@ def build_setup(config: TrialConfig) -> Setup:
     dense = measure_cost(model, example)
     _check_exclude(model, prune)
     check_method(config)
-    penalty_of(config)  # it has a state: every trial gets one of its own
+    check_penalty(config)
+    rewrite = rewrite_of(config)
     common = (config, splits, device, augment, padding, example, dense)
+    rewritten: dict[str, Any] = {}
+    if rewrite is not None:
+        macs = added_macs(rewrite, model, example, config.train.batch_size)
+        rewritten = {"rewrite": rewrite, "rewrite_macs": macs}
+        log.info("%s adds %.1f %% to the MACs of training", config.train.rewrite, 100 * macs / dense.macs)
     if prune is None:
-        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0)
+        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0, **rewritten)
     groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
     slots = compose(prune, groups)
     check_growth(config, slots)
+    check_gates(config, slots)
     depth = prune.depth()
     limit = 0.0 if depth is None else cost_left(depth, getattr(dense, prune.of))
     _check_hidden(prune, groups)
@@ -147,7 +160,7 @@ def build_setup(config: TrialConfig) -> Setup:
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
-    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair)
+    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair, **rewritten)
 
 
 def _groups_of_baseline(model: nn.Module, example: Tensor) -> Groups | None:

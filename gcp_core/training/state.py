@@ -21,14 +21,19 @@ from gcp_core.pruning.growth import groups_after
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
 from gcp_core.records.results import EpochReport, check_same_trial, history_from, rows_of
+from gcp_core.rewrites import Lifted, check_folded, folded
 from gcp_core.schedule.clocks import Clock, build_clock
 from gcp_core.slots import load_state, state_of
 from gcp_core.training.composition import penalty_of
 from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import EVALUATION_BATCH
 from gcp_core.training.setup import Setup
+from gcp_core.training.statistics import recomputed
 
 log = logging.getLogger(__name__)
+
+#: So many images a folded model is checked with before it leaves.
+FOLDED_IMAGES = 16
 
 
 @dataclass
@@ -41,6 +46,7 @@ class State:
         history: one report per epoch; its length is the epoch that has ended.
         trained: epochs that this process trained; the others were resumed or taken over.
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
+        rewritten: whether the rewrite's modules are in ``model`` now; :meth:`plain` is without them.
     """
 
     setup: Setup
@@ -53,12 +59,23 @@ class State:
     trained: int = 0
     penalty: Penalty | None = None
     clock: Clock | None = None
+    rewritten: bool = False
+    _lifted: Lifted | None = None
 
     @classmethod
-    def fresh(cls, setup: Setup) -> State:
-        """Before the first epoch: the dense model with its initial weights."""
+    def fresh(cls, setup: Setup, *, rewritten: bool = True) -> State:
+        """Before the first epoch: the dense model with its initial weights.
+
+        Args:
+            rewritten: False = without the config's rewrite.
+        """
         model, config = setup.new_model(), setup.config
-        state = cls(setup, model, build_optimizer(model, config.train), setup.groups, setup.dense_cost)
+        rewrite = setup.rewrite if rewritten else None
+        if rewrite is not None:
+            rewrite.install(model, setup.example)
+        optimizer = build_optimizer(model, config.train, rewrite)
+        state = cls(setup, model, optimizer, setup.groups, setup.dense_cost)
+        state.rewritten = rewrite is not None
         state.penalty = penalty_of(config)
         if config.prune is not None and not config.is_path:
             state.clock = build_clock(config.prune.clock, config.prune.clock_options)
@@ -87,10 +104,71 @@ class State:
         of = self.setup.config.pruning.of
         return 1 - getattr(self.cost, of) / getattr(self.setup.dense_cost, of)
 
+    def plain(self, *, check: bool = False) -> nn.Module:
+        """The model without what a rewrite has put in: what is evaluated, looked at, and leaves. A copy where it has.
+
+        Where a rewrite lets channels come and go, the copy's running statistics of norms are taken anew, over
+        :meth:`Setup.statistics_batches`, with channels open or closed as they are in eval mode.
+
+        Args:
+            check: compare what the folded model computes with what it was folded from.
+
+        Raises:
+            ModelError: they differ.
+        """
+        if not self.rewritten:
+            return self.model
+        model = copy.deepcopy(self.model)
+        if getattr(self.setup.rewrite, "moves_statistics", False):
+            with recomputed(model, self.setup.statistics_batches(), keep=True):
+                pass
+        found = folded(model, self.setup.rewrite)
+        if check:
+            self._check(model, found)
+        return found
+
+    def _check(self, model: nn.Module, plain: nn.Module) -> None:
+        check_folded(model, plain, next(iter(self.setup.statistics_batches()))[0][:FOLDED_IMAGES])
+
+    def _count(self) -> Cost:
+        """What the model costs without the modules of a rewrite."""
+        return measure_cost(
+            folded(self.model, self.setup.rewrite if self.rewritten else None), self.setup.example
+        )
+
     def cut(self, plan: Plan) -> None:
         """Remove what the plan says from model and optimiser."""
         self._replay(plan)
-        self.cost = measure_cost(self.model, self.setup.example)
+        self.cost = self._count()
+
+    def lift(self, epoch: int) -> None:
+        """Take a rewrite's modules off the model before the event at the end of ``epoch``; :meth:`cut` puts them back.
+
+        After the last epoch of a single trial they are folded for good.
+
+        Raises:
+            ModelError: what is folded for good computes something else.
+        """
+        rewrite = self.setup.rewrite
+        if not self.rewritten or rewrite is None:
+            return
+        self.rewritten = False
+        if not self._goes_on(epoch):
+            before = copy.deepcopy(self.model)
+            rewrite.fold(self.model)
+            self._check(before, self.model)
+            return
+        self._lifted = rewrite.lift(self.model)
+        for parameter in self._lifted.rewritten:
+            # Zeros, not nothing: fused steps want a momentum for all parameters or for none.
+            for value in self.optimizer.state.get(parameter, {}).values():
+                if isinstance(value, torch.Tensor):
+                    value.zero_()
+
+    def _goes_on(self, epoch: int) -> bool:
+        """Whether anything is trained after the event of this epoch."""
+        config = self.setup.config
+        return config.is_path or epoch < config.train.num_epochs
 
     def tensors(self) -> dict[str, Any]:
         """Model, optimiser and what the penalty keeps, as :meth:`load` takes them: what training goes on from."""
@@ -143,7 +221,7 @@ class State:
         except (KeyError, TypeError, ValueError, PlanError) as exc:
             hint = "delete it to train from the start"
             raise CheckpointError(f"the checkpoint does not describe this trial: {exc}", where, hint) from exc
-        self.cost = measure_cost(self.model, self.setup.example)
+        self.cost = self._count()
         log.info("resumed after epoch %d", self.epoch)
 
     def manifest(self) -> dict[str, Any]:
@@ -184,8 +262,24 @@ class State:
                     )
 
     def _replay(self, plan: Plan) -> None:
+        self.lift(plan.meta["epoch"])
         apply_plan(self.model, plan, self.optimizer)
         self.groups = groups_after(self.living, plan)
         if self.penalty is not None:
             self.penalty.on_plan(plan)
         self.plans.append(plan)
+        self._put_back(plan)
+
+    def _put_back(self, plan: Plan) -> None:
+        """The rewrite's modules, cut as the plan says; its own parameters are new ones, whose momenta begin anew."""
+        rewrite, lifted = self.setup.rewrite, self._lifted
+        if rewrite is None or lifted is None:
+            return
+        rewrite.again(self.model, lifted, plan)
+        self.rewritten, self._lifted = True, None
+        own = rewrite.own(self.model)
+        if own:
+            group = self.optimizer.param_groups[-1]
+            for parameter in group["params"]:
+                self.optimizer.state.pop(parameter, None)
+            group["params"] = own

@@ -141,8 +141,9 @@ def _one_epoch(state: State, sharing: Sharing) -> None:
         measured = measure(state)
     else:
         # Right after a cut the statistics of the norms are those of the larger model.
-        with recomputed(state.model, state.setup.statistics_batches(), keep=epoch == last):
-            measured = measure(state)
+        model = state.plain()
+        with recomputed(model, state.setup.statistics_batches(), keep=epoch == last):
+            measured = measure(state, model)
     check_finite(state, measured, epoch)
     seconds += before + time.perf_counter() - started
     state.history.append(report_of(state, epoch, loss, measured, plan or first, seconds))
@@ -163,4 +164,4 @@ def _due(state: State, epoch: int) -> bool:
         return False
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "clock", epoch)
-        return bool(state.clock.due(epoch, state.model, state.living, setup.scorer[1], rng))
+        return bool(state.clock.due(epoch, state.plain(), state.living, setup.scorer[1], rng))

@@ -20,7 +20,7 @@ import torch
 
 from gcp_core.allocators import build_allocator
 from gcp_core.allocators.base import Looking, looks
-from gcp_core.config import INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
+from gcp_core.config import END_CLOCK, INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
 from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
@@ -98,7 +98,7 @@ def slots_of(prune: PruneConfig) -> dict[str, str]:
         )
     if prune.repair != NO_REPAIR:
         found["repair"] = json.dumps(["repair", prune.repair, prune.repair_options], sort_keys=True)
-    if prune.clock != INTERVAL_CLOCK:
+    if prune.clock not in (INTERVAL_CLOCK, END_CLOCK):
         found["clock"] = json.dumps(["clock", prune.clock, prune.clock_options], sort_keys=True)
     return found
 
@@ -134,7 +134,7 @@ def _measure(
     train, splits = setup.config.train, setup.splits
     model = setup.new_model()
     optimizer = build_optimizer(model, train)
-    dense_macs, dense_s = float(setup.dense_cost.macs), _step_s(model, optimizer, setup, watch)
+    dense_macs, dense_s = float(setup.dense_cost.macs), _trained_s(model, optimizer, setup, watch)
     image_s = _image_s(model, setup, watch)
     scores = {name: _score_s(model, setup, name, options, watch) for name, options in criteria.items()}
     slots: dict[str, float] = {}
@@ -150,7 +150,7 @@ def _measure(
     pruned_macs = float(groups.cost()[0])
     return Calibration(
         setup_s=setup_s,
-        step=Line(dense_macs, dense_s, pruned_macs, _step_s(model, optimizer, setup, watch)),
+        step=Line(dense_macs, dense_s, pruned_macs, _trained_s(model, optimizer, setup, watch)),
         batch_size=train.batch_size,
         steps=num_steps(setup.train_images, train.batch_size),
         image=Line(dense_macs, image_s, pruned_macs, _image_s(model, setup, watch)),
@@ -176,6 +176,18 @@ class _Watch:
         start = self.now()
         result = call()
         return self.now() - start, result
+
+
+def _trained_s(
+    model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup, watch: _Watch
+) -> float:
+    """Seconds of one training step, with what a rewrite puts into the network (into a copy)."""
+    if setup.rewrite is None:
+        return _step_s(model, optimizer, setup, watch)
+    rewritten = copy.deepcopy(model)
+    setup.rewrite.install(rewritten, setup.example)
+    own = build_optimizer(rewritten, setup.config.train, setup.rewrite)
+    return _step_s(rewritten, own, setup, watch)
 
 
 def _step_s(model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Setup, watch: _Watch) -> float:

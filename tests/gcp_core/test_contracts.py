@@ -11,6 +11,7 @@ from gcp_core.errors import ModelError
 from gcp_core.models.mode import mode
 from gcp_core.penalties import build_penalty, penalty_names
 from gcp_core.repairs import build_repair, repair_names
+from gcp_core.rewrites import build_rewrite, rewrite_names
 from gcp_core.schedule.clocks import build_clock, clock_names
 from gcp_core.schedule.paces import build_pace, pace_names
 from gcp_core.testing import (
@@ -20,6 +21,7 @@ from gcp_core.testing import (
     check_pace,
     check_penalty,
     check_repair,
+    check_rewrite,
 )
 from tests.oracles.fillings import (
     EveryOther,
@@ -37,6 +39,7 @@ KINDS = {
     "repair": (check_repair, build_repair, repair_names),
     "clock": (check_clock, build_clock, clock_names),
     "penalty": (check_penalty, build_penalty, penalty_names),
+    "rewrite": (check_rewrite, build_rewrite, rewrite_names),
     "pace": (check_pace, build_pace, pace_names),
 }
 BUILT_IN = [(kind, name) for kind, (_, _, names) in KINDS.items() for name in names()]

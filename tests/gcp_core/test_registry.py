@@ -11,11 +11,12 @@ from gcp_core.errors import ConfigError
 from gcp_core.methods import METHODS
 from gcp_core.penalties import PENALTIES
 from gcp_core.repairs import REPAIRS
+from gcp_core.rewrites import REWRITES
 from gcp_core.schedule.clocks import CLOCKS
 from gcp_core.schedule.paces import PACES
 
 HERE = __name__
-ALL = [CRITERIA, ALLOCATORS, REPAIRS, PENALTIES, CLOCKS, PACES, METHODS]
+ALL = [CRITERIA, ALLOCATORS, REPAIRS, PENALTIES, REWRITES, CLOCKS, PACES, METHODS]
 
 
 class Thing:

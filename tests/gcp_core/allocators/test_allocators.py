@@ -11,6 +11,7 @@ from gcp_core.errors import ConfigError, PlanError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import select_channels
+from gcp_core.testing import criterion_case
 from tests.oracles.fillings import FirstGroup, Looking, Sets
 
 GROUPS = find_groups(build_model("resnet20", 10, 3, 0.5), torch.zeros(1, 3, 32, 32))
@@ -158,6 +159,7 @@ def test_names_and_mistakes():
         "global",
         "least_used",
         "network_adjustment",
+        "threshold",
         "uniform",
     ]
     with pytest.raises(ConfigError, match=r"prune.allocator: 'globl' is unknown \(did you mean \"global\"\?"):
@@ -259,3 +261,16 @@ def test_sets_that_make_no_sense_are_refused_with_their_group(fault, message):
     with pytest.raises(PlanError, match=r"features\.0") as caught:
         select_channels(sets, VGG, Budget(count=40))
     assert message in str(caught.value)
+
+
+def test_a_threshold_keeps_what_is_above_it_and_what_has_no_score():
+    groups = criterion_case().groups
+    scores = {group.name: np.linspace(0, 1, group.size) for group in groups.groups}
+    scores["9"] = np.full(4, np.nan)
+    kept = build_allocator("threshold").allot(scores, groups, Budget(ratio=1.0))
+    assert kept == {"0": 2, "4": 3, "9": 4}
+    assert build_allocator("threshold", {"at": -1}).allot(scores, groups, Budget(ratio=1.0)) == {
+        "0": 5,
+        "4": 6,
+        "9": 4,
+    }

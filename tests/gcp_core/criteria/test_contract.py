@@ -23,6 +23,7 @@ SCALE_INVARIANT = {
     **dict.fromkeys(
         ("frs", "taylor", "bn_scale", "apoz", "hrank", "mean_activation", "random", "trace_ratio"), True
     ),
+    **dict.fromkeys(("active_probability", "gate_mean"), True),
     **dict.fromkeys(("l1", "l2", "fpgm", "lamp", "group_norm", "grasp"), False),
     # Doubling a consumer's filter changes what the units that it reads are worth, unless rows count as behind the norm.
     **dict.fromkeys(("compensation", "variance"), None),
@@ -229,7 +230,7 @@ def test_weights_that_are_not_finite_are_refused_by_name():
 #: Which scores say the same in a small and in a large layer; the others are divided by their layer's L2 norm.
 COMPARABLE = {
     *("frs", "random", "lamp", "bn_scale", "apoz", "group_norm"),
-    *("trace_ratio", "grasp", "compensation", "variance"),
+    *("trace_ratio", "grasp", "compensation", "variance", "active_probability", "gate_mean"),
 }
 
 

@@ -13,6 +13,7 @@ from gcp_core.criteria import build_criterion
 from gcp_core.criteria.feature_maps import norm_after
 from gcp_core.models import build_model
 from gcp_core.relevance import feature_relevance_scores
+from gcp_core.rewrites import build_rewrite, gates_of
 from gcp_core.testing import criterion_case
 
 
@@ -156,3 +157,30 @@ def test_maps_are_watched_after_the_norm_and_at_a_layer_without_one():
     model = build_model("vgg16_bn", 10, width=0.125)
     found = norm_after(model, ["features.0", "features.3", "classifier.0"], torch.zeros(1, 3, 32, 32))
     assert found == {"features.0": "features.1", "features.3": "features.4"}
+
+
+def test_active_probability_is_that_of_a_normal_value_behind_a_plain_norm_and_one_without_a_norm():
+    """0.5 (1 + erf((shift - 0.05) / (sqrt 2 |scale|)))."""
+    case = criterion_case()
+    norm, found = case.norm("1"), case.scores(build_criterion("active_probability"))
+    pairs = zip(norm.weight.tolist(), norm.bias.tolist(), strict=True)
+    expected = [0.5 * (1 + math.erf((shift - 0.05) / (math.sqrt(2) * abs(scale)))) for scale, shift in pairs]
+    assert found["0"].tolist() == pytest.approx(expected, abs=1e-12)
+    assert found["9"].tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize(
+    ("criterion", "rewrite"), [("active_probability", "batch_whitening"), ("gate_mean", "consensus_gates")]
+)
+def test_where_gates_stand_they_say_the_score(criterion, rewrite):
+    case = criterion_case()
+    build_rewrite(rewrite).install(case.model, next(iter(case.batches))[0][:1])
+    chances = {gate.place.layer: gate for gate in gates_of(case.model)}
+    with torch.no_grad():
+        for gate in chances.values():
+            if rewrite == "consensus_gates":
+                gate.open.uniform_(0, 1)
+    found = case.scores(build_criterion(criterion))
+    assert set(chances) == {"0", "4"}
+    assert all(torch.equal(found[layer], gate.chance()) for layer, gate in chances.items())
+    assert found["9"].tolist() == [1.0] * 4

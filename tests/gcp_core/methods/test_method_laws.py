@@ -23,9 +23,8 @@ from gcp_core.pruning.surgery import apply_plan, gate_channels
 from gcp_core.records.checkpoint import load_model, weights_digest
 from gcp_core.records.results import TrialResult
 from gcp_core.records.stages import StageStore
-from gcp_core.training import run_trial
+from gcp_core.training import run_trial, state
 from gcp_core.training.setup import build_setup, check_config
-from gcp_core.training.state import State
 from tests.gcp_core.training.interrupted import Killed, killed_in, without_time
 from tests.oracles.remembering import Remembering, states_in_common
 
@@ -120,18 +119,18 @@ def straight(tmp_path_factory):
 def compared_at_every_event(patch):
     """From here on, every event adds to the list that comes back how far the cut model is from the gated one."""
     images = torch.randn(4, 1, 8, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    differences, cut = [], State.cut
+    differences = []
 
-    def checked(state, plan):
-        before = copy.deepcopy(state.model).double().eval()
+    def checked(model, plan, optimizer):
+        before = copy.deepcopy(model).double().eval()
         with gate_channels(before, plan), torch.no_grad():
             gated = before(images)
-        cut(state, plan)
+        apply_plan(model, plan, optimizer)
         with torch.no_grad():
-            left = copy.deepcopy(state.model).double().eval()(images)
+            left = copy.deepcopy(model).double().eval()(images)
         differences.append(float((left - gated).abs().max() / gated.abs().max()))
 
-    patch.setattr(State, "cut", checked)
+    patch.setattr(state, "apply_plan", checked)
     return differences
 
 
@@ -150,8 +149,8 @@ def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model
     whole = straight(name).result
     assert whole.status == "complete"
     assert whole.plans
-    first = max(1, whole.plans[0].meta["epoch"])
-    for killed in {first, first + 1}:
+    first, last = max(1, whole.plans[0].meta["epoch"]), whole.history[-1].epoch
+    for killed in {first, min(first + 1, last)}:
         place = tmp_path / f"killed{killed}"
         with pytest.raises(Killed):
             run_trial(config, report=killed_in(killed), checkpoint_dir=place, latency=False)
@@ -171,11 +170,16 @@ def test_a_trial_goes_on_bit_by_bit_after_a_kill_and_its_plans_rebuild_its_model
 
 @pytest.mark.parametrize(
     ("name", "epoch"),
-    [("compensation, path", 4), ("network_adjustment, path that grows", 8)],
-    ids=["repairs", "grows"],
+    [
+        ("compensation, path", 4),
+        ("network_adjustment, path that grows", 8),
+        ("bwcp, path", 4),
+        ("consensus, path", 4),
+    ],
+    ids=["repairs", "grows", "whitens", "gates"],
 )
 def test_a_path_goes_on_in_a_new_process_after_the_system_has_killed_it(name, epoch, straight, tmp_path):
-    """In the cycle after an event that has repaired, or has let a layer grow."""
+    """In the cycle after an event that has repaired, has let a layer grow, or has cut gates."""
     code = """
 import json, os, signal, sys
 from gcp_core.config import TrialConfig
@@ -203,7 +207,8 @@ def test_methods_share_no_state_that_a_slot_has_influenced(kind, straight):
         assert not set(seen["grasp, single"]) & set(seen["gcp, single"]), "cut before anything is trained"
     else:
         dense = {name: set(states) & set(seen["gcp, path"]) for name, states in seen.items()}
-        assert all(dense.values())
+        trained_apart = {name for name in seen if dict(ALL)[name].train.rewrite != "none"}
+        assert {name for name, common in dense.items() if not common} == trained_apart
         assert len(dense["compensation, path"]) == 1
         assert len(dense["slow_start, path"]) == 1
 
@@ -229,12 +234,15 @@ def test_a_growing_path_restores_at_most_what_the_level_allows_and_what_a_layer_
 
 
 @pytest.mark.parametrize(
-    "name", ["compensation, path", "network_adjustment, path that grows"], ids=["repairs", "grows"]
+    "name",
+    ["compensation, path", "network_adjustment, path that grows", "bwcp, path", "consensus, path"],
+    ids=["repairs", "grows", "whitens", "gates"],
 )
 def test_shared_training_gives_the_weights_of_training_alone(name, straight, tmp_path):
     store = StageStore(tmp_path)
     config, alone = dict(ALL)[name], straight(name).result
-    other = dataclasses.replace(config.prune, allocator="global", allocator_options={}, method=None)
+    spread = "uniform" if config.prune.allocator == "global" else "global"
+    other = dataclasses.replace(config.prune, allocator=spread, allocator_options={}, method=None)
     run_trial(dataclasses.replace(config, prune=other), stages=store)
     first, again = run_trial(config, stages=store), run_trial(config, stages=store)
     assert again.trained_epochs == 0

@@ -71,6 +71,7 @@ _OTHER = {
     "prune.clock": "tests.oracles.fillings:EveryOther",
     "prune.method": "gcp",
     "train.penalty": "tests.oracles.fillings:Remembered",
+    "train.rewrite": "batch_whitening",
     "seed": 1,
 }
 _LEFT_OUT = {
@@ -84,7 +85,7 @@ _LEFT_OUT = {
     "prune.hidden_count": "vgg_tiny has no hidden linear layer",
     **{
         f"{slot}_options": "only with what fills the slot: tests/gcp_core/training/test_slots.py"
-        for slot in ("prune.allocator", "prune.repair", "prune.clock", "train.penalty")
+        for slot in ("prune.allocator", "prune.repair", "prune.clock", "train.penalty", "train.rewrite")
     },
 }
 
