@@ -43,7 +43,8 @@ class ConsensusPenalty:
 
     def term(self, model: nn.Module, images: Tensor, labels: Tensor, outputs: Any) -> Tensor:
         """Of the last forward pass; 0 where there are no gates."""
-        found = [gate.shares for gate in gates_of(model) if getattr(gate, "shares", None) is not None]
+        seen = [getattr(gate, "shares", None) for gate in gates_of(model)]
+        found = [shares for shares in seen if isinstance(shares, Tensor)]
         if not found:
             return images.new_zeros(())
         shares = torch.cat(found)

@@ -121,9 +121,9 @@ class NormGates:
         for norm, reason in left.items():
             _log.warning("no gate at %s: %s", norm, reason)
         for place in stand:
-            norm = model.get_submodule(place.norm)
-            assert isinstance(norm, _BatchNorm)
-            _put(model, place.norm, self.gate(place, norm).train(norm.training))
+            module = model.get_submodule(place.norm)
+            assert isinstance(module, _BatchNorm)
+            _put(model, place.norm, self.gate(place, module).train(module.training))
 
     @torch.no_grad()
     def fold(self, model: nn.Module) -> None:

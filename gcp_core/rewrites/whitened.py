@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.config.checks import integer, number
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, required
 from gcp_core.rewrites.gates import Gate, NormGates
 from gcp_core.rewrites.places import Place
 from gcp_core.rewrites.whitening import active_probability, inverse_root, log_odds, normalised, relaxed, white
@@ -95,22 +95,24 @@ class Whitened(Gate):
         standard deviation of what comes out, so that batch statistics give in training what running ones give now.
         """
         norm, weight, bias = self.norm, _weight(layer), getattr(layer, "bias", None)
+        running_mean = required(norm.running_mean, "the norm's running mean")
+        running_var = required(norm.running_var, "the norm's running variance")
         root, scale = self._matrix(), norm.weight.double()
-        mixing = root * (scale / (norm.running_var.double() + norm.eps).sqrt())
+        mixing = root * (scale / (running_var.double() + norm.eps).sqrt())
         before = weight.double().flatten(1)
         rows = mixing @ before
         lengths, new = before.norm(dim=1), rows.norm(dim=1)
         stretch = torch.where((lengths > 0) & (new > 0), lengths / new.clamp_min(1e-30), 1.0)
-        mean = norm.running_mean.double() if bias is None else norm.running_mean.double() - bias.double()
+        mean = running_mean.double() if bias is None else running_mean.double() - bias.double()
         variance = stretch.square() * self.spread.double()
         shift = root @ norm.bias.double()
         weight.copy_((stretch[:, None] * rows).reshape(weight.shape))
         if bias is not None:
             bias.zero_()
-        norm.running_mean.copy_(stretch * (mixing @ mean))
-        norm.running_var.copy_(variance)
+        running_mean.copy_(stretch * (mixing @ mean))
+        running_var.copy_(variance)
         # Of the variance as it is stored.
-        norm.weight.copy_((norm.running_var.double() + norm.eps).sqrt() / stretch)
+        norm.weight.copy_((running_var.double() + norm.eps).sqrt() / stretch)
         norm.bias.copy_(shift)
         return [weight, norm.weight, norm.bias, *([] if bias is None else [bias])]
 

@@ -12,7 +12,8 @@ import dataclasses
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -76,6 +77,7 @@ class Ledger:
     ) -> None:
         self.folder = folder
         self.tenure = tenure or Tenure()
+        self._together: Callable[[], AbstractContextManager[None]]
         with quiet_optuna():
             if url is None:
                 # The path must be absolute: with a relative one Optuna waits for ever behind a stale lock.

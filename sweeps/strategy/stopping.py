@@ -300,12 +300,18 @@ class Rungs:
         at, known = np.flatnonzero(there & rows["trial"]), there & ~np.isnan(rows["final"])
         twins = table.baselines(at)
         lacking = (twins < 0) | ~there[twins]
+
+        def costs(when: str) -> dict[str, np.ndarray]:
+            return {kind: rows[when][at, i] for i, kind in enumerate(_COSTS)}
+
         return Standing(
             epoch,
             at,
             rows["so_far"][at, epoch - 1],
             rows["best"][at, rung],
-            *({kind: rows[name][at, i] for i, kind in enumerate(_COSTS)} for name in ("now", "end", "dense")),
+            costs("now"),
+            costs("end"),
+            costs("dense"),
             alive=~rows["stopped"][at],
             baseline=np.where(lacking[:, None], math.nan, facts[twins]),
             known=facts[known],
