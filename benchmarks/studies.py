@@ -29,6 +29,8 @@ METHODS = (
     "catro",
     "network_adjustment",
     "compensation",
+    "bwcp",
+    "consensus",
 )
 #: Single trials have their events in this first part of their epochs: the best of the recorded 48 had.
 EARLY = 0.4
