@@ -29,13 +29,6 @@ from sweeps.worker.trial import PAYLOAD
 DENSE = {"macs": 12_000_000.0, "params": 290_000.0}
 
 
-class Silent:
-    """A tracker that writes nothing, or a progress that shows nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return lambda *_, **__: None
-
-
 @dataclass
 class Account:
     """What the driver's thread was busy with.

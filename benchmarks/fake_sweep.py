@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import processes
-from fake_cluster import Cluster, Silent
+from fake_cluster import Cluster
+from many_paths import Silent
 from many_trials import rss_mib
 
 from gcp_core.config import TrialConfig

@@ -42,7 +42,7 @@ TREE: dict[str, Any] = {
 
 
 class Silent:
-    """A tracker that writes nothing."""
+    """A tracker that writes nothing, or a progress that shows nothing."""
 
     def __getattr__(self, name: str) -> Any:
         return lambda *_, **__: None

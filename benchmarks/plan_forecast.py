@@ -15,11 +15,11 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from many_paths import Silent
 from record import add_out, write
 
 from sweeps.commands.forecast import forecast
@@ -92,13 +92,6 @@ def main() -> None:
         "foreseen_over_actual": ratios,
     }
     write(options.out, results)
-
-
-class Silent:
-    """A tracker and progress that nobody reads."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *words: None
 
 
 def one_after_the_other(config: SweepConfig) -> Path:

@@ -66,7 +66,7 @@ def latency_of(state: State) -> SideBySide:
     """How long a forward pass of one image takes, beside the dense model, on the threads of the trial."""
     # Weights do not matter for the time: the dense model need not be a trained one.
     dense, threads = state.setup.new_model(), state.setup.config.threads
-    return measure_against(state.plain(), dense, state.setup.example, num_threads=threads)
+    return measure_against(state.shape(), dense, state.setup.example, num_threads=threads)
 
 
 def latency_block(latency: SideBySide | None) -> dict[str, Any]:

@@ -118,8 +118,9 @@ class State:
         """
         if not self.rewritten:
             return self.model
-        model = copy.deepcopy(self.model)
+        model = self.model
         if getattr(self.setup.rewrite, "moves_statistics", False):
+            model = copy.deepcopy(model)
             with recomputed(model, self.setup.statistics_batches(), keep=True):
                 pass
         found = folded(model, self.setup.rewrite)
@@ -130,16 +131,14 @@ class State:
     def _check(self, model: nn.Module, plain: nn.Module) -> None:
         check_folded(model, plain, next(iter(self.setup.statistics_batches()))[0][:FOLDED_IMAGES])
 
-    def _count(self) -> Cost:
-        """What the model costs without the modules of a rewrite."""
-        return measure_cost(
-            folded(self.model, self.setup.rewrite if self.rewritten else None), self.setup.example
-        )
+    def shape(self) -> nn.Module:
+        """As :meth:`plain`, where only the layers matter (cost, time): statistics of norms are left as they are."""
+        return folded(self.model, self.setup.rewrite if self.rewritten else None)
 
     def cut(self, plan: Plan) -> None:
         """Remove what the plan says from model and optimiser."""
         self._replay(plan)
-        self.cost = self._count()
+        self.cost = measure_cost(self.shape(), self.setup.example)
 
     def lift(self, epoch: int) -> None:
         """Take a rewrite's modules off the model before the event at the end of ``epoch``; :meth:`cut` puts them back.
@@ -221,7 +220,7 @@ class State:
         except (KeyError, TypeError, ValueError, PlanError) as exc:
             hint = "delete it to train from the start"
             raise CheckpointError(f"the checkpoint does not describe this trial: {exc}", where, hint) from exc
-        self.cost = self._count()
+        self.cost = measure_cost(self.shape(), self.setup.example)
         log.info("resumed after epoch %d", self.epoch)
 
     def manifest(self) -> dict[str, Any]:

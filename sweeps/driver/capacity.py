@@ -12,10 +12,14 @@ from sweeps.config.sweep_config import SweepConfig
 EVERY_S = 10.0
 
 
+def wanted(config: SweepConfig) -> dict[str, float]:
+    """What one trial asks of its node, by Ray's names."""
+    return {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
+
+
 def fits(config: SweepConfig, node: Mapping[str, Any]) -> bool:
     """Whether a trial finds everything it asks for on this node (Ray's own record of it)."""
-    wanted = {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
-    return all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted.items())
+    return all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted(config).items())
 
 
 class Capacity:

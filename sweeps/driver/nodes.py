@@ -15,7 +15,7 @@ from typing import Any
 
 from gcp_core.errors import ConfigError, required
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.capacity import fits
+from sweeps.driver.capacity import fits, wanted
 
 #: Packages that decide about a trial's weights or about what its process understands.
 _PACKAGES = ("torch", "torchvision", "numpy")
@@ -104,14 +104,13 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
 
 def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
     """One node has everything that one trial asks for. ``nodes`` are Ray's own records."""
-    wanted = {
-        "CPU": ("resources.cpus", config.resources.cpus),
-        "GPU": ("resources.gpus", config.resources.gpus),
-    }
-    for kind, (where, number) in wanted.items():
+    for kind, number in wanted(config).items():
         most = max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0)
         if number > most:
-            raise ConfigError(f"{number:g} {kind}s per trial, but no node has more than {most:g}", where)
+            raise ConfigError(
+                f"{number:g} {kind}s per trial, but no node has more than {most:g}",
+                f"resources.{kind.lower()}s",
+            )
     if not any(fits(config, node) for node in nodes):
         raise ConfigError(
             f"no node has {config.resources.cpus} CPUs and {config.resources.gpus:g} GPUs at once",

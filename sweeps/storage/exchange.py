@@ -90,8 +90,8 @@ class Exchange:
     def fetch(self, path: str, without: tuple[str, ...] = ()) -> None:
         """Make our copy of a file or folder like the store's, leaving out names that are in ``without``."""
 
-    def fetch_as(self, path: str, file: Path) -> None:
-        """Put the store's copy of a file somewhere else; nothing happens if there is none."""
+    def fetch_journal(self, file: Path) -> None:
+        """Put the store's copy of the ledger's journal into another file; nothing happens if there is none."""
 
     def remove(self, *paths: str) -> None:
         """Remove files or folders from the store (not from here)."""
@@ -202,13 +202,11 @@ class ObjectExchange(Exchange):
         found = [file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & skipped]
         self._carry(lambda file: self.store.get(file, self.root / file), found)
 
-    def fetch_as(self, path: str, file: Path) -> None:
-        content = read_copy(self.store) if path == JOURNAL else None
+    def fetch_journal(self, file: Path) -> None:
+        content = read_copy(self.store)
         if content is not None:
             file.parent.mkdir(parents=True, exist_ok=True)  # a machine on which the sweep has never been
             file.write_bytes(content)
-        else:
-            self.store.get(path, file)
 
     def remove(self, *paths: str) -> None:
         for path in paths:

@@ -91,7 +91,7 @@ def bring_trial(exchange: Exchange, path: str) -> None:
 def _bring_journal(exchange: Exchange) -> None:
     """The copy counts if it is the one here with more at its end: another machine has continued the sweep."""
     here, copy = exchange.root / JOURNAL, exchange.root / f".{JOURNAL}.copy"
-    exchange.fetch_as(JOURNAL, copy)
+    exchange.fetch_journal(copy)
     try:
         if not copy.exists():
             return

@@ -19,6 +19,7 @@ from gcp_core.schedule.clock import event_epochs, last_event_epoch
 from sweeps.config.search import SearchConfig
 from sweeps.records.job import Job, Outcome, Stop
 from sweeps.strategy.feasibility import Projection
+from sweeps.strategy.stopping import rung_epochs
 
 ENOUGH_ENDED = 6
 _COSTS = ("macs", "params")
@@ -184,16 +185,6 @@ FORESEEN: dict[str, Callable[..., float]] = {
     "params": lambda accuracy, baseline, end, dense: end["params"],
     "macs_removed": lambda accuracy, baseline, end, dense: 1 - end["macs"] / dense["macs"],
 }
-
-
-def rung_epochs(rungs: Sequence[float], epochs: int) -> tuple[int, ...]:
-    """The epochs after which trials of this length are compared: shares of ``epochs``, rounded; never before the second.
-
-    >>> rung_epochs((0.25, 0.5), 12)
-    (3, 6)
-    """
-    at = {max(2, math.floor(share * epochs + 0.5)) for share in rungs}
-    return tuple(sorted(epoch for epoch in at if epoch < epochs))
 
 
 def expected_accuracy(facts: np.ndarray, known: np.ndarray, finals: np.ndarray) -> np.ndarray:
