@@ -22,8 +22,9 @@ def bwcp() -> Method:
         "2105.06423)",
         read="the paper",
         ours="The number of steps, the momentum, groups of at most 16 channels on small images too, that tied channels "
-        "have masks of their own, and that a layer never closes. The paper removes every channel below 1/2: allocator "
-        "threshold, target null, finish false. A single trial is cut once, after its last epoch, as in the paper; the "
-        "events of a path, after which whitening begins anew, are not the paper's method.",
+        "have masks of their own, and that what is left is multiplied by its probability. The paper closes and removes "
+        "every channel below 1/2: mask rounded, allocator threshold, target null, finish false. A single trial is cut "
+        "once, after its last epoch, as in the paper; the events of a path, after which whitening begins anew, are not "
+        "the paper's method.",
         needs="batch norms right behind layers",
     )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.config.checks import number
-from gcp_core.rewrites.gates import Gate, NormGates
+from gcp_core.rewrites.gates import Gate, NormGates, majority
 from gcp_core.rewrites.places import Place
 
 #: Logits of fresh gates: sigmoid(1) is 0.73, open.
@@ -29,8 +29,8 @@ _OPEN = 1.0
 
 
 def rounded(share: Tensor) -> Tensor:
-    """0 or 1 (1 above 1/2), with the gradient of ``share``: the straight-through estimator."""
-    return (share > 0.5).to(share) + (share - share.detach())
+    """0 or 1 (:func:`majority`), with the gradient of ``share`` ``(N, C)``: the straight-through estimator."""
+    return majority(share).to(share) + (share - share.detach())
 
 
 class Consensus(Gate):

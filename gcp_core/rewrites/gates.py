@@ -55,15 +55,8 @@ class Gate(nn.Module):
         """``(C,)`` how likely each channel is open, 0..1: what the gate has learned so far."""
 
     def mask(self) -> Tensor:
-        """``(C,)`` bool: channels that are open in eval mode, those with a chance above 1/2.
-
-        A layer that is closed as a whole would end the network: the channel with the best chance stays open.
-        """
-        chance = self.chance()
-        open_ = chance > HALF
-        return (
-            open_ if bool(open_.any()) else torch.arange(len(chance), device=chance.device) == chance.argmax()
-        )
+        """``(C,)`` what each channel is multiplied by in eval mode, 0..1: here 1 (True) above a chance of 1/2, else 0."""
+        return majority(self.chance())
 
     def fold_into(self, layer: nn.Module) -> list[nn.Parameter]:
         """Move the gate, as it is in eval mode but for the mask, into layer and norm; the parameters that changed."""
@@ -76,6 +69,16 @@ class Gate(nn.Module):
     @abstractmethod
     def macs(self, batch_size: int) -> float:
         """Multiply-adds per image of a training forward pass, without the norm's."""
+
+
+def majority(chance: Tensor) -> Tensor:
+    """``(..., C)`` bool: chances above 1/2.
+
+    A layer that is closed as a whole would end the network: the channel with the best chance stays open.
+    """
+    best = torch.nn.functional.one_hot(chance.argmax(-1), chance.shape[-1]).bool()
+    open_ = chance > HALF
+    return open_ | (best & ~open_.any(-1, keepdim=True))
 
 
 class NormGates:

@@ -1,10 +1,14 @@
 """``batch_whitening``: every norm is followed by whitening over groups of channels and by random masks (BWCP).
 
-While training, a channel is multiplied by a relaxed Bernoulli mask of the probability that it is active; in eval mode by
-1 where that is above 1/2. Formulas and source: :mod:`gcp_core.rewrites.whitening`. Not in the text, and ours: the number
-of steps, the momentum of the moving average, groups that are as equal as they can be, that a layer always keeps one open
-channel, and that gates start, and go on after a cut, where the network is (the norm's scales are divided by what the
-whitening of uncorrelated channels multiplies them by, which SN does not notice).
+While training, a channel is multiplied by a relaxed Bernoulli mask of the probability P that it is active; in eval mode,
+by P, which is about the mask's mean, or as in the paper by 1 where P is above 1/2 and by 0 elsewhere. The paper removes
+what it closes, after 160 epochs that have parted the P. A target or a path's level says itself how much goes, and what it
+leaves is in use: closing channels of that as well would cost accuracy and save nothing.
+
+Formulas and source: :mod:`gcp_core.rewrites.whitening`. Not in the text, and ours: P as a factor, the number of steps,
+the momentum of the moving average, groups that are as equal as they can be, that a layer always keeps one open channel,
+and that gates start, and go on after a cut, where the network is (the norm's scales are divided by what the whitening of
+uncorrelated channels multiplies them by, which SN does not notice).
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from gcp_core.config.checks import integer, number
+from gcp_core.config.checks import integer, number, one_of
 from gcp_core.errors import ConfigError, required
 from gcp_core.rewrites.gates import Gate, NormGates
 from gcp_core.rewrites.places import Place
@@ -24,6 +28,8 @@ from gcp_core.rewrites.whitening import active_probability, inverse_root, log_od
 
 #: Larger groups and more steps let rounding grow where channels are nearly dependent.
 MOST_CHANNELS, MOST_STEPS = 16, 10
+#: What a channel is multiplied by in eval mode: P, or P rounded.
+MEAN, ROUNDED = "mean", "rounded"
 
 
 @dataclass(frozen=True)
@@ -36,6 +42,7 @@ class Settings:
     tau: float = 0.5
     eps: float = 1e-5
     momentum: float = 0.1
+    mask: str = MEAN
 
 
 class Whitened(Gate):
@@ -89,6 +96,10 @@ class Whitened(Gate):
         """P of the equivalent norm, with the moving average of the whitening."""
         scale, shift = self._equivalent(self.whitener)
         return active_probability(shift, scale, self.settings.delta).detach()
+
+    def mask(self) -> Tensor:
+        """``(C,)`` of this gate's ``mask`` setting."""
+        return super().mask() if self.settings.mask == ROUNDED else self.chance()
 
     def fold_into(self, layer: nn.Module) -> list[nn.Parameter]:
         """Rows of the layer are mixed as the whitening mixes them, and keep their lengths; the norm's scale becomes the
@@ -197,6 +208,7 @@ def batch_whitening(
     tau: float = 0.5,
     eps: float = 1e-5,
     momentum: float = 0.1,
+    mask: str = MEAN,
 ) -> BatchWhitening:
     """Whitening over groups of channels behind every norm, and masks by the probability that a channel is active (BWCP).
 
@@ -208,6 +220,8 @@ def batch_whitening(
         tau: temperature of the masks; the lower, the closer to 0 and 1.
         eps: how much of I is added to the covariance, as a share of its mean diagonal.
         momentum: of the moving averages.
+        mask: what a channel is multiplied by in use: ``mean`` (P), or ``rounded`` as in the paper (1 above 1/2, else 0),
+            for trials that remove what is closed.
 
     Raises:
         ConfigError: an option is out of range.
@@ -222,7 +236,8 @@ def batch_whitening(
     number(f"{where}.tau", tau, 0.0, math.inf, open_low=True)
     number(f"{where}.eps", eps, 0.0, 1.0, open_low=True)
     number(f"{where}.momentum", momentum, 0.0, 1.0, open_low=True)
-    return BatchWhitening(Settings(steps, group, float(delta), float(tau), float(eps), float(momentum)))
+    one_of(f"{where}.mask", mask, (MEAN, ROUNDED))
+    return BatchWhitening(Settings(steps, group, float(delta), float(tau), float(eps), float(momentum), mask))
 
 
 def _weight(layer: nn.Module) -> nn.Parameter:

@@ -35,13 +35,13 @@ def test_activation_is_the_mean_or_the_square_of_its_distance_from_a_target():
 
 
 def test_what_is_rounded_has_the_gradient_of_what_was_not():
-    logits = torch.tensor([-2.0, -0.1, 0.1, 3.0], dtype=F64, requires_grad=True)
+    logits = torch.tensor([[-2.0, -0.1, 0.1, 3.0]], dtype=F64, requires_grad=True)
     share = torch.sigmoid(logits)
     gates = rounded(share)
-    assert gates.tolist() == [0, 0, 1, 1]
-    gates.backward(torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=F64))
+    assert gates.tolist() == [[0, 0, 1, 1]]
+    gates.backward(torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=F64))
     slope = (share * (1 - share)).detach()
-    assert torch.allclose(logits.grad, torch.tensor([1.0, 2.0, 3.0, 4.0], dtype=F64) * slope)
+    assert torch.allclose(logits.grad, torch.tensor([[1.0, 2.0, 3.0, 4.0]], dtype=F64) * slope)
 
 
 def gate(count=5, **values):
@@ -54,16 +54,23 @@ def gate(count=5, **values):
     return made
 
 
+def test_a_layer_that_would_close_for_a_sample_keeps_its_most_open_channel():
+    """Else nothing would reach the network any more, and no gradient would lead back."""
+    shares = torch.tensor([[0.1, 0.4, 0.3], [0.2, 0.7, 0.6], [0.5, 0.5, 0.5]], dtype=F64)
+    assert rounded(shares).tolist() == [[0, 1, 0], [0, 1, 1], [1, 0, 0]]
+
+
 def test_each_sample_has_its_own_gates_in_training_and_none_has_in_eval_mode():
     made, x = gate(), torch.randn(64, 5, 2, 2, generator=torch.Generator().manual_seed(1), dtype=F64)
     out = made.train()(x)
     with torch.no_grad():
         normed = nn.functional.batch_norm(x, None, None, made.norm.weight, made.norm.bias, training=True)
         logits = normed.mean((2, 3)) @ made.weight.T + made.bias
-    expected = normed * (logits > 0)[:, :, None, None]
-    assert torch.allclose(out, expected)
-    assert torch.allclose(made.shares, (logits > 0).double().mean(0))
-    assert torch.allclose(made.open, 0.9 + 0.1 * (logits > 0).double().mean(0))
+    passes = logits > 0
+    assert bool(passes.any(1).all()), "no sample closes the layer"
+    assert torch.allclose(out, normed * passes[:, :, None, None])
+    assert torch.allclose(made.shares, passes.double().mean(0))
+    assert torch.allclose(made.open, 0.9 + 0.1 * passes.double().mean(0))
     made.open.copy_(torch.tensor([0.9, 0.2, 0.5, 0.51, 0.0]))
     shut = made.eval()(x)
     assert made.mask().tolist() == [True, False, False, True, False]

@@ -180,9 +180,25 @@ def test_fresh_gates_compute_what_the_plain_norm_does_but_for_the_mask():
         norm.weight.uniform_(0.5, 2), norm.bias.uniform_(1, 2)
     x = torch.randn(4, 20, 5, 5, dtype=F64)
     plain = norm.eval()(x)
-    gate = Whitened(Place("conv", "norm", 25), norm, Settings()).eval()
+    gate = Whitened(Place("conv", "norm", 25), norm, Settings(mask="rounded")).eval()
     assert bool(gate.mask().all())
     assert torch.allclose(gate(x), plain, atol=1e-12)
+
+
+def test_in_use_a_channel_has_the_weight_that_it_had_on_average_in_training():
+    """P itself, within a few hundredths of the mean of its relaxed masks, and exactly where P is 1/2."""
+    odds = torch.tensor([-4.0, -1.0, 0.0, 1.0, 4.0], dtype=F64)
+    gate = whitened(5, scale=torch.ones(5), mask="mean").eval()
+    shift = torch.special.ndtri(torch.sigmoid(odds)) + 0.05
+    with torch.no_grad():
+        gate.norm.weight.fill_(1.0), gate.norm.bias.copy_(shift)
+        gate.whitener.copy_(torch.eye(5, dtype=F64)[None])
+    noise = torch.rand(20_000, 1, dtype=F64, generator=torch.Generator().manual_seed(0))
+    mean = relaxed(odds, noise, 0.5).mean(0)
+    assert torch.allclose(gate.mask(), torch.sigmoid(odds), atol=1e-12)
+    assert torch.allclose(gate.mask(), mean, atol=0.05)
+    x = torch.randn(2, 5, 3, 3, dtype=F64)
+    assert torch.allclose(gate(x), gate.norm(x) * gate.mask()[:, None, None])
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -217,7 +233,7 @@ def test_degenerate_statistics_stay_finite(case, dtype):
 
 
 def test_a_layer_whose_channels_are_all_unlikely_keeps_the_likeliest_open():
-    gate = whitened(4, scale=torch.ones(4)).eval()
+    gate = whitened(4, scale=torch.ones(4), mask="rounded").eval()
     with torch.no_grad():
         gate.norm.bias.copy_(torch.tensor([-3.0, -1.0, -2.0, -4.0]))
     assert gate.mask().tolist() == [False, True, False, False]
@@ -242,6 +258,7 @@ def test_the_noise_is_that_of_the_seed():
         ({"tau": 0}, "train.rewrite_options.tau: 0 is not a number in (0.0, inf)"),
         ({"eps": 0}, "train.rewrite_options.eps: 0 is not"),
         ({"momentum": 1.5}, "train.rewrite_options.momentum: 1.5 is not"),
+        ({"mask": "hard"}, "train.rewrite_options.mask: 'hard' is unknown (allowed: mean, rounded)"),
         ({"dleta": 0.1}, 'train.rewrite_options.dleta: unknown option (value 0.1) (did you mean "delta"?'),
     ],
 )

@@ -233,7 +233,8 @@ def test_a_single_trial_is_cut_once_after_its_last_epoch(method):
 def test_by_the_threshold_exactly_the_closed_channels_go(monkeypatch):
     """On a network without ties; the floor of one unit is the one channel that a layer keeps open."""
     free = {"allocator": "threshold", "finish": False, "ratio": 1.0, "min_share": 0.0}
-    config = other(with_method(SINGLE, "bwcp"), train={"epochs": 8}, **free, target=None)
+    train = {"epochs": 8, "rewrite_options": {"mask": "rounded"}}
+    config = other(with_method(SINGLE, "bwcp"), train=train, **free, target=None)
     shut, lift = {}, State.lift
 
     def seen(state, epoch):
