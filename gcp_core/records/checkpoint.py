@@ -20,6 +20,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,35 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return sha.hexdigest()
 
 
+@dataclass(frozen=True)
+class Written:
+    """A weights file that this process has written: which file it is, and its SHA-256 (hex)."""
+
+    file: Path
+    inode: int
+    sha256: str
+
+    def link(self, target: Path) -> bool:
+        """Give the file a second name; False where it is another one by now, or the disk cannot do that."""
+        try:
+            os.link(self.file, target)
+        except OSError:
+            return False
+        if target.stat().st_ino == self.inode:
+            return True
+        target.unlink()
+        return False
+
+
 def write_folder(
-    folder: Path, file: str, state: Mapping[str, Any], manifest: Mapping[str, Any], *, durable: bool = True
-) -> None:
+    folder: Path,
+    file: str,
+    state: Mapping[str, Any],
+    manifest: Mapping[str, Any],
+    *,
+    durable: bool = True,
+    equal: Written | None = None,
+) -> Written:
     """Write ``folder`` with ``file`` (torch, weights-only) and the manifest; replaces an existing folder.
 
     The folder appears by one rename, and an old one goes by one, so a killed process leaves the old one, the new one or
@@ -62,23 +89,33 @@ def write_folder(
     its SHA-256).
 
     Other processes may write the same folder, or clear the one above it, at the same time: the last one wins.
+
+    Args:
+        equal: a file with this very ``state``, which then gets a second name where it can, so that it is written and
+            hashed once.
     """
     for left in reversed(range(_TRIES)):
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
         try:
-            _save(state, temporary / file)
-            full = {"format": FORMAT, **manifest, "file": file, "sha256": _file_digest(temporary / file)}
+            if equal is not None and equal.link(temporary / file):
+                sha256 = equal.sha256
+            else:
+                _save(state, temporary / file)
+                sha256 = _file_digest(temporary / file)
+            written = Written(folder / file, (temporary / file).stat().st_ino, sha256)
+            full = {"format": FORMAT, **manifest, "file": file, "sha256": sha256}
             (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
             for path in temporary.iterdir() if durable else ():
                 _flush(path)
             _replace(temporary, folder)
-            return
+            return written
         except FileNotFoundError:  # what was written so far has been cleared away
             if not left:
                 raise
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
+    raise AssertionError("unreachable")
 
 
 def _replace(new: Path, folder: Path) -> None:
@@ -241,10 +278,16 @@ class EpochCheckpoints:
     def __init__(self, root: Path, keep: int = 2) -> None:
         self.root, self.keep = root, keep
 
-    def save(self, epoch: int, state: Mapping[str, Any], manifest: Mapping[str, Any]) -> Path:
-        """Write one epoch, then drop those that are no longer kept."""
+    def save(
+        self,
+        epoch: int,
+        state: Mapping[str, Any],
+        manifest: Mapping[str, Any],
+        equal: Written | None = None,
+    ) -> Path:
+        """Write one epoch, then drop those that are no longer kept. ``equal`` is :func:`write_folder`'s."""
         folder = self.root / f"epoch_{epoch:04d}"
-        write_folder(folder, STATE, state, {**manifest, "epoch": epoch}, durable=False)
+        write_folder(folder, STATE, state, {**manifest, "epoch": epoch}, durable=False, equal=equal)
         for old in self._folders()[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return folder

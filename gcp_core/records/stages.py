@@ -23,7 +23,7 @@ import torch
 from gcp_core.config import NO_REPAIR, TrialConfig, digest
 from gcp_core.errors import CheckpointError
 from gcp_core.plan import Plan
-from gcp_core.records.checkpoint import STATE, read_manifest, read_state, write_folder
+from gcp_core.records.checkpoint import STATE, Written, read_manifest, read_state, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +112,8 @@ class StageStore:
         max_bytes: when the folder grows past this, stages that were not used for longest go.
     """
 
+    _last: tuple[str, Written] | None = None
+
     def __init__(self, root: str | Path, max_bytes: int = MAX_BYTES) -> None:
         self.root, self.max_bytes = Path(root), max_bytes
         self._unseen = math.inf  # bytes that were written since this process looked; the first save looks
@@ -142,13 +144,17 @@ class StageStore:
         if self.has(key):
             return
         try:
-            write_folder(self.root / key, STATE, state, manifest, durable=False)
+            self._last = key, write_folder(self.root / key, STATE, state, manifest, durable=False)
             self._unseen += (self.root / key / STATE).stat().st_size
             if self._unseen > _LOOK * self.max_bytes:
                 self._evict(keep=key)
                 self._unseen = 0.0
         except OSError as exc:
             log.warning("stage not kept: %s", exc)
+
+    def written(self, key: str) -> Written | None:
+        """The file of a stage, if that is what this process has saved last."""
+        return self._last[1] if self._last is not None and self._last[0] == key else None
 
     def _evict(self, keep: str) -> None:
         stages = []

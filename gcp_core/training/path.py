@@ -92,8 +92,9 @@ class _Path:
                 return "diverged", "", str(exc)
             stop = tell(self.hooks.report, self.state.history[known:])
             if self.checkpoints is not None:
+                state = self.state
                 whole = self.checkpoints.save(
-                    self.state.epoch, self.state.checkpoint(), self.state.manifest()
+                    state.epoch, state.checkpoint(), state.manifest(), self.sharing.written()
                 )
                 if self.hooks.saved is not None:
                     self.hooks.saved(whole)

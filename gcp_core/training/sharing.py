@@ -6,6 +6,7 @@ import logging
 import time
 
 from gcp_core.errors import CheckpointError
+from gcp_core.records.checkpoint import Written
 from gcp_core.records.results import EpochReport, history_from, rows_of
 from gcp_core.records.stages import StageStore, course_after_events, repair_of, stage_key, trunk_key
 from gcp_core.training.epoch import train_epoch
@@ -72,6 +73,17 @@ class Sharing:
             state = self._state
             manifest = {"loss": loss, "seconds": seconds, "history": rows_of(state.history)}
             self._stages.save(self._key(state.epoch + 1), state.tensors(), manifest)
+
+    def written(self) -> Written | None:
+        """The file that holds what :meth:`State.checkpoint` gives now, if this trial has just left that as a stage.
+
+        Not where an event has changed the state since (no stage has an event of its own last epoch), or where a clock
+        remembers more than a stage does.
+        """
+        state = self._state
+        if self._stages is None or state.checkpoint().keys() != state.tensors().keys():
+            return None
+        return self._stages.written(self._key(state.epoch))
 
     def _key(self, epoch: int) -> str:
         return stage_key(self._trunk, self._state.plans, epoch, self._course, self._repair)

@@ -111,7 +111,7 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
         if tell(hooks.report, state.history[known:]) and state.epoch < last:
             status = "stopped"
         elif checkpoints is not None and state.epoch < last:
-            whole = checkpoints.save(state.epoch, state.checkpoint(), state.manifest())
+            whole = checkpoints.save(state.epoch, state.checkpoint(), state.manifest(), sharing.written())
             if hooks.saved is not None:
                 hooks.saved(whole)
     result = finish(state, status, error, folder, hooks)

@@ -35,6 +35,9 @@ DROPPED_FILE = "dropped.json"
 HANG_FILE = "hang.txt"
 #: In the store only: which process the trial belongs to.
 OWNER = "owner"
+#: In the store only, in the folder of the epochs' checkpoints: the newest of them, and the log up to there, as one object
+#: (``sweeps.storage.packs``).
+NEWEST = "newest.tar"
 
 
 def trial_path(trial_id: str) -> str:

@@ -19,10 +19,12 @@ from pathlib import Path, PurePosixPath
 
 from gcp_core import schema
 from sweeps.records.job import Job
-from sweeps.records.layout import HANG_FILE, JOURNAL, OUTCOME_FILE, OWNER, TRIALS, trial_path
+from sweeps.records.layout import EPOCHS, HANG_FILE, JOURNAL, NEWEST, OUTCOME_FILE, OWNER, TRIALS, trial_path
+from sweeps.records.spool import SPOOL
 from sweeps.storage.journal_copy import JournalCopy, read_copy
 from sweeps.storage.lock import Held, Superseded
 from sweeps.storage.objects import ObjectStore
+from sweeps.storage.packs import pack, unpack
 from sweeps.storage.presence import Fence, driver_sign, presence, refuse_second
 from sweeps.storage.scratch import scratch_folder
 
@@ -31,6 +33,8 @@ _log = logging.getLogger(__name__)
 _LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
 #: Files that are carried within so many seconds are one transfer: whose the job is, is looked at before it.
 _CHECKED_S = 1.0
+#: Two objects that were written further apart than this have different times in every store (S3 tells whole seconds).
+_SAME_STAMP_S = 5.0
 #: Who has a trial: the driver's number, host, process, a unique word, and which config it trains.
 _OWNER_WORDS = 5
 
@@ -65,10 +69,14 @@ class Exchange:
         """
         self._held = held
 
-    def check_owner(self) -> None:
-        """Raise Superseded if another process has claimed the job, or the sweep, since this one did."""
+    def check_folder(self) -> None:
+        """Raise Superseded if another process has the job's folder, which this one is about to write to."""
         if self._held is not None:
             self._held.check()
+
+    def check_owner(self) -> None:
+        """Raise Superseded if another process has claimed the job, or the sweep, since this one did."""
+        self.check_folder()
 
     def present(self, end: Callable[[str], None]) -> contextlib.AbstractContextManager[None]:
         """Be the sweep's driver where no file lock reaches (``sweeps.storage.presence``); ``end`` is told why to stop."""
@@ -81,8 +89,15 @@ class Exchange:
     def refuse_second(self) -> None:
         """Raise ConfigError if the store knows of a driver elsewhere that may still be at work."""
 
-    def send(self, *paths: str) -> None:
-        """Files or folders, relative to the sweep's folder: make the store's copy like ours."""
+    def send(self, *paths: str, without: tuple[str, ...] = ()) -> None:
+        """Files or folders, relative to the sweep's folder: make the store's copy like ours.
+
+        Args:
+            without: names of files and folders that stay here.
+        """
+
+    def send_state(self, job: Job, checkpoint: str) -> None:
+        """Send what another node needs to go on from a checkpoint (its name), in place of the one before."""
 
     def offer(self, *paths: str) -> None:
         """Send what can be done without: a store that is away is not waited for."""
@@ -98,9 +113,6 @@ class Exchange:
 
     def fetch_file(self, path: str) -> None:
         """As :meth:`fetch`, of what is a file if it is there."""
-
-    def drop_folders(self, *paths: str) -> None:
-        """As :meth:`remove`, right after a :meth:`send`, of folders that this process has sent."""
 
     def sizes(self, path: str) -> Mapping[str, int]:
         """Path -> bytes of what the store alone holds below ``path``."""
@@ -125,6 +137,13 @@ class ObjectExchange(Exchange):
         self._at_once = ObjectStore(url, patience_s=0.0)
         self._fence: Fence | None = None
         self._claimed, self._token = "", b""
+        #: When our claim was written, as the store tells it; None = another one's might bear the same time.
+        self._ours: tuple[float, int] | None = None
+        self._claimed_at = 0.0
+        #: The checkpoint that this process has sent last: (the trial's folder, its name).
+        self._state = ("", "")
+        #: Our files that the store has as they are here: path -> which version of it.
+        self._carried: dict[str, tuple[int, int, int]] = {}
         self._journal = JournalCopy(root / JOURNAL)
 
     def here(self, job: Job) -> Job:
@@ -135,6 +154,13 @@ class ObjectExchange(Exchange):
             self.store.remove(folder)
         self.fetch(folder)
         (self.root / folder).mkdir(parents=True, exist_ok=True)
+        newest = self.root / folder / EPOCHS / NEWEST
+        if newest.exists():
+            try:
+                unpack(newest.read_bytes(), self.root)
+            except ValueError as exc:
+                _log.warning("%s: the state in the store is passed over: %s", job.trial_id, exc)
+            newest.unlink()
         return dataclasses.replace(job, folder=str(self.root / folder))
 
     def claim(self, job: Job, held: Held | None = None) -> None:
@@ -146,6 +172,7 @@ class ObjectExchange(Exchange):
         process = f"{os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}"
         self._token = f"{self.generation} {process} {job.config.key()}".encode()
         self.store.write(self._claimed, self._token)
+        self._ours, self._claimed_at = None, time.monotonic()
 
     def check_owner(self) -> None:
         super().check_owner()
@@ -154,8 +181,20 @@ class ObjectExchange(Exchange):
     def _check(self, store: ObjectStore) -> None:
         if self._fence is not None:
             self._fence.check(store)
-        if self._claimed and store.read(self._claimed) != self._token:
+        if self._claimed and not self._is_ours(store):
             raise Superseded(f"{PurePosixPath(self._claimed).parent} has been taken over by another process")
+
+    def _is_ours(self, store: ObjectStore) -> bool:
+        """Whether the job's owner is still this process. What was ours some time after our claim, by its words, is ours
+        for as long as nobody has written it since: the store tells that with one request instead of two.
+        """
+        stamp = store.stamp(self._claimed)
+        if stamp is not None and stamp == self._ours:
+            return True
+        ours = store.read(self._claimed) == self._token
+        if ours and time.monotonic() - self._claimed_at > _SAME_STAMP_S:
+            self._ours = stamp
+        return ours
 
     @property
     def superseded(self) -> bool:
@@ -174,16 +213,33 @@ class ObjectExchange(Exchange):
     def refuse_second(self) -> None:
         refuse_second(self.store, self.root)
 
-    def send(self, *paths: str) -> None:
+    def send(self, *paths: str, without: tuple[str, ...] = ()) -> None:
         files: list[str] = []
         for path in paths:
             local = self.root / path
             if local.is_dir():
-                files += [str(file.relative_to(self.root)) for file in local.rglob("*") if _travels(file)]
+                found = (file.relative_to(self.root) for file in local.rglob("*") if _travels(file))
+                files += [str(file) for file in found if not set(file.parts) & set(without)]
             elif local.exists():
                 files.append(path)
+        if (
+            self._claimed
+        ):  # nobody else writes there: what is as it was when it was carried needs no second time
+            files = [file for file in files if self._carried.get(file) != _version(self.root / file)]
         # All in one go, because every look at whose the job is costs a request.
         self._carry(lambda file: self._send_file(file, self.store), files, self.check_owner)
+
+    def send_state(self, job: Job, checkpoint: str) -> None:
+        trial = trial_path(job.trial_id)
+        if self._state == (trial, checkpoint):
+            return
+        self.check_owner()
+        self._send_file(f"{trial}/{SPOOL}", self.store)  # by itself: a sweep's watchers read its end
+        # What has not been written yet is not missed; the checkpoint is.
+        beside = [f"{trial}/{name}" for name in (schema.ARTIFACT_LOG,) if (self.root / trial / name).exists()]
+        state = pack(self.root, [f"{trial}/{EPOCHS}/{checkpoint}", *beside])
+        self.store.write(f"{trial}/{EPOCHS}/{NEWEST}", state)
+        self._state = trial, checkpoint
 
     def offer(self, *paths: str) -> None:
         try:
@@ -200,7 +256,7 @@ class ObjectExchange(Exchange):
         # Object names are whatever somebody wrote; none of them should lead out of the folder.
         skipped = {*without, OWNER, ".."}
         found = [file for file in self.store.sizes(path) if not set(PurePosixPath(file).parts) & skipped]
-        self._carry(lambda file: self.store.get(file, self.root / file), found)
+        self._carry(self._fetch_found, found)
 
     def fetch_journal(self, file: Path) -> None:
         content = read_copy(self.store)
@@ -215,10 +271,6 @@ class ObjectExchange(Exchange):
 
     def fetch_file(self, path: str) -> None:
         self.store.get(path, self.root / path)
-
-    def drop_folders(self, *paths: str) -> None:
-        for path in paths:
-            self.store.remove_folder(path)
 
     def sizes(self, path: str) -> Mapping[str, int]:
         return self.store.sizes(path)
@@ -242,11 +294,17 @@ class ObjectExchange(Exchange):
                 self.store.all(one, turn)
 
     def _send_file(self, path: str, store: ObjectStore) -> None:
-        with contextlib.suppress(FileNotFoundError):  # an old checkpoint that has gone meanwhile
+        with contextlib.suppress(FileNotFoundError):  # it has gone meanwhile
             if path == JOURNAL:
                 self._journal.send(store)
-            else:
-                store.put(self.root / path, path)
+                return
+            version = _version(self.root / path)
+            store.put(self.root / path, path)
+            self._carried[path] = version
+
+    def _fetch_found(self, path: str) -> None:
+        if self.store.get(path, self.root / path):
+            self._carried[path] = _version(self.root / path)
 
 
 def open_exchange(root: Path, url: str | None) -> Exchange:
@@ -270,6 +328,12 @@ def trial_exchange(root: Path, url: str | None, generation: int = 0) -> Iterator
 
     with scratch_folder(url, rescue) as folder:
         yield ObjectExchange(folder, url, generation)
+
+
+def _version(file: Path) -> tuple[int, int, int]:
+    """Another one means that the file was written again."""
+    found = file.stat()
+    return found.st_ino, found.st_mtime_ns, found.st_size
 
 
 def _travels(file: Path) -> bool:

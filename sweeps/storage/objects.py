@@ -144,15 +144,6 @@ class ObjectStore:
 
         self._patiently(delete)
 
-    def remove_folder(self, path: str) -> None:
-        """As :meth:`remove`, of what is known to be several objects: that need not be asked."""
-
-        def delete() -> None:
-            with contextlib.suppress(FileNotFoundError):
-                self._fs.delete_dir(self._at(path))
-
-        self._patiently(delete)
-
     def all(self, function: Callable[[str], object], paths: list[str]) -> None:
         """Call ``function`` for every path, several at a time."""
         with ThreadPoolExecutor(_AT_ONCE) as pool:

@@ -187,8 +187,7 @@ def run_job(
         if not goes_on:  # the core removes them too, unless the trial raised
             shutil.rmtree(folder / EPOCHS, ignore_errors=True)
         with _ends_if_superseded(job):
-            exchange.send(trial_path(job.trial_id))
-            _remove_old_epochs(job, exchange)
+            _send_trial(job, exchange)
         return outcome
 
 
@@ -209,7 +208,7 @@ def _run(
 
     def report(epoch_report: Any) -> bool:
         with watchdog.pause(), _tolerated("whose the trial is stays open"), _ends_if_superseded(job):
-            exchange.check_owner()  # before this epoch's checkpoint
+            exchange.check_folder()  # before this epoch's checkpoint; what is in a store is asked before that is sent
         row = spool.stamp(spool.row_of(epoch_report))
         spool.append(folder, row)
         with watchdog.pause():  # the driver may take its time
@@ -218,11 +217,9 @@ def _run(
             _fetch_word(job, STOP_FILE, exchange)
         return read_stop(folder) is not None
 
-    in_store: set[str] = set()
-
     def saved(checkpoint: Path) -> None:
-        with watchdog.pause():
-            _send_epoch(job, checkpoint, exchange, in_store)
+        with watchdog.pause(), _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
+            exchange.send_state(job, checkpoint.name)
 
     def snapshot(taken: Any) -> bool:
         with watchdog.pause():
@@ -289,29 +286,15 @@ def _fetch_word(job: Job, file: str, exchange: Exchange) -> None:
         exchange.fetch_file(f"{trial_path(job.trial_id)}/{file}")
 
 
-def _send_epoch(job: Job, checkpoint: Path, exchange: Exchange, in_store: set[str]) -> None:
-    """What another node needs to continue from here; older epochs go as they do here.
-
-    ``in_store``: epochs that the store has, as far as this process has sent them; others go when the trial ends.
-    """
+def _send_trial(job: Job, exchange: Exchange) -> None:
+    """All that has come of the trial; of its epochs the newest where it may go on, and none in the store where not."""
     trial = trial_path(job.trial_id)
-    with _tolerated("the checkpoint stays on this node"), _ends_if_superseded(job):
-        exchange.send(
-            f"{trial}/{EPOCHS}/{checkpoint.name}", f"{trial}/{spool.SPOOL}", f"{trial}/{schema.ARTIFACT_LOG}"
-        )
-        in_store.add(checkpoint.name)
-        old = sorted(in_store - {path.name for path in checkpoint.parent.iterdir()})
-        exchange.drop_folders(*(f"{trial}/{EPOCHS}/{name}" for name in old))
-        in_store.difference_update(old)
-
-
-def _remove_old_epochs(job: Job, exchange: Exchange) -> None:
-    """In the store, what is not here any more."""
-    epochs = f"{trial_path(job.trial_id)}/{EPOCHS}"
-    here = Path(job.folder) / EPOCHS
-    kept = {path.name for path in here.iterdir()} if here.exists() else set()
-    there = {path.split("/")[3] for path in exchange.sizes(epochs)}
-    exchange.remove(*(f"{epochs}/{name}" for name in sorted(there - kept)))
+    exchange.send(trial, without=(EPOCHS,))
+    kept = sorted((Path(job.folder) / EPOCHS).glob("epoch_*"))
+    if kept:
+        exchange.send_state(job, kept[-1].name)
+    else:
+        exchange.remove(f"{trial}/{EPOCHS}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.records.checkpoint import read_manifest
+from gcp_core.records.checkpoint import STATE, read_manifest, read_state
 from gcp_core.records.stages import MAX_BYTES, StageStore, stage_key, usual_bound
 from gcp_core.schema import PER_EPOCH
 from gcp_core.training import run_trial
@@ -235,3 +235,26 @@ def test_by_default_stages_take_a_quarter_of_the_free_disk_and_never_nothing(tmp
     for free, expected in ((8 * 10**9, 2 * 10**9), (10**12, MAX_BYTES), (10**6, 64 * 1024**2)):
         monkeypatch.setattr("shutil.disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         assert usual_bound(tmp_path / "not" / "there") == expected
+
+
+PATH = dataclasses.replace(
+    BASE,
+    train=TrainConfig(schedule="cycles", batch_size=50),
+    prune=PruneConfig(criterion="l1", start=2, interval=2, levels=(0.3, 0.5)),
+)
+
+
+@pytest.mark.parametrize(("config", "own"), [(with_prune(interval=2), [3, 5]), (PATH, [])])
+def test_an_epoch_that_is_a_stage_and_a_checkpoint_is_one_file(tmp_path, config, own):
+    """Only after an event of a single trial the checkpoint holds something else (``own``: these epochs)."""
+    files = {}
+
+    def saved(folder):
+        manifest, state = read_manifest(folder), folder / STATE
+        files[manifest["epoch"]] = state.stat().st_nlink
+        read_state(folder, manifest)
+
+    result = run_trial(config, checkpoint_dir=tmp_path / "t", stages=StageStore(tmp_path / "s"), saved=saved)
+    assert [plan.meta["epoch"] for plan in result.plans] == own or config.is_path
+    assert {epoch for epoch, names in files.items() if names == 1} == set(own)
+    assert {names for epoch, names in files.items() if epoch not in own} == {2}

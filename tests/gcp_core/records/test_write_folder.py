@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 from gcp_core.records import checkpoint
@@ -63,3 +65,38 @@ def test_checkpoints_that_another_process_clears_meanwhile_are_written_again(
     monkeypatch.setattr(checkpoint, "_save", save)
     checkpoints.save(1, {"w": torch.ones(3)}, {})
     assert checkpoints.newest()[0]["epoch"] == 1
+
+
+def _fresh(tmp_path: Path) -> checkpoint.Written:
+    return write_folder(tmp_path / "stage", STATE, {"w": torch.ones(3)}, {}, durable=False)
+
+
+def test_a_state_that_was_written_gets_a_second_name_instead_of_a_second_file(
+    tmp_path: Path, monkeypatch
+) -> None:
+    written = _fresh(tmp_path)
+    monkeypatch.setattr(checkpoint, "_save", lambda *_: pytest.fail("written again"))
+    monkeypatch.setattr(checkpoint, "_file_digest", lambda _: pytest.fail("hashed again"))
+    folder = EpochCheckpoints(tmp_path / "epochs").save(4, {"w": torch.ones(3)}, {}, written)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path / "stage")  # evicted
+    manifest = read_manifest(folder)
+    assert (manifest["epoch"], read_state(folder, manifest)["w"].tolist()) == (4, [1.0, 1.0, 1.0])
+
+
+@pytest.mark.parametrize("harm", ["evicted", "another process put its own there", "the disk knows no links"])
+def test_where_the_file_cannot_be_named_again_it_is_written(tmp_path: Path, monkeypatch, harm: str) -> None:
+    written, state = _fresh(tmp_path), {"w": torch.ones(3)}
+    if harm == "evicted":
+        shutil.rmtree(tmp_path / "stage")
+    elif harm == "another process put its own there":
+        write_folder(tmp_path / "stage", STATE, {"w": torch.zeros(3)}, {}, durable=False)
+    else:
+
+        def link(*_: object) -> None:
+            raise PermissionError(1, "Operation not permitted")
+
+        monkeypatch.setattr(os, "link", link)
+    folder = EpochCheckpoints(tmp_path / "epochs").save(1, state, {}, written)
+    assert read_state(folder, read_manifest(folder))["w"].tolist() == [1.0, 1.0, 1.0]
+    assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", STATE]

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -18,11 +19,12 @@ from sweeps.commands.status import sweep_status
 from sweeps.config.places import working_folder
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.job import Job, Stop, read_outcome, write_stop
-from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, STAGES
+from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, NEWEST, STAGES
 from sweeps.storage.exchange import ObjectExchange, trial_exchange
 from sweeps.storage.lock import Superseded
 from sweeps.storage.object_stages import open_stages
 from sweeps.storage.objects import ObjectStore, StoreError
+from sweeps.storage.packs import unpack
 from sweeps.storage.place import bring_home, open_sweep
 from sweeps.worker.trial import DEFAULT_RUNNER, run_job
 from tests.sweeps.inline import config, drive, new_conductor
@@ -65,10 +67,7 @@ def test_a_trial_goes_on_on_another_node_from_its_last_epoch_to_the_same_weights
     with contextlib.suppress(Died):
         _run(s3, job, dies)
     store = ObjectStore(s3)
-    assert {path.split("/")[3] for path in store.sizes(f"trials/t0000/{EPOCHS}")} == {
-        "epoch_0002",
-        "epoch_0003",
-    }
+    assert set(store.sizes(f"trials/t0000/{EPOCHS}")) == {f"trials/t0000/{EPOCHS}/{NEWEST}"}
     outcome = _run(s3, job, lambda row: seen.append(row["epoch"]))
     assert seen == [1, 2, 3, 4, 4, 5], "only the running epoch is trained again"
     assert outcome.weights_sha256 == alone.weights_sha256
@@ -77,7 +76,10 @@ def test_a_trial_goes_on_on_another_node_from_its_last_epoch_to_the_same_weights
     assert _run(s3, job, lambda row: pytest.fail("it had ended")) == outcome
 
 
-def test_a_checkpoint_that_came_only_in_part_is_passed_over(s3: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["no pack", "half a pack", "another state"])
+def test_a_checkpoint_that_is_damaged_in_the_store_is_passed_over(
+    s3: str, tmp_path: Path, damage: str
+) -> None:
     job, store, seen = _job(tmp_path), ObjectStore(s3), []
 
     def dies(row: dict[str, float]) -> None:
@@ -86,9 +88,18 @@ def test_a_checkpoint_that_came_only_in_part_is_passed_over(s3: str, tmp_path: P
 
     with contextlib.suppress(Died):
         _run(s3, job, dies)
-    store.write(f"trials/t0000/{EPOCHS}/epoch_0003/state.pt", b"torn")
+    newest = f"trials/t0000/{EPOCHS}/{NEWEST}"
+    whole = store.read(newest)
+    middle = len(whole) // 2
+    changed = {
+        "no pack": b"torn",
+        "half a pack": whole[:middle],
+        "another state": whole[:middle] + bytes(16) + whole[middle + 16 :],
+    }
+    assert changed[damage] != whole
+    store.write(newest, changed[damage])
     outcome = _run(s3, job, lambda row: seen.append(row["epoch"]))
-    assert seen == [3, 4, 5]
+    assert seen == [1, 2, 3, 4, 5]
     assert outcome.weights_sha256 == run_trial(TRIAL).weights_sha256
 
 
@@ -107,6 +118,7 @@ def test_the_drivers_word_reaches_a_trial(s3: str, tmp_path: Path) -> None:
 
 SUPERSEDED = """
 import sys
+import time
 from pathlib import Path
 from sweeps.storage.exchange import ObjectExchange, trial_exchange
 from sweeps.records.job import Job
@@ -131,8 +143,11 @@ def test_a_process_whose_trial_was_given_to_another_one_ends_and_writes_nothing_
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (done.returncode, done.stdout.split()) == (1, seen), done.stderr
     there = ObjectStore(s3).sizes("trials/t0000")
-    kept = {f"epoch_{number:04d}" for number in range(max(1, epoch - 2), epoch)}
-    assert {path.split("/")[3] for path in there if f"/{EPOCHS}/" in path} == kept
+    assert [path for path in there if f"/{EPOCHS}/" in path] == [f"trials/t0000/{EPOCHS}/{NEWEST}"]
+    unpack(ObjectStore(s3).read(f"trials/t0000/{EPOCHS}/{NEWEST}"), tmp_path)
+    assert [path.name for path in (tmp_path / "trials/t0000" / EPOCHS).iterdir()] == [
+        f"epoch_{epoch - 1:04d}"
+    ]
     assert not [path for path in there if "model/" in path or path.endswith("outcome.json")]
 
 
@@ -172,27 +187,24 @@ def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path
     )
     with trial_exchange(Path("/nowhere"), s3) as exchange:
         run_trial(later, stages=open_stages(exchange))
-        assert not list((exchange.root / STAGES).iterdir()), "nothing piles up on the node"
+        assert len(list((exchange.root / STAGES).iterdir())) <= 1, "nothing piles up on the node"
     with trial_exchange(Path("/nowhere"), s3) as exchange:
         baseline = run_trial(later.baseline(), stages=open_stages(exchange))
     assert baseline.trained_epochs == 2, "three of five came from the store"
     assert baseline.weights_sha256 == run_trial(later.baseline()).weights_sha256
 
 
-@pytest.mark.parametrize("torn", ["manifest.json", "state.pt"])
-def test_a_torn_stage_is_written_again(s3: str, tmp_path: Path, torn: str) -> None:
-    """Without its manifest it counts as not there; one that turns out to be damaged goes."""
+@pytest.mark.parametrize("left", [0.0, 0.2, 0.3])
+def test_a_torn_stage_is_written_again(s3: str, tmp_path: Path, left: float) -> None:
+    """That it is damaged only loading shows; then it goes."""
     import torch
 
     exchange, state = ObjectExchange(tmp_path, s3), {"model": {"w": torch.ones(100)}}
     open_stages(exchange).save("key", state, {"loss": 1.0})
-    if torn == "manifest.json":
-        exchange.store.remove(f"{STAGES}/key/{torn}")
-    else:
-        exchange.store.write(f"{STAGES}/key/{torn}", b"torn")
+    whole = exchange.store.read(f"{STAGES}/key.tar")
+    exchange.store.write(f"{STAGES}/key.tar", whole[: int(left * len(whole))])
     trial = open_stages(exchange)
-    if torn == "state.pt":  # which only loading shows
-        assert trial.load("key") is None
+    assert trial.load("key") is None
     trial.save("key", state, {"loss": 1.0})
     manifest, tensors = open_stages(exchange).load("key")
     assert (manifest["loss"], tensors["model"]["w"].sum().item()) == (1.0, 100.0)
@@ -208,24 +220,62 @@ def test_the_oldest_stages_go_when_the_store_grows_past_its_bound(s3: str, tmp_p
     size = sum(exchange.sizes(STAGES).values())
     stages.max_bytes = int(2.6 * size)  # 80 % of it: two
     stages.save("second", state, {})
-    assert exchange.store.names(STAGES) == {"first", "second"}
+    assert exchange.store.names(STAGES) == {"first.tar", "second.tar"}
     stages.save("third", state, {})
     left = exchange.store.names(STAGES)
-    assert "third" in left
+    assert "third.tar" in left
     assert len(left) == 2
 
 
-def test_an_epoch_of_a_trial_costs_few_requests(s3: str, tmp_path: Path, monkeypatch) -> None:
-    """As the server counts them. Two for whose the trial is, before its report and before its files; six files; the
-    driver's word; now and then the list of stages; from the third epoch on what it takes to remove an old one."""
+def _asked(monkeypatch) -> list[str]:
+    """Every request that the server gets from now on, such as ``PUT /sweeps/...``."""
     from werkzeug.serving import WSGIRequestHandler
 
-    asked, at, real = [], [], WSGIRequestHandler.make_environ
-    monkeypatch.setattr(WSGIRequestHandler, "make_environ", lambda one: asked.append(one.path) or real(one))
-    _run(s3, _job(tmp_path), lambda row: at.append(len(asked)))
-    first, second, third, fourth = (b - a for a, b in itertools.pairwise(at))
-    assert max(first, second) <= 12
-    assert max(third, fourth) <= 18
+    asked, real = [], WSGIRequestHandler.make_environ
+
+    def noted(handler):
+        asked.append(f"{handler.command} {handler.path}")
+        return real(handler)
+
+    monkeypatch.setattr(WSGIRequestHandler, "make_environ", noted)
+    return asked
+
+
+def _job_of_path(folder: Path) -> Job:
+    train = TrainConfig(schedule="cycles")
+    prune = PruneConfig(criterion="l1", start=2, interval=2, levels=(0.3, 0.5))
+    config = TrialConfig(data=TRIAL.data, model=TRIAL.model, train=train, prune=prune)
+    return Job("t0000", "trial", 0, config, {}, str(folder / "trials" / "t0000"))
+
+
+@pytest.mark.parametrize(("kind", "snapshots"), [(_job, []), (_job_of_path, [2, 4])])
+def test_an_epoch_of_a_trial_costs_six_requests_and_a_snapshot_four(
+    s3: str, tmp_path: Path, monkeypatch, kind, snapshots: list[int]
+) -> None:
+    """As the server counts them: the driver's word, whose the trial is, its rows, its checkpoint with the log; the list
+    of stages and the new stage. Until its own claim is some seconds old, whose the trial is costs two more."""
+    asked, at, real = _asked(monkeypatch), [], time.monotonic
+    # As if every epoch took ten seconds.
+    monkeypatch.setattr(time, "monotonic", lambda: real() + 10 * len(at))
+    _run(s3, kind(tmp_path), lambda row: at.append(len(asked)))
+    costs = {epoch: b - a for epoch, (a, b) in enumerate(itertools.pairwise(at), 1)}
+    assert costs.pop(1) <= 8
+    assert costs == {epoch: 10 if epoch in snapshots else 6 for epoch in costs}, asked
+
+
+def test_what_the_store_has_is_not_sent_again_at_the_end(s3: str, tmp_path: Path, monkeypatch) -> None:
+    """A path's weights of all levels, say, also where it went on on another node."""
+    asked = _asked(monkeypatch)
+
+    def dies(row: dict[str, float]) -> None:
+        if row["epoch"] == 5:
+            raise Died
+
+    with contextlib.suppress(Died):
+        _run(s3, _job_of_path(tmp_path), dies)
+    assert len(_run(s3, _job_of_path(tmp_path)).snapshots) == 3
+    put = [line.removeprefix("PUT") for line in asked if line.startswith("PUT") and "weights.pt" in line]
+    assert len(put) == len(set(put)) == 3
 
 
 # --- the whole sweep, in one process ------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.records.stages import StageStore
 from sweeps.records.layout import STAGES
 from sweeps.storage.exchange import Exchange, ObjectExchange
@@ -34,17 +35,33 @@ def test_a_stage_is_read_on_another_node_as_it_was_written(nodes):
     assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
 
 
-def test_nothing_is_left_on_the_node(nodes):
+def test_of_what_was_saved_the_node_keeps_the_last_and_of_what_was_read_nothing(nodes):
+    one, other = nodes
+    for key in "abc":
+        one.save(key, STATE, {})
+    assert [folder.name for folder in one.root.iterdir()] == ["c"]
+    assert other.load("a") is not None
+    assert not any(file.is_file() for file in other.root.rglob("*"))
+
+
+def test_the_stage_saved_last_lends_its_file_to_the_checkpoint(nodes, tmp_path):
     one, _ = nodes
     one.save("a", STATE, {})
-    assert one.load("a") is not None
-    assert not any(file.is_file() for file in one.root.rglob("*"))
+    one.save("b", STATE, {})
+    assert one.written("a") is None
+    saved = one.written("b")
+    folder = EpochCheckpoints(tmp_path / "epochs").save(1, STATE, {}, saved)
+    assert (folder / "state.pt").stat().st_ino == saved.inode
+    one.save("c", STATE, {})
+    manifest, state = EpochCheckpoints(tmp_path / "epochs").newest()
+    assert manifest["sha256"] == saved.sha256
+    assert torch.equal(state["model"]["weight"], STATE["model"]["weight"])
 
 
 def test_a_stage_that_is_there_is_not_sent_again(nodes, monkeypatch):
     one, other = nodes
     one.save("a", STATE, {"by": "one"})
-    monkeypatch.setattr(other._exchange.store, "put", lambda *paths: pytest.fail("sent again"))
+    monkeypatch.setattr(other._exchange.store, "write", lambda *_: pytest.fail("sent again"))
     other.save("a", STATE, {"by": "other"})
     assert one.load("a")[0]["by"] == "one"
 
@@ -52,7 +69,7 @@ def test_a_stage_that_is_there_is_not_sent_again(nodes, monkeypatch):
 def test_a_damaged_stage_counts_as_missing(nodes):
     one, _ = nodes
     one.save("a", STATE, {})
-    one._exchange.store.write(f"{STAGES}/a/state.pt", b"half of it")
+    one._exchange.store.write(f"{STAGES}/a.tar", b"half of it")
     assert one.load("a") is None
 
 
