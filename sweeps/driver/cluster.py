@@ -8,6 +8,7 @@ import functools
 import logging
 import os
 import shutil
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from sweeps.driver.nodes import (
     check_shared,
     data_paths,
     describe,
+    wrong_clocks,
 )
 from sweeps.records.job import Job
 from sweeps.storage.objects import store_problem
@@ -87,7 +89,11 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
             else:
                 check_reach(config.store, _store_problems(config.store, named))
             paths = data_paths(config)
-            check_nodes(describe("the driver", paths), _describe_all(named, paths))
+            asked = time.time()
+            found = _describe_all(named, paths)
+            for sentence in wrong_clocks(asked, found, time.time()):
+                _log.warning("%s", sentence)
+            check_nodes(describe("the driver", paths), found)
         yield
     finally:
         if ours:

@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ from sweeps.driver.capacity import fits, wanted
 #: Packages that decide about a trial's weights or about what its process understands.
 _PACKAGES = ("torch", "torchvision", "numpy")
 _OURS = ("gcp_core", "sweeps")
+#: Clocks further apart than this are worth a word, in seconds. Stores refuse signatures from about 900 s on.
+_APART_S = 30.0
 
 
 @dataclass(frozen=True)
@@ -29,12 +32,14 @@ class Node:
     Attributes:
         versions: of Python, of the packages that matter, and a digest of our own source.
         missing: paths that do not exist there.
+        clock: seconds since 1970, when it was asked.
         error: why it could not say anything, empty if it could.
     """
 
     name: str
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    clock: float = 0.0
     error: str = ""
 
 
@@ -42,7 +47,7 @@ def describe(name: str, paths: Sequence[str]) -> Node:
     """This machine; imports nothing heavy."""
     versions = {"Python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
     missing = tuple(path for path in paths if not os.path.exists(path))
-    return Node(name, {**versions, "our code": _source_digest()}, missing)
+    return Node(name, {**versions, "our code": _source_digest()}, missing, time.time())
 
 
 def _version(package: str) -> str:
@@ -100,6 +105,24 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
             "data.path",
             "the data must be at the same path on every node",
         )
+
+
+def wrong_clocks(asked: float, nodes: Iterable[Node], answered: float) -> list[str]:
+    """A sentence for each node whose clock is far from the driver's, which was ``asked`` when the question went out and
+    ``answered`` when the last answer came (seconds since 1970).
+
+    Nothing is decided by a node's clock: how old a sign or a lock is, the file server or the store says.
+    """
+    found = []
+    for node in nodes:
+        ahead = max(0.0, node.clock - answered) - max(0.0, asked - node.clock)
+        if not node.error and abs(ahead) > _APART_S:
+            where = "ahead of" if ahead > 0 else "behind"
+            found.append(
+                f"the clock of {node.name} is {abs(ahead):,.0f} s {where} the driver's: MLflow's time axis will be as"
+                " wrong for its trials, and a store may refuse what it signs (NTP or chrony keeps clocks together)"
+            )
+    return found
 
 
 def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> None:

@@ -1,12 +1,21 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.driver.nodes import Node, check_nodes, check_resources, check_shared, data_paths, describe
+from sweeps.driver.nodes import (
+    Node,
+    check_nodes,
+    check_resources,
+    check_shared,
+    data_paths,
+    describe,
+    wrong_clocks,
+)
 from tests.sweeps.inline import config
 
 
@@ -91,3 +100,15 @@ def test_every_place_of_the_data_is_asked_for(tmp_path: Path) -> None:
     assert data_paths(config(tmp_path)) == []  # the digits are bundled
     paths = {"data.name": "parquet", "data.path": {"choice": [f"{tmp_path}/a", f"{tmp_path}/b"]}}
     assert data_paths(config(tmp_path, paths)) == [f"{tmp_path}/a", f"{tmp_path}/b"]
+
+
+def test_a_node_whose_clock_is_far_off_is_named_and_used() -> None:
+    """Its answer came between the question and the last answer; what may have passed on the way counts for it."""
+    clocks = {"good": 1005.0, "slow to answer": 1099.0, "tomorrow": 87_500.0, "yesterday": -85_000.0}
+    nodes = [*(Node(name, clock=clock) for name, clock in clocks.items()), Node("silent", error="gone")]
+    assert [sentence.partition(":")[0] for sentence in wrong_clocks(1000.0, nodes, 1100.0)] == [
+        "the clock of tomorrow is 86,400 s ahead of the driver's",
+        "the clock of yesterday is 86,000 s behind the driver's",
+    ]
+    before = time.time()
+    assert before <= describe("here", []).clock <= time.time()

@@ -17,6 +17,7 @@ from gcp_core.training import run_trial
 from sweeps.commands import clean as cleaning
 from sweeps.commands.status import sweep_status
 from sweeps.config.places import working_folder
+from sweeps.records import spool
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.job import Job, Stop, read_outcome, write_stop
 from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, NEWEST, STAGES
@@ -74,6 +75,26 @@ def test_a_trial_goes_on_on_another_node_from_its_last_epoch_to_the_same_weights
     assert not store.sizes(f"trials/t0000/{EPOCHS}")
     assert not tmp_path.joinpath("trials").exists(), "the driver's folder is not the trial's"
     assert _run(s3, job, lambda row: pytest.fail("it had ended")) == outcome
+
+
+def test_nodes_whose_clocks_are_days_apart_work_on_one_trial(s3: str, tmp_path: Path, monkeypatch) -> None:
+    """The first is a day ahead and dies; the second is a day behind. Only the times of MLflow's points differ."""
+    job, seen, real, day = _job(tmp_path), [], time.time, 86_400
+
+    def dies(row: dict[str, float]) -> None:
+        seen.append(row["epoch"])
+        if row["epoch"] == 4:
+            raise Died
+
+    monkeypatch.setattr(spool.time, "time", lambda: real() + day)
+    with contextlib.suppress(Died):
+        _run(s3, job, dies)
+    monkeypatch.setattr(spool.time, "time", lambda: real() - day)
+    outcome = _run(s3, job, lambda row: seen.append(row["epoch"]))
+    assert seen == [1, 2, 3, 4, 4, 5]
+    assert outcome.weights_sha256 == run_trial(TRIAL).weights_sha256
+    days = [round((row[spool.AT] / 1000 - real()) / day) for row in outcome.history]
+    assert days == [1, 1, 1, -1, -1]
 
 
 @pytest.mark.parametrize("damage", ["no pack", "half a pack", "another state"])
