@@ -19,7 +19,7 @@ from gcp_core.schedule.clock import event_epochs, last_event_epoch
 from sweeps.config.search import SearchConfig
 from sweeps.records.job import Job, Outcome, Stop
 from sweeps.strategy.feasibility import Projection
-from sweeps.strategy.stopping import rung_epochs
+from sweeps.strategy.stopping.courses import rung_epochs
 
 ENOUGH_ENDED = 6
 _COSTS = ("macs", "params")

@@ -22,13 +22,10 @@ from sweeps.records.job import Job, Outcome, Stop, read_outcome, read_stop, writ
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.feasibility import Feasibility, Projection
 from sweeps.strategy.sampling import Proposer
-from sweeps.strategy.stopping import (
-    Rungs,
-    expected_accuracy,
-    goes_on,
-    rung_epochs,
-    spacing,
-)
+from sweeps.strategy.stopping import Rungs
+from sweeps.strategy.stopping.courses import rung_epochs
+from sweeps.strategy.stopping.foresight import expected_accuracy
+from sweeps.strategy.stopping.ranking import goes_on, spacing
 from sweeps.worker.trial import run_job
 from tests.oracles.dominance import ranks as slow_ranks
 from tests.sweeps.fake_runner import DENSE_MACS, DENSE_PARAMS
