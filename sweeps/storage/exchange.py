@@ -222,9 +222,8 @@ class ObjectExchange(Exchange):
                 files += [str(file) for file in found if not set(file.parts) & set(without)]
             elif local.exists():
                 files.append(path)
-        if (
-            self._claimed
-        ):  # nobody else writes there: what is as it was when it was carried needs no second time
+        if self._claimed:
+            # Nobody else writes there: what is as it was when it was carried is not carried again.
             files = [file for file in files if self._carried.get(file) != _version(self.root / file)]
         # All in one go, because every look at whose the job is costs a request.
         self._carry(lambda file: self._send_file(file, self.store), files, self.check_owner)
