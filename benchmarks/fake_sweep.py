@@ -104,6 +104,8 @@ def measure(trials: int, workers: int, sampler: str, paths: bool) -> dict[str, A
     before, parts, wall = processes.load(), Parts(), time.perf_counter()
     with tempfile.TemporaryDirectory() as storage:
         search: dict[str, Any] = {"trials": trials, "concurrency": workers, "sampler": sampler}
+        if paths:
+            search["min_gain"] = 0.0  # all of them to their ends
         config = load_config({**(PATHS if paths else SINGLE), "search": search, "storage": storage})
         Path(config.folder).mkdir(parents=True)
         cluster = Cluster(workers, EPOCH_S, accuracy)
