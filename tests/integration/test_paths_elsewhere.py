@@ -14,7 +14,7 @@ from gcp_core.training import run_trial
 from sweeps.conduct import paths
 from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import read_entry
-from sweeps.records.layout import EPOCHS, STAGES
+from sweeps.records.layout import EPOCHS, NEWEST, STAGES
 from sweeps.records.ledger import Ledger
 from sweeps.storage.objects import ObjectStore
 from tests.postgresql import Server
@@ -72,9 +72,7 @@ def test_resting_paths_go_on_from_another_machine_bit_by_bit(
     ledger = _ledger(tree)
     assert {trial.state for trial in ledger._study("trial").trials} == {TrialState.COMPLETE}
     assert not [path for path in store.sizes() if path.startswith(STAGES)]
-    kept = [
-        path.split("/")[1] for path in store.sizes() if f"/{EPOCHS}/" in path and path.endswith("state.pt")
-    ]
+    kept = [path.split("/")[1] for path in store.sizes() if path.endswith(f"/{EPOCHS}/{NEWEST}")]
     assert sorted(kept) == ["t0000", "t0001"], "one state each, should their target be raised"
     snapshots, models = ledger.snapshots(), set()
     for record in ledger.records("trial"):
