@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, cast
@@ -32,7 +31,6 @@ from gcp_core.pruning.reach import reachable_share
 
 __all__ = ["Budget", "Ranking", "hidden_groups", "reachable_share", "select_channels"]
 
-_log = logging.getLogger(__name__)
 
 _NORMS: dict[str, Callable[[np.ndarray], float]] = {
     "none": lambda s: 1.0,
@@ -84,10 +82,6 @@ def select_channels(
     if taken is None:
         taken = fitted(keep, judged.lowest, groups, budget, judged.cost)
     asked = sum(asked for _, asked in rankings(groups, budget))
-    free = (any(n <= len(own) for n in allowed[g] if n) for g, own in enumerate(judged.lowest))
-    if not any(taken) and asked and not any(free):
-        kept = f"min_channels={budget.min_channels}, min_share={budget.min_share}, round_to={budget.round_to}"
-        _log.warning("nothing is removed: no group has a unit to spare (%s)", kept)
     removed = {group.name: judged.gone(g, taken[g]) for g, group in enumerate(groups.groups) if taken[g]}
     meta: dict[str, Any] = {"asked": asked, "removed": sum(taken)}
     if budget.hidden_count is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 
 import torch
 
@@ -20,6 +21,8 @@ from gcp_core.seeds import derive_seed, generator
 from gcp_core.training.setup import budget_for
 from gcp_core.training.state import State
 
+_log = logging.getLogger(__name__)
+
 
 def prune_event(state: State, epoch: int) -> Plan | None:
     """Remove what is due at the end of ``epoch``; None if the target is met or the floors leave nothing to take."""
@@ -33,7 +36,12 @@ def prune_event(state: State, epoch: int) -> Plan | None:
         budget = growing_budget(budget, state.living)
     allocator = event_allocator(state, epoch)
     plan = select_within(scores, state.living, budget, allocator)
-    return carry_out(state, plan, epoch, allocator) if plan.num_units else None
+    if plan.num_units:
+        return carry_out(state, plan, epoch, allocator)
+    # Said here and not by the selection: whoever only imagines events (a driver, a forecast) meets this all the time.
+    kept = f"min_channels={budget.min_channels}, min_share={budget.min_share}, round_to={budget.round_to}"
+    _log.warning("nothing is removed after epoch %d: no group has a unit to spare (%s)", epoch, kept)
+    return None
 
 
 def growing_budget(budget: Budget, groups: Groups) -> Budget:
