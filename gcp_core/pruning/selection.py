@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any, cast
@@ -31,6 +32,7 @@ from gcp_core.pruning.reach import reachable_share
 
 __all__ = ["Budget", "Ranking", "hidden_groups", "reachable_share", "select_channels"]
 
+_log = logging.getLogger(__name__)
 
 _NORMS: dict[str, Callable[[np.ndarray], float]] = {
     "none": lambda s: 1.0,
@@ -101,6 +103,18 @@ def select_within(
         return select_channels(scores, groups, budget, allocator)
     except InfeasibleTarget:
         return select_channels(scores, groups, dataclasses.replace(budget, limit=None), allocator)
+
+
+def say_if_spent(scores: Judgement, groups: Groups, budget: Budget) -> None:
+    """Log it if the floors are why an event with this budget has taken nothing: for events of a trial.
+
+    The selection itself says nothing: whoever only imagines events (a driver, a forecast) meets floors all the time.
+    """
+    allowed, judged = removable(groups, budget), _judged(scores, groups, budget)
+    free = (any(n <= len(own) for n in allowed[g] if n) for g, own in enumerate(judged.lowest))
+    if sum(asked for _, asked in rankings(groups, budget)) and not any(free):
+        kept = f"min_channels={budget.min_channels}, min_share={budget.min_share}, round_to={budget.round_to}"
+        _log.warning("nothing is removed: no group has a unit to spare (%s)", kept)
 
 
 @dataclasses.dataclass(frozen=True)

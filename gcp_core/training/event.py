@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 
 import torch
 
@@ -15,13 +14,11 @@ from gcp_core.errors import required
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.growth import plan_growth
-from gcp_core.pruning.selection import select_within
+from gcp_core.pruning.selection import say_if_spent, select_within
 from gcp_core.schedule.clock import last_event_epoch
 from gcp_core.seeds import derive_seed, generator
 from gcp_core.training.setup import budget_for
 from gcp_core.training.state import State
-
-_log = logging.getLogger(__name__)
 
 
 def prune_event(state: State, epoch: int) -> Plan | None:
@@ -38,9 +35,7 @@ def prune_event(state: State, epoch: int) -> Plan | None:
     plan = select_within(scores, state.living, budget, allocator)
     if plan.num_units:
         return carry_out(state, plan, epoch, allocator)
-    # Said here and not by the selection: whoever only imagines events (a driver, a forecast) meets this all the time.
-    kept = f"min_channels={budget.min_channels}, min_share={budget.min_share}, round_to={budget.round_to}"
-    _log.warning("nothing is removed after epoch %d: no group has a unit to spare (%s)", epoch, kept)
+    say_if_spent(scores, state.living, budget)
     return None
 
 

@@ -20,6 +20,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.criteria import is_comparable
 from gcp_core.errors import Diverged
 from gcp_core.plan import Plan
+from gcp_core.pruning.selection import say_if_spent
 from gcp_core.records.checkpoint import EpochCheckpoints, remove_leftovers
 from gcp_core.records.results import Snapshot, TrialResult, read_snapshots, snapshot_folder, write_result
 from gcp_core.records.stages import StageStore
@@ -29,7 +30,7 @@ from gcp_core.training.event import carry_out, event_allocator, event_scores
 from gcp_core.training.finals import keep_model, latency_of, time_of
 from gcp_core.training.levels import level_plan, why_over
 from gcp_core.training.observe import Hooks, check_finite, measure, report_of, tell
-from gcp_core.training.setup import Setup
+from gcp_core.training.setup import Setup, budget_for
 from gcp_core.training.sharing import Sharing
 from gcp_core.training.state import State
 
@@ -128,7 +129,9 @@ class _Path:
         dense = float(getattr(setup.dense_cost, prune.of))
         comparable, allocator = is_comparable(setup.scorer[0]), event_allocator(state, state.epoch)
         plan = level_plan(scores, state.living, prune, dense, comparable, allocator)
-        if plan is not None:
+        if plan is None:
+            say_if_spent(scores, state.living, budget_for(prune, None, comparable))
+        else:
             plan = carry_out(state, plan, state.epoch, allocator)
             log.info(
                 "event %d after epoch %d: removed %d units, %.1f %% of the %s left",

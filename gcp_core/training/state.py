@@ -174,9 +174,13 @@ class State:
         found = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         return found if self.penalty is None else {**found, "penalty": state_of(self.penalty)}
 
+    def clock_state(self) -> dict[str, Any]:
+        """What the clock remembers; empty = nothing."""
+        return {} if self.clock is None else state_of(self.clock)
+
     def checkpoint(self) -> dict[str, Any]:
         """:meth:`tensors`, and what the clock remembers: what this very trial goes on from."""
-        clock = {} if self.clock is None else state_of(self.clock)
+        clock = self.clock_state()
         return {**self.tensors(), "clock": clock} if clock else self.tensors()
 
     def load(self, tensors: Mapping[str, Any], where: str) -> None:

@@ -12,7 +12,7 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.errors import InfeasibleTarget
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
-from gcp_core.pruning.selection import Budget, reachable_share, select_channels
+from gcp_core.pruning.selection import Budget, reachable_share, say_if_spent, select_channels
 from gcp_core.training import run_trial
 from tests.oracles.nets import random_scores
 
@@ -204,5 +204,21 @@ def test_an_event_of_a_trial_that_can_take_nothing_says_so(caplog):
         (first,) = run_trial(config, latency=False).plans
     assert first.meta["epoch"] == 1
     assert [record.getMessage() for record in caplog.records] == [
-        "nothing is removed after epoch 2: no group has a unit to spare (min_channels=2, min_share=0.1, round_to=1)"
+        "nothing is removed: no group has a unit to spare (min_channels=2, min_share=0.1, round_to=1)"
     ]
+
+
+def test_a_path_that_the_floors_end_says_so(caplog):
+    prune = PruneConfig("l1", start=1, interval=1, ratio=0.95, ratio_of="units", target=0.9999)
+    path = replace(TRIAL, train=TrainConfig(schedule="cycles", batch_size=64), prune=prune)
+    with caplog.at_level(logging.WARNING):
+        assert run_trial(path).ended == "floors"
+    assert [record.getMessage() for record in caplog.records][1:] == [  # the first foretells it
+        "nothing is removed: no group has a unit to spare (min_channels=2, min_share=0.1, round_to=1)"
+    ]
+
+
+def test_an_event_whose_allocator_keeps_all_does_not_blame_the_floors(caplog):
+    with caplog.at_level(logging.WARNING):
+        say_if_spent(random_scores(VGG), VGG, Budget(ratio=0.1))
+    assert not caplog.records
