@@ -2,11 +2,12 @@
 
     python benchmarks/path_replay.py --out benchmarks/results/path_replay.json
 
-A replay starts the recorded paths in a random order, on one or two workers, and lets ``sweeps.strategy.choice`` decide
-after every model, as the driver does; time is training cost. Beside it, on the same order: every path to its end
-(first come, first served), and as many cycles left out by lot. Saved is the share of the training cost after the dense
-phases, against running all paths to their ends. A member of the front of all recorded models is lost if no model that
-was trained, for at most a twentieth more MACs, comes within its 95 % interval (binomial, 5,000 validation images).
+A replay starts the recorded paths in a random order, on one or two workers, and lets
+``sweeps.strategy.paths.choice`` decide after every model, as the driver does; time is training cost. Beside it, on the
+same order: every path to its end (first come, first served), and as many cycles left out by lot. Saved is the share of
+the training cost after the dense phases, against running all paths to their ends. A member of the front of all recorded
+models is lost if no model that was trained, for at most a twentieth more MACs, comes within its 95 % interval (binomial,
+5,000 validation images).
 
 The sampler's choice: ``sweeps.strategy.sampling.Proposer``, which learns from every snapshot and may only propose
 recorded points, against a random order; both under the rule, compared at equal cost.
@@ -35,7 +36,7 @@ from analysis.front.anchors import USABLE
 from analysis.front.pareto import dominated_volume, nondominated
 from sweeps.config.search import SearchConfig
 from sweeps.config.space import Dimension, Space
-from sweeps.strategy.choice import Choice
+from sweeps.strategy.paths.choice import Choice
 from sweeps.strategy.sampling import Proposer
 
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}

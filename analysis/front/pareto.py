@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 #: Costs that differ by less than this share count as equal where a front is shown (:func:`distinct`).
 BAND = 0.01
 #: A volume that grows by less has not grown.
-_ROUNDING = 1e-12
+GROWN = 1e-12
 
 
 @dataclass(frozen=True)
@@ -217,7 +217,7 @@ def volume_added(front: np.ndarray, points: np.ndarray) -> np.ndarray:
         if (point < 1.0).all() and not (grown <= point).all(axis=1).any():
             grown = np.vstack([grown, point])
             growth = dominated_volume(grown) - start
-            so_far = max(so_far, growth if growth > _ROUNDING else 0.0)
+            so_far = max(so_far, growth if growth > GROWN else 0.0)
         added[i] = so_far
     return added
 

@@ -22,8 +22,8 @@ from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import read_entry
 from sweeps.records.job import Outcome
 from sweeps.records.ledger import read_records, read_snapshots
-from sweeps.strategy.choice import Choice
 from sweeps.strategy.judging import judge
+from sweeps.strategy.paths.choice import Choice
 
 #: The imagined course, in per cent and points, and how far paths lie apart.
 TOP, FALL, APART = 90.0, 20.0, 1.0

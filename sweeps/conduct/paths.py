@@ -20,9 +20,9 @@ from sweeps.records.layout import REST_FILE, trial_path
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.states import trained_again, without_state
-from sweeps.strategy.choice import Choice, Verdict
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.mirror import warm_up_of
+from sweeps.strategy.paths.choice import Choice, Verdict
 
 
 class Paths:

@@ -15,8 +15,8 @@ from sweeps.cli import main
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.job import Outcome, Snap
 from sweeps.records.ledger import Ledger
-from sweeps.strategy.choice import Verdict
-from sweeps.strategy.gain import Promise
+from sweeps.strategy.paths.choice import Verdict
+from sweeps.strategy.paths.gain import Promise
 from tests.sweeps.inline import OF_PATHS, config
 
 SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "sweep" / "status.json"

@@ -12,7 +12,7 @@ from sweeps.conduct import paths
 from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Job, Outcome, Rest, read_rest
 from sweeps.records.ledger import Ledger
-from sweeps.strategy.choice import Verdict
+from sweeps.strategy.paths.choice import Verdict
 from sweeps.worker.trial import Extra, run_job
 from tests.sweeps.inline import OF_PATHS, PATHS, Recorder, config, drive, new_conductor
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,8 +16,9 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import required
 from sweeps.config.limits import Limit
 from sweeps.config.paths import Step, foreseen_cost, steps_ahead
-from sweeps.strategy.gain import FARTHEST, Bound, Promise, Scale, cases, promise, to_points
-from sweeps.strategy.outlook import ACCURACIES, Outlook, Seen
+from sweeps.strategy.paths.gain import FARTHEST, Bound, Promise, Scale, cases, promise, to_points
+from sweeps.strategy.paths.outlook import ACCURACIES, Ask, Outlook, Seen
+from sweeps.strategy.paths.volume import Front
 
 #: The scale of the rule reaches so many times as far below the top accuracy as the usable one: what nobody would ship
 #: is still the next model of a path that was asked to go so deep.
@@ -39,23 +41,28 @@ class Snapshot:
 class Path:
     """One path. ``state``: running, paused or ended; empty = only its snapshots are known.
 
-    ``snapshots``: by level; ``seen``: the same by depth, as the outlook wants them; ``steps``: what it still does, as
-    far ahead as anybody looks; ``rank`` sorts paths by cost.
+    ``snapshots``: by level; ``seen``: the same by depth, as the outlook wants them; ``ask``: what it still does, as far
+    ahead as anybody looks, None before its config is known; ``rank`` sorts paths by cost.
     """
 
     config: TrialConfig | None = None
     state: str = ""
     snapshots: dict[int, Snapshot] = field(default_factory=dict)
     seen: tuple[Seen, ...] = ()
-    steps: tuple[Step, ...] = ()
+    ask: Ask | None = None
     rank: tuple[Any, ...] = ()
 
-    def look_ahead(self) -> None:
+    def look_ahead(self, name: str = "") -> None:
         """Note what it still does; its config must be known."""
         last = self.seen[-1] if self.seen else None
         done = (None, 0) if last is None else (last.removed, last.epoch)
-        ahead = steps_ahead(self.known_config, *done)
-        self.steps = tuple(islice(ahead, FARTHEST))
+        steps = tuple(islice(steps_ahead(self.known_config, *done), FARTHEST))
+        self.ask = Ask(name, self.seen, steps, self.known_config.pruning.interval)
+
+    @property
+    def steps(self) -> Sequence[Step]:
+        """What it still does."""
+        return () if self.ask is None else self.ask.steps
 
     @property
     def known_config(self) -> TrialConfig:
@@ -93,6 +100,10 @@ class KnownPaths:
         self._names = tuple(dict.fromkeys([*self._objectives, *(limit.name for limit in self.limits)]))
         self._signs = np.array([-1.0 if d == "max" else 1.0 for d in self._objectives.values()])
         self._paths: dict[str, Path] = {}
+        # By name, so that nothing depends on the order of telling; and kept so, as thousands take long to sort.
+        self._running: list[str] = []
+        self._paused: list[str] = []
+        self._ranked: list[tuple[tuple[Any, ...], str]] = []
         self._scale: Scale | None = None
         self._anchors: tuple[Mapping[str, float], Mapping[str, float]] = ({}, {})
         self._top = math.nan
@@ -123,10 +134,16 @@ class KnownPaths:
 
     def started(self, trial_id: str, config: TrialConfig) -> None:
         """A path runs: a new one, or one that was paused."""
-        path = self._paths.setdefault(trial_id, Path())
-        path.config, path.state = config, "running"
+        self.turns(trial_id, "running")
+        path = self._paths[trial_id]
+        if path.config is not None:
+            _take_out(self._ranked, (path.rank, trial_id))
         whole = tuple(islice(steps_ahead(config), FARTHEST))
-        path.rank = (foreseen_cost(config), *((step.removed, step.cost) for step in whole))
+        path.config, path.rank = (
+            config,
+            (foreseen_cost(config), *((step.removed, step.cost) for step in whole)),
+        )
+        insort(self._ranked, (path.rank, trial_id))
         self._learn(trial_id, path)
 
     def snapshot(self, trial_id: str, level: int, snapshot: Snapshot) -> bool:
@@ -141,8 +158,16 @@ class KnownPaths:
         return known != snapshot
 
     def turns(self, trial_id: str, state: str) -> None:
-        """A path is ``paused``, or has ``ended``."""
-        self._paths.setdefault(trial_id, Path()).state = state
+        """A path is ``running`` or ``paused``, or has ``ended``."""
+        path = self._paths.setdefault(trial_id, Path())
+        if path.state == state:
+            return
+        names = {"running": self._running, "paused": self._paused}
+        if path.state in names:
+            _take_out(names[path.state], trial_id)
+        if state in names:
+            insort(names[state], trial_id)
+        path.state = state
 
     def _forget(self) -> None:
         self._outlook = Outlook(self._names)
@@ -165,7 +190,7 @@ class KnownPaths:
             for _, one in taken
             if math.isfinite(one.finals.get(share, math.nan))
         )
-        path.look_ahead()
+        path.look_ahead(trial_id)
         if path.seen:
             self._outlook.tell(trial_id, path.seen)
         rows = [
@@ -205,52 +230,53 @@ class KnownPaths:
 
     def paused(self) -> list[str]:
         """Paused paths that have something left to do, by name."""
-        return [name for name, path in sorted(self._paths.items()) if path.state == "paused" and path.steps]
+        return [name for name in self._paused if self._paths[name].steps]
 
     @property
     def standing(self) -> bool:
         """Whether there is a model that may be on the front."""
         return len(self._best) > 0
 
-    def front(self, without: str = "") -> np.ndarray:
-        """(n, m) losses of the models there are, and of those that running paths are expected to finish next."""
-        ahead = [
-            self._points(name, path, path.steps[:1], at=0.0)[0]
-            for name, path in sorted(self._paths.items())
-            if path.state == "running" and name != without
-        ]
-        return np.vstack([required(self._scale, "the scale").losses(self._best), *ahead])
+    def front(self, without: str = "") -> Front:
+        """Of the models there are, and of those that running paths are expected to finish next."""
+        scale = required(self._scale, "the scale")
+        asks = [self._paths[name].ask for name in self._running if name != without]
+        going = [ask for ask in asks if ask is not None and ask.steps]
+        there = scale.losses(self._best)
+        if not going:
+            return Front(there)
+        return Front(np.vstack([there, to_points(self._outlook.next(going), scale, self._limits_in_numbers)]))
 
-    def promise(self, trial_id: str, front: np.ndarray) -> Promise | None:
+    def promise(self, trial_id: str, front: Front) -> Promise | None:
         """What a begun path promises; None where its last model has no values."""
         path = self._paths[trial_id]
         last = path.seen[-1].finals if path.seen else {}
-        if not all(math.isfinite(last.get(name, math.nan)) for name in self._objectives):
+        if path.ask is None or not all(math.isfinite(last.get(name, math.nan)) for name in self._objectives):
             return None
-        return self._worked_out(trial_id, path, front)
+        return self._worked_out(path.ask, front)
 
-    def promise_of_new(self, front: np.ndarray) -> Promise | None:
+    def promise_of_new(self, front: Front) -> Promise | None:
         """What a new path promises, taken for one of median cost among those started; None if nothing is known."""
-        ranked = sorted(
-            (path for path in self._paths.values() if path.config is not None), key=lambda p: p.rank
-        )
-        if not ranked or not all(map(self._outlook.known, self._objectives)):
+        if not self._ranked or not all(map(self._outlook.known, self._objectives)):
             return None
-        typical = Path(ranked[(len(ranked) - 1) // 2].config)
+        typical = Path(self._paths[self._ranked[(len(self._ranked) - 1) // 2][1]].config)
         typical.look_ahead()
-        return self._worked_out("", typical, front)
+        return self._worked_out(required(typical.ask, "its steps"), front)
 
-    def _worked_out(self, name: str, path: Path, front: np.ndarray) -> Promise:
+    def _worked_out(self, ask: Ask, front: Front) -> Promise:
         self.evaluations += 1
-        return promise(front, self._points(name, path, path.steps), [step.cost for step in path.steps])
+        foreseen = cases(self._outlook.ahead(ask), self._names)
+        points = to_points(foreseen, required(self._scale, "the scale"), self._limits_in_numbers)
+        return promise(front, points, [step.cost for step in ask.steps])
 
-    def _points(self, name: str, path: Path, steps: Sequence[Step], at: float | None = None) -> np.ndarray:
-        """(cases, j, m) losses of its next models; with ``at`` that case alone."""
-        if not steps:
-            return np.empty((1, 0, len(self._objectives)))
-        foreseen = self._outlook.ahead(name, path.seen, steps, path.known_config.pruning.interval)
-        bounds = [bound for _, bound in self._bounds.values()]
-        return to_points(cases(foreseen, self._names, at), required(self._scale, "the scale"), bounds)
+    @property
+    def _limits_in_numbers(self) -> list[Bound]:
+        return [bound for _, bound in self._bounds.values()]
+
+
+def _take_out(ordered: list[Any], one: Any) -> None:
+    """Remove what is there from an ordered list."""
+    del ordered[bisect_left(ordered, one)]
 
 
 def _accuracy(finals: Mapping[str, float]) -> float:

@@ -9,9 +9,10 @@ import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from sweeps.config.paths import Step, steps_ahead
-from sweeps.strategy import outlook
-from sweeps.strategy.gain import Bound, Scale, cases, promise, to_points
-from sweeps.strategy.outlook import Course, Foreseen, Outlook, Place, Seen
+from sweeps.strategy.paths.course import KNOTS, Course, Place, Sums, Table
+from sweeps.strategy.paths.gain import Bound, Scale, cases, promise, to_points
+from sweeps.strategy.paths.outlook import Ask, Foreseen, Outlook, Seen, place_of
+from sweeps.strategy.paths.volume import Front
 
 LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
 
@@ -51,7 +52,7 @@ def test_a_promise_is_the_mean_growth_of_the_area_over_its_cases():
             growth = [staircase([*front, *case[:j]]) - staircase(front) for case in points]
             rates.append((np.mean(growth) / costs[:j].sum(), np.mean(growth), costs[:j].sum(), j))
         rate, gain, cost, steps = max(rates, key=lambda one: one[0])
-        made = promise(front, points, costs)
+        made = promise(Front(front), points, costs)
         assert (made.gain, made.cost, made.steps) == (pytest.approx(gain), pytest.approx(cost), steps)
         assert made.rate == pytest.approx(100 * rate)
 
@@ -65,7 +66,7 @@ def test_with_three_objectives_it_is_the_volume_that_random_points_find():
         return np.any([(darts >= row).all(axis=1) for row in rows], axis=0)
 
     found = hit([*front, *points[0]]).mean() - hit(front).mean()
-    made = promise(front, points, [1.0, 1e-9])  # the second step is free, so both count
+    made = promise(Front(front), points, [1.0, 1e-9])  # the second step is free, so both count
     assert made.steps == 2 or found == 0
     assert made.gain == pytest.approx(found, abs=0.004)
 
@@ -73,13 +74,13 @@ def test_with_three_objectives_it_is_the_volume_that_random_points_find():
 def test_what_is_dominated_already_promises_nothing():
     front = np.array([[0.2, 0.2], [0.5, 0.1]])
     points = np.tile([[0.3, 0.2], [0.2, 0.2], [0.9, 0.9]], (7, 1, 1))
-    assert promise(front, points, [1, 1, 1]).gain == 0
+    assert promise(Front(front), points, [1, 1, 1]).gain == 0
 
 
 def test_no_promise_is_negative():
     rng = np.random.default_rng(2)
     for _ in range(100):
-        made = promise(rng.random((9, 3)), rng.random((7, 3, 3)) * 1.2, rng.random(3) + 0.01)
+        made = promise(Front(rng.random((9, 3))), rng.random((7, 3, 3)) * 1.2, rng.random(3) + 0.01)
         assert made.gain >= 0
         assert made.cost > 0
 
@@ -87,7 +88,7 @@ def test_no_promise_is_negative():
 def test_a_step_without_gain_does_not_hide_the_one_behind_it():
     front = np.array([[0.3, 1.0], [0.3, 0.9]])
     points = np.tile([[0.5, 0.95], [0.1, 0.5]], (7, 1, 1))  # worse, then much better
-    made = promise(front, points, [2.0, 1.0])
+    made = promise(Front(front), points, [2.0, 1.0])
     # (1 - 0.1) * (1 - 0.5) less what the front has of that: (1 - 0.3) * (1 - 0.9)
     assert (made.steps, made.cost) == (2, 3.0)
     assert made.gain == pytest.approx(0.45 - 0.07)
@@ -95,8 +96,8 @@ def test_a_step_without_gain_does_not_hide_the_one_behind_it():
 
 def test_points_outside_the_box_add_nothing_and_those_above_its_top_count_in_full():
     empty = np.empty((0, 2))
-    assert promise(empty, np.array([[[1.2, -0.5]]]), [1.0]).gain == 0
-    assert promise(empty, np.array([[[-0.2, 0.5]]]), [1.0]).gain == pytest.approx(1.2 * 0.5)
+    assert promise(Front(empty), np.array([[[1.2, -0.5]]]), [1.0]).gain == 0
+    assert promise(Front(empty), np.array([[[-0.2, 0.5]]]), [1.0]).gain == pytest.approx(1.2 * 0.5)
 
 
 def test_what_breaks_a_limit_adds_nothing():
@@ -144,20 +145,20 @@ def slow_typical(rows, kept):
 
 def test_the_typical_course_is_the_mean_of_all_paths_those_that_ended_early_as_expected():
     rng = np.random.default_rng(3)
-    knots = outlook._KNOTS
+    knots = KNOTS
     for _ in range(10):
         rows = 70 + rng.normal(0, 3, (6, len(knots)))
         for row in rows:
             row[rng.integers(1, 40) :] = np.nan
         kept = 1 - np.exp(-knots)
         table = np.stack([rows, np.zeros_like(rows)], axis=1)
-        typical = outlook._Sums(table, kept, 0.0).typical(None)
+        typical = Sums(Table.of(table), kept, 0.0).typical(None)
         slow = slow_typical(rows, kept)
         assert typical[: len(slow)] == pytest.approx(slow)
         assert np.isnan(typical[len(slow) :]).all()
-        without = outlook._Sums(table, kept, 0.0).typical(table[2])
+        without = Sums(Table.of(table), kept, 0.0).typical(Table.of(table[2:3]))
         assert without == pytest.approx(
-            outlook._Sums(np.delete(table, 2, axis=0), kept, 0.0).typical(None), nan_ok=True
+            Sums(Table.of(np.delete(table, 2, axis=0)), kept, 0.0).typical(None), nan_ok=True
         )
 
 
@@ -167,10 +168,10 @@ def test_pausing_the_poor_paths_does_not_raise_what_is_expected_further_down():
     depths = [-math.log(1 - removed) for removed in (0.0, 0.5, 0.8, 0.95)]
     course.tell("good", [Place(depth, 75.0, 3.0) for depth in depths])
     course.tell("poor", [Place(depth, 69.0, 3.0) for depth in depths[:3]])
-    mean, _ = course.expect("new", None, np.array(depths), np.full(4, 3.0))
-    assert mean[:3] == pytest.approx([72, 72, 72])
+    mean, _ = course.expect(["new"], None, np.array([depths]), np.full((1, 4), 3.0))
+    assert mean[0, :3] == pytest.approx([72, 72, 72])
     # Of the three points that the poor one is behind the mean sqrt(0.8) stay: m = (75 + (m - 3 * 0.894)) / 2.
-    assert mean[3] == pytest.approx(75 - 2.683, abs=0.1)  # up to the grid of depths
+    assert mean[0, 3] == pytest.approx(75 - 2.683, abs=0.1)  # up to the grid of depths
 
 
 def test_the_unpruned_model_of_a_path_says_nothing_about_its_later_ones_and_the_last_but_one_nearly_all():
@@ -180,7 +181,7 @@ def test_the_unpruned_model_of_a_path_says_nothing_about_its_later_ones_and_the_
             paths.tell(name, [seen(share, 72.0) for share in (0.0, *LEVELS)])
         known = [seen(share, accuracy) for share in (0.0, *LEVELS) if share <= removed]
         paths.tell("mine", known)
-        ahead = paths.ahead("mine", known, [Step(0.95, 1.0)], 0)["val_accuracy"]
+        ahead = paths.ahead(Ask("mine", known, [Step(0.95, 1.0)], 0))["val_accuracy"]
         return ahead.mean[0], ahead.spread[0]
 
     assert expected(0.0, 62.0)[0] == pytest.approx(72.0)
@@ -214,7 +215,7 @@ def test_accuracies_are_compared_at_equal_effort():
         paths.tell(name, told[name])
     paths.tell("mine", told["mine"][:2])
     steps = list(steps_ahead(path(4, 6), 0.3, 10))
-    ahead = paths.ahead("mine", told["mine"][:2], steps, 6)["val_accuracy"]
+    ahead = paths.ahead(Ask("mine", told["mine"][:2], steps, 6))["val_accuracy"]
     assert ahead.mean == pytest.approx([one.finals["val_accuracy"] for one in told["mine"][2:]], abs=0.6)
     blind = (
         ahead.mean - np.log2([16, 22, 28, 34, 40]) * 5
@@ -227,25 +228,25 @@ def test_how_much_effort_matters_is_learned_and_taken_for_two_points_before():
         told = courses(slope, {f"t{i}": (2 ** (i % 5), 2 ** (i % 4)) for i in range(20)})
         course = Course(lasting=False)
         for name, seen_of in told.items():
-            course.tell(name, [outlook._place("val_accuracy", one) for one in seen_of])
-        assert course._summed(begun=True).slope == pytest.approx(slope, abs=0.3)
-        assert course._summed(begun=False).slope == 0
+            course.tell(name, [place_of("val_accuracy", one) for one in seen_of])
+        assert course.summed(begun=True).slope == pytest.approx(slope, abs=0.3)
+        assert course.summed(begun=False).slope == 0
     course = Course(lasting=False)
-    course.tell("alone", [outlook._place("val_accuracy", one) for one in told["t0"]])
-    assert course._summed(begun=True).slope == pytest.approx(2.0)
+    course.tell("alone", [place_of("val_accuracy", one) for one in told["t0"]])
+    assert course.summed(begun=True).slope == pytest.approx(2.0)
 
 
 def test_where_no_other_path_has_been_nothing_is_expected_to_change_and_much_is_possible():
     paths = Outlook(["val_accuracy", "macs"])
     mine = [seen(0.0, 70.0), seen(0.5, 68.0)]
     paths.tell("mine", mine)
-    alone = paths.ahead("mine", mine, [Step(0.8, 1.0)], 0)
+    alone = paths.ahead(Ask("mine", mine, [Step(0.8, 1.0)], 0))
     assert alone["val_accuracy"].mean == pytest.approx([68.0])
     assert alone["macs"].mean == pytest.approx([20.0])
     paths.tell("other", [seen(0.0, 70.0), seen(0.5, 68.0), seen(0.65, 66.0)])
-    met = paths.ahead("mine", mine, [Step(0.65, 1.0), Step(0.8, 1.0)], 0)["val_accuracy"]
+    met = paths.ahead(Ask("mine", mine, [Step(0.65, 1.0), Step(0.8, 1.0)], 0))["val_accuracy"]
     assert met.mean == pytest.approx([66.0, 66.0], abs=0.3)  # up to the grid of depths
-    more = paths.ahead("mine", mine, [Step(0.65, 1.0), Step(0.8, 1.0)], 1)["val_accuracy"]
+    more = paths.ahead(Ask("mine", mine, [Step(0.65, 1.0), Step(0.8, 1.0)], 1))["val_accuracy"]
     assert (
         more.mean[0] > 66.5
     )  # it will have been trained for longer; of what nobody has seen that is not expected
@@ -270,7 +271,7 @@ def test_costs_follow_the_share_left_and_how_it_went_for_others():
     paths.tell("other", [model(removed, 2.0) for removed in (0.0, *LEVELS)])
     mine = [model(0.0, 3.0), model(0.5, 3.0)]
     paths.tell("mine", mine)
-    ahead = paths.ahead("mine", mine, [Step(0.8, 1.0), Step(0.9, 1.0)], 3)
+    ahead = paths.ahead(Ask("mine", mine, [Step(0.8, 1.0), Step(0.9, 1.0)], 3))
     left = np.array([0.2, 0.1])
     assert ahead["macs"].mean == pytest.approx(100 * left)
     assert ahead["macs_removed"].mean == pytest.approx(1 - left)
@@ -288,12 +289,12 @@ def test_efforts_add_up():
         Seen(0.3, 10, {"train_cost": 8.2, "epochs": 10, "device_hours": 4.1, "target_reached": 0.0}),
     ]
     paths.tell("other", other)
-    begun = paths.ahead("other", other, list(steps_ahead(config, 0.3, 10)), 6)
+    begun = paths.ahead(Ask("other", other, list(steps_ahead(config, 0.3, 10)), 6))
     assert begun["train_cost"].mean == pytest.approx([11.2, 13.3, 14.5, 15.1, 15.4])
     assert begun["epochs"].mean == pytest.approx([16, 22, 28, 34, 40])
     assert begun["device_hours"].mean == pytest.approx([5.6, 6.65, 7.25, 7.55, 7.7])
     assert begun["target_reached"].mean == pytest.approx([0, 0, 0, 0, 1])
-    new = paths.ahead("", [], list(steps_ahead(config)), 6)
+    new = paths.ahead(Ask("", [], list(steps_ahead(config)), 6))
     assert new["train_cost"].mean == pytest.approx([4, 8.2, 11.2, 13.3, 14.5, 15.1, 15.4])
     assert new["epochs"].mean == pytest.approx([4, 10, 16, 22, 28, 34, 40])
 
@@ -308,6 +309,6 @@ def test_what_is_expected_does_not_depend_on_the_order_of_telling():
         paths = Outlook(["val_accuracy"])
         for name in order:
             paths.tell(name, told[name])
-        ahead = paths.ahead("t3", told["t3"], [Step(0.9, 1.0)], 3)["val_accuracy"]
+        ahead = paths.ahead(Ask("t3", told["t3"], [Step(0.9, 1.0)], 3))["val_accuracy"]
         results.append((ahead.mean.tolist(), ahead.spread.tolist()))
     assert results[0] == results[1]

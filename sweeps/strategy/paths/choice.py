@@ -1,9 +1,9 @@
 """What a free worker does next: a path's next cycle, a paused path again, or a new path. Free of Ray and of MLflow.
 
-One number decides, the promised growth of the hypervolume per training cost (:mod:`sweeps.strategy.gain`). What other
-workers are training counts as if it had ended as expected, so that they do not all do the same. Until a path has
-ended, there is nothing to compare with, and every path continues. If numbers are equal, continuing comes before resuming,
-and resuming before starting.
+One number decides, the promised growth of the hypervolume per training cost (:mod:`.gain`). What other workers are
+training counts as if it had ended as expected, so that they do not all do the same. Until a path has ended, there is nothing to
+compare with, and every path continues. If numbers are equal, continuing comes before resuming, and resuming before
+starting.
 
 Promises of paused paths shrink as the front grows, so only the best ones are worked out again in a decision, and the few
 for which that is longest ago.
@@ -14,14 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import Any
-
-import numpy as np
 
 from gcp_core.config import TrialConfig
 from sweeps.config.limits import Limit
-from sweeps.strategy.gain import Promise
-from sweeps.strategy.known_paths import KnownPaths, Snapshot
+from sweeps.strategy.paths.gain import Promise
+from sweeps.strategy.paths.known import KnownPaths, Snapshot
+from sweeps.strategy.paths.volume import Front
 
 NEW_PATH = "a new path"
 #: A running path is paused for something that promises more than this many times as much.
@@ -216,28 +216,26 @@ class Choice:
 
     # --- paused paths -------------------------------------------------------------------------------------------------
 
-    def _promise(self, trial_id: str, front: np.ndarray) -> Promise | None:
+    def _promise(self, trial_id: str, front: Front) -> Promise | None:
         promised = self._known.promise(trial_id, front)
         if promised is not None:
             self._clock += 1
             self._promises[trial_id] = (self._clock, promised)
         return promised
 
-    def _best_paused(self, front: np.ndarray) -> tuple[str, Promise | None]:
+    def _best_paused(self, front: Front) -> tuple[str, Promise | None]:
         """The paused path that promises most, the first by name on equal numbers.
 
         Worked out from the top of the promises as they were until one that was less than the best is now.
         """
         paused, begun = self._known.paused(), self._clock
         unknown = [name for name in paused if name not in self._promises]
-        oldest = sorted(
-            (name for name in paused if name in self._promises), key=lambda n: self._promises[n][0]
-        )
-        for name in [*unknown, *oldest[:_REFRESHED]]:
+        known_ones = (name for name in paused if name in self._promises)
+        oldest = nsmallest(_REFRESHED, known_ones, key=lambda name: self._promises[name][0])
+        for name in [*unknown, *oldest]:
             self._promise(name, front)
         best_name, best = "", None
-        ranked = sorted(paused, key=lambda name: -self._last_rate(name))
-        for name in ranked[:_MOST]:
+        for name in nsmallest(_MOST, paused, key=lambda name: -self._last_rate(name)):
             if best is not None and self._last_rate(name) < best.rate:
                 break
             known = self._promises.get(name)

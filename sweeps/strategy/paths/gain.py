@@ -1,6 +1,6 @@
 """What the next steps of a path promise: expected growth of the hypervolume per training cost.
 
-The next models of a path are foreseen (:mod:`sweeps.strategy.outlook`) at several quantiles of what is not known. The
+The next models of a path are foreseen (:mod:`.outlook`) at several quantiles of what is not known. The
 mean growth of the hypervolume over them, looking one, two, ... all remaining steps ahead, is divided by what those steps
 cost, and the best number of steps counts: so a step without any gain does not hide the one behind it (accuracy rises over
 the first levels where the dense phase was short).
@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from analysis.front.pareto import volume_added
-from sweeps.strategy.outlook import ACCURACIES, Foreseen
+from sweeps.strategy.paths.outlook import ACCURACIES, Foreseen
+from sweeps.strategy.paths.volume import Front
 
 #: What is not known of a path is looked at in so many equally likely cases: its accuracies all turn out better, or all
 #: worse, by so many standard deviations.
@@ -72,11 +72,9 @@ class Scale:
         return (values - self.best) / (self.worst - self.best)
 
 
-def cases(
-    foreseen: Mapping[str, Foreseen], names: Sequence[str], at: float | None = None
-) -> dict[str, np.ndarray]:
-    """The values by name, each (cases, j): one row for each of :data:`CASES`, or one for the case ``at`` alone."""
-    apart = np.array(CASES if at is None else (at,))[:, None]
+def cases(foreseen: Mapping[str, Foreseen], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """The values by name, each (cases, j): one row for each of :data:`CASES`."""
+    apart = np.array(CASES)[:, None]
     return {
         name: foreseen[name].mean + apart * ACCURACIES.get(name, 0.0) * foreseen[name].spread
         for name in names
@@ -84,7 +82,7 @@ def cases(
 
 
 def to_points(values: Mapping[str, np.ndarray], scale: Scale, bounds: Sequence[Bound]) -> np.ndarray:
-    """(cases, j, m) losses of foreseen models; infinite for those that break a limit or are not known."""
+    """(..., m) losses of foreseen models of values (...); infinite for those that break a limit or are not known."""
     points = scale.losses(np.stack([values[name] for name in scale.names], axis=-1))
     broken = ~np.isfinite(points).all(axis=-1)
     for bound in bounds:
@@ -94,15 +92,15 @@ def to_points(values: Mapping[str, np.ndarray], scale: Scale, bounds: Sequence[B
     return points
 
 
-def promise(front: np.ndarray, points: np.ndarray, costs: Sequence[float]) -> Promise:
+def promise(front: Front, points: np.ndarray, costs: Sequence[float]) -> Promise:
     """The best promise of a path's next steps.
 
     Args:
-        front: (n, m) losses of the models there are, and of those that are being trained.
+        front: of the models there are, and of those that are being trained.
         points: (cases, j, m) losses of the path's next models.
         costs: (j,) training costs of the steps, > 0.
     """
-    gains = np.mean([volume_added(front, row) for row in points], axis=0)
+    gains = front.added(points).mean(axis=0)
     spent = np.cumsum(costs)
     best = int(np.argmax(gains / spent))
     return Promise(float(gains[best]), float(spent[best]), best + 1)

@@ -11,8 +11,8 @@ import pytest
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from sweeps.config.limits import parse_limit
-from sweeps.strategy import known_paths
-from sweeps.strategy.choice import NEW_PATH, Choice, Verdict
+from sweeps.strategy.paths import known as known_paths
+from sweeps.strategy.paths.choice import NEW_PATH, Choice, Verdict
 
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}
 LEVELS = (0.3, 0.5, 0.65, 0.8, 0.9, 0.95)
