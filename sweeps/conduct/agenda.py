@@ -14,6 +14,10 @@ from sweeps.strategy.budget import Budget
 from sweeps.strategy.front import LiveFront
 from sweeps.strategy.trunk import Trunk
 
+#: So many trials are drawn for one worker that asks, if all of them have to wait for others. A thousand workers would
+#: have a thousand drawn at once, and wait for it (11 s); so the other reports get their turn in between.
+DRAWN_AT_ONCE = 64
+
 
 class Agenda:
     """In the order of their entry. ``trunk`` holds jobs back for a while, ``budget`` withholds them for good."""

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gcp_core.config import TrialConfig
-from sweeps.conduct.agenda import Agenda
+from sweeps.conduct.agenda import DRAWN_AT_ONCE, Agenda
 from sweeps.conduct.answers import Answers
 from sweeps.conduct.baselines import Baselines
 from sweeps.conduct.confirming import confirm_due
@@ -310,8 +310,8 @@ class Conductor:
     # --- details --------------------------------------------------------------------------------------------------
 
     def _take(self) -> Job | None:
-        """The first job that need not wait for a running one; new trials are drawn as long as few are held back."""
-        while True:
+        """The first job that need not wait for a running one; a few are drawn for that. None = none yet: ask again."""
+        for _ in range(DRAWN_AT_ONCE):
             job = self._agenda.take(self._active.values())
             if job is not None:
                 return job
@@ -325,7 +325,8 @@ class Conductor:
             elif self._confirm_due and self.all_entered and not (self._startable() or self._active):
                 self._enter_confirm_runs()
             else:
-                return None
+                break
+        return None
 
     def _taken_up(self, job: Job, epoch: int) -> Job:
         self._answers.ended.discard(job.trial_id)

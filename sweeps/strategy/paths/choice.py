@@ -1,9 +1,9 @@
 """What a free worker does next: a path's next cycle, a paused path again, or a new path. Free of Ray and of MLflow.
 
 One number decides, the promised growth of the hypervolume per training cost (:mod:`.gain`). What other workers are
-training counts as if it had ended as expected, so that they do not all do the same. Until a path has ended, there is nothing to
-compare with, and every path continues. If numbers are equal, continuing comes before resuming, and resuming before
-starting.
+training counts as if it had ended as expected, so that they do not all do the same. Until a path has ended, there is
+nothing to compare with, and every path continues. If numbers are equal, continuing comes before resuming, and resuming
+before starting.
 
 Promises of paused paths shrink as the front grows, so only the best ones are worked out again in a decision, and the few
 for which that is longest ago.

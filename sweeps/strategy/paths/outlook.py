@@ -93,8 +93,10 @@ class _Batch(NamedTuple):
 
     @classmethod
     def of(cls, asks: Sequence[Ask], number: int) -> _Batch:
-        columns = np.array([ask.columns[:, :number] for ask in asks])
-        return cls(asks, *columns.transpose(1, 0, 2))
+        removed, depths, epochs, costs = np.array([ask.columns[:, :number] for ask in asks]).transpose(
+            1, 0, 2
+        )
+        return cls(asks, removed, depths, epochs, costs)
 
 
 class Outlook:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
+from sweeps.conduct.agenda import DRAWN_AT_ONCE
 from sweeps.records.job import Outcome, read_outcome
 from sweeps.strategy.judging import judge
+from sweeps.strategy.trunk import Trunk
 from sweeps.worker.trial import run_job
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
 
@@ -34,6 +37,21 @@ def test_accuracy_drop_is_baseline_minus_pruned_even_for_trials_that_ended_befor
         expected = recorder.finals["b0000"]["val_accuracy"] - recorder.finals[job.trial_id]["val_accuracy"]
         assert recorder.finals[job.trial_id]["accuracy_drop"] == pytest.approx(expected)
     assert recorder.finals["b0000"]["accuracy_drop"] == 0.0
+
+
+def test_many_trials_that_have_to_wait_are_not_all_drawn_for_one_worker(tmp_path: Path) -> None:
+    """A thousand drawn at once hold up the reports of all others."""
+    size = {"search.concurrency": 300, "search.trials": 300, "search.sampler": "random", "train.epochs": 50}
+    space = {"prune.ratio": {"low": 0.1, "high": 0.4}, "prune.target": {"low": 0.3, "high": 0.9}}
+    conductor, _, ledger = new_conductor(config(tmp_path, {**size, **space}), trunk=Trunk(True))
+    entered = [0]
+    while entered[-1] < 300:
+        conductor.next_job()
+        entered.append(len(ledger.records("trial")))
+        assert conductor.has_work
+    drawn = [after - before for before, after in pairwise(entered)]
+    assert max(drawn) == DRAWN_AT_ONCE
+    assert len(conductor.active) < 10  # the others wait for these
 
 
 def test_an_answer_that_needs_its_baseline_waits_for_it_and_others_go_on(tmp_path: Path) -> None:
