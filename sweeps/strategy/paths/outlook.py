@@ -144,7 +144,7 @@ class Outlook:
         still = np.zeros(batch.removed.shape)
         if name == "target_reached":
             ends = np.array([len(ask.steps) for ask in batch.asks])[:, None]
-            return (np.arange(1, still.shape[1] + 1) == ends).astype(float), still
+            return (np.arange(1, len(still[0]) + 1) == ends).astype(float), still
         if name == "epochs":
             return batch.epochs, still
         if name in ("train_cost", "device_hours"):
