@@ -7,7 +7,7 @@ export OMP_NUM_THREADS ?= 1
 export RAY_USAGE_STATS_ENABLED = 0
 export MLFLOW_DISABLE_TELEMETRY = true
 
-.PHONY: demo gallery test quick lint docs reference notebook clean
+.PHONY: demo gallery test quick lint docs reference notebook gpu clean
 
 # The stamp is written last, so an interrupted installation is started again.
 $(VENV)/.installed: requirements.lock pyproject.toml
@@ -73,6 +73,12 @@ lint: $(VENV)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# What can be known of the tool on this machine's GPU, a few minutes a call: again until nothing is left. Images:
+# python benchmarks/gpu/images.py FOLDER_WITH_PARQUET_FILES gpu_data. Without a GPU: make gpu KIT=--smoke
+KIT ?= $(if $(wildcard gpu_data/cifar10.npz),--data gpu_data)
+gpu: $(VENV)/.installed
+	$(BIN)/python benchmarks/gpu/kit.py $(KIT)
 
 clean:
 	rm -rf runs site .pytest_cache .ruff_cache .mypy_cache

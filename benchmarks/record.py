@@ -23,7 +23,7 @@ def environment() -> dict[str, Any]:
     return {
         "cpu": cpu,
         "cores": os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **_gpu(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "threads": torch.get_num_threads(),
@@ -31,6 +31,20 @@ def environment() -> dict[str, Any]:
         "malloc": {name: value for name, value in os.environ.items() if name.startswith("MALLOC_")},
         "date": date.today().isoformat(),
         "command": " ".join(Path(word).name if "/" in word else word for word in sys.argv),
+    }
+
+
+def _gpu() -> dict[str, Any]:
+    """Its name, and what decides beside it; only the name, None, where there is none."""
+    if not torch.cuda.is_available():
+        return {"gpu": None}
+    properties = torch.cuda.get_device_properties(0)
+    return {
+        "gpu": properties.name,
+        "gpu_gib": round(properties.total_memory / 2**30, 1),
+        "compute_capability": f"{properties.major}.{properties.minor}",
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version(),
     }
 
 

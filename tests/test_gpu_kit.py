@@ -1,0 +1,129 @@
+"""The GPU kit goes on from call to call; its pieces run in full with ``make gpu KIT=--smoke``."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
+
+
+@pytest.fixture
+def kit(monkeypatch):
+    """The program, and what it imports from beside it; nothing of it stays."""
+    before, path = set(sys.modules), list(sys.path)
+    monkeypatch.setattr(sys, "path", [str(GPU), *path])
+    yield importlib.import_module("kit")
+    for name in set(sys.modules) - before:
+        if str(GPU.parent) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def call(kit, monkeypatch, tmp_path, *more):
+    monkeypatch.setattr(sys, "argv", ["kit.py", "--smoke", "--work", str(tmp_path), *more])
+    kit.main()
+
+
+def test_what_has_its_record_is_passed_over_and_what_is_left_goes_on(kit, monkeypatch, tmp_path, capsys):
+    calls = []
+
+    def quick(asked):
+        calls.append("quick")
+        return {"ms": 1.0}
+
+    def long(asked):
+        calls.append("long")
+        return {"left": ["second"] if calls.count("long") == 1 else []}
+
+    def late(asked):
+        calls.append("late")
+        if calls.count("late") == 1:
+            raise kit.OutOfTime
+        return {}
+
+    monkeypatch.setattr(kit, "PIECES", {"quick": quick, "late": late, "long": long})
+    call(kit, monkeypatch, tmp_path)
+    assert "left: late, long; call it again" in capsys.readouterr().out
+    assert not (tmp_path / "records" / "late.json").exists()
+    call(kit, monkeypatch, tmp_path)
+    assert "nothing is left" in capsys.readouterr().out
+    assert calls == ["quick", "late", "long", "late", "long"]
+    record = json.loads((tmp_path / "records" / "quick.json").read_text())
+    assert record["results"]["ms"] == 1.0
+    assert record["environment"]["torch"] == torch.__version__
+    call(kit, monkeypatch, tmp_path, "--again", "quick")
+    assert calls[-1] == "quick"
+
+
+def test_after_its_minutes_no_piece_is_begun(kit, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(kit, "PIECES", {"a": lambda asked: pytest.fail("it was begun")})
+    call(kit, monkeypatch, tmp_path, "--minutes", "-1")
+    assert "left: a" in capsys.readouterr().out
+
+
+def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(kit, monkeypatch, tmp_path):
+    evidence = sys.modules["evidence"]
+    late = kit.Kit(True, None, tmp_path / "cut", time.monotonic() - 1)  # over after the first epoch
+    whole = kit.Kit(True, None, tmp_path / "whole", time.monotonic() + 3600)
+    title, config = next(iter(evidence.trainings(whole).items()))
+    with pytest.raises(kit.OutOfTime):
+        evidence._train(late, title, config)
+    later = kit.Kit(True, None, tmp_path / "cut", time.monotonic() + 3600)
+
+    def numbers(rows):
+        return [{k: v for k, v in row.items() if k != "device_hours"} for row in rows]
+
+    assert numbers(evidence._train(later, title, config)) == numbers(evidence._train(whole, title, config))
+
+
+def test_a_check_that_does_not_hold_fails_the_call(kit, monkeypatch, tmp_path):
+    monkeypatch.setattr(kit, "PIECES", {"checks": lambda asked: {"checks": {}, "holds": False}})
+    with pytest.raises(SystemExit) as end:
+        call(kit, monkeypatch, tmp_path)
+    assert end.value.code == 1
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["pruning"], "no such piece; there are checks, step"),
+        (["--data", "nowhere"], "no cifar10.npz there; benchmarks/gpu/images.py makes it"),
+    ],
+)
+def test_what_it_cannot_do_is_said_before_anything_runs(kit, monkeypatch, tmp_path, capsys, more, said):
+    with pytest.raises(SystemExit) as end:
+        call(kit, monkeypatch, tmp_path, *more)
+    assert end.value.code == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "records").exists()
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_how_to_try_it(kit, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(sys, "argv", ["kit.py", "--work", str(tmp_path)])
+    with pytest.raises(SystemExit) as end:
+        kit.main()
+    assert end.value.code == 2
+    assert "torch sees no GPU; --smoke runs the kit in its smallest size" in capsys.readouterr().err
+
+
+def test_images_are_packed_and_read_back(kit, tmp_path):
+    import numpy as np
+
+    from gcp_core.config import DataConfig
+    from gcp_core.errors import DataError
+
+    images = importlib.import_module("images")
+    raw = images.made(DataConfig("images:made", train_images=50))
+    assert raw.train_images.shape == (100, 32, 32, 3)
+    np.savez(tmp_path / images.FILE, **{name: getattr(raw, name) for name in images._ARRAYS})
+    back = images.packed(DataConfig("images:packed", path=str(tmp_path)))
+    assert back.digest == raw.digest
+    with pytest.raises(DataError, match="cannot be read"):
+        images.packed(DataConfig("images:packed", path=str(tmp_path / "nowhere")))
