@@ -11,6 +11,7 @@ by tenths of the trials, by kind of call and by part. *Busy* is CPU seconds of t
 
     python benchmarks/many_trials.py --workers 100 --trials 10000 --out benchmarks/results/ten_thousand.json
     python benchmarks/many_trials.py --workers 1000 --trials 3000 --out benchmarks/results/thousand_workers.json
+    python benchmarks/many_trials.py --workers 1000 --trials 2000 --paths --out benchmarks/results/thousand_paths.json
 """
 
 from __future__ import annotations
