@@ -12,7 +12,6 @@ all. What is not known spreads as paths differ at that depth.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -65,33 +64,27 @@ class Course:
 
     def __init__(self, lasting: bool) -> None:
         self._lasting = lasting
-        # In the order of their names: what is expected must not depend on the order of telling.
-        self._names: list[str] = []
-        self._table = Table.of(np.empty((0, 2, len(KNOTS))))
+        self._rows: dict[str, Table] = {}
+        self._table: Table | None = None
         self._sums: dict[bool, Sums] = {}
 
     @property
     def known(self) -> bool:
         """Whether any path has that value."""
-        return bool(self._names)
+        return bool(self._rows)
 
     def tell(self, path: str, places: Sequence[Place]) -> None:
         """All that is known of a path, by depth."""
         at = Places.of(places)
         row = np.stack([on_knots(at.depth, part) for part in (at.value, at.effort)])
-        place = bisect_left(self._names, path)
-        there = place < len(self._names) and self._names[place] == path
+        new = Table.of(row[None])
         if np.isnan(row).all():
-            if there:
-                del self._names[place]
-                self._table = Table(*(np.delete(part, place, axis=0) for part in self._table))
+            self._table = None if self._rows.pop(path, None) is not None else self._table
+        elif path in self._rows:
+            for part, line in zip(self._rows[path], new, strict=True):
+                part[:] = line  # rows of the table, where that has been made
         else:
-            new = Table.of(row[None])
-            if not there:
-                self._names.insert(place, path)
-                self._table = Table(*(np.insert(part, place, 0, axis=0) for part in self._table))
-            for part, line in zip(self._table, new, strict=True):
-                part[place] = line[0]
+            self._rows[path], self._table = new, None
         self._sums.clear()
 
     def expect(
@@ -106,12 +99,12 @@ class Course:
         """
         sums = self.summed(begun=last is not None)
         if sums.many or len(paths) == 1:
-            without = None if sums.many else self._row(paths[0])
+            without = None if sums.many else self._rows.get(paths[0])
             return self._foresee(sums, sums.typical(without), last, depths, efforts)
         found = [
             self._foresee(
                 sums,
-                sums.typical(self._row(path)),
+                sums.typical(self._rows.get(path)),
                 None if last is None else Places(*(part[i : i + 1] for part in last)),
                 depths[i : i + 1],
                 efforts[i : i + 1],
@@ -156,16 +149,19 @@ class Course:
         """For a path that has begun what its effort explains is left out; of a new one the effort is not known."""
         uses_effort = begun and not self._lasting
         if uses_effort not in self._sums:
-            slope = slope_of(self._table) if uses_effort else 0.0
-            self._sums[uses_effort] = Sums(self._table, self._kept(KNOTS), slope)
+            table = self._by_name()
+            slope = slope_of(table) if uses_effort else 0.0
+            self._sums[uses_effort] = Sums(table, self._kept(KNOTS), slope)
         return self._sums[uses_effort]
 
-    def _row(self, path: str) -> Table | None:
-        """What is known of a path; None = nothing."""
-        place = bisect_left(self._names, path)
-        if place == len(self._names) or self._names[place] != path:
-            return None
-        return Table(*(part[place : place + 1] for part in self._table))
+    def _by_name(self) -> Table:
+        """All that is known, in the order of names: what is expected must not depend on the order of telling."""
+        if self._table is None:
+            names = sorted(self._rows)
+            rows = [self._rows[name] for name in names] or [Table.of(np.empty((0, 2, len(KNOTS))))]
+            self._table = table = Table(*(np.concatenate(part) for part in zip(*rows, strict=True)))
+            self._rows = {name: Table(*(part[i : i + 1] for part in table)) for i, name in enumerate(names)}
+        return self._table
 
     def _kept(self, depths: np.ndarray) -> np.ndarray:
         """The share of a difference at these depths that stays."""
