@@ -30,7 +30,10 @@ class Scattering(_BatchNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """``(N, k, ...)`` -> ``(N, full_channels, ...)``."""
-        y = super().forward(x)
+        return self.spread(super().forward(x))
+
+    def spread(self, y: Tensor) -> Tensor:
+        """``(N, k, ...)``, normalised -> ``(N, full_channels, ...)``."""
         full = y.new_zeros((y.shape[0], self.full_channels, *y.shape[2:]))
         return full.index_copy(1, self.scatter_index, y)
 

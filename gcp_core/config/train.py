@@ -39,6 +39,10 @@ class TrainConfig:
         rewrite: puts modules into the network for its training, which are folded away before it leaves; see
             :mod:`gcp_core.rewrites`.
         penalty_options, rewrite_options: their arguments.
+        processes: so many train a trial together, each on its part of every batch and, where there are GPUs, on one of
+            its own. ``batch_size`` is the whole batch's.
+        sync_norms: several processes: batch norms take their statistics over the whole batch, not over each process's
+            part of it.
     """
 
     epochs: int | None = None
@@ -63,6 +67,8 @@ class TrainConfig:
     penalty_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
     rewrite: str = field(default=NO_REWRITE, metadata=LATER)
     rewrite_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    processes: int = field(default=1, metadata=LATER)
+    sync_norms: bool = field(default=False, metadata=LATER)
 
     @property
     def num_epochs(self) -> int:
@@ -104,3 +110,28 @@ class TrainConfig:
             raise ConfigError("nesterov needs a momentum above 0", "train.nesterov")
         if self.eval_images is not None:
             integer("train.eval_images", self.eval_images, 1)
+        _check_processes(self)
+
+
+def _check_processes(train: TrainConfig) -> None:
+    number, batch = train.processes, train.batch_size
+    integer("train.processes", number, 1)
+    if not isinstance(train.sync_norms, bool):
+        raise ConfigError(f"{train.sync_norms!r} is neither true nor false", "train.sync_norms")
+    if number == 1:
+        # There is nothing to synchronise: said or not, it is the same trial.
+        object.__setattr__(train, "sync_norms", False)
+        return
+    if batch % number or batch < 2 * number:
+        fitting = max(2, round(batch / number)) * number
+        raise ConfigError(
+            f"{number} processes cannot share batches of {batch} images evenly, two or more each",
+            "train.processes",
+            f"train.batch_size: {fitting}, for instance",
+        )
+    if ":" in train.device:
+        raise ConfigError(
+            f"{train.device!r} is one GPU, but there are {number} processes",
+            "train.device",
+            "auto: every process takes a GPU of its own",
+        )

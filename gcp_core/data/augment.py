@@ -21,6 +21,11 @@ class Crops(NamedTuple):
     mirrored: Tensor | None
     padding: int
 
+    def part(self, own: slice) -> Crops:
+        """Those of some images of the batch."""
+        mirrored = None if self.mirrored is None else self.mirrored[own]
+        return Crops(self.offsets[:, own], mirrored, self.padding)
+
 
 def draw_crops(batch: int, padding: int, flip: bool, rng: torch.Generator) -> Crops:
     """Uniform offsets on 0 .. 2 * padding; with ``flip`` each image is mirrored with probability one half."""

@@ -21,10 +21,17 @@ SCORING_BATCH = 128
 _Draw = tuple[Tensor, Crops | None]
 
 
-def num_steps(images: Images, batch_size: int) -> int:
-    """Training steps per epoch. A last batch of one image is left out: batch norm cannot use it."""
+def num_steps(images: Images, batch_size: int, processes: int = 1) -> int:
+    """Training steps per epoch. A last batch with one image for a process is left out: batch norm cannot use it."""
     full, rest = divmod(len(images), batch_size)
-    return full + (rest > 1)
+    return full + (rest >= 2 * processes)
+
+
+def part_of(number: int, rank: int, processes: int) -> slice:
+    """What of a batch of ``number`` images is the process's: parts in their order, as even as can be."""
+    least, more = divmod(number, processes)
+    first = rank * least + min(rank, more)
+    return slice(first, first + least + (rank < more))
 
 
 def training_batches(
@@ -37,22 +44,25 @@ def training_batches(
     seed: int,
     epoch: int,
     channels_last: bool = True,
+    part: tuple[int, int] = (0, 1),
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One shuffled, augmented epoch: images float32 ``(B, C, H, W)``, labels int64 ``(B,)``.
 
     Order and augmentation are functions of ``seed`` and ``epoch`` alone.
+
+    Args:
+        part: (rank, processes): only what this process trains on of every batch, which is drawn as for all of them.
     """
     rng = generator(seed, "train", epoch)
     order = torch.randperm(len(images), generator=rng).to(images.pixels.device)
 
     def draws() -> Iterator[_Draw]:
-        for step in range(num_steps(images, batch_size)):
+        for step in range(num_steps(images, batch_size, part[1])):
             positions = order[step * batch_size : (step + 1) * batch_size]
             cropped = augment != "none" and padding > 0
-            yield (
-                positions,
-                (draw_crops(len(positions), padding, augment == "crop_flip", rng) if cropped else None),
-            )
+            own = part_of(len(positions), *part)
+            crops = draw_crops(len(positions), padding, augment == "crop_flip", rng) if cropped else None
+            yield positions[own], None if crops is None else crops.part(own)
 
     for pixels, labels in _batches(images, draws()):
         yield normalise(pixels, channels_last), labels

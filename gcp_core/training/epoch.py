@@ -17,6 +17,7 @@ from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
 from gcp_core.training.setup import Setup
+from gcp_core.training.team.share import Share
 
 #: Weight of the auxiliary heads' losses (GoogLeNet and Inception return several outputs in training mode).
 AUXILIARY_WEIGHT = 0.3
@@ -60,43 +61,53 @@ def train_epoch(
     epoch: int,
     pace: Callable[[int], float] | None = None,
     penalty: Penalty | None = None,
+    share: Share | None = None,
 ) -> float:
     """Train for one epoch (1 = the first); the mean loss in nats, without the penalty's term.
 
     Args:
         pace: factor of ``train.lr`` at a step, counted from the first of epoch 1; None = what the config says.
         penalty: adds a term to the loss of every step; None = nothing does.
+        share: this process's part where several train together, which all call this; None = it trains alone.
 
     Raises:
-        Diverged: the loss was not finite.
+        Diverged: the loss was not finite; in all processes alike.
     """
     train, device = setup.config.train, setup.device
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
-    torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
+    # Each process has draws of its own, the first those of one that is alone.
+    torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch, *(share.names if share else ())))
+    steps = num_steps(setup.train_images, train.batch_size, train.processes)
     if pace is None:
-        pace = learning_pace(train, num_steps(setup.train_images, train.batch_size), setup.config.prune)
+        pace = learning_pace(train, steps, setup.config.prune)
     model.train()
     after_step = getattr(penalty, "after_step", None)
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
-    step = (epoch - 1) * num_steps(setup.train_images, train.batch_size)
-    for images, labels in setup.epoch_batches(epoch):
+    step = begin = (epoch - 1) * steps
+    forward = share.forward if share else model
+    for images, labels in setup.epoch_batches(epoch, share.part) if share else setup.epoch_batches(epoch):
         for group in optimizer.param_groups:
             group["lr"] = train.lr * pace(step) * group.get("lr_factor", 1.0)
         with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            outputs = model(images)
+            outputs = forward(images)
             loss = loss_of(outputs, labels, train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        if penalty is None:
-            loss.backward()
-        else:
-            (loss + penalty.term(model, images, labels, outputs)).backward()
+        minimised = loss
+        if share:
+            whole = len(setup.train_images) - (step - begin) * train.batch_size
+            minimised = share.of_batch(loss, len(labels), min(train.batch_size, whole))
+        if penalty is not None:
+            minimised = minimised + penalty.term(model, images, labels, outputs)
+        minimised.backward()
         optimizer.step()
         if after_step is not None:
             with torch.no_grad():
                 after_step(model)
         total += loss.detach().double() * len(labels)
         seen, step = seen + len(labels), step + 1
+    if share:
+        total, seen = share.over_all(total, seen)
     # One look per epoch: a look per step would make a GPU wait for every batch.
     mean = total.item() / seen
     if not math.isfinite(mean):

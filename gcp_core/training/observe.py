@@ -16,6 +16,7 @@ from gcp_core.plan import Plan
 from gcp_core.records.results import EpochReport, Snapshot
 from gcp_core.training.evaluation import Evaluation, evaluate
 from gcp_core.training.state import State
+from gcp_core.training.team.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +28,17 @@ SnapshotSink = Callable[[Snapshot], bool | None]
 
 @dataclass(frozen=True)
 class Hooks:
-    """Who is told what, and what is measured; the fields are arguments of :func:`gcp_core.training.run_trial`."""
+    """Who is told what, and what is measured; the fields are arguments of :func:`gcp_core.training.run_trial`.
+
+    ``team``: the processes that train the trial together; None = this one alone.
+    """
 
     report: Report | None = None
     snapshot: SnapshotSink | None = None
     saved: Callable[[Path], None] | None = None
     devices: float = 1.0
     latency: bool = True
+    team: Team | None = None
 
 
 def measure(state: State, model: nn.Module | None = None) -> Evaluation:

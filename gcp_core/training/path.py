@@ -70,7 +70,7 @@ class _Path:
             for place in (self.checkpoints.root, folder / SNAPSHOTS):
                 remove_leftovers(place)
             self.state.resume(self.checkpoints)
-        self.sharing = Sharing(self.state, stages)
+        self.sharing = Sharing(self.state, stages, hooks.team)
         #: Those of later epochs than the state's will be written again, equal.
         self.snapshots = [s for s in read_snapshots(folder) if s.epoch <= self.state.epoch] if folder else []
         #: Seconds since the last report, of snapshots and events: they count with the next epoch.

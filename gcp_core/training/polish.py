@@ -48,6 +48,8 @@ from gcp_core.training.finals import keep_model, latency_of
 from gcp_core.training.observe import Report, check_finite, measure, report_of, tell
 from gcp_core.training.setup import Setup, build_setup
 from gcp_core.training.state import State
+from gcp_core.training.team.member import Start
+from gcp_core.training.team.team import Team, assembled
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +94,7 @@ def polish(
     saved: Callable[[Path], None] | None = None,
     devices: float | None = None,
     latency: bool = False,
+    start: Start | None = None,
 ) -> Polished:
     """Train the snapshot in the model folder ``source`` of the path ``config`` on for ``epochs`` epochs.
 
@@ -102,12 +105,13 @@ def polish(
         report: called after every epoch; returning True stops the polish, which a later call goes on with.
         checkpoint_dir: the path's folder. The model is kept there in ``snapshots/LEVEL+EPOCHS``, what is needed to go on
             in ``polish/LEVEL+EPOCHS``. A finished polish of the same snapshot found there is returned as it is.
-        saved, devices, latency: as of :func:`gcp_core.training.run_trial`.
+        saved, devices, latency, start: as of :func:`gcp_core.training.run_trial`.
 
     Raises:
         ConfigError: not a path, or not a number of epochs.
         CheckpointError: the snapshot's files are missing or were changed, are another trial's or of other data.
         Diverged: loss or weights are not finite.
+        ProcessLost: one of the other processes is gone; a later call goes on.
     """
     if not config.is_path:
         raise ConfigError("is no path: only snapshots of paths are polished", str(source))
@@ -118,24 +122,28 @@ def polish(
     done = None if folder is None else _finished(config, taken, epochs, folder)
     if done is not None:
         return done
-    with threads(config.threads):
+    with threads(config.threads), assembled(config, start) as team:
         setup = build_setup(config)
         if taken.manifest.get("data_digest") != setup.splits.digest:
             raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
-            run = _Polish(setup, taken, epochs, folder)
-            share = devices or (1.0 if setup.device.type == "cuda" else float(config.threads))
-            return run.run(report, saved, share, latency)
+            if team is not None:
+                team.join(setup)
+            run = _Polish(setup, taken, epochs, folder, team)
+            each = 1.0 if setup.device.type == "cuda" else float(config.threads)
+            return run.run(report, saved, devices or each * config.train.processes, latency)
 
 
 class _Polish:
     """One polish on its way."""
 
-    def __init__(self, setup: Setup, source: _Source, epochs: int, folder: Path | None) -> None:
-        train = setup.config.train
+    def __init__(
+        self, setup: Setup, source: _Source, epochs: int, folder: Path | None, team: Team | None
+    ) -> None:
+        train, self.team = setup.config.train, team
         self.setup, self.source, self.epochs, self.folder = setup, source, epochs, folder
         self.last = source.epoch + epochs
-        steps = num_steps(setup.train_images, train.batch_size)
+        steps = num_steps(setup.train_images, train.batch_size, train.processes)
         self.pace = polish_pace(train, steps, source.level, source.epoch + 1, epochs)
         for step in range(source.epoch * steps, self.last * steps):
             self.pace(step)  # one of the user's own may refuse: better now than after hours
@@ -186,7 +194,10 @@ class _Polish:
     def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()
         epoch = state.epoch + 1
-        loss = train_epoch(state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty)
+        if self.team is not None:
+            loss = self.team.train(state, self.pace)
+        else:
+            loss = train_epoch(state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty)
         state.trained += 1
         measured = measure(state)
         check_finite(state, measured, epoch)

@@ -88,8 +88,12 @@ class Setup:
         """Training images on the device (on a CPU they stay where they are)."""
         return self.splits.train.to(self.device)
 
-    def epoch_batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """One shuffled, augmented epoch (1 = the first): images ``(B, C, H, W)`` and labels, on the device."""
+    def epoch_batches(self, epoch: int, part: tuple[int, int] = (0, 1)) -> Iterator[tuple[Tensor, Tensor]]:
+        """One shuffled, augmented epoch (1 = the first): images ``(B, C, H, W)`` and labels, on the device.
+
+        Args:
+            part: (rank, processes): what this process trains on of every batch.
+        """
         train = self.config.train
         return training_batches(
             self.train_images,
@@ -100,6 +104,7 @@ class Setup:
             seed=self.config.seed,
             epoch=epoch,
             channels_last=train.channels_last,
+            part=part,
         )
 
     def statistics_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -256,7 +261,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
 def _check_pace(config: TrialConfig, splits: Splits) -> None:
     """A pace of the user's own is called for each step of the first cycle: better now than after the dense phase."""
     pace, prune = build_pace(config.train.pace), config.pruning
-    steps = prune.interval * num_steps(splits.train, config.train.batch_size)
+    steps = prune.interval * num_steps(splits.train, config.train.batch_size, config.train.processes)
     for step in range(steps):
         pace(1, step, steps)
 

@@ -11,6 +11,7 @@ from gcp_core.records.results import EpochReport, history_from, rows_of
 from gcp_core.records.stages import StageStore, course_after_events, repair_of, stage_key, trunk_key
 from gcp_core.training.epoch import train_epoch
 from gcp_core.training.state import State
+from gcp_core.training.team.team import Team
 
 log = logging.getLogger(__name__)
 
@@ -18,9 +19,9 @@ log = logging.getLogger(__name__)
 class Sharing:
     """What one trial passes on through a store; without a store, nothing."""
 
-    def __init__(self, state: State, stages: StageStore | None) -> None:
+    def __init__(self, state: State, stages: StageStore | None, team: Team | None = None) -> None:
         setup = state.setup
-        self._state, self._stages = state, stages
+        self._state, self._stages, self._team = state, stages, team
         self._trunk = "" if stages is None else trunk_key(setup.config, setup.splits.digest, setup.device)
         self._course = course_after_events(setup.config)
         self._repair = repair_of(setup.config)
@@ -36,7 +37,12 @@ class Sharing:
         if found is not None:
             return found
         state, started = self._state, time.perf_counter()
-        loss = train_epoch(state.model, state.optimizer, state.setup, state.epoch + 1, penalty=state.penalty)
+        if self._team is not None:
+            loss = self._team.train(state)
+        else:
+            loss = train_epoch(
+                state.model, state.optimizer, state.setup, state.epoch + 1, penalty=state.penalty
+            )
         seconds = time.perf_counter() - started
         state.trained += 1
         self._leave(loss, seconds)

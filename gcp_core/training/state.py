@@ -46,6 +46,7 @@ class State:
         history: one report per epoch; its length is the epoch that has ended.
         trained: epochs that this process trained; the others were resumed or taken over.
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
+        loads: so often weights were taken over from somewhere.
         rewritten: whether the rewrite's modules are in ``model`` now; :meth:`plain` is without them.
     """
 
@@ -60,6 +61,7 @@ class State:
     penalty: Penalty | None = None
     clock: Clock | None = None
     rewritten: bool = False
+    loads: int = 0
     _lifted: Lifted | None = None
 
     @classmethod
@@ -197,6 +199,7 @@ class State:
         load_weights(self.model, tensors["model"], where)
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.penalty = penalty
+        self.loads += 1
 
     def resume(self, checkpoints: EpochCheckpoints) -> None:
         """Go on from the newest whole epoch; nothing happens if there is none.

@@ -37,6 +37,8 @@ from gcp_core.training.setup import Setup, build_setup
 from gcp_core.training.sharing import Sharing
 from gcp_core.training.state import State
 from gcp_core.training.statistics import recomputed
+from gcp_core.training.team.member import Start
+from gcp_core.training.team.team import assembled
 
 
 def run_trial(
@@ -49,6 +51,7 @@ def run_trial(
     snapshot: SnapshotSink | None = None,
     devices: float | None = None,
     latency: bool | None = None,
+    start: Start | None = None,
 ) -> TrialResult:
     """Run one trial from start to end, or go on from where ``checkpoint_dir`` says it was.
 
@@ -65,12 +68,14 @@ def run_trial(
             Returning True pauses the path there, unless it is over: a later call with this ``checkpoint_dir`` goes on,
             bit-equal to a path that was never paused.
         devices: what the trial has of the machine, for ``device_hours``: GPUs where it has any (0.25 = a quarter of
-            one), else CPU cores. None = one GPU, or ``config.threads`` cores.
+            one), else CPU cores. None = one GPU, or ``config.threads`` cores, per process.
         latency: whether forward passes are timed; None = for single trials only.
+        start: starts the other processes of a trial with ``train.processes`` above 1; None = on this machine.
 
     Raises:
         ConfigError, DataError, ModelError: the configuration cannot be run (``InfeasibleTarget`` among them).
         CheckpointError: ``checkpoint_dir`` holds another configuration's trial.
+        ProcessLost: one of the other processes is gone. A later call with this ``checkpoint_dir`` goes on.
 
     >>> from gcp_core.config import *
     >>> small = TrialConfig(train=TrainConfig(epochs=2), model=ModelConfig("vgg_tiny", 0.125),
@@ -82,11 +87,14 @@ def run_trial(
     finished = None if folder is None else read_result(folder, config)
     if finished is not None and not (config.is_path and goes_on(config, finished)):
         return finished
-    with threads(config.threads):
+    with threads(config.threads), assembled(config, start) as team:
         setup = build_setup(config)
-        share = devices or (1.0 if setup.device.type == "cuda" else float(config.threads))
+        if team is not None:
+            team.join(setup)
+        each = 1.0 if setup.device.type == "cuda" else float(config.threads)
+        share = devices or each * config.train.processes
         timed = not config.is_path if latency is None else latency
-        hooks = Hooks(report, snapshot, saved, share, timed)
+        hooks = Hooks(report, snapshot, saved, share, timed, team)
         with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
             run = run_path if config.is_path else _run
             return run(setup, folder, stages, hooks)
@@ -98,7 +106,7 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
     state = State.fresh(setup)
     if checkpoints is not None:
         state.resume(checkpoints)
-    sharing = Sharing(state, stages)
+    sharing = Sharing(state, stages, hooks.team)
     status, error = "complete", ""
     while state.epoch < last and status == "complete":
         known = state.epoch
