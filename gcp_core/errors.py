@@ -68,6 +68,10 @@ class Diverged(GcpError):
     """The training loss was not finite."""
 
 
+class ProcessLost(GcpError):
+    """One of the processes that train a trial is gone. The trial can go on from its newest checkpoint."""
+
+
 def required(value: T | None, what: str) -> T:
     """``value``, which the caller knows to be present; if it is None, that is a bug and not a user's mistake.
 

@@ -152,7 +152,7 @@ def _measure(
         setup_s=setup_s,
         step=Line(dense_macs, dense_s, pruned_macs, _trained_s(model, optimizer, setup, watch)),
         batch_size=train.batch_size,
-        steps=num_steps(setup.train_images, train.batch_size),
+        steps=num_steps(setup.train_images, train.batch_size, train.processes),
         image=Line(dense_macs, image_s, pruned_macs, _image_s(model, setup, watch)),
         epoch_val=len(setup.epoch_val_images),
         final=len(splits.val) + len(splits.test),
@@ -213,7 +213,8 @@ def _step_s(model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Set
 
 def _endless_batches(setup: Setup) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     for epoch in itertools.count(1):
-        yield from setup.epoch_batches(epoch)
+        # Of several processes each has a part of every batch; what they say to each other is not counted.
+        yield from setup.epoch_batches(epoch, (0, setup.config.train.processes))
 
 
 def _image_s(model: torch.nn.Module, setup: Setup, watch: _Watch) -> float:

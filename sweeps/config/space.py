@@ -154,7 +154,11 @@ class Space:
             )
 
     def resolve(self, point: Mapping[str, Scalar], threads: int = 1) -> TrialConfig:
-        """The trial at this point; raises ConfigError where the trial's own checks refuse it."""
+        """The trial at this point; raises ConfigError where the trial's own checks refuse it.
+
+        Args:
+            threads: of all its processes together.
+        """
         tree = {key: dict(value) if isinstance(value, dict) else value for key, value in self.base.items()}
         for path, value in point.items():
             node: dict[str, Any] = tree
@@ -165,7 +169,8 @@ class Space:
             node[leaf] = value
         if self.given is not None:
             tree = filled(tree, self.given)
-        return TrialConfig.from_dict({**tree, "threads": threads})
+        each = max(1, threads // tree.get("train", {}).get("processes", 1))
+        return TrialConfig.from_dict({**tree, "threads": each})
 
     def grid(self) -> Iterator[Point]:
         """Every point, the last dimension running fastest; only for a finite space."""

@@ -23,6 +23,7 @@ from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, t
 from sweeps.config.methods import open_slots, with_slots
 from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, without_rungs
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
+from sweeps.config.processes import with_processes
 from sweeps.config.reading import flatten, merge, plain, read_tree
 from sweeps.config.search import SearchConfig
 from sweeps.config.secrets import refuse_secrets
@@ -33,7 +34,8 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 @dataclass(frozen=True)
 class ResourcesConfig:
-    """What one trial gets. ``cpus`` is its number of threads; ``gpus`` may be a fraction.
+    """What one trial gets. ``cpus`` is its number of threads, of all its processes together; ``gpus`` may be a fraction.
+    Several train it together, see ``train.processes``.
 
     ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost; every
     further epoch starts the count again.
@@ -241,6 +243,11 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         values = _section(tree.get(part), cls, part)
         sweep_parts[part] = cls(**values)
         merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
+    given_processes = (tree.get("train") or {}).get("processes")
+    for parts in (base, merged):
+        parts["train"] = with_processes(
+            parts["train"], sweep_parts["resources"].gpus, given_processes, dimensions
+        )
     given_epochs = sweep_parts["baseline"].epochs
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
     merged["ledger"] = ledger = _ledger(tree.get("ledger"), storage)

@@ -17,6 +17,16 @@ def wanted(config: SweepConfig) -> dict[str, float]:
     return {"CPU": config.resources.cpus, "GPU": config.resources.gpus}
 
 
+def bundles(config: SweepConfig) -> dict[str, Any]:
+    """Arguments of Ray's placement group for a trial: a bundle for each of its processes, all on one node."""
+    number = config.space.base["train"]["processes"]
+    each = {kind: value / number for kind, value in wanted(config).items() if value or kind == "CPU"}
+    return {
+        "bundles": [dict(each) for _ in range(number)],
+        "strategy": "STRICT_PACK" if number > 1 else "PACK",
+    }
+
+
 def fits(config: SweepConfig, node: Mapping[str, Any]) -> bool:
     """Whether a trial finds everything it asks for on this node (Ray's own record of it)."""
     return all(node["Resources"].get(kind, 0.0) >= number for kind, number in wanted(config).items())

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from gcp_core.errors import ConfigError
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.capacity import Capacity
+from sweeps.driver.capacity import Capacity, bundles
 from sweeps.driver.nodes import (
     Node,
     check_nodes,
@@ -286,7 +286,7 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     resources = conductor.config.resources
     scratch = folder / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
-    trainable = tune.with_resources(tune_trainable, {"cpu": resources.cpus, "gpu": resources.gpus})
+    trainable = tune.with_resources(tune_trainable, tune.PlacementGroupFactory(**bundles(conductor.config)))
     searcher = ConductorSearcher(conductor, runner)
     capacity = Capacity(conductor.config, ray.nodes, _log.warning)
     with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):

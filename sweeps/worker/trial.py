@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from gcp_core import schema
-from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget
+from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget, ProcessLost
 from gcp_core.factory import load_factory
 from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redact
 from sweeps.records import spool
@@ -44,6 +44,7 @@ from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
 from sweeps.worker.gpu import free_memory, wait_for_memory
+from sweeps.worker.processes import start_on_ray
 from sweeps.worker.watchdog import Watchdog
 
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
@@ -63,11 +64,13 @@ class Extra:
         snapshot: receives every snapshot of a path, once it is kept; the driver's word on it is there when it returns.
         latency: snapshots' forward passes are timed, because an objective or a constraint asks for it.
         stage_bytes: how much shared training is kept; None = as much as is usual.
+        start: starts the other processes of a trial that has several; None = the runner knows.
     """
 
     snapshot: Callable[[Snap], None] = lambda snap: None
     latency: bool = False
     stage_bytes: int | None = None
+    start: Callable[[Any], Any] | None = None
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
@@ -94,7 +97,9 @@ def tune_trainable(config: dict[str, Any]) -> None:
                 gpus=config.get("gpus", 0.0),
                 holder=_this_node(),
                 exchange=exchange,
-                extra=Extra(send_snapshot, config.get("latency", False), config.get("stage_bytes")),
+                extra=Extra(
+                    send_snapshot, config.get("latency", False), config.get("stage_bytes"), start_on_ray
+                ),
             )
     except OSError as exc:
         if not is_full(exc):
@@ -133,8 +138,8 @@ def run_job(
 ) -> Outcome:
     """Run (or continue) a job in its folder; never raises because of the trial.
 
-    Raises OSError if the disk is full, or the object store does not take the result: the job is then as unfinished as
-    before.
+    Raises OSError if the disk is full, or the object store does not take the result, and ProcessLost if one of several
+    processes of the trial is gone: the job is then as unfinished as before.
 
     Args:
         runner: ``package.module:function`` with the signature of ``gcp_core.training.run_trial``.
@@ -236,10 +241,13 @@ def _run(
         wanted: dict[str, Any] = {"saved": saved, "devices": gpus or None, "snapshot": snapshot}
         wanted |= {"stages": open_stages(exchange, extra.stage_bytes)} if share else {}
         wanted |= {"latency": True} if extra.latency else {}
+        wanted |= {"start": extra.start} if extra.start and job.config.train.processes > 1 else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
     except Exception as exc:  # the trial may raise anything; the sweep continues
-        if is_full(exc):
+        if is_full(exc) or isinstance(
+            exc, ProcessLost
+        ):  # the second: Ray starts it again, from its last epoch
             raise
         text = redact(traceback.format_exc())
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")

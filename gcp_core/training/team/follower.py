@@ -49,12 +49,13 @@ class Follower:
     def state(self) -> State:
         return required(self._state, "state")
 
-    def _prepare(self, config: Mapping[str, Any], device: str) -> None:
-        """Data and the dense model of the trial, on this process's device."""
+    def _prepare(self, config: Mapping[str, Any], device: str) -> str:
+        """Data and the dense model of the trial, on this process's device; what kind of device that is."""
         given = TrialConfig.from_dict(dict(config))
         given = dataclasses.replace(given, train=dataclasses.replace(given.train, device=device))
         torch.set_num_threads(given.threads)
         self._state = State.fresh(build_setup(given))
+        return self._state.setup.device.type
 
     def _join(self, rank: int, host: str, port: int) -> None:
         setup = self.state.setup

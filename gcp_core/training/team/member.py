@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import torch
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import GcpError
 
 
 class Member(Protocol):
@@ -109,10 +108,6 @@ def packed(tensors: Mapping[str, Any]) -> bytes:
 def unpacked(said: bytes) -> dict[str, Any]:
     """Inverse of :func:`packed`."""
     return torch.load(io.BytesIO(said), map_location="cpu", weights_only=True)
-
-
-class ProcessLost(GcpError):
-    """One of the processes that train a trial is gone. The trial can go on from its newest checkpoint."""
 
 
 class Hearing:

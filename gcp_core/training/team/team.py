@@ -12,7 +12,7 @@ from torch import nn
 
 from gcp_core.config import TrialConfig
 from gcp_core.data.pipeline import num_steps
-from gcp_core.errors import Diverged, GcpError, ModelError, required
+from gcp_core.errors import ConfigError, Diverged, GcpError, ModelError, ProcessLost, required
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.slots import state_of
 from gcp_core.training.epoch import train_epoch
@@ -20,7 +20,7 @@ from gcp_core.training.setup import Setup
 from gcp_core.training.state import State
 from gcp_core.training.team import group
 from gcp_core.training.team.mark import mark_of, marks_of
-from gcp_core.training.team.member import Hearing, ProcessLost, Start, Started, packed, to_bytes
+from gcp_core.training.team.member import Hearing, Start, Started, packed, to_bytes
 from gcp_core.training.team.processes import start_here
 from gcp_core.training.team.share import Share
 
@@ -84,8 +84,12 @@ class Team:
         values = self._config.to_dict()
         for member in self._members:
             member.tell(to_bytes(("prepare", {"config": values, "device": member.device})))
-        with self._together(PREPARE_S):
+        with self._together(PREPARE_S) as kinds:
             pass
+        for rank, kind in kinds.items():
+            if kind != setup.device.type:
+                message = f"the first process trains on {setup.device.type}, process {rank} on {kind}"
+                raise ConfigError(message, "train.device", "what does every node's torch see?")
         store, port = group.open_store(self._host, train.processes)
         for member in self._members:
             about = {"rank": member.rank, "host": self._host, "port": port}

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
+from sweeps.driver.capacity import bundles
 from sweeps.driver.nodes import (
     Node,
     check_nodes,
@@ -112,3 +113,16 @@ def test_a_node_whose_clock_is_far_off_is_named_and_used() -> None:
     ]
     before = time.time()
     assert before <= describe("here", []).clock <= time.time()
+
+
+def test_a_trial_has_a_bundle_for_each_process_all_on_one_node(tmp_path: Path) -> None:
+    four = bundles(config(tmp_path, {"resources.cpus": 8, "resources.gpus": 4}))
+    assert four == {"bundles": [{"CPU": 2.0, "GPU": 1.0}] * 4, "strategy": "STRICT_PACK"}
+    assert bundles(config(tmp_path, {"resources.cpus": 2})) == {"bundles": [{"CPU": 2.0}], "strategy": "PACK"}
+
+
+def test_more_gpus_per_trial_than_any_node_has_are_refused(tmp_path: Path) -> None:
+    nodes = [_node("a", CPU=8.0, GPU=2.0), _node("b", CPU=8.0, GPU=2.0)]
+    with pytest.raises(ConfigError, match=r"resources\.gpus: 4 GPUs per trial, but no node has more than 2"):
+        check_resources(config(tmp_path, {"resources.gpus": 4}), nodes)
+    check_resources(config(tmp_path, {"resources.gpus": 2}), nodes)

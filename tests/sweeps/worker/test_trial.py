@@ -14,10 +14,10 @@ import torch
 import yaml
 
 from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget
+from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget, ProcessLost
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
-from sweeps.worker.trial import _this_node, describe, run_job
+from sweeps.worker.trial import Extra, _this_node, describe, run_job
 from tests.sweeps.fake_runner import Result
 
 RUNNER = "tests.sweeps.fake_runner:run"
@@ -187,3 +187,18 @@ def test_a_trial_error_survives_pickle() -> None:
 
     error = pickle.loads(pickle.dumps(ConfigError("a", "b", "c")))
     assert str(error) == "b: a (c)"
+
+
+def losing(config: TrialConfig, *, report=None, checkpoint_dir=None, start=None) -> Result:
+    raise ProcessLost(f"process 1 is gone, {start}", "train.processes")
+
+
+@pytest.mark.parametrize(("processes", "start"), [(1, "None"), (2, "started")])
+def test_a_trial_that_lost_one_of_its_processes_is_not_over(
+    tmp_path: Path, processes: int, start: str
+) -> None:
+    """Ray then starts it again."""
+    job = _job(tmp_path, TrialConfig(train=TrainConfig(processes=processes)))
+    with pytest.raises(ProcessLost, match=f"process 1 is gone, {start}"):
+        run_job(job, f"{__name__}:losing", lambda row: None, extra=Extra(start="started"))
+    assert read_outcome(Path(job.folder)) is None

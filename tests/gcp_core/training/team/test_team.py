@@ -9,12 +9,12 @@ import torch
 import torch.distributed as dist
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.errors import ConfigError, GcpError, ModelError
+from gcp_core.errors import ConfigError, GcpError, ModelError, ProcessLost
 from gcp_core.records.checkpoint import load_model
 from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial
 from gcp_core.training.polish import polish
-from gcp_core.training.team.member import ProcessLost, Started
+from gcp_core.training.team.member import Started
 from gcp_core.training.team.processes import start_here
 from gcp_core.training.team.share import Share
 from gcp_core.training.team.team import Team
