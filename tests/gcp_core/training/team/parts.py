@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+from pathlib import Path
+
 import torch
 import torch.distributed as dist
 from torch import nn
@@ -71,3 +75,18 @@ class Counts(RaisesIn):
 
     def load_state_dict(self, state):
         self.seen = state["seen"]
+
+
+class KillsIn(RaisesIn):
+    """Kills one of the processes in its seventh step, unless there is the file ``once``."""
+
+    def __init__(self, rank: int, once: str) -> None:
+        super().__init__(rank)
+        self._once = Path(once)
+
+    def term(self, model, images, labels, outputs):
+        self._steps += 1
+        if self._steps == 7 and dist.get_rank() == self._rank and not self._once.exists():
+            self._once.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return images.new_zeros(())
