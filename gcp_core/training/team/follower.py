@@ -57,11 +57,11 @@ class Follower:
         self._state = State.fresh(build_setup(given))
         return self._state.setup.device.type
 
-    def _join(self, rank: int, host: str, port: int) -> None:
+    def _join(self, rank: int, host: str, port: int, options: Mapping[str, bool]) -> None:
         setup = self.state.setup
-        train = setup.config.train
-        group.join(rank, train.processes, setup.device, group.find(host, port, train.processes))
-        self._share = Share(rank, train.processes, sync_norms=train.sync_norms)
+        processes = setup.config.train.processes
+        group.join(rank, processes, setup.device, group.find(host, port, processes))
+        self._share = Share(rank, processes, **options)
 
     def _take(self, plans: Sequence[str], tensors: bytes, rewritten: bool) -> str:
         """Be where the first process is, from the dense model on."""

@@ -30,10 +30,11 @@ class Share:
         rank: 0 is the first process, which decides.
         processes: how many there are.
         sync_norms: batch norms see the whole batch.
+        unused: the model has parameters that no output depends on, see :func:`has_unused`.
     """
 
-    def __init__(self, rank: int, processes: int, *, sync_norms: bool = False) -> None:
-        self.rank, self.processes, self._sync_norms = rank, processes, sync_norms
+    def __init__(self, rank: int, processes: int, *, sync_norms: bool = False, unused: bool = False) -> None:
+        self.rank, self.processes, self._sync_norms, self._unused = rank, processes, sync_norms, unused
         self._forward: nn.Module | None = None
 
     @property
@@ -64,6 +65,7 @@ class Share:
             device_ids=[device.index] if device.type == "cuda" else None,
             init_sync=False,  # all have the same weights, see Team
             gradient_as_bucket_view=True,
+            find_unused_parameters=self._unused,
             **_NO_BUFFERS,
         )
         try:
@@ -85,6 +87,19 @@ class Share:
         both = torch.stack([total, total.new_tensor(float(seen))])
         dist.all_reduce(both)
         return both[0], int(both[1].item())
+
+
+def has_unused(model: nn.Module, example: Tensor) -> bool:
+    """Whether parameters of ``model`` get no gradient from its outputs: for those others would be waited for in vain.
+
+    The model is trained in by this, so it should be one that nobody needs any more.
+    """
+    devices = [example.device] if example.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        outputs = model.train()(example.expand(2, *example.shape[1:]))
+    heads = [outputs] if isinstance(outputs, Tensor) else [head for head in outputs if head is not None]
+    torch.stack([head.sum() for head in heads]).sum().backward()
+    return any(p.grad is None for p in model.parameters() if p.requires_grad)
 
 
 @torch.no_grad()

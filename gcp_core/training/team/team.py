@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from gcp_core.training.team import group
 from gcp_core.training.team.mark import mark_of, marks_of
 from gcp_core.training.team.member import Hearing, Start, Started, packed, to_bytes
 from gcp_core.training.team.processes import start_here
-from gcp_core.training.team.share import Share
+from gcp_core.training.team.share import Share, has_unused
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +33,8 @@ PREPARE_S = 1800.0
 _REASON_S = 5.0
 #: Seconds for them to end by themselves.
 _END_S = 10.0
+#: How gloo and NCCL say that another process was waited for in vain.
+_TIMED_OUT = re.compile(r"timed? ?out", re.IGNORECASE)
 
 
 @contextlib.contextmanager
@@ -91,12 +94,14 @@ class Team:
                 message = f"the first process trains on {setup.device.type}, process {rank} on {kind}"
                 raise ConfigError(message, "train.device", "what does every node's torch see?")
         store, port = group.open_store(self._host, train.processes)
+        model = State.fresh(setup).model
+        options = {"sync_norms": train.sync_norms, "unused": has_unused(model, setup.example)}
         for member in self._members:
-            about = {"rank": member.rank, "host": self._host, "port": port}
+            about = {"rank": member.rank, "host": self._host, "port": port, "options": options}
             member.tell(to_bytes(("join", about)))
         with self._together():
             group.join(0, train.processes, setup.device, store)
-        self._share = Share(0, train.processes, sync_norms=train.sync_norms)
+        self._share = Share(0, train.processes, **options)
         log.info("%d processes train together", train.processes)
 
     def train(self, state: State, pace: Callable[[int], float] | None = None) -> float:
@@ -147,7 +152,7 @@ class Team:
             group.abort()
             group.leave()
         for member in self._members:
-            member.end(_END_S)
+            member.end(_END_S if self._sound else 0.0)
 
     def _catch_up(self, state: State) -> None:
         """Let the others be where the first one is: cut what it has cut, or take over what it has taken over."""
@@ -215,8 +220,12 @@ class Team:
             rank, failure = first
             failure.error.add_note(f"in process {rank} of {len(self._members) + 1}:\n{failure.text}")
             return failure.error
+        if own is not None and not (isinstance(own, RuntimeError) and _TIMED_OUT.search(str(own))):
+            return own
         silent = sorted({member.rank for member in self._members} - set(hearing.answers))
-        return own or _lost(f"nothing was heard of process {silent[0]} for {group.PATIENCE_S:.0f} s")
+        return _lost(
+            f"process {' or '.join(map(str, silent))} of {len(self._members) + 1} hangs: {own or 'no answer'}"
+        )
 
 
 def _lost(what: str) -> ProcessLost:

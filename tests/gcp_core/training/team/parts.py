@@ -23,6 +23,15 @@ def without_norms(num_classes: int, in_channels: int) -> nn.Module:
     )
 
 
+class WithAnUnusedLayer(nn.Module):
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.unused, self.used = nn.Linear(3, 3), without_norms(num_classes, in_channels)
+
+    def forward(self, x):
+        return self.used(x)
+
+
 def with_torch_sync_norm(num_classes: int, in_channels: int) -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(in_channels, 6, 3),

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import signal
+from datetime import timedelta
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gcp_core.records.checkpoint import load_model
 from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial
 from gcp_core.training.polish import polish
+from gcp_core.training.team import group, team
 from gcp_core.training.team.member import Started
 from gcp_core.training.team.processes import start_here
 from gcp_core.training.team.share import Share
@@ -148,9 +150,12 @@ def test_all_processes_have_the_same_plans_weights_and_momenta_before_and_after_
     assert len({mark["optimizer"] for mark, _ in marks}) == 1 + epochs + events
 
 
-def test_the_gradient_is_that_of_one_process_also_in_a_batch_that_two_cannot_share_evenly(tmp_path, kept):
+@pytest.mark.parametrize("model", ["without_norms", "WithAnUnusedLayer"])
+def test_the_gradient_is_that_of_one_process_also_in_a_batch_that_two_cannot_share_evenly(
+    tmp_path, kept, model
+):
     """After six steps of rate 0.1, weights that differ by less than 1e-6 come of gradients that do so."""
-    model = f"{PARTS}:without_norms"
+    model = f"{PARTS}:{model}"
     one = run_trial(baseline(model, 1), checkpoint_dir=tmp_path / "one")
     two = run_trial(baseline(model, 2), checkpoint_dir=tmp_path / "two", start=kept)
     assert_close(one, two, 1e-6)
@@ -264,6 +269,29 @@ def test_what_is_raised_in_one_process_is_raised_and_ends_all(rank):
     assert [note.startswith("in process 1 of 2:\nTraceback") for note in notes] == [True] * rank
     assert gone(watched.pids)
     assert not dist.is_initialized()
+
+
+def test_a_process_that_hangs_is_given_up_after_a_while(monkeypatch):
+    watched, steps, of_batch = Watched(), [], Share.of_batch
+
+    def stopping(share, *about):
+        steps.append(about)
+        if len(steps) == 3:
+            os.kill(watched.pids[0], signal.SIGSTOP)
+        return of_batch(share, *about)
+
+    monkeypatch.setattr(Share, "of_batch", stopping)
+    monkeypatch.setattr(team, "_REASON_S", 0.5)
+    join = group.join
+
+    def impatient(*about):
+        join(*about)
+        dist.set_timeout(timedelta(seconds=3))
+
+    monkeypatch.setattr(group, "join", impatient)
+    with pytest.raises(ProcessLost, match=r"process 1 of 2 hangs: .*Timed out"):
+        run_trial(SINGLE, start=watched)
+    assert gone(watched.pids)
 
 
 def test_processes_that_drift_apart_are_noticed_after_the_epoch():
