@@ -84,7 +84,7 @@ def train_epoch(
     after_step = getattr(penalty, "after_step", None)
     total = torch.zeros((), dtype=torch.float64, device=device)
     seen = 0
-    step = begin = (epoch - 1) * steps
+    step = (epoch - 1) * steps
     forward = share.forward if share else model
     for images, labels in setup.epoch_batches(epoch, share.part) if share else setup.epoch_batches(epoch):
         for group in optimizer.param_groups:
@@ -93,10 +93,7 @@ def train_epoch(
             outputs = forward(images)
             loss = loss_of(outputs, labels, train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
-        minimised = loss
-        if share:
-            whole = len(setup.train_images) - (step - begin) * train.batch_size
-            minimised = share.of_batch(loss, len(labels), min(train.batch_size, whole))
+        minimised = share.of_batch(loss, len(labels)) if share else loss
         if penalty is not None:
             minimised = minimised + penalty.term(model, images, labels, outputs)
         minimised.backward()

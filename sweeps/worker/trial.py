@@ -244,10 +244,11 @@ def _run(
         wanted |= {"start": extra.start} if extra.start and job.config.train.processes > 1 else {}
         more = {name: value for name, value in wanted.items() if _takes(function, name)}
         result = function(job.config, report=report, checkpoint_dir=str(folder), **more)
+    except ProcessLost as exc:  # Ray starts it again, from its last epoch
+        _log.error("%s", exc)
+        raise
     except Exception as exc:  # the trial may raise anything; the sweep continues
-        if is_full(exc) or isinstance(
-            exc, ProcessLost
-        ):  # the second: Ray starts it again, from its last epoch
+        if is_full(exc):
             raise
         text = redact(traceback.format_exc())
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")

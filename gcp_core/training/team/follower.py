@@ -80,7 +80,11 @@ class Follower:
         state, share = self.state, required(self._share, "share")
         if state.penalty is not None:
             load_state(state.penalty, unpacked(penalty))
-        with contextlib.suppress(Diverged), share.training(state.model):  # the first one says so
+        images, batch_size = len(state.setup.train_images), state.setup.config.train.batch_size
+        with (
+            contextlib.suppress(Diverged),  # the first one says so
+            share.training(state.model, images, batch_size),
+        ):
             train_epoch(
                 state.model,
                 state.optimizer,

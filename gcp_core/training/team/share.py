@@ -36,6 +36,7 @@ class Share:
     def __init__(self, rank: int, processes: int, *, sync_norms: bool = False, unused: bool = False) -> None:
         self.rank, self.processes, self._sync_norms, self._unused = rank, processes, sync_norms, unused
         self._forward: nn.Module | None = None
+        self._batch = self._left = 0
 
     @property
     def part(self) -> tuple[int, int]:
@@ -53,13 +54,14 @@ class Share:
         return required(self._forward, "Share.training")
 
     @contextlib.contextmanager
-    def training(self, model: nn.Module) -> Iterator[None]:
-        """Around an epoch of ``model``, in all processes. At its end their buffers are those of the first one.
+    def training(self, model: nn.Module, images: int, batch_size: int) -> Iterator[None]:
+        """Around an epoch of ``model`` over so many images, in all processes. At its end their buffers are those of the
+        first one.
 
         Wrapper and synchronised norms live in here only. So the wrapper always has the parameters that an event has
         left, and whatever a process does alone waits for nobody.
         """
-        device = next(model.parameters()).device
+        device, self._batch, self._left = next(model.parameters()).device, batch_size, images
         self._forward = DistributedDataParallel(
             model,
             device_ids=[device.index] if device.type == "cuda" else None,
@@ -75,11 +77,12 @@ class Share:
             self._forward = None
         first_to_all(list(model.buffers()))
 
-    def of_batch(self, loss: Tensor, own: int, whole: int) -> Tensor:
-        """``loss``, a mean over this process's ``own`` images of the batch, weighed.
+    def of_batch(self, loss: Tensor, own: int) -> Tensor:
+        """``loss``, a mean over this process's ``own`` images of the next batch, weighed.
 
-        The mean of the processes' gradients is then the gradient of the mean over all ``whole`` images.
+        The mean of the processes' gradients is then the gradient of the mean over all images of that batch.
         """
+        whole, self._left = min(self._batch, self._left), self._left - self._batch
         return loss if own * self.processes == whole else loss * (own * self.processes / whole)
 
     def over_all(self, total: Tensor, seen: int) -> tuple[Tensor, int]:

@@ -122,7 +122,10 @@ class Team:
         penalty = packed({} if state.penalty is None else state_of(state.penalty))
         self._tell("train", epoch=epoch, rates=rates, begin=begin, penalty=penalty)
         share = required(self._share, "Team.join")
-        with self._together() as answers, share.training(state.model):
+        with (
+            self._together() as answers,
+            share.training(state.model, len(setup.train_images), train.batch_size),
+        ):
             loss = train_epoch(
                 state.model,
                 state.optimizer,
