@@ -297,6 +297,27 @@ def test_an_epoch_sees_every_image_once_and_depends_on_seed_and_epoch_alone():
     assert not torch.equal(again[0][0], other_seed[0][0])
 
 
+@pytest.mark.parametrize(("processes", "last"), [(2, [25, 25]), (3, [17, 17, 16])])
+@pytest.mark.parametrize("augment", ["none", "crop_flip"])
+def test_the_parts_of_several_processes_are_the_batches_of_one(processes, last, augment):
+    """1010 images in batches of 192: the last one has 50."""
+    splits = load_splits(DataConfig(val_share=0.25))
+    options = {"batch_size": 192, "augment": augment}
+    parts = [batches(splits, part=(rank, processes), **options) for rank in range(processes)]
+    assert [len(part[-1][1]) for part in parts] == last
+    whole = batches(splits, **options)
+    assert len(whole) == 6
+    for together, (x, y) in zip(zip(*parts, strict=True), whole, strict=True):
+        assert torch.equal(torch.cat([part[0] for part in together]), x)
+        assert torch.equal(torch.cat([part[1] for part in together]), y)
+
+
+def test_a_last_batch_with_one_image_for_a_process_is_left_out():
+    splits = load_splits(DataConfig(val_images=200, train_images=128 + 5))
+    assert [num_steps(splits.train, 64, processes) for processes in (1, 2, 3)] == [3, 3, 2]
+    assert [len(y) for _, y in batches(splits, part=(1, 2))] == [32, 32, 2]
+
+
 def test_a_last_batch_of_one_image_is_left_out():
     splits = load_splits(DataConfig(val_images=200, train_images=129))
     assert num_steps(splits.train, 64) == 2

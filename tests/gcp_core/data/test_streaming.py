@@ -52,8 +52,8 @@ def data(folder, **options) -> DataConfig:
     return DataConfig(name="parquet", path=str(folder), val_share=0.25, **options)
 
 
-def epoch(splits, number=1, augment="crop_flip"):
-    options = {"batch_size": 32, "augment": augment, "padding": 2, "seed": 5, "epoch": number}
+def epoch(splits, number=1, augment="crop_flip", part=(0, 1)):
+    options = {"batch_size": 32, "augment": augment, "padding": 2, "seed": 5, "epoch": number, "part": part}
     return list(training_batches(splits.train, splits.normalise, **options))
 
 
@@ -71,6 +71,7 @@ def test_streamed_batches_are_those_of_a_set_in_memory_for_any_number_of_workers
     assert streamed.train.source is not None
     assert equal(epoch(streamed, 2), epoch(memory, 2))
     assert not equal(epoch(streamed, 2), epoch(memory, 3))
+    assert equal(epoch(streamed, 2, part=(1, 2)), epoch(memory, 2, part=(1, 2)))
     for split in ("val", "test"):
         part, whole = getattr(streamed, split), getattr(memory, split)
         batches = [list(evaluation_batches(s, memory.normalise, 16)) for s in (part, whole)]
