@@ -1,4 +1,4 @@
-"""One epoch of training: optimiser, loss, steps."""
+"""One epoch of training: optimiser, rates, steps."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
@@ -16,10 +16,8 @@ from gcp_core.penalties import Penalty
 from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
+from gcp_core.steps import Step
 from gcp_core.training.setup import Setup
-
-#: Weight of the auxiliary heads' losses (GoogLeNet and Inception return several outputs in training mode).
-AUXILIARY_WEIGHT = 0.3
 
 
 def build_optimizer(
@@ -70,44 +68,25 @@ def train_epoch(
     Raises:
         Diverged: the loss was not finite.
     """
-    train, device = setup.config.train, setup.device
+    train = setup.config.train
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
     torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
+    steps = num_steps(setup.train_images, train.batch_size)
     if pace is None:
-        pace = learning_pace(train, num_steps(setup.train_images, train.batch_size), setup.config.prune)
+        pace = learning_pace(train, steps, setup.config.prune)
     model.train()
-    after_step = getattr(penalty, "after_step", None)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    seen = 0
-    step = (epoch - 1) * num_steps(setup.train_images, train.batch_size)
-    for images, labels in setup.epoch_batches(epoch):
-        for group in optimizer.param_groups:
-            group["lr"] = train.lr * pace(step) * group.get("lr_factor", 1.0)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            outputs = model(images)
-            loss = loss_of(outputs, labels, train.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        if penalty is None:
-            loss.backward()
-        else:
-            (loss + penalty.term(model, images, labels, outputs)).backward()
-        optimizer.step()
-        if after_step is not None:
-            with torch.no_grad():
-                after_step(model)
-        total += loss.detach().double() * len(labels)
-        seen, step = seen + len(labels), step + 1
+    factors = [pace(number) for number in range((epoch - 1) * steps, epoch * steps)]
+    own = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+    step, seen = Step(model, optimizer, train, penalty), 0
+    step.begin([[train.lr * factor * of_group for of_group in own] for factor in factors])
+    try:
+        for images, labels in setup.epoch_batches(epoch):
+            step(images, labels)
+            seen += len(labels)
+    finally:
+        step.end()
     # One look per epoch: a look per step would make a GPU wait for every batch.
-    mean = total.item() / seen
+    mean = step.total.item() / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss is {mean} in epoch {epoch}", "train", "try a smaller train.lr")
     return mean
-
-
-def loss_of(outputs: Any, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy; auxiliary heads count :data:`AUXILIARY_WEIGHT` each."""
-    if isinstance(outputs, Tensor):
-        return nn.functional.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
-    heads = [loss_of(head, labels, label_smoothing) for head in outputs if head is not None]
-    # torchvision's tuples differ: logits come first in all of them.
-    return heads[0] + AUXILIARY_WEIGHT * sum(heads[1:], torch.zeros_like(heads[0]))

@@ -33,7 +33,8 @@ from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.repairs import build_repair
 from gcp_core.schedule.clocks import build_clock
 from gcp_core.seeds import generator
-from gcp_core.training.epoch import build_optimizer, loss_of
+from gcp_core.steps import loss_of
+from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.setup import Setup, build_setup
 

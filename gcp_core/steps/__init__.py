@@ -1,0 +1,5 @@
+"""Training steps: what happens to a network with each batch, one kind per file."""
+
+from gcp_core.steps.step import Step, loss_of
+
+__all__ = ["Step", "loss_of"]
