@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
@@ -17,10 +18,13 @@ from gcp_core.seeds import generator
 #: Batch size of the relevance pass and other scoring.
 SCORING_BATCH = 128
 
+#: Positions in a split, and what happens to the images there.
+_Draw = tuple[Tensor, Crops | None]
+#: uint8 ``(B, H, W, C)`` -> float32 ``(B, C, H, W)``.
+_Finish = Callable[[Tensor], Tensor]
+
 #: On a GPU so many bytes of finished images are made at a time; one batch at least.
 _TOGETHER_BYTES = 1 << 25
-
-_Finish = Callable[[Tensor], Tensor]
 
 
 def num_steps(images: Images, batch_size: int) -> int:
@@ -42,83 +46,87 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One shuffled, augmented epoch: images float32 ``(B, C, H, W)``, labels int64 ``(B,)``.
 
-    Order and augmentation are functions of ``seed`` and ``epoch`` alone, and are drawn on the CPU. What a GPU needs of
-    them is uploaded before the first batch: no batch waits for a copy.
+    Order and augmentation are functions of ``seed`` and ``epoch`` alone. They are drawn on the CPU; what a GPU that holds
+    the images needs of them is uploaded before the first batch, so that no batch waits for a copy.
     """
     rng = generator(seed, "train", epoch)
     order = torch.randperm(len(images), generator=rng)
-    if len(order) % batch_size == 1:
-        order = order[:-1]
-    crops: Iterator[Crops] | None = None
-    if augment != "none" and padding > 0:
-        sizes = [len(part) for part in order.split(batch_size)]
-        crops = (draw_crops(size, padding, augment == "crop_flip", rng) for size in sizes)
-    yield from _batches(images, order, batch_size, crops, partial(normalise, channels_last=channels_last))
+
+    def draws() -> Iterator[_Draw]:
+        for step in range(num_steps(images, batch_size)):
+            positions = order[step * batch_size : (step + 1) * batch_size]
+            cropped = augment != "none" and padding > 0
+            yield (
+                positions,
+                (draw_crops(len(positions), padding, augment == "crop_flip", rng) if cropped else None),
+            )
+
+    yield from _batches(images, draws(), partial(normalise, channels_last=channels_last))
 
 
 def evaluation_batches(
     images: Images, normalise: Normalise, batch_size: int, channels_last: bool = True
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole split in its order; nothing is left out."""
-    positions = torch.arange(len(images), device=images.pixels.device)
-    yield from _batches(images, positions, batch_size, None, partial(normalise, channels_last=channels_last))
+    positions = torch.arange(len(images), device=images.pixels.device).split(batch_size)
+    finish = partial(normalise, channels_last=channels_last)
+    yield from _batches(images, ((part, None) for part in positions), finish)
 
 
-def _batches(
-    images: Images, positions: Tensor, batch_size: int, crops: Iterator[Crops] | None, finish: _Finish
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images at these positions of the split, cropped and finished, and their labels.
-
-    Args:
-        crops: one for each batch, drawn when it is asked for.
-        finish: uint8 ``(B, H, W, C)`` -> float32 ``(B, C, H, W)``.
-    """
-    if len(positions) == 0:
-        return
+def _batches(images: Images, draws: Iterator[_Draw], finish: _Finish) -> Iterator[tuple[Tensor, Tensor]]:
+    """The drawn images, finished, and labels ``(B,)``: from this machine's memory, a GPU's, or the disk."""
     if images.source is not None:
-        yield from _streamed(images, images.source, positions, batch_size, crops, finish)
+        yield from _streamed(images, images.source, draws, finish)
     elif images.pixels.device.type != "cpu":
-        yield from _on_device(images, positions, batch_size, crops, finish)
+        yield from _on_device(images, list(draws), finish)
     else:
-        for part in positions.split(batch_size):
-            pixels, labels = images.take(part)
-            yield finish(pixels if crops is None else apply_crops(pixels, next(crops))), labels
+        for positions, crops in draws:
+            pixels, labels = images.take(positions)
+            yield finish(pixels if crops is None else apply_crops(pixels, crops)), labels
 
 
-def _on_device(
-    images: Images, positions: Tensor, batch_size: int, crops: Iterator[Crops] | None, finish: _Finish
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """From the memory of a GPU: the draws of all batches travel together, and several batches are made at a time.
+def _on_device(images: Images, draws: list[_Draw], finish: _Finish) -> Iterator[tuple[Tensor, Tensor]]:
+    """Out of the memory of a GPU: all draws travel together, and several batches are made at a time.
 
     A small batch keeps a GPU busy for less time than it takes to ask for it.
     """
-    device = images.pixels.device
-    positions = positions.to(device)
-    drawn = None if crops is None else joined(list(crops)).to(device)
-    together = batch_size * max(1, _TOGETHER_BYTES // (4 * batch_size * images.pixels[0].numel()))
-    for first in range(0, len(positions), together):
-        part = slice(first, first + together)
+    if not draws:
+        return
+    device, sizes = images.pixels.device, [len(positions) for positions, _ in draws]
+    positions = torch.cat([positions for positions, _ in draws]).to(device)
+    drawn = [crops for _, crops in draws if crops is not None]
+    crops = joined(drawn).to(device) if drawn else None
+    together = max(1, _TOGETHER_BYTES // (4 * sizes[0] * images.pixels[0].numel()))
+    done = 0
+    for first in range(0, len(sizes), together):
+        some = sizes[first : first + together]
+        part = slice(done, done + sum(some))
         pixels, labels = images.take(positions[part])
-        if drawn is not None:
-            pixels = apply_crops(pixels, drawn.part(part))
-        yield from zip(finish(pixels).split(batch_size), labels.split(batch_size))
+        made = finish(pixels if crops is None else apply_crops(pixels, crops.part(part)))
+        yield from zip(made.split(some), labels.split(some))
+        done = part.stop
 
 
 def _streamed(
-    images: Images,
-    source: RowFile,
-    positions: Tensor,
-    batch_size: int,
-    crops: Iterator[Crops] | None,
-    finish: _Finish,
+    images: Images, source: RowFile, draws: Iterator[_Draw], finish: _Finish
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """From the disk. The labels of all batches travel together; pixels come out of page-locked memory."""
-    on_gpu = images.target.type == "cuda"
-    rows = images.rows[positions]
-    labels = images.all_labels[rows].to(images.target).split(batch_size)
-    items = ((part, None if crops is None else next(crops)) for part in rows.split(batch_size))
-    for pixels, known in zip(stream(source, items, images.workers, pin=on_gpu), labels, strict=True):
-        yield finish(pixels.to(images.target, non_blocking=on_gpu)), known
+    """From the disk."""
+    waiting: deque[Tensor] = deque()
+
+    def items() -> Iterator[_Draw]:
+        for positions, crops in draws:
+            rows = images.rows[positions]
+            waiting.append(rows)
+            yield rows, crops
+
+    for pixels in stream(source, items(), images.workers, pin=images.target.type == "cuda"):
+        labels = images.all_labels[waiting.popleft()]
+        yield finish(_sent(pixels, images.target)), _sent(labels, images.target)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On its way to ``device``: out of page-locked memory a GPU fetches it while this process goes on."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def scoring_sample(images: Images, wanted: int | str, num_classes: int, seed: int) -> Images:

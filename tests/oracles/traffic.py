@@ -30,7 +30,9 @@ def on_host(tensor: object) -> bool:
 
 
 class Traffic(TorchDispatchMode):
-    """Counts, while it is entered: ``up`` = copies to the device, ``down`` = from it, ``reads`` = of a value."""
+    """Counts, while it is entered: ``up`` = copies to the device, ``sent`` = those that nobody waits for, ``down`` =
+    copies from it, ``reads`` = of a value.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +54,9 @@ class Traffic(TorchDispatchMode):
         out = func(*args, **kwargs)
         made = [value for value in tree_leaves(out) if isinstance(value, torch.Tensor)]
         if name == "lift_fresh":  # made of numbers of the host
-            self.seen["up"] += any(on_device(value) for value in made)
+            self.seen.update(["up"] if any(on_device(value) for value in made) else [])
         elif any(on_host(value) for value in given) and any(on_device(value) for value in [*made, *given]):
-            self.seen["up"] += 1
+            self.seen["sent" if kwargs.get("non_blocking") else "up"] += 1
         return out
 
 

@@ -2,12 +2,15 @@
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 
 from gcp_core.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
-from gcp_core.data import load_splits
+from gcp_core.data import load_splits, training_batches
+from gcp_core.data.images import Images, Normalise
 from gcp_core.data.pipeline import num_steps
+from gcp_core.data.streaming import RowFile
 from gcp_core.models import build_model
 from gcp_core.training import epoch as epochs
 from gcp_core.training.epoch import build_optimizer, train_epoch
@@ -60,7 +63,7 @@ DEEDS = {
     "reads a value": (lambda x: x.sum().item(), "reads"),
     "asks whether": (lambda x: bool((x > 0).all()), "reads"),
     "moves a tensor": (lambda x: torch.zeros(3).to(x.device), "up"),
-    "moves it without waiting": (lambda x: torch.zeros(3).to(x.device, non_blocking=True), "up"),
+    "moves it without waiting": (lambda x: torch.zeros(3).to(x.device, non_blocking=True), "sent"),
     "makes one of numbers": (lambda x: torch.tensor([1.0, 2.0], device=x.device), "up"),
     "indexes with one of the host": (lambda x: x[torch.tensor([0, 1])], "up"),
     "fills one from the host": (lambda x: torch.zeros(3, device=x.device).copy_(torch.ones(3)), "up"),
@@ -99,3 +102,20 @@ def test_an_evaluation_uploads_nothing_and_is_looked_at_twice():
     with pretended_gpu(), Traffic() as traffic:
         evaluate(model, val, setup.splits.normalise, batch_size=50)
     assert dict(traffic.seen) == {"reads": 2}  # how many are right, and the loss
+
+
+def test_batches_from_the_disk_are_sent_from_page_locked_memory_and_nobody_waits(tmp_path, monkeypatch):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "pixels.npy", pixels)
+    kept = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    labels = torch.arange(64) % 2
+    images = Images(torch.from_numpy(kept), labels, torch.arange(64), RowFile.behind(kept)).to(META)
+    normalise = Normalise((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    locked = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: locked.append(tensor.dtype) or tensor)
+    normalise(torch.zeros(1, 4, 4, 3, dtype=torch.uint8, device=META))
+    options = {"batch_size": 16, "augment": "crop_flip", "padding": 1, "seed": 0, "epoch": 1}
+    with Traffic() as traffic:
+        assert all(x.device == y.device == META for x, y in training_batches(images, normalise, **options))
+    assert dict(traffic.seen) == {"sent": 8}
+    assert locked == [torch.uint8, torch.int64] * 4
