@@ -13,6 +13,7 @@ OPTIMIZERS = ("sgd", "adamw")
 CYCLES = "cycles"
 LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant", CYCLES)
 PRECISIONS = ("fp32", "bf16")
+COMPILED = ("off", "auto", "inductor")
 #: What fills the slot of a penalty where nothing else does.
 NO_PENALTY = "none"
 #: And of a rewrite.
@@ -39,6 +40,9 @@ class TrainConfig:
         rewrite: puts modules into the network for its training, which are folded away before it leaves; see
             :mod:`gcp_core.rewrites`.
         penalty_options, rewrite_options: their arguments.
+        compile: ``off`` = a step is done as it is written. ``auto`` = on a GPU it is recorded and played back between
+            events (a CUDA graph of the same kernels), on a CPU nothing. ``inductor`` = ``torch.compile`` too, anew after
+            every event: for networks that are trained for many minutes between them.
     """
 
     epochs: int | None = None
@@ -63,6 +67,7 @@ class TrainConfig:
     penalty_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
     rewrite: str = field(default=NO_REWRITE, metadata=LATER)
     rewrite_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
+    compile: str = field(default="off", metadata=LATER)
 
     @property
     def num_epochs(self) -> int:
@@ -100,6 +105,7 @@ class TrainConfig:
         number("train.gamma", self.gamma, 0.0, 1.0, open_low=True)
         number("train.label_smoothing", self.label_smoothing, 0.0, 1.0)
         one_of("train.precision", self.precision, PRECISIONS)
+        one_of("train.compile", self.compile, COMPILED)
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov needs a momentum above 0", "train.nesterov")
         if self.eval_images is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -16,14 +16,31 @@ from gcp_core.steps.rates import Rates
 AUXILIARY_WEIGHT = 0.3
 
 
-class Step:
+class Step(Protocol):
     """What happens to a network with each batch.
+
+    Attributes:
+        total: float64 scalar, the loss in nats summed over the images since :meth:`begin`, without a penalty's term.
+    """
+
+    @property
+    def total(self) -> Tensor: ...
+
+    def begin(self, rates: Sequence[Sequence[float]]) -> None:
+        """Before an epoch: the learning rates of its steps, one for each parameter group."""
+
+    def end(self) -> None:
+        """After an epoch, also one that broke off: the optimiser's rates are plain numbers again."""
+
+    def __call__(self, images: Tensor, labels: Tensor) -> None:
+        """Train with one batch: ``(B, C, H, W)`` and ``(B,)``, on the device."""
+
+
+class PlainStep:
+    """A step as it is written, one operation after the other.
 
     Args:
         penalty: adds a term to the loss; None = nothing does.
-
-    Attributes:
-        total: sum of the loss in nats over the images seen since :meth:`begin`, without the penalty's term.
     """
 
     def __init__(
@@ -33,41 +50,51 @@ class Step:
         train: TrainConfig,
         penalty: Penalty | None = None,
     ) -> None:
-        self.model, self.optimizer, self.train, self.penalty = model, optimizer, train, penalty
+        self.model, self.optimizer, self.config, self.penalty = model, optimizer, train, penalty
         self.device = next(model.parameters()).device
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
-        self._rates = Rates(optimizer, self.device)
+        self.rates = Rates(optimizer, self.device)
         self._after_step = getattr(penalty, "after_step", None)
 
     def begin(self, rates: Sequence[Sequence[float]]) -> None:
-        """Before an epoch: the learning rates of its steps, one for each parameter group."""
+        """See :class:`Step`."""
         self.total.zero_()
-        self._rates.begin(rates)
+        self.rates.begin(rates)
 
     def end(self) -> None:
-        """After an epoch, also one that broke off: the optimiser's rates are plain numbers again."""
-        self._rates.end()
+        """See :class:`Step`."""
+        self.rates.end()
 
     def __call__(self, images: Tensor, labels: Tensor) -> None:
-        """Train with one batch: ``(B, C, H, W)`` and ``(B,)``, on the device."""
-        self._rates.next()
-        self._train(images, labels)
+        """See :class:`Step`."""
+        self.rates.next()
+        self.work(images, labels)
 
-    def _train(self, images: Tensor, labels: Tensor) -> None:
-        train = self.train
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            outputs = self.model(images)
-            loss = loss_of(outputs, labels, train.label_smoothing)
+    def work(self, images: Tensor, labels: Tensor) -> None:
+        """The step itself, at the rates that the optimiser has."""
+        loss = self.gradients(images, labels)
+        self.optimizer.step()
+        if self._after_step is not None:
+            with torch.no_grad():
+                self._after_step(self.model)
+        self.total += loss.double() * len(labels)
+
+    def gradients(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward; the loss, detached."""
+        outputs, loss = self.forward(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
         if self.penalty is None:
             loss.backward()
         else:
             (loss + self.penalty.term(self.model, images, labels, outputs)).backward()
-        self.optimizer.step()
-        if self._after_step is not None:
-            with torch.no_grad():
-                self._after_step(self.model)
-        self.total += loss.detach().double() * len(labels)
+        return loss.detach()
+
+    def forward(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
+        """What the network makes of the images, and the loss."""
+        config = self.config
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            outputs = self.model(images)
+            return outputs, loss_of(outputs, labels, config.label_smoothing)
 
 
 def loss_of(outputs: Any, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -16,7 +16,7 @@ from gcp_core.penalties import Penalty
 from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
-from gcp_core.steps import Step
+from gcp_core.steps import Steps
 from gcp_core.training.setup import Setup
 
 
@@ -58,12 +58,14 @@ def train_epoch(
     epoch: int,
     pace: Callable[[int], float] | None = None,
     penalty: Penalty | None = None,
+    steps: Steps | None = None,
 ) -> float:
     """Train for one epoch (1 = the first); the mean loss in nats, without the penalty's term.
 
     Args:
         pace: factor of ``train.lr`` at a step, counted from the first of epoch 1; None = what the config says.
         penalty: adds a term to the loss of every step; None = nothing does.
+        steps: keeps the step from epoch to epoch, which pays where it is compiled; None = it is for this epoch only.
 
     Raises:
         Diverged: the loss was not finite.
@@ -71,13 +73,14 @@ def train_epoch(
     train = setup.config.train
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
     torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch))
-    steps = num_steps(setup.train_images, train.batch_size)
+    number = num_steps(setup.train_images, train.batch_size)
     if pace is None:
-        pace = learning_pace(train, steps, setup.config.prune)
+        pace = learning_pace(train, number, setup.config.prune)
     model.train()
-    factors = [pace(number) for number in range((epoch - 1) * steps, epoch * steps)]
+    factors = [pace(at) for at in range((epoch - 1) * number, epoch * number)]
     own = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
-    step, seen = Step(model, optimizer, train, penalty), 0
+    taken, seen = steps or Steps(), 0
+    step = taken.begin(model, optimizer, train, penalty, rewritten=setup.rewrite is not None)
     step.begin([[train.lr * factor * of_group for of_group in own] for factor in factors])
     try:
         for images, labels in setup.epoch_batches(epoch):
@@ -85,6 +88,7 @@ def train_epoch(
             seen += len(labels)
     finally:
         step.end()
+    taken.end(model, optimizer, penalty)
     # One look per epoch: a look per step would make a GPU wait for every batch.
     mean = step.total.item() / seen
     if not math.isfinite(mean):

@@ -186,7 +186,9 @@ class _Polish:
     def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()
         epoch = state.epoch + 1
-        loss = train_epoch(state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty)
+        loss = train_epoch(
+            state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty, state.steps
+        )
         state.trained += 1
         measured = measure(state)
         check_finite(state, measured, epoch)

@@ -36,7 +36,14 @@ class Sharing:
         if found is not None:
             return found
         state, started = self._state, time.perf_counter()
-        loss = train_epoch(state.model, state.optimizer, state.setup, state.epoch + 1, penalty=state.penalty)
+        loss = train_epoch(
+            state.model,
+            state.optimizer,
+            state.setup,
+            state.epoch + 1,
+            penalty=state.penalty,
+            steps=state.steps,
+        )
         seconds = time.perf_counter() - started
         state.trained += 1
         self._leave(loss, seconds)

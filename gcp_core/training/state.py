@@ -24,6 +24,7 @@ from gcp_core.records.results import EpochReport, check_same_trial, history_from
 from gcp_core.rewrites import Lifted, check_folded, folded
 from gcp_core.schedule.clocks import Clock, build_clock
 from gcp_core.slots import load_state, state_of
+from gcp_core.steps import Steps
 from gcp_core.training.composition import penalty_of
 from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import EVALUATION_BATCH
@@ -47,6 +48,7 @@ class State:
         trained: epochs that this process trained; the others were resumed or taken over.
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
         rewritten: whether the rewrite's modules are in ``model`` now; :meth:`plain` is without them.
+        steps: how the network is trained with a batch.
     """
 
     setup: Setup
@@ -60,6 +62,7 @@ class State:
     penalty: Penalty | None = None
     clock: Clock | None = None
     rewritten: bool = False
+    steps: Steps = field(default_factory=Steps)
     _lifted: Lifted | None = None
 
     @classmethod
