@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from gcp_core.config import TrainConfig
 from gcp_core.penalties import Penalty
@@ -20,8 +21,13 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Steps:
-    """The step of a trial: built for its network as it is, built anew once an event has changed that."""
+    """The step of a trial: built for its network as it is, built anew once an event has changed that.
 
+    Attributes:
+        scaler: of ``train.precision: fp16``, see :func:`scaler_of`; it outlives the steps.
+    """
+
+    scaler: GradScaler | None = None
     _step: Step | None = None
     #: What the step was built around is kept alive with it: nothing new can be in its place in memory.
     _around: list[Any] = field(default_factory=list)
@@ -41,7 +47,7 @@ class Steps:
         )
         if self._step is None or not known:
             self.drop()
-            self._step = build_step(model, optimizer, train, penalty, rewritten)
+            self._step = build_step(model, optimizer, train, penalty, self.scaler, rewritten)
         return self._step
 
     def end(self, model: nn.Module, optimizer: torch.optim.Optimizer, penalty: Penalty | None = None) -> None:
@@ -58,6 +64,7 @@ def build_step(
     optimizer: torch.optim.Optimizer,
     train: TrainConfig,
     penalty: Penalty | None = None,
+    scaler: GradScaler | None = None,
     rewritten: bool = False,
 ) -> Step:
     """The kind of step that ``train.compile`` asks for, where it is possible.
@@ -67,8 +74,9 @@ def build_step(
     """
     device = next(model.parameters()).device
     if train.compile == "off" or (train.compile == "auto" and device.type != "cuda"):
-        return PlainStep(model, optimizer, train, penalty)
-    step = (CompiledStep if train.compile == "inductor" else PlainStep)(model, optimizer, train, penalty)
+        return PlainStep(model, optimizer, train, penalty, scaler)
+    kind = CompiledStep if train.compile == "inductor" else PlainStep
+    step = kind(model, optimizer, train, penalty, scaler)
     if device.type != "cuda":
         return step
     why_not = why_not_recorded(penalty, rewritten)
@@ -76,6 +84,11 @@ def build_step(
         log.info("train.compile: steps are not recorded: %s", why_not)
         return step
     return CapturedStep(step, CudaGraphs(device))
+
+
+def scaler_of(train: TrainConfig, device: torch.device) -> GradScaler | None:
+    """What multiplies the loss of ``train.precision: fp16``, as much as its gradients bear; None for other precisions."""
+    return GradScaler(device.type) if train.precision == "fp16" else None
 
 
 def why_not_recorded(penalty: Penalty | None, rewritten: bool) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from gcp_core.config import TrainConfig
 from gcp_core.penalties import Penalty
@@ -31,9 +32,10 @@ class CompiledStep(PlainStep):
         optimizer: torch.optim.Optimizer,
         train: TrainConfig,
         penalty: Penalty | None = None,
+        scaler: GradScaler | None = None,
         backend: str | Callable[..., Any] = "inductor",
     ) -> None:
-        super().__init__(model, optimizer, train, penalty)
+        super().__init__(model, optimizer, train, penalty, scaler)
         # torch keeps what it has compiled for earlier shapes, and gives up silently after eight of them.
         torch.compiler.reset()
         self._compiled: Callable[..., Any] | None = torch.compile(

@@ -7,7 +7,9 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
+from gcp_core.arithmetic import autocast
 from gcp_core.config import TrainConfig
 from gcp_core.penalties import Penalty
 from gcp_core.steps.rates import Rates
@@ -41,6 +43,7 @@ class PlainStep:
 
     Args:
         penalty: adds a term to the loss; None = nothing does.
+        scaler: keeps the gradients of float16 above zero; None = they need nobody.
     """
 
     def __init__(
@@ -49,7 +52,9 @@ class PlainStep:
         optimizer: torch.optim.Optimizer,
         train: TrainConfig,
         penalty: Penalty | None = None,
+        scaler: GradScaler | None = None,
     ) -> None:
+        self.scaler = scaler
         self.model, self.optimizer, self.config, self.penalty = model, optimizer, train, penalty
         self.device = next(model.parameters()).device
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
@@ -73,7 +78,12 @@ class PlainStep:
     def work(self, images: Tensor, labels: Tensor) -> None:
         """The step itself, at the rates that the optimiser has."""
         loss = self.gradients(images, labels)
-        self.optimizer.step()
+        if self.scaler is None:
+            self.optimizer.step()
+        else:
+            # Fused optimisers look at the scale on the device: nobody waits to hear whether the step is left out.
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
         if self._after_step is not None:
             with torch.no_grad():
                 self._after_step(self.model)
@@ -83,18 +93,17 @@ class PlainStep:
         """Forward and backward; the loss, detached."""
         outputs, loss = self.forward(images, labels)
         self.optimizer.zero_grad(set_to_none=True)
-        if self.penalty is None:
-            loss.backward()
-        else:
-            (loss + self.penalty.term(self.model, images, labels, outputs)).backward()
+        minimised = loss
+        if self.penalty is not None:
+            minimised = loss + self.penalty.term(self.model, images, labels, outputs)
+        (minimised if self.scaler is None else self.scaler.scale(minimised)).backward()
         return loss.detach()
 
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
         """What the network makes of the images, and the loss."""
-        config = self.config
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+        with autocast(self.device, self.config.precision):
             outputs = self.model(images)
-            return outputs, loss_of(outputs, labels, config.label_smoothing)
+            return outputs, loss_of(outputs, labels, self.config.label_smoothing)
 
 
 def loss_of(outputs: Any, labels: Tensor, label_smoothing: float) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from gcp_core.arithmetic import float32_products
 from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
@@ -16,7 +17,7 @@ from gcp_core.penalties import Penalty
 from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
-from gcp_core.steps import Steps
+from gcp_core.steps import Steps, scaler_of
 from gcp_core.training.setup import Setup
 
 
@@ -41,7 +42,7 @@ def build_optimizer(
         ]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters,
         lr=train.lr,
         momentum=train.momentum,
@@ -49,6 +50,11 @@ def build_optimizer(
         weight_decay=train.weight_decay,
         fused=True,
     )
+    if train.precision == "fp16" and train.momentum:
+        # A first step that is left out (the gradients have overflown) would leave memory that nobody has written.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def train_epoch(
@@ -79,13 +85,14 @@ def train_epoch(
     model.train()
     factors = [pace(at) for at in range((epoch - 1) * number, epoch * number)]
     own = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
-    taken, seen = steps or Steps(), 0
+    taken, seen = steps or Steps(scaler_of(train, setup.device)), 0
     step = taken.begin(model, optimizer, train, penalty, rewritten=setup.rewrite is not None)
     step.begin([[train.lr * factor * of_group for of_group in own] for factor in factors])
     try:
-        for images, labels in setup.epoch_batches(epoch):
-            step(images, labels)
-            seen += len(labels)
+        with float32_products(train.tf32):
+            for images, labels in setup.epoch_batches(epoch):
+                step(images, labels)
+                seen += len(labels)
     finally:
         step.end()
     taken.end(model, optimizer, penalty)

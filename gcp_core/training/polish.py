@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 
+from gcp_core.arithmetic import float32_products, repeatable
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.data.pipeline import num_steps
@@ -122,7 +123,11 @@ def polish(
         setup = build_setup(config)
         if taken.manifest.get("data_digest") != setup.splits.digest:
             raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
-        with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []),
+            float32_products(),
+            repeatable(config.train.deterministic, setup.device),
+        ):
             run = _Polish(setup, taken, epochs, folder)
             share = devices or (1.0 if setup.device.type == "cuda" else float(config.threads))
             return run.run(report, saved, share, latency)

@@ -127,6 +127,10 @@ def build_setup(config: TrialConfig) -> Setup:
         ConfigError, DataError, ModelError, InfeasibleTarget: each names the config path and what to try.
     """
     device = _device(config.train.device)
+    if config.train.precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "'fp16': a CPU trains in float32 or bf16", "train.precision", "fp32, bf16, or a GPU"
+        )
     splits = load_splits(config.data)
     augment, padding = resolve_augmentation(config.data, splits.image_size)
     model = _new_model(config, splits, device)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import torch
 
+from gcp_core.arithmetic import float32_products, repeatable
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.errors import Diverged
@@ -87,7 +88,11 @@ def run_trial(
         share = devices or (1.0 if setup.device.type == "cuda" else float(config.threads))
         timed = not config.is_path if latency is None else latency
         hooks = Hooks(report, snapshot, saved, share, timed)
-        with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []),
+            float32_products(),
+            repeatable(config.train.deterministic, setup.device),
+        ):
             run = run_path if config.is_path else _run
             return run(setup, folder, stages, hooks)
 

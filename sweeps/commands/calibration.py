@@ -20,6 +20,7 @@ import torch
 
 from gcp_core.allocators import build_allocator
 from gcp_core.allocators.base import Looking, looks
+from gcp_core.arithmetic import autocast
 from gcp_core.config import END_CLOCK, INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
 from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
@@ -198,7 +199,7 @@ def _step_s(model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Set
     times: list[float] = []
     begun = mark = watch.now()
     for images, labels in _endless_batches(setup):
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+        with autocast(device, train.precision):
             loss = loss_of(model(images), labels, train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

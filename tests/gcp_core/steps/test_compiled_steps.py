@@ -56,8 +56,8 @@ def stepping(monkeypatch, make):
     """All networks are trained with the steps that ``make`` makes of plain ones; the list of those."""
     made = []
 
-    def build(model, optimizer, train, penalty=None, rewritten=False):
-        made.append(make(model, optimizer, train, penalty))
+    def build(model, optimizer, train, penalty=None, scaler=None, rewritten=False):
+        made.append(make(model, optimizer, train, penalty, scaler))
         return made[-1]
 
     monkeypatch.setattr(choice, "build_step", build)
