@@ -20,7 +20,7 @@ HEAVY = ("torch", "ray", "mlflow", "optuna")
 ROOMS = {
     "gcp_core": [
         "redaction schema errors extras",
-        "config seeds plan scatter factory slots cachedir arithmetic",
+        "config seeds plan scatter factory slots cachedir",
         "methods",
         "models",
         "data",

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-from gcp_core.arithmetic import float32_products
 from gcp_core.errors import RelevanceError
+from gcp_core.models.arithmetic import float32_products
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
 
-from gcp_core.arithmetic import autocast
 from gcp_core.config import TrainConfig
+from gcp_core.models.arithmetic import autocast
 from gcp_core.penalties import Penalty
 from gcp_core.steps.rates import Rates
 

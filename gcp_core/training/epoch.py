@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from gcp_core.arithmetic import float32_products
 from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
+from gcp_core.models.arithmetic import float32_products
 from gcp_core.penalties import Penalty
 from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace

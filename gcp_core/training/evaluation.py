@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from gcp_core.arithmetic import float32_products
 from gcp_core.config import TrialConfig
 from gcp_core.data import Images, Normalise, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.models.arithmetic import float32_products
 from gcp_core.models.mode import mode
 
 #: Recorded in every manifest: another batch size may change the last bits of the logits.

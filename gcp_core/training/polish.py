@@ -21,11 +21,11 @@ from typing import Any
 
 import torch
 
-from gcp_core.arithmetic import float32_products, repeatable
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.records.checkpoint import (
     EpochCheckpoints,
     load_weights,

@@ -21,10 +21,10 @@ from pathlib import Path
 
 import torch
 
-from gcp_core.arithmetic import float32_products, repeatable
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.errors import Diverged
+from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.records.results import TrialResult, read_result, write_result
 from gcp_core.records.stages import StageStore

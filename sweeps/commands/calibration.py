@@ -20,13 +20,13 @@ import torch
 
 from gcp_core.allocators import build_allocator
 from gcp_core.allocators.base import Looking, looks
-from gcp_core.arithmetic import autocast
 from gcp_core.config import END_CLOCK, INTERVAL_CLOCK, NO_REPAIR, PruneConfig, TrialConfig
 from gcp_core.cost.latency import measure_against, threads
 from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import required
 from gcp_core.groups import Groups
+from gcp_core.models.arithmetic import autocast
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan

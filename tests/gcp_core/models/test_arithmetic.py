@@ -7,11 +7,11 @@ import os
 import pytest
 import torch
 
-from gcp_core import arithmetic
-from gcp_core.arithmetic import float32_products, repeatable
 from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.criteria.base import Checked
 from gcp_core.errors import ConfigError
+from gcp_core.models import arithmetic
+from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.steps.step import PlainStep
 from gcp_core.training import evaluation, run_trial
 from gcp_core.training.epoch import train_epoch
