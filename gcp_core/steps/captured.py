@@ -84,6 +84,11 @@ class CapturedStep:
         """See :class:`gcp_core.steps.Step`."""
         return self._step.total
 
+    @property
+    def failed(self) -> frozenset[str]:
+        """See :class:`gcp_core.steps.Step`."""
+        return self._step.failed | ({"record"} if self._gave_up else set())
+
     def begin(self, rates: Sequence[Sequence[float]]) -> None:
         """See :class:`gcp_core.steps.Step`."""
         self._step.begin(rates)

@@ -29,6 +29,7 @@ class Steps:
 
     scaler: GradScaler | None = None
     _step: Step | None = None
+    _without: frozenset[str] = frozenset()
     #: What the step was built around is kept alive with it: nothing new can be in its place in memory.
     _around: list[Any] = field(default_factory=list)
 
@@ -47,7 +48,9 @@ class Steps:
         )
         if self._step is None or not known:
             self.drop()
-            self._step = build_step(model, optimizer, train, penalty, self.scaler, rewritten)
+            self._step = build_step(
+                model, optimizer, train, penalty, self.scaler, rewritten=rewritten, without=self._without
+            )
         return self._step
 
     def end(self, model: nn.Module, optimizer: torch.optim.Optimizer, penalty: Penalty | None = None) -> None:
@@ -55,7 +58,9 @@ class Steps:
         self._around = _around(model, optimizer, penalty)
 
     def drop(self) -> None:
-        """Give back the step's memory; the next epoch builds another."""
+        """Give back the step's memory; the next epoch builds another, without what has failed with this one."""
+        if self._step is not None:
+            self._without |= self._step.failed
         self._step, self._around = None, []
 
 
@@ -65,19 +70,22 @@ def build_step(
     train: TrainConfig,
     penalty: Penalty | None = None,
     scaler: GradScaler | None = None,
+    *,
     rewritten: bool = False,
+    without: frozenset[str] = frozenset(),
 ) -> Step:
     """The kind of step that ``train.compile`` asks for, where it is possible.
 
     Args:
         rewritten: the network has modules of a rewrite.
+        without: what is not tried again, see :class:`Step`.
     """
     device = next(model.parameters()).device
     if train.compile == "off" or (train.compile == "auto" and device.type != "cuda"):
         return PlainStep(model, optimizer, train, penalty, scaler)
-    kind = CompiledStep if train.compile == "inductor" else PlainStep
+    kind = CompiledStep if train.compile == "inductor" and "compile" not in without else PlainStep
     step = kind(model, optimizer, train, penalty, scaler)
-    if device.type != "cuda":
+    if device.type != "cuda" or "record" in without:
         return step
     why_not = why_not_recorded(penalty, rewritten)
     if why_not:

@@ -43,6 +43,11 @@ class CompiledStep(PlainStep):
         )
         self._proven = False
 
+    @property
+    def failed(self) -> frozenset[str]:
+        """See :class:`gcp_core.steps.Step`."""
+        return frozenset() if self._compiled is not None else frozenset({"compile"})
+
     def forward(self, images: Tensor, labels: Tensor) -> tuple[Any, Tensor]:
         """See :class:`PlainStep`."""
         if self._compiled is None or len(labels) != self.config.batch_size:

@@ -23,10 +23,14 @@ class Step(Protocol):
 
     Attributes:
         total: float64 scalar, the loss in nats summed over the images since :meth:`begin`, without a penalty's term.
+        failed: what was tried with this step and did not work: ``compile``, ``record``.
     """
 
     @property
     def total(self) -> Tensor: ...
+
+    @property
+    def failed(self) -> frozenset[str]: ...
 
     def begin(self, rates: Sequence[Sequence[float]]) -> None:
         """Before an epoch: the learning rates of its steps, one for each parameter group."""
@@ -60,6 +64,11 @@ class PlainStep:
         self.total = torch.zeros((), dtype=torch.float64, device=self.device)
         self.rates = Rates(optimizer, self.device)
         self._after_step = getattr(penalty, "after_step", None)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """See :class:`Step`."""
+        return frozenset()
 
     def begin(self, rates: Sequence[Sequence[float]]) -> None:
         """See :class:`Step`."""

@@ -56,8 +56,8 @@ def stepping(monkeypatch, make):
     """All networks are trained with the steps that ``make`` makes of plain ones; the list of those."""
     made = []
 
-    def build(model, optimizer, train, penalty=None, scaler=None, rewritten=False):
-        made.append(make(model, optimizer, train, penalty, scaler))
+    def build(model, optimizer, train, penalty, scaler, *, rewritten, without):
+        made.append((PlainStep if without else make)(model, optimizer, train, penalty, scaler))
         return made[-1]
 
     monkeypatch.setattr(choice, "build_step", build)
@@ -112,17 +112,17 @@ def test_a_step_is_kept_from_epoch_to_epoch_until_something_else_has_its_place_i
 
 
 def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
-    plain = run_trial(CONFIG.baseline())
+    plain = run_trial(CONFIG)
 
     class Broken(Tape):
         def record(self, work):
             raise RuntimeError("operation not permitted when stream is capturing\nmore lines")
 
     made = stepping(monkeypatch, lambda *args: CapturedStep(PlainStep(*args), Broken()))
-    with caplog.at_level(logging.WARNING):
-        result = run_trial(CONFIG.baseline())
+    with caplog.at_level(logging.WARNING, "gcp_core.steps"):
+        result = run_trial(CONFIG)
     assert result.weights_sha256 == plain.weights_sha256
-    assert len(made) == 1
+    assert [type(step) for step in made] == [CapturedStep, PlainStep, PlainStep]
     assert [record.getMessage() for record in caplog.records] == [
         "train.compile: this step cannot be recorded, it runs as it is: "
         "operation not permitted when stream is capturing"
@@ -157,11 +157,10 @@ def test_a_model_that_cannot_be_compiled_runs_as_it_is_and_says_so_once(monkeypa
     def broken(graph, inputs):
         raise NotImplementedError("no such operation")
 
-    config = CONFIG.baseline()
-    plain = run_trial(config)
+    plain = run_trial(CONFIG)
     stepping(monkeypatch, lambda *args: CompiledStep(*args, backend=broken))
-    with caplog.at_level(logging.WARNING, "gcp_core"):
-        result = run_trial(config)
+    with caplog.at_level(logging.WARNING, "gcp_core.steps"):
+        result = run_trial(CONFIG)
     assert result.weights_sha256 == plain.weights_sha256
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 1
@@ -204,6 +203,8 @@ def test_on_a_cpu_auto_is_a_plain_step():
     for asked, kind in (("off", PlainStep), ("auto", PlainStep), ("inductor", CompiledStep)):
         train = TrainConfig(compile=asked)
         assert type(build_step(model, build_optimizer(model, config.train), train)) is kind
+    again = build_step(model, build_optimizer(model, train), train, without=frozenset({"compile"}))
+    assert type(again) is PlainStep
 
 
 def test_what_keeps_something_from_step_to_step_in_python_is_not_recorded():

@@ -12,7 +12,7 @@ from gcp_core.data.images import Images, Normalise
 from gcp_core.data.pipeline import num_steps
 from gcp_core.data.streaming import RowFile
 from gcp_core.models import build_model
-from gcp_core.training import epoch as epochs
+from gcp_core.steps.step import PlainStep
 from gcp_core.training.epoch import build_optimizer, train_epoch
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.setup import build_setup
@@ -82,8 +82,8 @@ def test_the_count_sees_what_a_step_must_not_do(name):
 def test_the_rates_of_an_epoch_are_the_schedules_on_a_gpu_as_on_a_cpu(monkeypatch):
     """The copies on the device have no values here: what is uploaded has."""
     made = []
-    monkeypatch.setattr(epochs.Step, "begin", lambda self, rates: made.append(rates))
-    monkeypatch.setattr(epochs.Step, "__call__", lambda self, images, labels: None)
+    monkeypatch.setattr(PlainStep, "begin", lambda self, rates: made.append(rates))
+    monkeypatch.setattr(PlainStep, "__call__", lambda self, images, labels: None)
     config = TrialConfig(model=ModelConfig("vgg_tiny", 0.125), train=TrainConfig(epochs=2), prune=None)
     setup = build_setup(config)
     model = setup.new_model()
@@ -107,7 +107,7 @@ def test_an_evaluation_uploads_nothing_and_is_looked_at_twice():
 def test_batches_from_the_disk_are_sent_from_page_locked_memory_and_nobody_waits(tmp_path, monkeypatch):
     pixels = np.random.default_rng(0).integers(0, 256, (64, 4, 4, 3), dtype=np.uint8)
     np.save(tmp_path / "pixels.npy", pixels)
-    kept = np.load(tmp_path / "pixels.npy", mmap_mode="r")
+    kept = np.load(tmp_path / "pixels.npy", mmap_mode="c")
     labels = torch.arange(64) % 2
     images = Images(torch.from_numpy(kept), labels, torch.arange(64), RowFile.behind(kept)).to(META)
     normalise = Normalise((0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
