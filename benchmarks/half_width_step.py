@@ -30,7 +30,8 @@ from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, Ranking, select_channels
 from gcp_core.pruning.surgery import apply_plan, remove_channels
-from gcp_core.training.epoch import build_optimizer, loss_of
+from gcp_core.steps import loss_of
+from gcp_core.training.epoch import build_optimizer
 
 GOAL = 0.45
 EXAMPLE = torch.zeros(1, 3, 32, 32)

@@ -37,7 +37,8 @@ from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.relevance import feature_relevance_scores, relevance_pass
 from gcp_core.relevance.frs import class_sums, class_weights, scores_from_sums, winsorised
-from gcp_core.training.epoch import build_optimizer, loss_of
+from gcp_core.steps import loss_of
+from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.setup import Setup, build_setup
 
 GOALS = {"event_over_epoch": 0.07, "plain": 0.99, "winsorised": 0.995}

@@ -34,12 +34,21 @@ class Scattering(_BatchNorm):
 
     def spread(self, y: Tensor) -> Tensor:
         """``(N, k, ...)``, normalised -> ``(N, full_channels, ...)``."""
-        full = y.new_zeros((y.shape[0], self.full_channels, *y.shape[2:]))
-        return full.index_copy(1, self.scatter_index, y)
+        wide = (y.shape[0], self.full_channels, *y.shape[2:])
+        full = torch.empty(wide, dtype=y.dtype, device=y.device, memory_format=_format_of(y)).zero_()
+        # In place: the other form gives back plain strides, and everything behind it is slower for that.
+        return full.index_copy_(1, self.scatter_index, y)
 
     def extra_repr(self) -> str:
         """Adds the stream's width."""
         return f"{super().extra_repr()}, full_channels={self.full_channels}"
+
+
+def _format_of(x: Tensor) -> torch.memory_format:
+    """Channels last, or as tensors usually are."""
+    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
+    last = formats.get(x.dim(), torch.contiguous_format)
+    return last if x.is_contiguous(memory_format=last) and not x.is_contiguous() else torch.contiguous_format
 
 
 class ScatterBatchNorm1d(Scattering, nn.BatchNorm1d):

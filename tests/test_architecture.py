@@ -35,6 +35,7 @@ ROOMS = {
         "schedule",
         "pruning",
         "records",
+        "steps",
         "training",
         "export",
         "testing",

@@ -15,6 +15,7 @@ RATIO_KINDS = ("units", "cost")
 NORMALISATIONS = ("auto", "none", "unit_l2", "mean", "max")
 #: Shares this close are the same share.
 _NO_MORE = 1e-9
+AUTO = "auto"
 #: What fills a slot where nothing else does.
 NO_REPAIR = "none"
 INTERVAL_CLOCK = "interval"
@@ -50,7 +51,8 @@ class PruneConfig:
         min_channels, min_share: floors of every group: a number, and a share of its original units.
         exclude: module-name patterns (``fnmatch``) that are never pruned.
         round_to: layers that are cut are left with a multiple of this many channels; units go in whole steps, at least
-            one per event.
+            one per event. ``auto`` = 8 for a training in bf16, fp16 or TF32 (unless ``train.device`` is ``cpu``), else
+            1; a trial knows it as that number.
         normalise: each layer's scores are divided by their ``unit_l2``, ``mean`` or ``max`` before layers are ranked
             together; ``auto`` = ``unit_l2`` unless the criterion's scores are comparable as they are.
         cost_power: divide a unit's score by (its marginal cost / the mean) ** this; 1 = score per MAC.
@@ -80,7 +82,7 @@ class PruneConfig:
     min_channels: int = 2
     min_share: float = 0.1
     exclude: tuple[str, ...] = ()
-    round_to: int = 1
+    round_to: int | str = 1
     normalise: str = "auto"
     cost_power: float = 0.0
     allocator: str = "global"
@@ -129,7 +131,8 @@ class PruneConfig:
             integer("prune.scoring_images", self.scoring_images, 1)
         integer("prune.min_channels", self.min_channels, 1)
         number("prune.min_share", self.min_share, 0.0, 1.0)
-        integer("prune.round_to", self.round_to, 1)
+        if self.round_to != AUTO:
+            integer("prune.round_to", self.round_to, 1)
         one_of("prune.normalise", self.normalise, NORMALISATIONS)
         number("prune.cost_power", self.cost_power, 0.0, 4.0)
         for slot in ("allocator", "repair", "clock"):
@@ -173,6 +176,11 @@ class PruneConfig:
                 raise ConfigError(f"{level!r} would remove everything", where, "below 1")
             if i and level <= self.levels[i - 1]:
                 raise ConfigError(f"{level!r} does not rise above {self.levels[i - 1]!r}", where, example)
+
+    @property
+    def multiple(self) -> int:
+        """``round_to`` as a number; ValueError outside of a trial where it is ``auto``."""
+        return int(self.round_to)
 
     @property
     def dense_epochs(self) -> int:

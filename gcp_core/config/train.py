@@ -12,7 +12,8 @@ from gcp_core.errors import ConfigError, required
 OPTIMIZERS = ("sgd", "adamw")
 CYCLES = "cycles"
 LR_SCHEDULES = ("one_cycle", "step", "cosine", "constant", CYCLES)
-PRECISIONS = ("fp32", "bf16")
+PRECISIONS = ("fp32", "bf16", "fp16")
+COMPILED = ("off", "auto", "inductor")
 #: What fills the slot of a penalty where nothing else does.
 NO_PENALTY = "none"
 #: And of a rewrite.
@@ -32,7 +33,7 @@ class TrainConfig:
         restart: ``cycles``: the share of ``lr`` at which a cycle starts.
         pace: ``cycles``: the shape of a cycle, ``linear`` (down to zero), ``slow_start``, or ``package.module:pace``.
         milestones: epochs (whole numbers) or shares of all epochs (below 1).
-        precision: ``bf16`` trains under autocast; the final evaluation is always float32.
+        precision: ``bf16`` and (on a GPU) ``fp16`` train under autocast; evaluation and scores are always float32.
         eval_images: validation images looked at after each epoch (None = all); the final evaluation uses all.
         device: ``auto`` takes a GPU if the process sees one.
         penalty: adds a term to the loss of every step; see :mod:`gcp_core.penalties`.
@@ -43,6 +44,11 @@ class TrainConfig:
             its own. ``batch_size`` is the whole batch's.
         sync_norms: several processes: batch norms take their statistics over the whole batch, not over each process's
             part of it.
+        compile: ``off`` = a step is done as it is written. ``auto`` = on a GPU it is recorded and played back between
+            events (a CUDA graph of the same kernels), on a CPU nothing. ``inductor`` = ``torch.compile`` too, anew after
+            every event: for networks that are trained for many minutes between them.
+        tf32: on a GPU products of float32 matrices keep 10 bits of 23 in training; never in evaluation and scores.
+        deterministic: on a GPU only kernels that repeat themselves bit by bit; a CPU has no others.
     """
 
     epochs: int | None = None
@@ -69,6 +75,9 @@ class TrainConfig:
     rewrite_options: dict[str, Any] = field(default_factory=dict, metadata=LATER)
     processes: int = field(default=1, metadata=LATER)
     sync_norms: bool = field(default=False, metadata=LATER)
+    compile: str = field(default="off", metadata=LATER)
+    tf32: bool = field(default=False, metadata=LATER)
+    deterministic: bool = field(default=False, metadata=LATER)
 
     @property
     def num_epochs(self) -> int:
@@ -106,6 +115,10 @@ class TrainConfig:
         number("train.gamma", self.gamma, 0.0, 1.0, open_low=True)
         number("train.label_smoothing", self.label_smoothing, 0.0, 1.0)
         one_of("train.precision", self.precision, PRECISIONS)
+        one_of("train.compile", self.compile, COMPILED)
+        for switch in ("tf32", "deterministic"):
+            if not isinstance(getattr(self, switch), bool):
+                raise ConfigError(f"{getattr(self, switch)!r} is not true or false", f"train.{switch}")
         if self.nesterov and self.momentum == 0:
             raise ConfigError("nesterov needs a momentum above 0", "train.nesterov")
         if self.eval_images is not None:

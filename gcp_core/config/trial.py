@@ -11,9 +11,12 @@ from typing import Any
 
 from gcp_core.config.checks import default_of, integer
 from gcp_core.config.data_model import DataConfig, ModelConfig
-from gcp_core.config.prune import DEFAULT_UNTIL, INTERVAL_CLOCK, PruneConfig
+from gcp_core.config.prune import AUTO, DEFAULT_UNTIL, INTERVAL_CLOCK, PruneConfig
 from gcp_core.config.train import CYCLES, TrainConfig
 from gcp_core.errors import ConfigError, did_you_mean, required
+
+#: Channels that tensor cores take at a time.
+_BLOCK = 8
 
 
 @dataclass(frozen=True)
@@ -37,6 +40,9 @@ class TrialConfig:
         integer("threads", self.threads, 1)
         if self.baseline_epochs is not None:
             integer("baseline.epochs", self.baseline_epochs, 1)
+        if self.prune is not None and self.prune.round_to == AUTO:
+            # Said or worked out, it is the same trial: its key is computed where no GPU may be, and names what is done.
+            object.__setattr__(self, "prune", dataclasses.replace(self.prune, round_to=_multiple(self.train)))
         if self.is_path:
             object.__setattr__(self, "prune", _prune_of_path(self))
         elif self.prune is not None:
@@ -119,6 +125,15 @@ class TrialConfig:
         return digest(
             self.identity()
         )  # asked for again and again while a trial runs, and as dear as all that is kept
+
+
+def _multiple(train: TrainConfig) -> int:
+    """``prune.round_to: auto``: 8 where the training's arithmetic is that of tensor cores, 1 elsewhere.
+
+    Tensor cores take bf16, fp16 and TF32 in blocks of 8 channels (fewer are filled up with zeros); float32 has no blocks.
+    """
+    tensor_cores = train.precision != "fp32" or train.tf32
+    return _BLOCK if tensor_cores and train.device != "cpu" else 1
 
 
 def _prune_of_path(config: TrialConfig) -> PruneConfig:

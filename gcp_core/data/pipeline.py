@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import torch
 from torch import Tensor
 
-from gcp_core.data.augment import Crops, apply_crops, draw_crops
+from gcp_core.data.augment import Crops, apply_crops, draw_crops, joined
 from gcp_core.data.images import Images, Normalise
 from gcp_core.data.split import balanced_choice
-from gcp_core.data.streaming import stream
+from gcp_core.data.streaming import RowFile, stream
 from gcp_core.seeds import generator
 
 #: Batch size of the relevance pass and other scoring.
@@ -19,6 +20,11 @@ SCORING_BATCH = 128
 
 #: Positions in a split, and what happens to the images there.
 _Draw = tuple[Tensor, Crops | None]
+#: uint8 ``(B, H, W, C)`` -> float32 ``(B, C, H, W)``.
+_Finish = Callable[[Tensor], Tensor]
+
+#: On a GPU so many bytes of finished images are made at a time; one batch at least.
+_TOGETHER_BYTES = 1 << 25
 
 
 def num_steps(images: Images, batch_size: int, processes: int = 1) -> int:
@@ -48,13 +54,14 @@ def training_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One shuffled, augmented epoch: images float32 ``(B, C, H, W)``, labels int64 ``(B,)``.
 
-    Order and augmentation are functions of ``seed`` and ``epoch`` alone.
+    Order and augmentation are functions of ``seed`` and ``epoch`` alone. They are drawn on the CPU; what a GPU that holds
+    the images needs of them is uploaded before the first batch, so that no batch waits for a copy.
 
     Args:
         part: (rank, processes): only what this process trains on of every batch, which is drawn as for all of them.
     """
     rng = generator(seed, "train", epoch)
-    order = torch.randperm(len(images), generator=rng).to(images.pixels.device)
+    order = torch.randperm(len(images), generator=rng)
 
     def draws() -> Iterator[_Draw]:
         for step in range(num_steps(images, batch_size, part[1])):
@@ -64,8 +71,7 @@ def training_batches(
             crops = draw_crops(len(positions), padding, augment == "crop_flip", rng) if cropped else None
             yield positions[own], None if crops is None else crops.part(own)
 
-    for pixels, labels in _batches(images, draws()):
-        yield normalise(pixels, channels_last), labels
+    yield from _batches(images, draws(), partial(normalise, channels_last=channels_last))
 
 
 def evaluation_batches(
@@ -73,17 +79,48 @@ def evaluation_batches(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The whole split in its order; nothing is left out."""
     positions = torch.arange(len(images), device=images.pixels.device).split(batch_size)
-    for pixels, labels in _batches(images, ((part, None) for part in positions)):
-        yield normalise(pixels, channels_last), labels
+    finish = partial(normalise, channels_last=channels_last)
+    yield from _batches(images, ((part, None) for part in positions), finish)
 
 
-def _batches(images: Images, draws: Iterator[_Draw]) -> Iterator[tuple[Tensor, Tensor]]:
-    """The drawn images uint8 ``(B, H, W, C)`` and labels ``(B,)``: taken from memory, or streamed."""
-    if images.source is None:
+def _batches(images: Images, draws: Iterator[_Draw], finish: _Finish) -> Iterator[tuple[Tensor, Tensor]]:
+    """The drawn images, finished, and labels ``(B,)``: from this machine's memory, a GPU's, or the disk."""
+    if images.source is not None:
+        yield from _streamed(images, images.source, draws, finish)
+    elif images.pixels.device.type != "cpu":
+        yield from _on_device(images, list(draws), finish)
+    else:
         for positions, crops in draws:
             pixels, labels = images.take(positions)
-            yield pixels if crops is None else apply_crops(pixels, crops), labels
+            yield finish(pixels if crops is None else apply_crops(pixels, crops)), labels
+
+
+def _on_device(images: Images, draws: list[_Draw], finish: _Finish) -> Iterator[tuple[Tensor, Tensor]]:
+    """Out of the memory of a GPU: all draws travel together, and several batches are made at a time.
+
+    A small batch keeps a GPU busy for less time than it takes to ask for it.
+    """
+    if not draws:
         return
+    device, sizes = images.pixels.device, [len(positions) for positions, _ in draws]
+    positions = torch.cat([positions for positions, _ in draws]).to(device)
+    drawn = [crops for _, crops in draws if crops is not None]
+    crops = joined(drawn).to(device) if drawn else None
+    together = max(1, _TOGETHER_BYTES // (4 * sizes[0] * images.pixels[0].numel()))
+    done = 0
+    for first in range(0, len(sizes), together):
+        some = sizes[first : first + together]
+        part = slice(done, done + sum(some))
+        pixels, labels = images.take(positions[part])
+        made = finish(pixels if crops is None else apply_crops(pixels, crops.part(part)))
+        yield from zip(made.split(some), labels.split(some))
+        done = part.stop
+
+
+def _streamed(
+    images: Images, source: RowFile, draws: Iterator[_Draw], finish: _Finish
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """From the disk."""
     waiting: deque[Tensor] = deque()
 
     def items() -> Iterator[_Draw]:
@@ -92,10 +129,14 @@ def _batches(images: Images, draws: Iterator[_Draw]) -> Iterator[tuple[Tensor, T
             waiting.append(rows)
             yield rows, crops
 
-    on_gpu = images.target.type == "cuda"
-    for pixels in stream(images.source, items(), images.workers, pin=on_gpu):
+    for pixels in stream(source, items(), images.workers, pin=images.target.type == "cuda"):
         labels = images.all_labels[waiting.popleft()]
-        yield pixels.to(images.target, non_blocking=on_gpu), labels.to(images.target)
+        yield finish(_sent(pixels, images.target)), _sent(labels, images.target)
+
+
+def _sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """On its way to ``device``: out of page-locked memory a GPU fetches it while this process goes on."""
+    return tensor if device.type == "cpu" else tensor.pin_memory().to(device, non_blocking=True)
 
 
 def scoring_sample(images: Images, wanted: int | str, num_classes: int, seed: int) -> Images:

@@ -74,6 +74,7 @@ _ZERO_MOVES = (
 _NO_VALUES = (
     *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
     *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "size", "dim", "numel", "stride"),
+    *("get:dtype", "get:device", "is_contiguous", "is_floating_point"),
 )
 _MIXES = {
     "layer_norm": "normalises across channels, so no channel can go alone",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 
@@ -15,6 +16,8 @@ from gcp_core.relevance.mode import RelevanceMode
 from gcp_core.relevance.stabiliser import stabiliser_by_name
 from gcp_core.relevance.state import PassState, layer_names
 from gcp_core.relevance.untouched import device_and_dtype, untouched
+
+log = logging.getLogger(__name__)
 
 READ_POINTS = ("sum", "branch")
 
@@ -60,22 +63,40 @@ def channel_relevance(
 
 
 class RelevancePass:
-    """Scores batch after batch of one unchanged model; weights are split once."""
+    """Scores batch after batch of one unchanged model; weights are split once.
+
+    A batch that does not fit into the memory of a GPU is halved, and so are those after it.
+    """
 
     def __init__(self, model: nn.Module, state: PassState, dtype: torch.dtype) -> None:
         self._model, self._state, self._dtype = model, state, dtype
+        self._at_once = 0  # 0 = as many as the device likes
 
     def __call__(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """``{layer: (N, C)}`` and the logits ``(N, classes)`` of one batch."""
         if images.shape[0] == 0 or labels.shape != images.shape[:1]:
             shapes = f"{tuple(images.shape)} images and {tuple(labels.shape)} labels"
             raise RelevanceError(f"{shapes} do not form a batch", "batches")
-        labels = labels.to(images.device)
-        size = _images_at_once(images)
-        parts = [self._run(x, y) for x, y in zip(images.split(size), labels.split(size))]
+        parts = self._parts(images, labels.to(images.device))
         readings = {layer: torch.cat([part[layer] for part, _ in parts]) for layer in parts[0][0]}
         _check_finite(readings)
         return readings, torch.cat([logits for _, logits in parts])
+
+    def _parts(self, images: Tensor, labels: Tensor) -> list[tuple[dict[str, Tensor], Tensor]]:
+        """The batch in parts that fit into memory. Images do not depend on each other: only the last bits may differ."""
+        while True:
+            size = self._at_once or _images_at_once(images)
+            try:
+                return [self._run(x, y) for x, y in zip(images.split(size), labels.split(size))]
+            except torch.OutOfMemoryError:
+                if min(size, images.shape[0]) == 1:
+                    raise
+            # Here nothing holds what the pass has made so far.
+            self._state.start_batch()
+            if images.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self._at_once = -(-min(size, images.shape[0]) // 2)
+            log.info("out of memory: relevance is computed for %d images at a time", self._at_once)
 
     def _run(self, images: Tensor, labels: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         state = self._state

@@ -56,6 +56,8 @@ _QUESTIONS = (
     "dtype",
     "device",
     "is_floating_point",
+    "is_contiguous",
+    "stride",
     "requires_grad",
 )
 _RELOCATING = (

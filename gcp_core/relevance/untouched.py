@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from operator import attrgetter
 
 import torch
 from torch import nn
 
 from gcp_core.errors import RelevanceError
+from gcp_core.models.arithmetic import float32_products
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -42,7 +42,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
             torch.inference_mode(False),
             torch.enable_grad(),
             torch.autocast(device.type, enabled=False),
-            _full_float32(),
+            # Differences of sums do not survive TF32.
+            float32_products(),
         ):
             model.eval()
             yield
@@ -51,17 +52,3 @@ def untouched(model: nn.Module) -> Iterator[None]:
             module.training = training
         for parameter, grad in grads:
             parameter.grad = grad
-
-
-@contextmanager
-def _full_float32() -> Iterator[None]:
-    """Float32 products in float32: differences of sums do not survive TF32, cuDNN's default for convolutions."""
-    switches = attrgetter("cudnn.conv", "cuda.matmul", "mkldnn.conv", "mkldnn.matmul")(torch.backends)
-    before = [switch.fp32_precision for switch in switches]
-    try:
-        for switch in switches:
-            switch.fp32_precision = "ieee"
-        yield
-    finally:
-        for switch, precision in zip(switches, before):
-            switch.fp32_precision = precision

@@ -44,7 +44,7 @@ class Gate(nn.Module):
         if not isinstance(self.norm, Scattering):
             return self.act(y)
         own = y.index_select(1, self.norm.scatter_index)
-        return torch.zeros_like(y).index_copy(1, self.norm.scatter_index, self.act(own))
+        return torch.zeros_like(y).index_copy_(1, self.norm.scatter_index, self.act(own))
 
     @abstractmethod
     def act(self, y: Tensor) -> Tensor:

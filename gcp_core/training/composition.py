@@ -47,7 +47,7 @@ def compose(prune: PruneConfig, groups: Groups) -> Slots:
             "prune.residual",
             "prune.residual: coupled, or prune.allocator: least_used",
         )
-    if getattr(allocator, "grows", False) and prune.round_to > 1:
+    if getattr(allocator, "grows", False) and prune.multiple > 1:
         message = (
             f"{prune.allocator!r} lets layers grow by single units, not by multiples of {prune.round_to}"
         )

@@ -1,4 +1,4 @@
-"""One epoch of training: optimiser, loss, steps."""
+"""One epoch of training: optimiser, rates, steps."""
 
 from __future__ import annotations
 
@@ -7,20 +7,19 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
+from gcp_core.models.arithmetic import float32_products
 from gcp_core.penalties import Penalty
 from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
 from gcp_core.seeds import derive_seed
+from gcp_core.steps import Steps, scaler_of
 from gcp_core.training.setup import Setup
 from gcp_core.training.team.share import Share
-
-#: Weight of the auxiliary heads' losses (GoogLeNet and Inception return several outputs in training mode).
-AUXILIARY_WEIGHT = 0.3
 
 
 def build_optimizer(
@@ -44,7 +43,7 @@ def build_optimizer(
         ]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         parameters,
         lr=train.lr,
         momentum=train.momentum,
@@ -52,6 +51,11 @@ def build_optimizer(
         weight_decay=train.weight_decay,
         fused=True,
     )
+    if train.precision == "fp16" and train.momentum:
+        # A first step that is left out (the gradients have overflown) would leave memory that nobody has written.
+        for parameter in model.parameters():
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    return optimizer
 
 
 def train_epoch(
@@ -61,6 +65,7 @@ def train_epoch(
     epoch: int,
     pace: Callable[[int], float] | None = None,
     penalty: Penalty | None = None,
+    steps: Steps | None = None,
     share: Share | None = None,
 ) -> float:
     """Train for one epoch (1 = the first); the mean loss in nats, without the penalty's term.
@@ -68,54 +73,38 @@ def train_epoch(
     Args:
         pace: factor of ``train.lr`` at a step, counted from the first of epoch 1; None = what the config says.
         penalty: adds a term to the loss of every step; None = nothing does.
+        steps: keeps the step from epoch to epoch, which pays where it is compiled; None = it is for this epoch only.
         share: this process's part where several train together, which all call this; None = it trains alone.
 
     Raises:
         Diverged: the loss was not finite; in all processes alike.
     """
-    train, device = setup.config.train, setup.device
+    train = setup.config.train
     # Dropout and the like draw from the global generator: reseeded per epoch, nothing is carried over.
     # Each process has draws of its own, the first those of one that is alone.
     torch.manual_seed(derive_seed(setup.config.seed, "epoch", epoch, *(share.names if share else ())))
-    steps = num_steps(setup.train_images, train.batch_size, train.processes)
+    number = num_steps(setup.train_images, train.batch_size, train.processes)
     if pace is None:
-        pace = learning_pace(train, steps, setup.config.prune)
+        pace = learning_pace(train, number, setup.config.prune)
     model.train()
-    after_step = getattr(penalty, "after_step", None)
-    total = torch.zeros((), dtype=torch.float64, device=device)
-    seen = 0
-    step = (epoch - 1) * steps
-    forward = share.forward if share else model
-    for images, labels in setup.epoch_batches(epoch, share.part) if share else setup.epoch_batches(epoch):
-        for group in optimizer.param_groups:
-            group["lr"] = train.lr * pace(step) * group.get("lr_factor", 1.0)
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            outputs = forward(images)
-            loss = loss_of(outputs, labels, train.label_smoothing)
-        optimizer.zero_grad(set_to_none=True)
-        minimised = share.of_batch(loss, len(labels)) if share else loss
-        if penalty is not None:
-            minimised = minimised + penalty.term(model, images, labels, outputs)
-        minimised.backward()
-        optimizer.step()
-        if after_step is not None:
-            with torch.no_grad():
-                after_step(model)
-        total += loss.detach().double() * len(labels)
-        seen, step = seen + len(labels), step + 1
-    if share:
-        total, seen = share.over_all(total, seen)
+    factors = [pace(at) for at in range((epoch - 1) * number, epoch * number)]
+    own = [group.get("lr_factor", 1.0) for group in optimizer.param_groups]
+    taken, seen = steps or Steps(scaler_of(train, setup.device)), 0
+    step = taken.begin(model, optimizer, train, penalty, rewritten=setup.rewrite is not None, part=share)
+    step.begin([[train.lr * factor * of_group for of_group in own] for factor in factors])
+    try:
+        with float32_products(train.tf32):
+            for images, labels in (
+                setup.epoch_batches(epoch, share.part) if share else setup.epoch_batches(epoch)
+            ):
+                step(images, labels)
+                seen += len(labels)
+    finally:
+        step.end()
+    taken.end(model, optimizer, penalty)
+    total, seen = share.over_all(step.total, seen) if share else (step.total, seen)
     # One look per epoch: a look per step would make a GPU wait for every batch.
     mean = total.item() / seen
     if not math.isfinite(mean):
         raise Diverged(f"the training loss is {mean} in epoch {epoch}", "train", "try a smaller train.lr")
     return mean
-
-
-def loss_of(outputs: Any, labels: Tensor, label_smoothing: float) -> Tensor:
-    """Mean cross-entropy; auxiliary heads count :data:`AUXILIARY_WEIGHT` each."""
-    if isinstance(outputs, Tensor):
-        return nn.functional.cross_entropy(outputs, labels, label_smoothing=label_smoothing)
-    heads = [loss_of(head, labels, label_smoothing) for head in outputs if head is not None]
-    # torchvision's tuples differ: logits come first in all of them.
-    return heads[0] + AUXILIARY_WEIGHT * sum(heads[1:], torch.zeros_like(heads[0]))

@@ -1,4 +1,4 @@
-"""Accuracy and loss of a model on a split: always eval mode, always without autocast."""
+"""Accuracy and loss of a model on a split: always eval mode, always in float32."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 from gcp_core.config import TrialConfig
 from gcp_core.data import Images, Normalise, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.models.arithmetic import float32_products
 from gcp_core.models.mode import mode
 
 #: Recorded in every manifest: another batch size may change the last bits of the logits.
@@ -39,7 +40,7 @@ def evaluate(
     device = next(model.parameters()).device
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    with mode(model, training=False), torch.autocast(device.type, enabled=False):
+    with mode(model, training=False), float32_products(), torch.autocast(device.type, enabled=False):
         for x, y in evaluation_batches(images.to(device), normalise, batch_size, channels_last):
             logits = model(x)
             correct += (logits.argmax(1) == y).sum()

@@ -55,6 +55,8 @@ def growing_budget(budget: Budget, groups: Groups) -> Budget:
 def event_scores(state: State, epoch: int) -> Judgement:
     """What the criterion says of the model at the end of ``epoch``, in float32."""
     setup, (criterion, scoring) = state.setup, state.setup.scorer
+    # A recorded step has memory that the pass may need; after the event it is another step anyway.
+    state.steps.drop()
     with torch.autocast(setup.device.type, enabled=False):
         rng = generator(setup.config.seed, "event", epoch)
         model = state.model if criterion.reads_gates else state.plain()

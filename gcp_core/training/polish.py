@@ -25,6 +25,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.records.checkpoint import (
     EpochCheckpoints,
     load_weights,
@@ -126,7 +127,11 @@ def polish(
         setup = build_setup(config)
         if taken.manifest.get("data_digest") != setup.splits.digest:
             raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
-        with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []),
+            float32_products(),
+            repeatable(config.train.deterministic, setup.device),
+        ):
             if team is not None:
                 team.join(setup)
             run = _Polish(setup, taken, epochs, folder, team)
@@ -197,7 +202,9 @@ class _Polish:
         if self.team is not None:
             loss = self.team.train(state, self.pace)
         else:
-            loss = train_epoch(state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty)
+            loss = train_epoch(
+                state.model, state.optimizer, self.setup, epoch, self.pace, state.penalty, state.steps
+            )
         state.trained += 1
         measured = measure(state)
         check_finite(state, measured, epoch)

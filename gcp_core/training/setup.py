@@ -132,6 +132,10 @@ def build_setup(config: TrialConfig) -> Setup:
         ConfigError, DataError, ModelError, InfeasibleTarget: each names the config path and what to try.
     """
     device = _device(config.train.device)
+    if config.train.precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "'fp16': a CPU trains in float32 or bf16", "train.precision", "fp32, bf16, or a GPU"
+        )
     splits = load_splits(config.data)
     augment, padding = resolve_augmentation(config.data, splits.image_size)
     model = _new_model(config, splits, device)
@@ -211,7 +215,7 @@ def budget_for(
         min_share=prune.min_share,
         of=prune.of,
         limit=limit or None,
-        round_to=prune.round_to,
+        round_to=prune.multiple,
         whole=whole,
         ranking=Ranking(
             normalise=own if prune.normalise == "auto" else prune.normalise,
@@ -246,7 +250,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
             "lower start or interval, raise until",
         )
     best = reachable_share(groups, event_budgets(prune, len(events) if prune.target else 1))
-    rounding = ", lower round_to" if prune.round_to > 1 else ""
+    rounding = ", lower round_to" if prune.multiple > 1 else ""
     if best == 0:
         hint = f"lower min_channels or min_share{rounding}"
         raise InfeasibleTarget("no event can remove anything: every group is at its floor", "prune", hint)

@@ -41,7 +41,12 @@ class Sharing:
             loss = self._team.train(state)
         else:
             loss = train_epoch(
-                state.model, state.optimizer, state.setup, state.epoch + 1, penalty=state.penalty
+                state.model,
+                state.optimizer,
+                state.setup,
+                state.epoch + 1,
+                penalty=state.penalty,
+                steps=state.steps,
             )
         seconds = time.perf_counter() - started
         state.trained += 1

@@ -24,6 +24,7 @@ from gcp_core.records.results import EpochReport, check_same_trial, history_from
 from gcp_core.rewrites import Lifted, check_folded, folded
 from gcp_core.schedule.clocks import Clock, build_clock
 from gcp_core.slots import load_state, state_of
+from gcp_core.steps import Steps, scaler_of
 from gcp_core.training.composition import penalty_of
 from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import EVALUATION_BATCH
@@ -48,6 +49,7 @@ class State:
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
         loads: so often weights were taken over from somewhere.
         rewritten: whether the rewrite's modules are in ``model`` now; :meth:`plain` is without them.
+        steps: how the network is trained with a batch.
     """
 
     setup: Setup
@@ -62,6 +64,7 @@ class State:
     clock: Clock | None = None
     rewritten: bool = False
     loads: int = 0
+    steps: Steps = field(default_factory=Steps)
     _lifted: Lifted | None = None
 
     @classmethod
@@ -77,6 +80,7 @@ class State:
             rewrite.install(model, setup.example)
         optimizer = build_optimizer(model, config.train, rewrite)
         state = cls(setup, model, optimizer, setup.groups, setup.dense_cost)
+        state.steps = Steps(scaler_of(config.train, setup.device))
         state.rewritten = rewrite is not None
         state.penalty = penalty_of(config)
         if config.prune is not None and not config.is_path:
@@ -172,8 +176,10 @@ class State:
         return config.is_path or epoch < config.train.num_epochs
 
     def tensors(self) -> dict[str, Any]:
-        """Model, optimiser and what the penalty keeps, as :meth:`load` takes them: what training goes on from."""
+        """Model, optimiser, what the penalty keeps and float16 is scaled with: what :meth:`load` takes, to go on from."""
         found = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
+        if self.steps.scaler is not None:
+            found["scaler"] = self.steps.scaler.state_dict()
         return found if self.penalty is None else {**found, "penalty": state_of(self.penalty)}
 
     def clock_state(self) -> dict[str, Any]:
@@ -194,12 +200,15 @@ class State:
         penalty = copy.deepcopy(self.penalty)
         if penalty is not None:
             load_state(penalty, tensors["penalty"])
+        scaled = tensors["scaler"] if self.steps.scaler is not None else None
         check_fit(self.model, tensors["model"], where)
         self._check_optimizer(tensors["optimizer"], where)
         load_weights(self.model, tensors["model"], where)
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.penalty = penalty
         self.loads += 1
+        if self.steps.scaler is not None and scaled is not None:
+            self.steps.scaler.load_state_dict(scaled)
 
     def resume(self, checkpoints: EpochCheckpoints) -> None:
         """Go on from the newest whole epoch; nothing happens if there is none.

@@ -24,6 +24,7 @@ import torch
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.errors import Diverged
+from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.records.results import TrialResult, read_result, write_result
 from gcp_core.records.stages import StageStore
@@ -95,7 +96,11 @@ def run_trial(
         share = devices or each * config.train.processes
         timed = not config.is_path if latency is None else latency
         hooks = Hooks(report, snapshot, saved, share, timed, team)
-        with torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []):
+        with (
+            torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []),
+            float32_products(),
+            repeatable(config.train.deterministic, setup.device),
+        ):
             run = run_path if config.is_path else _run
             return run(setup, folder, stages, hooks)
 

@@ -26,6 +26,7 @@ from gcp_core.criteria import build_criterion
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import required
 from gcp_core.groups import Groups
+from gcp_core.models.arithmetic import autocast
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
@@ -33,7 +34,8 @@ from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.repairs import build_repair
 from gcp_core.schedule.clocks import build_clock
 from gcp_core.seeds import generator
-from gcp_core.training.epoch import build_optimizer, loss_of
+from gcp_core.steps import loss_of
+from gcp_core.training.epoch import build_optimizer
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.setup import Setup, build_setup
 
@@ -197,7 +199,7 @@ def _step_s(model: torch.nn.Module, optimizer: torch.optim.Optimizer, setup: Set
     times: list[float] = []
     begun = mark = watch.now()
     for images, labels in _endless_batches(setup):
-        with torch.autocast(device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+        with autocast(device, train.precision):
             loss = loss_of(model(images), labels, train.label_smoothing)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

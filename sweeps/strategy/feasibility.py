@@ -132,7 +132,7 @@ class Feasibility:
         final = self._final(trial)
         limit = 0.0 if prune.target is None else (1 - prune.target) * dense[prune.of]
         least = dict.fromkeys(_KINDS, 0.0)
-        if limit and prune.round_to == 1:
+        if limit and prune.multiple == 1:
             # The event that passes the limit is trimmed to the fewest units, so at most one unit passes it.
             least[prune.of] = max(0.0, limit - float(groups.marginal_cost(prune.of).max()))
         return Projection(dense, _by_kind(final), least, limit)

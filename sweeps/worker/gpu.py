@@ -15,6 +15,8 @@ WAIT_S = 60.0
 _POLL_S = 1.0
 #: Of a trial's share of a GPU this much must be free; contexts of other processes and of the display take the rest.
 _ENOUGH = 0.8
+#: Of its share a process may fill this much with tensors; its own context takes the rest.
+_OF_SHARE = 0.95
 
 
 def wait_for_memory(
@@ -44,6 +46,20 @@ def wait_for_memory(
         sleep(_POLL_S)
     _log.warning("after %.0f s only %.1f of %.1f GB of the GPU are free", wait_s, free / 1e9, total / 1e9)
     return False
+
+
+def keep_to_share(gpus: float) -> None:
+    """Bound what this process takes of its GPU: a trial that asks for more fails alone, and its neighbours go on.
+
+    Args:
+        gpus: how many GPUs the trial was given; from 1 on they are its own.
+    """
+    if gpus <= 0:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_per_process_memory_fraction(1.0 if gpus >= 1 else gpus * _OF_SHARE)
 
 
 def free_memory(gpus: float) -> None:

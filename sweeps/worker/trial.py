@@ -43,7 +43,7 @@ from sweeps.records.layout import EPOCHS, HANG_FILE, REST_FILE, STOP_FILE, trial
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
-from sweeps.worker.gpu import free_memory, wait_for_memory
+from sweeps.worker.gpu import free_memory, keep_to_share, wait_for_memory
 from sweeps.worker.processes import start_on_ray
 from sweeps.worker.watchdog import Watchdog
 
@@ -173,6 +173,7 @@ def run_job(
             from gcp_core.cost.latency import threads
 
             wait_for_memory(gpus)
+            keep_to_share(gpus)
             cpu = time.process_time()
             said = [f"{trial_path(job.trial_id)}/{name}" for name in (HANG_FILE, schema.ARTIFACT_LOG)]
             last = functools.partial(exchange.offer, *said)

@@ -16,6 +16,7 @@ import torch
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import Diverged, required
+from gcp_core.models.arithmetic import repeatable
 from gcp_core.plan import Plan
 from gcp_core.slots import load_state
 from gcp_core.training.epoch import train_epoch
@@ -33,6 +34,7 @@ class Follower:
     def __init__(self) -> None:
         self._state: State | None = None
         self._share: Share | None = None
+        self._arithmetic = contextlib.ExitStack()
 
     def do(self, message: bytes) -> tuple[bytes, bool]:
         """Do what a message says: the answer, and whether this process can go on. What is raised is an answer, too.
@@ -54,7 +56,10 @@ class Follower:
         given = TrialConfig.from_dict(dict(config))
         given = dataclasses.replace(given, train=dataclasses.replace(given.train, device=device))
         torch.set_num_threads(given.threads)
-        self._state = State.fresh(build_setup(given))
+        setup = build_setup(given)
+        self._arithmetic.close()
+        self._arithmetic.enter_context(repeatable(given.train.deterministic, setup.device))
+        self._state = State.fresh(setup)
         return self._state.setup.device.type
 
     def _join(self, rank: int, host: str, port: int, options: Mapping[str, bool]) -> None:
@@ -92,6 +97,7 @@ class Follower:
                 epoch,
                 lambda step: rates[step - begin],
                 state.penalty,
+                state.steps,
                 share,
             )
         return mark_of(state)

@@ -133,6 +133,7 @@ class Team:
                 epoch,
                 lambda step: rates[step - begin],
                 state.penalty,
+                state.steps,
                 share,
             )
         self._check(state, answers, f"after training epoch {epoch}")

@@ -9,7 +9,7 @@ from torch import nn
 from gcp_core.errors import ModelError
 from gcp_core.groups import find_groups
 from gcp_core.pruning.surgery import apply_plan, remove_channels
-from gcp_core.scatter import ScatterBatchNorm2d, scattering
+from gcp_core.scatter import ScatterBatchNorm1d, ScatterBatchNorm2d, ScatterBatchNorm3d, scattering
 from tests.oracles.nets import images, lively, own_net, removed_against_gated
 
 
@@ -33,6 +33,34 @@ def test_a_fresh_scatter_norm_is_the_batch_norm_it_replaces():
     assert (scatter.eps, scatter.momentum, scatter.training) == (1e-3, 0.2, True)
     assert torch.equal(scatter(images()), copy.deepcopy(norm)(images()))
     assert "full_channels=3" in repr(scatter)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "last"),
+    [
+        (ScatterBatchNorm1d, (4, 2), None),
+        (ScatterBatchNorm1d, (4, 2, 6), None),
+        (ScatterBatchNorm2d, (4, 2, 6, 5), torch.channels_last),
+        (ScatterBatchNorm3d, (4, 2, 6, 5, 3), torch.channels_last_3d),
+    ],
+)
+def test_the_memory_format_stays_and_neither_values_nor_gradients_depend_on_it(kind, shape, last):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64)
+    weights = torch.randn(shape[0], 5, *shape[2:], dtype=torch.float64)
+    found = []
+    for memory_format in filter(None, (torch.contiguous_format, last)):
+        norm, own = kind(torch.tensor([1, 3]), 5).double(), x.to(memory_format=memory_format, copy=True)
+        out = norm(own.requires_grad_())
+        assert out.is_contiguous(memory_format=memory_format)
+        (out * weights).sum().backward()
+        found.append((out, own.grad, norm.weight.grad, norm.bias.grad))
+    plain = nn.functional.batch_norm(x, None, None, training=True)
+    expected = torch.zeros_like(weights).index_copy(1, torch.tensor([1, 3]), plain)
+    for out, *_ in found:
+        assert torch.allclose(out, expected, atol=1e-14)
+    for one, other in zip(found[0], found[-1]):
+        assert torch.allclose(one, other, atol=1e-13)
 
 
 def test_only_the_last_conv_and_its_norm_shrink():

@@ -133,3 +133,38 @@ def test_large_images_go_through_in_parts_with_the_same_result():
         alone = channel_relevance(model, x[n : n + 1], Y[n : n + 1])
         for layer, r in alone.items():
             assert torch.allclose(together[layer][n], r[0], rtol=1e-9, atol=1e-15)
+
+
+class Small(nn.Module):
+    """Has memory for so many images."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.asked = room, []
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.asked.append(len(x))
+        if len(x) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return x
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_so_are_those_after_it_with_the_same_scores():
+    torch.manual_seed(1)
+    batches = [(torch.randn(7, 3, 8, 8, dtype=torch.float64), torch.arange(7) % 3) for _ in range(2)]
+    model = network().double()
+    expected = feature_relevance_scores(model, batches, 3)
+    model[3] = Small(2)
+    found = feature_relevance_scores(nn.Sequential(*model), batches, 3)
+    assert model[3].asked == [7, 4] + [2, 2, 2, 1] * 2
+    for layer, scores in expected.items():
+        assert torch.allclose(found[layer], scores, rtol=1e-12, atol=0)
+
+
+def test_an_image_that_does_not_fit_alone_is_an_error():
+    model = network()
+    model[3] = Small(0)
+    before = fingerprint(model)
+    with pytest.raises(torch.OutOfMemoryError):
+        channel_relevance(model, X, Y)
+    assert not differences(before, fingerprint(model))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sweeps.worker.gpu import free_memory, wait_for_memory
+from sweeps.worker.gpu import free_memory, keep_to_share, wait_for_memory
 
 
 class Memory:
@@ -45,3 +45,14 @@ def test_without_a_gpu_nothing_is_waited_for() -> None:
     assert wait_for_memory(1.0), "torch sees no GPU here, or one with room"
     free_memory(0.0)
     free_memory(1.0)
+
+
+@pytest.mark.parametrize(("gpus", "share"), [(0.25, 0.2375), (1.0, 1.0), (2.0, 1.0), (0.0, None)])
+def test_a_trial_that_has_a_part_of_a_gpu_takes_no_more_of_its_memory(monkeypatch, gpus, share) -> None:
+    import torch
+
+    asked = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", asked.append)
+    keep_to_share(gpus)
+    assert asked == ([] if share is None else [pytest.approx(share)])

@@ -125,6 +125,14 @@ def test_one_process_through_the_distributed_code_is_plain_training_bit_by_bit(c
     assert not dist.is_initialized()
 
 
+def test_steps_of_several_processes_run_as_they_are_written_and_that_is_said_once(caplog):
+    plain = trained(processes=1)
+    team = run_trial(trained(plain, compile="inductor"), start=start_here)
+    assert team.weights_sha256 == run_trial(plain).weights_sha256
+    said = [record.message for record in caplog.records if "as they are written" in record.message]
+    assert said == ["train.compile: steps of several processes run as they are written"]
+
+
 SCATTER = dataclasses.replace(
     trained(sync_norms=True, batch_size=36),
     model=ModelConfig("resnet20", width=0.25),
