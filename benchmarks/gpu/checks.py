@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -50,8 +51,9 @@ def _all(kit: Kit) -> dict[str, Callable[[], tuple[float, float]]]:
         for mode in ("coupled", "inner", "scatter") if name.startswith("resnet") else ("coupled",):
             title = f"{name}, {mode}: removed = gated"
             made[title] = lambda name=name, mode=mode: (_removed(kit, name, mode), SAME)
-    for precision in ("fp32", "bf16"):
+    for precision in ("fp32", "bf16") if kit.device.type == "cpu" else ("fp32", "bf16", "fp16"):
         made[f"a trial in {precision} ends, with finite weights"] = lambda p=precision: (_ends(kit, p), 0.0)
+    made["a compiled trial ends near one that is not"] = lambda: (_compiled(kit), 0.3)
     made["a trial that is interrupted twice ends as one that is not"] = lambda: (_resumed(kit), 0.0)
     made["the same trial twice has the same weights"] = lambda: (_twice(kit), 0.0)
     return made
@@ -99,7 +101,7 @@ def _removed(kit: Kit, name: str, mode: str) -> float:
 
 def _trial(kit: Kit, precision: str = "fp32") -> Any:
     prune = PruneConfig(interval=1, ratio=0.2, target=0.5, until=1.0, min_share=0.03)
-    train = {"epochs": 3, "precision": precision, "eval_images": 128}
+    train = {"epochs": 3, "precision": precision, "eval_images": 128, "deterministic": True}
     small = Kit(True, kit.data, kit.work, kit.deadline)
     return small.trial("resnet20", train, prune)
 
@@ -107,6 +109,14 @@ def _trial(kit: Kit, precision: str = "fp32") -> Any:
 def _ends(kit: Kit, precision: str) -> float:
     result = run_trial(_trial(kit, precision), latency=False)
     return 0.0 if result.status == "complete" else 1.0
+
+
+def _compiled(kit: Kit) -> float:
+    """Nats between the last training losses, recorded step by step and as it is written."""
+    plain = _trial(kit)
+    recorded = dataclasses.replace(plain, train=dataclasses.replace(plain.train, compile="auto"))
+    losses = [run_trial(one, latency=False).history[-1].metrics["train/loss"] for one in (plain, recorded)]
+    return abs(losses[0] - losses[1])
 
 
 class _Interrupted(Exception):

@@ -27,8 +27,8 @@ def trainings(kit: Kit) -> dict[str, TrialConfig]:
     path = PruneConfig(
         criterion="frs", start=start, interval=interval, levels=LEVELS, residual="scatter", min_share=0.03
     )
-    fast = {"batch_size": 128, "precision": "bf16", "lr": 0.1}
-    step = {"batch_size": 256, "lr": 0.1, "epochs": epochs, "schedule": "step"}
+    fast = {"batch_size": 128, "precision": "bf16", "lr": 0.1, "compile": "auto"}
+    step = {"batch_size": 256, "lr": 0.1, "epochs": epochs, "schedule": "step", "compile": "auto"}
     for seed in SEEDS[: 1 if kit.smoke else None]:
         for name, count in PAPER.items():
             if kit.smoke and name != "resnet56":

@@ -14,8 +14,10 @@ from gcp_core.config import PruneConfig, TrainConfig
 from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
+from gcp_core.models.arithmetic import float32_products
 from gcp_core.pruning.surgery import remove_channels
 from gcp_core.relevance import feature_relevance_scores
+from gcp_core.steps import Steps
 from gcp_core.training.epoch import build_optimizer, train_epoch
 from gcp_core.training.event import prune_event
 from gcp_core.training.setup import build_setup
@@ -57,7 +59,7 @@ def _steps(kit: Kit, name: str, precision: str) -> dict[str, Any]:
     for half in (False, True):
         width = "half" if half else "dense"
         macs[width] = measure_cost(halved(kit, name, half), torch.zeros(1, 3, 32, 32, device=kit.device)).macs
-        for mode in ("off", "auto"):
+        for mode in ("off", "auto") if kit.smoke else ("off", "auto", "inductor"):
             work, number = _ours(kit, name, half, precision, mode)
             works[f"{width}, ours, compile {mode}"] = work
         if kit.device.type == "cuda":
@@ -76,7 +78,7 @@ def _steps(kit: Kit, name: str, precision: str) -> dict[str, Any]:
 
 def _ours(kit: Kit, name: str, half: bool, precision: str, mode: str) -> tuple[Callable[[], Any], int]:
     """An epoch as a trial trains it, input pipeline included; and its steps."""
-    train = {"epochs": 4, "precision": precision}
+    train = {"epochs": 4, "precision": precision, "compile": mode}
     config = kit.trial(name, train)
     if not kit.smoke:
         config = _with_images(kit, config)
@@ -84,7 +86,8 @@ def _ours(kit: Kit, name: str, half: bool, precision: str, mode: str) -> tuple[C
     model = halved(kit, name, half)
     optimizer = build_optimizer(model, config.train)
     steps = len(setup.train_images) // config.train.batch_size
-    return lambda: train_epoch(model, optimizer, setup, 1), steps
+    kept = Steps()
+    return lambda: train_epoch(model, optimizer, setup, 1, steps=kept), steps
 
 
 def _with_images(kit: Kit, config: Any) -> Any:
@@ -100,10 +103,12 @@ def _by_hand(kit: Kit, name: str, half: bool, precision: str, steps: int) -> Cal
     labels = torch.arange(128, device=device) % 10
 
     def once() -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
+        # Float32 as ours: cuDNN's convolutions would be TF32 otherwise.
+        with float32_products(), torch.autocast("cuda", torch.bfloat16, enabled=precision == "bf16"):
             loss = nn.functional.cross_entropy(model(images), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        with float32_products():
+            loss.backward()
         optimizer.step()
         return loss
 
