@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from gcp_core.errors import ConfigError
 from sweeps.config.space import Dimension
@@ -11,8 +11,18 @@ from sweeps.config.space import Dimension
 _KEY = "train.processes"
 
 
+class Resources(Protocol):
+    """What of ``resources`` decides."""
+
+    @property
+    def gpus(self) -> float: ...
+
+    @property
+    def spread(self) -> bool: ...
+
+
 def with_processes(
-    train: Mapping[str, Any], gpus: float, given: Any, dimensions: Sequence[Dimension]
+    train: Mapping[str, Any], resources: Resources, given: Any, dimensions: Sequence[Dimension]
 ) -> dict[str, Any]:
     """The section ``train`` with its number of processes: that of the GPUs, where there are several.
 
@@ -24,6 +34,7 @@ def with_processes(
     Raises:
         ConfigError: they cannot be, or not with these GPUs.
     """
+    gpus = resources.gpus
     if any(dimension.path == _KEY for dimension in dimensions):
         raise ConfigError("is not searched: what a trial runs on does not vary", _KEY, "one number")
     if gpus > 1 and gpus != int(gpus):
@@ -43,4 +54,7 @@ def with_processes(
             _KEY,
             f"resources.gpus: {number}",
         )
+    if resources.spread and number == 1:
+        hint = "resources.gpus: 2 or more, or train.processes"
+        raise ConfigError("a trial of one process is on one node", "resources.spread", hint)
     return {**train, "processes": number}

@@ -35,7 +35,7 @@ _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 @dataclass(frozen=True)
 class ResourcesConfig:
     """What one trial gets. ``cpus`` is its number of threads, of all its processes together; ``gpus`` may be a fraction.
-    Several train it together, see ``train.processes``.
+    Several train it together, see ``train.processes``; with ``spread`` they may be on several nodes.
 
     ``retries``: how often a trial is started again, from its last checkpoint, after its process or node was lost; every
     further epoch starts the count again.
@@ -46,6 +46,7 @@ class ResourcesConfig:
     gpus: float = 0.0
     retries: int = 2
     hang_minutes: float | None = None
+    spread: bool = False
 
     def __post_init__(self) -> None:
         if self.cpus < 1:
@@ -243,11 +244,9 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
         values = _section(tree.get(part), cls, part)
         sweep_parts[part] = cls(**values)
         merged[part] = {f.name: plain(getattr(sweep_parts[part], f.name)) for f in dataclasses.fields(cls)}
-    given_processes = (tree.get("train") or {}).get("processes")
+    asked = (tree.get("train") or {}).get("processes")
     for parts in (base, merged):
-        parts["train"] = with_processes(
-            parts["train"], sweep_parts["resources"].gpus, given_processes, dimensions
-        )
+        parts["train"] = with_processes(parts["train"], sweep_parts["resources"], asked, dimensions)
     given_epochs = sweep_parts["baseline"].epochs
     merged["storage"] = storage = _storage(tree.get("storage", "runs"))
     merged["ledger"] = ledger = _ledger(tree.get("ledger"), storage)

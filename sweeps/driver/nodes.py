@@ -16,7 +16,7 @@ from typing import Any
 
 from gcp_core.errors import ConfigError, required
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.driver.capacity import fits, wanted
+from sweeps.driver.capacity import bundles, fits, places, processes, wanted
 
 #: Packages that decide about a trial's weights or about what its process understands.
 _PACKAGES = ("torch", "torchvision", "numpy")
@@ -126,15 +126,28 @@ def wrong_clocks(asked: float, nodes: Iterable[Node], answered: float) -> list[s
 
 
 def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> None:
-    """One node has everything that one trial asks for. ``nodes`` are Ray's own records."""
+    """One node, or with ``resources.spread`` all together, has everything that one trial asks for.
+
+    ``nodes`` are Ray's own records.
+    """
+    if config.resources.spread:
+        wanted_places, there = processes(config), places(config, nodes)
+        if there < wanted_places:
+            each = ", ".join(f"{kind} {value:g}" for kind, value in bundles(config)["bundles"][0].items())
+            message = f"{wanted_places} processes per trial ({each} each), but all nodes together have places for {there}"
+            raise ConfigError(message, "resources")
+        return
     for kind, number in wanted(config).items():
         most = max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0)
         if number > most:
             raise ConfigError(
                 f"{number:g} {kind}s per trial, but no node has more than {most:g}",
                 f"resources.{kind.lower()}s",
+                "resources.spread: true lets a trial's processes be on several nodes"
+                if processes(config) > 1
+                else "",
             )
-    if not any(fits(config, node) for node in nodes):
+    if not fits(config, nodes):
         raise ConfigError(
             f"no node has {config.resources.cpus} CPUs and {config.resources.gpus:g} GPUs at once",
             "resources",

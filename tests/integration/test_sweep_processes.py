@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,25 @@ from tests.prepared import with_store
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
-def test_a_trial_of_two_processes_goes_on_when_one_of_them_is_killed(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[str]:
+    """A cluster of which each node has a place for one process; the head has none."""
+    from ray.cluster_utils import Cluster
+
+    lean = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
+    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **lean})
+    for _ in range(2):
+        nodes.add_node(num_cpus=1)
+    yield nodes.address
+    nodes.shutdown()
+
+
+@pytest.mark.parametrize("spread", [False, True], ids=["on one node", "on two nodes"])
+def test_a_trial_of_two_processes_goes_on_when_one_of_them_is_killed(
+    tmp_path: Path, spread: bool, request: pytest.FixtureRequest
+) -> None:
     """Three steps an epoch: the second process of the first trial is killed in epoch 3."""
+    address = request.getfixturevalue("two_nodes") if spread else None
     tree = {
         "name": "two",
         "storage": str(tmp_path),
@@ -43,11 +61,11 @@ def test_a_trial_of_two_processes_goes_on_when_one_of_them_is_killed(tmp_path: P
             "sampler": "random",
             "objectives": {"val_accuracy": "max", "macs": "min"},
         },
-        "resources": {"cpus": 2, "retries": 1},
+        "resources": {"cpus": 2, "retries": 1, "spread": spread},
     }
     folder = with_store(tmp_path / "two")
     lines: list[str] = []
-    sweep = run(tree, launch=Launch(progress=LineProgress(lines.append)))
+    sweep = run(tree, launch=Launch(address=address, progress=LineProgress(lines.append)))
     assert sweep.state == "complete", lines
     baselines, trials = (
         [record for record in known if record.status == "complete"]

@@ -54,6 +54,7 @@ def test_the_processes_share_the_cpus_of_their_trial(
             {"resources__gpus": 0.5, "train__processes": 2},
             r"train\.processes: 2 processes need a GPU each, but there is 0\.5 per trial \(resources\.gpus: 2",
         ),
+        ({"resources__spread": True}, r"resources\.spread: a trial of one process is on one node"),
         ({"train__processes": {"choice": [1, 2]}}, r"train\.processes: is not searched"),
     ],
 )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.driver.capacity import bundles
+from sweeps.driver.capacity import bundles, places
 from sweeps.driver.nodes import (
     Node,
     check_nodes,
@@ -126,3 +126,26 @@ def test_more_gpus_per_trial_than_any_node_has_are_refused(tmp_path: Path) -> No
     with pytest.raises(ConfigError, match=r"resources\.gpus: 4 GPUs per trial, but no node has more than 2"):
         check_resources(config(tmp_path, {"resources.gpus": 4}), nodes)
     check_resources(config(tmp_path, {"resources.gpus": 2}), nodes)
+
+
+def test_a_trial_that_may_be_spread_needs_places_on_all_nodes_together(tmp_path: Path) -> None:
+    nodes = [_node("a", CPU=8.0, GPU=2.0), _node("b", CPU=8.0, GPU=2.0), _node("c", CPU=1.0, GPU=4.0)]
+    four = config(tmp_path, {"resources.gpus": 4, "resources.cpus": 8, "resources.spread": True})
+    assert bundles(four) == {"bundles": [{"CPU": 2.0, "GPU": 1.0}] * 4, "strategy": "PACK"}
+    check_resources(four, nodes)  # two on a, two on b; c has GPUs, and no CPU for them
+    said = r"resources: 4 processes per trial \(CPU 2, GPU 1 each\), but all nodes together have places for 2"
+    with pytest.raises(ConfigError, match=said):
+        check_resources(four, nodes[1:])
+
+
+def test_that_processes_may_be_spread_is_said_where_one_node_has_too_little(tmp_path: Path) -> None:
+    nodes = [_node("a", CPU=8.0, GPU=2.0), _node("b", CPU=8.0, GPU=2.0)]
+    with pytest.raises(
+        ConfigError, match=r"resources\.spread: true lets a trial's processes be on several nodes"
+    ):
+        check_resources(config(tmp_path, {"resources.gpus": 4}), nodes)
+
+
+def test_thirds_of_a_cpu_add_up(tmp_path: Path) -> None:
+    three = config(tmp_path, {"train.processes": 3, "train.batch_size": 48, "resources.cpus": 1})
+    assert places(three, [_node("a", CPU=1.0)]) == 3
