@@ -50,6 +50,7 @@ _OTHER = {
     "train.compile": "auto",
     "train.tf32": True,
     "train.deterministic": True,
+    "train.processes": 2,
     "train.eval_images": 50,
     "prune.criterion": "l1",
     "prune.start": 2,
@@ -85,6 +86,7 @@ _LEFT_OUT = {
     "data.channels": "of image folders and parquet files",
     "model.weights": "needs a file",
     "train.device": "needs a GPU",
+    "train.sync_norms": "only with several processes: tests/gcp_core/training/team/test_team.py",
     "prune.hidden_count": "vgg_tiny has no hidden linear layer",
     **{
         f"{slot}_options": "only with what fills the slot: tests/gcp_core/training/test_slots.py"
