@@ -61,6 +61,27 @@ def test_what_has_its_record_is_passed_over_and_what_is_left_goes_on(kit, monkey
     assert calls[-1] == "quick"
 
 
+def test_a_piece_goes_on_with_the_parts_it_has_not_measured(kit, tmp_path):
+    calls = []
+
+    def call(minutes):
+        asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60 * minutes)
+
+        def measured(name):
+            calls.append(name)
+            if name == "second":  # takes long
+                object.__setattr__(asked, "deadline", time.monotonic() - 1)
+            return {"ms": len(calls)}
+
+        names = ("first", "second", "third")
+        return asked.parts("step", {name: lambda name=name: measured(name) for name in names})
+
+    assert call(1) == {"parts": {"first": {"ms": 1}, "second": {"ms": 2}}, "left": ["third"]}
+    assert call(-1)["left"] == ["third"]
+    assert call(1) == {"parts": {"first": {"ms": 1}, "second": {"ms": 2}, "third": {"ms": 3}}, "left": []}
+    assert calls == ["first", "second", "third"]
+
+
 def test_after_its_minutes_no_piece_is_begun(kit, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(kit, "PIECES", {"a": lambda asked: pytest.fail("it was begun")})
     call(kit, monkeypatch, tmp_path, "--minutes", "-1")

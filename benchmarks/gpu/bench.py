@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -48,6 +49,28 @@ class Kit:
         """Raise :class:`OutOfTime` once the deadline has passed."""
         if self.left_s < 0:
             raise OutOfTime
+
+    def kept(self, piece: str) -> Path:
+        """Where the parts of a piece lie until all are there."""
+        return self.work / f"{'smoke' if self.smoke else 'full'}-{piece}.parts.json"
+
+    def parts(self, piece: str, works: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
+        """What each work gives, by name, as ``parts``, and the names of those there was no time for as ``left``.
+
+        What an earlier call has done is not done again.
+        """
+        file = self.kept(piece)
+        done: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}
+        for name, work in works.items():
+            if name not in done and self.left_s > 0:
+                done[name] = work()
+                print(f"  {name}: {done[name]}", flush=True)
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(json.dumps(done))
+        return {
+            "parts": {name: done[name] for name in works if name in done},
+            "left": [name for name in works if name not in done],
+        }
 
     def images(self, number: int | None = None) -> DataConfig:
         """CIFAR-10 if it is there; in the smallest size a few."""

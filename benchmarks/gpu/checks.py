@@ -6,6 +6,7 @@ import contextlib
 import copy
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -31,16 +32,16 @@ SAME = 1e-4
 
 def checks(kit: Kit) -> dict[str, Any]:
     """Every check: what came out, what is allowed, whether it holds."""
-    found: dict[str, Any] = {}
-    for name, check in _all(kit).items():
-        kit.check()
-        try:
-            value, allowed = check()
-            found[name] = {"value": value, "allowed": allowed, "holds": value <= allowed}
-        except Exception as exc:  # the next check may still say something
-            found[name] = {"error": f"{type(exc).__name__}: {exc}", "holds": False}
-        print(f"  {name}: {found[name]}", flush=True)
-    return {"checks": found, "holds": all(one["holds"] for one in found.values())}
+    found = kit.parts("checks", {name: partial(_made, check) for name, check in _all(kit).items()})
+    return {**found, "holds": all(one["holds"] for one in found["parts"].values())}
+
+
+def _made(check: Callable[[], tuple[float, float]]) -> dict[str, Any]:
+    try:
+        value, allowed = check()
+    except Exception as exc:  # the next check may still say something
+        return {"error": f"{type(exc).__name__}: {exc}", "holds": False}
+    return {"value": value, "allowed": allowed, "holds": value <= allowed}
 
 
 def _all(kit: Kit) -> dict[str, Callable[[], tuple[float, float]]]:

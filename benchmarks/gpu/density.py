@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from typing import Any
@@ -23,20 +24,20 @@ def density(kit: Kit) -> dict[str, Any]:
     counts = (1, 2) if kit.smoke else (1, 4, 8)
     prune = PruneConfig(criterion="frs", interval=1, ratio=0.2, target=0.5, until=1.0)
     trial = kit.trial("resnet20", {"epochs": 2 if kit.smoke else 6, "eval_images": 1000}, prune)
-    made: dict[str, Any] = {}
-    for count in counts:
-        kit.check()
-        seconds = _at_once(trial, count)
-        rate = 3600 * count / seconds
-        made[str(count)] = {"seconds": round(seconds, 1), "trials_per_hour": round(rate, 1)}
-        print(f"  {count} at once: {made[str(count)]}", flush=True)
-    alone = made[str(counts[0])]["trials_per_hour"]
+    found = kit.parts("density", {str(count): partial(_rate, trial, count) for count in counts})
+    made = found["parts"]
+    alone = made[str(counts[0])]["trials_per_hour"] if made else 1.0
     return {
         "model": trial.model.name,
         "epochs": trial.train.epochs,
-        "at_once": made,
+        **found,
         "gain": {count: round(row["trials_per_hour"] / alone, 2) for count, row in made.items()},
     }
+
+
+def _rate(trial: TrialConfig, count: int) -> dict[str, Any]:
+    seconds = _at_once(trial, count)
+    return {"seconds": round(seconds, 1), "trials_per_hour": round(3600 * count / seconds, 1)}
 
 
 def _at_once(trial: TrialConfig, count: int) -> float:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from bench import Kit, in_turn, peak_mib, wait
+from bench import Kit, in_turn, peak_mib
 from torch import Tensor, nn
 
 from gcp_core.config import PruneConfig, TrainConfig
@@ -24,7 +25,7 @@ from gcp_core.training.setup import build_setup
 from gcp_core.training.state import State
 
 #: Images of an epoch that is timed: some dozens of steps.
-IMAGES = 8192
+IMAGES = 4096
 
 
 def halved(kit: Kit, name: str, half: bool) -> nn.Module:
@@ -41,14 +42,11 @@ def halved(kit: Kit, name: str, half: bool) -> nn.Module:
 
 def step(kit: Kit) -> dict[str, Any]:
     """Milliseconds of a training step of batch 128: ours, and a CUDA graph captured by hand."""
-    made: dict[str, Any] = {}
-    precisions = ("fp32", "bf16")
-    for name in ("resnet56",) if kit.smoke else ("resnet56", "vgg16_bn", "resnet110"):
-        for precision in precisions:
-            kit.check()
-            made[f"{name}, {precision}"] = _steps(kit, name, precision)
-            print(f"  {name}, {precision}: {made[f'{name}, {precision}']}", flush=True)
-    return {"batch": 128, "unit": "ms per step, median of rounds in turn", "steps": made}
+    names = ("resnet56",) if kit.smoke else ("resnet56", "vgg16_bn", "resnet110")
+    works = {
+        f"{name}, {kind}": partial(_steps, kit, name, kind) for name in names for kind in ("fp32", "bf16")
+    }
+    return {"batch": 128, "unit": "ms per step, median of rounds in turn", **kit.parts("step", works)}
 
 
 def _steps(kit: Kit, name: str, precision: str) -> dict[str, Any]:
@@ -59,7 +57,7 @@ def _steps(kit: Kit, name: str, precision: str) -> dict[str, Any]:
     for half in (False, True):
         width = "half" if half else "dense"
         macs[width] = measure_cost(halved(kit, name, half), torch.zeros(1, 3, 32, 32, device=kit.device)).macs
-        for mode in ("off", "auto") if kit.smoke else ("off", "auto", "inductor"):
+        for mode in ("off", "auto", "inductor") if name == "resnet56" and not kit.smoke else ("off", "auto"):
             work, number = _ours(kit, name, half, precision, mode)
             works[f"{width}, ours, compile {mode}"] = work
         if kit.device.type == "cuda":
@@ -67,7 +65,7 @@ def _steps(kit: Kit, name: str, precision: str) -> dict[str, Any]:
                 works[f"{width}, graph by hand"] = _by_hand(kit, name, half, precision, number)
             except RuntimeError as exc:
                 failed[f"{width}, graph by hand"] = str(exc).splitlines()[0]
-    times = in_turn(works, 1 if kit.smoke else 7, kit.device)
+    times = in_turn(works, 1 if kit.smoke else 5, kit.device)
     return {
         "macs": macs,
         "steps_per_round": number,
@@ -157,55 +155,52 @@ def pipeline(kit: Kit) -> dict[str, Any]:
 
 def relevance(kit: Kit) -> dict[str, Any]:
     """The relevance pass over a scoring sample, in forward passes of the same images; and the memory it takes."""
-    made = {}
-    for name in ("resnet56",) if kit.smoke else ("resnet56", "resnet110", "vgg16_bn"):
-        kit.check()
-        setup = build_setup(kit.trial(name, {"epochs": 20}, PruneConfig(criterion="frs")))
-        model = setup.new_model().eval()
-        _, scoring = setup.scorer
+    names = ("resnet56",) if kit.smoke else ("resnet56", "resnet110", "vgg16_bn")
+    return kit.parts("relevance", {name: partial(_relevance, kit, name) for name in names})
 
-        def forward(model: nn.Module = model, scoring: Any = scoring) -> None:
-            with torch.inference_mode():
-                for images, _ in scoring:
-                    model(images)
 
-        def score(model: nn.Module = model, scoring: Any = scoring) -> None:
-            feature_relevance_scores(model, scoring, 10)
+def _relevance(kit: Kit, name: str) -> dict[str, Any]:
+    setup = build_setup(kit.trial(name, {"epochs": 20}, PruneConfig(criterion="frs")))
+    model = setup.new_model().eval()
+    _, scoring = setup.scorer
 
-        times = in_turn({"forward": forward, "relevance": score}, 1 if kit.smoke else 5, kit.device)
-        made[name] = {
-            "images": len(scoring.images),
-            "ms": times,
-            "forwards": round(times["relevance"] / times["forward"], 2),
-            "peak_mib": peak_mib(kit.device, score),
-        }
-        print(f"  {name}: {made[name]}", flush=True)
-    return made
+    def forward() -> None:
+        with torch.inference_mode():
+            for images, _ in scoring:
+                model(images)
+
+    def score() -> None:
+        feature_relevance_scores(model, scoring, 10)
+
+    times = in_turn({"forward": forward, "relevance": score}, 1 if kit.smoke else 5, kit.device)
+    return {
+        "images": len(scoring.images),
+        "ms": times,
+        "forwards": round(times["relevance"] / times["forward"], 2),
+        "peak_mib": peak_mib(kit.device, score),
+    }
 
 
 def event(kit: Kit) -> dict[str, Any]:
     """A whole event (score, select, cut model and optimiser), in epochs of the same network."""
-    made = {}
-    for name in ("resnet56",) if kit.smoke else ("resnet56", "resnet110"):
-        kit.check()
-        prune = PruneConfig(criterion="frs", interval=1, ratio=0.1, target=0.6, until=1.0)
-        setup = build_setup(kit.trial(name, {"epochs": 20}, prune))
-        state = State.fresh(setup)
-        epoch = in_turn(
-            {"epoch": lambda s=state, u=setup: train_epoch(s.model, s.optimizer, u, 1)}, 1, kit.device, warm=1
-        )["epoch"]
-        numbers = iter(range(1, 20))
+    names = ("resnet56",) if kit.smoke else ("resnet56", "resnet110")
+    return kit.parts("event", {name: partial(_event, kit, name) for name in names})
 
-        def once(state: State = state, numbers: Any = numbers) -> None:
-            prune_event(state, next(numbers))
-            wait(kit.device)
 
-        times = in_turn({"event": once}, 1 if kit.smoke else 5, kit.device)
-        made[name] = {
-            "epoch_ms": epoch,
-            "event_ms": times["event"],
-            "epochs_per_event": round(times["event"] / epoch, 4),
-            "removed": round(state.removed, 4),
-        }
-        print(f"  {name}: {made[name]}", flush=True)
-    return made
+def _event(kit: Kit, name: str) -> dict[str, Any]:
+    prune = PruneConfig(criterion="frs", interval=1, ratio=0.1, target=0.6, until=1.0)
+    setup = build_setup(kit.trial(name, {"epochs": 20}, prune))
+    state = State.fresh(setup)
+
+    def train() -> None:
+        train_epoch(state.model, state.optimizer, setup, 1)
+
+    epoch = in_turn({"epoch": train}, 1, kit.device)["epoch"]
+    numbers = iter(range(1, 20))
+    times = in_turn({"event": lambda: prune_event(state, next(numbers))}, 1 if kit.smoke else 5, kit.device)
+    return {
+        "epoch_ms": epoch,
+        "event_ms": times["event"],
+        "epochs_per_event": round(times["event"] / epoch, 4),
+        "removed": round(state.removed, 4),
+    }
