@@ -5,8 +5,8 @@
     python benchmarks/gpu/kit.py --smoke                 # on any CPU: that it runs
 
 Call it again until it says that nothing is left. A piece that has its record is passed over, another goes on with the
-parts that it has not measured yet, and the long trainings of the last piece go on from their last epoch. A call ends after
-``--minutes``, or when all is done; a part that has begun is brought to its end. CIFAR-10 for ``--data`` comes from
+parts that it has not measured yet, and the long trainings of the last piece go on from their last epoch. A call ends
+after ``--minutes``, or when all is done; a part that has begun is brought to its end. CIFAR-10 for ``--data`` comes from
 ``benchmarks/gpu/images.py``; without it the pieces that measure time take made images, and the trainings are left out.
 """
 
