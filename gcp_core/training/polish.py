@@ -25,7 +25,6 @@ from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import CheckpointError, ConfigError
-from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.records.checkpoint import (
     EpochCheckpoints,
     load_weights,
@@ -127,16 +126,11 @@ def polish(
         setup = build_setup(config)
         if taken.manifest.get("data_digest") != setup.splits.digest:
             raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
-        with (
-            torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []),
-            float32_products(),
-            repeatable(config.train.deterministic, setup.device),
-        ):
+        with setup.surroundings():
             if team is not None:
                 team.join(setup)
             run = _Polish(setup, taken, epochs, folder, team)
-            each = 1.0 if setup.device.type == "cuda" else float(config.threads)
-            return run.run(report, saved, devices or each * config.train.processes, latency)
+            return run.run(report, saved, devices or setup.devices, latency)
 
 
 class _Polish:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Iterator, Mapping
@@ -26,6 +27,7 @@ from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, Mode
 from gcp_core.groups import Groups, find_groups
 from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
+from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
 from gcp_core.repairs import Repair
@@ -78,6 +80,24 @@ class Setup:
     def scorer(self) -> tuple[Checked, ScoringBatches]:
         """The criterion of a trial that prunes, and the images it looks at; ValueError for a baseline."""
         return required(self.criterion, "criterion"), required(self.scoring, "scoring")
+
+    @property
+    def devices(self) -> float:
+        """What the trial has of the machine if nobody says otherwise: a GPU, or the threads' cores, per process."""
+        each = 1.0 if self.device.type == "cuda" else float(self.config.threads)
+        return each * self.config.train.processes
+
+    @contextlib.contextmanager
+    def surroundings(self) -> Iterator[None]:
+        """Around whatever the trial computes, in each of its processes: torch's random numbers and its switches for
+        products and kernels, put back afterwards.
+        """
+        with (
+            torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []),
+            float32_products(),
+            repeatable(self.config.train.deterministic, self.device),
+        ):
+            yield
 
     def new_model(self) -> nn.Module:
         """The dense model with its initial weights, on the device."""

@@ -24,7 +24,6 @@ import torch
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.errors import Diverged
-from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.records.checkpoint import EpochCheckpoints
 from gcp_core.records.results import TrialResult, read_result, write_result
 from gcp_core.records.stages import StageStore
@@ -92,15 +91,9 @@ def run_trial(
         setup = build_setup(config)
         if team is not None:
             team.join(setup)
-        each = 1.0 if setup.device.type == "cuda" else float(config.threads)
-        share = devices or each * config.train.processes
         timed = not config.is_path if latency is None else latency
-        hooks = Hooks(report, snapshot, saved, share, timed, team)
-        with (
-            torch.random.fork_rng(devices=[setup.device] if setup.device.type == "cuda" else []),
-            float32_products(),
-            repeatable(config.train.deterministic, setup.device),
-        ):
+        hooks = Hooks(report, snapshot, saved, devices or setup.devices, timed, team)
+        with setup.surroundings():
             run = run_path if config.is_path else _run
             return run(setup, folder, stages, hooks)
 

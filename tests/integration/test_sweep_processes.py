@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,25 +16,12 @@ from tests.prepared import with_store
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[str]:
-    """A cluster of which each node has a place for one process; the head has none."""
-    from ray.cluster_utils import Cluster
-
-    lean = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **lean})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1)
-    yield nodes.address
-    nodes.shutdown()
-
-
 @pytest.mark.parametrize("spread", [False, True], ids=["on one node", "on two nodes"])
 def test_a_trial_of_two_processes_goes_on_when_one_of_them_is_killed(
     tmp_path: Path, spread: bool, request: pytest.FixtureRequest
 ) -> None:
     """Three steps an epoch: the second process of the first trial is killed in epoch 3."""
-    address = request.getfixturevalue("two_nodes") if spread else None
+    address = request.getfixturevalue("cluster") if spread else None
     tree = {
         "name": "two",
         "storage": str(tmp_path),

@@ -123,20 +123,6 @@ def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 300
     raise TimeoutError(url)
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """Three Ray nodes on loopback, the head without CPUs: what ``--address`` names."""
-    from ray.cluster_utils import Cluster
-
-    # Nobody asks the processes that show the workers' output and watch the load.
-    lean = {"include_dashboard": False, "no_monitor": True, "include_log_monitor": False}
-    nodes = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **lean})
-    for _ in range(2):
-        nodes.add_node(num_cpus=1)
-    yield nodes.address
-    nodes.shutdown()
-
-
 def _run(storage: Path, server: str, address: str, trials: int) -> tuple[Sweep, list[str]]:
     lines: list[str] = []
     search = {

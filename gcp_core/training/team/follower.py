@@ -88,6 +88,7 @@ class Follower:
         images, batch_size = len(state.setup.train_images), state.setup.config.train.batch_size
         with (
             contextlib.suppress(Diverged),  # the first one says so
+            state.setup.surroundings(),
             share.training(state.model, images, batch_size),
         ):
             train_epoch(
