@@ -112,6 +112,8 @@ def epochs(seed: int, data: str) -> list[Training]:
     # Snapshots 2, 3, 4, 5 are those at 50, 35, 20, 10 %; a polish brings each to about what its 30-epoch single costs.
     polish = ((2, 12), (3, 12), (4, 12), (5, 12))
     made.append(Training("path 4 + 6", path(seed, data, 4, 6), polish))
+    repaired = path(seed, data, 4, 6, repair="least_squares")
+    made.append(Training("path 4 + 6, repaired", repaired, polish))
     made.append(Training("path 12 + 3", path(seed, data, 12, 3, restart=0.5)))
     return made
 
