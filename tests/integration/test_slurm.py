@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ import pytest
 
 from gcp_core.training import run_trial
 from sweeps.config.sweep_config import load_config
-from sweeps.records import spool
 from sweeps.records.job import read_outcome
 from sweeps.records.ledger import read_records
+from tests.integration.held_criterion import FOLDER, waiting
 from tests.prepared import with_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -25,14 +24,20 @@ ROOT = Path(__file__).parents[2]
 STAND_IN = Path(__file__).with_name("slurm_stand_in.py")
 #: A job's number decides about Ray's port: one for every process of the tests.
 JOB = str(os.getpid())
-#: How often the second node is lost; each trial may be lost once without having trained a further epoch.
-KILLS = 3
+#: How often the second node is lost: more often than a trial may be lost without having trained a further epoch.
+KILLS = 2
 TREE = {
     "name": "slurm",
     "data": {"name": "digits", "val_share": 0.25},
     "model": {"name": "vgg_tiny", "width": 0.5},
     "train": {"epochs": 12, "batch_size": 32},
-    "prune": {"criterion": "l1", "interval": {"choice": [2, 3]}, "ratio": 0.3, "target": 0.6, "until": 9},
+    "prune": {
+        "criterion": "tests.integration.held_criterion:build",
+        "interval": {"choice": [2, 3]},
+        "ratio": 0.12,
+        "target": 0.5,
+        "until": 9,
+    },
     "search": {"trials": 2, "concurrency": 1, "sampler": "random"},
     "resources": {"retries": 1},
 }
@@ -50,6 +55,7 @@ def _environment(folder: Path, nodes: str) -> dict[str, str]:
     return {
         **kept,
         "PATH": f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),  # the criterion is there
         "STAND_IN": str(folder),
         "SLURM_JOB_ID": JOB,
         "SLURM_JOB_NODELIST": nodes,
@@ -73,21 +79,12 @@ def _said(folder: Path) -> str:
     return (folder / "job.log").read_text()
 
 
-def _has_trained(sweep: Path, raylet: psutil.Process, begun: dict[int, int]) -> bool:
-    """Whether a trial that runs on the node has reported a further epoch since it has started there.
-
-    ``begun``: process of a trial -> epochs of the trial when it was first seen; this function keeps it.
-    """
+def _trains(raylet: psutil.Process, waits: set[int]) -> bool:
+    """Whether one of the trials that wait in an event runs on the node."""
     try:
-        workers = {worker.pid for worker in raylet.children()}
+        return any(worker.pid in waits for worker in raylet.children())
     except psutil.NoSuchProcess:
         return False
-    for log in sweep.glob("trials/t*/trial.log"):
-        started = re.findall(r"starts in process (\d+)", log.read_text())
-        epochs = len(spool.rows(log.parent))
-        if started and int(started[-1]) in workers and epochs > begun.setdefault(int(started[-1]), epochs):
-            return True
-    return False
 
 
 def _end(job: subprocess.Popen[bytes]) -> None:
@@ -117,21 +114,25 @@ def test_nodes_that_come_and_go_and_a_head_that_is_lost_cost_no_trial_and_change
     config.write_text(json.dumps({**TREE, "storage": str(storage)}))
     # Trials are on the second node alone; a driver waits five seconds for a head that is gone, not sixty.
     settings = {"GCP_SWEEP_HEAD_CPUS": "0", "RAY_gcs_rpc_server_reconnect_timeout_s": "5"}
-    job, gone = _job(tmp_path, "first,second", [str(config)], **settings), 0
-    begun: dict[int, int] = {}
+    held = tmp_path / "held"
+    held.mkdir()
+    job, gone = _job(tmp_path, "first,second", [str(config)], **settings, **{FOLDER: str(held)}), 0
+    found: set[int] = set()
     try:
         while job.poll() is None:
-            raylet = _ray(tmp_path, "second", "raylet")
-            if gone <= KILLS and raylet is not None and _has_trained(folder, raylet, begun):
+            raylet, waits = _ray(tmp_path, "second", "raylet"), waiting(held)
+            # A trial waits at each event once: by the next one it has trained a further epoch.
+            if raylet is not None and _trains(raylet, waits - found):
                 lost = raylet if gone < KILLS else _ray(tmp_path, "first", "gcs_server")
                 assert lost is not None
                 lost.kill()
-                gone += 1
+                gone, found = gone + 1, waits
             time.sleep(0.05)
     finally:
         _end(job)
     assert (job.returncode, gone) == (1, KILLS + 1), _said(tmp_path)
     assert not _left(), "the job's Ray has ended with it"
+    # Without the variable no trial waits any more, neither in the second job nor here.
     again = _job(tmp_path, "first,second", [str(config)], **settings)
     try:
         again.wait()
