@@ -7,7 +7,7 @@ Every study is a list of trainings for one seed. ``benchmarks/trainings.py`` run
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from yardstick import SHARES
@@ -48,12 +48,14 @@ class Training:
     Attributes:
         polish: (level, epochs) of a snapshot that is trained on afterwards.
         anew: levels whose widths are trained from scratch, for what the path has cost up to that snapshot.
+        looks: whether averages of the weights are evaluated with every snapshot.
     """
 
     name: str
     config: TrialConfig
     polish: tuple[tuple[int, int], ...] = ()
     anew: tuple[int, ...] = ()
+    looks: bool = False
 
 
 def _config(
@@ -155,9 +157,25 @@ def settings(seed: int, data: str) -> list[Training]:
     return [Training(name, config) for name, config in tried.items()]
 
 
+def additions(seed: int, data: str) -> list[Training]:
+    """What distillation and averaging give to a path; with a teacher a path of 4 + 6 costs what one of 4 + 12 does."""
+    plain = path(seed, data, 4, 6)
+
+    def with_penalty(name: str) -> TrialConfig:
+        return replace(plain, train=replace(plain.train, penalty=f"additions:{name}"))
+
+    return [
+        Training("path 4 + 6", plain),
+        Training("path 4 + 12", path(seed, data, 4, 12)),
+        Training("path 4 + 6, distilled", with_penalty("distilled")),
+        Training("path 4 + 6, averaged", with_penalty("averaged"), looks=True),
+    ]
+
+
 STUDIES: dict[str, Callable[[int, str], list[Training]]] = {
     "epochs": epochs,
     "criteria": criteria,
     "methods": methods,
     "settings": settings,
+    "additions": additions,
 }

@@ -16,6 +16,7 @@ import statistics
 from collections import defaultdict
 from typing import Any
 
+from additions import FORWARD
 from record import add_out, write
 from studies import STUDIES
 from trainings import read
@@ -44,8 +45,8 @@ def models(rows: list[Row]) -> Models:
 
 
 def own(row: Row) -> bool:
-    """Whether the training itself left the model: not polished, not its widths trained anew."""
-    return "polish" not in row and "anew" not in row
+    """Whether the training itself left the model: not polished, not its widths trained anew, no average."""
+    return not row.keys() & {"polish", "anew", "averaged"}
 
 
 def epochs(rows: list[Row]) -> dict[str, Any]:
@@ -135,6 +136,30 @@ def methods(rows: list[Row]) -> dict[str, Any]:
     return out
 
 
+def additions(rows: list[Row]) -> dict[str, Any]:
+    """Accuracy at each share with and without; a teacher's forward passes are in its path's cost.
+
+    Averages stand as if the path had ended with them: their cost is the path's.
+    """
+    out: dict[str, Any] = {}
+    for name, seeds in by_training(rows).items():
+        out[name] = _at_shares(seeds)
+        if "distilled" in name:
+            after = statistics.mean(one[-1]["epoch"] - one[0]["epoch"] for one in seeds.values())
+            out[name]["cost"] = round(out[name]["cost"] + FORWARD * after, 2)
+        for decay in sorted({row["averaged"] for one in seeds.values() for row in one if "averaged" in row}):
+            some = {
+                seed: [
+                    {k: v for k, v in row.items() if k != "averaged"}
+                    for row in one
+                    if row.get("averaged") == decay
+                ]
+                for seed, one in seeds.items()
+            }
+            out[f"{name}, {decay:g}"] = _at_shares(some)
+    return out
+
+
 def _at_shares(seeds: dict[int, list[Row]]) -> dict[str, Any]:
     every = [models(rows) for rows in seeds.values()]
     out: dict[str, Any] = {
@@ -151,7 +176,13 @@ def _at_shares(seeds: dict[int, list[Row]]) -> dict[str, Any]:
     return out
 
 
-TABLES = {"epochs": epochs, "criteria": criteria, "methods": methods, "settings": settings}
+TABLES = {
+    "epochs": epochs,
+    "criteria": criteria,
+    "methods": methods,
+    "settings": settings,
+    "additions": additions,
+}
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from additions import Look
 from anew import anew
 from path_curves import rounded
 from record import header
@@ -39,7 +40,8 @@ def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
 
     folder = work / f"seed-{seed}" / training.name.replace(" ", "_").replace("%", "").replace(",", "")
     stages = StageStore(work / "stages")
-    result = run_trial(training.config, checkpoint_dir=folder, stages=stages, latency=False)
+    look = Look(training.config, folder / "averages.jsonl") if training.looks else None
+    result = run_trial(training.config, checkpoint_dir=folder, stages=stages, latency=False, snapshot=look)
     about = {"seed": seed, "training": training.name}
     if not training.config.is_path:
         return [{**about, "level": None, "epoch": training.config.train.epochs, **rounded(result.finals)}]
@@ -47,6 +49,7 @@ def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
         {**about, "level": taken.level, "epoch": taken.epoch, **rounded(taken.finals)}
         for taken in result.snapshots
     ]
+    lines += [{**about, **line} for line in (look.lines() if look else ())]
     for level, epochs in training.polish:
         source = next(taken for taken in result.snapshots if taken.level == level)
         done = polish(training.config, source.folder, epochs, checkpoint_dir=folder).model
