@@ -6,38 +6,12 @@ its first epoch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-import torch
-
-from gcp_core.allocators import Budget, Scores
-from gcp_core.checkpoint import load_model
+from analysis.runs.widths import layer_widths
 from gcp_core.config import PruneConfig, TrialConfig
-from gcp_core.groups import Groups, find_groups
+from gcp_core.records.checkpoint import read_manifest
 from gcp_core.records.results import Snapshot
-
-
-@dataclass(frozen=True)
-class AsGiven:
-    """An allocator that leaves every group the width it is given."""
-
-    widths: Mapping[str, int]
-
-    def allot(self, scores: Scores, groups: Groups, budget: Budget) -> Mapping[str, int]:
-        """The widths, whatever the scores are."""
-        return self.widths
-
-
-def as_given(widths: Mapping[str, int]) -> AsGiven:
-    """The factory that a config names."""
-    return AsGiven(widths)
-
-
-def widths_of(snapshot: Snapshot, example: torch.Tensor) -> dict[str, int]:
-    """Group -> units that the snapshot has left."""
-    assert snapshot.folder is not None, "the snapshot kept its model"
-    return {group.name: group.size for group in find_groups(load_model(snapshot.folder), example).groups}
 
 
 def anew(config: TrialConfig, snapshot: Snapshot) -> TrialConfig:
@@ -46,11 +20,14 @@ def anew(config: TrialConfig, snapshot: Snapshot) -> TrialConfig:
     Its rate goes over one cycle, as that of the other single trials.
     """
     assert config.prune is not None
+    assert snapshot.folder is not None, "the snapshot kept its model"
     left = 1 - snapshot.finals["macs_removed"]
     prune = PruneConfig(
         criterion="random",
-        allocator="anew:as_given",
-        allocator_options={"widths": widths_of(snapshot, torch.zeros(1, 3, 32, 32))},
+        allocator="given",
+        allocator_options={
+            "widths": {one.layer: one.after for one in layer_widths(read_manifest(snapshot.folder))}
+        },
         start=0,
         until=0,
         ratio=1.0,

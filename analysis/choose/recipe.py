@@ -80,8 +80,7 @@ def write_config(
         tree["train"]["epochs"] = tree["prune"]["start"] + level * tree["prune"]["interval"]
     # Of a polished model what it was made of: a polish is a command, not a config.
     polish, source = polish_of(row), row["model"] if level is None else ModelName(str(row["trial"]), level)
-    first = int(df["seed"].max()) + 1
-    fresh = list(range(first, first + seeds))
+    fresh = fresh_seeds(df, seeds)
     document = {
         "name": f"{row['sweep']}-{str(source).replace('@', '-')}",
         "seed": {"choice": fresh},
@@ -102,6 +101,12 @@ def write_config(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return fresh
+
+
+def fresh_seeds(df: pd.DataFrame, number: int) -> list[int]:
+    """So many seeds that no model of the table was trained with."""
+    first = int(df["seed"].max()) + 1
+    return list(range(first, first + number))
 
 
 def polish_command(sweep: str, source: ModelName, epochs: int) -> str:

@@ -25,6 +25,7 @@ from analysis.cli.shared import choose, common, guarded, read, say_json, verb_op
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="With --write-config."
 )
 @click.option("--epochs", type=click.IntRange(min=1), help="With --write-config: another training length.")
+@click.option("--from-scratch", is_flag=True, help="With --write-config: train its widths from scratch.")
 @click.option(
     "--polish",
     type=click.IntRange(min=1),
@@ -42,6 +43,7 @@ def select(
     write_config: Path | None,
     seeds: int,
     epochs: int | None,
+    from_scratch: bool,
     polish: int | None,
     **verbs: Any,
 ) -> None:
@@ -49,12 +51,15 @@ def select(
     import pandas as pd
 
     from analysis import text
-    from analysis.choose import recipe
+    from analysis.choose import recipe, scratch
     from analysis.cli import answers
     from analysis.runs import table
     from analysis.runs.models import word
     from analysis.show import terminal
+    from gcp_core.errors import ConfigError
 
+    if from_scratch and write_config is None:
+        raise ConfigError("says what --write-config PATH writes", "--from-scratch", "give both")
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
     shown = pd.concat([choice.rows, choice.runners_up])
@@ -62,7 +67,8 @@ def select(
     if csv_path is not None:
         shown.to_csv(csv_path, index=False)
     if write_config is not None:
-        recipe.write_config(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
+        written = scratch.write_scratch_config if from_scratch else recipe.write_config
+        written(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
     if as_json:
         say_json(answers.select(df, choice, command))
         return

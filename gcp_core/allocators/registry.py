@@ -8,6 +8,7 @@ from typing import Any
 from gcp_core.allocators.base import Allocator, Looking, looks
 from gcp_core.allocators.density import activation_density
 from gcp_core.allocators.fixed import threshold
+from gcp_core.allocators.given import given
 from gcp_core.allocators.network import least_used, network_adjustment
 from gcp_core.allocators.threshold import compensation_threshold
 from gcp_core.allocators.uniform import uniform
@@ -27,6 +28,7 @@ ALLOCATORS = Registry(
         "threshold": threshold,
         "activation_density": activation_density,
         "compensation_threshold": compensation_threshold,
+        "given": given,
         "least_used": least_used,
         "network_adjustment": network_adjustment,
     },

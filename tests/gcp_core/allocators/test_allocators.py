@@ -156,6 +156,7 @@ def test_names_and_mistakes():
     assert allocator_names() == [
         "activation_density",
         "compensation_threshold",
+        "given",
         "global",
         "least_used",
         "network_adjustment",

@@ -1,0 +1,92 @@
+"""From a chosen model to a config that trains its widths from scratch (``--write-config PATH --from-scratch``).
+
+A path shares its training among all its models. Whoever ships one of them and does not mind another training may get more
+from the same widths with all of the training for themselves (``docs/results.md`` has what was measured).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis.choose.recipe import fresh_seeds
+from analysis.plain import plain
+from analysis.runs.widths import layer_widths, manifest_of
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+#: What of the pruning says how the network is cut, whenever that is.
+_KEPT = ("of", "residual", "min_channels", "min_share", "exclude", "round_to")
+#: What belongs to training in cycles, or to a method of pruning.
+_LEFT_OUT = ("restart", "pace", "penalty", "penalty_options", "rewrite", "rewrite_options")
+
+
+def write_scratch_config(
+    df: pd.DataFrame, row: pd.Series, path: Path, *, seeds: int = 3, epochs: int | None = None
+) -> list[int]:
+    """Write a sweep config that trains a model's widths from scratch on ``seeds`` seeds the search has not seen.
+
+    Args:
+        epochs: None = as many as cost what the model has cost: its path's training up to it.
+
+    Returns:
+        The fresh seeds.
+
+    Raises:
+        ConfigError: a baseline, a model that has lost nothing, or one whose widths or cost are not known.
+    """
+    import yaml
+
+    model, manifest = str(row["model"]), manifest_of(df, row)
+    if manifest is None or "config" not in manifest:
+        hint = "gcp-analyze select --write-config without --from-scratch needs no files of the model"
+        raise ConfigError("its files are not there, and with them its widths", model, hint)
+    config = TrialConfig.from_dict(manifest["config"])
+    if config.prune is None:
+        raise ConfigError("is an unpruned baseline", model)
+    widths = {width.layer: width.after for width in layer_widths(manifest)}
+    if not widths:
+        raise ConfigError("has lost nothing: its widths are those of the baseline", model)
+    left, spent = 1 - float(row["macs_removed"]), plain(row.get("train_cost"))
+    cost = f"{epochs} epochs"
+    if epochs is None:
+        if not spent:
+            raise ConfigError("what it has cost is not known", model, "--epochs N")
+        epochs = max(1, round(spent / left))
+        cost = f"{epochs} epochs, which cost what this model has cost: {spent:.3g} of the unpruned network"
+    tree = config.to_dict()
+    fresh = fresh_seeds(df, seeds)
+    document: dict[str, Any] = {
+        "name": f"{row['sweep']}-{model.replace('@', '-').replace('+', '-')}-scratch",
+        "seed": {"choice": fresh},
+        "data": tree["data"],
+        "model": tree["model"],
+        "train": {
+            **{name: value for name, value in tree["train"].items() if name not in _LEFT_OUT},
+            "schedule": "one_cycle",
+            "epochs": epochs,
+        },
+        # Which units go is of no consequence before training; the target lets the event take just these.
+        "prune": {
+            "criterion": "random",
+            "allocator": "given",
+            "allocator_options": {"widths": widths},
+            "start": 0,
+            "until": 0,
+            "ratio": 1.0,
+            "target": float(row[f"{config.prune.of}_removed"]),
+            **{name: tree["prune"][name] for name in _KEPT},
+        },
+        "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
+    }
+    head = (
+        f"# The widths of {model} of sweep {row['sweep']} ({left:.1%} of the multiply-adds), trained from scratch\n"
+        f"# on seeds the search has not seen: {cost}.\n"
+        f"#   gcp-sweep run {path.name}\n"
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
+    return fresh
