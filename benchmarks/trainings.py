@@ -36,7 +36,8 @@ def table_of(study: str) -> Path:
 def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
     """The models of one training, as lines of the table; goes on where an earlier call was."""
     from gcp_core.records.stages import StageStore
-    from gcp_core.training import polish, run_trial
+    from gcp_core.training import run_trial
+    from gcp_core.training.polish import polish
 
     folder = work / f"seed-{seed}" / training.name.replace(" ", "_").replace("%", "").replace(",", "")
     stages = StageStore(work / "stages")
@@ -91,11 +92,22 @@ def main() -> None:
         }
         for number, done in enumerate(as_completed(running), 1):
             place, seed, one = running[done]
+            if done.exception() is not None:
+                # The others shall not be lost with it; the table is written when all are there.
+                print(
+                    f"[{number}/{len(jobs)}] failed: seed {seed}, {one.name}: {done.exception()!r}",
+                    flush=True,
+                )
+                continue
             lines[seed, place] = done.result()
             last = lines[seed, place][-1]
             said = f"{last['val_accuracy']:.2f} % for {last['train_cost']:.1f} dense epochs"
             minutes = (time.monotonic() - begun) / 60
             print(f"[{number}/{len(jobs)}] {minutes:.0f} min: seed {seed}, {one.name}: {said}", flush=True)
+    if len(lines) < len(jobs):
+        raise SystemExit(
+            f"{len(jobs) - len(lines)} of {len(jobs)} trainings failed: the same command goes on"
+        )
     rows = [header(), *(line for key in sorted(lines) for line in lines[key])]
     table_of(args.study).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
