@@ -117,6 +117,8 @@ def epochs(seed: int, data: str) -> list[Training]:
     repaired = path(seed, data, 4, 6, repair="least_squares")
     made.append(Training("path 4 + 6, repaired", repaired, polish))
     made.append(Training("path 12 + 3", path(seed, data, 12, 3, restart=0.5)))
+    # As dear as the four single trials of 30 epochs together.
+    made.append(Training("path 10 + 18, repaired", path(seed, data, 10, 18, repair="least_squares")))
     return made
 
 
