@@ -31,7 +31,7 @@ from gcp_core.errors import DataError
 
 #: ``streaming: auto`` keeps a set in memory up to this share of the machine's (or container's) memory ...
 MEMORY_SHARE = 0.25
-#: ... and, where there is a GPU, up to this share of the first one's.
+#: ... and, where there is a GPU, up to this share of what this process may have of the first one.
 GPU_SHARE = 0.5
 _GIB = 1 << 30
 #: Batches each worker has ready or in the making.
@@ -216,7 +216,8 @@ def should_stream(config: DataConfig, num_bytes: int) -> bool:
         return num_bytes > config.memory_gib * _GIB
     limit = MEMORY_SHARE * machine_memory()
     if torch.cuda.is_available():
-        limit = min(limit, GPU_SHARE * torch.cuda.get_device_properties(0).total_memory)
+        own = torch.cuda.get_per_process_memory_fraction(0) * torch.cuda.get_device_properties(0).total_memory
+        limit = min(limit, GPU_SHARE * own)
     return num_bytes > limit
 
 

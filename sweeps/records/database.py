@@ -23,6 +23,8 @@ _log = logging.getLogger(__name__)
 DRIVERS = "gcp_sweep_drivers"
 #: For how long a database may be away before a driver gives up.
 PATIENCE_S = 60.0
+#: For how long a silent host is asked for a connection, unless the URL says it (``?connect_timeout=30``).
+CONNECT_S = 15
 _PAUSE_S = 0.5
 
 
@@ -37,7 +39,7 @@ def open_storage(url: str) -> RDBStorage:
 
     try:
         # A connection that the server has closed meanwhile (a trial may take hours) is noticed and replaced.
-        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "connect_args": _waiting(url)})
     except ImportError as exc:
         raise ConfigError(
             f"the database driver is not installed: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
@@ -45,6 +47,15 @@ def open_storage(url: str) -> RDBStorage:
     except SQLAlchemyError as exc:
         reason = str(exc).strip().splitlines()[0]
         raise ConfigError(f"the database cannot be used: {reason}", "ledger", url) from exc
+
+
+def _waiting(url: str) -> dict[str, Any]:
+    """Arguments of a connection: libpq itself waits for a silent host as long as the system does, minutes."""
+    from sqlalchemy.engine import make_url
+
+    parts = make_url(url)
+    known = parts.get_driver_name() in ("psycopg", "psycopg2") and "connect_timeout" not in parts.query
+    return {"connect_timeout": CONNECT_S} if known else {}
 
 
 def study_name(name: str, sweep_id: str) -> str:

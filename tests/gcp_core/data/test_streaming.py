@@ -4,6 +4,7 @@ import dataclasses
 import io
 import pickle
 import tracemalloc
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -143,6 +144,15 @@ def test_auto_streams_what_is_larger_than_the_given_or_a_share_of_the_memory(mon
     assert [should_stream(one, n) for n in (2**30, 2**30 + 1)] == [False, True]
     assert should_stream(DataConfig(streaming=True), 1)
     assert not should_stream(DataConfig(streaming=False, memory_gib=0.0), 1)
+
+
+def test_auto_counts_only_the_part_of_a_gpu_that_the_trial_may_use(monkeypatch):
+    monkeypatch.setattr(streaming, "machine_memory", lambda: 10**6)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(total_memory=4000))
+    for share, most in ((1.0, 2000), (0.25, 500)):
+        monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda _, share=share: share)
+        assert [should_stream(DataConfig(), n) for n in (most, most + 1)] == [False, True]
 
 
 def test_memory_gib_decides_for_a_real_set(folder):

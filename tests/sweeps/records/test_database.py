@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.config.places import check_url
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.preflight import check_ledger
+from sweeps.records import database
 from sweeps.records.database import driver_lock, open_storage
 from sweeps.records.folder import Entry, check_unchanged, write_config, write_entry
 from sweeps.records.job import Outcome
@@ -147,3 +149,17 @@ def test_without_postgresql_the_folders_lock_keeps_a_second_driver_out(tmp_path:
         assert not (tmp_path / "team.db").exists(), "nobody asks a database that knows no such lock"
     with run_lock(tmp_path), driver_lock(url, "aaaa"):
         pass
+
+
+def test_a_host_that_never_answers_is_an_error_soon_and_not_after_the_systems_minutes(monkeypatch) -> None:
+    pytest.importorskip("psycopg")
+    monkeypatch.setattr(database, "CONNECT_S", 2)  # libpq knows no less
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"postgresql+psycopg://me@127.0.0.1:{silent.getsockname()[1]}/db"
+        with pytest.raises(ConfigError, match=r"ledger: the database cannot be used: .*timeout"):
+            open_storage(url)
+
+
+def test_what_the_url_says_about_waiting_is_left_to_it() -> None:
+    assert database._waiting("postgresql+psycopg://me@host/db?connect_timeout=40") == {}
+    assert database._waiting("sqlite:////tmp/some.db") == {}
