@@ -127,6 +127,16 @@ def criteria(seed: int, data: str) -> list[Training]:
     return [Training(f"path, {name}", path(seed, data, 4, 6, criterion=name)) for name in CRITERIA]
 
 
+def criteria_resnet(seed: int, data: str) -> list[Training]:
+    """The same on ResNet-20, and what residual streams that keep their width (``scatter``) make of ``frs``."""
+    made = [
+        Training(f"path, {name}", path(seed, data, 4, 6, criterion=name, model="resnet20"))
+        for name in CRITERIA
+    ]
+    scattered = path(seed, data, 4, 6, model="resnet20", residual="scatter")
+    return [*made, Training("path, frs, scatter", scattered)]
+
+
 def methods(seed: int, data: str) -> list[Training]:
     """The published methods, and controls, on the paths of the criteria study (``gcp`` is its path with ``frs``)."""
     plain = path(seed, data, 4, 6)
@@ -177,6 +187,7 @@ def additions(seed: int, data: str) -> list[Training]:
 STUDIES: dict[str, Callable[[int, str], list[Training]]] = {
     "epochs": epochs,
     "criteria": criteria,
+    "criteria_resnet": criteria_resnet,
     "methods": methods,
     "settings": settings,
     "additions": additions,

@@ -179,6 +179,7 @@ def _at_shares(seeds: dict[int, list[Row]]) -> dict[str, Any]:
 TABLES = {
     "epochs": epochs,
     "criteria": criteria,
+    "criteria_resnet": criteria,
     "methods": methods,
     "settings": settings,
     "additions": additions,
