@@ -47,7 +47,11 @@ def write_scratch_config(
     config = TrialConfig.from_dict(manifest["config"])
     if config.prune is None:
         raise ConfigError("is an unpruned baseline", model)
-    widths = {width.layer: width.after for width in layer_widths(manifest)}
+    changed = layer_widths(manifest)
+    grown = [width.layer for width in changed if width.after > width.before]
+    if grown:
+        raise ConfigError(f"{grown[0]} is wider than in the network itself: only cuts can be written", model)
+    widths = {width.layer: width.after for width in changed}
     if not widths:
         raise ConfigError("has lost nothing: its widths are those of the baseline", model)
     left, spent = 1 - float(row["macs_removed"]), plain(row.get("train_cost"))

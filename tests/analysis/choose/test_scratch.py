@@ -8,10 +8,11 @@ import yaml
 from click.testing import CliRunner
 
 import analysis
+from analysis.choose import scratch
 from analysis.choose.scratch import write_scratch_config
 from analysis.cli.program import main
 from analysis.runs.models import row_of
-from analysis.runs.widths import layer_widths, manifest_of
+from analysis.runs.widths import LayerWidth, layer_widths, manifest_of
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
 from gcp_core.training import run_trial
@@ -89,6 +90,13 @@ def test_models_without_widths_of_their_own_are_refused_and_nothing_is_written(w
     assert not file.exists()
     write_scratch_config(single, row_of(single, "t0000"), file, epochs=3)
     assert yaml.safe_load(file.read_text())["prune"]["allocator_options"]["widths"]["features.3"] > 0
+
+
+def test_layers_that_have_grown_are_refused(walked, tmp_path, monkeypatch):
+    monkeypatch.setattr(scratch, "layer_widths", lambda _: [LayerWidth("features.0", 8, 9)])
+    df = analysis.load(walked)
+    with pytest.raises(ConfigError, match="t0000@1: features.0 is wider than in the network itself"):
+        write_scratch_config(df, row_of(df, "t0000@1"), tmp_path / "best.yaml")
 
 
 def test_the_command_writes_it_and_says_where_the_flag_belongs(walked, tmp_path):
