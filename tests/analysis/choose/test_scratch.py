@@ -95,7 +95,7 @@ def test_models_without_widths_of_their_own_are_refused_and_nothing_is_written(w
 def test_layers_that_have_grown_are_refused(walked, tmp_path, monkeypatch):
     monkeypatch.setattr(scratch, "layer_widths", lambda _: [LayerWidth("features.0", 8, 9)])
     df = analysis.load(walked)
-    with pytest.raises(ConfigError, match="t0000@1: features.0 is wider than in the network itself"):
+    with pytest.raises(ConfigError, match=r"t0000@1: features.0 is wider than in the network itself"):
         write_scratch_config(df, row_of(df, "t0000@1"), tmp_path / "best.yaml")
 
 
