@@ -14,10 +14,11 @@ from gcp_core.records.checkpoint import read_manifest
 from gcp_core.records.results import Snapshot
 
 
-def anew(config: TrialConfig, snapshot: Snapshot) -> TrialConfig:
-    """A training from scratch of the snapshot's widths for as much as its path has cost up to it.
+def anew(config: TrialConfig, snapshot: Snapshot, epochs: int | None = None) -> TrialConfig:
+    """A training from scratch of the snapshot's widths; its rate goes over one cycle, as that of other single trials.
 
-    Its rate goes over one cycle, as that of the other single trials.
+    Args:
+        epochs: None = as many as cost what the path has cost up to the snapshot.
     """
     assert config.prune is not None
     assert snapshot.folder is not None, "the snapshot kept its model"
@@ -34,6 +35,6 @@ def anew(config: TrialConfig, snapshot: Snapshot) -> TrialConfig:
         target=snapshot.finals["macs_removed"],
         min_share=config.prune.min_share,
     )
-    epochs = round(snapshot.finals["train_cost"] / left)
+    epochs = epochs or round(snapshot.finals["train_cost"] / left)
     train = replace(config.train, schedule="one_cycle", epochs=epochs)
     return replace(config, train=train, prune=prune)

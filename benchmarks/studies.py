@@ -47,14 +47,15 @@ class Training:
 
     Attributes:
         polish: (level, epochs) of a snapshot that is trained on afterwards.
-        anew: levels whose widths are trained from scratch, for what the path has cost up to that snapshot.
+        anew: (level, epochs) of a snapshot whose widths are trained from scratch; epochs None = for what the path has
+            cost up to it.
         looks: whether averages of the weights are evaluated with every snapshot.
     """
 
     name: str
     config: TrialConfig
     polish: tuple[tuple[int, int], ...] = ()
-    anew: tuple[int, ...] = ()
+    anew: tuple[tuple[int, int | None], ...] = ()
     looks: bool = False
 
 
@@ -113,7 +114,8 @@ def epochs(seed: int, data: str) -> list[Training]:
         made.append(Training(f"single to {left:.0%}, a quarter of a path", single(seed, data, few, left)))
     # Snapshots 2, 3, 4, 5 are those at 50, 35, 20, 10 %; a polish brings each to about what its 30-epoch single costs.
     polish = ((2, 12), (3, 12), (4, 12), (5, 12))
-    made.append(Training("path 4 + 6", path(seed, data, 4, 6), polish))
+    same_epochs = tuple((level, 30) for level, _ in polish)
+    made.append(Training("path 4 + 6", path(seed, data, 4, 6), polish, same_epochs))
     repaired = path(seed, data, 4, 6, repair="least_squares")
     made.append(Training("path 4 + 6, repaired", repaired, polish))
     made.append(Training("path 12 + 3", path(seed, data, 12, 3, restart=0.5)))
@@ -145,7 +147,7 @@ def methods(seed: int, data: str) -> list[Training]:
     made.append(Training("path, frs, repaired", repaired))
     made.append(Training("path, uniform l1", path(seed, data, 4, 6, criterion="l1", allocator="uniform")))
     # Snapshots 2 and 4 are those at 50 and 20 %.
-    made.append(Training("path, frs", plain, anew=(2, 4)))
+    made.append(Training("path, frs", plain, anew=((2, None), (4, None))))
     return made
 
 

@@ -59,6 +59,10 @@ def epochs(rows: list[Row]) -> dict[str, Any]:
         out[name] = _at_shares(seeds)
         for level, some in _followed(seeds, "polish").items():
             out[f"{name}, snapshot {level} polished for {some[0]['polish']} epochs"] = _models_of(some)
+        for level, some in _followed(seeds, "anew").items():
+            out[f"{name}, widths of snapshot {level} trained anew for {some[0]['epoch']} epochs"] = (
+                _models_of(some)
+            )
     return out
 
 

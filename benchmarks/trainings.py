@@ -55,10 +55,11 @@ def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
         source = next(taken for taken in result.snapshots if taken.level == level)
         done = polish(training.config, source.folder, epochs, checkpoint_dir=folder).model
         lines.append({**about, "level": level, "polish": epochs, "epoch": done.epoch, **rounded(done.finals)})
-    for level in training.anew:
+    for level, length in training.anew:
         source = next(taken for taken in result.snapshots if taken.level == level)
-        config = anew(training.config, source)
-        done = run_trial(config, checkpoint_dir=folder / f"anew-{level}", latency=False)
+        config = anew(training.config, source, length)
+        place = folder / (f"anew-{level}" if length is None else f"anew-{level}-{length}")
+        done = run_trial(config, checkpoint_dir=place, latency=False)
         assert abs(done.finals["macs_removed"] - source.finals["macs_removed"]) < 1e-9, (
             "the snapshot's widths"
         )
