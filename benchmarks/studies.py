@@ -151,6 +151,15 @@ def methods(seed: int, data: str) -> list[Training]:
     return made
 
 
+def repair(seed: int, data: str) -> list[Training]:
+    """Whether repaired cuts pay, by ``frs`` and by chance; the first is the path of the criteria study."""
+    made = [Training("path, frs", path(seed, data, 4, 6))]
+    for name in ("frs", "random"):
+        config = path(seed, data, 4, 6, criterion=name, repair="least_squares")
+        made.append(Training(f"path, {name}, repaired", config))
+    return made
+
+
 def settings(seed: int, data: str) -> list[Training]:
     """How to set a path at about 12, 18 and 30 dense epochs; all with repaired cuts, which cost next to nothing."""
     few, many = (0.5, 0.8, 0.9, 0.95), (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -195,6 +204,7 @@ STUDIES: dict[str, Callable[[int, str], list[Training]]] = {
     "criteria": criteria,
     "criteria_resnet": criteria_resnet,
     "methods": methods,
+    "repair": repair,
     "settings": settings,
     "additions": additions,
 }

@@ -185,6 +185,7 @@ TABLES = {
     "criteria": criteria,
     "criteria_resnet": criteria,
     "methods": methods,
+    "repair": criteria,
     "settings": settings,
     "additions": additions,
 }
