@@ -1,8 +1,8 @@
 """A whole front, from us and from two rivals without a search: same images, model, cores; wall time and training cost.
 
 One side after the other, start-up included: a fresh process, a private Ray, images not decoded yet. Ours is ``gcp-sweep
-run`` with the two paths that ``configs/cifar10_quick.yaml`` tries first, one on each core; the rivals are in
-``rivals.py``.
+run`` with the two paths that ``configs/cifar10_quick.yaml`` tries first, one on each core, and ``prune.repair:
+least_squares`` (what our own studies on equal paths would have anybody use); the rivals are in ``rivals.py``.
 
     python -m benchmarks.head_to_head.front_race --path /data/cifar10 --seeds 0 1 2
     python -m benchmarks.head_to_head.front_race --path /data/cifar10 --smoke    # a minute or two: does it work?
@@ -65,6 +65,7 @@ def config_of(options: argparse.Namespace, seed: int, work: Path) -> dict[str, A
         tree["search"].pop("points")
     tree["name"], tree["seed"], tree["storage"] = "ours", seed, str(work)
     tree["data"]["path"] = str(options.path.absolute())
+    tree["prune"]["repair"] = "least_squares"
     tree["search"] |= {"trials": 2, "concurrency": options.cores, "keep": "all"}
     return tree
 
