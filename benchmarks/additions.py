@@ -45,7 +45,7 @@ class Distilled:
         if not self.taught:
             return images.new_zeros(())
         with torch.no_grad():
-            wanted = log_softmax(self.teacher(images) / self.temperature, 1)
+            wanted = log_softmax(self.teacher.to(images.device)(images) / self.temperature, 1)
         apart = kl_div(
             log_softmax(outputs / self.temperature, 1), wanted, log_target=True, reduction="batchmean"
         )
@@ -115,6 +115,7 @@ class Averaged:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Inverse of :meth:`state_dict`."""
+        Averaged.newest = self
         self.steps = int(state["steps"])
         for decay, mean in self.means.items():
             start = f"{decay}|"

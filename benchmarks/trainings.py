@@ -19,7 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from additions import Look
+from additions import Averaged, Look
 from anew import anew
 from path_curves import rounded
 from record import header
@@ -41,6 +41,7 @@ def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
 
     folder = work / f"seed-{seed}" / training.name.replace(" ", "_").replace("%", "").replace(",", "")
     stages = StageStore(work / "stages")
+    Averaged.newest = None  # not that of a training that this process has had before
     look = Look(training.config, folder / "averages.jsonl") if training.looks else None
     result = run_trial(training.config, checkpoint_dir=folder, stages=stages, latency=False, snapshot=look)
     about = {"seed": seed, "training": training.name}

@@ -34,10 +34,16 @@ def trial_config(df: pd.DataFrame, row: pd.Series) -> TrialConfig:
         part, _, leaf = name.partition(".")
         value = plain(row[name])
         if part in _PARTS and value is not None:
-            _put(values.setdefault(part, {}), leaf.split("."), structured(value))
+            _put(values.setdefault(part, {}), _path(leaf), structured(value))
     if "model" not in values:
         raise ConfigError("the table does not hold its configuration", str(row["model"]))
     return TrialConfig.from_dict({**values, "seed": int(row["seed"])})
+
+
+def _path(leaf: str) -> list[str]:
+    """The keys below a part; names in an option's mapping (layers) have dots of their own."""
+    path = leaf.split(".")
+    return [*path[:2], ".".join(path[2:])] if path[0].endswith("options") and len(path) > 3 else path
 
 
 def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:

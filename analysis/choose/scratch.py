@@ -6,13 +6,15 @@ from the same widths with all of the training for themselves (``docs/results.md`
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.choose.recipe import fresh_seeds
 from analysis.plain import plain
 from analysis.runs.widths import layer_widths, manifest_of
-from gcp_core.config import TrialConfig
+from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,14 +22,43 @@ if TYPE_CHECKING:
 
 #: What of the pruning says how the network is cut, whenever that is.
 _KEPT = ("of", "residual", "min_channels", "min_share", "exclude", "round_to")
-#: What belongs to training in cycles, or to a method of pruning.
-_LEFT_OUT = ("restart", "pace", "penalty", "penalty_options", "rewrite", "rewrite_options")
+#: What belongs to a method of pruning: these widths are trained as any network is.
+_METHOD = ("penalty", "penalty_options", "rewrite", "rewrite_options")
+
+
+def from_scratch(
+    config: TrialConfig, manifest: Mapping[str, Any], removed: float, epochs: int
+) -> TrialConfig:
+    """The training of a model's widths from scratch: cut before its first epoch, then as long as said.
+
+    A path's cycles become one cycle, the schedule of a single trial stays. Without penalty and rewrite.
+
+    Args:
+        manifest: of the model that ``config`` has led to.
+        removed: share of ``prune.of`` that it has lost.
+    """
+    prune, train = config.pruning, config.train
+    plain = {name: getattr(TrainConfig(), name) for name in _METHOD}
+    if config.is_path:
+        plain |= {"schedule": "one_cycle", "restart": 1.0, "pace": "linear"}
+    cut = PruneConfig(
+        # Which units go is of no consequence before training; the target lets the event take just these.
+        criterion="random",
+        allocator="given",
+        allocator_options={"widths": {one.layer: one.after for one in layer_widths(manifest)}},
+        start=0,
+        until=0,
+        ratio=1.0,
+        target=removed,
+        **{name: getattr(prune, name) for name in _KEPT},
+    )
+    return replace(config, train=replace(train, epochs=epochs, **plain), prune=cut)
 
 
 def write_scratch_config(
     df: pd.DataFrame, row: pd.Series, path: Path, *, seeds: int = 3, epochs: int | None = None
 ) -> list[int]:
-    """Write a sweep config that trains a model's widths from scratch on ``seeds`` seeds the search has not seen.
+    """Write a sweep config that trains a model's widths :func:`from_scratch` on ``seeds`` seeds the search has not seen.
 
     Args:
         epochs: None = as many as cost what the model has cost: its path's training up to it.
@@ -47,12 +78,7 @@ def write_scratch_config(
     config = TrialConfig.from_dict(manifest["config"])
     if config.prune is None:
         raise ConfigError("is an unpruned baseline", model)
-    changed = layer_widths(manifest)
-    grown = [width.layer for width in changed if width.after > width.before]
-    if grown:
-        raise ConfigError(f"{grown[0]} is wider than in the network itself: only cuts can be written", model)
-    widths = {width.layer: width.after for width in changed}
-    if not widths:
+    if not layer_widths(manifest):
         raise ConfigError("has lost nothing: its widths are those of the baseline", model)
     left, spent = 1 - float(row["macs_removed"]), plain(row.get("train_cost"))
     cost = f"{epochs} epochs"
@@ -61,29 +87,12 @@ def write_scratch_config(
             raise ConfigError("what it has cost is not known", model, "--epochs N")
         epochs = max(1, round(spent / left))
         cost = f"{epochs} epochs, which cost what this model has cost: {spent:.3g} of the unpruned network"
-    tree = config.to_dict()
+    tree = from_scratch(config, manifest, float(row[f"{config.prune.of}_removed"]), epochs).to_dict()
     fresh = fresh_seeds(df, seeds)
     document: dict[str, Any] = {
         "name": f"{row['sweep']}-{model.replace('@', '-').replace('+', '-')}-scratch",
         "seed": {"choice": fresh},
-        "data": tree["data"],
-        "model": tree["model"],
-        "train": {
-            **{name: value for name, value in tree["train"].items() if name not in _LEFT_OUT},
-            "schedule": "one_cycle",
-            "epochs": epochs,
-        },
-        # Which units go is of no consequence before training; the target lets the event take just these.
-        "prune": {
-            "criterion": "random",
-            "allocator": "given",
-            "allocator_options": {"widths": widths},
-            "start": 0,
-            "until": 0,
-            "ratio": 1.0,
-            "target": float(row[f"{config.prune.of}_removed"]),
-            **{name: tree["prune"][name] for name in _KEPT},
-        },
+        **{part: tree[part] for part in ("data", "model", "train", "prune")},
         "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
     }
     head = (

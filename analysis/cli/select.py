@@ -67,8 +67,8 @@ def select(
     if csv_path is not None:
         shown.to_csv(csv_path, index=False)
     if write_config is not None:
-        written = scratch.write_scratch_config if from_scratch else recipe.write_config
-        written(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
+        write = scratch.write_scratch_config if from_scratch else recipe.write_config
+        write(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)
     if as_json:
         say_json(answers.select(df, choice, command))
         return

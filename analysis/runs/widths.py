@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ class LayerWidth:
     after: int
 
 
-def layer_widths(manifest: dict[str, Any]) -> list[LayerWidth]:
+def layer_widths(manifest: Mapping[str, Any]) -> list[LayerWidth]:
     """Every layer that lost outputs, in the order of its first loss; layers that kept all are not listed.
 
     Raises:

@@ -27,6 +27,8 @@ class Allocator(Protocol):
         per_unit: True if it reads which unit has which score; it then cannot follow a criterion that chooses sets.
         absolute: True if it compares scores with a fixed value: they are then refused where they are rescaled.
         grows: True if it may ask for more units than there are.
+        exact: True if nothing else may be removed than it says: refused where events go on until a cost is reached.
+        check: called as ``check(groups)`` with the groups of the whole network before a trial starts; raises ConfigError.
     """
 
     def allot(self, scores: Scores, groups: Groups, budget: Budget) -> Mapping[str, int]:

@@ -1,81 +1,110 @@
-"""``given``: every layer is left as wide as it is said, whatever the scores are."""
+"""``given``: layers are left as wide as it is said, whatever the scores are."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+import numpy as np
 
 from gcp_core.allocators.base import Scores
 from gcp_core.allocators.budget import Budget
 from gcp_core.config.checks import integer
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.groups import Group, Groups
+from gcp_core.groups import Group, Groups, Member
 
 WHERE = "prune.allocator_options.widths"
 
 
 @dataclass(frozen=True)
 class Given:
-    """Layers that share units must agree; those that are not named stay whole."""
+    """Layers that are not named keep what those with which they share units do not take from them."""
 
-    widths: Mapping[str, int] = field(default_factory=dict)
+    widths: Mapping[str, int]
     per_unit: bool = False
+    exact: bool = True
 
-    def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
-        """As many units of each group as its named layers need.
+    def check(self, groups: Groups) -> None:
+        """Whether these layers are there and can be left that wide.
 
         Raises:
-            ConfigError: a layer is not there, has units of several groups, or cannot be left that wide; or two layers
-                that share units disagree.
+            ConfigError: so it is not.
         """
-        number = Counter(member.layer for group in groups.groups for member in group.members)
-        for layer in self.widths:
-            if number[layer] != 1:
-                problem = (
-                    "has no units that can be removed" if not number[layer] else "has units of several groups"
+        keep, owners = self._left(groups), _owners(groups)
+        for layer, width in self.widths.items():
+            units = groups.layout.layers.get(layer)
+            if units is None:
+                raise ConfigError(
+                    f"there is no layer {layer!r}", WHERE, did_you_mean(layer, list(groups.layout.layers))
                 )
-                raise ConfigError(f"layer {layer!r} {problem}", WHERE, did_you_mean(layer, sorted(number)))
-        return {group.name: self._left(group) for group in groups.groups}
+            fixed = int(np.count_nonzero(np.asarray(units) < 0))
+            left = fixed + sum(keep[group.name] * _each(member) for group, member in owners[layer])
+            if left != width:
+                message = f"{width}: layer {layer!r} would be left with {left} of its {len(units)} channels"
+                raise ConfigError(message, WHERE, "; ".join(_reasons(layer, groups, owners, fixed)))
 
-    def _left(self, group: Group) -> int:
-        """Units of the group that stay."""
-        left = {
-            member.layer: _units(member.layer, self.widths[member.layer], [len(c) for c in member.channels])
-            for member in group.members
-            if member.layer in self.widths
-        }
-        if len(set(left.values())) > 1:
-            raise ConfigError(f"layers {', '.join(left)} share their units, but not their widths", WHERE)
-        return next(iter(left.values()), group.size)
+    def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
+        """As many units of each group as its named layers have."""
+        return self._left(groups)
 
-
-def _units(layer: str, width: int, channels: list[int]) -> int:
-    """How many units make ``width`` channels of a layer; ``channels``: of each of its units."""
-    per_unit = channels[0]
-    if width > sum(channels) or width % per_unit:
-        allowed = (
-            f"a multiple of {per_unit} up to {sum(channels)}" if per_unit > 1 else f"1 to {sum(channels)}"
-        )
-        raise ConfigError(f"{width}: layer {layer!r} has {sum(channels)} channels", WHERE, allowed)
-    return width // per_unit
+    def _left(self, groups: Groups) -> dict[str, int]:
+        """Group -> units that stay, by its first named layer; one with units of several groups says nothing."""
+        owners, keep = _owners(groups), dict[str, int]()
+        for layer, width in self.widths.items():
+            if len(owners[layer]) == 1:
+                ((group, member),) = owners[layer]
+                fixed = int(np.count_nonzero(np.asarray(groups.layout.layers[layer]) < 0))
+                keep.setdefault(group.name, min(max(0, width - fixed) // _each(member), group.size))
+        return {group.name: keep.get(group.name, group.size) for group in groups.groups}
 
 
-def given(widths: Mapping[str, int] | None = None) -> Given:
-    """Every layer is left with the output channels that it is given; an event's criterion says which.
+def _owners(groups: Groups) -> dict[str, list[tuple[Group, Member]]]:
+    """Layer -> the groups that it has units of."""
+    found: dict[str, list[tuple[Group, Member]]] = defaultdict(list)
+    for group in groups.groups:
+        for member in group.members:
+            found[member.layer].append((group, member))
+    return found
+
+
+def _each(member: Member) -> int:
+    """Channels of the layer that go with a unit."""
+    return len(member.channels[0])
+
+
+def _reasons(
+    layer: str, groups: Groups, owners: Mapping[str, list[tuple[Group, Member]]], fixed: int
+) -> list[str]:
+    """Why a layer may not be left as wide as somebody wants."""
+    found = []
+    if fixed:
+        found.append(groups.frozen.get(layer, f"{fixed} of them never go"))
+    for group, member in owners[layer]:
+        if _each(member) > 1:
+            found.append(f"they go {_each(member)} at a time")
+        others = [one.layer for one in group.members if one.layer != layer]
+        if others:
+            found.append(f"it shares units with {', '.join(others)}")
+    return found or ["no more than there are"]
+
+
+def given(widths: Mapping[str, int]) -> Given:
+    """Layers are left with the output channels that they are given; an event's criterion says which.
 
     With one event before the first epoch (``prune.start: 0``, ``prune.until: 0``) that is a training of these widths
     from scratch. The event's budget is a limit as for every allocator: ``prune.ratio: 1.0`` and the share that the
     widths remove as ``prune.target`` let them be.
 
     Args:
-        widths: module name of a convolution or linear layer -> its output channels (features); others stay whole.
+        widths: module name of a convolution or linear layer -> its output channels (features). Layers that share units
+            may be named all or only one.
 
     Raises:
         ConfigError: not whole numbers >= 1 by name.
     """
-    if widths is not None and not isinstance(widths, Mapping):
+    if not isinstance(widths, Mapping) or not widths:
         raise ConfigError(f"{widths!r} is no mapping from layers to widths", WHERE, "{features.0: 24}")
-    for layer, width in (widths or {}).items():
+    for layer, width in widths.items():
         integer(f"{WHERE}.{layer}", width, 1)
-    return Given(dict(widths or {}))
+    return Given(dict(widths))

@@ -30,7 +30,8 @@ class DataConfig:
         augment: ``auto`` is ``crop`` for digits (a mirrored 2 is no digit) and ``crop_flip`` otherwise.
         crop_padding: pixels of zero padding before the random crop (None = an eighth of the image's side).
         streaming: read images from disk batch by batch. ``auto`` does so where the decoded set is larger than
-            ``memory_gib`` (None = a quarter of the machine's memory, half of a GPU's). The batches are the same.
+            ``memory_gib`` (None = a quarter of the machine's memory, half of the trial's part of a GPU). The
+            batches are the same.
         workers: processes that read ahead while streaming (0 = none); no influence on the batches.
     """
 

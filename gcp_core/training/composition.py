@@ -54,6 +54,8 @@ def compose(prune: PruneConfig, groups: Groups) -> Slots:
         raise ConfigError(message, "prune.round_to", "prune.round_to: 1, or prune.allocator: least_used")
     if repair is not None:
         _check_consumers(prune, groups)
+    if hasattr(allocator, "check"):
+        allocator.check(groups)
     return Slots(criterion, allocator, repair)
 
 
@@ -104,6 +106,21 @@ def check_growth(config: TrialConfig, slots: Slots) -> None:
             raise ConfigError(
                 message, f"train.{slot}", f"train.{slot}: {null}, or prune.allocator: least_used"
             )
+
+
+def check_exact(config: TrialConfig, slots: Slots) -> None:
+    """Refuse widths that are said where events go on until a cost is reached: other layers would be cut for it.
+
+    Raises:
+        ConfigError: so it is.
+    """
+    prune = config.pruning
+    if getattr(slots.allocator, "exact", False) and (config.is_path or prune.finish):
+        raise ConfigError(
+            f"{prune.allocator!r} says what is left, but these events go on until a cost is reached",
+            "prune.allocator",
+            "a single trial with prune.ratio: 1.0, without prune.finish",
+        )
 
 
 def check_gates(config: TrialConfig, slots: Slots) -> None:

@@ -35,7 +35,14 @@ from gcp_core.rewrites import Rewrite, added_macs
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.schedule.paces import build_pace
 from gcp_core.seeds import derive_seed, generator
-from gcp_core.training.composition import check_gates, check_growth, check_penalty, compose, rewrite_of
+from gcp_core.training.composition import (
+    check_exact,
+    check_gates,
+    check_growth,
+    check_penalty,
+    compose,
+    rewrite_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -178,6 +185,7 @@ def build_setup(config: TrialConfig) -> Setup:
     slots = compose(prune, groups)
     check_growth(config, slots)
     check_gates(config, slots)
+    check_exact(config, slots)
     depth = prune.depth()
     limit = 0.0 if depth is None else cost_left(depth, getattr(dense, prune.of))
     _check_hidden(prune, groups)

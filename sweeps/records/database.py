@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import os
 import threading
 import time
 import uuid
@@ -23,8 +24,10 @@ _log = logging.getLogger(__name__)
 DRIVERS = "gcp_sweep_drivers"
 #: For how long a database may be away before a driver gives up.
 PATIENCE_S = 60.0
-#: For how long a silent host is asked for a connection, unless the URL says it (``?connect_timeout=30``).
+#: For how long a silent host is asked for a connection, unless the URL (``?connect_timeout=30``) or libpq's own variable
+#: says it.
 CONNECT_S = 15
+_LIBPQ = ("psycopg", "psycopg2")
 _PAUSE_S = 0.5
 
 
@@ -54,8 +57,8 @@ def _waiting(url: str) -> dict[str, Any]:
     from sqlalchemy.engine import make_url
 
     parts = make_url(url)
-    known = parts.get_driver_name() in ("psycopg", "psycopg2") and "connect_timeout" not in parts.query
-    return {"connect_timeout": CONNECT_S} if known else {}
+    said = "connect_timeout" in parts.query or "PGCONNECT_TIMEOUT" in os.environ
+    return {"connect_timeout": CONNECT_S} if parts.get_driver_name() in _LIBPQ and not said else {}
 
 
 def study_name(name: str, sweep_id: str) -> str:

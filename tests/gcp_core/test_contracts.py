@@ -42,13 +42,16 @@ KINDS = {
     "rewrite": (check_rewrite, build_rewrite, rewrite_names),
     "pace": (check_pace, build_pace, pace_names),
 }
+#: What has no default.
+OPTIONS = {("allocator", "given"): {"widths": {"features.0": 3}}}
 BUILT_IN = [(kind, name) for kind, (_, _, names) in KINDS.items() for name in names()]
 
 
 @pytest.mark.parametrize(("kind", "name"), BUILT_IN)
 def test_everything_that_is_built_in_keeps_its_contract(kind, name):
     check, build, _ = KINDS[kind]
-    check(lambda: build(name))
+    options = OPTIONS.get((kind, name))
+    check(lambda: build(name, options) if options else build(name))
 
 
 @pytest.mark.parametrize(

@@ -160,6 +160,10 @@ def test_a_host_that_never_answers_is_an_error_soon_and_not_after_the_systems_mi
             open_storage(url)
 
 
-def test_what_the_url_says_about_waiting_is_left_to_it() -> None:
+def test_what_the_url_or_libpqs_variable_says_about_waiting_is_left_to_them(monkeypatch) -> None:
+    assert database._waiting("postgresql+psycopg://me@host/db") == {"connect_timeout": database.CONNECT_S}
+    monkeypatch.setenv("PGCONNECT_TIMEOUT", "40")
+    assert database._waiting("postgresql+psycopg://me@host/db") == {}
+    monkeypatch.delenv("PGCONNECT_TIMEOUT")
     assert database._waiting("postgresql+psycopg://me@host/db?connect_timeout=40") == {}
     assert database._waiting("sqlite:////tmp/some.db") == {}
