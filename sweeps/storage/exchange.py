@@ -11,9 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import math
-import os
 import time
-import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 
@@ -21,8 +19,9 @@ from gcp_core import schema
 from sweeps.records.job import Job
 from sweeps.records.layout import EPOCHS, HANG_FILE, JOURNAL, NEWEST, OUTCOME_FILE, OWNER, TRIALS, trial_path
 from sweeps.records.spool import SPOOL
+from sweeps.storage.claim import Claim, is_of_another_trial
 from sweeps.storage.journal_copy import JournalCopy, read_copy
-from sweeps.storage.lock import Held, Superseded
+from sweeps.storage.lock import Held
 from sweeps.storage.objects import ObjectStore
 from sweeps.storage.packs import pack, unpack
 from sweeps.storage.presence import Fence, driver_sign, presence, refuse_second
@@ -33,10 +32,6 @@ _log = logging.getLogger(__name__)
 _LAST = (PurePosixPath(schema.ARTIFACT_MANIFEST).name, OUTCOME_FILE)
 #: Files that are carried within so many seconds are one transfer: whose the job is, is looked at before it.
 _CHECKED_S = 1.0
-#: Two objects that were written further apart than this have different times in every store (S3 tells whole seconds).
-_SAME_STAMP_S = 5.0
-#: Who has a trial: the driver's number, host, process, a unique word, and which config it trains.
-_OWNER_WORDS = 5
 
 
 class Exchange:
@@ -136,10 +131,7 @@ class ObjectExchange(Exchange):
         self.store = ObjectStore(url)
         self._at_once = ObjectStore(url, patience_s=0.0)
         self._fence: Fence | None = None
-        self._claimed, self._token = "", b""
-        #: When our claim was written, as the store tells it; None = another one's might bear the same time.
-        self._ours: tuple[float, int] | None = None
-        self._claimed_at = 0.0
+        self._claim: Claim | None = None
         #: The checkpoint that this process has sent last: (the trial's folder, its name).
         self._state = ("", "")
         #: Our files that the store has as they are here: path -> which version of it.
@@ -148,10 +140,8 @@ class ObjectExchange(Exchange):
 
     def here(self, job: Job) -> Job:
         folder = trial_path(job.trial_id)
-        owner = (self.store.read(f"{folder}/{OWNER}") or b"").decode().split()
-        if len(owner) == _OWNER_WORDS and owner[-1] != job.config.key() and int(owner[0]) < self.generation:
-            # A superseded driver had given the number to another trial; nothing of that is this one's.
-            self.store.remove(folder)
+        if is_of_another_trial(self.store, job, self.generation):
+            self.store.remove(folder)  # nothing of it is this one's
         self.fetch(folder)
         (self.root / folder).mkdir(parents=True, exist_ok=True)
         newest = self.root / folder / EPOCHS / NEWEST
@@ -165,14 +155,7 @@ class ObjectExchange(Exchange):
 
     def claim(self, job: Job, held: Held | None = None) -> None:
         super().claim(job, held)
-        self._claimed = f"{trial_path(job.trial_id)}/{OWNER}"
-        before = (self.store.read(self._claimed) or b"").split()
-        if len(before) == _OWNER_WORDS and int(before[0]) > self.generation:
-            raise Superseded(f"{job.trial_id} has been taken over by a later driver")
-        process = f"{os.uname().nodename} {os.getpid()} {uuid.uuid4().hex}"
-        self._token = f"{self.generation} {process} {job.config.key()}".encode()
-        self.store.write(self._claimed, self._token)
-        self._ours, self._claimed_at = None, time.monotonic()
+        self._claim = Claim(self.store, job, self.generation)
 
     def check_owner(self) -> None:
         super().check_owner()
@@ -181,20 +164,8 @@ class ObjectExchange(Exchange):
     def _check(self, store: ObjectStore) -> None:
         if self._fence is not None:
             self._fence.check(store)
-        if self._claimed and not self._is_ours(store):
-            raise Superseded(f"{PurePosixPath(self._claimed).parent} has been taken over by another process")
-
-    def _is_ours(self, store: ObjectStore) -> bool:
-        """Whether the job's owner is still this process. What was ours some time after our claim, by its words, is ours
-        for as long as nobody has written it since: the store tells that with one request instead of two.
-        """
-        stamp = store.stamp(self._claimed)
-        if stamp is not None and stamp == self._ours:
-            return True
-        ours = store.read(self._claimed) == self._token
-        if ours and time.monotonic() - self._claimed_at > _SAME_STAMP_S:
-            self._ours = stamp
-        return ours
+        if self._claim is not None:
+            self._claim.check(store)
 
     @property
     def superseded(self) -> bool:
@@ -222,7 +193,7 @@ class ObjectExchange(Exchange):
                 files += [str(file) for file in found if not set(file.parts) & set(without)]
             elif local.exists():
                 files.append(path)
-        if self._claimed:
+        if self._claim is not None:
             # Nobody else writes there: what is as it was when it was carried is not carried again.
             files = [file for file in files if self._carried.get(file) != _version(self.root / file)]
         # All in one go, because every look at whose the job is costs a request.
