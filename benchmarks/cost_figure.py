@@ -2,8 +2,9 @@
 
     python benchmarks/cost_figure.py --out docs/results
 
-Reads the study ``epochs`` and, for widths trained anew, ``methods``. A model of a path costs what the path has cost up to
-it; the path gives the larger ones for the same training. A picture and a CSV: a panel for every share of the MACs.
+Reads the study ``epochs`` and, for widths trained anew, ``methods``. The first panel is about having all sizes: the cost
+of everything together, and the mean of the accuracies. The others have a size each; a model of a path costs there what
+the path has cost up to it, as if nobody wanted the larger ones, which come with it. A picture and a CSV.
 """
 
 from __future__ import annotations
@@ -24,20 +25,28 @@ from yardstick import SHARES, SLACK, summary
 
 from analysis.show.figures import SERIES
 
+REPAIRED, POLISHED = "model of a repaired path", ", polished"
 #: Label and mark of everything that is drawn; what is made the same way has the same colour.
 MARKS = {
     "single trial": "s",
     "model of a path": "o",
-    "the same, repaired cuts": "D",
+    "model of a repaired path": "D",
     "model of a path, polished": "^",
-    "the same, repaired cuts, polished": "v",
+    "model of a repaired path, polished": "v",
     "its widths, trained from scratch": "*",
 }
 
 
+#: Costs that are written below a panel: of one size, of all.
+TICKS = (([4, 8, 16, 32], ["4", "8", "16", "32"]), ([15, 20, 30, 45], ["15", "20", "30", "45"]))
+
+
 @dataclass(frozen=True)
 class Point:
-    """One way to a model of one size: its cost (mean over the seeds, dense epochs), and each seed's accuracy."""
+    """One way to a model of one size (to all of them, if ``share`` is 0).
+
+    ``cost``: dense epochs, the mean over the seeds. ``accuracy``: each seed's.
+    """
 
     share: float
     kind: str
@@ -50,10 +59,9 @@ def points(rows: list[dict[str, Any]]) -> list[Point]:
     """All models of the sizes that are compared, seeds together."""
     found: dict[tuple[float, str, str], list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
-        left = 1 - row["macs_removed"]
-        near = [share for share in SHARES if abs(left - share) <= 2 * SLACK]
-        if near:
-            found[near[0], _kind(row), row["training"]].append(row)
+        share = _share(row)
+        if share is not None:
+            found[share, _kind(row), row["training"]].append(row)
     return [
         Point(
             share,
@@ -66,21 +74,64 @@ def points(rows: list[dict[str, Any]]) -> list[Point]:
     ]
 
 
+def together(rows: list[dict[str, Any]]) -> list[Point]:
+    """What all sizes cost together, and the mean of their accuracies; ``share`` is 0."""
+    seeds: dict[tuple[str, str], dict[int, dict[float, dict[str, Any]]]] = defaultdict(
+        lambda: defaultdict(dict)
+    )
+    for row in rows:
+        share = _share(row)
+        if share is not None:
+            # Single trials of equal length belong together, whatever their size.
+            name = row["training"].partition(", ")[2] if row["level"] is None else row["training"]
+            seeds[_kind(row), name][row["seed"]][share] = row
+    found = []
+    for (kind, name), some in seeds.items():
+        if any(len(models) < len(SHARES) for models in some.values()):
+            continue
+        costs = [
+            _cost_of_all(kind, models, seeds[kind.removesuffix(POLISHED), name].get(seed, {}))
+            for seed, models in some.items()
+        ]
+        means = [
+            round(statistics.mean(row["val_accuracy"] for row in models.values()), 2)
+            for _, models in sorted(some.items())
+        ]
+        found.append(Point(0.0, kind, name, round(statistics.mean(costs), 2), summary(means)))
+    return found
+
+
+def _cost_of_all(
+    kind: str, models: dict[float, dict[str, Any]], snapshots: dict[float, dict[str, Any]]
+) -> float:
+    """Dense epochs of all sizes: trainings of their own add up, a path's models share one."""
+    if kind.endswith(POLISHED):
+        path = max(row["train_cost"] for row in snapshots.values())
+        return path + sum(row["train_cost"] - snapshots[share]["train_cost"] for share, row in models.items())
+    shared = kind in ("model of a path", REPAIRED)
+    return (max if shared else sum)(row["train_cost"] for row in models.values())
+
+
+def _share(row: dict[str, Any]) -> float | None:
+    """The size that a model has, of those that are compared."""
+    return next((share for share in SHARES if abs(1 - row["macs_removed"] - share) <= 2 * SLACK), None)
+
+
 def _kind(row: dict[str, Any]) -> str:
     if "anew" in row:
         return "its widths, trained from scratch"
     if row["level"] is None:
         return "single trial"
-    kind = "the same, repaired cuts" if "repaired" in row["training"] else "model of a path"
-    return kind if own(row) else f"{kind}, polished"
+    kind = REPAIRED if "repaired" in row["training"] else "model of a path"
+    return kind if own(row) else f"{kind}{POLISHED}"
 
 
 def draw(found: list[Point]) -> Figure:
     """Cost to the right, accuracy up; seeds are small, their mean is large."""
-    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    figure = Figure(figsize=(13, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(SHARES), sharey=True, sharex=True)
-    for share, panel in zip(SHARES, panels, strict=True):
+    panels = figure.subplots(1, 1 + len(SHARES), sharey=True)
+    for share, panel in zip((0.0, *SHARES), panels, strict=True):
         for at, (kind, mark) in enumerate(MARKS.items()):
             some = sorted((p for p in found if (p.share, p.kind) == (share, kind)), key=lambda p: p.cost)
             if not some:
@@ -99,10 +150,10 @@ def draw(found: list[Point]) -> Figure:
                 label=kind,
             )
         panel.set_xscale("log")
-        panel.set_xticks([4, 8, 16, 32], ["4", "8", "16", "32"])
+        panel.set_xticks(*TICKS[share == 0])
         panel.minorticks_off()
-        panel.set_title(f"{share:.0%} of the MACs", fontsize=10)
-        panel.set_xlabel("dense epochs up to it")
+        panel.set_title(f"{share:.0%} of the MACs" if share else "all four sizes, mean", fontsize=10)
+        panel.set_xlabel("dense epochs up to it" if share else "dense epochs of all together")
         panel.grid(alpha=0.3)
         panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("validation accuracy, %")
@@ -118,7 +169,15 @@ def write_csv(found: list[Point], target: Path) -> None:
     with target.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(
-            ["share of the MACs", "what", "training", "dense epochs", "accuracy", "half width", "seeds"]
+            [
+                "share of the MACs (0 = all four)",
+                "what",
+                "training",
+                "dense epochs",
+                "accuracy",
+                "half width",
+                "seeds",
+            ]
         )
         for p in found:
             accuracy = p.accuracy
@@ -140,8 +199,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the picture and the CSV")
     args = parser.parse_args()
     anew = [row for row in read("methods") if row["training"] == REFERENCE and "anew" in row]
+    epochs = read("epochs")
     found = sorted(
-        points([*read("epochs"), *anew]), key=lambda p: (-p.share, list(MARKS).index(p.kind), p.cost)
+        [*together(epochs), *points([*epochs, *anew])],
+        key=lambda p: (-p.share, list(MARKS).index(p.kind), p.cost),
     )
     write_csv(found, args.out / "study_epochs.csv")
     draw(found).savefig(args.out / "study_epochs.png", dpi=130)
