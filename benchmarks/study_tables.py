@@ -63,7 +63,40 @@ def epochs(rows: list[Row]) -> dict[str, Any]:
             out[f"{name}, widths of snapshot {level} trained anew for {some[0]['epoch']} epochs"] = (
                 _models_of(some)
             )
+    out["single trials as good as the path's model, dense epochs"] = crossings(rows)
     return out
+
+
+def crossings(rows: list[Row]) -> dict[str, Any]:
+    """Path -> share -> what a single trial of that size costs that is as good as the path's model: the mean over the
+    seeds, between the trials of two lengths (accuracy linear in the logarithm of the cost); None beyond the longer one.
+    """
+    grouped = by_training(rows)
+    out: dict[str, Any] = {}
+    for name, seeds in grouped.items():
+        if next(iter(seeds.values()))[0]["level"] is None:
+            continue
+        out[name] = {}
+        for share in SHARES:
+            short, long = (
+                grouped[f"single to {share:.0%}, {n}"] for n in ("a quarter of a path", "30 epochs")
+            )
+            costs = [
+                _cost_at(best_at(models(path), share), short[seed][0], long[seed][0])
+                for seed, path in seeds.items()
+            ]
+            known = [cost for cost in costs if cost is not None]
+            out[name][f"at {share:.0%} of the MACs"] = (
+                round(statistics.mean(known), 2) if len(known) == len(costs) else None
+            )
+    return out
+
+
+def _cost_at(accuracy: float, short: Row, long: Row) -> float | None:
+    if accuracy > long["val_accuracy"]:
+        return None
+    way = (accuracy - short["val_accuracy"]) / (long["val_accuracy"] - short["val_accuracy"])
+    return math.exp((1 - way) * math.log(short["train_cost"]) + way * math.log(long["train_cost"]))
 
 
 def _followed(seeds: dict[int, list[Row]], how: str) -> dict[int, list[Row]]:
