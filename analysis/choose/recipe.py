@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +68,6 @@ def write_config(
     Returns:
         The fresh seeds.
     """
-    import yaml
-
     config = trial_config(df, row)
     if config.prune is None:
         raise ConfigError("is an unpruned baseline", str(row["model"]))
@@ -86,13 +85,7 @@ def write_config(
         tree["train"]["epochs"] = tree["prune"]["start"] + level * tree["prune"]["interval"]
     # Of a polished model what it was made of: a polish is a command, not a config.
     polish, source = polish_of(row), row["model"] if level is None else ModelName(str(row["trial"]), level)
-    fresh = fresh_seeds(df, seeds)
-    document = {
-        "name": f"{row['sweep']}-{str(source).replace('@', '-')}",
-        "seed": {"choice": fresh},
-        **{part: tree[part] for part in _PARTS},
-        "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
-    }
+    name = f"{row['sweep']}-{str(source).replace('@', '-')}"
     what = "The configuration of" if level is None else "The path that ends with the snapshot"
     head = (
         f"# {what} {source} of sweep {row['sweep']} on seeds the search has not seen.\n"
@@ -102,17 +95,36 @@ def write_config(
         made = ModelName("t0000", level)
         head += (
             f"# It leads to {source}, of which {row['model']} was made: no config polishes. Afterwards, for every path:\n"
-            f"#   {polish_command('runs/' + document['name'], made, polish)}\n"
+            f"#   {polish_command('runs/' + name, made, polish)}\n"
         )
+    return write_grid(df, path, head, name, tree, seeds)
+
+
+def write_grid(
+    df: pd.DataFrame, path: Path, head: str, name: str, tree: Mapping[str, Any], seeds: int
+) -> list[int]:
+    """Write the config of a sweep that trains one configuration on so many seeds that no model of the table has.
+
+    Args:
+        head: comments before it.
+        tree: the parts of the configuration.
+
+    Returns:
+        The seeds.
+    """
+    import yaml
+
+    first = int(df["seed"].max()) + 1
+    fresh = list(range(first, first + seeds))
+    document = {
+        "name": name,
+        "seed": {"choice": fresh},
+        **{part: tree[part] for part in _PARTS},
+        "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
     return fresh
-
-
-def fresh_seeds(df: pd.DataFrame, number: int) -> list[int]:
-    """So many seeds that no model of the table was trained with."""
-    first = int(df["seed"].max()) + 1
-    return list(range(first, first + number))
 
 
 def polish_command(sweep: str, source: ModelName, epochs: int) -> str:

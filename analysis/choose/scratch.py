@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.choose.recipe import fresh_seeds
+from analysis.choose.recipe import write_grid
 from analysis.plain import plain
 from analysis.runs.widths import layer_widths, manifest_of
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
@@ -38,9 +38,9 @@ def from_scratch(
         removed: share of ``prune.of`` that it has lost.
     """
     prune, train = config.pruning, config.train
-    plain = {name: getattr(TrainConfig(), name) for name in _METHOD}
+    changed = {name: getattr(TrainConfig(), name) for name in _METHOD}
     if config.is_path:
-        plain |= {"schedule": "one_cycle", "restart": 1.0, "pace": "linear"}
+        changed |= {"schedule": "one_cycle", "restart": 1.0, "pace": "linear"}
     cut = PruneConfig(
         # Which units go is of no consequence before training; the target lets the event take just these.
         criterion="random",
@@ -52,7 +52,7 @@ def from_scratch(
         target=removed,
         **{name: getattr(prune, name) for name in _KEPT},
     )
-    return replace(config, train=replace(train, epochs=epochs, **plain), prune=cut)
+    return replace(config, train=replace(train, epochs=epochs, **changed), prune=cut)
 
 
 def write_scratch_config(
@@ -69,8 +69,6 @@ def write_scratch_config(
     Raises:
         ConfigError: a baseline, a model that has lost nothing, or one whose widths or cost are not known.
     """
-    import yaml
-
     model, manifest = str(row["model"]), manifest_of(df, row)
     if manifest is None or "config" not in manifest:
         hint = "gcp-analyze select --write-config without --from-scratch needs no files of the model"
@@ -88,18 +86,10 @@ def write_scratch_config(
         epochs = max(1, round(spent / left))
         cost = f"{epochs} epochs, which cost what this model has cost: {spent:.3g} of the unpruned network"
     tree = from_scratch(config, manifest, float(row[f"{config.prune.of}_removed"]), epochs).to_dict()
-    fresh = fresh_seeds(df, seeds)
-    document: dict[str, Any] = {
-        "name": f"{row['sweep']}-{model.replace('@', '-').replace('+', '-')}-scratch",
-        "seed": {"choice": fresh},
-        **{part: tree[part] for part in ("data", "model", "train", "prune")},
-        "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
-    }
+    name = f"{row['sweep']}-{model.replace('@', '-').replace('+', '-')}-scratch"
     head = (
         f"# The widths of {model} of sweep {row['sweep']} ({left:.1%} of the multiply-adds), trained from scratch\n"
         f"# on seeds the search has not seen: {cost}.\n"
         f"#   gcp-sweep run {path.name}\n"
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")
-    return fresh
+    return write_grid(df, path, head, name, tree, seeds)

@@ -14,6 +14,8 @@ from gcp_core.config.checks import integer
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.groups import Group, Groups, Member
 
+#: Layer -> the groups that it has units of.
+Owners = defaultdict[str, list[tuple[Group, Member]]]
 WHERE = "prune.allocator_options.widths"
 
 
@@ -31,41 +33,45 @@ class Given:
         Raises:
             ConfigError: so it is not.
         """
-        keep, owners = self._left(groups), _owners(groups)
+        owners = _owners(groups)
+        keep = self._left(groups, owners)
         for layer, width in self.widths.items():
-            units = groups.layout.layers.get(layer)
-            if units is None:
+            if layer not in groups.layout.layers:
                 raise ConfigError(
                     f"there is no layer {layer!r}", WHERE, did_you_mean(layer, list(groups.layout.layers))
                 )
-            fixed = int(np.count_nonzero(np.asarray(units) < 0))
+            fixed, total = _fixed(layer, groups), len(groups.layout.layers[layer])
             left = fixed + sum(keep[group.name] * _each(member) for group, member in owners[layer])
             if left != width:
-                message = f"{width}: layer {layer!r} would be left with {left} of its {len(units)} channels"
+                message = f"{width}: layer {layer!r} would be left with {left} of its {total} channels"
                 raise ConfigError(message, WHERE, "; ".join(_reasons(layer, groups, owners, fixed)))
 
     def allot(self, scores: Scores, groups: Groups, budget: Budget) -> dict[str, int]:
         """As many units of each group as its named layers have."""
-        return self._left(groups)
+        return self._left(groups, _owners(groups))
 
-    def _left(self, groups: Groups) -> dict[str, int]:
+    def _left(self, groups: Groups, owners: Owners) -> dict[str, int]:
         """Group -> units that stay, by its first named layer; one with units of several groups says nothing."""
-        owners, keep = _owners(groups), dict[str, int]()
+        keep: dict[str, int] = {}
         for layer, width in self.widths.items():
             if len(owners[layer]) == 1:
                 ((group, member),) = owners[layer]
-                fixed = int(np.count_nonzero(np.asarray(groups.layout.layers[layer]) < 0))
-                keep.setdefault(group.name, min(max(0, width - fixed) // _each(member), group.size))
+                own = max(0, width - _fixed(layer, groups))
+                keep.setdefault(group.name, min(own // _each(member), group.size))
         return {group.name: keep.get(group.name, group.size) for group in groups.groups}
 
 
-def _owners(groups: Groups) -> dict[str, list[tuple[Group, Member]]]:
-    """Layer -> the groups that it has units of."""
-    found: dict[str, list[tuple[Group, Member]]] = defaultdict(list)
+def _owners(groups: Groups) -> Owners:
+    found: Owners = defaultdict(list)
     for group in groups.groups:
         for member in group.members:
             found[member.layer].append((group, member))
     return found
+
+
+def _fixed(layer: str, groups: Groups) -> int:
+    """Channels of the layer that belong to no unit: they never go."""
+    return int(np.count_nonzero(np.asarray(groups.layout.layers[layer]) < 0))
 
 
 def _each(member: Member) -> int:
@@ -73,9 +79,7 @@ def _each(member: Member) -> int:
     return len(member.channels[0])
 
 
-def _reasons(
-    layer: str, groups: Groups, owners: Mapping[str, list[tuple[Group, Member]]], fixed: int
-) -> list[str]:
+def _reasons(layer: str, groups: Groups, owners: Owners, fixed: int) -> list[str]:
     """Why a layer may not be left as wide as somebody wants."""
     found = []
     if fixed:
