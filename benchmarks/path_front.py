@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from path_curves import Curve, read_curves
 from record import add_out, write
-from yardstick import CHANCE, SHARES, USABLE, Models, best_at, hypervolume, summary
+from yardstick import CHANCE, SHARES, SLACK, USABLE, Models, best_at, hypervolume, summary
 
+HERE = Path(__file__).parent
 SETTING = {"start": 4, "interval": 6, "restart": 1.0, "criterion": "frs"}
 LEVELS = [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]
 #: Of the mean over three seeds, in per cent of the validation images; and of the training, in dense epochs.
@@ -29,12 +31,35 @@ def models_of(path: Curve, accuracy: str = "val_accuracy") -> Models:
     return [(1 - taken["macs_removed"], taken[accuracy]) for taken in path.snapshots]
 
 
-def singles() -> Models:
-    lines = (Path(__file__).parent / "data" / "cifar10_quick_trials.jsonl").read_text().splitlines()
+def recorded_trials() -> tuple[float, list[dict[str, Any]]]:
+    """(MACs of the unpruned net, the 48 single trials)."""
+    lines = (HERE / "data" / "cifar10_quick_trials.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     dense = next(row["final"]["macs"] for row in rows if row["kind"] == "baseline")
-    finals = [row["final"] for row in rows if row["kind"] == "trial"]
-    return [(one["macs"] / dense, one["val_accuracy"]) for one in finals]
+    return dense, [row for row in rows if row["kind"] == "trial"]
+
+
+def singles() -> Models:
+    dense, trials = recorded_trials()
+    return [(one["final"]["macs"] / dense, one["final"]["val_accuracy"]) for one in trials]
+
+
+def about_the_singles() -> dict[str, Any]:
+    """How many are how small, and what they have cost; channels go at the end of an epoch."""
+    dense, trials = recorded_trials()
+    alone = sum(sum([dense, *one["macs"][:-1]]) for one in trials) / dense
+    saved = json.loads((HERE / "results" / "trunk_saving.json").read_text())["results"]["measured"]
+    shared = saved["training_time_saved"]
+    return {
+        "at or below": {
+            f"{share:.0%} of the MACs": sum(left <= share + SLACK for left, _ in singles())
+            for share in SHARES
+        },
+        "by criterion": Counter(one["point"]["prune.criterion"] for one in trials),
+        "dense epochs, one by one": round(alone, 1),
+        "share of the training time that sharing saved": round(shared, 3),
+        "dense epochs, with shared training": round(alone * (1 - shared), 1),
+    }
 
 
 def results() -> dict[str, Any]:
@@ -62,6 +87,7 @@ def results() -> dict[str, Any]:
     return {
         "setting": {**SETTING, "levels": LEVELS},
         "seeds": [path.point["seed"] for path in paths],
+        "the single trials": about_the_singles(),
         "cost in dense epochs": {**cost, "goal": MOST_COST, "reached": max(cost["seeds"]) <= MOST_COST},
         **rows,
     }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import trial_logs
+from benchmarks.head_to_head import front_race, measure, search_race
 from sweeps.config.sweep_config import load_config
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import drive, new_conductor
@@ -68,3 +71,58 @@ def test_what_was_trained_again_after_a_snapshot_was_finished_is_found():
     assert (sound.epochs_trained, sound.epochs_repeated, sound.snapshots_retrained) == (5, [1], set())
     lost = trial_logs.parse("\n".join([*first, start.format(2), epoch.format(2), epoch.format(3)]))
     assert (lost.epochs_repeated, lost.snapshots_retrained) == ([2], {0})
+
+
+def _snapshot(trial: str, level: int, left: float, accuracy: float, cost: float, seconds: float) -> dict:
+    finals = {"left": left, "val_accuracy": accuracy, "test_accuracy": accuracy - 1, "train_cost": cost}
+    return {"trial": trial, "level": level, **finals, "seconds": seconds}
+
+
+def test_a_snapshot_costs_a_race_what_its_path_took_since_the_one_before():
+    models = [
+        _snapshot("t0001", 0, 1.0, 70.0, 4.0, 40.0),
+        _snapshot("t0000", 1, 0.5, 72.0, 7.5, 90.0),
+        _snapshot("t0000", 0, 1.0, 71.0, 4.0, 50.0),
+    ]
+    steps = sorted(search_race.path_steps(models), key=lambda step: step.seconds)
+    assert [step.cost for step in steps] == [4.0, 4.0, 3.5]
+    assert [step.model["val_accuracy"] for step in steps] == [70.0, 71.0, 72.0]
+
+
+def test_a_trial_costs_a_race_the_epochs_it_trained_itself_and_a_stopped_one_leads_to_no_model():
+    def trial(name: str, status: str, trained: int, **finals: float) -> measure.Trial:
+        return measure.Trial(name, "trial", (), status, 10.0, trained, (1000, 600, 600, 600), **finals)
+
+    whole = trial("a", "complete", 4, val_accuracy=70.0, test_accuracy=69.0, macs=600_000.0)
+    shared = trial("b", "complete", 2, val_accuracy=71.0, test_accuracy=70.0, macs=600_000.0)
+    steps = list(search_race.trial_steps([whole, shared, trial("c", "stopped", 1)], dense=1_000_000))
+    assert [step.cost for step in steps] == pytest.approx([1 + 1 + 0.6 + 0.6, 0.6 + 0.6, 0.6])
+    assert [step.model and step.model["left"] for step in steps] == [0.6, 0.6, None]
+
+
+def test_the_time_line_of_a_race_grows_with_every_step_and_tells_when_a_level_was_reached():
+    def step(seconds: float, left: float, accuracy: float) -> search_race.Step:
+        return search_race.Step(
+            seconds, 2.0, {"left": left, "val_accuracy": accuracy, "test_accuracy": accuracy}
+        )
+
+    # Dominated boxes by hand: 73.24 is the top, 10 the bottom of one anchor, 63.24 that of the other.
+    rows = search_race.timeline(
+        [step(1.0, 0.5, 73.24), search_race.Step(2.0, 2.0, None), step(3.0, 0.25, 68.24)]
+    )
+    assert [row["hypervolume, from chance"] for row in rows] == [0.5, 0.5, 0.7302]
+    assert [row["hypervolume, usable"] for row in rows] == [0.5, 0.5, 0.625]
+    assert [(row["training cost"], row["models"]) for row in rows] == [(2.0, 1), (4.0, 1), (6.0, 2)]
+    assert search_race.reached(rows, "usable", 0.6) == 3.0
+    assert search_race.reached(rows, "usable", 0.6, "training cost") == 6.0
+    assert search_race.reached(rows, "usable", 0.7) is None
+
+
+def test_two_records_of_a_race_become_one_with_the_seeds_of_both():
+    def rows(seed: int, value: float) -> dict:
+        return {"ours": {"seeds": [seed], "models": [7], "cost": {"seeds": [value], "mean": value}}}
+
+    both = front_race.joined(rows(1, 4.0), rows(0, 2.0))["ours"]
+    assert (both["seeds"], both["models"]) == ([0, 1], [7, 7])
+    assert (both["cost"]["seeds"], both["cost"]["mean"]) == ([2.0, 4.0], 3.0)
+    assert both["cost"]["half_width"] == pytest.approx(12.706, abs=1e-3)

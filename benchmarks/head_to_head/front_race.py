@@ -208,6 +208,21 @@ def judge(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return {"sides": sides, "rivals": RIVALS, "mean load": load}
 
 
+def joined(sides: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
+    """The numbers of two records whose seeds differ: each list of seeds behind the other, means and intervals anew."""
+    found: dict[str, Any] = {}
+    for side, rows in sides.items():
+        before = earlier.get(side, {})
+        found[side] = {
+            name: summary([*before[name]["seeds"], *row["seeds"]])
+            if isinstance(row, dict)
+            else [*before[name], *row]
+            for name, row in rows.items()
+            if name in before
+        }
+    return found
+
+
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -216,6 +231,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--cores", type=int, default=2)
+    parser.add_argument("--earlier", type=Path, help="a record of other seeds, to be joined with these")
     parser.add_argument("--smoke", action="store_true", help="tiny images and one epoch a step")
     record.add_out(parser)
     return parser.parse_args()
@@ -228,7 +244,12 @@ def main() -> None:
     for seed in options.seeds:
         for side in options.sides:
             run(side, options, seed, options.work.absolute())
-    record.write(options.out, judge(options, options.work.absolute()))
+    results = judge(options, options.work.absolute())
+    if options.earlier is not None:
+        before = json.loads(options.earlier.read_text())["results"]
+        results["sides"] = joined(results["sides"], before["sides"])
+        results["mean load"] = before["mean load"] | results["mean load"]
+    record.write(options.out, results)
 
 
 if __name__ == "__main__":

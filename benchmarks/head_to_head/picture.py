@@ -1,4 +1,4 @@
-"""The head-to-head's series as a table and a figure."""
+"""The series of the races as tables and figures."""
 
 from __future__ import annotations
 
@@ -12,13 +12,25 @@ _STYLE = {
     "peer": {"color": "#D55E00", "linestyle": "--", "label": "Ray Tune + OptunaSearch + torch-pruning"},
 }
 
+#: The sides of a search race.
+_SEARCH = {
+    "paths": {"color": "#0072B2", "linestyle": "-", "marker": "o", "label": "gcp-sweep, paths"},
+    "peer": {**_STYLE["peer"], "marker": "x"},
+    "singles": {"color": "#009E73", "linestyle": ":", "marker": "^", "label": "gcp-sweep, single trials"},
+}
+#: Where accuracy starts to count, as the title of its panel.
+_ANCHORS = {
+    "from chance": "accuracy from chance",
+    "usable": "accuracy from ten points below the unpruned net",
+}
+
 
 def draw(target: Path, rows: dict[str, list[dict[str, float]]], results: dict[str, Any]) -> None:
     """Write ``target.csv`` (side, seconds, trials, hypervolume) and ``target.png``."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    _write_table(target.with_suffix(".csv"), rows)
+    write_table(target.with_suffix(".csv"), rows)
     figure = Figure(figsize=(12, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     quality, number, fronts = figure.subplots(1, 3)
@@ -42,9 +54,47 @@ def draw(target: Path, rows: dict[str, list[dict[str, float]]], results: dict[st
     figure.savefig(target.with_suffix(".png"), dpi=130)
 
 
-def _write_table(path: Path, rows: dict[str, list[dict[str, float]]]) -> None:
+def draw_search(target: Path, rows: dict[str, list[dict[str, float]]], results: dict[str, Any]) -> None:
+    """Write ``target.csv`` (every row of ``rows``) and ``target.png``: hypervolume by wall time, the last models."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    write_table(target.with_suffix(".csv"), rows)
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, 3)
+    quality = dict(zip(_ANCHORS, panels, strict=False))
+    seconds = results["seconds per side"]
+    for side, entries in rows.items():
+        minutes = [0.0, *(row["seconds"] / 60 for row in entries), seconds / 60]
+        style = {name: value for name, value in _SEARCH[side].items() if name != "marker"}
+        for name, panel in quality.items():
+            values = [0.0, *(row[f"hypervolume, {name}"] for row in entries)]
+            panel.step(minutes, [*values, values[-1]], where="post", **style)
+        models = results["sides"][side]["models made"]
+        panels[2].plot(
+            [100 * model["left"] for model in models],
+            [model["val_accuracy"] for model in models],
+            **{**_SEARCH[side], "linestyle": "none", "markersize": 4, "alpha": 0.7},
+        )
+    for name, panel in quality.items():
+        panel.set(xlabel="wall time, minutes", ylim=(0, None), title=_ANCHORS[name])
+        panel.set_ylabel("hypervolume → better")
+    panels[2].set(xlabel="share of the MACs left, % ← better", title="every model", ylim=(60, None))
+    panels[2].set_ylabel("validation accuracy, % → better")
+    for panel in panels:
+        panel.grid(alpha=0.3)
+        panel.spines[["top", "right"]].set_visible(False)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    figure.savefig(target.with_suffix(".png"), dpi=130)
+
+
+def write_table(path: Path, rows: dict[str, list[dict[str, float]]]) -> None:
+    """A line for every row of every side."""
+    columns = next(iter(entry for entries in rows.values() for entry in entries), {})
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, ["side", "seconds", "trials", "hypervolume"])
+        writer = csv.DictWriter(file, ["side", *columns])
         writer.writeheader()
         for side, entries in rows.items():
             writer.writerows({"side": side, **entry} for entry in entries)

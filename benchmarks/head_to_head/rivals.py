@@ -32,9 +32,10 @@ TAYLOR_BATCHES = 8
 
 
 def importance_of(name):
-    """Both as the library recommends them: whole groups, averaged over their layers."""
+    """As the library recommends them: whole groups, averaged over their layers."""
     return {
         "magnitude": lambda: tp.importance.GroupMagnitudeImportance(p=2),
+        "l1": lambda: tp.importance.GroupMagnitudeImportance(p=1),
         "taylor": lambda: tp.importance.GroupTaylorImportance(),
     }[name]()
 

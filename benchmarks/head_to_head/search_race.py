@@ -1,0 +1,314 @@
+"""A search of 45 minutes a side: our sweep of paths against a search over single trials with other people's tools.
+
+Same images, model, floors, targets, cores and wall time; one side after the other, start-up included: a fresh process,
+a private Ray, a fresh MLflow database, images not decoded yet. ``paths`` is ``gcp-sweep run`` with
+``configs/cifar10_quick.yaml``, repaired cuts and a criterion to choose, but without the settings that the file would try
+first, which were found on this data; ``singles`` is the same command with ``configs/cifar10_single.yaml``, its epochs
+searched; both get Ctrl-C at the deadline. ``peer`` is ``searcher.py``. A model counts if it was finished before the
+deadline. The seed is one that no study has used.
+
+    python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --out benchmarks/results/search_race
+    python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --smoke --out W/race
+
+What an earlier call finished is kept in ``--work`` and not run again. Wall times mean something on a machine that does
+nothing else; ``load`` in the record tells. It writes ``OUT.json``, ``OUT.csv`` and ``OUT.png``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from benchmarks import record
+from benchmarks.head_to_head import front_race, measure
+from benchmarks.head_to_head.picture import draw_search
+from benchmarks.head_to_head.run import ROOT, SMOKE, Ran, rows_of, run_side
+from benchmarks.yardstick import CHANCE, SHARES, USABLE, hypervolume
+from gcp_core.cost import measure_cost
+from gcp_core.models import build_model
+
+SINGLES = ROOT / "configs" / "cifar10_single.yaml"
+SIDES = ("paths", "peer", "singles")
+MINUTES, SMOKE_MINUTES = 45.0, 1.0
+#: All sides choose among three criteria, and reach equally far down.
+CRITERIA = ["frs", "l1", "taylor"]
+IMPORTANCE = ["l1", "magnitude", "taylor"]
+#: Single trials choose these, too.
+EPOCHS, UNTIL, INTERVALS = [12, 18, 30], [0.4, 0.67], [1, 2, 3, 4]
+TARGET = {"low": 0.3, "high": 0.95, "step": 0.05}
+MIN_SHARE = 0.03
+#: More than fit into the time.
+TRIALS = 1000
+ANCHORS = {"from chance": CHANCE, "usable": USABLE}
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was finished at a moment: training that ended, and the model that it led to (None = it led to none).
+
+    Attributes:
+        seconds: since the side was started.
+        cost: epochs of the unpruned net that the training took.
+        model: ``left`` (share of the MACs), ``val_accuracy`` and ``test_accuracy`` in per cent.
+    """
+
+    seconds: float
+    cost: float
+    model: dict[str, float] | None
+
+
+def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """A sweep of ours; the peer has its data in common with ``singles``."""
+    if side == "paths":
+        tree = front_race.config_of(options, options.seed, place)
+        tree["search"]["trials"] = TRIALS
+        tree["search"].pop("points", None)
+    else:
+        tree = yaml.safe_load(SINGLES.read_text())
+        tree["train"]["epochs"] = {"choice": EPOCHS}
+        tree["prune"] |= {"until": {"choice": UNTIL}, "finish": True}
+        for part, values in (SMOKE if options.smoke else {}).items():
+            tree[part] |= values
+        tree["name"], tree["seed"], tree["storage"] = "ours", options.seed, str(place)
+        tree["data"]["path"] = str(options.path.absolute())
+        tree["prune"] |= {"target": TARGET, "min_share": MIN_SHARE}
+        tree["search"] |= {"trials": TRIALS, "concurrency": options.cores}
+    tree["prune"]["criterion"] = {"choice": CRITERIA}
+    return tree
+
+
+def spec_of(options: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """The peer's search: the images of our sweeps, the same floor and targets, and what a single trial has to choose."""
+    tree = config_of("singles", options, place)
+    low, high, step = TARGET.values()
+    return {
+        **rows_of(tree),
+        "path": tree["data"]["path"],
+        "out": str(place),
+        "seed": options.seed,
+        "cores": options.cores,
+        "batch_size": tree["train"]["batch_size"],
+        "lr": tree["train"]["lr"],
+        "min_share": MIN_SHARE,
+        "target": [low, high, step],
+        "space": space_of(options.smoke),
+    }
+
+
+def space_of(smoke: bool) -> dict[str, list[Any]]:
+    """What the peer chooses besides the target."""
+    epochs, intervals = ([4], [1, 2]) if smoke else (EPOCHS, INTERVALS)
+    return {"epochs": epochs, "until": UNTIL, "interval": intervals, "importance": IMPORTANCE}
+
+
+def run(side: str, options: argparse.Namespace, work: Path) -> None:
+    """Run one side, unless an earlier call did; how it went is in ``ran.json``."""
+    place = work / side
+    if (place / "ran.json").exists():
+        return
+    # What an interrupted call left would be gone on with by a new clock.
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
+    ours = side != "peer"
+    spec = {} if ours else spec_of(options, place)
+    program = [str(Path(sys.executable).with_name("gcp-sweep")), "run", str(place / "ours.yaml")]
+    if ours:
+        (place / "ours.yaml").write_text(yaml.safe_dump(config_of(side, options, place), sort_keys=False))
+
+    def command(deadline: float) -> list[str]:
+        if ours:
+            return program
+        (place / "spec.json").write_text(json.dumps({**spec, "deadline": deadline}))
+        return [sys.executable, str(Path(__file__).with_name("searcher.py")), str(place / "spec.json")]
+
+    environment = {"OMP_NUM_THREADS": "1", "GCP_CACHE_DIR": str(place / "cache")}
+    ran = run_side(command, 60 * options.minutes, place / "log", environment, stop=ours)
+    print(f"{side}: ended {ran.ended} after {ran.seconds:.0f} s, code {ran.exit_code}", flush=True)
+    if ran.exit_code and ran.ended == "by itself":
+        raise SystemExit(f"{side} failed: see {place / 'log'}")
+    (place / "ran.json").write_text(json.dumps(asdict(ran)))
+
+
+def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
+    """What a side finished before its deadline, the earliest first."""
+    started = Ran(**json.loads((place / "ran.json").read_text())).started
+    if side == "peer":
+        found = list(peer_steps(place / "peer", started))
+    else:
+        trials = measure.read_ours(place / "ours", started)
+        found = [
+            Step(trial.end_s, float(trial.epochs_trained), None)
+            for trial in trials
+            if trial.kind == "baseline" and trial.end_s is not None
+        ]
+        if side == "paths":
+            found += path_steps(front_race.models_of("ours", place))
+        else:
+            found += trial_steps(trials, _dense())
+    return sorted((one for one in found if one.seconds <= seconds), key=lambda one: one.seconds)
+
+
+def peer_steps(folder: Path, started: float) -> Iterator[Step]:
+    """The trials of a Tune experiment that came to their end: ``result.json`` has one line per report."""
+    for file in sorted(folder.glob("*/result.json")):
+        rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
+        if rows and "test_accuracy" in rows[-1]:
+            last = rows[-1]
+            model = {name: last[name] for name in ("left", "val_accuracy", "test_accuracy")}
+            yield Step(last["timestamp"] - started, last["train_cost"], model)
+
+
+def path_steps(models: Sequence[dict[str, Any]]) -> Iterator[Step]:
+    """Each snapshot has cost what its path took since the one before; a shared phase counts for each path again."""
+    before: dict[str, float] = {}
+    for one in sorted(models, key=lambda one: (one["trial"], one["level"])):
+        cost = one["train_cost"] - before.get(one["trial"], 0.0)
+        before[one["trial"]] = one["train_cost"]
+        model = {name: one[name] for name in ("left", "val_accuracy", "test_accuracy")}
+        yield Step(one["seconds"], cost, model)
+
+
+def _dense() -> int:
+    """Multiply-adds of the unpruned net."""
+    return measure_cost(build_model("vgg_tiny", 10), torch.zeros(1, 3, 32, 32)).macs
+
+
+def trial_steps(trials: Sequence[measure.Trial], dense: int) -> Iterator[Step]:
+    """A trial of ours has cost the epochs that it trained itself; one that was stopped has led to no model.
+
+    Args:
+        dense: multiply-adds of the unpruned net.
+    """
+    for trial in trials:
+        if trial.end_s is None or trial.kind != "trial":
+            continue
+        # Channels go at the end of an epoch: an epoch costs what was left before.
+        costs = [1.0, *(1000 * macs / dense for macs in trial.macs_by_epoch[:-1])]
+        cost = sum(costs[-trial.epochs_trained :]) if trial.epochs_trained else 0.0
+        model = None
+        if trial.complete:
+            model = {"left": trial.macs / dense, "val_accuracy": trial.val_accuracy}
+            model["test_accuracy"] = trial.test_accuracy
+        yield Step(trial.end_s, cost, model)
+
+
+def timeline(steps: Sequence[Step]) -> list[dict[str, float]]:
+    """A row for every step: what there was by then."""
+    rows: list[dict[str, float]] = []
+    models: list[tuple[float, float]] = []
+    cost = 0.0
+    for step in steps:
+        cost += step.cost
+        if step.model is not None:
+            models.append((step.model["left"], step.model["val_accuracy"]))
+        row = {"seconds": round(step.seconds, 1), "training cost": round(cost, 2), "models": len(models)}
+        for name, bottom in ANCHORS.items():
+            row[f"hypervolume, {name}"] = round(hypervolume(models, bottom), 4) if models else 0.0
+        rows.append(row)
+    return rows
+
+
+def summary(steps: Sequence[Step], rows: Sequence[dict[str, float]]) -> dict[str, Any]:
+    """The numbers of one side at its end."""
+    models = [step.model for step in steps if step.model is not None]
+    found: dict[str, Any] = {"trainings that ended without a model": len(steps) - len(models)}
+    found |= rows[-1] if rows else {}
+    for name, bottom in ANCHORS.items():
+        # Of the front that validation chose.
+        best = [front_race.chosen(models, one["left"]) for one in models]
+        values = [(one["left"], one["test_accuracy"]) for one in best if one is not None]
+        found[f"hypervolume of the test accuracy, {name}"] = (
+            round(hypervolume(values, bottom), 4) if values else 0.0
+        )
+    for share in SHARES:
+        best = front_race.chosen(models, share)
+        for kind in ("val", "test"):
+            value = None if best is None else round(best[f"{kind}_accuracy"], 2)
+            found[f"{kind} accuracy at {share:.0%} of the MACs"] = value
+    return found
+
+
+def reached(rows: Sequence[dict[str, float]], name: str, level: float, by: str = "seconds") -> float | None:
+    """Seconds (or training cost) until the hypervolume was at least ``level``; None = never."""
+    return next((row[by] for row in rows if row[f"hypervolume, {name}"] >= level), None)
+
+
+def judge(
+    options: argparse.Namespace, work: Path
+) -> tuple[dict[str, Any], dict[str, list[dict[str, float]]]]:
+    """(the numbers of all sides that have run, their time lines)."""
+    seconds = 60 * options.minutes
+    sides = [side for side in SIDES if (work / side / "ran.json").exists()]
+    steps = {side: steps_of(side, work / side, seconds) for side in sides}
+    rows = {side: timeline(steps[side]) for side in sides}
+    versions = {name: metadata.version(name) for name in ("ray", "optuna", "torch-pruning", "mlflow")}
+    results: dict[str, Any] = {"seconds per side": seconds, "seed": options.seed, "versions": versions}
+    results |= {"peer's space": space_of(options.smoke), "targets": TARGET, "sides": {}}
+    for side in sides:
+        ran = Ran(**json.loads((work / side / "ran.json").read_text()))
+        how = {"ended": ran.ended, "exit_code": ran.exit_code, "leftovers": ran.leftovers}
+        how["load"] = round(statistics.mean(ran.load), 2) if ran.load else None
+        models = [
+            {"seconds": round(step.seconds, 1), **{name: round(v, 4) for name, v in step.model.items()}}
+            for step in steps[side]
+            if step.model is not None
+        ]
+        results["sides"][side] = {**summary(steps[side], rows[side]), "run": how, "models made": models}
+    for other in sides:
+        if other == "paths" or "paths" not in sides or not rows[other]:
+            continue
+        results[f"paths reach the last hypervolume of {other}"] = {
+            name: {
+                by: reached(rows["paths"], name, rows[other][-1][f"hypervolume, {name}"], by)
+                for by in ("seconds", "training cost")
+            }
+            for name in ANCHORS
+        }
+    return results, rows
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--path", type=Path, required=True, help="folder of the CIFAR-10 parquet files")
+    parser.add_argument("--work", type=Path, required=True, help="where the sides leave what they made")
+    parser.add_argument(
+        "--out", type=Path, required=True, help="record, table and picture, without the suffix"
+    )
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=["paths", "peer"])
+    parser.add_argument("--minutes", type=float, help="wall time of each side (default 45, of a smoke run 1)")
+    parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--cores", type=int, default=2, help="cores, and trials at a time (default 2)")
+    parser.add_argument("--smoke", action="store_true", help="tiny images and a minute a side")
+    options = parser.parse_args()
+    if options.minutes is None:
+        options.minutes = SMOKE_MINUTES if options.smoke else MINUTES
+    return options
+
+
+def main() -> None:
+    """Run what is missing, judge what is there."""
+    options = parse()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    work = options.work.absolute()
+    for side in options.sides:
+        run(side, options, work)
+    results, rows = judge(options, work)
+    record.write(options.out.with_suffix(".json"), results)
+    draw_search(options.out, rows, results)
+
+
+if __name__ == "__main__":
+    main()
