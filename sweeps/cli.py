@@ -137,7 +137,7 @@ def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) 
 @main.command()
 @_config
 @_overrides
-@_address
+@click.option("--address", help="Also check this running Ray cluster (default: no cluster is checked).")
 @_json
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
@@ -188,7 +188,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
 
 @main.command()
 @_sweep
-@click.option("--failed", is_flag=True, help="List the trials that failed, with their errors and logs.")
+@click.option("--failed", is_flag=True, help="List the trials without a usable result, with their errors and logs.")
 @click.option(
     "--watch", is_flag=True, help="Show the sweep live until it ends. Ctrl-C ends the view, not the sweep."
 )
@@ -212,7 +212,7 @@ def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
 @main.command()
 @_config
 @_overrides
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for the model and its checkpoints.")
+@click.option("--out", type=click.Path(file_okay=False), help="Folder for the model and its checkpoints; without it nothing is kept.")
 @_json
 @_command
 def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:
@@ -300,8 +300,8 @@ def polish(sweep: str, model: str, overrides: tuple[str, ...], as_json: bool) ->
 def replay(sweep: str, model: str, as_json: bool) -> int:
     """Train a trial again, alone, from its ledger entry, and check that the weights are bit-identical.
 
-    MODEL is a trial (t0007), or a snapshot of a path (t0007@3), up to which the path is trained. Weights that
-    `gcp-sweep clean` deleted are put back if the new ones are equal.
+    MODEL is a trial (t0007), a snapshot of a path (t0007@3), up to which the path is trained, or a polished one
+    (t0007@3+30). Weights that `gcp-sweep clean` deleted are put back if the new ones are equal.
     """
     from sweeps.commands.replay import replay as train_again
 

@@ -161,7 +161,7 @@ def _command(program: str, name: str, command: click.Command, parent: click.Cont
         if record is None:
             continue
         option, said = record
-        rows.append(f"| `{option.replace('|', ', ')}` | {_cell(said)} |")
+        rows.append(f"| `{re.sub(r' *[|] *', ' or ', option)}` | {_cell(said)} |")
     if rows:
         yield "| option | meaning |\n|---|---|\n" + "\n".join(rows)
 

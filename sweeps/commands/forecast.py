@@ -137,7 +137,7 @@ class Forecast:
                 (
                     "as paths",
                     "train.schedule=cycles train.epochs=null prune.start=4 prune.until=null: every trial then leaves a"
-                    " model per step (docs/guide.md)",
+                    " model per step (docs/paths.md)",
                 )
             )
         if self.confirm_seeds:

@@ -41,6 +41,12 @@ def with_processes(
         raise ConfigError(
             f"{gpus:g} GPUs per trial", "resources.gpus", "a whole number, or a share of one below 1"
         )
+    if not gpus and str(train["device"]).startswith("cuda"):
+        raise ConfigError(
+            f"{train['device']!r}, but a trial has no GPU",
+            "train.device",
+            "resources.gpus: 1, or a part of one such as 0.25",
+        )
     number = int(gpus) if gpus > 1 else train["processes"]
     if given not in (None, 1, number):
         raise ConfigError(

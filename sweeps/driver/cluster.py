@@ -26,6 +26,7 @@ from sweeps.driver.nodes import (
     check_shared,
     data_paths,
     describe,
+    idle_gpus,
     wrong_clocks,
 )
 from sweeps.records.job import Job
@@ -47,6 +48,8 @@ WORKER_ENV = {
     "MALLOC_MMAP_THRESHOLD_": str(1024 * _MIB),
     "MALLOC_TRIM_THRESHOLD_": str(4096 * _MIB),
     "MALLOC_TOP_PAD_": str(256 * _MIB),
+    # A trial without a GPU sees none. Left alone, Ray hides none from it, and all such trials would share the first.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
 }
 #: Ray's name for: other machines may join, so do not listen on loopback alone. It concerns Linux as well.
 _REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
@@ -82,6 +85,8 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
     try:
         nodes = [node for node in ray.nodes() if node["Alive"]]
         check_resources(config, nodes)
+        if idle := idle_gpus(config, nodes):
+            _log.warning("%s", idle)
         if len(nodes) > 1:
             named = [(node["NodeManagerAddress"], node["NodeID"]) for node in nodes]
             if config.store is None:

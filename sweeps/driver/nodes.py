@@ -154,6 +154,17 @@ def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> 
         )
 
 
+def idle_gpus(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence if there are GPUs of which no trial gets any, else empty. ``nodes`` are Ray's own records."""
+    number = sum(node["Resources"].get("GPU", 0.0) for node in nodes)
+    if not number or config.resources.gpus or config.tree["train"].get("device") == "cpu":
+        return ""
+    return (
+        f"{number:g} GPUs are not used: resources.gpus is 0, so trials run on CPUs. resources.gpus=1 gives each trial"
+        " a GPU, 0.25 a quarter of one; train.device=cpu silences this"
+    )
+
+
 def check_shared(storage: str, see: Callable[[str], Iterable[tuple[str, bool]]]) -> None:
     """Every node sees the same storage: a file written here exists there.
 
