@@ -188,7 +188,9 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
 
 @main.command()
 @_sweep
-@click.option("--failed", is_flag=True, help="List the trials without a usable result, with their errors and logs.")
+@click.option(
+    "--failed", is_flag=True, help="List the trials without a usable result, with their errors and logs."
+)
 @click.option(
     "--watch", is_flag=True, help="Show the sweep live until it ends. Ctrl-C ends the view, not the sweep."
 )
@@ -212,7 +214,11 @@ def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
 @main.command()
 @_config
 @_overrides
-@click.option("--out", type=click.Path(file_okay=False), help="Folder for the model and its checkpoints; without it nothing is kept.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False),
+    help="Folder for the model and its checkpoints; without it nothing is kept.",
+)
 @_json
 @_command
 def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:

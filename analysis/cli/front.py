@@ -39,7 +39,7 @@ def front(
     band: float,
     usable: float | None,
 ) -> None:
-    """Print the front: the finished models for which no other is at least as good in every objective and better in one."""
+    """Print the front: finished models for which no other is at least as good in every objective and better in one."""
     from analysis.cli import answers
     from analysis.evidence.assurance import assurance
     from analysis.front import pareto
