@@ -114,7 +114,7 @@ def write_grid(
     """
     import yaml
 
-    head += "# Where it runs is not said here: add resources, search.concurrency, storage, tracking.uri as you need them.\n"
+    head += "# Where it runs is not said here: add resources, search.concurrency, storage, tracking.uri as you need.\n"
     first = int(df["seed"].max()) + 1
     fresh = list(range(first, first + seeds))
     document = {
