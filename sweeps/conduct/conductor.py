@@ -153,9 +153,10 @@ class Conductor:
             return False
         if self._startable() or not self.all_entered or self._confirm_due:
             return True
-        # Tune never asks again once it was told so, and what runs may change the answer: a baseline moves the scales
-        # of a sweep of paths, and confirmation runs are chosen when all answers are known.
-        return bool(self._active) and (self._paths is not None or not self._confirming)
+        # Tune never asks again once it was told so, and what runs may change the answer: a lost baseline is trained
+        # again, and moves the scales of a sweep of paths; confirmation runs are chosen when all answers are known.
+        later = self._paths is not None or not self._confirming
+        return any(later or job.kind == "baseline" for job in self._active.values())
 
     def _startable(self) -> list[Job]:
         return self._agenda.startable(self._active.values())
