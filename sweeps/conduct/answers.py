@@ -132,7 +132,7 @@ class Answers:
         if not search.needs_baseline() or (others and not self._host.all_entered):
             return
         if all(map(self._baselines.is_gone, self.searched)):
-            self._host.stop(self._baselines.missing(baseline_needed_by(search)))
+            self._host.stop(self._baselines.missing(baseline_needed_by(search), self._snapshots.waiting))
 
     def with_drop(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome with its loss in accuracy, which may become known only when its baseline ends."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import builtins
 import re
 from collections import Counter
+from collections.abc import Iterable
 
 from sweeps.records.job import Job, Outcome, Record
 from sweeps.strategy.judging import accuracy_drop, baseline_values
@@ -91,14 +92,17 @@ class Baselines:
         """Whether trials that have ended need it."""
         return key in self._waiting or key in self._without_drop
 
-    def missing(self, needed_by: str) -> str:
-        """Which baseline is missing and what cannot be judged without it, as a sentence; empty = nothing."""
+    def missing(self, needed_by: str, paths: Iterable[Job] = ()) -> str:
+        """Which baseline is missing and what cannot be judged without it, as a sentence; empty = nothing.
+
+        ``paths``: those of which a model waits.
+        """
         lost = [(job, outcome) for job, outcome in self._gone.values()]
         if not lost:
             return ""
         job, outcome = lost[-1]
         others = f" (and {len(lost) - 1} more)" if len(lost) > 1 else ""
-        number = sum(len(self._waiting.get(key, ())) for key in self._gone)
+        number = len({one.trial_id for one in (*self.waiting, *paths) if one.baseline_key in self._gone})
         wait = "1 trial waits" if number == 1 else f"{number} trials wait"
         how = {"lost": "was lost", "failed": "failed"}.get(outcome.status, f"ended as {outcome.status}")
         return (

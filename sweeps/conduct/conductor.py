@@ -80,13 +80,8 @@ class Conductor:
         trials, baselines, snapshots = ledger.records("trial"), ledger.records("baseline"), ledger.snapshots()
         self._front.recall(trials, baselines, snapshots)  # first: it is what a path is worth
         self._proposals = Proposals(
-            config,
-            trials,
-            snapshots,
-            impossible or (lambda trial: False),
-            progress.note,
-            self._front.hypervolume_of,
-        )
+            config, trials, snapshots, impossible or (lambda trial: False), progress.note, self._front.hypervolume_of
+        )  # fmt: skip
         self._paths: Paths | None = None
         if config.of_paths:
             self._paths = Paths(config, ledger, self.exchange, self._front, self._no_further, progress.note)
@@ -153,9 +148,10 @@ class Conductor:
             return False
         if self._startable() or not self.all_entered or self._confirm_due:
             return True
-        # Tune never asks again once it was told so, and what runs may change the answer: a baseline moves the scales
-        # of a sweep of paths, and confirmation runs are chosen when all answers are known.
-        return bool(self._active) and (self._paths is not None or not self._confirming)
+        # Tune never asks again once it was told so, and what runs may change the answer: a lost baseline is trained
+        # again, and moves the scales of a sweep of paths; confirmation runs are chosen when all answers are known.
+        later = self._paths is not None or not self._confirming
+        return any(later or job.kind == "baseline" for job in self._active.values())
 
     def _startable(self) -> list[Job]:
         return self._agenda.startable(self._active.values())
@@ -163,7 +159,7 @@ class Conductor:
     @property
     def _confirm_due(self) -> bool:
         """Whether confirmation runs will be chosen as soon as nothing else is left."""
-        return not (self._confirming or self.waiting or self._budget.used_up)
+        return not (self._confirming or self._unjudged or self._budget.used_up)
 
     @property
     def active(self) -> tuple[Job, ...]:
@@ -176,9 +172,15 @@ class Conductor:
         return self._baselines.waiting
 
     @property
+    def _unjudged(self) -> tuple[Job, ...]:
+        """Those, and paths (however they ended) of which a model waits."""
+        return (*self.waiting, *self._snapshots.waiting)
+
+    @property
     def missing(self) -> str:
         """Which baseline is unavailable although answers wait for it, as a sentence; empty = none."""
-        return self._baselines.missing(baseline_needed_by(self.config.search)) if self.waiting else ""
+        needed_by = baseline_needed_by(self.config.search)
+        return self._baselines.missing(needed_by, self._snapshots.waiting) if self._unjudged else ""
 
     @property
     def superseded(self) -> bool:
@@ -188,13 +190,11 @@ class Conductor:
     @property
     def complete(self) -> bool:
         """Whether every trial of the sweep has ended."""
-        return not self.has_work and not self._active and not self.waiting and not self.stop_reason
+        return not (self.has_work or self._active or self._unjudged or self.stop_reason)
 
     def next_job(self) -> Job | None:
         """A job to start now; None = wait if :attr:`has_work` is true, else there is nothing more to start."""
-        if not self.has_work or len(self._active) >= self.concurrency:
-            return None
-        job = self._take()
+        job = self._take() if self.has_work and len(self._active) < self.concurrency else None
         if job is None:
             return None
         Path(job.folder).mkdir(parents=True, exist_ok=True)
@@ -226,8 +226,7 @@ class Conductor:
         job = self._active[trial_id]
         self._snapshots.taken(job, snap)
         if self._paths is not None and job.kind == "trial":
-            waiting = len(self._agenda.fresh("trial"))
-            self._paths.decide(job, snap, self._may_start, waiting)
+            self._paths.decide(job, snap, self._may_start, len(self._agenda.fresh("trial")))
 
     def finish(self, trial_id: str, outcome: Outcome) -> None:
         """A job has ended. Its answer goes into the ledger as soon as everything it needs is known."""
@@ -389,10 +388,11 @@ class Conductor:
             self._paths.take_over(trials, snapshots)
         for record in baselines:
             self._take_over_baseline(record)
-        self._snapshots.recall(trials)
+        self._snapshots.recall([*trials, *confirmed])
+        for job in self._snapshots.waiting:
+            self._enter_baseline(job.config)
         for record in trials:
-            known = record.finished or record.status == "paused"
-            if known and self._baselines.get(record.job.baseline_key) is None:
+            if record.status != "running" and self._baselines.get(record.job.baseline_key) is None:
                 self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
         unfinished = [record for record in [*trials, *confirmed] if record.status == "running"]
         for record in unfinished:

@@ -137,8 +137,7 @@ class Paths:
         self._verdicts.clear()
         if word is not None and word.over:
             return False
-        judged = self._judged_level(job)
-        self._ledger.pause(job, outcome, [snap for snap in outcome.snapshots if snap.level > judged])
+        self._ledger.pause(job, outcome)
         self._rest(job)
         return True
 

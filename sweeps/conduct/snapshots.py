@@ -19,8 +19,8 @@ from sweeps.strategy.judging import dense_costs, judge_snapshot, waits_for_basel
 class Snapshots:
     """The account of one driver, on top of what the ledger knows.
 
-    A snapshot that needs its baseline waits for it. Until then only its folder knows it, and of a path that rests the
-    ledger's note; the next driver takes it from there.
+    A snapshot that needs its baseline waits for it. Until then it is a note in its path's ledger entry, however the path
+    ends meanwhile; the next driver takes it from there.
 
     Args:
         known: trial id -> the snapshots that the ledger holds.
@@ -45,24 +45,35 @@ class Snapshots:
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known = {one.snap.name(trial) for trial, taken in known.items() for one in taken}
 
+    @property
+    def waiting(self) -> tuple[Job, ...]:
+        """Paths of which a model waits for their baseline, each once."""
+        return tuple({job.trial_id: job for waiting in self._waiting.values() for job, _ in waiting}.values())
+
     def recall(self, records: Iterable[Record]) -> None:
-        """Take what waited for its baseline when the driver died, of paths that rest."""
+        """Take what waited for its baseline when the driver died."""
         for record in records:
-            for snap in record.unjudged if record.status == "paused" else ():
-                self.taken(record.job, snap)
+            for snap in record.unjudged:
+                self._take(record.job, snap)
 
     def taken(self, job: Job, snap: Snap) -> None:
         """A path has finished a model; calling this again changes nothing."""
+        if self._take(job, snap):
+            self._ledger.note_unjudged(job, snap)  # its path may fail, and nobody would tell of it again
+
+    def _take(self, job: Job, snap: Snap) -> bool:
+        """Judge it, or let it wait if it was not known before; return whether it waits since now."""
         name = snap.name(job.trial_id)
         if name in self._known:
-            return
+            return False
         self._known.add(name)
         if self._baselines.get(job.baseline_key) is None and waits_for_baseline(
             self._config.search, Outcome("complete", snap.finals), dense_costs(job.folder, snap.finals)
         ):
             self._waiting.setdefault(job.baseline_key, []).append((job, snap))
-        else:
-            self._enter(job, snap)
+            return True
+        self._enter(job, snap)
+        return False
 
     def baseline_ended(self, key: str) -> None:
         """A baseline is complete: what waited for it is judged."""

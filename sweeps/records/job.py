@@ -259,7 +259,7 @@ class Record:
     ``weights_sha256`` and ``provenance`` (what it was trained with) are what ``gcp-sweep replay`` compares with.
     ``started_ms`` and ``ended_ms``: when it was entered and closed, in milliseconds since 1970 (0 = not closed yet).
     ``ended``: of a path, why it ended; ``decisions``: number of a snapshot -> what was decided there, and why;
-    ``unjudged``: snapshots of a path that rests which waited for their baseline.
+    ``unjudged``: snapshots of a path that had to wait for their baseline; those that it came for are in the ledger too.
     """
 
     job: Job

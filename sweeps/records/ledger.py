@@ -40,8 +40,9 @@ _CONFIG, _POINT, _KEY = "config", "point", "key"
 _STATUS, _FINALS, _ERROR, _SECONDS = "status", "finals", "error", "seconds"
 _WEIGHTS, _PROVENANCE = "weights_sha256", "provenance"
 _NAME, _TRIAL, _SNAP, _VIOLATIONS = "model", "trial", "snapshot", "violations"
-#: What is known of a path that rests; why it ended; what was decided at a snapshot (followed by its number).
-_RESTS, _UNJUDGED, _ENDED, _DECISION = "rests", "unjudged", "ended", "decision@"
+#: What is known of a path that rests; why it ended; what was decided at a snapshot (followed by its number), and the
+#: snapshot itself while it waits for its baseline (paths that rested had a list of these before, without numbers).
+_RESTS, _ENDED, _DECISION, _WAITS, _UNJUDGED = "rests", "ended", "decision@", "unjudged@", "unjudged"
 
 
 @dataclass(frozen=True)
@@ -157,8 +158,8 @@ class Ledger:
             state = TrialState.FAIL  # refused before it was trained: there is nothing honest to tell
         study.tell(frozen.number, values=values if state == TrialState.COMPLETE else None, state=state)
 
-    def pause(self, job: Job, outcome: Outcome, unjudged: Sequence[Snap] = ()) -> None:
-        """Enter that a path rests; its trial stays open. ``unjudged``: its snapshots that wait for their baseline."""
+    def pause(self, job: Job, outcome: Outcome) -> None:
+        """Enter that a path rests; its trial stays open."""
         self.tenure.check()
         _, frozen, trial = self._open(job)
         seconds = frozen.user_attrs.get(_RESTS, {}).get(_SECONDS, 0.0) + outcome.seconds
@@ -167,7 +168,6 @@ class Ledger:
             _SECONDS: seconds,
             _WEIGHTS: outcome.weights_sha256,
             _PROVENANCE: outcome.provenance,
-            _UNJUDGED: [snap.to_dict() for snap in unjudged],
         }
         with self._together():
             trial.set_user_attr(_RESTS, known)
@@ -202,6 +202,11 @@ class Ledger:
         """Record what was decided at a snapshot of an open path, and the numbers behind it."""
         self.tenure.check()
         self._open(job)[2].set_user_attr(f"{_DECISION}{level}", dict(decision))
+
+    def note_unjudged(self, job: Job, snap: Snap) -> None:
+        """Keep a snapshot of an open path that waits for its baseline; its entry under its name comes later."""
+        self.tenure.check()
+        self._open(job)[2].set_user_attr(f"{_WAITS}{snap.level}", snap.to_dict())
 
     def _open(self, job: Job) -> tuple[optuna.Study, FrozenTrial, optuna.Trial]:
         """The study that holds the job's last part, its entry there, and the handle to write with."""
@@ -289,7 +294,7 @@ class Ledger:
             violations={} if running else dict(frozen.constraints),
             weights_sha256=known.get(_WEIGHTS, ""),
             provenance=dict(known.get(_PROVENANCE, {})),
-            unjudged=tuple(map(Snap.from_dict, known.get(_UNJUDGED, ()))),
+            unjudged=_unjudged(known),
             started_ms=_ms(first.datetime_start),
             ended_ms=_ms(frozen.datetime_complete),
             ended=known.get(_ENDED, ""),
@@ -347,6 +352,11 @@ def _reading(folder: Path, name: str, objectives: Mapping[str, str], url: str | 
         copy = Path(place) / JOURNAL
         copy.write_bytes(whole[: whole.rfind(b"\n") + 1])
         yield Ledger(folder, name, objectives, journal=copy, reading=True)
+
+
+def _unjudged(known: Mapping[str, Any]) -> tuple[Snap, ...]:
+    noted = [value for name, value in known.items() if name.startswith(_WAITS)]
+    return tuple(map(Snap.from_dict, [*known.get(_UNJUDGED, ()), *noted]))
 
 
 def _ms(moment: datetime | None) -> int:

@@ -12,7 +12,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler, GPSampler, NSGAIISampler, QMCSampler, RandomSampler, TPESampler
 from optuna.study import StudyDirection
-from optuna.trial import TrialState, create_trial
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from analysis.front.pareto import rank_costs
 from gcp_core.errors import ConfigError
@@ -24,6 +24,8 @@ from sweeps.records.studies import directions_of, quiet_optuna
 CAPS = {"tpe": 800, "gp": 60}
 #: Of single trials likewise: so an ask at 10,000 of them takes as long as at 1,000, and the best ones are the same.
 CAPS_SINGLE = {"tpe": 400}
+#: Optuna's note of which generation of a population a trial belongs to; only such trials become parents.
+_GENERATION = "NSGAIISampler:generation"
 #: One in so many of those kept is there because it is among the best.
 _BEST = 8
 
@@ -99,7 +101,9 @@ class Mirror:
     among all that were ever made. A driver that takes over may thin at another moment and so hold another such set.
     Of single trials, those that were stopped among them, :data:`CAPS_SINGLE` are kept in the same way.
 
-    A population (NSGA-II) cannot take what it has not asked for: it gets one value per path, to be maximised.
+    A population (NSGA-II) takes one value per path, to be maximised. Its parents are chosen from generations, so what it
+    was not asked for (points that the user gave, trials of earlier drivers) is entered in the generation that an ask at
+    that moment would have had: entered and told one after the other, a sweep has the generations that it had.
     """
 
     def __init__(
@@ -121,6 +125,7 @@ class Mirror:
         self._counts: dict[int, int] = {}
         self._stopped: list[int] = []
         self._inside = self._rebuilt = 0
+        self._generation = self._born = 0
         self._by_chance = RandomSampler(seed=seed)
         self._sampler = build_sampler(search.sampler, num_trials, seed)
         self._study = self._new_study()
@@ -130,7 +135,7 @@ class Mirror:
         """Whether the sampler learns from points that it was not asked for."""
         return self._takes
 
-    def trials(self) -> list[optuna.trial.FrozenTrial]:
+    def trials(self) -> list[FrozenTrial]:
         """What the sampler sees; not to be changed."""
         return self._study.get_trials(deepcopy=False)
 
@@ -156,7 +161,24 @@ class Mirror:
 
     def enter(self, number: int, params: dict[str, Any]) -> None:
         """A trial with this number in the ledger that was not drawn here."""
-        self._note(number, self._add(TrialState.RUNNING, params), params)
+        self._note(number, self._add(TrialState.RUNNING, params, about=self._born_now()), params)
+
+    def _born_now(self) -> dict[str, Any]:
+        """What Optuna notes of a trial that is asked for now; found without its look at all trials."""
+        sampler = self._sampler
+        if not isinstance(sampler, NSGAIISampler):
+            return {}
+        full = self._born >= (sampler.population_size or 0)
+        if full:  # the parents are chosen now: those of a long sweep one from the other need too deep a stack
+            sampler.get_parent_population(self._study, self._generation + 1)
+        return {_GENERATION: self._generation + full}
+
+    def _count(self, told: FrozenTrial) -> None:
+        """One more with values: when a generation has as many as the population, the next one begins."""
+        generation = told.system_attrs.get(_GENERATION, -1)
+        if generation > self._generation:
+            self._generation, self._born = generation, 0
+        self._born += generation == self._generation
 
     def _note(self, number: int, inside: int, params: dict[str, Any]) -> None:
         self._numbers[number], self._params[number] = inside, params
@@ -184,7 +206,7 @@ class Mirror:
                 self._stopped += [number] if stopped else []
                 self._study.tell(inside, state=TrialState.PRUNED if stopped else TrialState.FAIL)
             else:
-                self._study.tell(inside, values=list(values))
+                self._count(self._study.tell(inside, values=list(values)))
         if self._cap and not self._paths and (values is not None or stopped):
             if values is not None:
                 self._known.append(Observation(number, 0, tuple(values), dict(violations)))
@@ -241,6 +263,7 @@ class Mirror:
         params: dict[str, Any],
         values: Sequence[float] | None = None,
         violations: Mapping[str, float] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> int:
         number = len(self.trials())
         self._study.add_trial(
@@ -250,6 +273,7 @@ class Mirror:
                 distributions=self._distributions,
                 values=None if values is None else list(values),
                 constraints=dict(violations or {}),
+                system_attrs=dict(about or {}),
             )
         )
         return number

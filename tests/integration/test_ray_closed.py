@@ -1,4 +1,4 @@
-"""The private Ray of a sweep: who can reach it, and what it says to whom."""
+"""The private Ray of a sweep: who can reach it, what it says to whom, and what its processes see."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,6 +28,14 @@ before = private()
 with ray_cluster(config(Path(sys.argv[1])), None):
     import psutil, ray
     ray.get(ray.remote(lambda: None).remote())  # a worker listens too
+
+    @ray.remote(num_gpus=0)
+    class Trial:
+        def gpus(self):
+            return os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    in_task = ray.remote(num_gpus=0)(lambda: os.environ.get("CUDA_VISIBLE_DEVICES")).remote()
+    gpus = ray.get([in_task, Trial.remote().gpus.remote()])
     me = psutil.Process()
     found = []
     family = (me, *me.children(recursive=True))
@@ -37,7 +47,7 @@ with ray_cluster(config(Path(sys.argv[1])), None):
     commands = [" ".join(process.cmdline()) for process in family]
     raylets = [process for process in family if process.name() == "raylet"]
     in_advance = [process.environ().get("RAY_prestart_worker_first_driver") for process in raylets]
-    found = {"gcs": gcs, "listening": found, "commands": commands, "in_advance": in_advance}
+    found = {"gcs": gcs, "listening": found, "commands": commands, "in_advance": in_advance, "gpus": gpus}
     print(json.dumps(found), flush=True)
     sys.stdin.read()
 print(json.dumps(private() == before))
@@ -75,14 +85,17 @@ def _end_of(process: subprocess.Popen[str]) -> tuple[int, str, str]:
     return process.returncode, output, errors
 
 
-def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_and_leaves_no_trace(
-    tmp_path: Path,
-) -> None:
-    """What makes it private is undone when it ends: the next Ray of the same process may be another one."""
+Driver = tuple[subprocess.Popen[str], Path, dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Driver]:
+    """A driver of a user who has GPU 0, its home, and what it says of its Ray; both are there until it is spoken to."""
+    home = tmp_path_factory.mktemp("home")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")}
-    environment |= {"HOME": str(tmp_path)}
-    driver = subprocess.Popen(
-        [sys.executable, "-c", DRIVER, str(tmp_path)],
+    environment |= {"HOME": str(home), "CUDA_VISIBLE_DEVICES": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", DRIVER, str(home)],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.PIPE,
@@ -90,7 +103,23 @@ def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_
         text=True,
     )
     try:
-        said = json.loads(driver.stdout.readline())
+        yield process, home, json.loads(process.stdout.readline())
+    finally:
+        if process.poll() is None:
+            process.communicate("")
+
+
+def test_a_trial_without_a_gpu_sees_none_of_the_machines(driver: Driver) -> None:
+    """Ray hides nothing from it by itself, and all such trials would share the first one. A task, then an actor."""
+    assert driver[2]["gpus"] == ["", ""]
+
+
+def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_and_leaves_no_trace(
+    driver: Driver, tmp_path: Path
+) -> None:
+    """What makes it private is undone when it ends: the next Ray of the same process may be another one."""
+    process, at_home, said = driver
+    try:
         kinds = {name for name, _, _ in said["listening"]}
         assert {"gcs_server", "raylet"} <= kinds
         needless = (
@@ -103,7 +132,7 @@ def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_
         addresses = {address.removeprefix("::ffff:") for _, address, _ in said["listening"]}
         assert addresses == {"127.0.0.1"}, said["listening"]
 
-        token = (tmp_path / ".ray" / "auth_token").read_text().strip()
+        token = (at_home / ".ray" / "auth_token").read_text().strip()
         home = {"HOME": str(tmp_path / "another user"), "RAY_AUTH_TOKEN_PATH": None}
         none = {"RAY_AUTH_MODE": "disabled", "RAY_AUTH_TOKEN": None}
         wrong = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "0" * len(token)}
@@ -116,5 +145,5 @@ def test_a_private_ray_listens_on_loopback_alone_runs_nothing_without_its_token_
             assert "Authentication token is missing or incorrect" in reason
         assert output.split() == ["ran"], errors
     finally:
-        output, _ = driver.communicate("")
+        output, _ = process.communicate("")
     assert json.loads(output) is True

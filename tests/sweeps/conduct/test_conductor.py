@@ -164,6 +164,20 @@ def test_a_finished_sweep_has_nothing_to_do_until_more_trials_are_asked_for(tmp_
     assert len({record.key for record in ledger.records("trial")}) == 9
 
 
+def test_a_population_goes_on_from_what_earlier_drivers_trained(tmp_path: Path) -> None:
+    """The next driver's twenty trials are children of the best, not twenty more by chance."""
+    fine = {"low": 0.3, "high": 0.9, "step": 0.005}
+    more = {"search.sampler": "nsga2", "prune.target": fine, "prune.ratio": {**fine, "low": 0.1, "high": 0.4}}
+    drive(new_conductor(config(tmp_path, {**more, "search.trials": 20}))[0])
+    conductor, _, ledger = new_conductor(config(tmp_path, {**more, "search.trials": 40}))
+    drive(conductor)
+    points = [record.job.point for record in ledger.records("trial")]
+    known = [{point[name] for point in points[:20]} for name in ("prune.target", "prune.ratio")]
+    inherited = [(p["prune.target"] in known[0]) + (p["prune.ratio"] in known[1]) for p in points[20:]]
+    # By chance a target is one of 20 of 121, a ratio one of 20 of 61: half of one per trial.
+    assert sum(inherited) >= 20
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_64_trials_of_tpe_on_a_grid_of_240_points_train_nothing_twice(tmp_path: Path, seed: int) -> None:
     grid = {"prune.target": {"low": 0.2, "high": 0.9, "step": 0.05}, "search.trials": 64, "seed": seed}

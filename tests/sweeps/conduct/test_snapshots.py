@@ -11,9 +11,10 @@ import pytest
 from gcp_core.schema import model_id
 from sweeps.conduct.conductor import Conductor
 from sweeps.conduct.proposals import Proposals
-from sweeps.records.job import Outcome, Snap
+from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger, read_snapshots
 from sweeps.strategy.front import LiveFront
+from sweeps.worker.trial import run_job
 from tests.sweeps.fake_paths import finals_at
 from tests.sweeps.inline import OF_PATHS, PATHS, Recorder, Silent, config, drive, new_conductor
 
@@ -76,6 +77,81 @@ def test_a_path_that_fails_keeps_its_finished_snapshots(tmp_path):
     assert ledger.records("trial")[0].status == "failed"
     assert names(ledger) == ["t0000@0", "t0000@1"]
     assert conductor._front.complete == 2
+
+
+#: Nothing breaks it, and everything has to wait for its baseline.
+DROP = {"search.constraints": ["accuracy_drop <= 50"], "search.trials": 1, "search.concurrency": 2}
+
+
+def _told(conductor: Conductor, job: Job, levels: int) -> list[str]:
+    for k, removed in enumerate((0.0, 0.5, 0.75, 0.875)[:levels]):
+        conductor.snapshot(job.trial_id, Snap(k, 2 + 2 * k, finals_at(job.config, removed, 2 + 2 * k)))
+    return [f"{job.trial_id}@{k}" for k in range(levels)]
+
+
+@pytest.mark.parametrize("baseline", ["b0000 was running", "b0000 had failed"])
+@pytest.mark.parametrize("status", ["failed", "lost"])
+def test_models_that_wait_for_their_baseline_outlive_their_path_and_the_driver(tmp_path, status, baseline):
+    checked = paths(tmp_path, **DROP)
+    conductor, _, ledger = new_conductor(checked)
+    twin, job = conductor.next_job(), conductor.next_job()
+    expected = _told(conductor, job, 4)
+    conductor.finish(job.trial_id, Outcome(status, error="the path is gone"))
+    assert (ledger.records("trial")[0].status, names(ledger)) == (status, [])
+    if baseline == "b0000 had failed":
+        conductor.finish(twin.trial_id, Outcome("failed", error="ValueError: no such thing"))
+        assert conductor.stop_reason.endswith("1 trial waits for it: run again to continue")
+
+    again, recorder, ledger = new_conductor(checked)
+    drive(again, PATHS)
+    assert recorder.named("started") == ["b0000" if baseline == "b0000 was running" else "b0001"]
+    assert (names(ledger), recorder.named("snapshot")) == (expected, expected)
+    drops = [known.snap.finals["accuracy_drop"] for known in ledger.snapshots()["t0000"]]
+    assert drops == [95 - known.values[0] for known in ledger.snapshots()["t0000"]], (
+        "the fake's baseline has 95 %"
+    )
+    assert again.complete
+
+    third, recorder, _ = new_conductor(checked)
+    assert (recorder.named("snapshot"), third.has_work, third.complete) == ([], False, True)
+
+
+def test_models_that_waited_when_the_driver_was_killed_are_not_lost_when_their_path_fails_in_the_next(
+    tmp_path,
+):
+    """It goes on behind its last model, so it tells of the ones before it no second time."""
+    checked = paths(tmp_path, **DROP)
+    conductor, _, _ = new_conductor(checked)
+    conductor.next_job()
+    expected = _told(conductor, conductor.next_job(), 3)
+    again, _, ledger = new_conductor(checked)
+    twin, job = again.next_job(), again.next_job()
+    again.finish(job.trial_id, Outcome("failed", error="no such thing"))
+    again.finish(twin.trial_id, run_job(twin, PATHS, lambda row: None))
+    assert names(ledger) == expected
+
+
+def test_a_sweep_is_not_complete_while_a_failed_paths_models_wait_for_a_baseline_that_is_gone(tmp_path):
+    """Two seeds; the first one's baseline cannot be had, the second one's trial ends well."""
+    more = {"seed": {"choice": [0, 1]}, "prune.interval": 2, "prune.target": 0.8, "search.trials": 2}
+    checked = paths(tmp_path, **DROP | more | {"resources.retries": 0, "search.min_gain": 0})
+    conductor, _, ledger = new_conductor(checked)
+    twin, job = conductor.next_job(), conductor.next_job()
+    expected = _told(conductor, job, 2)
+    conductor.finish(job.trial_id, Outcome("failed", error="no such thing"))
+    conductor.finish(twin.trial_id, Outcome("failed", error="ValueError: another"))
+    drive(conductor, PATHS)
+    assert [record.status for record in ledger.records("trial")] == ["failed", "complete"]
+    assert not conductor.complete
+    assert conductor.missing == (
+        "the baseline b0000 failed (ValueError: another), and accuracy_drop <= 50 needs it; 1 trial waits for it:"
+        " run again to continue"
+    )
+    again, recorder, ledger = new_conductor(checked)
+    drive(again, PATHS)
+    assert recorder.named("started") == ["b0002"]
+    assert names(ledger)[:2] == expected
+    assert again.complete
 
 
 def test_what_the_driver_was_not_told_is_entered_when_the_path_ends_and_by_the_next_driver(tmp_path):

@@ -26,6 +26,13 @@ def test_several_gpus_are_as_many_processes_and_the_key_says_so(tmp_path: Path) 
     assert config(tmp_path, {"resources.gpus": 4}).tree["train"]["processes"] == 4
 
 
+@pytest.mark.parametrize(
+    ("device", "gpus"), [("cuda", 0.25), ("cuda", 2), ("auto", 0), ("cpu", 0), ("cpu", 1)]
+)
+def test_a_trial_may_have_a_gpu_that_it_was_given_or_none(tmp_path: Path, device: str, gpus: float) -> None:
+    assert _trial(tmp_path, resources__gpus=gpus, train__device=device).train.device == device
+
+
 def test_the_baseline_has_as_many(tmp_path: Path) -> None:
     assert _trial(tmp_path, resources__gpus=2).baseline().train.processes == 2
 
@@ -53,6 +60,14 @@ def test_the_processes_share_the_cpus_of_their_trial(
         (
             {"resources__gpus": 0.5, "train__processes": 2},
             r"train\.processes: 2 processes need a GPU each, but there is 0\.5 per trial \(resources\.gpus: 2",
+        ),
+        (
+            {"resources__gpus": 0, "train__device": "cuda"},
+            r"train\.device: 'cuda', but a trial has no GPU \(resources\.gpus: 1, or a part of one",
+        ),
+        (
+            {"resources__gpus": 0, "train__device": "cuda:1"},
+            r"train\.device: 'cuda:1', but a trial has no GPU",
         ),
         ({"resources__spread": True}, r"resources\.spread: a trial of one process is on one node"),
         ({"train__processes": {"choice": [1, 2]}}, r"train\.processes: is not searched"),

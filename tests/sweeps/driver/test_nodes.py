@@ -15,6 +15,7 @@ from sweeps.driver.nodes import (
     check_shared,
     data_paths,
     describe,
+    idle_gpus,
     wrong_clocks,
 )
 from tests.sweeps.inline import config
@@ -44,6 +45,27 @@ def test_cpus_and_gpus_must_be_on_one_node(tmp_path: Path) -> None:
     wanted = config(tmp_path, {"resources.cpus": 4, "resources.gpus": 1})
     with pytest.raises(ConfigError, match="resources: no node has 4 CPUs and 1 GPUs at once"):
         check_resources(wanted, nodes)
+
+
+def test_gpus_of_which_no_trial_gets_any_are_named(tmp_path: Path) -> None:
+    nodes = [_node("a", CPU=8.0, GPU=4.0), _node("b", CPU=8.0, GPU=1.0), _node("c", CPU=8.0)]
+    said = idle_gpus(config(tmp_path), nodes)
+    assert said.startswith("5 GPUs are not used: resources.gpus is 0, so trials run on CPUs")
+    assert "resources.gpus=1" in said
+    assert "train.device=cpu silences this" in said
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"resources.gpus": 1}, {"resources.gpus": 0.25}, {"train.device": "cpu"}]
+)
+def test_of_gpus_that_are_used_or_not_wanted_nothing_is_said(
+    tmp_path: Path, overrides: dict[str, object]
+) -> None:
+    assert idle_gpus(config(tmp_path, overrides), [_node("a", CPU=8.0, GPU=4.0)]) == ""
+
+
+def test_where_there_is_no_gpu_nothing_is_said(tmp_path: Path) -> None:
+    assert idle_gpus(config(tmp_path), [_node("a", CPU=8.0)]) == ""
 
 
 def test_local_storage_with_a_remote_node_is_refused_and_nothing_is_left(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from ray.tune.search import Searcher
 
 from sweeps.driver.losses import loss_reason
 from sweeps.driver.searcher import ConductorSearcher, ConductorStopper
@@ -40,6 +41,34 @@ def test_a_driver_that_was_taken_over_ends_without_a_word_in_the_ledger(tmp_path
         searcher.on_trial_complete("x", error=True)
     assert (conductor.interrupted, conductor.stop_reason) == (True, "another driver has taken over")
     assert (Path(conductor.config.folder) / "journal.log").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "error", ["out of memory with train.batch_size=64; lower it", "OSError: [Errno 5] I/O"]
+)
+def test_a_baseline_that_is_lost_when_every_other_job_was_handed_out_is_trained_again(
+    tmp_path: Path, error: str
+) -> None:
+    """Six trials and eight workers. Tune never asks again once it has heard FINISHED."""
+    conductor, _, ledger = new_conductor(config(tmp_path, {"search.trials": 6, "search.concurrency": 8}))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    handed_out = [searcher.suggest(f"ray{number}")["trial_id"] for number in range(7)]
+    assert handed_out == ["b0000", *(f"t{number:04d}" for number in range(6))]
+
+    def ends(name: str, outcome: Outcome) -> None:
+        searcher.on_trial_complete(name, {PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+
+    assert searcher.suggest("none yet") is None
+    for number in range(1, 7):
+        ends(f"ray{number}", Outcome("complete", {"val_accuracy": 90.0, "macs": 1.0 * number}))
+        assert searcher.suggest("none yet") is None
+    ends("ray0", Outcome("failed", error=error))
+    assert searcher.suggest("ray7")["trial_id"] == "b0001"
+    assert searcher.suggest("none yet") is None
+    ends("ray7", Outcome("complete", {"val_accuracy": 95.0}))
+    assert searcher.suggest("none more") == Searcher.FINISHED
+    assert conductor.complete
+    assert [record.status for record in ledger.records("baseline")] == ["failed", "complete"]
 
 
 def test_a_tenure_that_has_ended_ends_what_runs(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from gcp_core.errors import CheckpointError
-from sweeps.records.job import Outcome
+from sweeps.records.job import Outcome, Snap
 from sweeps.records.journal import repair_journal
 from sweeps.records.layout import JOURNAL
 from sweeps.records.ledger import Ledger, read_records
@@ -96,6 +96,31 @@ def test_a_point_with_lists_as_choices_comes_back_as_it_was(tmp_path: Path) -> N
     point = list(checked.space.grid())[-1]
     _ledger(tmp_path).add("trial", checked.space.resolve(point), point, distributions(checked.space))
     assert _ledger(tmp_path).records("trial")[0].job.point == point
+
+
+def test_models_that_wait_for_their_baseline_are_kept_with_their_path_however_it_ends(tmp_path: Path) -> None:
+    ledger, first, second = (
+        _ledger(tmp_path),
+        Snap(0, 2, {"macs": 9.0}),
+        Snap(1, 4, {"macs": float("inf")}, "ab"),
+    )
+    job = _add(ledger, tmp_path)
+    ledger.note_unjudged(job, first)
+    ledger.note_unjudged(job, second)
+    assert _ledger(tmp_path).records("trial")[0].unjudged == (first, second)
+    ledger.pause(job, Outcome("paused"))
+    assert _ledger(tmp_path).records("trial")[0].unjudged == (first, second)
+    ledger.close(job, Outcome("failed", error="why"))
+    assert _ledger(tmp_path).records("trial")[0].unjudged == (first, second)
+
+
+def test_models_that_waited_when_a_path_rested_in_an_older_sweep_are_read(tmp_path: Path) -> None:
+    ledger, snap = _ledger(tmp_path), Snap(0, 2, {"macs": 9.0})
+    handle = ledger._open(_add(ledger, tmp_path))[2]
+    handle.set_user_attr("rests", {"finals": {"macs": 9.0}, "seconds": 2.0, "unjudged": [snap.to_dict()]})
+    handle.set_user_attr("status", "paused")
+    (record,) = _ledger(tmp_path).records("trial")
+    assert (record.status, record.unjudged) == ("paused", (snap,))
 
 
 def test_a_torn_last_line_and_a_stale_lock_are_mended(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections import Counter
 from pathlib import Path
@@ -118,6 +119,64 @@ def test_tpe_finds_the_better_half_of_a_single_objective(tmp_path: Path) -> None
         proposer.answer(index, (accuracy(checked.space.resolve(point)),), {})
         late += [point["prune.target"]] if index >= 20 else []
     assert sum(target < 0.6 for target in late) >= 16
+
+
+# --- a population ----------------------------------------------------------------------------------------------------
+
+#: 4 x 61 x 121 points: a target or ratio that was drawn before is a parent's, not chance's.
+FINE = {
+    "search.sampler": "nsga2",
+    "prune.ratio": {"low": 0.1, "high": 0.4, "step": 0.005},
+    "prune.target": {"low": 0.3, "high": 0.9, "step": 0.005},
+}
+
+
+def test_a_population_that_another_driver_takes_over_goes_on_as_it_would_have_gone(tmp_path: Path) -> None:
+    """40 trials have a population of ten. After 33 the next driver has the same three generations; with the same dice it
+    draws the same children."""
+    checked = config(tmp_path, {**FINE, "search.trials": 40, "search.points": [dict(POINT)]})
+    first, points = _proposer(checked), []
+    for number in range(33):
+        points.append(first.propose(number))
+        if number != 5:  # it failed
+            _answer(checked, first, number, points[number])
+        else:
+            first.answer(number, None, {})
+    second = _proposer(checked)
+    for number, point in enumerate(points):
+        second._first = iter(())
+        second._fresh(point)
+        second._enter(number, point)
+        if number != 5:
+            _answer(checked, second, number, point)
+        else:
+            second.answer(number, None, {})
+    dice = copy.deepcopy(first._mirror._sampler)
+    second._mirror._sampler = second._mirror._study.sampler = dice
+    ahead = [[one.propose(33 + number) for number in range(12)] for one in (first, second)]
+    assert ahead[1] == ahead[0]
+    targets, ratios = ({point[name] for point in points} for name in ("prune.target", "prune.ratio"))
+    children = [
+        point for point in ahead[1] if point["prune.target"] in targets or point["prune.ratio"] in ratios
+    ]
+    assert len(children) >= 10
+
+
+POINT = {"prune.interval": 4, "prune.ratio": 0.3, "prune.target": 0.7}
+
+
+def test_points_to_try_first_become_parents(tmp_path: Path) -> None:
+    """Ten given ones are the first generation of ten; a child has a value of theirs unless it mutates (one of three)."""
+    given = [
+        {**POINT, "prune.target": round(0.5 + 0.005 * n, 3), "prune.ratio": round(0.2 + 0.005 * n, 3)}
+        for n in range(10)
+    ]
+    points = _play(config(tmp_path, {**FINE, "search.trials": 40, "search.points": given}), 30)
+    names = ("prune.target", "prune.ratio")
+    theirs = {name: {point[name] for point in points[:10]} for name in names}
+    inherited = sum(point[name] in theirs[name] for point in points[10:] for name in names)
+    # 20 x 2 x 2/3 = 27 of the given ones; by chance 20 x (10/121 + 10/61) = 5
+    assert inherited >= 20
 
 
 def test_a_broken_constraint_keeps_tpe_away(tmp_path: Path) -> None:
