@@ -125,13 +125,10 @@ def _connect(config: SweepConfig, address: str | None) -> None:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
         except (ConnectionError, ValueError, RuntimeError, RayError) as exc:
             reason, hint = first_line(exc), address
-            if (
-                type(exc).__name__ == "AuthenticationError"
-            ):  # there since Ray 2.52; what it says ends in a page of advice
-                reason, hint = (
-                    f"{address}: {exc.message}",
-                    "~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it",
-                )
+            # There since Ray 2.52; what it says ends in a page of advice.
+            if type(exc).__name__ == "AuthenticationError":
+                reason = f"{address}: {exc.args[0]}"
+                hint = "~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it"
             raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", hint) from exc
         return
     # A private cluster inherits the environment. It starts a process for a trial when there is one: in advance it would
