@@ -26,6 +26,7 @@ from gcp_core.cost.latency import onnx_forward, openvino_forward
 from gcp_core.errors import GcpError
 from gcp_core.extras import missing
 from gcp_core.pruning.padding import pad_widths
+from gcp_core.records.durable import flush
 
 #: Largest difference to the model, relative to its largest logit.
 TOLERANCE = 1e-5
@@ -281,8 +282,7 @@ def _appears_whole(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
+        flush(temporary)
         # mkstemp makes files that only their owner may read; an export is meant to be passed on.
         temporary.chmod(0o644)
         temporary.replace(path)

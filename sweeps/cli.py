@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import json
 import logging
+import shlex
 import sys
 import traceback
 from collections.abc import Callable
@@ -106,12 +107,13 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
         values = {f.name: getattr(sweep, f.name) for f in dataclasses.fields(sweep)}
         click.echo(json.dumps({**values, "folder": str(sweep.folder), "exit_code": code}))
     else:
-        again = " ".join(["gcp-sweep run", config, *(_quoted(word) for word in overrides)])
-        again = again if not new else f"{again} name={sweep.name}"
+        words = ["gcp-sweep", "run", config, *overrides]
+        words += [f"name={sweep.name}"] if new else []
+        words += ["--address", address] if address is not None else []
         from sweeps.commands.closing import closing_words
 
-        words = closing_words(sweep, again, checked.database, checked.store, checked.of_paths)
-        click.echo(redact(words))
+        text = closing_words(sweep, shlex.join(words), checked.database, checked.store, checked.of_paths)
+        click.echo(redact(text))
     return code
 
 
@@ -383,12 +385,7 @@ def methods(as_json: bool) -> int:
 def _exit_code(sweep: Sweep) -> int:
     if sweep.state != "complete" or sweep.unwritten:
         return FAILED
-    if sweep.statuses.get("complete"):
+    infeasible = sweep.statuses.get("infeasible")
+    if sweep.statuses.get("complete") or (infeasible and sweep.feasible):
         return OK
-    return INFEASIBLE if sweep.statuses.get("infeasible") else FAILED
-
-
-def _quoted(word: str) -> str:
-    import shlex
-
-    return shlex.quote(word)
+    return INFEASIBLE if infeasible else FAILED

@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import os
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -34,7 +35,8 @@ def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: st
     into ``folder`` (as :data:`TRAIN_IMAGES`, :data:`TEST_IMAGES`) and return them memory-mapped: then the set never
     is in memory as a whole.
 
-    Only one process decodes; others wait for its lock. The entry appears by one rename, so it is whole or absent.
+    Only one process decodes; others wait for its lock. The entry appears by one rename, once the disk
+    has it, so it is whole or absent.
     """
     key = _key(files, variant)
     root = cache_folder()
@@ -69,6 +71,11 @@ def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
                 np.save(temporary / f"{name}.npy", getattr(data, name))
         rest = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in _ARRAYS}
         (temporary / "meta.json").write_text(json.dumps(rest))
+        for (
+            path
+        ) in temporary.iterdir():  # nobody looks at the pixels again: a hole in them would be trained on
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:

@@ -31,6 +31,7 @@ from gcp_core.errors import CheckpointError, GcpError
 from gcp_core.models import build_model
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
+from gcp_core.records.durable import flush
 
 log = logging.getLogger(__name__)
 
@@ -107,7 +108,7 @@ def write_folder(
             full = {"format": FORMAT, **manifest, "file": file, "sha256": sha256}
             (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
             for path in temporary.iterdir() if durable else ():
-                _flush(path)
+                flush(path)
             _replace(temporary, folder)
             return written
         except FileNotFoundError:  # what was written so far has been cleared away
@@ -323,8 +324,3 @@ def _folder(path: str | Path) -> Path:
 def _file_digest(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

@@ -12,6 +12,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
+from gcp_core.records.durable import flush
 from gcp_core.schema import SNAPSHOTS, snapshot_place
 
 #: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
@@ -120,6 +121,7 @@ def write_result(folder: Path, config: TrialConfig, result: TrialResult) -> None
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".result.json"
     temporary.write_text(json.dumps(content, indent=1))
+    flush(temporary)  # an empty one after a power cut would fail the trial
     temporary.rename(folder / "result.json")
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gcp_core.schema import LOCAL_UI
 from sweeps.config.places import as_typed
+from sweeps.records.layout import JOURNAL
 from sweeps.tracking.view import clicks
 
 if TYPE_CHECKING:
@@ -24,7 +26,11 @@ def closing_words(
     lines = ["", f"{sweep.name}: {sweep.state} ({counts})"]
     if sweep.message:
         lines.append(f"  {sweep.message}")
-    folder = as_typed(sweep.folder)
+    if sweep.statuses.get("infeasible") and sweep.feasible and of_paths:
+        lines.append(
+            f"  a path counts by its last model; {sweep.feasible} of the models keep all constraints"
+        )
+    folder = shlex.quote(as_typed(sweep.folder))
     if store is not None:
         lines.append(f"  stored at {store}; {folder} is the driver's working folder")
     if sweep.unwritten:
@@ -33,14 +39,15 @@ def closing_words(
         lines.append(f"continue:  {again}")
     if any(sweep.statuses.get(name) for name in ("failed", "lost", "diverged")):
         lines.append(f"failures:  gcp-sweep status {folder} --failed")
-    if sweep.statuses.get("complete"):
+    if sweep.statuses.get("complete") or sweep.feasible:
         lines += [
             "next:",
             f"  gcp-analyze front {folder}",
             f'  gcp-analyze select {folder} "macs <= 50%" --best accuracy',
             f"  gcp-analyze report {folder}",
         ]
-    lines += ["look at it:", *_ui(sweep, of_paths), f"  optuna-dashboard {ledger or f'{folder}/journal.log'}"]
+    opened = shlex.quote(ledger or as_typed(sweep.folder / JOURNAL))
+    lines += ["look at it:", *_ui(sweep, of_paths), f"  optuna-dashboard {opened}"]
     return "\n".join(lines)
 
 
@@ -50,7 +57,7 @@ def _ui(sweep: Sweep, of_paths: bool) -> list[str]:
     served = uri.startswith(("http://", "https://"))
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{as_typed(Path(uri.removeprefix('sqlite:///')))}"
-    lines = [f"  MLflow: {uri}" if served else f"  mlflow ui --backend-store-uri {uri}"]
+    lines = [f"  MLflow: {uri}" if served else f"  mlflow ui --backend-store-uri {shlex.quote(uri)}"]
     if not sweep.views:
         return [*lines, f"    {clicks(sweep.name, of_paths)}"]
     host = uri.rstrip("/") if served else LOCAL_UI

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import Capacity, bundles
@@ -108,6 +108,7 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
 def _connect(config: SweepConfig, address: str | None) -> None:
     import psutil  # comes with Ray
     import ray
+    from ray.exceptions import RayError
 
     env = {
         **WORKER_ENV,
@@ -122,9 +123,13 @@ def _connect(config: SweepConfig, address: str | None) -> None:
     if address is not None:
         try:
             ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
-        except (ConnectionError, ValueError, RuntimeError) as exc:
-            reason = str(exc).strip().splitlines()[0]
-            raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", address) from exc
+        except (ConnectionError, ValueError, RuntimeError, RayError) as exc:
+            reason, hint = first_line(exc), address
+            # There since Ray 2.52; what it says ends in a page of advice.
+            if type(exc).__name__ == "AuthenticationError":
+                reason = f"{address}: {exc.args[0]}"
+                hint = "~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it"
+            raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", hint) from exc
         return
     # A private cluster inherits the environment. It starts a process for a trial when there is one: in advance it would
     # start as many as the machine has cores, and another one for each that is taken.

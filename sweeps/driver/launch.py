@@ -8,11 +8,9 @@ import functools
 import logging
 import os
 import shutil
-import signal
-import threading
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +23,7 @@ from sweeps.conduct.baselines import known_drops
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig, load_config
 from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
+from sweeps.driver.interrupts import interruptible
 from sweeps.driver.preflight import (
     check_disk,
     check_ledger,
@@ -40,7 +39,7 @@ from sweeps.records.folder import Entry, read_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
 from sweeps.records.journal import repair_journal
 from sweeps.records.layout import CONFIG, DATABASE, ENTRY, JOURNAL, OUTCOME_FILE, trial_path
-from sweeps.records.ledger import Ledger, read_records
+from sweeps.records.ledger import Ledger, SnapshotRecord, read_records, read_snapshots
 from sweeps.records.studies import quiet_optuna
 from sweeps.records.tenure import Tenure
 from sweeps.storage.exchange import Exchange, open_exchange
@@ -68,6 +67,8 @@ class Sweep:
         statuses: how many trials ended how (baselines not counted).
         unwritten: number of entries that MLflow did not accept; the next ``run`` writes them.
         views: title -> address below the MLflow UI's own, of the sweep's ready-made views; empty where it opens none.
+        feasible: how many of its finished models keep all constraints. A path leaves several, and may end as infeasible
+            by its last one.
     """
 
     folder: Path
@@ -80,6 +81,7 @@ class Sweep:
     statuses: dict[str, int] = field(default_factory=dict)
     unwritten: int = 0
     views: dict[str, str] = field(default_factory=dict)
+    feasible: int = 0
 
     def __fspath__(self) -> str:
         return str(self.folder)
@@ -232,7 +234,10 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
         write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
         uri = tracking_uri(config.tracking.uri, folder)
     done = Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete")
-    return dataclasses.replace(done, message=message, statuses=statuses, views=entry.views)
+    goals, paths = config.search.objectives, config.of_paths
+    models = read_snapshots(folder, config.name, goals, config.database) if paths else {}
+    done = dataclasses.replace(done, message=message, statuses=statuses, views=entry.views)
+    return dataclasses.replace(done, feasible=_feasible(trials, models))
 
 
 def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
@@ -334,6 +339,7 @@ def _conduct(
         )
     if conductor.done and not conductor.superseded:
         publish(folder)
+    trials = ledger.records("trial")
     return Sweep(
         folder,
         config.name,
@@ -342,16 +348,17 @@ def _conduct(
         writer.run.run_id,
         state,
         message,
-        _statuses(ledger.records("trial"), state),
+        _statuses(trials, state),
         unwritten,
         entry.views,
+        _feasible(trials, ledger.snapshots()),
     )
 
 
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
     """(state, message) of the sweep after all jobs have run, or after the user has interrupted it."""
     try:
-        with quiet_optuna(), _interruptible(conductor, progress):
+        with quiet_optuna(), interruptible(conductor, progress):
             if conductor.has_work:
                 run_on_ray(conductor, folder, runner)
     except KeyboardInterrupt:
@@ -393,27 +400,13 @@ def publish(folder: Path) -> None:
         _log.warning("the front was not published to MLflow: %s: %s", type(exc).__name__, first_line(exc))
 
 
-@contextlib.contextmanager
-def _interruptible(conductor: Conductor, progress: LineProgress) -> Iterator[None]:
-    """The first Ctrl-C (or SIGTERM) ends the sweep cleanly, the second one at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:
-        if conductor.interrupted:
-            raise KeyboardInterrupt
-        conductor.interrupt("interrupted")
-        progress.note("stopping; press Ctrl-C again to stop at once")
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _statuses(trials: list[Record], state: str) -> dict[str, int]:
     """How many trials ended how; those that the budget of a complete sweep withheld have not even begun."""
     return dict(Counter(record.status for record in trials if record.finished or state != "complete"))
+
+
+def _feasible(trials: list[Record], snapshots: Mapping[str, Sequence[SnapshotRecord]]) -> int:
+    """How many finished models keep the constraints; a path's are its snapshots, the last of which is its own model."""
+    of_paths = sum(known.snap.status == "complete" for taken in snapshots.values() for known in taken)
+    others = (record for record in trials if record.job.trial_id not in snapshots)
+    return of_paths + sum(record.status == "complete" for record in others)

@@ -28,6 +28,14 @@ PATIENCE_S = 60.0
 #: says it.
 CONNECT_S = 15
 _LIBPQ = ("psycopg", "psycopg2")
+#: After about half a minute without a sign of life from the other side a connection is lost: what libpq is told, and
+#: the same for the server. The system's own limits are hours, and a lost connection holds a lock until then.
+_KEEPALIVES = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 30_000,
+}
 _PAUSE_S = 0.5
 
 
@@ -53,12 +61,19 @@ def open_storage(url: str) -> RDBStorage:
 
 
 def _waiting(url: str) -> dict[str, Any]:
-    """Arguments of a connection: libpq itself waits for a silent host as long as the system does, minutes."""
+    """Arguments of a connection: libpq itself waits for a silent host as long as the system does, minutes or hours.
+
+    What the URL says goes before (SQLAlchemy would let these win).
+    """
     from sqlalchemy.engine import make_url
 
     parts = make_url(url)
-    said = "connect_timeout" in parts.query or "PGCONNECT_TIMEOUT" in os.environ
-    return {"connect_timeout": CONNECT_S} if parts.get_driver_name() in _LIBPQ and not said else {}
+    if parts.get_driver_name() not in _LIBPQ:
+        return {}
+    wanted = dict(_KEEPALIVES)
+    if "PGCONNECT_TIMEOUT" not in os.environ:
+        wanted["connect_timeout"] = CONNECT_S
+    return {name: value for name, value in wanted.items() if name not in parts.query}
 
 
 def study_name(name: str, sweep_id: str) -> str:
@@ -70,7 +85,9 @@ class AdvisoryLock:
     """A sweep's lock in PostgreSQL. The server drops it with the connection, which may break unnoticed.
 
     So :meth:`held` asks on that very connection. Where it is gone the lock is taken again, unless somebody else has or
-    had it meanwhile: every holder leaves its token in the table :data:`DRIVERS`.
+    had it meanwhile: every holder leaves its token in the table :data:`DRIVERS`. Where only this side has lost the
+    connection (the machine slept, or has another address), the server still keeps it, and with it the lock. It is told
+    to look soon whether somebody is there.
     """
 
     def __init__(self, engine: Engine, sweep_id: str) -> None:
@@ -83,6 +100,7 @@ class AdvisoryLock:
     def take(self) -> bool:
         """Whether the lock is ours now; nobody else's claim is left then."""
         if not self._lock():
+            self._drop()
             return False
         self._ask(f"CREATE TABLE IF NOT EXISTS {DRIVERS} (sweep_id TEXT PRIMARY KEY, token TEXT NOT NULL)")
         self._ask(
@@ -95,7 +113,7 @@ class AdvisoryLock:
     def held(self) -> bool:
         """Whether the lock has been ours all the time. Waits for a database that does not answer.
 
-        Raises SQLAlchemyError if it stays away.
+        Raises SQLAlchemyError if it stays away, or keeps the lock for a connection that this side has lost.
         """
         from sqlalchemy.exc import SQLAlchemyError
 
@@ -119,23 +137,34 @@ class AdvisoryLock:
             self._drop()
 
     def _take_again(self) -> bool:
-        if not self._lock():
-            return False
+        from sqlalchemy.exc import SQLAlchemyError
+
+        locked = self._lock()
         query = f"SELECT token FROM {DRIVERS} WHERE sweep_id = :sweep_id"
         if self._ask(query, sweep_id=self._sweep_id) != self._token:
             self._drop()
             return False
+        if not locked:  # by our own lost connection, or by a driver that is about to leave its token
+            raise SQLAlchemyError(
+                "the database still holds the lock for a connection that this driver has lost"
+            )
         _log.warning(
             "the database dropped this driver's lock; it was taken again, and nobody held it in between"
         )
         return True
 
     def _lock(self) -> bool:
+        """Whether the lock could be had; the connection stays in either case."""
         self._connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
-        if self._ask("SELECT pg_try_advisory_lock(:key)", key=self._key):
-            return True
-        self._drop()
-        return False
+        # By a query: not every pooler in between lets such settings pass when the connection is made.
+        wanted = ", ".join(
+            f"('tcp_{name.removeprefix('tcp_')}', '{value}')" for name, value in _KEEPALIVES.items()
+        )
+        self._ask(
+            f"SELECT set_config(name, wanted, false) FROM pg_settings JOIN (VALUES {wanted}) AS w (name, wanted) "
+            "USING (name)"
+        )
+        return bool(self._ask("SELECT pg_try_advisory_lock(:key)", key=self._key))
 
     def _ask(self, query: str, **values: Any) -> Any:
         from sqlalchemy import text
@@ -170,7 +199,9 @@ def driver_lock(
     try:
         if not lock.take():
             raise ConfigError(
-                "another driver is running this sweep", "ledger", "wait for it to end, or stop it first"
+                "another driver is running this sweep",
+                "ledger",
+                "wait for it to end, or stop it first; one whose machine is gone counts for half a minute more",
             )
         with (tenure or Tenure()).depends_on(lock.held, beat_s):
             yield

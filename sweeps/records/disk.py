@@ -9,14 +9,20 @@ import errno
 import os
 from pathlib import Path
 
+from gcp_core.records.durable import flush
+
 #: No room on the device, a quota used up, a file at its largest.
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Write or replace a file in one step: a reader sees all of it or nothing of it."""
+    """Write or replace a file in one step: a reader sees all of it or nothing of it, also after a power cut.
+
+    Waits for the disk, as a line of the ledger does: for what is written every few seconds at most, not for every epoch.
+    """
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
+    flush(temporary)
     os.replace(temporary, path)
 
 

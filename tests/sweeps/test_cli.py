@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -134,6 +135,9 @@ def _sweep(state: str = "complete", unwritten: int = 0, **statuses: int) -> Swee
         (_sweep(complete=3, unwritten=2), 1),
         (_sweep(failed=3), 1),
         (_sweep(infeasible=3), 3),
+        (replace(_sweep(infeasible=3), feasible=5), 0),  # models on the way of paths that went too deep
+        (replace(_sweep(failed=3), feasible=5), 1),
+        (replace(_sweep("interrupted", infeasible=3), feasible=5), 1),
     ],
 )
 def test_the_exit_code_says_how_the_sweep_ended(sweep: Sweep, code: int) -> None:
@@ -151,6 +155,50 @@ def test_the_closing_words_say_what_to_type_next() -> None:
         assert words in text
     assert "continue:" not in text
     assert "continue:  gcp-sweep run x.yaml" in closing_words(_sweep("interrupted"), "gcp-sweep run x.yaml")
+
+
+def test_paths_that_end_as_infeasible_have_models_to_look_at() -> None:
+    text = closing_words(replace(_sweep(infeasible=3), feasible=5), "again", of_paths=True)
+    assert "a path counts by its last model; 5 of the models keep all constraints" in text
+    assert "gcp-analyze front /elsewhere/runs/x" in text
+    assert "gcp-analyze front" not in closing_words(_sweep(infeasible=3), "again", of_paths=True)
+
+
+def test_what_the_closing_words_say_to_type_can_be_pasted() -> None:
+    uri = "sqlite:////else where/x/mlflow.db"
+    sweep = replace(_sweep(complete=3, failed=1), folder=Path("/else where/x"), tracking_uri=uri)
+    text = closing_words(sweep, "again")
+    for words in (
+        "gcp-analyze front '/else where/x'",
+        "gcp-analyze select '/else where/x' \"macs <= 50%\" --best accuracy",
+        "gcp-analyze report '/else where/x'",
+        "gcp-sweep status '/else where/x' --failed",
+        "mlflow ui --backend-store-uri 'sqlite:////else where/x/mlflow.db'",
+        "optuna-dashboard '/else where/x/journal.log'",
+    ):
+        assert words in text
+    assert "optuna-dashboard 'postgresql://db/x?host=/run'" in closing_words(
+        sweep, "again", "postgresql://db/x?host=/run"
+    )
+
+
+def test_run_says_how_to_continue_on_the_same_cluster_with_the_same_config(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "my config.yaml"
+    file.write_text(Path(DEMO).read_text())
+    monkeypatch.setattr("sweeps.driver.launch.run", lambda config, launch: _sweep("interrupted"))
+    given = ["run", str(file), "search.trials=2", f"storage={tmp_path}", "--address", "auto"]
+    result = _call(*given, "--new")
+    assert result.exit_code == 1
+    (line,) = [line for line in result.stdout.splitlines() if line.startswith("continue:")]
+    assert shlex.split(line.removeprefix("continue:")) == [
+        "gcp-sweep",
+        *given[:4],
+        "name=x",
+        "--address",
+        "auto",
+    ]
 
 
 VIEWS = {"models, best first": "#/experiments/1/runs?viewStateShareKey=a", "charts": "#/experiments/1/runs?b"}

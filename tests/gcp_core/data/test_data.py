@@ -20,6 +20,7 @@ from gcp_core.data.images import channel_statistics
 from gcp_core.data.pipeline import num_steps, scoring_sample
 from gcp_core.data.split import balanced_choice, stratified_choice
 from gcp_core.errors import DataError
+from tests.gcp_core.power_cut import PowerCut
 from tests.oracles.augment import crop_flip_by_loop
 
 ROOT = Path(__file__).parents[3]
@@ -52,6 +53,15 @@ def parquet(tmp_path, monkeypatch):
 
 def load(folder, **options):
     return load_splits(DataConfig(name="parquet", path=str(folder), val_share=0.25, **options))
+
+
+def test_a_power_cut_leaves_the_cache_whole(parquet, tmp_path, monkeypatch):
+    folder, _, _ = parquet
+    power = PowerCut(monkeypatch)
+    before = load(folder).train.images
+    power.strike(tmp_path / "cache")
+    load_splits.cache_clear()  # as another process would
+    assert torch.equal(load(folder).train.images, before)
 
 
 def test_parquet_images_come_back_pixel_by_pixel(parquet):

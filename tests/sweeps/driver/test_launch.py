@@ -23,7 +23,7 @@ from sweeps.records import spool
 from sweeps.records.tenure import Displaced
 from sweeps.storage.lock import run_lock
 from sweeps.worker.trial import run_job
-from tests.sweeps.inline import RUNNER, config, drive
+from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, drive
 
 pytestmark = pytest.mark.integration
 
@@ -59,6 +59,7 @@ def _run(checked: SweepConfig, **options: Any) -> Sweep:
 def test_a_sweep_ends_complete_published_and_findable(tmp_path: Path, store: str) -> None:
     sweep = _run(_config(tmp_path, store))
     assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", {"complete": 6}, 0)
+    assert sweep.feasible == 6
     entry = json.loads((tmp_path / "runs" / "inline" / "sweep.json").read_text())
     assert entry["tracking_uri"] == store
     assert (entry["id"], entry["parent_run_id"], entry["state"]) == (
@@ -75,6 +76,21 @@ def test_a_finished_sweep_is_returned_without_ray_and_mlflow(tmp_path: Path, sto
     for name in ("run_on_ray", "ray_cluster", "open_writer"):
         monkeypatch.setattr(launch, name, lambda *args: pytest.fail("nothing is left to do"))
     assert _run(_config(tmp_path, store)) == first
+
+
+def test_models_on_the_way_of_paths_that_end_as_infeasible_are_counted_also_in_a_sweep_that_is_complete(
+    tmp_path: Path, store: str
+) -> None:
+    more = {
+        **OF_PATHS,
+        "search.trials": 2,
+        "search.constraints": ["accuracy_drop <= 6"],
+        "search.min_gain": 0,
+    }
+    first = _run(_config(tmp_path, store, **more), runner=PATHS)
+    assert (first.state, first.statuses) == ("complete", {"infeasible": 2})
+    assert first.feasible == 4, "of either path, two of four"
+    assert _run(_config(tmp_path, store, **more), runner=PATHS) == first
 
 
 def test_more_trials_can_be_asked_for_under_the_same_parent(tmp_path: Path, store: str) -> None:

@@ -161,9 +161,23 @@ def test_a_host_that_never_answers_is_an_error_soon_and_not_after_the_systems_mi
 
 
 def test_what_the_url_or_libpqs_variable_says_about_waiting_is_left_to_them(monkeypatch) -> None:
-    assert database._waiting("postgresql+psycopg://me@host/db") == {"connect_timeout": database.CONNECT_S}
+    alive = database._KEEPALIVES
+    assert database._waiting("postgresql+psycopg://me@host/db") == {
+        **alive,
+        "connect_timeout": database.CONNECT_S,
+    }
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "40")
-    assert database._waiting("postgresql+psycopg://me@host/db") == {}
+    assert database._waiting("postgresql+psycopg://me@host/db") == alive
     monkeypatch.delenv("PGCONNECT_TIMEOUT")
-    assert database._waiting("postgresql+psycopg://me@host/db?connect_timeout=40") == {}
+    assert database._waiting("postgresql+psycopg://me@host/db?connect_timeout=40") == alive
+    others = {name: value for name, value in alive.items() if name != "keepalives_idle"}
+    assert (
+        database._waiting("postgresql+psycopg://me@host/db?connect_timeout=40&keepalives_idle=60") == others
+    )
     assert database._waiting("sqlite:////tmp/some.db") == {}
+
+
+def test_a_connection_without_a_sign_of_life_is_given_up_after_half_a_minute() -> None:
+    told = database._waiting("postgresql://me@host/db")
+    assert told["keepalives_idle"] + told["keepalives_interval"] * told["keepalives_count"] <= 30
+    assert told["tcp_user_timeout"] <= 30_000, "what was sent and not confirmed, in milliseconds"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from sweeps.records.folder import (
     write_entry,
 )
 from sweeps.storage.place import renamed
+from tests.gcp_core.power_cut import PowerCut
 from tests.sweeps.inline import config
 
 ENTRY = Entry("0123456789ab", "inline", "sqlite:////x/mlflow.db", "inline", "run1", "d1g3st")
@@ -22,6 +24,18 @@ ENTRY = Entry("0123456789ab", "inline", "sqlite:////x/mlflow.db", "inline", "run
 def test_an_entry_reads_back_as_it_was_written(tmp_path: Path) -> None:
     write_entry(tmp_path, ENTRY)
     assert read_entry(tmp_path) == ENTRY
+
+
+def test_a_power_cut_leaves_the_entry_and_the_config_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    power, checked = PowerCut(monkeypatch), config(tmp_path)
+    write_entry(tmp_path, replace(ENTRY, name="before"))
+    write_entry(tmp_path, ENTRY)
+    write_config(tmp_path, checked)
+    power.strike(tmp_path)
+    assert read_entry(tmp_path) == ENTRY
+    assert read_config(tmp_path).tree == checked.tree
 
 
 def test_a_folder_without_an_entry_holds_no_sweep(tmp_path: Path) -> None:

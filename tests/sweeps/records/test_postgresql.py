@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from sqlalchemy.exc import SQLAlchemyError
 
 from gcp_core.errors import ConfigError
 from sweeps.conduct.conductor import Conductor
 from sweeps.driver.preflight import check_ledger
+from sweeps.records import database
 from sweeps.records.database import AdvisoryLock, driver_lock, open_storage
 from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.ledger import Ledger, read_records
@@ -79,6 +83,67 @@ def test_a_dropped_connection_is_noticed_and_the_lock_taken_again(postgresql: Se
     assert not tenure.lost
 
 
+def _lost(postgresql: Server, sweep_id: str) -> tuple[AdvisoryLock, AdvisoryLock]:
+    """A driver whose machine has lost its connection, while another one plays what the server keeps of it."""
+    engine = open_storage(postgresql.url).engine
+    driver, kept = AdvisoryLock(engine, sweep_id), AdvisoryLock(engine, sweep_id)
+    assert driver.take()
+    driver._ask("SELECT pg_advisory_unlock(:key)", key=driver._key)
+    driver._drop()
+    assert kept._lock(), "and leaves no token of its own"
+    return driver, kept
+
+
+def test_a_lock_that_the_server_keeps_for_the_drivers_lost_connection_is_waited_for(
+    postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, kept = _lost(postgresql, "half-open")
+    waits: list[float] = []
+
+    def the_server_notices(seconds: float) -> None:
+        waits.append(seconds)
+        kept.close()
+
+    monkeypatch.setattr(database, "time", SimpleNamespace(monotonic=time.monotonic, sleep=the_server_notices))
+    assert driver.held()
+    assert len(waits) == 1
+    driver.close()
+    driver._engine.dispose()
+
+
+def test_a_lock_that_the_server_keeps_for_long_does_not_end_the_drivers_tenure(
+    postgresql: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "PATIENCE_S", 0.0)
+    driver, kept = _lost(postgresql, "half-open-for-long")
+    tenure = Tenure()
+    with tenure.depends_on(driver.held):
+        with pytest.raises(SQLAlchemyError, match="for a connection that this driver has lost"):
+            tenure.check()
+        assert not tenure.lost
+        kept.close()
+        tenure.check()
+    driver.close()
+    driver._engine.dispose()
+
+
+def test_the_server_is_told_to_look_soon_whether_the_driver_is_still_there(postgresql: Server) -> None:
+    """Over a unix socket it only remembers that it was told."""
+    engine = open_storage(postgresql.url).engine
+    lock = AdvisoryLock(engine, "looked-after")
+    assert lock.take()
+    told = lock._ask("SELECT string_agg(name, ' ' ORDER BY name) FROM pg_settings WHERE source = 'session'")
+    for name in (
+        "tcp_keepalives_idle",
+        "tcp_keepalives_interval",
+        "tcp_keepalives_count",
+        "tcp_user_timeout",
+    ):
+        assert name in told.split()
+    lock.close()
+    engine.dispose()
+
+
 def test_a_restart_of_the_server_is_waited_for(postgresql: Server) -> None:
     tenure = Tenure()
     with driver_lock(postgresql.url, "restarted", tenure):
@@ -119,8 +184,6 @@ def test_a_driver_whose_lock_somebody_else_took_meanwhile_enters_nothing_more(
 
 
 def test_the_beat_notices_a_lost_lock_without_any_write(postgresql: Server) -> None:
-    import time
-
     tenure = Tenure()
     with driver_lock(postgresql.url, "beat", tenure, beat_s=0.05):
         storage = open_storage(postgresql.url)
