@@ -246,9 +246,14 @@ def main() -> None:
             run(side, options, seed, options.work.absolute())
     results = judge(options, options.work.absolute())
     if options.earlier is not None:
-        before = json.loads(options.earlier.read_text())["results"]
+        earlier = json.loads(options.earlier.read_text())
+        before = earlier["results"]
         results["sides"] = joined(results["sides"], before["sides"])
         results["mean load"] = before["mean load"] | results["mean load"]
+        results["machines of the earlier seeds"] = [
+            *before.get("machines of the earlier seeds", ()),
+            earlier["environment"],
+        ]
     record.write(options.out, results)
 
 
