@@ -5,11 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from gcp_core.redaction import clean
 from gcp_core.schema import STATUSES, Tag
-from sweeps.records.job import Job, Outcome, Record, read_rest
+from sweeps.config.reading import flatten
+from sweeps.records import spool
+from sweeps.records.job import Job, Outcome, Record, read_outcome, read_rest
+from sweeps.tracking.refusals import Refusals
+
+if TYPE_CHECKING:
+    from mlflow.entities import Param
+
+#: MLflow takes so many parameters at once, so a run that was left half described has a multiple of it.
+_PARAMS_AT_ONCE = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,7 @@ class Child:
         finals: final values by short name, the latest ones of a path that continued.
         said: the tag ``status``, such as paused.
         dropped: whether its weights were dropped while the sweep ran.
+        described: whether its parameters are there.
     """
 
     run_id: str
@@ -46,10 +57,12 @@ class Child:
     finals: dict[str, float] = field(default_factory=dict)
     said: str = ""
     dropped: bool = False
+    described: bool = False
 
     def lacks(self, record: Record) -> bool:
-        """Whether it does not say how a trial that has ended, or a path that rests, stands."""
-        if self.status != STATUSES[record.status].mlflow or (self.said and self.said != record.status):
+        """Whether it does not say what a trial was, or how one that has ended, or a path that rests, stands."""
+        stands = self.status == STATUSES[record.status].mlflow and self.said in ("", record.status)
+        if not (self.described and stands):
             return True
         path, epochs = record.job.config.is_path, record.finals.get("epochs")
         return path and epochs is not None and self.finals.get("epochs") != epochs
@@ -91,6 +104,7 @@ def _known(client: Any, run: Any, epochs: bool) -> Child:
     finals = {key.removeprefix("final/"): value for key, value in metrics.items() if key.startswith("final/")}
     said, dropped = tags.get(Tag.STATUS, ""), Tag.DROPPED in tags
     child = Child(run.info.run_id, run.info.status, finals=finals, said=said, dropped=dropped)
+    child.described = is_described(run)
     if epochs and child.status != "FINISHED":
         child.epochs = epochs_of(client, child.run_id)
     return child
@@ -101,12 +115,48 @@ def epochs_of(client: Any, run_id: str) -> set[int]:
     return {metric.step for metric in client.get_metric_history(run_id, "val/accuracy")}
 
 
+def is_described(run: Any) -> bool:
+    """Whether a run in MLflow has its parameters. They come after the run: what fails between the two leaves it bare."""
+    return len(run.data.params) % _PARAMS_AT_ONCE != 0
+
+
+def describe(client: Any, child: Child, job: Job, refusals: Refusals) -> None:
+    """Give a trial's run, or a snapshot's, its parameters where it has none yet; if refused, nobody asks again."""
+    if not child.described:
+        with refusals:
+            client.log_batch(child.run_id, params=params_of(job.config.to_dict()))
+        child.described = True
+
+
+def ended(record: Record) -> Outcome:
+    """How a trial ended, as the ledger and the trial's folder know it."""
+    outcome = read_outcome(record.job.folder, record.job.part)
+    return Outcome(
+        record.status,
+        record.finals,
+        outcome.history if outcome is not None else spool.rows(Path(record.job.folder)),
+        record.error,
+        record.seconds,
+        record.weights_sha256,
+        record.provenance,
+        ended=record.ended or ("paused" if record.status == "paused" else ""),
+        decision=record.decision,
+    )
+
+
 def why_rests(job: Job, outcome: Outcome) -> str:
     """Why the driver let a path rest or end, in one sentence; empty where it had no part in it."""
     if outcome.decision or outcome.ended not in ("paused", "constraint"):
         return outcome.decision
     word = read_rest(job.folder)
     return word.reason if word is not None and word.rest else ""
+
+
+def params_of(config: Mapping[str, Any]) -> list[Param]:
+    """A config as MLflow's parameters, by dotted path."""
+    from mlflow.entities import Param
+
+    return [Param(path, as_param(value)) for path, value in flatten(config).items()]
 
 
 def as_param(value: Any) -> str:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 
 from gcp_core import schema
 from gcp_core.schema import Tag
-from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.layout import ARTIFACTS
 from sweeps.records.provenance import git_sha, tags, versions
-from sweeps.tracking.children import SweepRun, as_param
+from sweeps.tracking.children import SweepRun, is_described, params_of
 from sweeps.tracking.view import keep_views, views
 
 if TYPE_CHECKING:
@@ -28,8 +27,11 @@ def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_i
     query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
     found = client.search_runs([experiment_id], query, max_results=1)
     if found:
-        run_id = found[0].info.run_id
+        run_id, known = found[0].info.run_id, found[0].data.params
         client.update_run(run_id, status="RUNNING")
+        if not is_described(found[0]):  # MLflow keeps a value for good, and some may have changed since
+            missing = [param for param in params_of(config.tree) if param.key not in known]
+            client.log_batch(run_id, params=missing)
     else:
         run_id = _create_parent(client, config, experiment_id, sweep_id)
     client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
@@ -38,8 +40,6 @@ def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_i
 
 
 def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:
-    from mlflow.entities import Param
-
     about = {
         Tag.KIND: "sweep",
         Tag.SWEEP_ID: sweep_id,
@@ -49,6 +49,5 @@ def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str
         **tags("", versions()),
     }
     run = client.create_run(experiment_id, tags=about, run_name=config.name)
-    params = [Param(path, as_param(value)) for path, value in flatten(config.tree).items()]
-    client.log_batch(run.info.run_id, params=params)
+    client.log_batch(run.info.run_id, params=params_of(config.tree))
     return run.info.run_id

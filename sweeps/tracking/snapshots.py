@@ -24,14 +24,14 @@ from gcp_core.schema import (
     polish_place,
     snapshot_artifact,
 )
-from sweeps.config.reading import flatten
 from sweeps.records import spool
 from sweeps.records.job import Job, Snap
 from sweeps.records.layout import trial_path
 from sweeps.records.provenance import tags as provenance_tags
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import how_to_have_them
-from sweeps.tracking.children import Child, SweepRun, as_param, runs_by
+from sweeps.tracking.children import Child, SweepRun, describe, runs_by
+from sweeps.tracking.refusals import Refusals
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -43,11 +43,17 @@ _MOST_AT_ONCE = 1000
 
 
 class SnapshotRuns:
-    """Writes snapshots from the writer's thread; what MLflow holds already is not written again."""
+    """Writes snapshots, all in the writer's thread; what MLflow holds already is not written again.
 
-    def __init__(self, client: MlflowClient, run: SweepRun, exchange: Exchange | None) -> None:
-        self._client, self._run, self._exchange = client, run, exchange
+    ``refusals`` is told what MLflow refuses; the rest of a snapshot is written all the same.
+    """
+
+    def __init__(
+        self, client: MlflowClient, run: SweepRun, exchange: Exchange | None, refusals: Refusals
+    ) -> None:
+        self._client, self._run, self._exchange, self._refusals = client, run, exchange, refusals
         self._runs: dict[str, Child] | None = None
+        self._doubtful = False
         self._removes = True
 
     def write(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> None:
@@ -60,6 +66,7 @@ class SnapshotRuns:
         from mlflow.entities import Metric, RunTag
 
         child = self._known().get(snap.name(job.trial_id)) or self._create(path_run, job, snap, tags, now)
+        describe(self._client, child, job, self._refusals)
         metrics = [
             Metric(FINALS[final].key, float(value), now, snap.epoch)
             for final, value in snap.finals.items()
@@ -68,14 +75,17 @@ class SnapshotRuns:
         known = {Tag.STATUS: snap.status, Tag.WEIGHTS: snap.weights_sha256}
         known |= provenance_tags(snap.weights_sha256, snap.provenance)
         about = [RunTag(name, value) for name, value in known.items()]
-        self._client.log_batch(child.run_id, metrics=metrics, tags=about)
+        with self._refusals:
+            self._client.log_batch(child.run_id, metrics=metrics, tags=about)
         child.finals |= snap.finals
         if child.status == "FINISHED":
             return
-        self._log_curve(child.run_id, job, snap, now)
+        with self._refusals:
+            self._log_curve(child.run_id, job, snap, now)
         for file in _FILES:
             place = snapshot_artifact(snap.level, file, snap.polish)
-            self._log_file(child.run_id, job, place, str(Path(file).parent))
+            with self._refusals:
+                self._log_file(child.run_id, job, place, str(Path(file).parent))
         self._client.set_terminated(child.run_id, status=STATUSES[snap.status].mlflow, end_time=now)
         child.status = "FINISHED"
 
@@ -90,13 +100,16 @@ class SnapshotRuns:
                 continue
             # Nine digits: a difference of two sums of per cents has no more.
             lost = round(baseline_accuracy - accuracy, 9)
-            self._client.log_batch(child.run_id, metrics=[Metric(drop.key, lost, now, 0)])
+            with self._refusals:
+                self._client.log_batch(child.run_id, metrics=[Metric(drop.key, lost, now, 0)])
             child.finals[drop.name] = lost
 
     def has(self, job: Job, snap: Snap) -> bool:
         """Whether MLflow holds all of it."""
         child = self._known().get(snap.name(job.trial_id))
-        return child is not None and child.status == "FINISHED" and set(snap.finals) <= set(child.finals)
+        if child is None or not child.described:
+            return False
+        return child.status == "FINISHED" and set(snap.finals) <= set(child.finals)
 
     def drop(self, trial_id: str, level: int, why: str) -> None:
         """Remove MLflow's copy of weights that were dropped, and say so on the snapshot's run.
@@ -127,6 +140,12 @@ class SnapshotRuns:
         child = self._known().get(model_id(trial_id, level))
         return child is not None and not child.dropped
 
+    def remove_doubles(self) -> None:
+        """Of a creation that was not answered and carried out after the next one; it is removed as it is found."""
+        if self._doubtful:
+            self._runs = None
+            self._known()
+
     def _known(self) -> dict[str, Child]:
         if self._runs is None:
             query = (
@@ -136,8 +155,6 @@ class SnapshotRuns:
         return self._runs
 
     def _create(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> Child:
-        from mlflow.entities import Param
-
         name = snap.name(job.trial_id)
         about: dict[str, Any] = {
             **tags,
@@ -148,14 +165,13 @@ class SnapshotRuns:
             Tag.PARENT: path_run,
             **({Tag.POLISH: str(snap.polish)} if snap.polish else {}),
         }
-        self._runs, known = (
-            None,
-            self._known(),
-        )  # should creation be answered and the answer be lost, it is found
-        run = self._client.create_run(self._run.experiment_id, start_time=now, tags=about, run_name=name)
+        known = self._known()
+        try:
+            run = self._client.create_run(self._run.experiment_id, start_time=now, tags=about, run_name=name)
+        except Exception:
+            self._runs, self._doubtful = None, True  # it may have been made all the same: then it is found
+            raise
         child = known[name] = Child(run.info.run_id, "RUNNING")
-        params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
-        self._client.log_batch(child.run_id, params=params)
         return child
 
     def _log_curve(self, run_id: str, job: Job, snap: Snap, now: int) -> None:

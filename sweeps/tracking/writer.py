@@ -7,6 +7,7 @@ happened. Every point has a fixed time, so a batch whose answer was lost can be 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import logging
 import math
@@ -21,16 +22,16 @@ from typing import TYPE_CHECKING
 from gcp_core import schema
 from gcp_core.errors import ConfigError, GcpError, first_line
 from gcp_core.schema import FINALS, PER_EPOCH, STATUSES, Tag
-from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
-from sweeps.records.job import Job, Outcome, Record, Snap, read_outcome
+from sweeps.records.job import Job, Outcome, Record, Snap
 from sweeps.records.layout import trial_path
 from sweeps.records.provenance import git_sha, tags
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.weights import why_dropped
-from sweeps.tracking.children import Child, SweepRun, as_param, children_of, epochs_of, why_rests
+from sweeps.tracking.children import Child, SweepRun, children_of, describe, ended, epochs_of, why_rests
 from sweeps.tracking.parent import open_parent
+from sweeps.tracking.refusals import Refusals
 from sweeps.tracking.snapshots import SnapshotRuns
 from sweeps.tracking.store import tracking_uri, write_new_place
 
@@ -49,8 +50,8 @@ _TAG_LENGTH = 5000
 #: Note, figures and tags of the front are renewed this often at most, and for at most this share of the time.
 _SHOW_EVERY_S = 300.0
 _SHOW_SHARE = 0.02
-#: MLflow's error codes that time does not mend, such as a value too long for its column or a run that was deleted.
-_REFUSALS = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
+#: So long after its deadline a writer that is still at work is waited for; the request in hand has time-outs of its own.
+_GRACE_S = 60.0
 
 
 class MlflowWriter:
@@ -70,7 +71,8 @@ class MlflowWriter:
         self.run = run
         self._exchange = exchange
         self._client = client
-        self._snapshots = SnapshotRuns(client, run, exchange)
+        self._refusals = Refusals()
+        self._snapshots = SnapshotRuns(client, run, exchange, self._refusals)
         self._children = children
         self._sha = git_sha()
         self._entries: queue.Queue[Callable[[], object] | None] = queue.Queue()
@@ -148,15 +150,14 @@ class MlflowWriter:
 
     def reconcile_snapshots(self, known: Iterable[tuple[Record, Snap]]) -> None:
         """The same for the snapshots that the ledger holds."""
-        for record, snap in known:
-            if not self._snapshots.has(record.job, snap):
-                self._entries.put(functools.partial(self._snapshot, record.job, snap, _now_ms()))
-            why = why_dropped(Path(record.job.folder).parents[1], record.job.trial_id, snap.level)
-            if why:
-                self.dropped(record.job.trial_id, snap.level, why)
+        held, now = list(known), _now_ms()
+        self._entries.put(lambda: self._catch_up_snapshots(held, now))
 
     def close(self, status: str | None, timeout_s: float = 30.0) -> int:
-        """End the parent run (None: it is another driver's), write what is queued; the number of entries unwritten."""
+        """End the parent run (None: it is another driver's), write what is queued; the number of entries unwritten.
+
+        A server that is too slow is not waited for longer than ``timeout_s`` and a minute: what is left is counted.
+        """
         now = _now_ms()
         self._deadline = time.monotonic() + timeout_s
         self._closing.set()
@@ -165,8 +166,17 @@ class MlflowWriter:
             self._entries.put(self._remove_doubles)
             self._entries.put(end)
         self._entries.put(None)
-        self._thread.join(timeout_s + 60.0)
-        return self._unwritten
+        self._thread.join(timeout_s + _GRACE_S)
+        return self._unwritten + (self._abandon() if self._thread.is_alive() else 0)
+
+    def _abandon(self) -> int:
+        """Let the thread begin nothing more; how many entries it leaves, with the one that it is at."""
+        left = self._entries.unfinished_tasks - 1  # the last one only ends the thread
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._entries.get_nowait()
+        self._entries.put(None)
+        return max(left, 1)
 
     # --- the thread -----------------------------------------------------------------------------------------------
 
@@ -174,6 +184,7 @@ class MlflowWriter:
         entry = self._entries.get()
         while entry is not None:
             self._persist(entry)
+            self._entries.task_done()
             if self._entries.empty():
                 before = self.busy_s
                 self._persist(self._flush)
@@ -189,13 +200,13 @@ class MlflowWriter:
         while True:
             start = time.thread_time()
             try:
-                entry()
-                return
+                with self._refusals:
+                    entry()
+                break
             except Exception as exc:  # anything MLflow raises: it must never end the sweep
-                if time.monotonic() > self._deadline or _refused(exc):
-                    self._unwritten += 1
-                    _log.error("not written to MLflow: %s", first_line(exc))
-                    return
+                if time.monotonic() > self._deadline:
+                    self._refusals.add(exc)
+                    break
                 _log.warning(
                     "MLflow did not accept an entry; trying again in %.1f s: %s", pause, first_line(exc)
                 )
@@ -203,24 +214,25 @@ class MlflowWriter:
                 self.busy_s += time.thread_time() - start
             time.sleep(pause)
             pause = min(2 * pause, _MAX_BACKOFF_S)
+        why = self._refusals.take()
+        if why is not None:
+            self._unwritten += 1
+            _log.error("not written to MLflow: %s", first_line(why))
 
     def _catch_up(self, record: Record) -> None:
         """Write what the ledger and the trial's folder know about a trial that has ended."""
         self._child(record.job, record.started_ms or _now_ms())
-        outcome = read_outcome(record.job.folder, record.job.part)
-        history = outcome.history if outcome is not None else spool.rows(Path(record.job.folder))
-        ended = Outcome(
-            record.status,
-            record.finals,
-            history,
-            record.error,
-            record.seconds,
-            record.weights_sha256,
-            record.provenance,
-            ended=record.ended or ("paused" if record.status == "paused" else ""),
-            decision=record.decision,
-        )
-        self._finish(record.job, ended, record.ended_ms or _now_ms())
+        self._finish(record.job, ended(record), record.ended_ms or _now_ms())
+
+    def _catch_up_snapshots(self, held: list[tuple[Record, Snap]], now: int) -> None:
+        for record, snap in held:
+            if not self._snapshots.has(record.job, snap):
+                with self._refusals:
+                    self._snapshot(record.job, snap, now)
+            why = why_dropped(Path(record.job.folder).parents[1], record.job.trial_id, snap.level)
+            if why:
+                with self._refusals:
+                    self._snapshots.drop(record.job.trial_id, snap.level, why)
 
     def _start(self, job: Job, now: int) -> None:
         child = self._child(job, now)
@@ -236,8 +248,6 @@ class MlflowWriter:
             child.status, child.said = "RUNNING", "running"
 
     def _create(self, job: Job, now: int) -> Child:
-        from mlflow.entities import Param
-
         try:
             run = self._client.create_run(
                 self.run.experiment_id, start_time=now, tags=self._tags(job), run_name=job.trial_id
@@ -246,13 +256,12 @@ class MlflowWriter:
             self._doubtful = True  # the server may have made it all the same
             raise
         child = self._children[job.trial_id] = Child(run.info.run_id, "RUNNING")
-        params = [Param(path, as_param(value)) for path, value in flatten(job.config.to_dict()).items()]
-        self._client.log_batch(child.run_id, params=params)
         return child
 
     def _remove_doubles(self) -> None:
         if self._doubtful:
             children_of(self._client, self.run)
+        self._snapshots.remove_doubles()
 
     def _tags(self, job: Job) -> dict[str, str]:
         return {
@@ -275,7 +284,9 @@ class MlflowWriter:
         return found.get(job.trial_id)
 
     def _child(self, job: Job, now: int) -> Child:
-        return self._children.get(job.trial_id) or self._find(job) or self._create(job, now)
+        child = self._children.get(job.trial_id) or self._find(job) or self._create(job, now)
+        describe(self._client, child, job, self._refusals)
+        return child
 
     def _epoch(self, job: Job, row: Mapping[str, float], now: int) -> None:
         child = self._child(job, now)
@@ -291,17 +302,10 @@ class MlflowWriter:
     def _flush(self) -> None:
         from mlflow.entities import Metric
 
-        refusal: Exception | None = None
         for run_id in list(self._metrics):
-            try:
+            with self._refusals:  # the other runs' metrics should not wait behind these
                 self._client.log_batch(run_id, metrics=[Metric(*values) for values in self._metrics[run_id]])
-            except Exception as exc:
-                if not _refused(exc):
-                    raise
-                refusal = exc  # the other runs' metrics should not wait behind these
             del self._metrics[run_id]
-        if refusal is not None:
-            raise refusal
 
     def _finish(self, job: Job, outcome: Outcome, now: int) -> None:
         from mlflow.entities import RunTag
@@ -324,7 +328,8 @@ class MlflowWriter:
             known[Tag.ERROR] = outcome.error[:_TAG_LENGTH]
         if job.config.is_path:
             known |= {Tag.ENDED: outcome.ended, Tag.DECISION: why_rests(job, outcome)[:_TAG_LENGTH]}
-        self._client.log_batch(child.run_id, tags=[RunTag(name, value) for name, value in known.items()])
+        with self._refusals:
+            self._client.log_batch(child.run_id, tags=[RunTag(name, value) for name, value in known.items()])
         self._log_files(child.run_id, job)
         status = STATUSES[outcome.status].mlflow
         self._client.set_terminated(child.run_id, status=status, end_time=now)
@@ -352,7 +357,8 @@ class MlflowWriter:
             file = folder / name
             if file.is_file():
                 into = str(Path(name).parent) if "/" in name else None
-                self._client.log_artifact(run_id, str(file), into)
+                with self._refusals:  # such as one too large: the run ends with its status all the same
+                    self._client.log_artifact(run_id, str(file), into)
 
     def _late(self, job: Job, finals: Mapping[str, float], epoch: int, now: int) -> None:
         child = self._child(job, now)
@@ -408,11 +414,6 @@ def open_writer(
     except Exception as exc:
         verb = "used" if isinstance(exc, (MlflowException, OSError)) else "opened"
         raise ConfigError(f"MLflow cannot be {verb}: {first_line(exc)}", "tracking.uri", uri) from exc
-
-
-def _refused(exc: BaseException) -> bool:
-    """Whether MLflow has read the entry and will never accept it: trying again would only delay the others."""
-    return getattr(exc, "error_code", "") in _REFUSALS
 
 
 def _now_ms() -> int:

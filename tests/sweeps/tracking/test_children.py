@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from gcp_core.schema import Tag
 from sweeps.tracking.children import SweepRun, children_of
 
@@ -82,3 +84,15 @@ def test_a_narrower_question_is_asked_as_it_was_put():
     client = Client()
     assert children_of(client, SWEEP, " and tags.`x` = '1'") == {}
     assert client.asked[0][1].endswith("= 'parent' and tags.`x` = '1'")
+
+
+@pytest.mark.parametrize(
+    ("number", "whole"), [(0, False), (75, True), (100, False), (101, True), (200, False)]
+)
+def test_a_run_without_its_parameters_or_with_the_first_hundreds_alone_is_not_described(
+    number: int, whole: bool
+) -> None:
+    """MLflow's client sends them by the hundred."""
+    run = _run("r0", "t0000")
+    run.data.params.update({f"key{i}": "1" for i in range(number)})
+    assert children_of(Client(run), SWEEP)["t0000"].described is whole

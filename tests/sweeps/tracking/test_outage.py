@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gcp_core.errors import ConfigError
 from sweeps.conduct.conductor import Conductor
+from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
 from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
+from sweeps.tracking import writer as writer_
 from sweeps.tracking.store import tracking_uri
 from sweeps.tracking.writer import MlflowWriter, open_writer
 from tests.sweeps.inline import Silent, config
@@ -99,6 +103,14 @@ def test_a_trial_that_was_lost_while_mlflow_was_away_keeps_its_epochs_and_its_ti
     assert run.info.status == "FAILED"
 
 
+def _params(writer: MlflowWriter, name: str) -> int:
+    """How many parameters a run has."""
+    (run,) = writer._client.search_runs(
+        [writer.run.experiment_id], f"attributes.run_name = '{name}'", max_results=2
+    )
+    return len(run.data.params)
+
+
 def _answer_lost(real: Callable[..., Any]) -> Callable[..., Any]:
     """Does it, but whoever asked hears nothing of it the first two times."""
     calls = 0
@@ -127,9 +139,10 @@ def test_what_was_written_without_an_answer_is_not_there_twice(checked: SweepCon
     assert writer.close("FINISHED") == 0
     points = _points(checked)
     assert set(points) == {"inline", "b0000", "t0000"}
-    for name in ("b0000", "t0000"):
+    for name, job in zip(("b0000", "t0000"), jobs, strict=True):
         assert points[name]["val/accuracy"] == [(1, 1000), (2, 2000), (3, 3000)]
         assert len(points[name]["final/val_accuracy"]) == 1
+        assert _params(writer, name) == len(flatten(job.config.to_dict()))
 
 
 def test_a_run_that_the_server_made_after_all_is_removed_again(checked: SweepConfig, monkeypatch) -> None:
@@ -177,3 +190,74 @@ def test_what_mlflow_refuses_is_counted_and_holds_up_nothing_else(checked: Sweep
     points = _points(checked)
     assert points["b0000"] == {}
     assert points["t0000"]["val/accuracy"] == [(1, 1000)]
+
+
+def test_what_a_slow_server_has_not_taken_when_the_driver_ends_is_counted_and_not_begun(
+    checked: SweepConfig, monkeypatch
+) -> None:
+    _, jobs = _jobs(checked, 2)
+    writer = _open(checked)
+    at_work, answer, real = threading.Event(), threading.Event(), writer._client.create_run
+
+    def slow(*args: Any, **kwargs: Any) -> Any:
+        at_work.set()
+        answer.wait()
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(writer._client, "create_run", slow)
+    monkeypatch.setattr(writer_, "_GRACE_S", 0.0)
+    for job in jobs:
+        writer.started(job)
+    assert at_work.wait(60)
+    try:
+        left = writer.close("FINISHED", timeout_s=0.01)
+    finally:
+        answer.set()
+    assert left == 4, "two trials that start, a look for doubles, the end of the sweep's run"
+    writer._thread.join(60)
+    assert not writer._thread.is_alive()
+    assert set(_points(checked)) == {"inline", "b0000"}, "the entry that it was at, and no other"
+    assert writer._client.get_run(writer.run.run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize("status", ["running", "complete"])
+def test_a_run_that_an_earlier_driver_left_without_parameters_gets_them(
+    checked: SweepConfig, monkeypatch, status: str
+) -> None:
+    ledger, (job,) = _jobs(checked, 1)
+    first = _open(checked)
+    real, outcome = first._client.log_batch, Outcome("complete", {"val_accuracy": 40.0})
+
+    def bare(run_id: str, metrics: Any = (), tags: Any = (), params: Any = ()) -> None:
+        real(run_id, metrics=metrics, tags=tags)  # it is killed before it sends parameters
+
+    monkeypatch.setattr(first._client, "log_batch", bare)
+    first.started(job)
+    if status == "complete":
+        first.finished(job, outcome)
+        ledger.close(job, outcome)
+    first.close("KILLED")
+    assert _params(first, "b0000") == 0
+    second = _open(checked)
+    second.reconcile(ledger.records("baseline"), {})
+    if status == "running":
+        second.started(job)
+    assert second.close("FINISHED") == 0
+    assert _params(second, "b0000") == len(flatten(job.config.to_dict()))
+
+
+def test_a_sweep_s_own_run_that_was_left_without_parameters_gets_them(
+    checked: SweepConfig, monkeypatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    def gone(*args: Any, **kwargs: Any) -> None:
+        raise ConnectionError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(MlflowClient, "log_batch", gone)
+        with pytest.raises(ConfigError, match="gone"):
+            _open(checked)
+    writer = _open(checked)
+    writer.close("FINISHED")
+    assert _params(writer, "inline") == len(flatten(checked.tree))

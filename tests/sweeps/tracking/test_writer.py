@@ -15,12 +15,14 @@ from gcp_core.errors import ConfigError
 from gcp_core.schema import FRONT_HYPERVOLUME, PER_EPOCH, Tag
 from sweeps.conduct.baselines import known_drops
 from sweeps.conduct.conductor import Conductor
+from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import write_config
 from sweeps.records.job import Outcome
 from sweeps.records.ledger import Ledger
+from sweeps.tracking.children import as_param
 from sweeps.tracking.store import tracking_uri
-from sweeps.tracking.writer import MlflowWriter, as_param, git_sha, open_writer
+from sweeps.tracking.writer import MlflowWriter, git_sha, open_writer
 from tests.sweeps.inline import Silent, config, drive
 
 
@@ -227,11 +229,19 @@ def test_nothing_is_lost_while_mlflow_is_away_for_a_while(checked: SweepConfig, 
         real(*args, **kwargs)
 
     monkeypatch.setattr(writer._client, "log_batch", flaky)
-    _sweep(checked, writer)
+    ledger = _sweep(checked, writer)
     assert writer.close("FINISHED") == 0
     _, runs = _runs(checked)
     assert len(runs) == 5
     assert all("final/macs" in run.data.metrics for name, run in runs.items() if name != "inline")
+    expected = {
+        record.job.trial_id: {
+            path: as_param(value) for path, value in flatten(record.job.config.to_dict()).items()
+        }
+        for kind in ("baseline", "trial")
+        for record in ledger.records(kind)
+    }
+    assert {name: run.data.params for name, run in runs.items() if name != "inline"} == expected
 
 
 def test_a_server_that_is_gone_for_good_is_counted_and_ends_nothing(
