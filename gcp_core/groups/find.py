@@ -34,7 +34,8 @@ def find_groups(
 ) -> Groups:
     """Which channels can be removed, and what must go together; the model is left as it was.
 
-    One forward is traced in eval mode, a second one in training mode if parameters stay unused (auxiliary heads).
+    One forward is traced in eval mode, a second one in training mode if parameters stay unused (auxiliary heads). Layers
+    that run in training mode only keep their channels; what they read is cut along.
 
     Args:
         example_input: ``(N, C, H, W)``; the first image is used, moved to the model's device and type.
@@ -92,8 +93,10 @@ def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> li
             tracer.watch(model, image)
             terms = list(tracer.terms)
             if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
+                evaluated = set(tracer.producers)
                 model.train()
                 tracer.watch(model, image)
+                _freeze_what_only_trains(tracer, evaluated)
         except GcpError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as exc:
@@ -102,6 +105,13 @@ def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> li
                 f"the model does not run on an input of shape {shape}: {exc}", "example_input"
             ) from exc
     return terms
+
+
+def _freeze_what_only_trains(tracer: Tracer, evaluated: set[str]) -> None:
+    """Whoever scores channels looks in eval mode: it would see nothing of these, and take them first."""
+    for layer, producer in tracer.producers.items():
+        if layer not in evaluated:
+            tracer.atoms.freeze(producer.atoms, "it runs in training mode only")
 
 
 @contextmanager

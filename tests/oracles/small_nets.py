@@ -310,6 +310,6 @@ UNITS: dict[type[Net], int] = {
     WrittenInPlace: 8 + 6,
     Transposed: 8 + 6,
     FlatHead: 8 + 4 + 9 + 6,
-    ExtraHead: 8 + 7 + 4 + 6,
+    ExtraHead: 8 + 7 + 6,  # the head's own channels stay
     Products: 8 + 6,
 }

@@ -78,6 +78,7 @@ def test_each_unit_alone_can_go(kind):
         ),
         (small_nets.PaddedShortcut, "c2", "it is joined with channels that are never removed"),
         (small_nets.ExtraHead, "head", "its channels are the model's output"),
+        (small_nets.ExtraHead, "side.0", "it runs in training mode only"),
     ],
 )
 def test_what_is_frozen_says_why(kind, layer, reason):
