@@ -41,7 +41,8 @@ def find_groups(
         example_input: ``(N, C, H, W)``; the first image is used, moved to the model's device and type.
         residual: ``coupled`` ties a stage's stream channels; ``scatter`` lets each block's last conv lose channels
             on its own (the paper's removal); ``inner`` leaves everything a residual sum touches.
-        exclude: module-name patterns (``fnmatch``) of layers whose channels are never removed.
+        exclude: module-name patterns (``fnmatch``) of layers whose channels are never removed; a module that holds layers
+            stands for all of them.
 
     Raises:
         ModelError: half-precision or non-finite weights, an input that does not fit, a shared module, nothing to
@@ -55,12 +56,17 @@ def find_groups(
     terms = _watch(tracer, model, fit_to_model(example_input, model), example_input)
     _freeze_scatters_that_cannot_be(tracer)
     for pattern in exclude:
-        matched = [p for p in tracer.producers.values() if fnmatchcase(p.layer, pattern)]
+        matched = [p for p in tracer.producers.values() if _named_by(pattern, p.layer)]
         if not matched:
             _log.warning("exclude pattern %r matches no conv or linear layer", pattern)
         for producer in matched:
             tracer.atoms.freeze(producer.atoms, f"excluded by {pattern!r}")
     return _build(tracer, model, terms, example_input)
+
+
+def _named_by(pattern: str, layer: str) -> bool:
+    """Whether the pattern names the layer, or a module that the layer is in."""
+    return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")
 
 
 def check_weights(model: nn.Module) -> None:
