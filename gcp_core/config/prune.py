@@ -49,7 +49,7 @@ class PruneConfig:
         residual: ``coupled``, ``scatter`` or ``inner``.
         scoring_images: ``auto`` = min(2000, 4 % of the training images), at least 10 a class.
         min_channels, min_share: floors of every group: a number, and a share of its original units.
-        exclude: module-name patterns (``fnmatch``) that are never pruned.
+        exclude: module-name patterns (``fnmatch``) that are never pruned; ``layer1`` means all that is in it.
         round_to: layers that are cut are left with a multiple of this many channels; units go in whole steps, at least
             one per event. ``auto`` = 8 for a training in bf16, fp16 or TF32 (unless ``train.device`` is ``cpu``), else
             1; a trial knows it as that number.

@@ -34,13 +34,15 @@ def find_groups(
 ) -> Groups:
     """Which channels can be removed, and what must go together; the model is left as it was.
 
-    One forward is traced in eval mode, a second one in training mode if parameters stay unused (auxiliary heads).
+    One forward is traced in eval mode, a second one in training mode if parameters stay unused (auxiliary heads). Layers
+    that run in training mode only keep their channels; what they read is cut along.
 
     Args:
         example_input: ``(N, C, H, W)``; the first image is used, moved to the model's device and type.
         residual: ``coupled`` ties a stage's stream channels; ``scatter`` lets each block's last conv lose channels
             on its own (the paper's removal); ``inner`` leaves everything a residual sum touches.
-        exclude: module-name patterns (``fnmatch``) of layers whose channels are never removed.
+        exclude: module-name patterns (``fnmatch``) of layers whose channels are never removed; a module that holds layers
+            stands for all of them.
 
     Raises:
         ModelError: half-precision or non-finite weights, an input that does not fit, a shared module, nothing to
@@ -54,12 +56,17 @@ def find_groups(
     terms = _watch(tracer, model, fit_to_model(example_input, model), example_input)
     _freeze_scatters_that_cannot_be(tracer)
     for pattern in exclude:
-        matched = [p for p in tracer.producers.values() if fnmatchcase(p.layer, pattern)]
+        matched = [p for p in tracer.producers.values() if _named_by(pattern, p.layer)]
         if not matched:
             _log.warning("exclude pattern %r matches no conv or linear layer", pattern)
         for producer in matched:
             tracer.atoms.freeze(producer.atoms, f"excluded by {pattern!r}")
     return _build(tracer, model, terms, example_input)
+
+
+def _named_by(pattern: str, layer: str) -> bool:
+    """Whether the pattern names the layer, or a module that the layer is in."""
+    return fnmatchcase(layer, pattern) or fnmatchcase(layer, f"{pattern}.*")
 
 
 def check_weights(model: nn.Module) -> None:
@@ -92,8 +99,10 @@ def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> li
             tracer.watch(model, image)
             terms = list(tracer.terms)
             if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
+                evaluated = set(tracer.producers)
                 model.train()
                 tracer.watch(model, image)
+                _freeze_what_only_trains(tracer, evaluated)
         except GcpError:
             raise
         except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as exc:
@@ -102,6 +111,13 @@ def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> li
                 f"the model does not run on an input of shape {shape}: {exc}", "example_input"
             ) from exc
     return terms
+
+
+def _freeze_what_only_trains(tracer: Tracer, evaluated: set[str]) -> None:
+    """Whoever scores channels looks in eval mode: it would see nothing of these, and take them first."""
+    for layer, producer in tracer.producers.items():
+        if layer not in evaluated:
+            tracer.atoms.freeze(producer.atoms, "it runs in training mode only")
 
 
 @contextmanager

@@ -72,10 +72,12 @@ _ZERO_MOVES = (
 )
 #: Results that carry no channel values.
 _NO_VALUES = (
-    *("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like"),
-    *("new_zeros", "new_ones", "new_empty", "new_full", "new_tensor", "size", "dim", "numel", "stride"),
-    *("get:dtype", "get:device", "is_contiguous", "is_floating_point"),
+    *("new_tensor", "dim", "numel", "stride", "get:dtype", "get:device", "is_contiguous"),
+    "is_floating_point",
 )
+#: New tensors as wide as a given one, or as wide as the arguments say.
+_LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
+_NEW = ("new_zeros", "new_ones", "new_empty", "new_full")
 _MIXES = {
     "layer_norm": "normalises across channels, so no channel can go alone",
     "group_norm": "normalises across channels, so no channel can go alone",
@@ -91,10 +93,15 @@ _CONTRACTIONS = (
 )
 
 
+_COUNTS = "{} makes a tensor with their number"
+
+
 def default(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     """An operation nobody described: whatever labelled values it touches are frozen."""
     out = func(*args, **kwargs)
     name = operation_name(func)
+    if tensors_in(out):
+        tracer.freeze_counted([args, kwargs], _COUNTS.format(name))
     if name in _CONTRACTIONS or name == "__matmul__":
         tracer.contractions.add(name)
     results = tensors_in(out)
@@ -113,6 +120,21 @@ def default(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
 
 
 def _no_values(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    return func(*args, **kwargs)
+
+
+def _like(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    """No values of the channels, but a place for each: it goes when the channel goes."""
+    label = tracer.label(_first(args, kwargs))
+    out = func(*args, **kwargs)
+    if label is None:
+        return out
+    return tracer.attach(out, Label(label.ids, zero=operation_name(func) == "zeros_like"))
+
+
+def _new(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    """A tensor of its own: a size that counts channels must not change."""
+    tracer.freeze_counted([args, kwargs], _COUNTS.format(operation_name(func)))
     return func(*args, **kwargs)
 
 
@@ -158,6 +180,7 @@ def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     a, b = tracer.label(left), tracer.label(right)
     shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in (left, right)]
     out = func(*args, **kwargs)
+    tracer.freeze_counted([left, right], f"{name} uses their number as a value")
     if a is not None:
         a = _aligned(tracer, a, shapes[0], out.shape)
     if b is not None:
@@ -299,6 +322,8 @@ JOIN_HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(_ZERO_STAYS, _zero_stays),
     **dict.fromkeys(_ZERO_MOVES, _zero_moves),
     **dict.fromkeys(_NO_VALUES, _no_values),
+    **dict.fromkeys(_LIKE, _like),
+    **dict.fromkeys(_NEW, _new),
     **dict.fromkeys(
         ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "rdiv"), _binary
     ),

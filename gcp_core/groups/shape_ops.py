@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gcp_core.groups.labels import Dynamic, Label, compressed
+from gcp_core.groups.labels import Dynamic, Label, compressed, counted_in
 from gcp_core.groups.trace import Handler, Tracer, operation_name
 
 
@@ -94,9 +94,17 @@ def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:
 def _size(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """``x.shape`` and ``x.size()`` of a labelled value give sizes that are known to follow it."""
     out = func(*args, **kwargs)
-    if tracer.label(args[0] if args else kwargs.get("input")) is None:
+    label = tracer.label(args[0] if args else kwargs.get("input"))
+    if label is None:
         return out
-    return Dynamic(out) if isinstance(out, int) else torch.Size([Dynamic(size) for size in out])
+    rank, varying = label.ids.dim(), label.varying()
+
+    def followed(size: int, dim: int) -> Dynamic:
+        return Dynamic(size, (label,) if dim % rank in varying else ())
+
+    if isinstance(out, int):
+        return followed(out, args[1] if len(args) > 1 else kwargs["dim"])
+    return torch.Size([followed(size, dim) for dim, size in enumerate(out)])
 
 
 @_labelled
@@ -135,10 +143,51 @@ def _move(tracer: Tracer, call: _Call) -> Any:
     before = np.unique(label.atoms())
     for tensor, ids in results:
         tracer.attach(tensor, label.with_ids(ids))
-    if any(len(np.unique(compressed(ids).numpy())) < len(before) for _, ids in results):
+    fewer = any(len(np.unique(compressed(ids).numpy())) < len(before) for _, ids in results)
+    if fewer or _numbered(call) & set(label.varying()):
         tracer.consume(label)
-        tracer.freeze(label, f"{call.func.__name__} picks channels at fixed positions")
+        tracer.freeze(label, f"{operation_name(call.func)} picks channels at fixed positions")
     return out
+
+
+def _numbered(call: _Call) -> set[int]:
+    """Dimensions whose elements the operation names by number: after a cut these would be others."""
+    rank, name = len(call.shape), operation_name(call.func)
+    if name == "getitem":
+        return _indexed(call.args[1], rank)
+    if name == "index_select":
+        return {call.argument(1, "dim") % rank}
+    if name == "narrow":
+        dim = call.argument(1, "dim") % rank
+        whole = isinstance(call.argument(3, "length"), Dynamic) and call.out.shape[dim] == call.shape[dim]
+        return set() if whole else {dim}
+    if name == "roll":
+        dims = call.argument(2, "dims", ())
+        dims = dims if isinstance(dims, (tuple, list)) else (dims,)
+        return {dim % rank for dim in dims} or set(range(rank))
+    return set()
+
+
+def _indexed(index: Any, rank: int) -> set[int]:
+    """Dimensions that an index has a tensor or a list for."""
+    parts = index if isinstance(index, tuple) else (index,)
+    taken = [_dims_taken(part) for part in parts]
+    found: set[int] = set()
+    dim = 0
+    for place, part in enumerate(parts):
+        if part is Ellipsis:
+            dim = rank - sum(taken[place + 1 :])
+        elif isinstance(part, (Tensor, list, np.ndarray)):
+            found |= set(range(dim, dim + taken[place]))
+        dim += taken[place]
+    return found
+
+
+def _dims_taken(part: Any) -> int:
+    """How many dimensions one part of an index stands for."""
+    if part is None or part is Ellipsis or isinstance(part, bool):
+        return 0
+    return part.ndim if isinstance(part, (Tensor, np.ndarray)) and str(part.dtype).endswith("bool") else 1
 
 
 @_labelled
@@ -206,6 +255,9 @@ def _pad(tracer: Tracer, call: _Call) -> Any:
     label, rank = call.label, len(call.shape)
     pad = list(call.argument(1, "pad"))
     touched = {rank - 1 - i // 2 for i, amount in enumerate(pad) if amount}
+    if counted_in(pad):
+        tracer.freeze_counted(pad, "pad fills up what is left beside them")
+        return _lost(tracer, call, "pad fills up what is left beside channels")
     if not touched & set(label.varying()):
         zero = label.zero and (
             call.argument(2, "mode", "constant") != "constant" or not call.argument(3, "value")
@@ -217,9 +269,26 @@ def _pad(tracer: Tracer, call: _Call) -> Any:
     return tracer.attach(call.out, label.with_ids(F.pad(label.ids, keep)))
 
 
+def _expand(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """expand and expand_as; what has no channels and is made as wide as some would not follow them."""
+    if args and tracer.label(args[0]) is None:
+        reason = f"{operation_name(func)} makes a tensor with their number"
+        tracer.freeze_counted([args[1:], kwargs], reason)
+        like: Any = args[1] if len(args) > 1 else kwargs.get("other")
+        label = tracer.label(like)
+        if label is not None and any(_size_at(args[0], d - like.dim()) == 1 for d in label.varying()):
+            tracer.freeze(label, reason)
+    return _expanded(tracer, func, args, kwargs)
+
+
+def _size_at(x: Tensor, dim: int) -> int:
+    """Size along a dimension that is counted from the end; 1 where there is none."""
+    return x.shape[dim] if -dim <= x.dim() else 1
+
+
 @_labelled
-def _expand(tracer: Tracer, call: _Call) -> Any:
-    """expand and expand_as, unless one channel becomes several."""
+def _expanded(tracer: Tracer, call: _Call) -> Any:
+    """Unless one channel becomes several."""
     out, label = call.out, call.label
     if out.dim() < 2 or (label.varying() == [] and out.shape[1:2] != call.shape[1:2]):
         return _lost(tracer, call, "its one channel is broadcast over several")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from gcp_core.errors import ModelError
-from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer
+from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer, counted_in
 
 _LABEL = "_gcp_label"
 _SOURCES = "_gcp_sources"
@@ -131,6 +131,11 @@ class Tracer(TorchFunctionMode):
         """Never remove the channels in ``label``."""
         self.atoms.freeze(label.atoms(), reason)
         self.note_use(label)
+
+    def freeze_counted(self, sizes: Any, reason: str) -> None:
+        """Never remove channels that are counted by the numbers in ``sizes`` (nested arguments of an operation)."""
+        for label in counted_in(sizes):
+            self.freeze(label, reason)
 
     def channel_atoms(self, value: Any, dim: int, size: int, reader: str) -> np.ndarray:
         """Atoms of ``value`` along ``dim`` (``(size,)``; zeros if unknown); freezes what varies elsewhere."""

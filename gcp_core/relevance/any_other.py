@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gcp_core.errors import RelevanceError
-from gcp_core.relevance.marks import carriers, mark_of, marked, merged, tensors_in
+from gcp_core.relevance.marks import carriers, mark_of, marked, merged, supersede, tensors_in
 from gcp_core.relevance.rules import ProportionalRule
 from gcp_core.relevance.state import PassState
 
@@ -28,7 +28,10 @@ def any_other(
         RelevanceError: an in-place operation or several results; the message names the operation.
     """
     name = describe(func)
-    if name.endswith("__setitem__") or (name.endswith("_") and not name.endswith("__")):
+    in_place = name.endswith("__setitem__") or (name.endswith("_") and not name.endswith("__"))
+    if not any(t.requires_grad for t in carriers(args, kwargs)):
+        return _below(func, args, kwargs, in_place)
+    if in_place:
         hint = "use its out-of-place form in the model"
         raise RelevanceError(f"there is no relevance rule for the in-place operation {name}", "model", hint)
     with torch.no_grad():
@@ -46,6 +49,21 @@ def any_other(
     out = ProportionalRule.apply(y.detach(), call, name, state.stabiliser, *sources)
     mark = merged([m for t in sources if (m := mark_of(t)) is not None])
     return marked(out, mark._replace(non_negative=False, gate=False))
+
+
+def _below(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
+    """Below all layers that are read no rule is needed: plain numbers, still a signal."""
+    mark = merged([m for t in carriers(args, kwargs) if (m := mark_of(t)) is not None])
+    mark = mark._replace(non_negative=False, gate=False)
+    with torch.no_grad():
+        written = args[0].clone() if in_place else None  # a sum may still hold what is overwritten
+        out = func(*args, **kwargs) if written is None else func(written, *args[1:], **kwargs)
+    for tensor in tensors_in((out, written)):
+        if tensor.is_floating_point():
+            marked(tensor, mark)
+    if written is not None:
+        supersede(args[0], written)
+    return out
 
 
 def _swapped(value: Any, new: dict[int, Tensor]) -> Any:

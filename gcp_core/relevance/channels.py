@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcp_core.errors import RelevanceError, did_you_mean
-from gcp_core.relevance.marks import Mark, mark_of
+from gcp_core.relevance.marks import Mark, mark_of, marked
 from gcp_core.relevance.mode import RelevanceMode
 from gcp_core.relevance.stabiliser import stabiliser_by_name
 from gcp_core.relevance.state import PassState, layer_names
@@ -47,7 +47,8 @@ def channel_relevance(
         read: where the last layer of a residual block is read: ``sum`` = at the whole residual sum before its split
             (published), ``branch`` = at its own output.
         stabiliser: ``signed`` or ``published`` (the clamps and denominators of the published program).
-        layers: read only these; nothing below the lowest of them is computed. None = all.
+        layers: read only these; no relevance below the lowest of them is computed. None = all. What is read is the
+            same whatever else is read.
 
     Raises:
         RelevanceError: a relevance that is not finite (names the layer), labels out of range, half precision, an
@@ -104,6 +105,7 @@ class RelevancePass:
         # A copy: a model may change its input in place.
         layout = torch.channels_last if images.ndim == 4 else torch.contiguous_format
         images = images.detach().to(self._dtype, copy=True).contiguous(memory_format=layout)
+        marked(images, Mark())
         with RelevanceMode(state):
             logits = self._model(images)
         _check_logits(logits, labels)
@@ -147,7 +149,7 @@ def _check_logits(logits: object, labels: Tensor) -> None:
     if not isinstance(logits, Tensor) or logits.ndim != 2 or logits.shape[0] != labels.shape[0]:
         found = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
         raise RelevanceError(f"the model returned {found}, not logits (images, classes)", "model")
-    if mark_of(logits) is None:
+    if not logits.requires_grad:
         raise RelevanceError("none of the requested layers leads to the logits", "model")
     low, high = int(labels.min()), int(labels.max())
     if low < 0 or high >= logits.shape[1]:

@@ -20,23 +20,39 @@ _Kwargs = dict[str, Any]
 
 
 def conv(state: PassState, func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor:
-    """The linear rule on a convolution; plain numbers below the lowest layer that is read."""
-    return _conv(state, *args, **kwargs) if _takes_part(state, args, kwargs) else _plain(func, args, kwargs)
+    """The linear rule on a convolution; no graph below the lowest layer that is read."""
+    if _takes_part(state, args, kwargs):
+        return _conv(state, *args, **kwargs)
+    return _plain(state, func, args, kwargs, lambda y: 1)
 
 
 def linear(state: PassState, func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor:
-    """The linear rule on the last dimension; plain numbers below the lowest layer that is read."""
-    return _linear(state, *args, **kwargs) if _takes_part(state, args, kwargs) else _plain(func, args, kwargs)
+    """The linear rule on the last dimension; no graph below the lowest layer that is read."""
+    if _takes_part(state, args, kwargs):
+        return _linear(state, *args, **kwargs)
+    return _plain(state, func, args, kwargs, lambda y: y.ndim - 1)
+
+
+def _weight(args: _Args, kwargs: _Kwargs) -> Tensor:
+    return args[1] if len(args) > 1 else kwargs["weight"]
 
 
 def _takes_part(state: PassState, args: _Args, kwargs: _Kwargs) -> bool:
-    weight = args[1] if len(args) > 1 else kwargs["weight"]
-    return mark_of(args[0]) is not None or state.names.get(id(weight)) in state.wanted
+    """Whether this layer is read, or one below it."""
+    read_below = mark_of(args[0]) is not None and args[0].requires_grad
+    return read_below or state.names.get(id(_weight(args, kwargs))) in state.wanted
 
 
-def _plain(func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs) -> Tensor:
+def _plain(
+    state: PassState, func: Callable[..., Tensor], args: _Args, kwargs: _Kwargs, dim: Callable[[Tensor], int]
+) -> Tensor:
+    """A layer below all that are read. Its output is a signal all the same: a sum has to split relevance with it."""
+    weight = _weight(args, kwargs)
     with torch.no_grad():
-        return func(*args, **kwargs)
+        y = func(*args, **kwargs)
+    if mark_of(args[0]) is None and id(weight) not in state.names:
+        return y
+    return marked(y, _mark(state, args[0], weight, dim(y)))
 
 
 def _conv(

@@ -1,4 +1,8 @@
-"""What the pass knows about a tensor on the way from the scored layers to the logits."""
+"""What the pass knows about a tensor on the way from the image to the logits.
+
+A mark says that a tensor takes its share of relevance; a graph (``requires_grad``), that a layer which is read lies
+below it. So the rules do not depend on which layers are read, and nothing is computed that nobody reads.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +17,13 @@ _SUCCESSOR = "_relevance_successor"
 
 
 class Mark(NamedTuple):
-    """Attached to every tensor that carries relevance.
+    """Attached to the image and every tensor made of it.
 
     Attributes:
         layer: the convolution or linear layer whose output channels these are, if they still are.
         dim: the dimension the channels lie in.
         placed: where the layer's channels sit in that dimension (None = all, in order).
-        depth: convolutions and linear layers on the longest way from the image.
+        depth: convolutions and linear layers on the longest way from the image (0 = the image, or made of it alone).
         non_negative: known to hold no negative value.
         gate: values made to scale something else (a sigmoid's output).
     """
@@ -35,6 +39,12 @@ class Mark(NamedTuple):
 def mark_of(value: Any) -> Mark | None:
     """The mark of a tensor, None for anything that carries no relevance."""
     return value.__dict__.get(_MARK) if isinstance(value, Tensor) else None
+
+
+def is_image(value: Any) -> bool:
+    """Whether no layer lies between the image and ``value``."""
+    mark = mark_of(value)
+    return mark is not None and mark.depth == 0
 
 
 def marked(tensor: Tensor, mark: Mark) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gcp_core.relevance.any_other import any_other
-from gcp_core.relevance.marks import carriers, current
-from gcp_core.relevance.operations import LINEAR, OPERATIONS
+from gcp_core.relevance.marks import Mark, carriers, current, is_image, marked, tensors_in
+from gcp_core.relevance.operations import CONSTANT, LINEAR, OPERATIONS
 from gcp_core.relevance.state import PassState
 
 
@@ -35,8 +35,14 @@ class RelevanceMode(TorchFunctionMode):
         args = tuple([current(v) for v in args])
         if not args and "input" in kwargs:
             args = (kwargs.pop("input"),)
-        if func in LINEAR or carriers(args, kwargs):
+        sources = carriers(args, kwargs)
+        if func in LINEAR or any(not is_image(t) for t in sources):
             return OPERATIONS.get(func, any_other)(self.state, func, args, kwargs)
-        # Below the lowest layer that is read, or a constant: plain numbers.
+        # In front of the first layer, or a constant: plain numbers.
         with torch.no_grad():
-            return func(*args, **kwargs)
+            out = func(*args, **kwargs)
+        if sources and func not in CONSTANT:
+            for tensor in tensors_in((out,)):
+                if tensor.is_floating_point():
+                    marked(tensor, Mark())
+        return out

@@ -222,3 +222,4 @@ def _table() -> dict[Callable[..., Any], Handler]:
 
 OPERATIONS = _table()
 LINEAR = frozenset(func for func, handler in OPERATIONS.items() if handler in (layers.conv, layers.linear))
+CONSTANT = frozenset(func for func, handler in OPERATIONS.items() if handler is _constant)

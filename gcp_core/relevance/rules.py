@@ -68,7 +68,8 @@ def _propagate(site: LinearSite, x: Tensor, z: Tensor, r: Tensor) -> Tensor:
     if mixed:
         upper, lower = _mixed_sums(site, split, x, z)
     elif site.stabiliser.sign_aware:
-        upper = site.map.forward(x, split.positive, split.epsilon)
+        # Not below e by the numbers, but kernels that transform (Winograd, FFT) round sums of nothing to either side.
+        upper = site.map.forward(x, split.positive, split.epsilon).clamp_min_(EPSILON)
         lower = _lower_sum(site, z, upper, lambda: site.map.forward(x, split.negative, -split.epsilon))
     else:
         upper = site.stabiliser(site.map.forward(x, split.positive))
@@ -88,6 +89,7 @@ def _mixed_sums(site: LinearSite, split: SplitWeight, x: Tensor, z: Tensor) -> t
     """
     up, down = x.clamp_min(0), x.clamp_max(0)
     upper = site.map.forward(up, split.positive, split.epsilon) + site.map.forward(down, split.negative)
+    upper.clamp_min_(EPSILON)
 
     def direct() -> Tensor:
         return site.map.forward(up, split.negative, -split.epsilon) + site.map.forward(down, split.positive)

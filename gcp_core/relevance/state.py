@@ -21,7 +21,7 @@ class PassState:
         stabiliser: see :mod:`gcp_core.relevance.stabiliser`.
         read_sum: read a block's last layer at the whole residual sum instead of at its own output.
         names: module name of each layer by the ``id`` of its weight.
-        wanted: layers to be read; nothing below the lowest of them is computed.
+        wanted: layers to be read; no relevance below the lowest of them is computed.
         root: a scalar that requires a gradient: it gives the lowest layers a graph.
         order: layers to be read that were met, in forward order (a dict as an ordered set).
         at_sum: layers that are read at a residual sum.

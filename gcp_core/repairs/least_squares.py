@@ -125,8 +125,8 @@ def compensate(
     where a forward pass has ``C P O``: about ``9 / sampling_stride^2`` forward passes for a net of 3 x 3 kernels.
 
     Returns:
-        What was done, in the order of ``consumers``. Grouped and depthwise convolutions are skipped, and layers that keep
-        every column.
+        What was done, in the order of ``consumers``. Grouped and depthwise convolutions are skipped, layers that keep
+        every column, and layers that do not run in evaluation mode (auxiliary heads).
 
     Raises:
         PlanError: no such layer, or columns that it does not have.
@@ -161,6 +161,8 @@ def compensate(
             lost = float(fitted.residual.sum() / fitted.total.sum().clamp_min(1e-300))
         kind = "means" if moments.blocks == "none" else moments.blocks
         done[layer] = Compensation(layer, kind, place, lost, moments.rows)
+    for layer in wanted:
+        done.setdefault(layer, Compensation(layer, "it does not run in evaluation mode"))
     for layer, fitted in fits.items():
         weight = _weight(model.get_submodule(layer))
         with torch.no_grad():

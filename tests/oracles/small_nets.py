@@ -285,6 +285,106 @@ class Products(Net):
         return (torch.softmax(flat @ flat.transpose(1, 2), -1) @ flat).reshape(y.shape)
 
 
+class ZerosBeside(Net):
+    """Zeros made like an activation lose the channels that it loses."""
+
+    def __init__(self):
+        super().__init__(6, out=block(16, 6))
+
+    def body(self, x):
+        return self.out(torch.cat([x, torch.zeros_like(x)], 1))
+
+
+class OnesBeside(ZerosBeside):
+    """A one stays a one when its channel is gated."""
+
+    def body(self, x):
+        return self.out(torch.cat([torch.ones_like(x), x], 1))
+
+
+class NewZerosBeside(ZerosBeside):
+    def body(self, x):
+        return self.out(torch.cat([x, x.new_zeros(x.size(0), x.size(1), *x.shape[2:])], 1))
+
+
+class ZerosOfASizeBeside(ZerosBeside):
+    def body(self, x):
+        n, c, h, w = x.shape
+        return self.out(torch.cat([x, torch.zeros(n, 16 - c, h, w, dtype=x.dtype)], 1))
+
+
+class ExpandedBeside(ZerosBeside):
+    def __init__(self):
+        super().__init__()
+        self.level = nn.Parameter(torch.ones(1, 1, 1, 1))
+
+    def body(self, x):
+        n, c, h, w = x.shape
+        return self.out(torch.cat([x, self.level.expand(n, c, h, w)], 1))
+
+
+class ExpandedAsBeside(ExpandedBeside):
+    def body(self, x):
+        return self.out(torch.cat([x, self.level.expand_as(x)], 1))
+
+
+class PaddedToWidth(ZerosBeside):
+    """The padding grows when channels go."""
+
+    def body(self, x):
+        return self.out(F.pad(x, (0, 0, 0, 0, 0, 16 - x.size(1))))
+
+
+class PaddedOnBothSides(ZerosBeside):
+    def body(self, x):
+        side = (16 - x.shape[1]) // 2
+        return self.out(F.pad(x, (0, 0, 0, 0, side, side)))
+
+
+class Reordered(Net):
+    """Channels that a stored number names would be others after a cut."""
+
+    def __init__(self):
+        super().__init__(6, out=block(8, 6))
+        self.register_buffer("order", torch.tensor([3, 1, 0, 2, 7, 6, 5, 4]))
+
+    def body(self, x):
+        return self.out(x[:, self.order])
+
+
+class ReorderedAtTheEnd(Reordered):
+    def body(self, x):
+        return self.out(x.permute(0, 2, 3, 1)[..., self.order.tolist()].permute(0, 3, 1, 2))
+
+
+class Selected(Reordered):
+    def body(self, x):
+        return self.out(torch.index_select(x, 1, self.order))
+
+
+class Narrowed(Reordered):
+    def body(self, x):
+        return self.out(x.narrow(1, 0, 8))
+
+
+class NarrowedToItsSize(Reordered):
+    def body(self, x):
+        return self.out(x.narrow(1, 0, x.size(1)))
+
+
+class Rolled(Reordered):
+    def body(self, x):
+        return self.out(x.roll(2, 1))
+
+
+class RolledInSpace(Reordered):
+    """Shifted windows: numbers along positions, not along channels."""
+
+    def body(self, x):
+        y = torch.roll(x.permute(0, 2, 3, 1), (1, 2), dims=(1, 2)).permute(0, 3, 1, 2)
+        return self.out(y[:, :, self.order].index_select(3, self.order))
+
+
 #: network -> units that can be removed, worked out by hand.
 UNITS: dict[type[Net], int] = {
     Concat: 8 + 6 + 5 + 6,
@@ -310,6 +410,11 @@ UNITS: dict[type[Net], int] = {
     WrittenInPlace: 8 + 6,
     Transposed: 8 + 6,
     FlatHead: 8 + 4 + 9 + 6,
-    ExtraHead: 8 + 7 + 4 + 6,
+    ExtraHead: 8 + 7 + 6,  # the head's own channels stay
     Products: 8 + 6,
+    ZerosBeside: 8 + 6,
+    **dict.fromkeys((OnesBeside, NewZerosBeside, ZerosOfASizeBeside, PaddedToWidth, PaddedOnBothSides), 6),
+    **dict.fromkeys((ExpandedBeside, ExpandedAsBeside), 6),
+    **dict.fromkeys((Reordered, ReorderedAtTheEnd, Selected, Narrowed, Rolled), 6),
+    **dict.fromkeys((NarrowedToItsSize, RolledInSpace), 8 + 6),
 }

@@ -129,11 +129,15 @@ class Compensation:
                 )
             }
             for name in turn:
-                known = [reader for reader in reading[name] if moments[reader.layer].covariance is not None]
+                known = [
+                    reader
+                    for reader in reading[name]
+                    if reader.layer in moments and moments[reader.layer].covariance is not None
+                ]
                 if known:
                     orders[name] = self._order(model, groups.group(name), known, moments, scales)
                 else:
-                    _log.info("%s is not ranked: its readers have too many columns", name)
+                    _log.info("%s is not ranked: its readers are not called, or have too many columns", name)
         return orders
 
     def _order(

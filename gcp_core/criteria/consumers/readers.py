@@ -34,7 +34,8 @@ class Reader:
 def readers(model: nn.Module, groups: Groups) -> list[Reader]:
     """All layers that read units (:meth:`Groups.edges`), in the order of the groups' layout.
 
-    Depthwise and grouped convolutions are left out: their filters do not see all channels.
+    Depthwise and grouped convolutions are left out: their filters do not see all channels. So are layers that do not run
+    in evaluation mode (auxiliary heads): nobody sees what they read.
     """
     return _readers(model, groups, groups.edges())
 
@@ -49,10 +50,14 @@ def readers_by_group(model: nn.Module, groups: Groups) -> dict[str, list[Reader]
 
 def _readers(model: nn.Module, groups: Groups, edges: Mapping[str, Edges]) -> list[Reader]:
     consumers = {consumer.layer: consumer for own in edges.values() for consumer in own.consumers}
+    evaluated = {term.layer for term in groups.layout.terms}
     found = []
     for axis in groups.layout.axes:
         layer, _, short = axis.tensor.rpartition(".")
         if axis.dim != 1 or short != "weight" or layer not in consumers:
+            continue
+        if layer not in evaluated:
+            _log.debug("%s is left out: it does not run in evaluation mode", layer)
             continue
         if consumers[layer].depthwise or consumers[layer].conv_groups > 1:
             _log.debug("%s is left out: its filters do not see all channels", layer)

@@ -136,6 +136,8 @@ def input_moments(
 ) -> Iterator[Moments]:
     """The statistics of each layer's input over ``batches``, in evaluation mode; the model is left as it was.
 
+    A layer that the model does not call (an auxiliary head) is left out.
+
     Memory: a covariance has ``(C P)^2`` float64 numbers. A layer of more than ``max_columns`` columns gets ``position``
     blocks, ``P C^2`` numbers: correlations between different kernel positions are taken to be zero. A layer that is too
     wide even so (a linear layer, say) gets its means only. Layers are looked at together as long as they have no more
@@ -162,7 +164,12 @@ def input_moments(
     for turn in packed(layers, lambda layer: _numbers(shapes[layer], kinds[layer]), max_numbers):
         sums = {layer: _Sums(layer, kinds[layer], shapes[layer]) for layer in turn}
         _watch(model, sums, batches, sampling_stride)
-        yield from (sums.pop(layer).moments() for layer in turn)
+        for layer in turn:
+            own = sums.pop(layer)
+            if own.rows:
+                yield own.moments()
+            else:
+                _log.info("%s is not called on these images", layer)
 
 
 def packed(items: Iterable[_T], size: Callable[[_T], int], limit: int) -> list[list[_T]]:
@@ -274,7 +281,7 @@ class _Sums:
 
     def __init__(self, layer: str, blocks: Blocks, shape: tuple[int, int]) -> None:
         self._layer, self._blocks, self._shape = layer, blocks, shape
-        self._rows = 0
+        self.rows = 0
         self._shift: tuple[Tensor, Tensor] | None = None
         self._first: Tensor | None = None
         self._second: Tensor | None = None
@@ -288,7 +295,7 @@ class _Sums:
             self._shift = columns.mean(0), outputs.mean(0)
         u = blocked((columns - self._shift[0]).reshape(len(columns), *self._shape), self._blocks)
         y = outputs - self._shift[1]
-        self._rows += len(columns)
+        self.rows += len(columns)
         self._first = _plus(self._first, u.sum(1))
         self._outputs = (
             _plus(None if self._outputs is None else self._outputs[0], y.sum(0)),
@@ -301,16 +308,16 @@ class _Sums:
         """What the rows so far give."""
         if self._first is None or self._shift is None or self._outputs is None:
             raise RelevanceError("the model does not call it on these images", self._layer)
-        offset = self._first / self._rows
+        offset = self._first / self.rows
         shift = blocked(self._shift[0].reshape(1, *self._shape), self._blocks).squeeze(1)
         covariance = None
         if self._second is not None:
-            covariance = self._second / self._rows - offset[:, :, None] * offset[:, None, :]
+            covariance = self._second / self.rows - offset[:, :, None] * offset[:, None, :]
             covariance = (covariance + covariance.transpose(1, 2)) / 2
         total, squares = self._outputs
-        variance = (squares / self._rows - (total / self._rows).square()).clamp_min(0)
+        variance = (squares / self.rows - (total / self.rows).square()).clamp_min(0)
         return Moments(
-            self._layer, self._blocks, self._shape, self._rows, shift + offset, covariance, variance
+            self._layer, self._blocks, self._shape, self.rows, shift + offset, covariance, variance
         )
 
 

@@ -11,10 +11,12 @@ from torch import nn
 
 from gcp_core.criteria import build_criterion
 from gcp_core.criteria.feature_maps import norm_after
+from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.relevance import feature_relevance_scores
 from gcp_core.rewrites import build_rewrite, gates_of
 from gcp_core.testing import criterion_case
+from tests.oracles import nets
 
 
 class OneLayer:
@@ -122,6 +124,20 @@ def test_frs_is_the_feature_relevance_score_of_the_scored_layers():
     assert list(found) == list(case.groups.scored_layers())
     for layer, score in found.items():
         assert torch.allclose(score, expected[layer], rtol=1e-12)
+
+
+@pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])
+@pytest.mark.parametrize("exclude", [(), ("layer1.*",), ("layer1.*", "layer2.0.*", "layer3.0.conv1")])
+def test_frs_on_a_residual_net_splits_relevance_at_every_sum_whatever_is_scored(residual, exclude):
+    """Layers that are not scored (the stem, what is excluded) take their share where they meet a branch."""
+    model = nets.own_net("resnet20")
+    groups = find_groups(model, nets.images(1), residual=residual, exclude=exclude)
+    batches = [(nets.images(6, 16), torch.arange(6))]
+    found = build_criterion("frs").score(model, groups, batches, torch.Generator())
+    expected = feature_relevance_scores(model, batches, 10)
+    assert "conv1" not in found
+    for layer, score in found.items():
+        assert torch.allclose(score, expected[layer], rtol=1e-9), layer
 
 
 class Gated(nn.Module):

@@ -138,6 +138,19 @@ def test_finding_groups_leaves_the_model_and_the_random_state_alone():
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_excluding_a_module_excludes_every_layer_in_it():
+    model = build_model("resnet20", 10)
+    by_name = find_groups(model, X, residual="scatter", exclude=["layer1", "layer2.?"])
+    by_pattern = find_groups(model, X, residual="scatter", exclude=["layer1.*", "layer2.?.*"])
+    assert list(by_name.scored_layers()) == list(by_pattern.scored_layers())
+    assert {layer.split(".")[0] for layer in by_name.scored_layers()} == {"layer3"}
+    assert by_name.frozen["layer1.0.conv1"] == "excluded by 'layer1'"
+    one = find_groups(model, X, residual="scatter", exclude=["layer1.1"])
+    assert {layer for layer in one.frozen if layer.startswith("layer1.") and layer.endswith("conv1")} == {
+        "layer1.1.conv1"
+    }
+
+
 def test_excluded_layers_are_never_pruned_and_reported(caplog):
     groups = find_groups(build_model("vgg_tiny", 10), X, exclude=["features.0", "features.1?"])
     assert groups.frozen["features.0"] == "excluded by 'features.0'"

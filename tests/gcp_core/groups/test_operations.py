@@ -78,6 +78,12 @@ def test_each_unit_alone_can_go(kind):
         ),
         (small_nets.PaddedShortcut, "c2", "it is joined with channels that are never removed"),
         (small_nets.ExtraHead, "head", "its channels are the model's output"),
+        (small_nets.ExtraHead, "side.0", "it runs in training mode only"),
+        (small_nets.NewZerosBeside, "stem.0", "new_zeros makes a tensor with their number"),
+        (small_nets.ZerosOfASizeBeside, "stem.0", "zeros makes a tensor with their number"),
+        (small_nets.PaddedToWidth, "stem.0", "pad fills up what is left beside them"),
+        (small_nets.Reordered, "stem.0", "getitem picks channels at fixed positions"),
+        (small_nets.Rolled, "stem.0", "roll picks channels at fixed positions"),
     ],
 )
 def test_what_is_frozen_says_why(kind, layer, reason):

@@ -22,8 +22,8 @@ NETS = [
     ("regnet_y_400mf", 64, set()),
     ("resnext50_32x4d", 64, set()),
     ("densenet121", 64, set()),
-    ("googlenet", 96, set()),
-    ("inception_v3", 299, set()),
+    ("googlenet", 96, {"aux1.conv.conv", "aux1.fc1", "aux2.conv.conv", "aux2.fc1"}),
+    ("inception_v3", 299, {"AuxLogits.conv0.conv", "AuxLogits.conv1.conv"}),
     ("convnext_tiny", 32, None),
 ]
 OUTPUTS = ("fc", "classifier", "aux1.fc2", "aux2.fc2", "AuxLogits.fc", "classifier.1", "classifier.3")
@@ -68,10 +68,13 @@ def test_depthwise_networks_score_the_convs_of_a_block_and_not_its_gate():
     ]
 
 
-def test_auxiliary_heads_are_cut_along():
+def test_auxiliary_heads_are_cut_along_and_lose_no_channels_of_their_own():
     model = network("googlenet")
     groups = find_groups(model, images(1, 96))
-    plan = groups.plan({"aux1.fc1": [0, 5], "inception4a.branch1.conv": [3]})
+    assert groups.frozen["aux1.fc1"] == "it runs in training mode only"
+    plan = groups.plan({"inception4a.branch1.conv": [3]})
     assert ("aux1.conv.conv.weight", 1) in {(c.tensor, c.dim) for c in plan.cuts}
+    before = model.aux1.conv.conv.in_channels
     apply_plan(model, plan)
-    assert model.aux1.fc1.out_features == model.aux1.fc2.in_features == 1022
+    assert model.aux1.conv.conv.in_channels == before - 1
+    assert model.aux1.fc1.out_features == 1024

@@ -115,6 +115,63 @@ def test_asking_for_some_layers_computes_nothing_below_the_lowest_of_them():
     assert torch.allclose(some["4"], all_layers["4"], rtol=1e-5, atol=1e-8)
 
 
+class Twisted(nn.Module):
+    """A residual net with operations in front of the sum that have no rule, or change a tensor in place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.branch = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.fc = nn.Linear(4, 3)
+        self.twist = True
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        if self.twist:
+            x[:, 0] = x[:, 0]
+            x = torch.topk(x, x.shape[-1], sorted=False)[0].gather(-1, torch.arange(8).expand(x.shape))
+        x = torch.relu(x)
+        return self.fc(torch.relu(self.branch(x) + x).mean((2, 3)))
+
+
+def test_a_layer_is_read_the_same_whatever_else_is_read():
+    torch.manual_seed(0)
+    model, y = Twisted().double(), Y
+    x = X.double()
+    model.twist = False
+    expected = channel_relevance(model, x, y)
+    found = channel_relevance(model, x, y, layers=["branch"])
+    assert list(found) == ["branch"]
+    assert torch.allclose(found["branch"], expected["branch"], rtol=1e-12)
+
+
+def test_operations_without_a_rule_may_stand_below_all_layers_that_are_read():
+    torch.manual_seed(0)
+    model = Twisted().double()
+    found = channel_relevance(model, X.double(), Y, layers=["branch"])
+    assert bool(torch.isfinite(found["branch"]).all())
+    with pytest.raises(RelevanceError, match="no relevance rule for the in-place operation"):
+        channel_relevance(model, X.double(), Y)
+
+
+class OnTheImage(nn.Module):
+    """The image itself is the skip."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.branch, self.fc = nn.Conv2d(3, 3, 3, padding=1), nn.Linear(3, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc((self.branch(x) + x).sum((2, 3)))
+
+
+def test_a_sum_with_the_image_gives_it_its_share():
+    torch.manual_seed(0)
+    model, x = OnTheImage().double(), X.double()
+    whole = channel_relevance(model, x, Y)["branch"]  # read at the sum, before the split
+    branch = channel_relevance(model, x, Y, read="branch")["branch"]
+    assert not torch.allclose(whole, branch, rtol=1e-3)
+
+
 def test_a_pass_under_autocast_and_inference_mode_gives_float32_relevance():
     model = network()
     expected = channel_relevance(model, X, Y)

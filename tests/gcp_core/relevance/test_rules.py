@@ -11,6 +11,9 @@ from torch import nn
 from gcp_core.models import build_model
 from gcp_core.models.resnet import BasicBlock, CifarResNet
 from gcp_core.relevance import channel_relevance
+from gcp_core.relevance.linear_maps import DenseMap, SplitWeight
+from gcp_core.relevance.rules import LinearRule, LinearSite
+from gcp_core.relevance.stabiliser import EPSILON, stabiliser_by_name
 from tests.oracles.relevance_slow import resnet_relevance, sequential_relevance
 
 
@@ -158,3 +161,35 @@ def test_positions_without_negative_contributions_keep_relevance_finite_and_exac
     double = channel_relevance(model.double(), x.double(), y)
     for layer, r in double.items():
         assert float((single[layer] - r).abs().max() / r.abs().max()) < 1e-4, layer
+
+
+class Rounding(DenseMap):
+    """As kernels that compute in a transformed space: a sum of nothing may come out as a little less."""
+
+    def __init__(self, less: float) -> None:
+        super().__init__()
+        object.__setattr__(self, "less", less)
+
+    def forward(
+        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        return super().forward(x, weight, bias) - self.less
+
+
+@pytest.mark.parametrize(
+    ("x", "less"),
+    [([[0.0, 2.0]], EPSILON), ([[0.0, 2.0], [-1.0, 0.0]], EPSILON / 2)],
+    ids=["one sign", "both signs"],
+)
+def test_a_kernel_that_rounds_below_zero_leaves_relevance_finite(x, less):
+    weight = torch.tensor([[1.0, -1.0], [2.0, -1.0]], dtype=torch.float64)
+    stabiliser, linear_map = stabiliser_by_name("signed"), Rounding(less)
+    split = SplitWeight(weight, linear_map, stabiliser)
+    site = LinearSite(linear_map, weight, None, split, stabiliser, False, None)
+    given = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    y = LinearRule.apply(given, torch.zeros(()), site)
+    (found,) = torch.autograd.grad(y, given, torch.ones_like(y))
+    assert bool(torch.isfinite(found).all())
+    assert found[0].tolist() == pytest.approx(
+        [0.0, -2.0], rel=1e-6
+    )  # all that is negative: -R of each output
