@@ -22,7 +22,7 @@ from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs
 from analysis.front.progress import running_hypervolume
 from analysis.runs.models import of_the_search
-from analysis.runs.table import TWIN
+from analysis.runs.table import NULL, TWIN, as_words, config_columns
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
 
@@ -76,7 +76,8 @@ def entrants(df: pd.DataFrame) -> pd.DataFrame:
 
 
 def split(df: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
-    """The candidates (:func:`entrants`) of a table by the values of one column (``sweep``, ``prune.criterion``, ...).
+    """The candidates (:func:`entrants`) of a table by the values of one column (``sweep``, ``prune.criterion``, ...);
+    those without a value are ``null``, the last one.
 
     Raises:
         ConfigError: no such column, or it has a single value.
@@ -86,6 +87,8 @@ def split(df: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
     rows = entrants(df)
     rows = rows[rows["candidate"]]
     parts = {str(value): part for value, part in rows.groupby(by, sort=True)}
+    if rows[by].isna().any():
+        parts[NULL] = rows[rows[by].isna()]
     if len(parts) < 2:
         raise ConfigError(f"has a single value ({', '.join(parts) or 'none'}): nothing to compare", by)
     return parts
@@ -220,16 +223,13 @@ def paired_differences(
     """
     import pandas as pd
 
-    from analysis.runs.table import config_columns
-
     rows = entrants(df)
     rows = rows[rows["candidate"]]
     same = [c for c in config_columns(df) if c != by]
-    # map, not astype: pandas keeps missing values missing when it turns a column into text
-    keys = rows[[*same, "level", "seed"]].map(str).agg("|".join, axis=1)
+    keys = rows[[*same, "level", "seed"]].apply(as_words).agg("|".join, axis=1)
     sides = []
     for label in (first, second):
-        groups = rows[rows[by].map(str) == label].groupby(keys)
+        groups = rows[as_words(rows[by]) == label].groupby(keys)
         sides.append(groups.agg(value=(column, "mean"), unit=(unit, "first")))
     both = sides[0].index.intersection(sides[1].index)
     a, b = (side.loc[both] for side in sides)

@@ -69,3 +69,33 @@ def test_polished_models_are_on_no_side():
     parts = compare.split(both, "prune.criterion")
     assert [len(part) for part in parts.values()] == [24, 24]
     assert parts["frs"]["val_accuracy"].max() < 99.0
+
+
+def methods(label: str | None) -> pd.DataFrame:
+    """Four seeds of two configurations, one of ``prune.method`` ``gcp`` and one of ``label``; a baseline a seed."""
+    rows = [
+        (method, seed, 90.0 + seed, 50.0)
+        for seed in range(4)
+        for method in ("gcp", "other")
+        for _ in range(2)
+    ]
+    df = runs(rows)
+    df["prune.method"] = df["config_id"].map({"gcp": "gcp", "other": label}).astype(object)
+    return with_baselines(df, 96.0, 100.0)
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), pd.NA])
+def test_trials_without_a_value_are_a_side_of_their_own(missing):
+    df = methods(missing)
+    assert {label: len(part) for label, part in compare.split(df, "prune.method").items()} == {
+        "gcp": 8,
+        "null": 8,
+    }
+    found = compare.compare(df, "prune.method", equal="epochs")
+    # Either side spends 10 epochs on the baseline of a seed and 20 on its two trials.
+    assert found.volumes.groupby("label")["spent"].unique().map(list).to_dict() == {
+        "gcp": [30.0],
+        "null": [30.0],
+    }
+    assert len(compare.paired_differences(df, "prune.method", "gcp", "null", "val_accuracy")) == 4
+    assert len(compare.growth(df, "prune.method", "trials")) == 16
