@@ -79,10 +79,18 @@ def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def _several(df: pd.DataFrame) -> bool:
+    """Whether the table, or the one that it is a part of, holds several sweeps."""
+    return "sweep" in df.columns and (len(df.attrs.get("sweeps", ())) > 1 or df["sweep"].nunique() > 1)
+
+
 def trials_cells(df: pd.DataFrame, config: Sequence[str]) -> tuple[list[str], list[list[str]]]:
-    """Header and cells of a table of models, for the terminal, the HTML report and the Markdown note."""
+    """Header and cells of a table of models, for the terminal, the HTML report and the Markdown note. Models of several
+    sweeps have the sweep beside their name.
+    """
     columns: list[tuple[str, str, Any]] = [
         ("model" if "level" in df.columns and df["level"].notna().any() else "trial", "model", str),
+        *([("sweep", "sweep", str)] if _several(df) else []),
         ("val acc %", "val_accuracy", lambda v: f"{v:.2f}"),
         ("95 % interval", "_interval", str),
         ("drop", "accuracy_drop", lambda v: f"{v:+.2f}"),

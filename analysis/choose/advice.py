@@ -194,7 +194,7 @@ def _of_path(row: pd.Series) -> bool:
 
 def _deepest(leaf: Mapping[str, Any]) -> Any:
     """The upper end of a searched target: what a path goes down to."""
-    return max(leaf["choice"]) if "choice" in leaf else leaf["high"]
+    return max(v for v in leaf["choice"] if v is not None) if "choice" in leaf else leaf["high"]
 
 
 def _steps(row: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, Any]]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis import text
 from analysis.errors import NothingFeasible, Removal
+from analysis.runs.table import NULL, as_words
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
 
@@ -79,11 +80,21 @@ class Constraint:
     def satisfied(self, df: pd.DataFrame) -> np.ndarray:
         """(n,) bool; a row without a finite value, or without the baseline it needs, does not satisfy."""
         if isinstance(self.bound, str):
-            return np.asarray(_OPERATORS[self.op](df[self.column].astype(str).to_numpy(), self.bound))
+            words, bound = self._words(df)
+            return np.asarray(_OPERATORS[self.op](words, bound), dtype=bool)
         values = self._most_lenient(df)
         bounds = self.bounds(df)
         with np.errstate(invalid="ignore"):
             return _OPERATORS[self.op](values, bounds) & np.isfinite(values) & np.isfinite(bounds)
+
+    def _words(self, df: pd.DataFrame) -> tuple[np.ndarray, str]:
+        """(n,) the values as text and the bound that they are compared with: a yes or no however it is written, as
+        Python, YAML and MLflow do not agree.
+        """
+        words = as_words(df[self.column])
+        if set(words.str.lower()) <= {"true", "false", NULL}:
+            return words.str.lower().to_numpy(), str(self.bound).lower()
+        return words.to_numpy(), str(self.bound)
 
     def values(self, df: pd.DataFrame) -> np.ndarray:
         """(n,) float64 values that are judged."""

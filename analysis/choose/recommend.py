@@ -21,7 +21,7 @@ from analysis.errors import NothingFeasible
 from analysis.evidence import noise
 from analysis.front import pareto
 from analysis.front.objectives import Objectives
-from analysis.runs.artifacts import sweep_of
+from analysis.runs.artifacts import polish_of, sweep_of
 from analysis.runs.models import word
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import redact
@@ -256,7 +256,7 @@ def _described(
     row = choice.rows.iloc[0]
     if basis in ("within", "nearest"):
         limit = float(row["baseline_val_accuracy"]) - within
-    fresh = next((c for c in _confirmations(df, row) if c.model == choice.model), None)
+    fresh = _confirmation(df, row)
     other = against if against is not None else _alternative(df, row)
     standing = _standing(row, basis, limit, fresh)
     export = export_command(df, row)
@@ -284,8 +284,11 @@ def _standing(row: pd.Series, basis: Basis, limit: float, fresh: noise.Confirmat
     return "proven" if row.get("val_accuracy_low", np.nan) > limit else "open"
 
 
-def _confirmations(df: pd.DataFrame, row: pd.Series) -> list[noise.Confirmation]:
-    return noise.confirmations(df, among=df.loc[[row.name]]) if (df["kind"] == "confirm").any() else []
+def _confirmation(df: pd.DataFrame, row: pd.Series) -> noise.Confirmation | None:
+    """What fresh seeds say about a row's configuration and level, whichever of its seeds the row is."""
+    if polish_of(row) or not (df["kind"] == "confirm").any():
+        return None  # its setting does not say that it was polished
+    return next(iter(noise.confirmations(df, among=df.loc[[row.name]])), None)
 
 
 def _sure(

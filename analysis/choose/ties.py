@@ -19,7 +19,7 @@ NEXT = 3
 def tied(survivors: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
     """The other rows whose accuracy lies in the interval of ``row``, the cheapest first."""
     low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
-    inside = survivors["val_accuracy"].between(low, high) & (survivors["model"] != row["model"])
+    inside = survivors["val_accuracy"].between(low, high) & (survivors.index != row.name)
     return survivors[inside].sort_values(["macs", "model"], kind="stable")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,10 +124,10 @@ def _with_seeds(rows: pd.DataFrame, sure: Assurance) -> tuple[pd.DataFrame, list
     return shown, ["seeds", "ruled out"] if shown["ruled out"].notna().any() else ["seeds"]
 
 
-def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[str, str]:
-    marks = dict.fromkeys(df.loc[df["kind"] == "baseline", "model"], "baseline")
+def _marks(df: pd.DataFrame, rows: pd.DataFrame, ranked: bool) -> dict[Hashable, str]:
+    marks: dict[Hashable, str] = dict.fromkeys(df.index[df["kind"] == "baseline"], "baseline")
     if ranked:
-        marks.update({model: f"rank {rank}" for model, rank in zip(rows["model"], rows["pareto_rank"])})
+        marks.update({index: f"rank {rank}" for index, rank in rows["pareto_rank"].items()})
     return marks
 
 

@@ -76,7 +76,7 @@ def select(
         click.echo(f"constraint: {constraint}")
     click.echo(f"{choice.feasible} of {text.plural(choice.considered, f'finished {word(df)}')} feasible")
     click.echo()
-    marks = dict.fromkeys(choice.rows["model"], "<- chosen")
+    marks = dict.fromkeys(choice.rows.index, "<- chosen")
     terminal.show(terminal.models(shown, table.varying(df), marks))
     click.echo()
     click.echo(choice.reason)

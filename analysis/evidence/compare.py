@@ -4,7 +4,7 @@ The unit of evidence is a seed (or, in a sweep of paths, whatever column is name
 weights and the order of their images, snapshots of one path share a training, so neither is evidence by itself. Every
 unit gives one hypervolume, with the same fixed anchors and at equal cost (:mod:`analysis.evidence.spending`), or one mean
 difference; then an exact permutation test over units (:mod:`analysis.evidence.permutation`). Polished models are left
-out: whoever chose them was no part of the search.
+out: whoever chose them was no part of the search. A trial that made the same model as another counts on its own side.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs
 from analysis.front.progress import running_hypervolume
 from analysis.runs.models import of_the_search
+from analysis.runs.table import NULL, TWIN, as_words, config_columns
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
 
@@ -62,16 +63,32 @@ class Comparison:
         )
 
 
+def entrants(df: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the search, in which a model that an earlier trial has too is a candidate like that one.
+
+    A list shows equal models once; of two sides that both made a model, and paid for it, both have it.
+    """
+    rows = of_the_search(df)
+    if "left_out" not in rows.columns:
+        return rows
+    twin = (rows["kind"] == "trial") & (rows["left_out"] == TWIN)
+    return rows.assign(candidate=rows["candidate"] | twin)
+
+
 def split(df: pd.DataFrame, by: str) -> dict[str, pd.DataFrame]:
-    """The candidates of a table by the values of one column (``sweep``, ``prune.criterion``, ...).
+    """The candidates (:func:`entrants`) of a table by the values of one column (``sweep``, ``prune.criterion``, ...);
+    those without a value are ``null``, the last one.
 
     Raises:
         ConfigError: no such column, or it has a single value.
     """
     if by not in df.columns:
         raise ConfigError("no such column", by, did_you_mean(by, df.columns))
-    rows = df[df["candidate"]]
+    rows = entrants(df)
+    rows = rows[rows["candidate"]]
     parts = {str(value): part for value, part in rows.groupby(by, sort=True)}
+    if rows[by].isna().any():
+        parts[NULL] = rows[rows[by].isna()]
     if len(parts) < 2:
         raise ConfigError(f"has a single value ({', '.join(parts) or 'none'}): nothing to compare", by)
     return parts
@@ -150,7 +167,7 @@ def compare(
         ``spent`` (by all runs up to the last that counts), ``hypervolume``. One that could afford no finished trial
         has 0; one that neither finished a trial nor spent the limit is left out.
     """
-    df = of_the_search(df)
+    df = entrants(df)
     goals = objectives or df.attrs["objectives"]
     scales = anchors_for(df, goals)
     labels = list(split(df, by))
@@ -206,16 +223,13 @@ def paired_differences(
     """
     import pandas as pd
 
-    from analysis.runs.table import config_columns
-
-    rows = of_the_search(df)
+    rows = entrants(df)
     rows = rows[rows["candidate"]]
     same = [c for c in config_columns(df) if c != by]
-    # map, not astype: pandas keeps missing values missing when it turns a column into text
-    keys = rows[[*same, "level", "seed"]].map(str).agg("|".join, axis=1)
+    keys = rows[[*same, "level", "seed"]].apply(as_words).agg("|".join, axis=1)
     sides = []
     for label in (first, second):
-        groups = rows[rows[by].map(str) == label].groupby(keys)
+        groups = rows[as_words(rows[by]) == label].groupby(keys)
         sides.append(groups.agg(value=(column, "mean"), unit=(unit, "first")))
     both = sides[0].index.intersection(sides[1].index)
     a, b = (side.loc[both] for side in sides)
@@ -262,7 +276,7 @@ def growth(
     """
     import pandas as pd
 
-    df = of_the_search(df)
+    df = entrants(df)
     goals = objectives or df.attrs["objectives"]
     scales = anchors_for(df, goals)
     frames = []

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from analysis.runs.table import as_words
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -22,7 +24,8 @@ class Features:
     """Rows as numbers.
 
     Attributes:
-        values: (n, c) float32; numbers as they are, one column per value of a category.
+        values: (n, c) float32; numbers as they are (and a column that marks those without one), one column per value of a
+            category.
         columns: for each feature the indices of its columns.
     """
 
@@ -39,21 +42,30 @@ class Draws:
 
 
 def encode(rows: pd.DataFrame, names: Sequence[str]) -> Features:
-    """The columns ``names`` of a table, without missing values, as features."""
+    """The columns ``names`` of a table as features. That a value is missing is a value."""
     import pandas as pd
 
     parts, columns, at = [], [], 0
     for name in names:
         values = rows[name]
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-            part = values.to_numpy(dtype=float)[:, None]
+            part = _numbers(values.to_numpy(dtype=float, na_value=np.nan))
         else:
-            words = values.map(str).to_numpy()
+            words = as_words(values).to_numpy(dtype=str)
             part = (words[:, None] == np.unique(words)[None, :]).astype(float)
         parts.append(part)
         columns.append(tuple(range(at, at + part.shape[1])))
         at += part.shape[1]
     return Features(np.ascontiguousarray(np.concatenate(parts, axis=1), dtype=np.float32), tuple(columns))
+
+
+def _numbers(values: np.ndarray) -> np.ndarray:
+    """(n, 1) the values, or (n, 2) if some are missing: those as the middle one, and which they are."""
+    missing = np.isnan(values)
+    if not missing.any():
+        return values[:, None]
+    middle = float(np.median(values[~missing])) if not missing.all() else 0.0
+    return np.column_stack([np.where(missing, middle, values), missing])
 
 
 def draw(rows: int, repeats: int, rng: np.random.Generator) -> Draws:

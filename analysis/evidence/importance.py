@@ -45,7 +45,7 @@ def importance(
     (``df.attrs["objectives"]``), whatever was asked for.
 
     Columns:
-        parameter: dotted configuration path.
+        parameter: dotted configuration path. Trials without a value (``null``) are a value of their own.
         importance: share (0..1) of the variation of ``target`` that goes with it, interactions included: the median over
             ``repeats`` draws that learn from 63 % of the trials and are judged on the rest; ``low`` and ``high`` are the
             10 % and 90 % points of the same draws.
@@ -70,7 +70,7 @@ def importance(
     rows = rows[rows["candidate"] & rows[target].notna()]
     if word(rows) == "model":
         rows, target = _one_per_path(df, rows), PATHS
-    names = [name for name in varying(df) if rows[name].notna().all()]
+    names = varying(df)
     if len(rows) < FEWEST:
         raise NothingFeasible(
             f"{len(rows)} finished trials say nothing about importance", "importance", f"{FEWEST} do"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis.runs.models import added
+from analysis.runs.table import as_words
 from gcp_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def spending(
     trials = df[(df["kind"] == "trial") & (df["status"] != "running" if "status" in df.columns else True)]
     frames = []
     for label in labels:
-        for value, own in trials[trials[by].map(str) == label].groupby(unit, sort=True):
+        for value, own in trials[as_words(trials[by]) == label].groupby(unit, sort=True):
             paid = pd.concat([own, _baselines(df, own, by, labels)])
             ordered = paid.sort_values(["ended", "model"], kind="stable", na_position="last")
             cost = price[ordered.index].to_numpy()
@@ -90,10 +91,12 @@ def _baselines(df: pd.DataFrame, own: pd.DataFrame, by: str, labels: Sequence[st
     """The baselines of these trials: of their sweeps and seeds, unless one has another label of its own or is known to
     belong to other trials (other data, model or training settings).
     """
-    label = str(own[by].iloc[0])
+    label = as_words(own[by]).iloc[0]
     base = df[(df["kind"] == "baseline") & df["sweep"].isin(own["sweep"].unique())]
     base = base[base["seed"].isin(own["seed"].unique())]
-    base = base[base[by].map(str).isin([label, *(set(base[by].map(str)) - set(labels))])]
+    words = as_words(base[by])
+    # Of what only pruned trials have it has no value: that is no label.
+    base = base[(words == label) | ~words.isin(labels) | base[by].isna()]
     if "baseline_trial" in df.columns:
         paired = df["baseline_trial"].dropna()
         elsewhere = set(paired) - set(own["baseline_trial"].dropna())

@@ -115,13 +115,16 @@ def distinct(df: pd.DataFrame, objectives: Objectives, band: float = BAND) -> pd
 
     A front point is removed if one that stays is at least as good in every maximised objective and costs at most
     ``1 + band`` times as much in every minimised one: 38 % beside 49 % at equal MACs is not a real choice. The
-    removed rows are in ``.attrs["near_ties"]``, each with the one that replaces it. ``band=0``: the front as
+    removed rows are in ``.attrs["near_ties"]`` by name (of several sweeps ``sweep/model``), each with the one that
+    replaces it. ``band=0``: the front as
     it is, exact twins included.
     """
     if not (np.isfinite(band) and 0 <= band < 1):
         raise ConfigError(f"{band!r} is not a share from 0 to below 1", "band", "for instance 0.01")
     best = front(df, objectives)
     names = next((best[c] for c in ("model", "trial") if c in best.columns), best.index.to_series())
+    if "sweep" in df.columns and df["sweep"].nunique() > 1:
+        names = best["sweep"].map(str) + "/" + names.map(str)
     best.attrs["near_ties"] = {}
     if not band:
         return best

@@ -6,8 +6,6 @@ Every derived column has its one place here.
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Hashable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ import pandas as pd
 from analysis.errors import SweepNotFound
 from analysis.plain import rows_of
 from analysis.runs import baselines
+from analysis.runs.casting import CONFIG_PARTS, cast_param
 from analysis.runs.models import (
     OF_PATHS,
     TRIAL_ERROR,
@@ -29,7 +28,6 @@ from analysis.runs.models import (
 )
 from analysis.runs.sampling import images_behind, interval
 from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
-from gcp_core import config as core_config
 from gcp_core.errors import DataError
 from gcp_core.schema import FINALS, STATUSES, ModelName, Tag
 
@@ -38,6 +36,9 @@ if TYPE_CHECKING:
 
 #: Why a model is left out whose weights an earlier one has; the column ``same_as`` names that one.
 TWIN = "the same model as an earlier trial's"
+
+#: How a config writes that there is no value.
+NULL = "null"
 
 #: A trial without a finite value for one of these cannot be judged.
 REQUIRED = ("val_accuracy", "macs", "params")
@@ -52,12 +53,6 @@ IDENTITY = (
 ORDER = ["sweep", "trial", "level", "polish"]
 
 _INTERVAL = ("val_images", "val_accuracy_low", "val_accuracy_high")
-_CONFIG_PARTS = {
-    "data": core_config.DataConfig,
-    "model": core_config.ModelConfig,
-    "train": core_config.TrainConfig,
-    "prune": core_config.PruneConfig,
-}
 
 
 def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
@@ -245,71 +240,36 @@ def counts(df: pd.DataFrame) -> dict[str, int]:
 
 def config_columns(df: pd.DataFrame) -> list[str]:
     """Columns that hold configuration (dotted paths)."""
-    return [c for c in df.columns if c.split(".")[0] in (*_CONFIG_PARTS, "search", "resources") and "." in c]
+    return [c for c in df.columns if c.split(".")[0] in (*CONFIG_PARTS, "search", "resources") and "." in c]
 
 
 def varying(df: pd.DataFrame) -> list[str]:
-    """Configuration columns in which the candidates differ: what the sweep searched."""
+    """Configuration columns in which the candidates differ: what the sweep searched. ``null`` is a value too."""
     rows = df[df["candidate"]]
-    return [c for c in config_columns(df) if rows[c].astype(str).nunique() > 1]
+    sweeps = rows.get("sweep", pd.Series("", index=rows.index))
+    return [
+        c
+        for c in config_columns(df)
+        if as_words(rows[c].dropna()).nunique() > 1 or _some_null(c, rows[c], sweeps)
+    ]
 
 
-def cast_param(name: str, values: pd.Series) -> pd.Series:
-    """MLflow's strings as the type the config declares for ``name``; unknown names are guessed."""
-    kind = _declared_type(name)
-    if kind is None:
-        return _guess(values)
-    try:
-        # Few distinct values, many rows: cast each distinct one once.
-        known = {v: _cast(v, kind) for v in values.unique()}
-        return pd.Series(
-            [known[v] if v == v else _cast(v, kind) for v in values], index=values.index, dtype=_dtype(kind)
-        )
-    except (ValueError, TypeError) as exc:
-        raise DataError(f"a logged value is no {kind.__name__}: {exc}", name) from exc
+def _some_null(name: str, values: pd.Series, sweeps: pd.Series) -> bool:
+    """Whether a sweep has trials with ``null`` here and trials without.
 
-
-def _declared_type(name: str) -> type | None:
-    if name in ("seed", "threads"):
-        return int
+    A whole sweep without a value may only be older than the key, and an option that is not there belongs to another
+    criterion.
+    """
     part, _, leaf = name.partition(".")
-    if part not in _CONFIG_PARTS or "." in leaf:
-        return None
-    hint = typing.get_type_hints(_CONFIG_PARTS[part]).get(leaf)
-    if isinstance(hint, types.UnionType):
-        choices = [t for t in typing.get_args(hint) if t is not type(None)]
-        hint = choices[0] if len(choices) == 1 else None
-    return hint if hint in (int, float, str, bool) else None
+    if part not in CONFIG_PARTS or "." in leaf:
+        return False
+    return bool(values.isna().groupby(sweeps).nunique().gt(1).any())
 
 
-def _dtype(kind: type) -> Any:
-    return {int: "Int64", float: "float64", bool: "boolean", str: "object"}[kind]
-
-
-def _missing(value: object) -> bool:
-    return value is None or value != value or str(value) in ("None", "null", "")
-
-
-def _cast(value: object, kind: type) -> Any:
-    if _missing(value):
-        return {int: pd.NA, float: np.nan, bool: pd.NA, str: None}[kind]
-    if kind is bool:
-        return str(value).lower() == "true"
-    if kind is int:
-        number = float(str(value))
-        if number != int(number):
-            raise ValueError(f"{value!r}")
-        return int(number)
-    return kind(str(value))
-
-
-def _guess(values: pd.Series) -> pd.Series:
-    """Numbers if all values are numbers, text otherwise."""
-    present = values.map(lambda v: not _missing(v))
-    numbers = pd.to_numeric(values.where(present), errors="coerce")
-    if present.any() and numbers[present].notna().all():
-        return numbers
-    return values.where(present, None).astype(object)
+def as_words(values: pd.Series) -> pd.Series:
+    """Values of the configuration as text; one that is missing is ``null``, as a config says it."""
+    # map, not astype: pandas keeps missing values missing when it turns a column into text
+    return values.map(str).where(values.notna(), NULL).astype(object)
 
 
 def _statuses(tagged: pd.Series, mlflow: pd.Series) -> pd.Series:

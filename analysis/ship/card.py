@@ -135,9 +135,11 @@ def _training(manifest: dict[str, Any]) -> list[str]:
             )
     elif prune:
         amount = f"{prune['ratio']:g} of the units" if prune.get("ratio") else f"{prune['count']} units"
+        aim = prune["target"]
+        target = "no target" if aim is None else f"target {100 * aim:g} % of {prune['of']}"
         lines.append(
-            f"- pruning: criterion `{prune['criterion']}`, every {prune['interval']} epochs {amount}, "
-            f"target {100 * prune['target']:g} % of {prune['of']}, residual mode `{prune['residual']}`"
+            f"- pruning: criterion `{prune['criterion']}`, every {prune['interval']} epochs {amount}, {target}, "
+            f"residual mode `{prune['residual']}`"
         )
     return [*lines, ""]
 

@@ -7,7 +7,7 @@ written as PNG, SVG and a CSV of its data under one name.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,8 +63,8 @@ class FrontView:
         points: one row per shown model: ``sweep, model, trial, level, role, criterion, <x>, <y>``; role is trial, front,
             baseline or chosen; points are coloured by criterion where it varies, snapshots of a path joined by a line.
         goals: what the front is the front of (:func:`goals_of_view`).
-        front: models on it, the chosen one included, near-ties (``pareto.distinct``) left out.
-        steps: models at the corners of the steps: the best along the two axes.
+        front: (sweep, model) of those on it, the chosen one included, near-ties (``pareto.distinct``) left out.
+        steps: (sweep, model) of those at the corners of the steps: the best along the two axes.
         limits: (column, value, words) of the constraints that are lines in this view.
         x_scale: shown numbers are values / ``x_scale`` (``x_prefix`` names it).
     """
@@ -74,8 +74,8 @@ class FrontView:
     y: str
     points: pd.DataFrame
     goals: dict[str, Direction]
-    front: frozenset[str]
-    steps: frozenset[str]
+    front: frozenset[tuple[str, str]]
+    steps: frozenset[tuple[str, str]]
     limits: tuple[tuple[str, float, str], ...]
     x_scale: float
     x_prefix: str
@@ -86,18 +86,21 @@ def front_view(
     x: str = "macs",
     y: str = "val_accuracy",
     *,
-    chosen: str | None = None,
+    chosen: str | tuple[str, str] | None = None,
     constraints: Sequence[Constraint] = (),
     title: str = "",
     band: float = pareto.BAND,
 ) -> FrontView:
-    """Collect the points of the (x, y) view of a table; the front is that of :func:`goals_of_view`."""
+    """Collect the points of the (x, y) view of a table; the front is that of :func:`goals_of_view`.
+
+    ``chosen`` is the name of a model, or its sweep and its name.
+    """
     import pandas as pd
 
     candidates = df[df["candidate"]]
     goals = goals_of_view(df, x, y)
-    front = frozenset(pareto.distinct(candidates, goals, band)["model"])
-    role = ["front" if model in front else "trial" for model in candidates["model"]]
+    front = frozenset(keys_of(pareto.distinct(candidates, goals, band)))
+    role = ["front" if key in front else "trial" for key in keys_of(candidates)]
     columns = [*_WHO, x, y]
     ends = ["val_accuracy_low", "val_accuracy_high"]
     if y == "val_accuracy" and set(ends) <= set(df.columns) and df[ends].notna().any(axis=None):
@@ -107,12 +110,23 @@ def front_view(
     points = pd.concat([rows, base], ignore_index=True)
     points = points[usable(points[[x, y]].to_numpy(dtype=float))]
     if chosen is not None:
-        points.loc[points["model"] == chosen, "role"] = "chosen"
-    steps = frozenset(pareto.distinct(candidates, {y: _better(y), x: _better(x)}, band)["model"])
+        wanted = {chosen} if isinstance(chosen, tuple) else {k for k in keys_of(points) if k[1] == chosen}
+        points.loc[among(points, wanted), "role"] = "chosen"
+    steps = frozenset(keys_of(pareto.distinct(candidates, {y: _better(y), x: _better(x)}, band)))
     limits = limit_lines(candidates, constraints, (x, y))
     scale, prefix = cost_prefix(x, points[x].max())
     points = points[[*_WHO, "role", "criterion", *columns[len(_WHO) :]]].reset_index(drop=True)
     return FrontView(title, x, y, points, goals, front, steps, limits, scale, prefix)
+
+
+def keys_of(rows: pd.DataFrame) -> list[tuple[str, str]]:
+    """What names each row among those of several sweeps: every sweep has a ``t0003``."""
+    return list(zip(rows["sweep"].map(str), rows["model"].map(str)))
+
+
+def among(rows: pd.DataFrame, keys: Collection[tuple[str, str]]) -> np.ndarray:
+    """(n,) bool: which rows have one of these :func:`keys_of`."""
+    return np.array([key in keys for key in keys_of(rows)], dtype=bool)
 
 
 def goals_of_view(df: pd.DataFrame, x: str, y: str) -> dict[str, Direction]:
@@ -258,11 +272,11 @@ def _draw_steps(axes: Axes, points: pd.DataFrame, view: FrontView, colours: dict
     cost.
     """
     pool = points[points["role"].isin(["trial", "front", "chosen"])]
-    best = pool[pool["model"].isin(view.steps)].sort_values("_x")
+    best = pool[among(pool, view.steps)].sort_values("_x")
     if best.empty:
         return
     line = "#555555" if colours else FRONT
-    front = pool[pool["model"].isin(view.front)]
+    front = pool[among(pool, view.front)]
     count = f"{len(front)} of {len(pool)} {word(pool)}s"
     own = set(view.goals) == {view.x, view.y}
     label = f"front ({count})" if own else "best along these two axes"

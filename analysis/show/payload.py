@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +124,11 @@ def _parallel(rows: pd.DataFrame, varying: list[str]) -> list[dict[str, Any]]:
     axes: list[dict[str, Any]] = []
     for name in varying[:SHOWN_PARAMS]:
         numeric = pd.api.types.is_numeric_dtype(rows[name]) and not pd.api.types.is_bool_dtype(rows[name])
-        values = None if numeric else sorted(rows.loc[rows[name].notna(), name].astype(str).unique())
+        # As the page writes them: JSON has true where Python has True.
+        words = [plain(value) for value in rows.loc[rows[name].notna(), name].unique()]
+        values = (
+            None if numeric else sorted({json.dumps(w) if isinstance(w, bool) else str(w) for w in words})
+        )
         axes.append({"name": name, "label": name.split(".", 1)[-1], "values": values})
     axes.append({"name": "macs", "label": "MACs", "values": None})
     axes.append({"name": "val_accuracy", "label": "val acc %", "values": None})

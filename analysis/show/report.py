@@ -93,7 +93,7 @@ def _figures(
     usable: float | None,
 ) -> list[Path]:
     goals = df.attrs["objectives"]
-    chosen = choice.model if choice is not None else None
+    chosen = figures.keys_of(choice.rows)[0] if choice is not None else None
     files = write_figures(df, folder, chosen=chosen, constraints=tuple(constraints), band=band)
     history = progress(df, goals, anchors_for(df, goals, usable=usable))
     for by in ("trials", "device_hours"):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TextIO
 
 from analysis import text
@@ -85,12 +85,14 @@ def facts(pairs: Iterable[tuple[str, Any]], indent: int = 2) -> Table:
     return drawn
 
 
-def models(df: pd.DataFrame, config: Sequence[str], marks: dict[str, str] | None = None) -> Table:
-    """Models with accuracy, cost and the given configuration columns; ``marks`` = model -> note in the last column."""
+def models(df: pd.DataFrame, config: Sequence[str], marks: Mapping[Hashable, str] | None = None) -> Table:
+    """Models with accuracy, cost and the given configuration columns; ``marks`` = index of a row -> note in the last
+    column.
+    """
     header, rows = text.trials_cells(df, config)
     if marks:
         header = [*header, ""]
-        rows = [[*row, marks.get(row[0], "")] for row in rows]
+        rows = [[*row, marks.get(index, "")] for index, row in zip(df.index, rows)]
     return table(header, rows)
 
 

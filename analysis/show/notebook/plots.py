@@ -66,10 +66,10 @@ def front(
     _dots(
         figure, points[points["role"] == "trial"], view, f"{word(df)}s", figures.TRIAL, size=7, opacity=_FAINT
     )
-    best = points[points["model"].isin(view.steps)].sort_values("shown")
+    best = points[figures.among(points, view.steps)].sort_values("shown")
     if len(best):
         _line(figure, best["shown"], best[y], figures.FRONT, "", shape="hv", legend=False)
-    on = points[points["model"].isin(view.front)].sort_values("shown")
+    on = points[figures.among(points, view.front)].sort_values("shown")
     _dots(figure, on, view, f"front ({len(on)})", figures.FRONT, size=10)
     _dots(
         figure,
@@ -114,12 +114,14 @@ def paths(df: pd.DataFrame, *, only: Sequence[str] = ()) -> Figure:
             )
     figure = _figure("Epochs trained", f"{figures.axis_label('val_accuracy')}, more is better")
     shown = rows[rows["trial"].isin(only)] if only else rows
-    for place, (trial, part) in enumerate(shown.groupby("trial", sort=True)):
+    several = shown["sweep"].nunique() > 1
+    for place, ((sweep, trial), part) in enumerate(shown.groupby(["sweep", "trial"], sort=True)):
         part = part.sort_values("level")
         left = 1 - part["macs_removed"].astype(float)
+        name = f"{sweep}/{trial}" if several else str(trial)
         colour = figures.SERIES[place % len(figures.SERIES)]
         figure.add_scatter(
-            x=_plain(part["epochs"]), y=_plain(part["val_accuracy"]), name=str(trial), mode="lines+markers",
+            x=_plain(part["epochs"]), y=_plain(part["val_accuracy"]), name=name, mode="lines+markers",
             line={"color": colour, "width": 1.5}, marker={"color": colour, "size": [round(7 + 15 * v, 1) for v in left]},
             text=[_hover(row) for row in rows_of(part)], hoverinfo="text",
         )  # fmt: skip

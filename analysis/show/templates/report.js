@@ -54,7 +54,7 @@ function select(key) {
 function values() {
   const name = $('f-name').value,
     found = [...new Set(D.trials.map(r => String(r.config[name])))].sort((a, b) => a - b || (a < b ? -1 : 1));
-  $('f-value').replaceChildren(el('option', {value: ''}, 'any'), ...found.map(v => el('option', {value: v}, v)));
+  $('f-value').replaceChildren(el('option', {value: ''}, 'any'), ...found.map(v => el('option', {value: v}, v === 'undefined' ? 'none' : v)));
 }
 
 function colourNames() {

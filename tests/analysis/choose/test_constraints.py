@@ -1,6 +1,7 @@
 """Constraints in the words of the job: what is understood, what is refused, what is removed."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis.choose import constraints as hard
@@ -114,3 +115,20 @@ def test_a_relative_bound_without_any_baseline_says_so(df):
 def test_a_column_nobody_measured_is_named(df):
     with pytest.raises(ConfigError, match="no trial has a value"):
         hard.apply(df.drop(columns="latency_ms"), [hard.parse("latency_ms <= 5")])
+
+
+@pytest.mark.parametrize("kept", [pd.array([True, False, None], dtype="boolean"), [True, False, None]])
+@pytest.mark.parametrize(
+    ("given", "models"),
+    [("== true", [0]), ("!= true", [1, 2]), ("== True", [0]), ("== false", [1]), ("== null", [2])],
+)
+def test_a_yes_or_no_is_understood_in_either_spelling(kept, given, models):
+    df = pd.DataFrame({"prune.finish": kept})
+    found = hard.parse(f"prune.finish {given}", df.columns)
+    assert list(df.index[found.satisfied(df)]) == models
+
+
+def test_other_text_is_compared_as_it_is():
+    df = pd.DataFrame({"prune.criterion": ["True", "true", "l1"]})
+    found = hard.parse("prune.criterion == true", df.columns)
+    assert found.satisfied(df).tolist() == [False, True, False]

@@ -15,6 +15,7 @@ from tests.analysis.synthetic import (
     finals_of,
     path_baseline,
     path_of,
+    reseeded,
     some_trials,
     write_sweep,
 )
@@ -157,3 +158,28 @@ def test_fresh_seeds_are_told_and_not_asked_for_again(of_paths):
     assert "Confirmed: 1 fresh seed gives" in " ".join(found.sure)
     assert found.confirmed
     assert not [step for step in found.steps if "fresh seeds" in step.words]
+
+
+def test_fresh_seeds_count_for_a_choice_of_any_seed_of_its_configuration(tmp_path):
+    first = trials((0.4, 95.0))[0]
+    runs = [
+        *(baseline_trial(seed) for seed in range(4)),
+        first,
+        reseeded(first, "t0001", 1, 96.5),
+        *(reseeded(first, f"c{seed}", seed, 95.2 + 0.1 * seed, kind="confirm") for seed in (2, 3)),
+    ]
+    found = recommend(loaded(tmp_path / "own", runs))
+    # t0001 is chosen: it loses 0.5 points, t0000 loses 2. Fresh seeds give 95.4 and 95.5, below the limit of 96.
+    assert (found.model, found.confirmed, found.standing) == ("t0001", True, "miss")
+    assert "Confirmed: 2 fresh seeds give 95.45 %" in " ".join(found.sure)
+    assert "select" not in verbs(found), "fresh seeds have been trained already"
+
+
+def test_fresh_seeds_of_a_snapshot_say_nothing_about_its_polished_model(tmp_path):
+    path = path_of("t0000", shift=-1.5)
+    path.polished[4, 30] = 3.0
+    runs = [*(path_baseline(seed) for seed in range(3)), path]
+    runs += [path_of(f"c{seed:04d}", seed, shift=-1.5, kind="confirm") for seed in (1, 2)]
+    found = recommend(loaded(tmp_path / "own", runs))
+    assert (found.model, found.confirmed) == ("t0000@4+30", False)
+    assert "One training run" in " ".join(found.sure)

@@ -96,3 +96,16 @@ def test_importance_of_a_handful_of_trials_or_of_no_search_is_refused():
         importance.importance(df, "val_acuracy")
     with pytest.raises(ConfigError, match="no parameter varies"):
         importance.importance(df[["trial", "candidate", "val_accuracy"]])
+
+
+@pytest.mark.parametrize("values", [(None, "gcp"), (None, 0.5, 0.75)])
+def test_a_parameter_that_some_trials_do_not_set_is_judged_like_any_other(values):
+    df = searched(60, 1)
+    place = np.random.default_rng(0).integers(0, len(values), 60)
+    df["prune.method" if "gcp" in values else "prune.target"] = pd.Series([values[i] for i in place])
+    df["val_accuracy"] += 10.0 * (place == 0)
+    found = importance.importance(df)
+    name = "prune.method" if "gcp" in values else "prune.target"
+    assert found["parameter"].iloc[0] == name
+    assert found["evidence"].iloc[0]
+    assert set(found["parameter"]) >= {"prune.interval", "prune.ratio", "prune.criterion"}

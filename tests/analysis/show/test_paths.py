@@ -51,7 +51,7 @@ def test_the_data_of_a_figure_tell_the_paths_apart(of_paths, tmp_path):
     view = figures.front_view(of_paths)
     again = pd.read_csv(figures.save(figures.draw_front(view), view.points, tmp_path, "front_macs")[2])
     assert list(again.loc[again["trial"] == "t0001", "level"]) == [0, 1, 2, 3, 4]
-    assert set(again.loc[again["role"] == "front", "model"]) == view.front
+    assert set(again.loc[again["role"] == "front", "model"]) == {model for _, model in view.front}
     assert again["model"].is_unique
 
 

@@ -108,7 +108,7 @@ def test_a_table_of_models_leaves_out_what_none_has_and_tells_equal_names_apart(
     df = pd.DataFrame(
         [{"model": "t0001", "val_accuracy": 90.0, "latency_ms": None, "train.seed": 1, "data.seed": 0.25}]
     )
-    lines = as_text(models(df, ["train.seed", "data.seed"], {"t0001": "chosen"})).splitlines()
+    lines = as_text(models(df, ["train.seed", "data.seed"], {0: "chosen"})).splitlines()
     assert lines[0].split() == ["trial", "val", "acc", "%", "train.seed", "data.seed"]
     assert lines[2].split() == ["t0001", "90.00", "1", "0.25", "chosen"]
 

@@ -58,7 +58,8 @@ def test_with_three_objectives_tile_plot_and_table_show_one_front(three, tmp_pat
     assert expected > set(analysis.pareto.front(three, GOALS)["trial"]), "or this test shows nothing"
     for column in ("macs", "params", "latency_ms"):
         view = figures.front_view(three, column)
-        assert set(view.points.loc[view.points["role"] == "front", "trial"]) == view.front == expected
+        drawn = set(view.points.loc[view.points["role"] == "front", "trial"])
+        assert drawn == {model for _, model in view.front} == expected
         labels = figures.draw_front(view).axes[0].get_legend_handles_labels()[1]
         assert f"front of val_accuracy, macs, latency_ms ({len(expected)} of 24 trials)" in labels
         assert "best along these two axes" in labels

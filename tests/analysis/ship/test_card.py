@@ -1,0 +1,37 @@
+"""The model card says how the model was trained, in the words of its configuration."""
+
+import pandas as pd
+import pytest
+
+from analysis.ship.card import model_card
+from tests.analysis.synthetic import config_for
+
+
+def pruning_line(**prune) -> str:
+    """What the card of a single trial says about its pruning."""
+    manifest = {
+        "config": config_for(**prune).to_dict(), "image_size": [8, 8], "in_channels": 1, "num_classes": 10,
+        "class_names": list(range(10)), "mean": [0.5], "std": [0.25], "sha256": "ab", "data_digest": "cd", "torch": "2",
+        "device": "cpu", "plans": [],
+    }  # fmt: skip
+    measured = ("val_accuracy", "test_accuracy", "macs", "params", "dense_latency_ms")
+    proof = dict.fromkeys(measured, 1.0) | {"place": "here"}
+    for name in (
+        "latency_ms",
+        "latency_low_ms",
+        "latency_high_ms",
+        "latency_share",
+        "latency_share_low",
+        "latency_share_high",
+    ):
+        proof[name] = 1.0
+    row = pd.Series({"model": "t0000", "sweep": "s", "run_id": "r", "config_id": "c", "seed": 0})
+    card = model_card(row, manifest, proof, (), "")
+    (line,) = (line for line in card.splitlines() if line.startswith("- pruning:"))
+    return line
+
+
+@pytest.mark.parametrize(("target", "said"), [(0.75, "target 75 % of macs"), (None, "no target")])
+def test_the_target_stands_on_the_card_and_so_does_that_there_is_none(target, said):
+    line = pruning_line(interval=21, count=120, target=target)
+    assert line == (f"- pruning: criterion `frs`, every 21 epochs 120 units, {said}, residual mode `coupled`")
