@@ -133,11 +133,11 @@ def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
     return {name: {"choice": [structured(v) for v in values]} for name, values in seen.items()}
 
 
-def config_tree(df: pd.DataFrame) -> dict[str, Any]:
-    """The merged config in the sweep's folder; {} where there is none."""
+def config_tree(df: pd.DataFrame, sweep: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The merged config in the folder of a sweep of ``df.attrs["sweeps"]`` (None = the first); {} where there is none."""
     import yaml
 
-    folder = df.attrs["sweeps"][0].get("folder")
+    folder = (df.attrs["sweeps"][0] if sweep is None else sweep).get("folder")
     file = Path(folder) / "config.yaml" if folder else None
     return (yaml.safe_load(file.read_text()) or {}) if file is not None and file.is_file() else {}
 

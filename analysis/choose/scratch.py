@@ -92,4 +92,4 @@ def write_scratch_config(
         f"# on seeds the search has not seen: {cost}.\n"
         f"#   gcp-sweep run {path.name}\n"
     )
-    return write_grid(df, path, head, name, tree, seeds)
+    return write_grid(df, row, path, head, name, tree, seeds)
