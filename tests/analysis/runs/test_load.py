@@ -6,12 +6,15 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis import load as load_function
+from analysis.cli.program import main
 from analysis.errors import SweepNotFound
+from analysis.evidence import noise
 from analysis.runs import table
 from analysis.runs.store import find, read_records
 from gcp_core.errors import DataError
@@ -183,6 +186,33 @@ def test_a_table_in_a_file_reads_like_the_sweep_it_came_from(df, tmp_path, kind)
         analysis.pareto.front(df, goals)["trial"]
     )
     assert again["candidate"].sum() == 24
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_names_that_are_whole_numbers_are_text(tmp_path, kind):
+    rows = {"trial": [0, 1, 2, 3], "val_accuracy": [90.0, 80.0, 70.0, 60.0], "macs": [4, 3, 2, 2]}
+    other = pd.DataFrame({**rows, "params": [4, 3, 2, 1], "config_id": [7, 7, 8, None], "run_id": 5})
+    file = tmp_path / f"2024.{kind}"
+    other.to_csv(file, index=False) if kind == "csv" else other.to_parquet(file)
+    df = analysis.load(file)
+    assert [df[name].tolist() for name in ("trial", "model")] == [["0", "1", "2", "3"]] * 2
+    assert set(df["sweep"]) == {"2024"}
+    assert set(df["run_id"]) == {"5"}
+    # Of whole numbers with a gap pandas makes floats, in the file already.
+    assert df["config_id"].tolist() == (["7.0", "7.0", "8.0", "3"] if kind == "csv" else ["7", "7", "8", "3"])
+    groups = noise.by_config(df, ["val_accuracy"])
+    assert groups["trials"].tolist() == ["0, 1", "2", "3"]
+    assert CliRunner().invoke(main, ["front", str(file)]).exit_code == 0
+
+
+def test_the_page_of_a_table_whose_trials_are_whole_numbers_is_written(tmp_path):
+    (tmp_path / "other.csv").write_text(
+        "trial,val_accuracy,macs,params\n0,90,4000,40\n1,80,3000,30\n010,70,2000,20\n"
+    )
+    words = ["report", str(tmp_path / "other.csv"), "--out", str(tmp_path / "page")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert set(analysis.load(tmp_path / "other.csv")["trial"]) == {"0", "1", "010"}
 
 
 def test_a_file_without_the_columns_is_refused_by_name(tmp_path):
