@@ -126,8 +126,8 @@ def bench(files: Files, plan: Plan) -> Bench:
 
     Raises:
         CheckpointError: a file was changed, or the data is not what the model was trained on.
-        ConfigError: a runtime that was asked for is not installed, the clock would add up several threads, or
-            hashing would have no images.
+        ConfigError: a runtime that was asked for is not installed or needs images that are left out, the clock would
+            add up several threads, or hashing would have no images.
         ModelError: hashing is asked for, and none of the convolutions can be replaced.
     """
     if plan.haste is not None and not plan.accuracy:
@@ -226,6 +226,10 @@ def _wanted(plan: Plan) -> tuple[list[str], dict[str, str]]:
             raise ConfigError(f"needs {package}", f"--runtime {runtime!r}", hint)
         if package:
             skipped[runtime] = f"{package} is not installed: {hint}"
+        elif runtime == INT8 and not plan.accuracy and plan.runtimes:
+            raise ConfigError(
+                "quantisation needs training images", f"--runtime {runtime!r}", "leave --latency-only out"
+            )
         elif runtime == INT8 and not plan.accuracy:
             skipped[runtime] = "quantisation needs training images; leave --latency-only out"
     return [r for r in plan.runtimes or RUNTIMES if r not in skipped], skipped
