@@ -101,6 +101,23 @@ def test_a_sweep_is_found_by_name_id_and_parent_run(sweep):
         assert find(word, tracking_uri=uri).parent_run_id == entry["parent_run_id"]
 
 
+def test_a_sweep_is_found_behind_the_first_page_of_a_store(sweep, tmp_path, monkeypatch):
+    """MLflow answers 1,000 experiments at a time; here it answers two."""
+    moved = shutil.copytree(sweep, tmp_path / "crowded")
+    uri = f"sqlite:///{moved}/mlflow.db"
+    client, search = MlflowClient(uri), MlflowClient.search_experiments
+    for number in range(5):
+        client.create_experiment(f"other-{number}")
+    monkeypatch.setattr(
+        MlflowClient,
+        "search_experiments",
+        lambda self, *words, **options: search(self, *words, **{"max_results": 2, **options}),
+    )
+    entry = json.loads((moved / "sweep.json").read_text())
+    for word in (entry["name"], entry["id"], entry["parent_run_id"]):
+        assert find(word, tracking_uri=uri).parent_run_id == entry["parent_run_id"]
+
+
 def test_a_moved_folder_still_finds_its_own_database(sweep, tmp_path):
     moved = shutil.copytree(sweep, tmp_path / "elsewhere")
     assert find(moved).tracking_uri == f"sqlite:///{moved}/mlflow.db"
