@@ -92,6 +92,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
                 for name, tag in OF_PATHS.items()
             },
             "weights_sha256": tag_of(records, Tag.WEIGHTS).fillna(""),
+            "device": tag_of(records, Tag.DEVICE).fillna(""),
             "started": pd.to_datetime(records["started"], unit="ms", utc=True),
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
         }

@@ -18,7 +18,7 @@ from analysis.evidence import noise
 from analysis.runs import table
 from analysis.runs.store import find, read_records
 from gcp_core.errors import DataError
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, Tag
 from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
 
 
@@ -181,6 +181,14 @@ def test_the_cache_sees_what_was_deleted_and_what_was_restored(sweep, tmp_path):
     again = analysis.load(folder)
     assert {"t0003", "t0007"} & set(again["trial"]) == {"t0003"}
     pd.testing.assert_frame_equal(again, analysis.load(folder, cache=False))
+
+
+def test_what_a_model_ran_on_is_a_column(tmp_path):
+    trial = some_trials(1)[0]
+    trial.tags[Tag.DEVICE] = "NVIDIA H100"
+    write_sweep(tmp_path / "s", [baseline_trial(), trial])
+    df = analysis.load(tmp_path / "s").set_index("trial")
+    assert df["device"].to_dict() == {"b0000": "", trial.trial: "NVIDIA H100"}
 
 
 def test_a_running_sweep_is_read_and_says_so(tmp_path):
