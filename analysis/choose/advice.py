@@ -12,6 +12,7 @@ upper end. Between two snapshots of one path aim configurations that differ from
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -283,7 +284,7 @@ def write_config(df: pd.DataFrame, advice: Advice, path: Path) -> str:
     head = (
         f"# The next sweep after {tree['name']}: the first {len(advice.points)} trials aim into the gaps of its front.\n"
         + "".join(f"#   {gap.words}\n" for gap in advice.gaps)
-        + f"#   gcp-sweep run {path.name}\n"
+        + f"#   gcp-sweep run {shlex.quote(path.name)}\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump({**tree, "name": name}, sort_keys=False), encoding="utf-8")

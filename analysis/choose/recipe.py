@@ -92,7 +92,7 @@ def write_config(
     what = "The configuration of" if level is None else "The path that ends with the snapshot"
     head = (
         f"# {what} {source} of sweep {row['sweep']} on seeds the search has not seen.\n"
-        f"#   gcp-sweep run {path.name}\n"
+        f"#   gcp-sweep run {shlex.quote(path.name)}\n"
     )
     if polish:
         made = ModelName("t0000", level)

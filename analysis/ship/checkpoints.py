@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,7 @@ def collect(df: pd.DataFrame, row: pd.Series, work: Path) -> dict[str, Any]:
         source = artifact_of(df, row, name)
         if source is None:
             entry = sweep_of(df, row)
-            sweep = entry.get("folder") or row["sweep"]
+            sweep = shlex.quote(str(entry.get("folder") or row["sweep"]))
             raise ConfigError(
                 "its files are neither in the sweep's folder nor in MLflow",
                 f"{model}: {name}",

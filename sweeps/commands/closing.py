@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,9 +25,9 @@ def closing_words(
     lines = ["", f"{sweep.name}: {sweep.state} ({counts})"]
     if sweep.message:
         lines.append(f"  {sweep.message}")
-    folder = as_typed(sweep.folder)
+    folder = shlex.quote(as_typed(sweep.folder))
     if store is not None:
-        lines.append(f"  stored at {store}; {folder} is the driver's working folder")
+        lines.append(f"  stored at {store}; {as_typed(sweep.folder)} is the driver's working folder")
     if sweep.unwritten:
         lines.append(f"  {sweep.unwritten} entries did not reach MLflow; the next run writes them")
     if sweep.state != "complete" or sweep.unwritten:
@@ -40,7 +41,8 @@ def closing_words(
             f'  gcp-analyze select {folder} "macs <= 50%" --best accuracy',
             f"  gcp-analyze report {folder}",
         ]
-    lines += ["look at it:", *_ui(sweep, of_paths), f"  optuna-dashboard {ledger or f'{folder}/journal.log'}"]
+    journal = ledger or f"{as_typed(sweep.folder)}/journal.log"
+    lines += ["look at it:", *_ui(sweep, of_paths), f"  optuna-dashboard {shlex.quote(journal)}"]
     return "\n".join(lines)
 
 
@@ -50,7 +52,7 @@ def _ui(sweep: Sweep, of_paths: bool) -> list[str]:
     served = uri.startswith(("http://", "https://"))
     if uri.startswith("sqlite:///"):
         uri = f"sqlite:///{as_typed(Path(uri.removeprefix('sqlite:///')))}"
-    lines = [f"  MLflow: {uri}" if served else f"  mlflow ui --backend-store-uri {uri}"]
+    lines = [f"  MLflow: {uri}" if served else f"  mlflow ui --backend-store-uri {shlex.quote(uri)}"]
     if not sweep.views:
         return [*lines, f"    {clicks(sweep.name, of_paths)}"]
     host = uri.rstrip("/") if served else LOCAL_UI

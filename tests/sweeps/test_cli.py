@@ -153,6 +153,20 @@ def test_the_closing_words_say_what_to_type_next() -> None:
     assert "continue:  gcp-sweep run x.yaml" in closing_words(_sweep("interrupted"), "gcp-sweep run x.yaml")
 
 
+def test_the_closing_words_can_be_typed_when_a_folder_has_a_space() -> None:
+    ended, uri = _sweep(complete=3, failed=1), "sqlite:////two words/x/mlflow.db"
+    text = closing_words(replace(ended, folder=Path("/two words/x"), tracking_uri=uri), "again") + "\n"
+    for words in (
+        "gcp-sweep status '/two words/x' --failed\n",
+        "gcp-analyze front '/two words/x'\n",
+        "gcp-analyze select '/two words/x' ",
+        "gcp-analyze report '/two words/x'\n",
+        "mlflow ui --backend-store-uri 'sqlite:////two words/x/mlflow.db'\n",
+        "optuna-dashboard '/two words/x/journal.log'\n",
+    ):
+        assert words in text
+
+
 VIEWS = {"models, best first": "#/experiments/1/runs?viewStateShareKey=a", "charts": "#/experiments/1/runs?b"}
 
 

@@ -55,6 +55,13 @@ def test_fresh_seeds_run_where_the_sweep_ran(write, walked, tmp_path):
     assert (read.resources.gpus, read.storage, read.search.concurrency) == (0.5, "s3://bucket/runs", 8)
 
 
+@pytest.mark.parametrize("write", [write_config, write_scratch_config])
+def test_the_command_in_a_config_can_be_typed_when_its_name_has_a_space(write, walked, tmp_path):
+    df = analysis.load(walked)
+    write(df, row_of(df, "t0000@1"), tmp_path / "my best.yaml")
+    assert "#   gcp-sweep run 'my best.yaml'\n" in (tmp_path / "my best.yaml").read_text()
+
+
 def test_where_a_sweep_ran_is_its_own_among_several(df, tmp_path):
     entries = []
     for name, cpus in (("other", 2), (df["sweep"].iloc[0], 6)):

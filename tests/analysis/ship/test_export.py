@@ -209,8 +209,10 @@ def test_a_folder_that_is_no_export_is_never_replaced(sweep, tmp_path):
 
 def test_a_trial_whose_files_are_gone_is_named(sweep, tmp_path):
     shutil.rmtree(sweep / "trials" / "t0000")
-    with pytest.raises(ConfigError, match=r"t0000: model/weights\.pt: its files are neither in"):
-        export(analysis.load(sweep), "t0000", tmp_path / "out")
+    folder = sweep.rename(tmp_path / "two words")
+    said = rf"its files are neither in .*`gcp-sweep replay '{folder}' t0000`"
+    with pytest.raises(ConfigError, match=rf"t0000: model/weights\.pt: {said}"):
+        export(analysis.load(folder), "t0000", tmp_path / "out")
 
 
 def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatch):
