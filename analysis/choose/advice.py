@@ -12,6 +12,7 @@ upper end. Between two snapshots of one path aim configurations that differ from
 from __future__ import annotations
 
 import copy
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -133,11 +134,11 @@ def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
     return {name: {"choice": [structured(v) for v in values]} for name, values in seen.items()}
 
 
-def config_tree(df: pd.DataFrame) -> dict[str, Any]:
-    """The merged config in the sweep's folder; {} where there is none."""
+def config_tree(df: pd.DataFrame, sweep: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The merged config in the folder of a sweep of ``df.attrs["sweeps"]`` (None = the first); {} where there is none."""
     import yaml
 
-    folder = df.attrs["sweeps"][0].get("folder")
+    folder = (df.attrs["sweeps"][0] if sweep is None else sweep).get("folder")
     file = Path(folder) / "config.yaml" if folder else None
     return (yaml.safe_load(file.read_text()) or {}) if file is not None and file.is_file() else {}
 
@@ -283,7 +284,7 @@ def write_config(df: pd.DataFrame, advice: Advice, path: Path) -> str:
     head = (
         f"# The next sweep after {tree['name']}: the first {len(advice.points)} trials aim into the gaps of its front.\n"
         + "".join(f"#   {gap.words}\n" for gap in advice.gaps)
-        + f"#   gcp-sweep run {path.name}\n"
+        + f"#   gcp-sweep run {shlex.quote(path.name)}\n"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump({**tree, "name": name}, sort_keys=False), encoding="utf-8")

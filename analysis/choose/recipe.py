@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis.choose.advice import config_tree
 from analysis.plain import plain, structured
 from analysis.runs.artifacts import polish_of, sweep_of
 from analysis.runs.table import config_columns
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _PARTS = ("data", "model", "train", "prune")
+#: What of a sweep's config says where it runs and is kept; ``search.concurrency`` does too.
+_WHERE = ("resources", "tracking", "storage", "ledger")
 #: Shares this close are the same share.
 _CLOSE = 1e-9
 
@@ -89,21 +92,29 @@ def write_config(
     what = "The configuration of" if level is None else "The path that ends with the snapshot"
     head = (
         f"# {what} {source} of sweep {row['sweep']} on seeds the search has not seen.\n"
-        f"#   gcp-sweep run {path.name}\n"
+        f"#   gcp-sweep run {shlex.quote(path.name)}\n"
     )
     if polish:
         made = ModelName("t0000", level)
         head += (
             f"# It leads to {source}, of which {row['model']} was made: no config polishes. Afterwards, for every path:\n"
-            f"#   {polish_command('runs/' + name, made, polish)}\n"
+            f"#   {polish_command(_folder(df, row, name), made, polish)}\n"
         )
-    return write_grid(df, path, head, name, tree, seeds)
+    return write_grid(df, row, path, head, name, tree, seeds)
+
+
+def _folder(df: pd.DataFrame, row: pd.Series, name: str) -> str:
+    """Where the sweep of this name will be kept, as ``gcp-sweep`` takes it."""
+    storage = config_tree(df, sweep_of(df, row)).get("storage") or "runs"
+    return f"{str(storage).rstrip('/')}/{name}"
 
 
 def write_grid(
-    df: pd.DataFrame, path: Path, head: str, name: str, tree: Mapping[str, Any], seeds: int
+    df: pd.DataFrame, row: pd.Series, path: Path, head: str, name: str, tree: Mapping[str, Any], seeds: int
 ) -> list[int]:
     """Write the config of a sweep that trains one configuration on so many seeds that no model of the table has.
+
+    It runs, and is kept, where the sweep of the row was; where that is not known, the file says so.
 
     Args:
         head: comments before it.
@@ -114,14 +125,22 @@ def write_grid(
     """
     import yaml
 
-    head += "# Where it runs is not said here: add resources, search.concurrency, storage, tracking.uri as you need.\n"
+    known = config_tree(df, sweep_of(df, row))
+    where = {part: known[part] for part in _WHERE if part in known}
+    if not known:
+        missing = "resources, search.concurrency, storage, tracking.uri"
+        head += f"# Where it runs is not said here: add {missing} as you need.\n"
+    search = {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])}
+    if "concurrency" in (known.get("search") or {}):
+        search["concurrency"] = known["search"]["concurrency"]
     first = int(df["seed"].max()) + 1
     fresh = list(range(first, first + seeds))
     document = {
         "name": name,
         "seed": {"choice": fresh},
         **{part: tree[part] for part in _PARTS},
-        "search": {"sampler": "grid", "trials": None, "objectives": dict(df.attrs["objectives"])},
+        "search": search,
+        **where,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(head + yaml.safe_dump(document, sort_keys=False), encoding="utf-8")

@@ -6,6 +6,7 @@ from the same widths with all of the training for themselves (``docs/results.md`
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -90,6 +91,6 @@ def write_scratch_config(
     head = (
         f"# The widths of {model} of sweep {row['sweep']} ({left:.1%} of the multiply-adds), trained from scratch\n"
         f"# on seeds the search has not seen: {cost}.\n"
-        f"#   gcp-sweep run {path.name}\n"
+        f"#   gcp-sweep run {shlex.quote(path.name)}\n"
     )
-    return write_grid(df, path, head, name, tree, seeds)
+    return write_grid(df, row, path, head, name, tree, seeds)

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 @click.option(
     "--write",
     "path",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, dir_okay=False),
     help="Config of the next sweep, with the points to try first.",
 )
 @guarded

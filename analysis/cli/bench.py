@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from analysis import text
-from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options
+from analysis.cli.shared import check_writable, choose, common, guarded, read, say_json, verb_options
 
 if TYPE_CHECKING:
     from analysis.ship.bench import Bench
@@ -119,6 +119,7 @@ def bench(
             data_path=data_path,
             haste=hashing,
         )
+        check_writable(out or place)
         result = measure(files, plan)
     written = write(result, out or place)
     if as_json:

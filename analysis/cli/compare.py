@@ -27,7 +27,9 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option(
-    "--out", type=click.Path(path_type=Path), help="Folder for the page, the figures and their CSV."
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder for the page, the figures and their CSV.",
 )
 @click.option("--force", is_flag=True, help="Compare sweeps with different data or baselines anyway.")
 @guarded

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from analysis.cli.shared import band_option, common, guarded, read, say_json, usable_option
+from analysis.cli.shared import band_option, common, guarded, read, say_json, usable_option, write_csv
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 )
 @band_option
 @usable_option
-@click.option("--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the front as CSV.")
+@click.option(
+    "--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write the front as CSV."
+)
 @click.option("--all", "everything", is_flag=True, help="All finished trials with their Pareto rank.")
 @guarded
 def front(
@@ -65,7 +67,7 @@ def front(
     old = pareto.hypervolume(df, goals, chance).value if chance else None
     sure = assurance(df, goals)
     if csv_path is not None:
-        rows.to_csv(csv_path, index=False)
+        write_csv(rows, csv_path)
     if as_json:
         say_json(answers.front(df, rows, goals, volume, scales.describe(), old, sure.plain(), near_ties))
         return

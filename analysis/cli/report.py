@@ -12,6 +12,7 @@ import click
 
 from analysis.cli.shared import (
     band_option,
+    check_writable,
     choose,
     common,
     guarded,
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("sweep", nargs=-1, required=True)
 @common
-@click.option("--out", type=click.Path(path_type=Path), help="Folder to write to (default: SWEEP/report).")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to write to (default: SWEEP/report).",
+)
 @click.option(
     "--where",
     "constraints",
@@ -102,6 +107,7 @@ def report(
     df = read(sweep, tracking_uri, no_cache)
     asked = any(value not in (None, False) for value in verbs.values())
     folder = out or _report_folder(sweep, df)
+    check_writable(folder)
     try:
         choice, parsed = choose(df, constraints, verbs) if asked else (None, _parse(df, constraints))
     except NothingFeasible:

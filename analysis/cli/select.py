@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options
+from analysis.cli.shared import choose, common, guarded, read, say_json, verb_options, write_csv
 
 
 @click.command()
@@ -16,10 +16,15 @@ from analysis.cli.shared import choose, common, guarded, read, say_json, verb_op
 @verb_options
 @common
 @click.option(
-    "--csv", "csv_path", type=click.Path(path_type=Path), help="Also write the choice and runners-up as CSV."
+    "--csv",
+    "csv_path",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write the choice and runners-up as CSV.",
 )
 @click.option(
-    "--write-config", type=click.Path(path_type=Path), help="Config to train the choice on fresh seeds."
+    "--write-config",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Config to train the choice on fresh seeds.",
 )
 @click.option(
     "--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="With --write-config."
@@ -65,7 +70,7 @@ def select(
     shown = pd.concat([choice.rows, choice.runners_up])
     command = None if polish is None else recipe.command_for(df, choice.rows.iloc[0], polish)
     if csv_path is not None:
-        shown.to_csv(csv_path, index=False)
+        write_csv(shown, csv_path)
     if write_config is not None:
         write = scratch.write_scratch_config if from_scratch else recipe.write_config
         write(df, choice.rows.iloc[0], write_config, seeds=seeds, epochs=epochs)

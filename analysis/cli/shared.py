@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import json
+import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +21,10 @@ if TYPE_CHECKING:
 
 
 def guarded(command: Callable) -> Callable:
-    """Turn our own errors into one line on stderr and their exit code."""
+    """Turn our own errors, and those of files, into one line on stderr and their exit code.
+
+    Every path among the options is one to write to: it is looked at before the command begins.
+    """
 
     @functools.wraps(command)
     def run(*args: Any, **kwargs: Any) -> None:
@@ -26,6 +32,8 @@ def guarded(command: Callable) -> Callable:
         from gcp_core.errors import CheckpointError, ConfigError, DataError, GcpError
 
         try:
+            for path in (value for value in kwargs.values() if isinstance(value, Path)):
+                check_writable(path)
             command(*args, **kwargs)
         except NothingFeasible as error:
             if kwargs.get("as_json"):
@@ -40,8 +48,41 @@ def guarded(command: Callable) -> Callable:
         except GcpError as error:
             click.echo(f"error: {error}", err=True)
             sys.exit(1)
+        except OSError as error:
+            if error.filename is None and error.errno not in _FULL:
+                raise
+            where = "" if error.filename is None else f"{error.filename}: "
+            click.echo(f"error: {where}{error.strerror}", err=True)
+            sys.exit(1)
 
     return run
+
+
+#: Errors of writing that name no file.
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def check_writable(path: Path) -> None:
+    """Ask before the long work whether ``path`` can be written; missing folders above it are made later.
+
+    Raises:
+        GcpError: a folder above it is a file, or writing there is not allowed.
+    """
+    from gcp_core.errors import GcpError
+
+    place = path.absolute()
+    while not place.exists() and place != place.parent:
+        place = place.parent
+    if place != path.absolute() and not place.is_dir():
+        raise GcpError(f"cannot be written: {place} is not a folder", str(path))
+    if not os.access(place, os.W_OK):
+        raise GcpError(f"cannot be written: {place} is read-only here", str(path))
+
+
+def write_csv(rows: pd.DataFrame, path: Path) -> None:
+    """Write a table; folders above it are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows.to_csv(path, index=False)
 
 
 def common(command: Callable) -> Callable:

@@ -38,7 +38,7 @@ def load(
     path without a snapshot yet is one row. ``kind`` and ``trial_status`` are the trial's, ``status`` is the model's own:
     what becomes of a path does not hide its finished snapshots. ``path_ended`` says why a path ended or rests (``target,
     cap, floors, stopped, constraint, paused``; "" = it runs, or is not a path), ``path_decision`` the same in a sentence
-    with numbers where the sweep decided it.
+    with numbers where the sweep decided it. ``device`` is the processor or GPU it ran on, "" where that is not known.
     ``candidate`` marks the rows that may be on a front; every other one says why in ``left_out``.
     ``df.attrs`` holds ``sweeps``, ``objectives``, ``chance`` (accuracy of guessing, per cent) and
     ``left_out`` (reason -> models).

@@ -7,6 +7,9 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
+
+from analysis.runs.store import HUGE
 
 #: Coverage of the interval, and the normal quantile that belongs to it.
 LEVEL, _Z = 0.95, 1.959963984540054
@@ -51,3 +54,14 @@ def images_behind(accuracies: Iterable[float], *, rounded: bool = False) -> int 
         if found > _MOST:
             return None
     return found
+
+
+def val_images(df: pd.DataFrame, recorded: int | None, *, rounded: bool) -> pd.Series:
+    """Validation images per row: recorded, configured, or the number that explains every accuracy of the table."""
+    images = pd.Series(float(recorded) if recorded else np.nan, index=df.index)
+    for name in ("val_images", "data.val_images"):
+        if name in df.columns:
+            images = images.fillna(pd.to_numeric(df[name], errors="coerce").astype("float64"))
+    accuracy = pd.to_numeric(df["val_accuracy"], errors="coerce")
+    found = images_behind(accuracy[accuracy.abs() < HUGE], rounded=rounded) if images.isna().any() else None
+    return images.fillna(float(found)) if found else images

@@ -131,8 +131,7 @@ def _by_name(name: str, tracking_uri: str) -> SweepRef:
 
     client = client_for(tracking_uri)
     try:
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        parents = client.search_runs(experiments, f"tags.`{Tag.KIND}` = 'sweep'", max_results=_PAGE)
+        parents = list(_sweeps(client))
     except MlflowException as exc:
         reason = str(exc).splitlines()[0]
         raise SweepNotFound(f"cannot read the tracking store: {reason}", tracking_uri) from exc
@@ -200,7 +199,7 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
         return {
             run.info.run_id: _record(run)
             for query in queries
-            for run in _pages(client, ref.experiment_id, query, view)
+            for run in _pages(client, [ref.experiment_id], query, view)
         }
 
     if newer_than is None:
@@ -230,7 +229,7 @@ def deleted_runs(ref: SweepRef) -> set[str]:
     return {
         run.info.run_id
         for query in (_children(ref.parent_run_id), _snapshots(ref))
-        for run in _pages(client, ref.experiment_id, query, ViewType.DELETED_ONLY)
+        for run in _pages(client, [ref.experiment_id], query, ViewType.DELETED_ONLY)
     }
 
 
@@ -243,11 +242,24 @@ def _snapshots(ref: SweepRef) -> str:
     return f"tags.`{Tag.KIND}` = '{SNAPSHOT}' and tags.`{Tag.SWEEP_ID}` = '{ref.id}'"
 
 
-def _pages(client: MlflowClient, experiment_id: str, query: str, view: int) -> Iterator[Run]:
+def _sweeps(client: MlflowClient) -> Iterator[Run]:
+    """The runs of all sweeps of a store; it has pages of experiments, and pages of runs."""
+    from mlflow.entities import ViewType
+
+    token: str | None = None
+    while token != "":
+        page = client.search_experiments(page_token=token)
+        ids = [experiment.experiment_id for experiment in page]
+        if ids:
+            yield from _pages(client, ids, f"tags.`{Tag.KIND}` = 'sweep'", ViewType.ACTIVE_ONLY)
+        token = page.token or ""
+
+
+def _pages(client: MlflowClient, experiment_ids: list[str], query: str, view: int) -> Iterator[Run]:
     token: str | None = None
     while True:
         page = client.search_runs(
-            [experiment_id],
+            experiment_ids,
             query,
             run_view_type=view,
             max_results=_PAGE,

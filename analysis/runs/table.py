@@ -26,7 +26,7 @@ from analysis.runs.models import (
     one_per_trial,
     tag_of,
 )
-from analysis.runs.sampling import images_behind, interval
+from analysis.runs.sampling import interval, val_images
 from analysis.runs.store import DEFAULT_OBJECTIVES, HUGE, schema_problem
 from gcp_core.errors import DataError
 from gcp_core.schema import FINALS, STATUSES, ModelName, Tag
@@ -51,6 +51,9 @@ IDENTITY = (
 
 #: How rows are ordered: a polished model behind its snapshot.
 ORDER = ["sweep", "trial", "level", "polish"]
+
+#: Columns of names: in other people's tables they are often whole numbers.
+_NAMES = ("sweep", "trial", "model", "config_id", "run_id")
 
 _INTERVAL = ("val_images", "val_accuracy_low", "val_accuracy_high")
 
@@ -84,6 +87,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
                 for name, tag in OF_PATHS.items()
             },
             "weights_sha256": tag_of(records, Tag.WEIGHTS).fillna(""),
+            "device": tag_of(records, Tag.DEVICE).fillna(""),
             "started": pd.to_datetime(records["started"], unit="ms", utc=True),
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
         }
@@ -103,7 +107,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
     df.attrs["sweeps"] = [_describe(ref)]
     df.attrs["objectives"] = dict(ref.objectives)
     df.attrs["chance"] = 100.0 / task.num_classes if task.num_classes else 0.0
-    df["val_images"] = _val_images(df, task.val_images, rounded=False)
+    df["val_images"] = val_images(df, task.val_images, rounded=False)
     return finish(df)
 
 
@@ -114,7 +118,8 @@ def from_file(path: Path) -> pd.DataFrame:
     if not path.is_file():
         raise SweepNotFound("no such file", str(path))
     try:
-        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        names = dict.fromkeys(_NAMES, object)
+        df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path, dtype=names)
     except (ValueError, OSError) as exc:
         raise DataError(f"cannot be read as a table: {exc}", str(path)) from exc
     missing = [name for name in ("trial", *REQUIRED) if name not in df.columns]
@@ -124,6 +129,8 @@ def from_file(path: Path) -> pd.DataFrame:
         )
     if df.empty:
         raise SweepNotFound("has no rows", str(path))
+    for name in [name for name in _NAMES if name in df.columns]:
+        df[name] = df[name].astype(object).map(_text, na_action="ignore")
     defaults: dict[str, str | int] = {
         "sweep": path.stem,
         "run_id": "",
@@ -144,11 +151,16 @@ def from_file(path: Path) -> pd.DataFrame:
     df["polish"] = pd.to_numeric(df["polish"] if "polish" in df.columns else named).astype("Int64")
     for name in ("started", "ended"):
         df[name] = pd.to_datetime(df[name], utc=True) if name in df.columns else pd.NaT
-    df["val_images"] = _val_images(df, None, rounded=True)
+    df["val_images"] = val_images(df, None, rounded=True)
     df.attrs.setdefault("objectives", dict(DEFAULT_OBJECTIVES))
     df.attrs.setdefault("chance", 0.0)
     df.attrs.setdefault("sweeps", [{"name": name} for name in df["sweep"].unique()])
     return finish(df)
+
+
+def _text(name: object) -> str:
+    """A name as text; whole numbers become floats where a table has gaps."""
+    return str(int(name)) if isinstance(name, float) and name.is_integer() else str(name)
 
 
 def concat(tables: Iterable[pd.DataFrame]) -> pd.DataFrame:
@@ -330,17 +342,6 @@ def _with_interval(df: pd.DataFrame) -> pd.DataFrame:
         for name in ("val_accuracy", "val_images")
     )
     return df.assign(**dict(zip(_INTERVAL, (images, *interval(accuracy, images)))))
-
-
-def _val_images(df: pd.DataFrame, recorded: int | None, *, rounded: bool) -> pd.Series:
-    """Validation images per row: recorded, configured, or the number that explains every accuracy of the table."""
-    images = pd.Series(float(recorded) if recorded else np.nan, index=df.index)
-    for name in ("val_images", "data.val_images"):
-        if name in df.columns:
-            images = images.fillna(pd.to_numeric(df[name], errors="coerce").astype("float64"))
-    accuracy = pd.to_numeric(df["val_accuracy"], errors="coerce")
-    found = images_behind(accuracy[accuracy.abs() < HUGE], rounded=rounded) if images.isna().any() else None
-    return images.fillna(float(found)) if found else images
 
 
 def _with_latency_interval(df: pd.DataFrame) -> pd.DataFrame:

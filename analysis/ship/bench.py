@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,7 +24,7 @@ from analysis.ship import hashed
 from analysis.ship.checkpoints import Files
 from analysis.ship.hashed import HastePlan, HasteResult
 from analysis.ship.measured import FORMAT, INT8, ONNX, OPENVINO, TORCH
-from analysis.ship.runtimes import calibration, val_accuracy
+from analysis.ship.runtimes import calibration, processor, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import (
     SideBySide,
@@ -126,8 +125,8 @@ def bench(files: Files, plan: Plan) -> Bench:
 
     Raises:
         CheckpointError: a file was changed, or the data is not what the model was trained on.
-        ConfigError: a runtime that was asked for is not installed, the clock would add up several threads, or
-            hashing would have no images.
+        ConfigError: a runtime that was asked for is not installed or needs images that are left out, the clock would
+            add up several threads, or hashing would have no images.
         ModelError: hashing is asked for, and none of the convolutions can be replaced.
     """
     if plan.haste is not None and not plan.accuracy:
@@ -226,6 +225,10 @@ def _wanted(plan: Plan) -> tuple[list[str], dict[str, str]]:
             raise ConfigError(f"needs {package}", f"--runtime {runtime!r}", hint)
         if package:
             skipped[runtime] = f"{package} is not installed: {hint}"
+        elif runtime == INT8 and not plan.accuracy and plan.runtimes:
+            raise ConfigError(
+                "quantisation needs training images", f"--runtime {runtime!r}", "leave --latency-only out"
+            )
         elif runtime == INT8 and not plan.accuracy:
             skipped[runtime] = "quantisation needs training images; leave --latency-only out"
     return [r for r in plan.runtimes or RUNTIMES if r not in skipped], skipped
@@ -286,17 +289,7 @@ def _machine(wanted: Sequence[str]) -> dict[str, str]:
         import openvino
 
         versions.append(f"openvino {openvino.__version__}")
-    return {"processor": _processor(), "cores": str(os.cpu_count()), "versions": ", ".join(versions)}
-
-
-def _processor() -> str:
-    """As Linux names it, else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return {"processor": processor(), "cores": str(os.cpu_count()), "versions": ", ".join(versions)}
 
 
 def _load() -> str:

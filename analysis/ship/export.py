@@ -89,7 +89,8 @@ def export(
     work = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}-"))
     try:
         manifest = collect(df, row, work)
-        proof = run_proof(work, onnx=onnx, int8=int8, openvino=openvino, data_path=data_path)
+        where = {"data_path": data_path, "trained_on": _trained_on(row)}
+        proof = run_proof(work, onnx=onnx, int8=int8, openvino=openvino, **where)
         checks = compare(row, proof)
         failed = [c for c in checks if not c.passed]
         if failed:
@@ -104,6 +105,12 @@ def export(
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return Exported(out, model, checks, proof, str(manifest["sha256"]))
+
+
+def _trained_on(row: pd.Series) -> str | None:
+    """The name of the processor or GPU that the model was trained on; None where it was not recorded."""
+    name = row.get("device")
+    return name if isinstance(name, str) and name else None
 
 
 def _check_target(out: Path) -> None:
@@ -127,11 +134,13 @@ def run_proof(
     int8: bool = False,
     openvino: bool = False,
     data_path: str | None = None,
+    trained_on: str | None = None,
 ) -> dict[str, Any]:
     """Run :mod:`analysis.ship.prove` on the model in ``work`` in a fresh interpreter; its measurements."""
     asked = {"--int8": int8, "--openvino": openvino, "--onnx": onnx}
     words = [str(work), str(work), *(option for option, on in asked.items() if on)]
     words += ["--data-path", data_path] if data_path else []
+    words += ["--processor", trained_on] if trained_on else []
     done = in_fresh_process(words)
     file = work / PROOF
     if not file.is_file():
@@ -159,13 +168,13 @@ def in_fresh_process(words: list[str]) -> subprocess.CompletedProcess[str]:
 def compare(row: pd.Series, proof: dict[str, Any]) -> tuple[Check, ...]:
     """Compare what was logged with what was measured.
 
-    Accuracy must be equal on the same device type, thread count and torch version. Elsewhere rounding may
-    flip images whose two best logits are closer than 1e-4, and no others.
+    Accuracy must be equal on the same device type, thread count and torch version, and the same kind of processor where
+    that is known. Elsewhere rounding may flip images whose two best logits are closer than 1e-4, and no others.
     """
     checks = [_equal(name, row, proof[name]) for name in ("macs", "params")]
-    slack = 0.0 if proof["same_place"] else 100.0 * proof["val_close_calls"] / proof["val_images"]
-    checks.append(_accuracy("val_accuracy", row, proof, slack))
+    checks.append(_accuracy("val_accuracy", row, proof, 0.0 if proof["same_place"] else _slack(proof, "val")))
     if "test_accuracy" in row and row["test_accuracy"] == row["test_accuracy"]:
+        slack = 0.0 if proof["same_place"] else _slack(proof, "test")
         checks.append(_accuracy("test_accuracy", row, proof, slack))
     difference = float(proof["export_difference"])
     checks.append(Check("exported outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)"))
@@ -177,12 +186,17 @@ def compare(row: pd.Series, proof: dict[str, Any]) -> tuple[Check, ...]:
             Check(f"{title} outputs", 0.0, difference, difference <= EXPORT_TOLERANCE, " (relative)")
         )
         # Another runtime rounds differently even on the same machine.
-        slack = 100.0 * proof["val_close_calls"] / proof["val_images"]
+        slack = _slack(proof, "val")
         by_runtime = {**proof, "val_accuracy": proof[f"{name}_val_accuracy"]}
         checks.append(
             replace(_accuracy("val_accuracy", row, by_runtime, slack), name=f"{title} val_accuracy")
         )
     return tuple(checks)
+
+
+def _slack(proof: dict[str, Any], split: str) -> float:
+    """By how many points an accuracy may differ: the share of the split's images that are close calls."""
+    return 100.0 * float(proof[f"{split}_close_calls"]) / float(proof[f"{split}_images"])
 
 
 def _equal(name: str, row: pd.Series, measured: float) -> Check:

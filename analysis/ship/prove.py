@@ -1,8 +1,8 @@
 """Run in a fresh process: rebuild a model from its files, measure it again, export it, compare the export.
 
-``python -m analysis.ship.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--int8] [--openvino] [--data-path PATH]`` writes
-``model.pt2``, ``sample.npz``, ``proof.json`` and what is asked for into WORK_FOLDER. Nothing of the process that chose
-the model is in this one, and nothing is unpickled.
+``python -m analysis.ship.prove MODEL_FOLDER WORK_FOLDER [--onnx] [--int8] [--openvino] [--data-path PATH]
+[--processor NAME]`` writes ``model.pt2``, ``sample.npz``, ``proof.json`` and what is asked for into WORK_FOLDER. Nothing
+of the process that chose the model is in this one, and nothing is unpickled.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from analysis import text
-from analysis.ship.runtimes import calibration, val_accuracy
+from analysis.ship.runtimes import calibration, processor, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import measure_against, onnx_forward, openvino_forward
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits
@@ -51,7 +51,7 @@ class Proof:
     Attributes:
         macs: multiply-adds of one image, half of what torch's FlopCounterMode counts.
         val_accuracy, test_accuracy: per cent, float32, in the manifest's batch size and memory format.
-        val_close_calls: validation images whose two best logits are closer than 1e-4.
+        val_close_calls, test_close_calls: images of the split whose two best logits are closer than 1e-4.
         export_difference: largest difference of the exported program's logits, over the largest logit.
         onnx_difference, onnx_val_accuracy: the same for the ONNX file, and its accuracy by onnxruntime; None
             without one.
@@ -60,7 +60,8 @@ class Proof:
         latency_ms: median forward time now, batch 1, eager, with the interval of the median; the model and the
             unpruned one (``dense_latency_ms``) took turns.
         latency_share: model / unpruned model, with its interval.
-        same_place: device type, thread count and torch version are those of the trial.
+        same_place: device type, thread count and torch version are those of the trial, and the processor's or GPU's name
+            where it was recorded.
     """
 
     macs: int
@@ -70,6 +71,7 @@ class Proof:
     val_images: int
     test_images: int
     val_close_calls: int
+    test_close_calls: int
     export_difference: float
     latency_ms: float
     latency_low_ms: float
@@ -95,6 +97,7 @@ def prove(
     int8: bool = False,
     openvino: bool = False,
     data_path: str | None = None,
+    trained_on: str | None = None,
 ) -> Proof:
     """Measure the model in ``folder`` and write its exported program and a sample of outputs into ``work``.
 
@@ -102,6 +105,7 @@ def prove(
         onnx: also write ``model.onnx`` and evaluate it with onnxruntime.
         int8, openvino: also write ``model.int8.onnx``, ``model.xml`` (with ``model.bin``), made of ``model.onnx``.
         data_path: where the data is on this machine, if it has moved since the trial; its digest must be the same.
+        trained_on: name of the processor or GPU that the trial ran on; None = not known.
 
     Raises:
         CheckpointError: the files are damaged, or the data is not what the model was trained on.
@@ -124,7 +128,10 @@ def prove(
     size, last = int(manifest["evaluation_batch"]), config.train.channels_last
     look = partial(evaluate, model, batch_size=size, channels_last=last)
     val, test = look(splits.val, splits.normalise), look(splits.test, splits.normalise)
-    close = _close_calls(model, splits.val, splits, batch_size=size, channels_last=last)
+    val_close, test_close = (
+        _close_calls(model, images, splits, batch_size=size, channels_last=last)
+        for images in (splits.val, splits.test)
+    )
     sample = next(_batches(splits.test, splits, _SAMPLE_IMAGES, config.train.channels_last, device))
     dense = build_model(
         config.model.name, int(manifest["num_classes"]), int(manifest["in_channels"]), config.model.width
@@ -133,6 +140,7 @@ def prove(
         dense = dense.to(memory_format=torch.channels_last)
     latency = measure_against(model, dense, sample[:1], num_threads=int(manifest["threads"]))
     threads = text.plural(int(manifest["threads"]), "thread")
+    here = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
     place = f"{device.type}, {threads}, torch {torch.__version__}"
     trained = f"{torch.device(manifest['device']).type}, {threads}, torch {manifest['torch']}"
     macs, difference = count_macs(model, sample[:1]), _export(model.cpu(), sample.cpu(), work)
@@ -144,7 +152,8 @@ def prove(
         test_accuracy=test.accuracy,
         val_images=val.num_images,
         test_images=test.num_images,
-        val_close_calls=close,
+        val_close_calls=val_close,
+        test_close_calls=test_close,
         export_difference=difference,
         latency_ms=latency.median_ms,
         latency_low_ms=latency.low_ms,
@@ -153,8 +162,9 @@ def prove(
         latency_share=latency.share,
         latency_share_low=latency.share_low,
         latency_share_high=latency.share_high,
-        same_place=place == trained,
-        place=place,
+        # Another kind of processor may add in another order.
+        same_place=place == trained and trained_on in (None, here),
+        place=f"{place}, {here}",
         **files,
     )
 
@@ -236,11 +246,13 @@ def main(arguments: list[str]) -> int:
     for name in ("onnx", "int8", "openvino"):
         parser.add_argument(f"--{name}", action="store_true")
     parser.add_argument("--data-path")
+    parser.add_argument("--processor")
     options = parser.parse_args(arguments)
     answer: dict[str, Any]
     try:
         asked = {"onnx": options.onnx, "int8": options.int8, "openvino": options.openvino}
-        proof = prove(options.folder, options.work, data_path=options.data_path, **asked)
+        where = {"data_path": options.data_path, "trained_on": options.processor}
+        proof = prove(options.folder, options.work, **where, **asked)
         answer = dataclasses.asdict(proof)
     except GcpError as error:
         answer = {"error": error.message, "where": error.where, "hint": error.hint}

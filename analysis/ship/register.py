@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -66,15 +67,17 @@ class Registered:
 
 
 def alias_for(row: pd.Series, constraints: Sequence[Constraint] = ()) -> str:
-    """The operating point: ``macs-50`` where ``macs <= 50%`` was asked for, else the share of the baseline's MACs that
-    the trial kept, in whole per cent. The asked one is stable: the next sweep's choice for the same point replaces it.
+    """The operating point: ``macs-50`` where ``macs <= 50%`` was asked for (``macs-12_5``: 12.5 %), else the share of the
+    baseline's MACs that the trial kept, in whole per cent. The asked one is stable: the next sweep's choice for the same
+    point replaces it.
 
     Raises:
         ConfigError: nothing relative was asked for and the trial has no baseline to take a share of.
     """
     for constraint in constraints:
         if constraint.relative and constraint.op in ("<=", "<"):
-            return f"{constraint.column.replace('_', '-')}-{100 * float(constraint.bound):g}"
+            share = f"{100 * float(constraint.bound):g}".replace(".", "_").replace("+", "")
+            return f"{constraint.column.replace('_', '-')}-{share}"
     kept = row["macs_kept"]
     if not np.isfinite(kept):
         raise ConfigError("has no baseline to name its operating point by", str(row["model"]), "give --alias")
@@ -96,6 +99,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     """
     from mlflow.exceptions import MlflowException
 
+    check_alias(alias)
     entry = check_place(df, row)
     if not (exported.folder / "model.onnx").is_file():
         raise ConfigError("was exported without ONNX", str(row["model"]), "export it with --onnx")
@@ -125,6 +129,21 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
         new,
         moved,
     )
+
+
+def check_alias(alias: str) -> None:
+    """MLflow's rules for aliases, asked before the long proof: a version is made before its alias is set.
+
+    Raises:
+        ConfigError: MLflow would refuse it.
+    """
+    if not re.fullmatch(r"[\w\-]{1,255}", alias):
+        hint = "letters, digits, _ and -, 255 of them at most, for instance macs-50"
+        raise ConfigError(f"{alias!r} is no alias for MLflow", "--alias", hint)
+    if alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias):
+        raise ConfigError(
+            f"{alias!r} is a name that MLflow keeps for itself", "--alias", "for instance macs-50"
+        )
 
 
 def check_place(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:

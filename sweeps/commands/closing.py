@@ -32,7 +32,7 @@ def closing_words(
         )
     folder = shlex.quote(as_typed(sweep.folder))
     if store is not None:
-        lines.append(f"  stored at {store}; {folder} is the driver's working folder")
+        lines.append(f"  stored at {store}; {as_typed(sweep.folder)} is the driver's working folder")
     if sweep.unwritten:
         lines.append(f"  {sweep.unwritten} entries did not reach MLflow; the next run writes them")
     if sweep.state != "complete" or sweep.unwritten:

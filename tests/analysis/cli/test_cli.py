@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -293,6 +294,61 @@ def test_no_baseline_is_said(tmp_path):
     assert "needs a finished baseline" in refused.stderr
     report = run("report", tmp_path / "alone", "--no-publish")
     assert report.exit_code == 0, report.output
+
+
+WRITERS = [
+    ("front", "--csv", ()),
+    ("select", "--csv", ("--id", "t0003")),
+    ("select", "--write-config", ("--id", "t0003")),
+    ("advise", "--write", ()),
+    ("compare", "--out", ()),
+    ("report", "--out", ()),
+    ("export", "--out", ("--id", "t0003")),
+    ("bench", "--out", ("--id", "t0003")),
+]
+
+
+@pytest.mark.parametrize(("command", "option", "words"), WRITERS)
+def test_a_path_below_a_file_is_one_line_and_exit_code_1_before_the_work(
+    tmp_path, monkeypatch, command, option, words
+):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr("analysis.runs.load.load", lambda *_, **__: pytest.fail("read first"))
+    path = tmp_path / "file" / "x.csv"
+    done = CliRunner().invoke(main, [command, "nowhere", *words, option, str(path)])
+    assert done.exit_code == 1, done.output
+    assert done.stderr == f"error: {path}: cannot be written: {tmp_path / 'file'} is not a folder\n"
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_that_may_not_be_written_to_is_named_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.access", lambda place, mode: Path(place) != tmp_path)
+    done = CliRunner().invoke(main, ["front", "nowhere", "--csv", str(tmp_path / "new" / "f.csv")])
+    assert done.exit_code == 1
+    assert done.stderr.endswith(f"f.csv: cannot be written: {tmp_path} is read-only here\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (PermissionError(13, "Permission denied", "f.csv"), "f.csv: Permission denied"),
+        (OSError(28, "No space left on device"), "No space left on device"),
+    ],
+)
+def test_writing_that_fails_late_is_one_line_and_exit_code_1(sweep, tmp_path, monkeypatch, error, said):
+    def fails(*_, **__):
+        raise error
+
+    monkeypatch.setattr(pd.DataFrame, "to_csv", fails)
+    done = CliRunner().invoke(main, ["front", str(sweep), "--csv", str(tmp_path / "f.csv")])
+    assert (done.exit_code, done.stderr) == (1, f"error: {said}\n")
+
+
+@pytest.mark.parametrize(("command", "words"), [("front", ()), ("select", ("--id", "t0003"))])
+def test_folders_above_a_csv_are_made(sweep, tmp_path, command, words):
+    file = tmp_path / "new" / "folder" / "f.csv"
+    assert CliRunner().invoke(main, [command, str(sweep), *words, "--csv", str(file)]).exit_code == 0
+    assert "t0003" in file.read_text() or command == "front"
 
 
 def test_json_never_contains_nan(sweep):

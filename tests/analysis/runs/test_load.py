@@ -6,16 +6,19 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from mlflow.entities import Metric
 from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis import load as load_function
+from analysis.cli.program import main
 from analysis.errors import SweepNotFound
+from analysis.evidence import noise
 from analysis.runs import table
 from analysis.runs.store import find, read_records
 from gcp_core.errors import DataError
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, Tag
 from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
 
 
@@ -98,6 +101,23 @@ def test_a_sweep_is_found_by_name_id_and_parent_run(sweep):
         assert find(word, tracking_uri=uri).parent_run_id == entry["parent_run_id"]
 
 
+def test_a_sweep_is_found_behind_the_first_page_of_a_store(sweep, tmp_path, monkeypatch):
+    """MLflow answers 1,000 experiments at a time; here it answers two."""
+    moved = shutil.copytree(sweep, tmp_path / "crowded")
+    uri = f"sqlite:///{moved}/mlflow.db"
+    client, search = MlflowClient(uri), MlflowClient.search_experiments
+    for number in range(5):
+        client.create_experiment(f"other-{number}")
+    monkeypatch.setattr(
+        MlflowClient,
+        "search_experiments",
+        lambda self, *words, **options: search(self, *words, **{"max_results": 2, **options}),
+    )
+    entry = json.loads((moved / "sweep.json").read_text())
+    for word in (entry["name"], entry["id"], entry["parent_run_id"]):
+        assert find(word, tracking_uri=uri).parent_run_id == entry["parent_run_id"]
+
+
 def test_a_moved_folder_still_finds_its_own_database(sweep, tmp_path):
     moved = shutil.copytree(sweep, tmp_path / "elsewhere")
     assert find(moved).tracking_uri == f"sqlite:///{moved}/mlflow.db"
@@ -163,6 +183,14 @@ def test_the_cache_sees_what_was_deleted_and_what_was_restored(sweep, tmp_path):
     pd.testing.assert_frame_equal(again, analysis.load(folder, cache=False))
 
 
+def test_what_a_model_ran_on_is_a_column(tmp_path):
+    trial = some_trials(1)[0]
+    trial.tags[Tag.DEVICE] = "NVIDIA H100"
+    write_sweep(tmp_path / "s", [baseline_trial(), trial])
+    df = analysis.load(tmp_path / "s").set_index("trial")
+    assert df["device"].to_dict() == {"b0000": "", trial.trial: "NVIDIA H100"}
+
+
 def test_a_running_sweep_is_read_and_says_so(tmp_path):
     trials = some_trials(3)
     trials[2].status, trials[2].finals = "running", {}
@@ -183,6 +211,33 @@ def test_a_table_in_a_file_reads_like_the_sweep_it_came_from(df, tmp_path, kind)
         analysis.pareto.front(df, goals)["trial"]
     )
     assert again["candidate"].sum() == 24
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_names_that_are_whole_numbers_are_text(tmp_path, kind):
+    rows = {"trial": [0, 1, 2, 3], "val_accuracy": [90.0, 80.0, 70.0, 60.0], "macs": [4, 3, 2, 2]}
+    other = pd.DataFrame({**rows, "params": [4, 3, 2, 1], "config_id": [7, 7, 8, None], "run_id": 5})
+    file = tmp_path / f"2024.{kind}"
+    other.to_csv(file, index=False) if kind == "csv" else other.to_parquet(file)
+    df = analysis.load(file)
+    assert [df[name].tolist() for name in ("trial", "model")] == [["0", "1", "2", "3"]] * 2
+    assert set(df["sweep"]) == {"2024"}
+    assert set(df["run_id"]) == {"5"}
+    # Of whole numbers with a gap pandas makes floats, in the file already.
+    assert df["config_id"].tolist() == (["7.0", "7.0", "8.0", "3"] if kind == "csv" else ["7", "7", "8", "3"])
+    groups = noise.by_config(df, ["val_accuracy"])
+    assert groups["trials"].tolist() == ["0, 1", "2", "3"]
+    assert CliRunner().invoke(main, ["front", str(file)]).exit_code == 0
+
+
+def test_the_page_of_a_table_whose_trials_are_whole_numbers_is_written(tmp_path):
+    (tmp_path / "other.csv").write_text(
+        "trial,val_accuracy,macs,params\n0,90,4000,40\n1,80,3000,30\n010,70,2000,20\n"
+    )
+    words = ["report", str(tmp_path / "other.csv"), "--out", str(tmp_path / "page")]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert set(analysis.load(tmp_path / "other.csv")["trial"]) == {"0", "1", "010"}
 
 
 def test_a_file_without_the_columns_is_refused_by_name(tmp_path):

@@ -102,6 +102,17 @@ def test_without_onnxruntime_torch_is_measured_and_the_answer_says_what_to_insta
     assert "pip install 'gcp-sweep[onnx]'" in done.stderr
 
 
+@pytest.mark.parametrize("others", [[], ["--runtime", "torch"]])
+def test_8_bits_that_are_asked_for_without_the_images_they_need_are_refused(sweep, tmp_path, others):
+    earlier = tmp_path / "b.json"
+    earlier.write_text("an earlier result")
+    words = ["--id", "t0000", "--latency-only", "--runtime", "onnxruntime int8", *others, "--out", earlier]
+    done = _bench(sweep, *words, *QUICK)
+    assert done.exit_code == 2
+    assert "error: --runtime 'onnxruntime int8': quantisation needs training images (leave" in done.stderr
+    assert earlier.read_text() == "an earlier result"
+
+
 def test_processor_time_of_several_threads_is_refused(sweep):
     done = _bench(sweep, "--id", "t0000", "--clock", "cpu", "--threads", "1,2", *QUICK)
     assert done.exit_code == 2

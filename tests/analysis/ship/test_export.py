@@ -16,8 +16,10 @@ from click.testing import CliRunner
 import analysis
 from analysis.cli.program import main
 from analysis.errors import VerificationError
+from analysis.ship import export as ship_export
 from analysis.ship import prove
 from analysis.ship.export import compare, export, run_proof
+from analysis.ship.runtimes import processor
 from gcp_core.config import DataConfig
 from gcp_core.data import load_splits
 from gcp_core.errors import CheckpointError, ConfigError
@@ -139,7 +141,7 @@ def test_a_logged_number_that_the_model_does_not_have_is_refused():
     row = pd.Series({"macs": 100.0, "params": 10.0, "val_accuracy": 90.0, "test_accuracy": 89.0})
     proof = {
         "macs": 100, "params": 10, "val_accuracy": 90.0, "test_accuracy": 89.0, "same_place": True, "place": "cpu",
-        "val_close_calls": 2, "val_images": 100, "export_difference": 1e-7,
+        "val_close_calls": 2, "val_images": 100, "test_close_calls": 1, "test_images": 50, "export_difference": 1e-7,
     }  # fmt: skip
     assert all(c.passed for c in compare(row, proof))
     for name, value in (("macs", 101), ("params", 9), ("val_accuracy", 90.5), ("export_difference", 2e-5)):
@@ -149,6 +151,51 @@ def test_a_logged_number_that_the_model_does_not_have_is_refused():
     # Two of 100 images are close calls: two points may differ elsewhere, three may not.
     assert all(c.passed for c in compare(row, {**elsewhere, "val_accuracy": 92.0}))
     assert not all(c.passed for c in compare(row, {**elsewhere, "val_accuracy": 93.0}))
+
+
+@pytest.mark.parametrize(
+    ("val_close", "test_close", "passed"), [(0, 3, True), (9, 0, False), (9, 2, False), (0, 4, True)]
+)
+def test_test_accuracy_is_judged_by_the_close_calls_of_the_test_images(val_close, test_close, passed):
+    """89 % logged, 87.5 % now, of 200 images: three of them are others."""
+    import pandas as pd
+
+    row = pd.Series({"macs": 100.0, "params": 10.0, "val_accuracy": 90.0, "test_accuracy": 89.0})
+    proof = {
+        "macs": 100, "params": 10, "val_accuracy": 90.0, "test_accuracy": 87.5, "same_place": False, "place": "cuda",
+        "val_close_calls": val_close, "val_images": 100, "test_close_calls": test_close, "test_images": 200,
+        "export_difference": 1e-7,
+    }  # fmt: skip
+    verdicts = {c.name: c.passed for c in compare(row, proof)}
+    assert verdicts == {
+        "macs": True, "params": True, "val_accuracy": True, "test_accuracy": passed, "exported outputs": True
+    }  # fmt: skip
+
+
+def test_the_close_calls_of_both_splits_are_counted(modelled, tmp_path, monkeypatch):
+    """With the limit at infinity every image is a close call."""
+    monkeypatch.setattr(prove, "CLOSE", float("inf"))
+    proof = prove.prove(modelled / "trials" / "t0000" / "model", tmp_path)
+    assert (proof.val_close_calls, proof.test_close_calls) == (proof.val_images, proof.test_images)
+
+
+@pytest.mark.parametrize("recorded", ["", "Some other processor", processor()])
+def test_another_kind_of_processor_is_another_place(modelled, tmp_path, monkeypatch, recorded):
+    folder = modelled / "trials" / "t0000" / "model"
+    told = []
+
+    def in_this_process(words):
+        told.extend(words[2:])
+        (tmp_path / "work").mkdir(exist_ok=True)
+        assert prove.main([str(folder), str(tmp_path / "work"), *words[2:]]) == 0
+        shutil.copyfile(tmp_path / "work" / "proof.json", Path(words[1]) / "proof.json")
+
+    monkeypatch.setattr(ship_export, "in_fresh_process", in_this_process)
+    df = analysis.load(modelled).assign(device=recorded)
+    proof = export(df, "t0000", tmp_path / "out").proof
+    assert told == (["--processor", recorded] if recorded else [])
+    assert proof["same_place"] is (recorded != "Some other processor")
+    assert proof["place"].endswith(f", {processor()}")
 
 
 def test_a_folder_that_is_no_export_is_never_replaced(sweep, tmp_path):
@@ -162,8 +209,10 @@ def test_a_folder_that_is_no_export_is_never_replaced(sweep, tmp_path):
 
 def test_a_trial_whose_files_are_gone_is_named(sweep, tmp_path):
     shutil.rmtree(sweep / "trials" / "t0000")
-    with pytest.raises(ConfigError, match=r"t0000: model/weights\.pt: its files are neither in"):
-        export(analysis.load(sweep), "t0000", tmp_path / "out")
+    folder = sweep.rename(tmp_path / "two words")
+    said = rf"its files are neither in .*`gcp-sweep replay '{folder}' t0000`"
+    with pytest.raises(ConfigError, match=rf"t0000: model/weights\.pt: {said}"):
+        export(analysis.load(folder), "t0000", tmp_path / "out")
 
 
 def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatch):

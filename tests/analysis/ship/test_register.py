@@ -14,14 +14,16 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
+from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
 
 import analysis
 from analysis.choose import constraints as hard
 from analysis.cli.program import main
 from analysis.ship import export
 from analysis.ship.export import Exported
-from analysis.ship.register import alias_for, register
+from analysis.ship.register import alias_for, check_alias, register
 from gcp_core.errors import ConfigError
 from gcp_core.schema import Tag
 from tests.analysis.conftest import CONFIG
@@ -121,7 +123,7 @@ def test_the_command_answers_in_its_schema(proven, tmp_path, monkeypatch):
     )
     refused = CliRunner().invoke(main, [*words, "--alias", "v1"])
     assert refused.exit_code == 2
-    assert "MLflow refuses" in refused.stderr
+    assert "error: --alias: 'v1' is a name that MLflow keeps for itself" in refused.stderr
 
 
 def test_the_alias_is_the_point_asked_for_else_the_share_kept(df):
@@ -131,6 +133,32 @@ def test_the_alias_is_the_point_asked_for_else_the_share_kept(df):
     assert alias_for(row, [hard.parse("macs <= 2M")]) == f"macs-{round(100 * row['macs_kept'])}"
     with pytest.raises(ConfigError, match=r"t0003: has no baseline to name its operating point by.*--alias"):
         alias_for(row.copy().where(row.index != "macs_kept"), [])
+
+
+def mlflow_takes(alias):
+    _validate_model_alias_name(alias)
+    _validate_model_alias_name_reserved(alias)
+
+
+@pytest.mark.parametrize("limit", ["macs <= 12.5%", "latency_ms < 0.00001%", "params <= 33.333%"])
+def test_every_alias_made_of_a_limit_is_one_that_mlflow_takes(df, limit):
+    alias = alias_for(df.iloc[3], [hard.parse(limit)])
+    mlflow_takes(alias)
+    check_alias(alias)
+    assert alias == {"m": "macs-12_5", "l": "latency-ms-1e-05", "p": "params-33_333"}[limit[0]]
+
+
+@pytest.mark.parametrize(
+    "alias", ["macs-12.5", "two words", "latest", "Latest", "v1", "V12", "a" * 256, "a/b"]
+)
+def test_an_alias_that_mlflow_refuses_is_refused_before_the_proof(modelled, monkeypatch, alias):
+    with pytest.raises(MlflowException):
+        mlflow_takes(alias)
+    monkeypatch.setattr(export, "export", lambda *_, **__: pytest.fail("proven first"))
+    words = ["register", str(modelled), "--id", "t0000", "--alias", alias]
+    refused = CliRunner().invoke(main, words)
+    assert refused.exit_code == 2, refused.output
+    assert refused.stderr.startswith(f"error: --alias: {alias!r} is ")
 
 
 def test_what_cannot_be_registered_is_refused(proven, tmp_path, df):

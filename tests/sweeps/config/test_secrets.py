@@ -14,7 +14,7 @@ from sweeps.cli import main
 from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import Entry, write_entry
 from sweeps.records.job import Outcome
-from sweeps.tracking.writer import as_param
+from sweeps.tracking.children import as_param
 from sweeps.worker.trial import run_job
 from tests.sweeps.inline import config, new_conductor
 
