@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -54,9 +53,9 @@ class Follower:
     def _prepare(self, config: Mapping[str, Any], device: str) -> str:
         """Data and the dense model of the trial, on this process's device; what kind of device that is."""
         given = TrialConfig.from_dict(dict(config))
-        given = dataclasses.replace(given, train=dataclasses.replace(given.train, device=device))
         torch.set_num_threads(given.threads)
-        setup = build_setup(given)
+        # Not put into the config: that is one for all processes, and refuses to name the GPU of one of them.
+        setup = build_setup(given, device)
         self._arithmetic.close()
         self._arithmetic.enter_context(repeatable(given.train.deterministic, setup.device))
         self._state = State.fresh(setup)

@@ -12,7 +12,9 @@ from gcp_core.data.images import Normalise
 from gcp_core.data.pipeline import ScoringBatches, scoring_sample
 from gcp_core.errors import ConfigError
 from gcp_core.models import build_model
+from gcp_core.training import setup
 from gcp_core.training.setup import build_setup
+from gcp_core.training.team.follower import Follower
 
 META = torch.device("meta")
 
@@ -50,6 +52,15 @@ def test_mean_and_deviation_are_put_on_each_device_once(monkeypatch):
         normalise.std
     )[:, None, None]
     assert torch.allclose(first, slow, atol=1e-6)
+
+
+def test_a_process_of_several_trains_on_the_gpu_that_it_is_told(monkeypatch):
+    """The config's own device is one for all of them; there may be no second GPU here."""
+    asked = []
+    monkeypatch.setattr(setup, "_device", lambda name: asked.append(name) or torch.device("cpu"))
+    config = TrialConfig(train=TrainConfig(processes=2, batch_size=16), prune=None)
+    assert Follower()._prepare(config.to_dict(), "cuda:1") == "cpu"
+    assert asked == ["cuda:1"]
 
 
 def test_statistics_made_under_inference_mode_can_be_used_in_training():
