@@ -93,6 +93,11 @@ class State:
         return len(self.history)
 
     @property
+    def just_cut(self) -> bool:
+        """Whether the last epoch has ended with an event, so that norms still have the statistics of the larger model."""
+        return bool(self.plans) and self.plans[-1].meta["epoch"] == self.epoch
+
+    @property
     def channels_left(self) -> float:
         """Prunable units still alive."""
         dense = 0 if self.setup.groups is None else self.setup.groups.num_units
