@@ -37,6 +37,11 @@ log = logging.getLogger(__name__)
 FOLDED_IMAGES = 16
 
 
+def moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What a slot has remembered, with its tensors on ``device``: files and messages give them on the CPU."""
+    return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in values.items()}
+
+
 @dataclass
 class State:
     """A trial between two epochs.
@@ -204,7 +209,7 @@ class State:
         """
         penalty = copy.deepcopy(self.penalty)
         if penalty is not None:
-            load_state(penalty, tensors["penalty"])
+            load_state(penalty, moved(tensors["penalty"], self.setup.device))
         scaled = tensors["scaler"] if self.steps.scaler is not None else None
         check_fit(self.model, tensors["model"], where)
         self._check_optimizer(tensors["optimizer"], where)
@@ -236,7 +241,7 @@ class State:
                 self._replay(plan)
             self.load(tensors, where)
             if self.clock is not None and "clock" in tensors:
-                load_state(self.clock, tensors["clock"])
+                load_state(self.clock, moved(tensors["clock"], self.setup.device))
             self.history = history_from(manifest)
         except (KeyError, TypeError, ValueError, PlanError) as exc:
             hint = "delete it to train from the start"

@@ -20,7 +20,7 @@ from gcp_core.plan import Plan
 from gcp_core.slots import load_state
 from gcp_core.training.epoch import train_epoch
 from gcp_core.training.setup import build_setup
-from gcp_core.training.state import State
+from gcp_core.training.state import State, moved
 from gcp_core.training.team import group
 from gcp_core.training.team.mark import mark_of, marks_of
 from gcp_core.training.team.member import failure_of, from_bytes, to_bytes, unpacked
@@ -83,7 +83,7 @@ class Follower:
         """Train this process's part of an epoch; see :meth:`gcp_core.training.team.team.Team.train`."""
         state, share = self.state, required(self._share, "share")
         if state.penalty is not None:
-            load_state(state.penalty, unpacked(penalty))
+            load_state(state.penalty, moved(unpacked(penalty), state.setup.device))
         images, batch_size = len(state.setup.train_images), state.setup.config.train.batch_size
         with (
             contextlib.suppress(Diverged),  # the first one says so

@@ -78,7 +78,9 @@ def test_only_steps_are_in_tf32_and_only_where_that_is_asked_for(monkeypatch, tf
     assert seen == {"step": {"tf32" if tf32 else "ieee"}, "score": {"ieee"}, "evaluate": {"ieee"}}
 
 
-@pytest.mark.parametrize(("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")], ids=["unset", "the user's own"])
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")], ids=["unset", "the user's own"]
+)
 def test_repeatable_products_are_asked_for_before_torch_can_do_one(monkeypatch, before, after):
     """torch reads it at the first product of a process, whoever does that: a trial that comes to ask may come too late."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
