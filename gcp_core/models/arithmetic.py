@@ -14,7 +14,7 @@ import torch
 
 from gcp_core.errors import ConfigError
 
-# cuBLAS repeats itself only with workspaces of a fixed size. torch reads that once, at a process's first product on a GPU,
+# cuBLAS repeats itself only with workspaces of a fixed size. torch reads that once, at a process's first GPU product,
 # which may be another trial's, or this one's before its training: so it is said here, before there is any.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
 

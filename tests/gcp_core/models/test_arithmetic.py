@@ -82,7 +82,7 @@ def test_only_steps_are_in_tf32_and_only_where_that_is_asked_for(monkeypatch, tf
     ("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")], ids=["unset", "the user's own"]
 )
 def test_repeatable_products_are_asked_for_before_torch_can_do_one(monkeypatch, before, after):
-    """torch reads it at the first product of a process, whoever does that: a trial that comes to ask may come too late."""
+    """torch reads it at a process's first product, whoever does that: a trial that comes to ask may come too late."""
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     if before is not None:
