@@ -102,7 +102,7 @@ def write_folder(
                 sha256 = equal.sha256
             else:
                 _save(state, temporary / file)
-                sha256 = _file_digest(temporary / file)
+                sha256 = file_digest(temporary / file)
             written = Written(folder / file, (temporary / file).stat().st_ino, sha256)
             full = {"format": FORMAT, **manifest, "file": file, "sha256": sha256}
             (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
@@ -184,7 +184,7 @@ def read_state(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, Any
         )
     if not path.is_file():
         raise CheckpointError("the file is missing", str(path))
-    if _file_digest(path) != manifest.get("sha256"):
+    if file_digest(path) != manifest.get("sha256"):
         raise CheckpointError("the file is truncated or was changed (SHA-256 differs)", str(path))
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -320,7 +320,8 @@ def _folder(path: str | Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes (hex)."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -23,7 +23,7 @@ import torch
 from gcp_core.config import NO_REPAIR, TrialConfig, digest
 from gcp_core.errors import CheckpointError
 from gcp_core.plan import Plan
-from gcp_core.records.checkpoint import STATE, Written, read_manifest, read_state, write_folder
+from gcp_core.records.checkpoint import STATE, Written, file_digest, read_manifest, read_state, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +48,17 @@ def code_digest() -> str:
     return sha.hexdigest()[:16]
 
 
+def _initial_digest(path: str) -> str:
+    stat = os.stat(path)
+    return _digest_of(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file as it is then: a process that trains many trials reads their initial weights for it once."""
+    return file_digest(Path(path))
+
+
 def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> str:
     """Names everything but the pruning that decides about a trial's weights."""
     # Another kind of processor may add in another order.
@@ -57,6 +68,9 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
         else torch.backends.cpu.get_cpu_capability()
     )
     values = config.dense_phase().to_dict()
+    if config.model.weights is not None:
+        # Not where they are: another file may be put there, and a copy elsewhere is the same.
+        values["model"]["weights"] = _initial_digest(config.model.weights)
     return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
 
 

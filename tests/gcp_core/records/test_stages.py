@@ -157,7 +157,7 @@ def test_a_stage_that_is_evicted_while_it_is_read_costs_only_the_sharing(
         return first_evict
 
     if moment == "before the hash":
-        monkeypatch.setattr(checkpoint, "_file_digest", evicting(checkpoint._file_digest, lambda p: p.parent))
+        monkeypatch.setattr(checkpoint, "file_digest", evicting(checkpoint.file_digest, lambda p: p.parent))
     else:
         monkeypatch.setattr(os, "utime", evicting(os.utime, lambda p: p))
     assert comparable(run_trial(TRIALS[1], stages=store)) == comparable(unshared[1])

@@ -76,7 +76,7 @@ def test_a_state_that_was_written_gets_a_second_name_instead_of_a_second_file(
 ) -> None:
     written = _fresh(tmp_path)
     monkeypatch.setattr(checkpoint, "_save", lambda *_: pytest.fail("written again"))
-    monkeypatch.setattr(checkpoint, "_file_digest", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr(checkpoint, "file_digest", lambda _: pytest.fail("hashed again"))
     folder = EpochCheckpoints(tmp_path / "epochs").save(4, {"w": torch.ones(3)}, {}, written)
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "stage")  # evicted
