@@ -30,7 +30,8 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: str = "") -> RawData:
     """What ``decode(folder)`` returns, from the cache if these files (path, size, time) were decoded before.
 
-    ``variant`` names whatever else decides about the result (an image size, say). ``decode`` may write its images
+    ``variant`` names whatever else decides about the result: an image size, or what the files are called, where that says
+    their classes (a link counts as the file that it leads to). ``decode`` may write its images
     into ``folder`` (as :data:`TRAIN_IMAGES`, :data:`TEST_IMAGES`) and return them memory-mapped: then the set never
     is in memory as a whole.
 
