@@ -160,7 +160,8 @@ def _rewrite_macs(state: State) -> float:
         until = int(plan.meta["epoch"])
         total += added * (until - trained)
         added, trained = float(plan.meta.get("rewrite_macs", 0.0)), until
-    return total + added * (len(state.history) - trained)
+    last = len(state.history) if state.folded_from is None else state.folded_from
+    return total + added * (last - trained)
 
 
 def _first_macs(state: State) -> float:

@@ -54,6 +54,7 @@ class State:
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
         loads: so often weights were taken over from somewhere.
         rewritten: whether the rewrite's modules are in ``model`` now; :meth:`plain` is without them.
+        folded_from: epochs after this one are trained without the rewrite, as a polish is; None = there is no such.
         steps: how the network is trained with a batch.
     """
 
@@ -68,6 +69,7 @@ class State:
     penalty: Penalty | None = None
     clock: Clock | None = None
     rewritten: bool = False
+    folded_from: int | None = None
     loads: int = 0
     steps: Steps = field(default_factory=Steps)
     _lifted: Lifted | None = None
