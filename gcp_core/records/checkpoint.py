@@ -31,6 +31,7 @@ from gcp_core.errors import CheckpointError, GcpError
 from gcp_core.models import build_model
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
+from gcp_core.schema import by_number
 
 log = logging.getLogger(__name__)
 
@@ -312,7 +313,7 @@ class EpochCheckpoints:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        return sorted(self.root.glob("epoch_*"))
+        return by_number(self.root.glob("epoch_*"), "epoch_")
 
 
 def _folder(path: str | Path) -> Path:

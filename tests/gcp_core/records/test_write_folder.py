@@ -13,6 +13,7 @@ import torch
 
 from gcp_core.records import checkpoint
 from gcp_core.records.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
+from gcp_core.records.results import read_snapshots, snapshot_folder
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
@@ -100,3 +101,20 @@ def test_where_the_file_cannot_be_named_again_it_is_written(tmp_path: Path, monk
     folder = EpochCheckpoints(tmp_path / "epochs").save(1, state, {}, written)
     assert read_state(folder, read_manifest(folder))["w"].tolist() == [1.0, 1.0, 1.0]
     assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", STATE]
+
+
+def test_the_newest_epochs_are_those_with_the_highest_numbers(tmp_path: Path) -> None:
+    """As text ``epoch_10000`` comes before ``epoch_9999``."""
+    checkpoints = EpochCheckpoints(tmp_path / "epochs")
+    for epoch in (9998, 9999, 10000, 10001):
+        checkpoints.save(epoch, {"w": torch.ones(3)}, {})
+        assert checkpoints.newest()[0]["epoch"] == epoch
+    assert {folder.name for folder in checkpoints.root.iterdir()} == {"epoch_10000", "epoch_10001"}
+
+
+def test_a_path_s_snapshots_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for level in (9, 99, 100, 101):
+        about = {"snapshot": {"level": level, "epoch": 2 * level}, "finals": {}, "weights_sha256": ""}
+        write_folder(snapshot_folder(tmp_path, level), STATE, {}, about, durable=False)
+    write_folder(snapshot_folder(tmp_path, 99, polish=30), STATE, {}, {}, durable=False)
+    assert [snapshot.level for snapshot in read_snapshots(tmp_path)] == [9, 99, 100, 101]
