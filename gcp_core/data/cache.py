@@ -8,7 +8,7 @@ import hashlib
 import json
 import logging
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,8 @@ def _key(files: Sequence[Path], variant: str) -> str:
 
 
 def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="decoding-"))
+    temporary = folder.with_name(f"decoding-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()  # tempfile's would be private, also where colleagues share the cache
     try:
         data = decode(temporary)
         for name in _ARRAYS:

@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -97,8 +96,9 @@ def write_folder(
     """
     for left in reversed(range(_TRIES)):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        temporary = _beside(folder)
         try:
+            temporary.mkdir()  # tempfile's would be private, also where colleagues share the folder
             if equal is not None and equal.link(temporary / file):
                 sha256 = equal.sha256
             else:
@@ -119,11 +119,16 @@ def write_folder(
     raise AssertionError("unreachable")
 
 
+def _beside(folder: Path) -> Path:
+    """A name that nobody else uses; :func:`remove_leftovers` knows it."""
+    return folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+
+
 def _replace(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``, also if another process puts its own one there at this moment."""
     for left in reversed(range(_TRIES)):
         # Emptying it first would take longer, and two that do so trip over each other's files.
-        aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        aside = _beside(folder)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(aside)
         try:

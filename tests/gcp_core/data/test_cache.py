@@ -1,5 +1,7 @@
 """The cache of decoded images: who finds an entry there has asked for this very set."""
 
+import os
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -89,3 +91,14 @@ def test_links_to_the_same_parquet_files_are_another_set_where_one_more_is_for_t
         splits = load_splits(DataConfig("parquet", path=str(folder), val_images=2))
         sizes[name] = (len(splits.train) + len(splits.val), len(splits.test))
     assert sizes == {"one": (4, 8), "two": (8, 4)}
+
+
+def test_what_is_decoded_is_as_private_as_the_user_s_umask_says(tmp_path, images, cache):
+    before = os.umask(0o022)
+    try:
+        labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
+    finally:
+        os.umask(before)
+    (entry,) = (path for path in cache.iterdir() if path.is_dir())
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o755
+    assert all(file.stat().st_mode & stat.S_IROTH for file in entry.iterdir())

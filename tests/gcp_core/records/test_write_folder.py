@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from gcp_core.records import checkpoint
 from gcp_core.records.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
 from gcp_core.records.results import read_snapshots, snapshot_folder
+from gcp_core.records.stages import StageStore
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
@@ -118,3 +120,16 @@ def test_a_path_s_snapshots_come_in_the_order_of_their_numbers(tmp_path: Path) -
         write_folder(snapshot_folder(tmp_path, level), STATE, {}, about, durable=False)
     write_folder(snapshot_folder(tmp_path, 99, polish=30), STATE, {}, {}, durable=False)
     assert [snapshot.level for snapshot in read_snapshots(tmp_path)] == [9, 99, 100, 101]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o007, 0o770)])
+def test_folders_are_as_private_as_the_user_s_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        EpochCheckpoints(tmp_path / "epochs").save(1, {"w": torch.ones(3)}, {})
+        StageStore(tmp_path / "stages").save("key", {"w": torch.ones(3)}, {})
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "epochs" / "epoch_0001", tmp_path / "stages" / "key"):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode
+        assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {mode & 0o666}
