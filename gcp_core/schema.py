@@ -248,4 +248,6 @@ def snapshot_artifact(level: int, artifact: str, polish: int = 0) -> str:
 def by_number(folders: Iterable[Path], prefix: str = "") -> list[Path]:
     """Those that are called ``prefix`` and a number, lowest first; as text, 100 would come before 99."""
     numbers = {folder: folder.name.removeprefix(prefix) for folder in folders}
-    return sorted((folder for folder in numbers if numbers[folder].isdigit()), key=lambda folder: int(numbers[folder]))
+    return sorted(
+        (folder for folder in numbers if numbers[folder].isdigit()), key=lambda folder: int(numbers[folder])
+    )

@@ -26,7 +26,7 @@ from gcp_core.schedule.clocks import Clock, build_clock
 from gcp_core.slots import load_state, state_of
 from gcp_core.steps import Steps, scaler_of
 from gcp_core.training.composition import penalty_of
-from gcp_core.training.epoch import build_optimizer
+from gcp_core.training.epoch import build_optimizer, fill_momenta
 from gcp_core.training.evaluation import EVALUATION_BATCH
 from gcp_core.training.setup import Setup
 from gcp_core.training.statistics import recomputed
@@ -310,3 +310,4 @@ class State:
             for parameter in group["params"]:
                 self.optimizer.state.pop(parameter, None)
             group["params"] = own
+            fill_momenta(self.optimizer, own, self.setup.config.train)

@@ -46,7 +46,9 @@ def images(tmp_path) -> list[Path]:
 def labels_of(config: DataConfig) -> dict[int, str]:
     """Value of each test image -> the name of its class."""
     test, names = load_splits(config).test, load_splits(config).class_names
-    return {int(image.max()): names[int(label)] for image, label in zip(test.images, test.labels, strict=True)}
+    return {
+        int(image.max()): names[int(label)] for image, label in zip(test.images, test.labels, strict=True)
+    }
 
 
 def test_sets_of_links_to_the_same_images_have_the_classes_that_their_own_folders_say(tmp_path, images):

@@ -213,6 +213,18 @@ def test_gates_parameters_are_a_group_of_their_own_before_and_after_a_cut(optimi
         state.cut(state.living.plan({"features.0": [0]}).with_meta(epoch=1))
 
 
+def test_in_float16_new_gates_parameters_have_a_momentum_before_their_first_step():
+    """Where the gradients of that step overflow, a momentum that is only then made is memory that nobody has written."""
+    setup = build_setup(with_method(PATH, "consensus"))
+    train = dataclasses.replace(setup.config.train, precision="fp16")  # which a CPU does not train in
+    state = State.fresh(dataclasses.replace(setup, config=dataclasses.replace(setup.config, train=train)))
+    for _ in range(2):
+        for parameter in state.model.parameters():
+            assert not state.optimizer.state[parameter]["momentum_buffer"].any()
+        assert len(state.optimizer.state) == len(list(state.model.parameters()))
+        state.cut(state.living.plan({"features.0": [0]}).with_meta(epoch=1))
+
+
 def test_a_network_without_gates_parameters_has_one_group():
     model, rewrite = build_setup(SINGLE).new_model(), build_rewrite("batch_whitening")
     rewrite.install(model, torch.zeros(1, 1, 8, 8))
