@@ -33,6 +33,8 @@ MAX_BYTES = 4 * 1024**3
 FREE_SHARE, _LEAST_BYTES = 0.25, 64 * 1024**2
 #: A store that is full is emptied to this share of its bound, so that not every further stage has to make room.
 ROOM = 0.8
+#: A stage that is being written changes more often than every so many seconds, or its writer was killed.
+ABANDONED_S = 3600.0
 #: Whoever has written this share of the bound looks how full the store is; nobody looks for every stage.
 _LOOK = 0.02
 
@@ -171,6 +173,7 @@ class StageStore:
         return self._last[1] if self._last is not None and self._last[0] == key else None
 
     def _evict(self, keep: str) -> None:
+        self._remove_abandoned(keep)
         stages = []
         # What is being written has a name with a dot in front.
         for folder in (path for path in self.root.iterdir() if not path.name.startswith(".")):
@@ -187,3 +190,11 @@ class StageStore:
                 return
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
+
+    def _remove_abandoned(self, keep: str) -> None:
+        """Remove what killed processes were writing: nothing in it has changed for long, by the folder's own clock."""
+        now = (self.root / keep).stat().st_mtime
+        for folder in (path for path in self.root.iterdir() if path.name.startswith(".")):
+            with contextlib.suppress(OSError):  # its writer is there and has put it in place meanwhile
+                if now - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)

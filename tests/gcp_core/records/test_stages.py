@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -219,6 +220,19 @@ def test_what_is_being_written_is_not_evicted(tmp_path):
     (being_written / "state.pt").write_bytes(b"x" * 100)
     run_trial(BASE.baseline(), stages=StageStore(tmp_path, max_bytes=1))
     assert being_written.is_dir()
+
+
+def test_what_a_killed_process_was_writing_goes_after_an_hour_and_what_is_written_stays(tmp_path) -> None:
+    """A large file on a slow disk may take longer: its folder is old, but the file grows."""
+    now = time.time()
+    for name, folder_s, file_s in (("young", 3000, 3000), ("grows", 9000, 60), ("killed", 9000, 4000)):
+        folder = tmp_path / f".0123-{name}"
+        folder.mkdir()
+        (folder / STATE).write_bytes(b"x" * 100)
+        os.utime(folder / STATE, (now - file_s, now - file_s))
+        os.utime(folder, (now - folder_s, now - folder_s))
+    StageStore(tmp_path).save("k", {"w": torch.zeros(5)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".0123-grows", ".0123-young", "k"]
 
 
 def test_a_store_is_looked_through_now_and_then_and_not_for_every_stage(tmp_path, monkeypatch) -> None:
