@@ -108,7 +108,7 @@ def write_folder(
             full = {"format": FORMAT, **manifest, "file": file, "sha256": sha256}
             (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
             for path in temporary.iterdir() if durable else ():
-                _flush(path)
+                flush(path)
             _replace(temporary, folder)
             return written
         except FileNotFoundError:  # what was written so far has been cleared away
@@ -332,6 +332,7 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
+    """Wait until a file is on the disk: renamed before that, a power cut may leave it empty under its new name."""
     with open(path, "rb") as file:
         os.fsync(file.fileno())

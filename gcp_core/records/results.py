@@ -11,7 +11,7 @@ from typing import Any
 from gcp_core.config import TrialConfig
 from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
-from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
+from gcp_core.records.checkpoint import flush, plans_from, plans_to_json, read_manifest
 from gcp_core.schema import SNAPSHOTS, by_number, snapshot_place
 
 #: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
@@ -120,6 +120,7 @@ def write_result(folder: Path, config: TrialConfig, result: TrialResult) -> None
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / ".result.json"
     temporary.write_text(json.dumps(content, indent=1))
+    flush(temporary)  # the trial's checkpoints go once it is there
     temporary.rename(folder / "result.json")
 
 

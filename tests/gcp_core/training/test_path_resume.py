@@ -88,7 +88,7 @@ MOMENTS = {
     "in the saved hook": ((2, 4), None),
     "between checkpoint and snapshot": ((1, 4), lambda d: d.before(finals, "finals_of")),
     "before a snapshot is saved": ((1, 4), lambda d: d.before(finals, "save_model")),
-    "while a snapshot is written": ((1, 4), lambda d: d.before(checkpoint, "_flush")),
+    "while a snapshot is written": ((1, 4), lambda d: d.before(checkpoint, "flush")),
     "between a snapshot and its being told": ((1, 4), lambda d: d.after(finals, "save_model")),
     "in the snapshot hook": ((1, 4), None),
     "between snapshot and event": ((1, 4), lambda d: d.before(loop, "why_over")),

@@ -165,7 +165,7 @@ MOMENTS = {
     "while a checkpoint is written": (3, "before", checkpoint, "file_digest"),
     "before the final evaluation": (1, "before", ends, "finals_of"),
     "before the model is saved": (1, "before", ends, "save_model"),
-    "while the model is written": (1, "before", checkpoint, "_flush"),
+    "while the model is written": (1, "before", checkpoint, "flush"),
     "before the checkpoints go": (1, "before", checkpoint.EpochCheckpoints, "clear"),
 }
 
