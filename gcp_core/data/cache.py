@@ -72,9 +72,10 @@ def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
                 np.save(temporary / f"{name}.npy", getattr(data, name))
         rest = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in _ARRAYS}
         (temporary / "meta.json").write_text(json.dumps(rest))
+        # Nobody looks at the pixels again: a power cut must not leave half of them.
         for path in temporary.iterdir():
             with open(path, "rb") as file:
-                os.fsync(file.fileno())  # nobody looks at the pixels again: a power cut must not leave half of them
+                os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)
         temporary.rename(folder)
     finally:
