@@ -7,7 +7,9 @@ readers (``analysis.load``) both take their names from here, so they cannot drif
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 SCHEMA_VERSION = "1"
@@ -241,3 +243,11 @@ def polish_place(level: int, polish: int) -> str:
 def snapshot_artifact(level: int, artifact: str, polish: int = 0) -> str:
     """Where a path's folder has an artifact of a snapshot: ``snapshots/03/weights.pt`` for ``model/weights.pt``."""
     return f"{snapshot_place(level, polish)}/{artifact.rpartition('/')[2]}"
+
+
+def by_number(folders: Iterable[Path], prefix: str = "") -> list[Path]:
+    """Those that are called ``prefix`` and a number, lowest first; as text, 100 would come before 99."""
+    numbers = {folder: folder.name.removeprefix(prefix) for folder in folders}
+    return sorted(
+        (folder for folder in numbers if numbers[folder].isdigit()), key=lambda folder: int(numbers[folder])
+    )

@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,8 @@ _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: str = "") -> RawData:
     """What ``decode(folder)`` returns, from the cache if these files (path, size, time) were decoded before.
 
-    ``variant`` names whatever else decides about the result (an image size, say). ``decode`` may write its images
+    ``variant`` names whatever else decides about the result: an image size, or what the files are called, where that says
+    their classes (a link counts as the file that it leads to). ``decode`` may write its images
     into ``folder`` (as :data:`TRAIN_IMAGES`, :data:`TEST_IMAGES`) and return them memory-mapped: then the set never
     is in memory as a whole.
 
@@ -63,7 +64,8 @@ def _key(files: Sequence[Path], variant: str) -> str:
 
 
 def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix="decoding-"))
+    temporary = folder.with_name(f"decoding-{uuid.uuid4().hex[:8]}")
+    temporary.mkdir()  # tempfile's would be private, also where colleagues share the cache
     try:
         data = decode(temporary)
         for name in _ARRAYS:
@@ -71,9 +73,8 @@ def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
                 np.save(temporary / f"{name}.npy", getattr(data, name))
         rest = {f.name: getattr(data, f.name) for f in dataclasses.fields(data) if f.name not in _ARRAYS}
         (temporary / "meta.json").write_text(json.dumps(rest))
-        for (
-            path
-        ) in temporary.iterdir():  # nobody looks at the pixels again: a hole in them would be trained on
+        # Nobody looks at the pixels again: a power cut must not leave half of them.
+        for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gcp_core.config import DataConfig
+from gcp_core.config import DataConfig, digest
 from gcp_core.data.cache import TEST_IMAGES, TRAIN_IMAGES, cached
 from gcp_core.data.decode import channels_of, decode_image, source_folder
 from gcp_core.data.images import RawData
@@ -48,7 +48,9 @@ def load_imagefolder(config: DataConfig) -> RawData:
         return RawData.build(*known, *unseen, tuple(classes), where=str(root))
 
     paths = [path for split in (train, test) for path, _ in files[split]]
-    return cached(paths, decode, f"size{config.image_size} channels{config.channels}")
+    # Two sets of links to the same files may have other classes, and an empty folder is one.
+    named = digest([classes, [str(path.relative_to(root)) for path in paths]])
+    return cached(paths, decode, f"size{config.image_size} channels{config.channels} named{named}")
 
 
 def _files(split: Path, classes: list[str]) -> list[tuple[Path, int]]:

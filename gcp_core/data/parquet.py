@@ -47,7 +47,7 @@ def load_parquet(config: DataConfig) -> RawData:
         test_images, test_labels, _ = _decode(test, channels, folder / TEST_IMAGES)
         return RawData.build(train_images, train_labels, test_images, test_labels, names, where=str(root))
 
-    return cached([*train, *test], decode, f"channels{config.channels}")
+    return cached([*train, *test], decode, f"channels{config.channels} train{len(train)}")
 
 
 def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:

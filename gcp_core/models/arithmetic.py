@@ -14,8 +14,10 @@ import torch
 
 from gcp_core.errors import ConfigError
 
-#: cuBLAS repeats itself only with a workspace of its own; torch wants to read it in the environment.
-_WORKSPACE = "CUBLAS_WORKSPACE_CONFIG"
+# cuBLAS repeats itself only with workspaces of a fixed size. torch reads that once, at a process's first GPU product,
+# which may be another trial's, or this one's before its training: so it is said here, before there is any.
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+
 #: Autocast computes in these.
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -66,7 +68,6 @@ def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
     if not wanted or device.type == "cpu":
         yield
         return
-    os.environ.setdefault(_WORKSPACE, ":4096:8")
     cudnn = torch.backends.cudnn
     before = (
         torch.are_deterministic_algorithms_enabled(),

@@ -17,7 +17,8 @@ class Penalty(Protocol):
 
     May also have, all or none of the first two:
         state_dict, load_state_dict: what it has learned or counted, a flat mapping from names to tensors and plain
-            numbers. It travels with the weights: into checkpoints, and into the training that trials share.
+            numbers. It travels with the weights: into checkpoints, and into the training that trials share. Tensors
+            come back on the device that is trained on.
         after_step: called as ``after_step(model)`` after every step of the optimiser, under ``torch.no_grad``.
     """
 

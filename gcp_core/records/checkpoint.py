@@ -17,7 +17,6 @@ import logging
 import os
 import pickle
 import shutil
-import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -32,6 +31,7 @@ from gcp_core.models import build_model
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.durable import flush
+from gcp_core.schema import by_number
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +97,14 @@ def write_folder(
     """
     for left in reversed(range(_TRIES)):
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        temporary = _beside(folder)
         try:
+            temporary.mkdir()  # tempfile's would be private, also where colleagues share the folder
             if equal is not None and equal.link(temporary / file):
                 sha256 = equal.sha256
             else:
                 _save(state, temporary / file)
-                sha256 = _file_digest(temporary / file)
+                sha256 = file_digest(temporary / file)
             written = Written(folder / file, (temporary / file).stat().st_ino, sha256)
             full = {"format": FORMAT, **manifest, "file": file, "sha256": sha256}
             (temporary / MANIFEST).write_text(json.dumps(full, indent=1))
@@ -119,11 +120,16 @@ def write_folder(
     raise AssertionError("unreachable")
 
 
+def _beside(folder: Path) -> Path:
+    """A name that nobody else uses; :func:`remove_leftovers` knows it."""
+    return folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+
+
 def _replace(new: Path, folder: Path) -> None:
     """Rename ``new`` to ``folder``, also if another process puts its own one there at this moment."""
     for left in reversed(range(_TRIES)):
         # Emptying it first would take longer, and two that do so trip over each other's files.
-        aside = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        aside = _beside(folder)
         with contextlib.suppress(FileNotFoundError):
             folder.rename(aside)
         try:
@@ -185,7 +191,7 @@ def read_state(folder: str | Path, manifest: Mapping[str, Any]) -> dict[str, Any
         )
     if not path.is_file():
         raise CheckpointError("the file is missing", str(path))
-    if _file_digest(path) != manifest.get("sha256"):
+    if file_digest(path) != manifest.get("sha256"):
         raise CheckpointError("the file is truncated or was changed (SHA-256 differs)", str(path))
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
@@ -313,7 +319,7 @@ class EpochCheckpoints:
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        return sorted(self.root.glob("epoch_*"))
+        return by_number(self.root.glob("epoch_*"), "epoch_")
 
 
 def _folder(path: str | Path) -> Path:
@@ -321,6 +327,7 @@ def _folder(path: str | Path) -> Path:
     return path.parent if path.is_file() else path
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes (hex)."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

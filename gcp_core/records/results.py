@@ -13,7 +13,7 @@ from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
 from gcp_core.records.durable import flush
-from gcp_core.schema import SNAPSHOTS, snapshot_place
+from gcp_core.schema import SNAPSHOTS, by_number, snapshot_place
 
 #: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
 #: the user's report said so; or why it rests.
@@ -171,7 +171,7 @@ def read_snapshots(folder: Path) -> tuple[Snapshot, ...]:
         CheckpointError: a manifest is damaged.
     """
     found = []
-    for place in sorted(p for p in (folder / SNAPSHOTS).glob("[0-9]*") if p.name.isdigit()):
+    for place in by_number((folder / SNAPSHOTS).glob("[0-9]*")):
         manifest = read_manifest(place)
         try:
             about, finals = manifest["snapshot"], manifest["finals"]

@@ -23,7 +23,7 @@ import torch
 from gcp_core.config import NO_REPAIR, TrialConfig, digest
 from gcp_core.errors import CheckpointError
 from gcp_core.plan import Plan
-from gcp_core.records.checkpoint import STATE, Written, read_manifest, read_state, write_folder
+from gcp_core.records.checkpoint import STATE, Written, file_digest, read_manifest, read_state, write_folder
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +33,8 @@ MAX_BYTES = 4 * 1024**3
 FREE_SHARE, _LEAST_BYTES = 0.25, 64 * 1024**2
 #: A store that is full is emptied to this share of its bound, so that not every further stage has to make room.
 ROOM = 0.8
+#: A stage that is being written changes more often than every so many seconds, or its writer was killed.
+ABANDONED_S = 3600.0
 #: Whoever has written this share of the bound looks how full the store is; nobody looks for every stage.
 _LOOK = 0.02
 
@@ -48,6 +50,17 @@ def code_digest() -> str:
     return sha.hexdigest()[:16]
 
 
+def _initial_digest(path: str) -> str:
+    stat = os.stat(path)
+    return _digest_of(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=16)
+def _digest_of(path: str, size: int, mtime_ns: int) -> str:
+    """SHA-256 of a file as it is then: a process that trains many trials reads their initial weights for it once."""
+    return file_digest(Path(path))
+
+
 def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> str:
     """Names everything but the pruning that decides about a trial's weights."""
     # Another kind of processor may add in another order.
@@ -57,6 +70,9 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
         else torch.backends.cpu.get_cpu_capability()
     )
     values = config.dense_phase().to_dict()
+    if config.model.weights is not None:
+        # Not where they are: another file may be put there, and a copy elsewhere is the same.
+        values["model"]["weights"] = _initial_digest(config.model.weights)
     return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
 
 
@@ -157,6 +173,7 @@ class StageStore:
         return self._last[1] if self._last is not None and self._last[0] == key else None
 
     def _evict(self, keep: str) -> None:
+        self._remove_abandoned(keep)
         stages = []
         # What is being written has a name with a dot in front.
         for folder in (path for path in self.root.iterdir() if not path.name.startswith(".")):
@@ -173,3 +190,11 @@ class StageStore:
                 return
             shutil.rmtree(folder, ignore_errors=True)
             total -= size
+
+    def _remove_abandoned(self, keep: str) -> None:
+        """Remove what killed processes were writing: nothing in it has changed for long, by the folder's own clock."""
+        now = (self.root / keep).stat().st_mtime
+        for folder in (path for path in self.root.iterdir() if path.name.startswith(".")):
+            with contextlib.suppress(OSError):  # its writer is there and has put it in place meanwhile
+                if now - max(path.stat().st_mtime for path in (folder, *folder.iterdir())) > ABANDONED_S:
+                    shutil.rmtree(folder, ignore_errors=True)

@@ -30,7 +30,7 @@ class Clock(Protocol):
         needs: ``data`` if it looks at images, ``nothing`` otherwise (the default).
         forwards: what being asked costs per image, in forward passes (1 where data is needed, else 0).
         state_dict, load_state_dict: what it remembers from one epoch to the next, a flat mapping from names to tensors
-            and plain numbers; kept in checkpoints.
+            and plain numbers; kept in checkpoints. Tensors come back on the device that is trained on.
     """
 
     def due(

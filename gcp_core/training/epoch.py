@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -51,11 +51,20 @@ def build_optimizer(
         weight_decay=train.weight_decay,
         fused=True,
     )
-    if train.precision == "fp16" and train.momentum:
-        # A first step that is left out (the gradients have overflown) would leave memory that nobody has written.
-        for parameter in model.parameters():
-            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+    fill_momenta(optimizer, model.parameters(), train)
     return optimizer
+
+
+def fill_momenta(
+    optimizer: torch.optim.Optimizer, parameters: Iterable[nn.Parameter], train: TrainConfig
+) -> None:
+    """Give parameters that are new to the optimiser a momentum of 0 where their first step may be left out.
+
+    With float16 it is where gradients overflow; it would then leave memory that nobody has written as their momentum.
+    """
+    if train.precision == "fp16" and train.optimizer == "sgd" and train.momentum:
+        for parameter in parameters:
+            optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
 
 
 def train_epoch(

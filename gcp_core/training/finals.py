@@ -19,6 +19,7 @@ from gcp_core.slots import forwards_of
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.observe import Hooks
 from gcp_core.training.state import State
+from gcp_core.training.statistics import recomputed
 
 #: A training step costs a forward pass and a backward pass of twice that.
 FORWARDS_PER_STEP = 3.0
@@ -55,6 +56,10 @@ def keep_model(
         latency, devices: see :func:`finals_of`.
     """
     model = state.plain(check=True)
+    if status == "stopped" and state.just_cut:
+        # What was measured after the epoch: its statistics were put back, because training might have gone on.
+        with recomputed(model, state.setup.statistics_batches(), keep=True):
+            pass
     finals = finals_of(state, model, test=status == "complete", latency=latency, devices=devices)
     if place is not None:
         manifest = {**state.manifest(), "finals": finals, "status": status, **about}
@@ -155,7 +160,8 @@ def _rewrite_macs(state: State) -> float:
         until = int(plan.meta["epoch"])
         total += added * (until - trained)
         added, trained = float(plan.meta.get("rewrite_macs", 0.0)), until
-    return total + added * (len(state.history) - trained)
+    last = len(state.history) if state.folded_from is None else state.folded_from
+    return total + added * (last - trained)
 
 
 def _first_macs(state: State) -> float:

@@ -107,9 +107,7 @@ class _Path:
 
     def _at_phase_end(self) -> bool:
         """At the end of a phase, before its event."""
-        state = self.state
-        cut = bool(state.plans) and state.plans[-1].meta["epoch"] == state.epoch
-        return phase_end(self.prune, state.epoch) and not cut
+        return phase_end(self.prune, self.state.epoch) and not self.state.just_cut
 
     def _phase_end(self) -> str:
         """Snapshot, then event; why the path ends here, "" if it goes on."""

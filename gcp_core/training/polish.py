@@ -156,6 +156,7 @@ class _Polish:
         """Where an earlier call was, or at the snapshot."""
         # What is polished was folded: it is trained as it is.
         source, state = self.source, State.fresh(self.setup, rewritten=False)
+        state.folded_from = source.epoch
         if self.checkpoints is not None:
             about, found = self._about(), self.checkpoints.newest()
             if found is not None and found[0].get("polish") == about["polish"]:

@@ -152,13 +152,16 @@ class Setup:
         return val.to(self.device)
 
 
-def build_setup(config: TrialConfig) -> Setup:
+def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     """Load the data, build the model, find its groups, and refuse what cannot work.
+
+    Args:
+        device_name: what this process trains on, as ``cuda:1``; None = as ``train.device`` says.
 
     Raises:
         ConfigError, DataError, ModelError, InfeasibleTarget: each names the config path and what to try.
     """
-    device = _device(config.train.device)
+    device = _device(device_name or config.train.device)
     if config.train.precision == "fp16" and device.type == "cpu":
         raise ConfigError(
             "'fp16': a CPU trains in float32 or bf16", "train.precision", "fp32, bf16, or a GPU"

@@ -26,7 +26,7 @@ from gcp_core.schedule.clocks import Clock, build_clock
 from gcp_core.slots import load_state, state_of
 from gcp_core.steps import Steps, scaler_of
 from gcp_core.training.composition import penalty_of
-from gcp_core.training.epoch import build_optimizer
+from gcp_core.training.epoch import build_optimizer, fill_momenta
 from gcp_core.training.evaluation import EVALUATION_BATCH
 from gcp_core.training.setup import Setup
 from gcp_core.training.statistics import recomputed
@@ -35,6 +35,11 @@ log = logging.getLogger(__name__)
 
 #: So many images a folded model is checked with before it leaves.
 FOLDED_IMAGES = 16
+
+
+def moved(values: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """What a slot has remembered, with its tensors on ``device``: files and messages give them on the CPU."""
+    return {name: v.to(device) if isinstance(v, torch.Tensor) else v for name, v in values.items()}
 
 
 @dataclass
@@ -49,6 +54,7 @@ class State:
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
         loads: so often weights were taken over from somewhere.
         rewritten: whether the rewrite's modules are in ``model`` now; :meth:`plain` is without them.
+        folded_from: epochs after this one are trained without the rewrite, as a polish is; None = there is no such.
         steps: how the network is trained with a batch.
     """
 
@@ -63,6 +69,7 @@ class State:
     penalty: Penalty | None = None
     clock: Clock | None = None
     rewritten: bool = False
+    folded_from: int | None = None
     loads: int = 0
     steps: Steps = field(default_factory=Steps)
     _lifted: Lifted | None = None
@@ -91,6 +98,11 @@ class State:
     def epoch(self) -> int:
         """The last epoch that has ended, 0 before the first."""
         return len(self.history)
+
+    @property
+    def just_cut(self) -> bool:
+        """Whether the last epoch has ended with an event, so that norms still have the statistics of the larger model."""
+        return bool(self.plans) and self.plans[-1].meta["epoch"] == self.epoch
 
     @property
     def channels_left(self) -> float:
@@ -199,7 +211,7 @@ class State:
         """
         penalty = copy.deepcopy(self.penalty)
         if penalty is not None:
-            load_state(penalty, tensors["penalty"])
+            load_state(penalty, moved(tensors["penalty"], self.setup.device))
         scaled = tensors["scaler"] if self.steps.scaler is not None else None
         check_fit(self.model, tensors["model"], where)
         self._check_optimizer(tensors["optimizer"], where)
@@ -231,7 +243,7 @@ class State:
                 self._replay(plan)
             self.load(tensors, where)
             if self.clock is not None and "clock" in tensors:
-                load_state(self.clock, tensors["clock"])
+                load_state(self.clock, moved(tensors["clock"], self.setup.device))
             self.history = history_from(manifest)
         except (KeyError, TypeError, ValueError, PlanError) as exc:
             hint = "delete it to train from the start"
@@ -298,3 +310,4 @@ class State:
             for parameter in group["params"]:
                 self.optimizer.state.pop(parameter, None)
             group["params"] = own
+            fill_momenta(self.optimizer, own, self.setup.config.train)

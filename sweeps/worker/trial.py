@@ -300,7 +300,7 @@ def _send_trial(job: Job, exchange: Exchange) -> None:
     """All that has come of the trial; of its epochs the newest where it may go on, and none in the store where not."""
     trial = trial_path(job.trial_id)
     exchange.send(trial, without=(EPOCHS,))
-    kept = sorted((Path(job.folder) / EPOCHS).glob("epoch_*"))
+    kept = schema.by_number((Path(job.folder) / EPOCHS).glob("epoch_*"), "epoch_")
     if kept:
         exchange.send_state(job, kept[-1].name)
     else:

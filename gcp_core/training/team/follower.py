@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import os
 import signal
@@ -21,7 +20,7 @@ from gcp_core.plan import Plan
 from gcp_core.slots import load_state
 from gcp_core.training.epoch import train_epoch
 from gcp_core.training.setup import build_setup
-from gcp_core.training.state import State
+from gcp_core.training.state import State, moved
 from gcp_core.training.team import group
 from gcp_core.training.team.mark import mark_of, marks_of
 from gcp_core.training.team.member import failure_of, from_bytes, to_bytes, unpacked
@@ -54,9 +53,9 @@ class Follower:
     def _prepare(self, config: Mapping[str, Any], device: str) -> str:
         """Data and the dense model of the trial, on this process's device; what kind of device that is."""
         given = TrialConfig.from_dict(dict(config))
-        given = dataclasses.replace(given, train=dataclasses.replace(given.train, device=device))
         torch.set_num_threads(given.threads)
-        setup = build_setup(given)
+        # Not put into the config: that is one for all processes, and refuses to name the GPU of one of them.
+        setup = build_setup(given, device)
         self._arithmetic.close()
         self._arithmetic.enter_context(repeatable(given.train.deterministic, setup.device))
         self._state = State.fresh(setup)
@@ -84,7 +83,7 @@ class Follower:
         """Train this process's part of an epoch; see :meth:`gcp_core.training.team.team.Team.train`."""
         state, share = self.state, required(self._share, "share")
         if state.penalty is not None:
-            load_state(state.penalty, unpacked(penalty))
+            load_state(state.penalty, moved(unpacked(penalty), state.setup.device))
         images, batch_size = len(state.setup.train_images), state.setup.config.train.batch_size
         with (
             contextlib.suppress(Diverged),  # the first one says so

@@ -17,13 +17,14 @@ _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 @torch.no_grad()
 def mark_of(state: State) -> str:
     """Names weights, buffers, momenta and plans, quickly: sums of their bits, which no order of adding changes."""
-    sums = [tensor.view(_BITS[tensor.element_size()]).sum(dtype=torch.int64) for tensor in _tensors(state)]
-    # One look at the device for each kind of it.
-    kinds = {
-        str(one.device): torch.stack([s for s in sums if s.device == one.device]).tolist() for one in sums
-    }
+    sums: dict[torch.device, list[Tensor]] = {}
+    for tensor in _tensors(state):
+        bits = tensor.view(_BITS[tensor.element_size()])
+        sums.setdefault(tensor.device, []).append(bits.sum(dtype=torch.int64))
+    # One look at each device.
+    found = [torch.stack(each).tolist() for each in sums.values()]
     effects = [plan.effect() for plan in state.plans]
-    return digest([sorted(kinds.values()), effects])
+    return digest([sorted(found), effects])
 
 
 def marks_of(state: State) -> dict[str, str]:

@@ -198,8 +198,9 @@ class Team:
         was_sound, self._sound = self._sound, False
         try:
             yield hearing.answers
-        except Diverged:  # as in all the others
-            hearing.wait(timeout_s)
+        except Diverged as exc:  # as in all the others, unless what was summed is what a lost one has left
+            if not hearing.wait(timeout_s) or hearing.failures or hearing.gone:
+                raise self._cause(hearing, None) from exc
             self._sound = was_sound
             raise
         except Exception as exc:

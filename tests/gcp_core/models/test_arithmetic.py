@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+import runpy
 
 import pytest
 import torch
@@ -77,12 +78,23 @@ def test_only_steps_are_in_tf32_and_only_where_that_is_asked_for(monkeypatch, tf
     assert seen == {"step": {"tf32" if tf32 else "ieee"}, "score": {"ieee"}, "evaluate": {"ieee"}}
 
 
-def test_repeatable_kernels_are_chosen_for_a_while(monkeypatch):
-    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+@pytest.mark.parametrize(
+    ("before", "after"), [(None, ":4096:8"), (":16:8", ":16:8")], ids=["unset", "the user's own"]
+)
+def test_repeatable_products_are_asked_for_before_torch_can_do_one(monkeypatch, before, after):
+    """torch reads it at a process's first product, whoever does that: a trial that comes to ask may come too late."""
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    if before is not None:
+        monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", before)
+    runpy.run_path(arithmetic.__file__)
+    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == after
+
+
+def test_repeatable_kernels_are_chosen_for_a_while():
     with repeatable(True, CUDA):
         assert torch.are_deterministic_algorithms_enabled()
         assert torch.backends.cudnn.deterministic
-        assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":4096:8"
     assert not torch.are_deterministic_algorithms_enabled()
     assert not torch.backends.cudnn.deterministic
     for wanted, device in ((False, CUDA), (True, torch.device("cpu"))):
@@ -90,8 +102,7 @@ def test_repeatable_kernels_are_chosen_for_a_while(monkeypatch):
             assert not torch.are_deterministic_algorithms_enabled()
 
 
-def test_an_operation_without_a_repeatable_kernel_is_named(monkeypatch):
-    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":16:8")  # the user's own choice stays
+def test_an_operation_without_a_repeatable_kernel_is_named():
     said = (
         "adaptive_avg_pool2d_backward_cuda does not have a deterministic implementation, but you set "
         "'torch.use_deterministic_algorithms(True)'. You can turn off determinism just for this operation."
@@ -102,7 +113,6 @@ def test_an_operation_without_a_repeatable_kernel_is_named(monkeypatch):
         "train.deterministic: adaptive_avg_pool2d_backward_cuda does not have"
     )
     assert "You can" not in str(caught.value)
-    assert os.environ["CUBLAS_WORKSPACE_CONFIG"] == ":16:8"
     with pytest.raises(RuntimeError, match="another"), repeatable(True, CUDA):
         raise RuntimeError("another error")
     assert not torch.are_deterministic_algorithms_enabled()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import shutil
 
 import pytest
 import torch
@@ -84,7 +85,7 @@ _LEFT_OUT = {
     "data.download": "needs a network",
     "data.image_size": "of image folders",
     "data.channels": "of image folders and parquet files",
-    "model.weights": "needs a file",
+    "model.weights": "not its name is in the key but what the file holds, see below",
     "train.device": "needs a GPU",
     "train.sync_norms": "only with several processes: tests/gcp_core/training/team/test_team.py",
     "prune.hidden_count": "vgg_tiny has no hidden linear layer",
@@ -145,6 +146,23 @@ def test_what_changes_the_weights_of_the_first_epoch_changes_its_key(trained):
     """The converse where it is easy to see: a difference in training or data shares nothing at all."""
     for path in ("train.lr", "train.precision", "data.augment", "seed", "model.width", "train.epochs"):
         assert not set(trained[""]) & set(trained[path]), path
+
+
+def test_initial_weights_are_in_the_key_by_what_they_are_and_not_by_where_they_are(tmp_path):
+    found, copy = {}, tmp_path / "copy.pt"
+    for name, file in (("one", tmp_path / "a.pt"), ("other", tmp_path / "a.pt"), ("copy", copy)):
+        if file == copy:
+            shutil.copy(tmp_path / "a.pt", copy)
+        else:
+            torch.manual_seed(len(found))
+            torch.save(build_model("vgg_tiny", 10, 1, 0.125).state_dict(), file)
+        store = Remembering()
+        model = dataclasses.replace(BASE.model, weights=str(file))
+        run_trial(dataclasses.replace(BASE, model=model), stages=store, latency=False)
+        found[name] = store.seen
+    assert not set(found["one"]) & set(found["other"])
+    assert set(found["copy"]) == set(found["other"])
+    assert states_in_common(found) == 3
 
 
 @pytest.mark.parametrize("name", ["resnet20", "torchvision:resnet18"])

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import shutil
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -157,7 +158,7 @@ def test_a_stage_that_is_evicted_while_it_is_read_costs_only_the_sharing(
         return first_evict
 
     if moment == "before the hash":
-        monkeypatch.setattr(checkpoint, "_file_digest", evicting(checkpoint._file_digest, lambda p: p.parent))
+        monkeypatch.setattr(checkpoint, "file_digest", evicting(checkpoint.file_digest, lambda p: p.parent))
     else:
         monkeypatch.setattr(os, "utime", evicting(os.utime, lambda p: p))
     assert comparable(run_trial(TRIALS[1], stages=store)) == comparable(unshared[1])
@@ -219,6 +220,19 @@ def test_what_is_being_written_is_not_evicted(tmp_path):
     (being_written / "state.pt").write_bytes(b"x" * 100)
     run_trial(BASE.baseline(), stages=StageStore(tmp_path, max_bytes=1))
     assert being_written.is_dir()
+
+
+def test_what_a_killed_process_was_writing_goes_after_an_hour_and_what_is_written_stays(tmp_path) -> None:
+    """A large file on a slow disk may take longer: its folder is old, but the file grows."""
+    now = time.time()
+    for name, folder_s, file_s in (("young", 3000, 3000), ("grows", 9000, 60), ("killed", 9000, 4000)):
+        folder = tmp_path / f".0123-{name}"
+        folder.mkdir()
+        (folder / STATE).write_bytes(b"x" * 100)
+        os.utime(folder / STATE, (now - file_s, now - file_s))
+        os.utime(folder, (now - folder_s, now - folder_s))
+    StageStore(tmp_path).save("k", {"w": torch.zeros(5)}, {})
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".0123-grows", ".0123-young", "k"]
 
 
 def test_a_store_is_looked_through_now_and_then_and_not_for_every_stage(tmp_path, monkeypatch) -> None:

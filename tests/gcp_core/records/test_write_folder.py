@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,8 @@ import torch
 
 from gcp_core.records import checkpoint
 from gcp_core.records.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
+from gcp_core.records.results import read_snapshots, snapshot_folder
+from gcp_core.records.stages import StageStore
 
 ROOT = Path(__file__).parents[3]
 WRITER = """
@@ -76,7 +79,7 @@ def test_a_state_that_was_written_gets_a_second_name_instead_of_a_second_file(
 ) -> None:
     written = _fresh(tmp_path)
     monkeypatch.setattr(checkpoint, "_save", lambda *_: pytest.fail("written again"))
-    monkeypatch.setattr(checkpoint, "_file_digest", lambda _: pytest.fail("hashed again"))
+    monkeypatch.setattr(checkpoint, "file_digest", lambda _: pytest.fail("hashed again"))
     folder = EpochCheckpoints(tmp_path / "epochs").save(4, {"w": torch.ones(3)}, {}, written)
     monkeypatch.undo()
     shutil.rmtree(tmp_path / "stage")  # evicted
@@ -100,3 +103,33 @@ def test_where_the_file_cannot_be_named_again_it_is_written(tmp_path: Path, monk
     folder = EpochCheckpoints(tmp_path / "epochs").save(1, state, {}, written)
     assert read_state(folder, read_manifest(folder))["w"].tolist() == [1.0, 1.0, 1.0]
     assert sorted(file.name for file in folder.iterdir()) == ["manifest.json", STATE]
+
+
+def test_the_newest_epochs_are_those_with_the_highest_numbers(tmp_path: Path) -> None:
+    """As text ``epoch_10000`` comes before ``epoch_9999``."""
+    checkpoints = EpochCheckpoints(tmp_path / "epochs")
+    for epoch in (9998, 9999, 10000, 10001):
+        checkpoints.save(epoch, {"w": torch.ones(3)}, {})
+        assert checkpoints.newest()[0]["epoch"] == epoch
+    assert {folder.name for folder in checkpoints.root.iterdir()} == {"epoch_10000", "epoch_10001"}
+
+
+def test_a_path_s_snapshots_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    for level in (9, 99, 100, 101):
+        about = {"snapshot": {"level": level, "epoch": 2 * level}, "finals": {}, "weights_sha256": ""}
+        write_folder(snapshot_folder(tmp_path, level), STATE, {}, about, durable=False)
+    write_folder(snapshot_folder(tmp_path, 99, polish=30), STATE, {}, {}, durable=False)
+    assert [snapshot.level for snapshot in read_snapshots(tmp_path)] == [9, 99, 100, 101]
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o755), (0o007, 0o770)])
+def test_folders_are_as_private_as_the_user_s_umask_says(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        EpochCheckpoints(tmp_path / "epochs").save(1, {"w": torch.ones(3)}, {})
+        StageStore(tmp_path / "stages").save("key", {"w": torch.ones(3)}, {})
+    finally:
+        os.umask(before)
+    for folder in (tmp_path / "epochs" / "epoch_0001", tmp_path / "stages" / "key"):
+        assert stat.S_IMODE(folder.stat().st_mode) == mode
+        assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {mode & 0o666}

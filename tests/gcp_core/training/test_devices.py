@@ -3,16 +3,25 @@
 There may be no GPU here. The ``meta`` device stands for one: it refuses tensors of another device as a GPU does.
 """
 
+import contextlib
+import dataclasses
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from gcp_core.config import DataConfig, TrainConfig, TrialConfig
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.data import evaluation_batches, load_splits, training_batches
 from gcp_core.data.images import Normalise
 from gcp_core.data.pipeline import ScoringBatches, scoring_sample
 from gcp_core.errors import ConfigError
 from gcp_core.models import build_model
+from gcp_core.training import setup
 from gcp_core.training.setup import build_setup
+from gcp_core.training.state import State
+from gcp_core.training.team import follower as follower_module
+from gcp_core.training.team.follower import Follower
+from gcp_core.training.team.member import packed
 
 META = torch.device("meta")
 
@@ -50,6 +59,59 @@ def test_mean_and_deviation_are_put_on_each_device_once(monkeypatch):
         normalise.std
     )[:, None, None]
     assert torch.allclose(first, slow, atol=1e-6)
+
+
+def test_a_process_of_several_trains_on_the_gpu_that_it_is_told(monkeypatch):
+    """The config's own device is one for all of them; there may be no second GPU here."""
+    asked = []
+    monkeypatch.setattr(setup, "_device", lambda name: asked.append(name) or torch.device("cpu"))
+    config = TrialConfig(train=TrainConfig(processes=2, batch_size=16), prune=None)
+    assert Follower()._prepare(config.to_dict(), "cuda:1") == "cpu"
+    assert asked == ["cuda:1"]
+
+
+def trained_on_meta(**train):
+    """A trial before its first epoch."""
+    train = TrainConfig(epochs=2, penalty="tests.oracles.fillings:Remembered", **train)
+    prune = PruneConfig(interval=1, clock="tests.gcp_core.training.test_devices:Waits")
+    config = TrialConfig(model=ModelConfig("vgg_tiny", 0.125), train=train, prune=prune)
+    return State.fresh(dataclasses.replace(build_setup(config), device=META))
+
+
+class Waits:
+    """A clock with a tensor."""
+
+    def __init__(self):
+        self.left = torch.ones(2)
+
+    def due(self, epoch, model, groups, batches, generator):
+        return False
+
+    def state_dict(self):
+        return {"left": self.left}
+
+    def load_state_dict(self, state):
+        self.left = state["left"]
+
+
+def test_what_penalty_and_clock_remember_comes_back_on_the_device_that_is_trained_on():
+    """Files give it on the CPU, where a step on a GPU could do nothing with it."""
+    state, mean = trained_on_meta(), torch.zeros(3)
+    tensors = {**state.tensors(), "penalty": {"steps": 4, "norm.weight": mean}, "clock": {"left": mean}}
+    state.take_up({**state.manifest(), "history": []}, tensors, "here")
+    assert (state.penalty.steps, state.penalty.means["norm.weight"].device) == (4, META)
+    assert state.clock.left.device == META
+    assert mean.device.type == "cpu"
+
+
+def test_what_a_penalty_has_learned_reaches_another_process_on_its_device(monkeypatch):
+    follower = Follower()
+    follower._state = trained_on_meta(processes=2)
+    follower._share = SimpleNamespace(training=lambda *about: contextlib.nullcontext())
+    monkeypatch.setattr(follower_module, "train_epoch", lambda *about: 0.0)
+    monkeypatch.setattr(follower_module, "mark_of", lambda state: "")  # meta tensors have no bits
+    follower._train(1, [1.0], 0, packed({"steps": 4, "norm.weight": torch.zeros(3)}))
+    assert follower.state.penalty.means["norm.weight"].device == META
 
 
 def test_statistics_made_under_inference_mode_can_be_used_in_training():

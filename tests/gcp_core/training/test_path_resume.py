@@ -84,11 +84,11 @@ MOMENTS = {
     "in an epoch's training": ((1, 8), lambda d: d.after(sharing, "train_epoch")),
     "in the report": ((2, 8), None),
     # The third file is snapshot 0, the fifth the state at the end of the first cycle.
-    "while a file is written": ((1, 3, 5), lambda d: d.before(checkpoint, "_file_digest")),
+    "while a file is written": ((1, 3, 5), lambda d: d.before(checkpoint, "file_digest")),
     "in the saved hook": ((2, 4), None),
     "between checkpoint and snapshot": ((1, 4), lambda d: d.before(finals, "finals_of")),
     "before a snapshot is saved": ((1, 4), lambda d: d.before(finals, "save_model")),
-    "while a snapshot is written": ((1, 4), lambda d: d.before(checkpoint, "_flush")),
+    "while a snapshot is written": ((1, 4), lambda d: d.before(checkpoint, "flush")),
     "between a snapshot and its being told": ((1, 4), lambda d: d.after(finals, "save_model")),
     "in the snapshot hook": ((1, 4), None),
     "between snapshot and event": ((1, 4), lambda d: d.before(loop, "why_over")),

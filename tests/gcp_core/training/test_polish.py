@@ -162,10 +162,10 @@ MOMENTS = {
     "after the first epoch's training": (1, "after", loop, "train_epoch"),
     "after the last epoch's training": (3, "after", loop, "train_epoch"),
     # Reading the snapshot takes the first digest.
-    "while a checkpoint is written": (3, "before", checkpoint, "_file_digest"),
+    "while a checkpoint is written": (3, "before", checkpoint, "file_digest"),
     "before the final evaluation": (1, "before", ends, "finals_of"),
     "before the model is saved": (1, "before", ends, "save_model"),
-    "while the model is written": (1, "before", checkpoint, "_flush"),
+    "while the model is written": (1, "before", checkpoint, "flush"),
     "before the checkpoints go": (1, "before", checkpoint.EpochCheckpoints, "clear"),
 }
 

@@ -110,7 +110,8 @@ def test_a_snapshot_is_polished_as_the_plain_network_that_it_is(method, tmp_path
     model = load_model(done.model.folder)
     assert not any(isinstance(module, Gate) for module in model.modules())
     share = source.finals["macs"] / build_setup(config).dense_cost.macs
-    assert done.model.finals["train_cost"] > source.finals["train_cost"] + 0.9 * share
+    # What it is polished for costs what the plain network costs.
+    assert done.model.finals["train_cost"] == pytest.approx(source.finals["train_cost"] + share, rel=1e-12)
 
 
 class Wrong(BatchWhitening):
@@ -209,6 +210,18 @@ def test_gates_parameters_are_a_group_of_their_own_before_and_after_a_cut(optimi
             parameter.grad = torch.ones_like(parameter)
         state.optimizer.step()
         assert {id(p) for p in state.optimizer.state} <= held
+        state.cut(state.living.plan({"features.0": [0]}).with_meta(epoch=1))
+
+
+def test_in_float16_new_gates_parameters_have_a_momentum_before_their_first_step():
+    """Where the gradients of that step overflow, a momentum that is only then made is memory that nobody has written."""
+    setup = build_setup(with_method(PATH, "consensus"))
+    train = dataclasses.replace(setup.config.train, precision="fp16")  # which a CPU does not train in
+    state = State.fresh(dataclasses.replace(setup, config=dataclasses.replace(setup.config, train=train)))
+    for _ in range(2):
+        for parameter in state.model.parameters():
+            assert not state.optimizer.state[parameter]["momentum_buffer"].any()
+        assert len(state.optimizer.state) == len(list(state.model.parameters()))
         state.cut(state.living.plan({"features.0": [0]}).with_meta(epoch=1))
 
 

@@ -39,6 +39,18 @@ def test_an_epoch_with_an_event_reports_the_accuracy_of_a_usable_model():
     assert accuracy[6] > accuracy[5] - 10
 
 
+@pytest.mark.parametrize("rewrite", ["none", "batch_whitening", "consensus_gates"])
+def test_a_trial_stopped_in_an_epoch_with_an_event_keeps_the_model_that_was_measured(tmp_path, rewrite):
+    train = dataclasses.replace(TRIAL.train, epochs=4, rewrite=rewrite)
+    prune = dataclasses.replace(TRIAL.prune, criterion="l1", start=2, interval=1, until=3)
+    config = dataclasses.replace(TRIAL, train=train, prune=prune)
+    result = run_trial(config, checkpoint_dir=tmp_path, report=lambda row: row.epoch == 2)
+    assert (result.status, [plan.meta["epoch"] for plan in result.plans]) == ("stopped", [2])
+    kept, measured = evaluate_folder(result.folder, "val"), result.history[-1].metrics
+    assert kept.loss == measured["val/loss"]
+    assert kept.accuracy == measured["val/accuracy"] == result.finals["val_accuracy"]
+
+
 def test_looking_at_a_model_does_not_change_how_it_goes_on(tmp_path):
     """Without the look the weights are the same: training sees the statistics it would have seen."""
     from gcp_core.training import trial

@@ -17,7 +17,7 @@ from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget, ProcessLost
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
-from sweeps.worker.trial import Extra, _this_node, describe, run_job
+from sweeps.worker.trial import Extra, _send_trial, _this_node, describe, run_job
 from tests.sweeps.fake_runner import Result
 
 RUNNER = "tests.sweeps.fake_runner:run"
@@ -202,3 +202,12 @@ def test_a_trial_that_lost_one_of_its_processes_is_not_over(
     with pytest.raises(ProcessLost, match=f"process 1 is gone, {start}"):
         run_job(job, f"{__name__}:losing", lambda row: None, extra=Extra(start="started"))
     assert read_outcome(Path(job.folder)) is None
+
+
+def test_the_epoch_that_goes_to_a_store_is_the_one_with_the_highest_number(tmp_path: Path) -> None:
+    job, sent = _job(tmp_path), []
+    for name in ("epoch_9999", "epoch_10000"):
+        (Path(job.folder) / "epochs" / name).mkdir(parents=True)
+    exchange = SimpleNamespace(send=lambda *_, **__: None, send_state=lambda job, name: sent.append(name))
+    _send_trial(job, exchange)
+    assert sent == ["epoch_10000"]

@@ -1,0 +1,106 @@
+"""The cache of decoded images: who finds an entry there has asked for this very set."""
+
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gcp_core.config import DataConfig
+from gcp_core.data import load_splits
+from gcp_core.errors import DataError
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch) -> Path:
+    """An empty one."""
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
+    load_splits.cache_clear()
+    return tmp_path / "cache"
+
+
+def image_set(root: Path, classes: dict[str, list[Path]]) -> DataConfig:
+    """An image folder of links, the same images in training and test."""
+    for split in ("train", "test"):
+        for name, images in classes.items():
+            (root / split / name).mkdir(parents=True)
+            for image in images:
+                (root / split / name / image.name).symlink_to(image)
+    return DataConfig("imagefolder", path=str(root), val_images=2)
+
+
+@pytest.fixture
+def images(tmp_path) -> list[Path]:
+    """Six images of one value each: 0, 10, ... 50."""
+    (tmp_path / "pool").mkdir()
+    found = [tmp_path / "pool" / f"{number}.png" for number in range(6)]
+    for number, path in enumerate(found):
+        Image.fromarray(np.full((4, 4, 3), 10 * number, np.uint8)).save(path)
+    return found
+
+
+def labels_of(config: DataConfig) -> dict[int, str]:
+    """Value of each test image -> the name of its class."""
+    test, names = load_splits(config).test, load_splits(config).class_names
+    return {
+        int(image.max()): names[int(label)] for image, label in zip(test.images, test.labels, strict=True)
+    }
+
+
+def test_sets_of_links_to_the_same_images_have_the_classes_that_their_own_folders_say(tmp_path, images):
+    dark = image_set(tmp_path / "one", {"dark": images[:3], "light": images[3:]})
+    other = image_set(tmp_path / "two", {"low": images[:2], "high": images[2:]})
+    halves = image_set(tmp_path / "three", {"dark": images[:2], "light": images[2:]})
+    assert labels_of(dark) == {0: "dark", 10: "dark", 20: "dark", 30: "light", 40: "light", 50: "light"}
+    assert labels_of(other) == {0: "low", 10: "low", 20: "high", 30: "high", 40: "high", 50: "high"}
+    assert labels_of(halves) == {0: "dark", 10: "dark", 20: "light", 30: "light", 40: "light", 50: "light"}
+
+
+def test_an_empty_class_is_noticed_also_where_the_set_was_decoded_without_it(tmp_path, images):
+    config = image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]})
+    labels_of(config)
+    (tmp_path / "set" / "train" / "all").mkdir()
+    load_splits.cache_clear()
+    with pytest.raises(DataError, match="no training image has class 0"):
+        labels_of(config)
+
+
+def test_a_set_that_was_moved_is_not_decoded_again(tmp_path, images, cache):
+    (tmp_path / "here").mkdir()
+    config = image_set(tmp_path / "here" / "set", {"dark": images[:3], "light": images[3:]})
+    labels_of(config)
+    (tmp_path / "here").rename(tmp_path / "there")
+    labels_of(DataConfig("imagefolder", path=str(tmp_path / "there" / "set"), val_images=2))
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+
+
+def test_links_to_the_same_parquet_files_are_another_set_where_one_more_is_for_training(tmp_path, images):
+    rows = [{"bytes": image.read_bytes(), "path": None} for image in images * 2]
+    for number in range(3):
+        table = pa.table({"img": rows[4 * number : 4 * number + 4], "label": [0, 1, 0, 1]})
+        pq.write_table(table, tmp_path / f"{number}.parquet")
+    sizes = {}
+    for name, train in (("one", 1), ("two", 2)):
+        folder = tmp_path / name
+        folder.mkdir()
+        for number in range(3):
+            split = "train" if number < train else "test"
+            (folder / f"{split}-{number}.parquet").symlink_to(tmp_path / f"{number}.parquet")
+        splits = load_splits(DataConfig("parquet", path=str(folder), val_images=2))
+        sizes[name] = (len(splits.train) + len(splits.val), len(splits.test))
+    assert sizes == {"one": (4, 8), "two": (8, 4)}
+
+
+def test_what_is_decoded_is_as_private_as_the_user_s_umask_says(tmp_path, images, cache):
+    before = os.umask(0o022)
+    try:
+        labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
+    finally:
+        os.umask(before)
+    (entry,) = (path for path in cache.iterdir() if path.is_dir())
+    assert stat.S_IMODE(entry.stat().st_mode) == 0o755
+    assert all(file.stat().st_mode & stat.S_IROTH for file in entry.iterdir())
