@@ -1,0 +1,115 @@
+"""The tables of docs/results.md say what their records say, to the last digit that is printed."""
+
+from __future__ import annotations
+
+import json
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "docs" / "results.md"
+PAGES = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"))
+#: Rows of a table that have a name of their own in the records.
+NAMES = {"uniform `l1`": "path, uniform l1", "`frs`, repaired": "path, frs, repaired"}
+#: Rows of the table of sizes and the models of each: share of the MACs, or level of the path.
+SINGLES = {
+    "four single trials, as dear as one path together": "single to {share}, a quarter of a path",
+    "four single trials of 30 epochs": "single to {share}, 30 epochs",
+    "a path, 4 + 6, its four models polished": "path 4 + 6, snapshot {level} polished for 12 epochs",
+    "a path, 4 + 6, repaired, its four models polished": (
+        "path 4 + 6, repaired, snapshot {level} polished for 12 epochs"
+    ),
+}
+
+
+def record(name: str) -> dict[str, Any]:
+    """The results of a benchmark's record."""
+    path = ROOT / "benchmarks" / "results" / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8"))["results"]
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table of a section, without its head."""
+    text = RESULTS.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1]
+    lines = iter(text.split("\n## ")[0].splitlines())
+    table = [next(line for line in lines if line.startswith("|"))]
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        table.append(line)
+    return [[" ".join(cell.split()) for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def with_width(value: dict[str, Any], digits: int) -> str:
+    """A mean and half of its interval, as the pages print them."""
+    # The recorded mean is rounded already.
+    return f"{statistics.mean(value['seeds']):.{digits}f} ± {value['half_width']:.{digits}f}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_all_rows_of_a_table_have_as_many_cells_as_its_head(page):
+    wrong, wanted, code = [], 0, False
+    for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
+        code ^= line.lstrip().startswith("```")
+        if code or not line.startswith("|"):
+            wanted = 0
+            continue
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        if cells != (wanted := wanted or cells):
+            wrong.append((number, line))
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("heading", "study", "least"),
+    [
+        ("Which criterion, on equal paths", "study_criteria", 6),
+        ("Published methods, on equal paths", "study_methods", 16),
+    ],
+)
+def test_a_table_of_paths_says_what_its_study_recorded(heading, study, least):
+    accuracy, table = record(study)["accuracy"], rows(heading)
+    assert len(table) >= least
+    for name, *cells in table:
+        values = accuracy[NAMES.get(name, f"path, {name.strip('`')}")]
+        shares = [with_width(values[f"at {share}% of the MACs"], 1) for share in (50, 20, 10)]
+        recorded = [*shares, with_width(values["hypervolume, usable"], 2), f"{values['cost']:.1f}"]
+        assert cells == recorded, name
+
+
+def test_the_table_of_one_path_says_what_was_recorded():
+    recorded = record("path_front")
+    shares, volumes = rows("One path, three seeds")[:4], rows("One path, three seeds")[4:]
+    assert [row[0] for row in shares] == ["50 %", "35 %", "20 %", "10 %"]
+    for share, *cells in shares:
+        values = recorded[f"at {share.replace(' ', '')} of the MACs"]
+        seeds = ", ".join(f"{value:.1f}" for value in values["seeds"])
+        best = values["best of the single trials"]
+        assert cells == [with_width(values, 1), seeds, f"{values['test']:.1f}", f"{best:.1f}"]
+    assert [row[0] for row in volumes] == ["hypervolume from chance", "hypervolume, usable"]
+    for name, *cells in volumes:
+        values = recorded[name.replace("e from", "e, from")]
+        printed = [
+            with_width(values, 3),
+            ", ".join(f"{value:.3f}" for value in values["seeds"]),
+            "",
+            f"{values['single trials']:.3f}",
+        ]
+        assert cells == [re.sub(r"\b0\.", ".", cell) for cell in printed]
+
+
+@pytest.mark.parametrize(("row", "single"), SINGLES.items())
+def test_the_table_of_what_one_size_costs_says_what_was_recorded(row, single):
+    recorded = record("study_epochs")
+    levels = enumerate((50, 35, 20, 10), 2)
+    models = [recorded[single.format(share=f"{share}%", level=level)] for level, share in levels]
+    cells = next(cells for name, *cells in rows("What one size costs") if name == row)
+    assert cells[:4] == [with_width(model["accuracy"], 1) for model in models]
+    mean = statistics.mean(model["accuracy"]["mean"] for model in models)
+    assert cells[4].startswith(f"{mean:.1f} ± ")
+    if "polished" not in row:  # these share their path
+        assert cells[5] == f"{sum(model['cost'] for model in models):.1f}"
