@@ -80,5 +80,6 @@ KIT ?= $(if $(wildcard gpu_data/cifar10.npz),--data gpu_data)
 gpu: $(VENV)/.installed
 	$(BIN)/python benchmarks/gpu/kit.py $(KIT)
 
+# What is made again in no time. Sweeps stay: `runs` is where they are kept by default.
 clean:
-	rm -rf runs site .pytest_cache .ruff_cache .mypy_cache
+	rm -rf site .pytest_cache .ruff_cache .mypy_cache

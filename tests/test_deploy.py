@@ -96,6 +96,18 @@ def test_no_trial_runs_on_the_head_and_the_dashboard_stays_on_loopback() -> None
     assert _rayjob()["rayClusterSpec"]["headGroupSpec"]["rayStartParams"]["num-cpus"] == "0"
 
 
+def test_a_submitted_job_finds_our_command_on_the_head_and_a_stopped_one_has_time_to_end() -> None:
+    (start,) = [line for line in _cluster()["head_start_ray_commands"] if "ray start" in line]
+    ray = re.search(r"(\S+)/ray start", start).group(1)
+    assert f" PATH={ray}:$PATH " in start, (
+        "a job has the PATH of the head's processes, and gcp-sweep is beside ray"
+    )
+    (seconds,) = re.findall(r" RAY_JOB_STOP_WAIT_TIME_S=(\d+) ", start)
+    (container,) = _rayjob()["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"]
+    assert {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": seconds} in container["env"]
+    assert int(seconds) > 30 + 60, "for so long a driver that ends may wait for MLflow alone"
+
+
 def test_options_of_ray_start_exist() -> None:
     from click.testing import CliRunner
     from ray.scripts.scripts import start

@@ -69,6 +69,8 @@ def test_the_first_node_is_the_head_the_others_join_it_and_the_driver_gets_the_w
     assert "--nodelist=a ray start --head" in head
     assert "--port=24711" in head
     assert "--num-cpus=7" in head, "one CPU is the driver's"
+    told = [line.split(" ray start ")[0].split(" bash ")[0] for line in (head, *others)]
+    assert all(" --cpus-per-task=8 " in options for options in told), "else a step may be bound to one CPU"
     assert sorted("--nodelist=" + node in line for node in "bc" for line in others) == [
         False,
         False,

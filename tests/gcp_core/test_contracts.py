@@ -198,10 +198,6 @@ def test_the_contract_catches_a_clock_that(fault):
         check_clock(lambda: CarelessClock(fault))
 
 
-def test_a_careful_clock_passes():
-    check_clock(lambda: CarelessClock("none"))
-
-
 class CarelessPenalty(Remembered):
     def __init__(self, fault):
         super().__init__()
@@ -291,3 +287,14 @@ class CarelessSets(Sets):
 def test_the_contract_catches_a_criterion_of_sets_that(fault):
     with pytest.raises(AssertionError):
         check_criterion(lambda: CarelessSets(fault))
+
+
+@pytest.mark.parametrize(
+    ("check", "careless"),
+    [
+        (check_allocator, CarelessAllocator), (check_repair, CarelessRepair), (check_clock, CarelessClock),
+        (check_penalty, CarelessPenalty), (check_criterion, CarelessSets),
+    ],
+)  # fmt: skip
+def test_without_a_fault_they_pass_so_it_is_the_fault_that_is_caught(check, careless):
+    check(lambda: careless("none"))

@@ -301,8 +301,13 @@ def test_publishing_again_changes_only_what_changed(tmp_path):
 
 
 def test_publish_without_a_finished_trial_writes_nothing(tmp_path):
-    write_sweep(tmp_path / "none", [baseline_trial()])
-    assert publish(tmp_path / "none").front == ()
+    folder = tmp_path / "none"
+    uri = write_sweep(folder, [baseline_trial()])
+    assert publish(folder).front == ()
+    assert not (folder / "report").exists()
+    parent = json.loads((folder / "sweep.json").read_text())["parent_run_id"]
+    assert MlflowClient(uri).list_artifacts(parent) == []
+    assert FRONT_HYPERVOLUME not in MlflowClient(uri).get_run(parent).data.metrics
 
 
 def test_points_are_coloured_by_criterion_only_where_it_varies(df):

@@ -73,7 +73,9 @@ def test_the_cost_of_widths_is_what_the_counter_says_of_the_cut_net(name, residu
 def test_slopes_are_finite_differences_of_the_counter(name, of):
     _, groups = net_and_groups(name)
     widths = widths_of(groups)
-    for group, slope in cost_slopes(groups, of=of).items():
+    slopes = cost_slopes(groups, of=of)
+    assert set(slopes) == {group.name for group in groups.groups}
+    for group, slope in slopes.items():
         up, down = ({**widths, group: widths[group] + sign} for sign in (1, -1))
         # F is a polynomial of degree two in each width: the central difference is exact.
         assert slope == pytest.approx(

@@ -280,7 +280,9 @@ def test_layers_that_do_not_fit_together_take_turns_and_get_the_same():
     layers = dict.fromkeys(["features.3", "features.7", "features.10"])
     batches = batches_of(images(6, 8), 4)
     together = {m.layer: m for m in input_moments(model, layers, batches)}
-    for one in input_moments(model, layers, batches, max_numbers=1):
+    alone = list(input_moments(model, layers, batches, max_numbers=1))
+    assert sorted(one.layer for one in alone) == sorted(together) == sorted(layers)
+    for one in alone:
         assert torch.equal(one.covariance, together[one.layer].covariance), one.layer
 
 

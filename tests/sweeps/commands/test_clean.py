@@ -187,11 +187,12 @@ def test_stop_ends_the_driver_and_waits_for_it(tmp_path: Path) -> None:
         [sys.executable, "-c", DRIVER, str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
     )
     assert driver.stdout.readline() == "held\n"
-    assert driver_of(folder).startswith(f"process {driver.pid} on ")
+    who = driver_of(folder)
+    assert who.startswith(f"process {driver.pid} on ")
     done = _call("stop", str(folder))
     assert driver.wait() == 0
     assert done.exit_code == 0
-    assert done.stdout == f"{done.stdout.partition(' has ended')[0]} has ended; inline is running\n"
+    assert done.stdout == f"{who} has ended; inline is running\n"
     assert driver_of(folder) is None
     assert not stop_requested(folder), "the next driver must not find it"
 

@@ -313,7 +313,7 @@ def test_test_accuracy_steers_nothing(tmp_path, monkeypatch):
     def other_labels(config, removed, epoch):
         return {**real(config, removed, epoch), "test_accuracy": 10.0 + 50 * removed}
 
-    found = []
+    found, unlike = [], []
     for folder, finals in (("a", real), ("b", other_labels)):
         monkeypatch.setattr(fake, "finals_at", finals)
         conductor, _, ledger = new_conductor(paths(tmp_path / folder, **{"search.trials": 6}))
@@ -321,6 +321,9 @@ def test_test_accuracy_steers_nothing(tmp_path, monkeypatch):
         points = [record.job.point for record in ledger.records("trial")]
         values = [r.values for records in ledger.snapshots().values() for r in records]
         found.append((points, values, conductor._front.hypervolume()))
+        unlike.append([r.snap.finals["test_accuracy"] for rs in ledger.snapshots().values() for r in rs])
+    assert all(a != b for a, b in zip(*unlike, strict=True)), "or the rest would say nothing"
+    assert len(found[0][1]) >= 4
     assert found[0] == found[1]
 
 

@@ -365,8 +365,10 @@ def test_a_trial_whose_end_the_driver_did_not_live_to_see_is_not_trained_again(
     job = conductor.next_job() or conductor.active[0]
     _run(checked.store, job, runner="tests.sweeps.fake_runner:run")
     bring_home(exchange)
-    again, _recorder, _ledger = new_conductor(checked, exchange)
+    again, _recorder, ledger = new_conductor(checked, exchange)
     assert job.trial_id not in [queued.trial_id for queued in again._agenda]
+    statuses = {record.job.trial_id: record.status for record in ledger.records(job.kind)}
+    assert statuses[job.trial_id] == "complete"
 
 
 def test_what_is_known_to_have_ended_is_not_fetched_again(s3: str, tmp_path: Path, monkeypatch) -> None:

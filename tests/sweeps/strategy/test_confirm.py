@@ -64,6 +64,7 @@ def test_more_seeds_may_be_asked_for_after_the_search(tmp_path: Path) -> None:
     once, _, ledger = new_conductor(config(tmp_path, {"search.trials": 6, "confirm.seeds": 1}))
     drive(once)
     members = len(ledger.records("confirm"))
+    assert members > 0
     more, recorder, ledger = new_conductor(config(tmp_path, {"search.trials": 6, "confirm.seeds": 3}))
     drive(more)
     assert len(ledger.records("confirm")) == 3 * members
@@ -71,12 +72,19 @@ def test_more_seeds_may_be_asked_for_after_the_search(tmp_path: Path) -> None:
 
 
 def test_the_sampler_does_not_learn_from_confirm_runs(tmp_path: Path) -> None:
-    conductor, _, ledger = new_conductor(config(tmp_path, {"confirm.seeds": 1, "search.trials": 6}))
-    drive(conductor)
-    longer, _, ledger = new_conductor(config(tmp_path, {"confirm.seeds": 1, "search.trials": 9}))
-    drive(longer)
-    assert len(ledger.records("trial")) == 9
-    assert all(r.job.config.seed == 0 for r in ledger.records("trial"))
+    """A second driver begins after the confirmation: it knows and proposes what it would have without."""
+    found = []
+    for seeds in (1, 0):
+        for trials in (6, 9):
+            checked = config(tmp_path / str(seeds), {"confirm.seeds": seeds, "search.trials": trials})
+            conductor, _, ledger = new_conductor(checked)
+            drive(conductor)
+        assert bool(ledger.records("confirm")) == bool(seeds)
+        known = conductor._proposals._proposer._mirror.trials()
+        told = [(trial.params, trial.values) for trial in known if trial.state.name == "COMPLETE"]
+        found.append(([record.job.point for record in ledger.records("trial")], told))
+    assert len(found[0][0]) == 9
+    assert found[0] == found[1]
 
 
 def test_trials_that_failed_or_broke_a_constraint_are_no_finalists(tmp_path: Path) -> None:

@@ -100,7 +100,7 @@ def test_the_parent_has_the_hypervolume_after_every_trial(checked: SweepConfig) 
     values = [metric.value for metric in course]
     assert values[0] == 0.0 < values[1]
     assert values == sorted(values), "another trial never makes a front worse"
-    assert "hypervolume" not in runs["t0000"].data.metrics
+    assert FRONT_HYPERVOLUME not in runs["t0000"].data.metrics
 
 
 def test_the_parent_says_what_stands_for_the_baseline_until_one_ends(checked: SweepConfig) -> None:
