@@ -22,6 +22,17 @@ def test_every_target_beyond_what_a_schedule_reached_would_repeat_its_model(tmp_
     assert not twins.would_repeat(trial(tmp_path, **{"prune.interval": 2, "prune.target": 0.9}))
 
 
+def test_a_schedule_that_finishes_is_another_one_than_the_same_that_ends_short(tmp_path):
+    """What the one has reached says nothing about the other: the last event of the other takes what is missing."""
+    finishing = {"prune.finish": True}
+    twins = Twins()
+    twins.ended("t0000", trial(tmp_path), FINALS, "aa")
+    assert not twins.would_repeat(trial(tmp_path, **finishing, **{"prune.target": 0.9}))
+    twins.ended("t0001", trial(tmp_path, **finishing), {**FINALS, "macs_removed": 0.6}, "bb")  # at its floors
+    assert twins.would_repeat(trial(tmp_path, **finishing, **{"prune.target": 0.9}))
+    assert twins.would_repeat(trial(tmp_path, **{"prune.target": 0.58})), "short of it all the same"
+
+
 def test_a_second_trial_of_one_model_names_the_first(tmp_path):
     twins = Twins()
     twins.ended("t0000", trial(tmp_path), FINALS, "aa")
