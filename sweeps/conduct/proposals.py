@@ -58,14 +58,14 @@ class Proposals:
             self._take_over(record, snapshots.get(record.job.trial_id, ()))
 
     def _take_over(self, record: Record, snapshots: Sequence[SnapshotRecord]) -> None:
-        job = record.job
+        job, twin = record.job, ""
         if record.status in ("complete", "infeasible"):
-            self._twins.ended(job.trial_id, job.config, record.finals, record.weights_sha256)
+            twin = self._twins.ended(job.trial_id, job.config, record.finals, record.weights_sha256)
         self._proposer.enter(record)
         for known in snapshots:
             self.observe(job, known.values, known.violations)
         if record.finished:
-            self._answer(job, record.status, record.values, record.violations)
+            self._answer(job, record.status, None if twin else record.values, record.violations)
         elif record.status == "paused":
             self.paused(job)
 

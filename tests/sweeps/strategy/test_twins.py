@@ -42,6 +42,12 @@ def test_a_second_trial_of_one_model_names_the_first(tmp_path):
     assert twins.ended("t0003", again, FINALS, "") == "", "a runner of the user's own names no weights"
 
 
+def _told(conductor) -> int:
+    """Of how many trials the sampler knows values."""
+    known = conductor._proposals._proposer._mirror.trials()
+    return sum(trial.state.name == "COMPLETE" for trial in known)
+
+
 def test_neither_sampler_nor_front_learn_of_one_model_twice(tmp_path, monkeypatch):
     """The fake's trials of one interval are made to end alike, short of their target."""
     from tests.sweeps import fake_runner
@@ -59,8 +65,9 @@ def test_neither_sampler_nor_front_learn_of_one_model_twice(tmp_path, monkeypatc
     drive(conductor)
     intervals = {record.job.config.prune.interval for record in ledger.records("trial")}
     assert conductor._front.complete == len(intervals) < 12
-    mirror = conductor._proposals._proposer._mirror.trials()
-    assert sum(trial.state.name == "COMPLETE" for trial in mirror) == len(intervals)
+    assert _told(conductor) == len(intervals)
+    again, _, _ = new_conductor(config(tmp_path, {"search.trials": 12}))
+    assert _told(again) == len(intervals), "nor does the next driver's sampler"
     notes = [call[1] for call in recorder.calls if call[0] == "note"]
     assert all(record.status == "complete" for record in ledger.records("trial")), notes
 
