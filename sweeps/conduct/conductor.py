@@ -391,7 +391,7 @@ class Conductor:
         self._snapshots.recall([*trials, *confirmed])
         for job in self._snapshots.waiting:
             self._enter_baseline(job.config)
-        for record in trials:
+        for record in [*trials, *confirmed]:
             if record.status != "running" and self._baselines.get(record.job.baseline_key) is None:
                 self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
         unfinished = [record for record in [*trials, *confirmed] if record.status == "running"]

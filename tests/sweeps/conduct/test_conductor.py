@@ -39,6 +39,22 @@ def test_accuracy_drop_is_baseline_minus_pruned_even_for_trials_that_ended_befor
     assert recorder.finals["b0000"]["accuracy_drop"] == 0.0
 
 
+def test_a_confirmation_run_that_ended_before_its_baseline_has_its_drop_from_the_next_driver(
+    tmp_path: Path,
+) -> None:
+    drive(new_conductor(config(tmp_path, {"search.trials": 2}))[0])
+    confirming = config(tmp_path, {"search.trials": 2, "search.concurrency": 2, "confirm.seeds": 1})
+    conductor, _, _ = new_conductor(confirming)
+    baseline, run = conductor.next_job(), conductor.next_job()
+    assert (baseline.trial_id, run.trial_id) == ("b0001", "c0000")
+    conductor.finish(run.trial_id, run_job(run, RUNNER, lambda row: None))  # then the driver is killed
+    again, recorder, ledger = new_conductor(confirming)
+    drive(again)
+    assert recorder.named("late") == ["c0000"]
+    expected = recorder.finals["b0001"]["val_accuracy"] - ledger.records("confirm")[0].finals["val_accuracy"]
+    assert recorder.finals["c0000"]["accuracy_drop"] == pytest.approx(expected)
+
+
 def test_many_trials_that_have_to_wait_are_not_all_drawn_for_one_worker(tmp_path: Path) -> None:
     """A thousand drawn at once hold up the reports of all others."""
     size = {"search.concurrency": 300, "search.trials": 300, "search.sampler": "random", "train.epochs": 50}
