@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from optuna.distributions import BaseDistribution
 
 from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
 from sweeps.config.equal_cost import too_dear
 from sweeps.config.paths import is_of_paths
 from sweeps.config.space import Point
@@ -47,6 +48,7 @@ class Proposals:
     ) -> None:
         self._config, self._impossible, self._note, self._worth = config, impossible, note, worth
         self._twins = Twins()
+        self._refused = False
         self._given = [config.space.canonical(point) for point in config.search.points]
         self._population = is_of_paths(config.tree) and config.search.sampler == "nsga2"
         self._kept: dict[int, list[tuple[float, ...]]] = {}
@@ -131,7 +133,14 @@ class Proposals:
         return max(sign * values[0] for values in self._kept[number])
 
     def _key(self, point: Point) -> str | None:
-        trial = self.resolve(point)
+        try:
+            trial = self.resolve(point)
+        except ConfigError as exc:
+            # Each value is allowed, but not all of them together; no corner of the space has shown it.
+            if not self._refused:
+                self._note(f"points like {point} are not proposed: {exc}")
+            self._refused = True
+            return None
         every_cell = self._config.search.sampler == "grid"
         repeats = not every_cell and self._twins.would_repeat(trial)
         if point not in self._given and (self._impossible(trial) or repeats):

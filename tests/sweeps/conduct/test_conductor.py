@@ -221,6 +221,22 @@ def test_a_used_up_space_ends_the_sweep_and_says_so(tmp_path: Path) -> None:
     assert (conductor.done, conductor.total, conductor.complete) == (2, 2, True)
 
 
+def test_values_that_cannot_be_together_are_not_proposed_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """Nesterov without a momentum is refused; no corner of this space has both."""
+    searched = {"train.nesterov": {"choice": [False, True]}, "train.momentum": {"choice": [0.9, 0.0, 0.8]}}
+    fixed = {"prune.interval": 1, "prune.ratio": 0.2, "prune.target": 0.5}
+    grid = {"search.sampler": "grid", "search.trials": None}
+    conductor, _, ledger = new_conductor(config(tmp_path, {**searched, **fixed, **grid}))
+    drive(conductor)
+    trained = [record.job.config.train for record in ledger.records("trial")]
+    expected = [(False, 0.0), (False, 0.8), (False, 0.9), (True, 0.8), (True, 0.9)]
+    assert sorted((train.nesterov, train.momentum) for train in trained) == expected
+    assert conductor.complete
+    refusals = [note for note in conductor._progress.named("note") if "not proposed" in note]
+    assert len(refusals) == 1
+    assert "train.nesterov: nesterov needs a momentum above 0" in refusals[0]
+
+
 def test_an_interruption_leaves_running_trials_to_be_continued(tmp_path: Path) -> None:
     conductor, _, ledger = new_conductor(config(tmp_path))
     conductor.next_job()
