@@ -159,6 +159,9 @@ class Memory:
     def snapshot(self, job: Any, snap: Any) -> None:
         """Nor a path's model."""
 
+    def rested(self, job: Any) -> None:
+        """Nor that it rests."""
+
     def note(self, text: str) -> None:
         print(text, flush=True)
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import os
 import random
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from analysis.show.terminal import as_text, facts
 from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
 from gcp_core.records.stages import MAX_BYTES
 from gcp_core.schedule.clock import last_event_epoch
 from gcp_core.training.setup import check_config
@@ -169,7 +171,7 @@ def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Fore
     checked_s = time.process_time() - start
     feasibility = Feasibility(usual=config.search.sampler != "grid")
     points = sample_points(config, max(_SAMPLE, config.num_trials()))
-    trials = [config.space.resolve(point, config.resources.cpus) for point in points]
+    trials = _trials_at(config, points)
     cheap = [trial for trial in trials if not too_dear(trial, config.search.max_path_cost)]
     possible = [trial for trial in cheap if not feasibility.impossible(trial)]
     rehearsal = Rehearsal(feasibility)
@@ -365,10 +367,18 @@ def num_baselines(config: SweepConfig) -> int:
     values = itertools.islice(itertools.product(*(d.values() for d in outside)), _MAX_COUNTED)
     inside = {d.path: d.extremes()[0] for d in config.space.dimensions if d.path.startswith("prune.")}
     names = [dimension.path for dimension in outside]
-    keys = {
-        config.space.resolve({**inside, **dict(zip(names, v, strict=True))}).baseline().key() for v in values
-    }
+    trials = _trials_at(config, ({**inside, **dict(zip(names, v, strict=True))} for v in values))
+    keys = {trial.baseline().key() for trial in trials}
     return min(len(keys), config.num_trials())
+
+
+def _trials_at(config: SweepConfig, points: Iterable[Point]) -> list[TrialConfig]:
+    """The trials at these points, without those whose values cannot be together: a sweep does not propose them either."""
+    found = []
+    for point in points:
+        with contextlib.suppress(ConfigError):
+            found.append(config.space.resolve(point, config.resources.cpus))
+    return found
 
 
 def sample_points(config: SweepConfig, number: int, seed: int = 0) -> list[Point]:

@@ -134,6 +134,12 @@ class Answers:
         if all(map(self._baselines.is_gone, self.searched)):
             self._host.stop(self._baselines.missing(baseline_needed_by(search), self._snapshots.waiting))
 
+    def rests(self, job: Job, outcome: Outcome) -> None:
+        """A path has come to rest. It may go on, and is told of as it is now."""
+        self._proposals.paused(job)
+        self._tracker.finished(job, self.with_drop(job, outcome))
+        self._progress.rested(job)
+
     def with_drop(self, job: Job, outcome: Outcome) -> Outcome:
         """The outcome with its loss in accuracy, which may become known only when its baseline ends."""
         baseline = self._baselines.get(job.baseline_key)

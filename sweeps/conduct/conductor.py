@@ -247,8 +247,7 @@ class Conductor:
         for snap in outcome.snapshots:  # those among them that were not heard of
             self._snapshots.taken(job, snap)
         if self._paths is not None and self._paths.rests(job, outcome):
-            self._proposals.paused(job)
-            self._tracker.finished(job, self._answers.with_drop(job, outcome))
+            self._answers.rests(job, outcome)
         else:
             self._settle(job, dataclasses.replace(outcome, status="complete", ended="constraint"))
 
@@ -391,7 +390,7 @@ class Conductor:
         self._snapshots.recall([*trials, *confirmed])
         for job in self._snapshots.waiting:
             self._enter_baseline(job.config)
-        for record in trials:
+        for record in [*trials, *confirmed]:
             if record.status != "running" and self._baselines.get(record.job.baseline_key) is None:
                 self._baselines.lacks_drop(record.job, Outcome(record.status, record.finals))
         unfinished = [record for record in [*trials, *confirmed] if record.status == "running"]

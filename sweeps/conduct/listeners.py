@@ -44,6 +44,9 @@ class Progress(Protocol):
 
     def snapshot(self, job: Job, snap: Snap) -> None: ...
 
+    def rested(self, job: Job) -> None:
+        """A path has given its worker back; it may start again. Why it rests has been noted."""
+
     def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None: ...
 
     def note(self, text: str) -> None: ...

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from optuna.distributions import BaseDistribution
 
 from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
 from sweeps.config.equal_cost import too_dear
 from sweeps.config.paths import is_of_paths
 from sweeps.config.space import Point
@@ -47,6 +48,7 @@ class Proposals:
     ) -> None:
         self._config, self._impossible, self._note, self._worth = config, impossible, note, worth
         self._twins = Twins()
+        self._refused = False
         self._given = [config.space.canonical(point) for point in config.search.points]
         self._population = is_of_paths(config.tree) and config.search.sampler == "nsga2"
         self._kept: dict[int, list[tuple[float, ...]]] = {}
@@ -58,14 +60,14 @@ class Proposals:
             self._take_over(record, snapshots.get(record.job.trial_id, ()))
 
     def _take_over(self, record: Record, snapshots: Sequence[SnapshotRecord]) -> None:
-        job = record.job
+        job, twin = record.job, ""
         if record.status in ("complete", "infeasible"):
-            self._twins.ended(job.trial_id, job.config, record.finals, record.weights_sha256)
+            twin = self._twins.ended(job.trial_id, job.config, record.finals, record.weights_sha256)
         self._proposer.enter(record)
         for known in snapshots:
             self.observe(job, known.values, known.violations)
         if record.finished:
-            self._answer(job, record.status, record.values, record.violations)
+            self._answer(job, record.status, None if twin else record.values, record.violations)
         elif record.status == "paused":
             self.paused(job)
 
@@ -131,7 +133,14 @@ class Proposals:
         return max(sign * values[0] for values in self._kept[number])
 
     def _key(self, point: Point) -> str | None:
-        trial = self.resolve(point)
+        try:
+            trial = self.resolve(point)
+        except ConfigError as exc:
+            # Each value is allowed, but not all of them together; no corner of the space has shown it.
+            if not self._refused:
+                self._note(f"points like {point} are not proposed: {exc}")
+            self._refused = True
+            return None
         every_cell = self._config.search.sampler == "grid"
         repeats = not every_cell and self._twins.would_repeat(trial)
         if point not in self._given and (self._impossible(trial) or repeats):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import os
 import re
 import typing
@@ -282,8 +283,10 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
 
 
 def _check_whole(config: SweepConfig) -> None:
-    """What no single leaf can tell: the trial's own checks at the corners, the sampler's demands on the space."""
-    for point in config.space.corners():
+    """What no single leaf can tell: the trial's own checks at the corners and at the points that the user gave, the
+    sampler's demands on the space."""
+    given = map(config.space.canonical, config.search.points)
+    for point in itertools.chain(config.space.corners(), given):
         try:
             config.space.resolve(point, config.resources.cpus)
         except ConfigError as exc:
@@ -294,8 +297,6 @@ def _check_whole(config: SweepConfig) -> None:
     if config.search.sampler == "grid":
         for dimension in config.space.dimensions:
             dimension.values()
-    for point in config.search.points:
-        config.space.canonical(point)
 
 
 def _refuse_unknown(tree: Mapping[str, Any], allowed: typing.Iterable[str], prefix: str) -> None:

@@ -42,6 +42,9 @@ class LineProgress:
     def snapshot(self, job: Job, snap: Snap) -> None:
         self._write(snapshot_line(job, snap))
 
+    def rested(self, job: Job) -> None:
+        """Not shown: a note has said so, and why."""
+
     def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None:
         words = f" ({self._ahead})" if self._ahead else ""
         self._write(result_line(job, outcome, done, total) + words)
@@ -78,6 +81,10 @@ class LiveProgress(LineProgress):
     def epoch(self, job: Job, row: dict[str, float]) -> None:
         _, start, _ = self._running.get(job.trial_id, (job, time.monotonic(), {}))
         self._running[job.trial_id] = (job, start, row)
+        self._update()
+
+    def rested(self, job: Job) -> None:
+        self._running.pop(job.trial_id, None)
         self._update()
 
     def finished(self, job: Job, outcome: Outcome, done: int, total: int) -> None:

@@ -116,24 +116,21 @@ class ConductorSearcher(Searcher):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        name = self._names[trial_id]
-        if result is not None and name not in self._outcomes:
-            self._receive(trial_id, result)
-        outcome = self._outcomes.pop(name, None)
-        conductor = self._live()
-        if outcome is not None:
-            try:
+        name, conductor = self._names[trial_id], self._live()
+        try:
+            if result is not None and name not in self._outcomes:
+                self._receive(trial_id, result)
+            outcome = self._outcomes.pop(name, None)
+            if outcome is None and (error or not conductor.interrupted):
+                bring_trial(conductor.exchange, trial_path(name))  # did it hang?
+                outcome = Outcome("lost", error=self._reason(trial_id))
+            if outcome is not None:
                 conductor.finish(name, outcome)
-            except (Superseded, Displaced):
-                conductor.interrupt(TAKEN_OVER)
-            except OSError as exc:  # the outcome is in the trial's folder; the next driver enters it
-                self._stop_if_full(exc)
-        elif error or not conductor.interrupted:
-            bring_trial(conductor.exchange, trial_path(name))  # did it hang?
-            try:
-                conductor.finish(name, Outcome("lost", error=self._reason(trial_id)))
-            except (Superseded, Displaced):
-                conductor.interrupt(TAKEN_OVER)
+        except (Superseded, Displaced):
+            conductor.interrupt(TAKEN_OVER)
+        except OSError as exc:
+            # The next driver enters the outcome that is in the trial's folder, or starts again what was lost.
+            self._stop_if_full(exc)
 
     def _receive(self, trial_id: str, result: dict[str, Any]) -> None:
         payload = json.loads(result.get(PAYLOAD, "{}"))

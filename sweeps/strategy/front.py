@@ -83,12 +83,14 @@ class LiveFront:
         baselines: list[Record],
         snapshots: Mapping[str, list[SnapshotRecord]] | None = None,
     ) -> None:
-        """What the ledger knows, in the order of the trials' numbers; a path's snapshots stand for it."""
+        """What the ledger knows, in the order in which the trials ended (a plateau is of the last ones, and with several
+        workers these are not those of the highest numbers); a path's snapshots stand for it.
+        """
         searched = {record.job.baseline_key for record in trials}
         for record in baselines:
             if record.status == "complete" and record.key in searched:
                 self.baseline(record.finals, record.job.folder)
-        for record in trials:
+        for record in sorted(trials, key=lambda one: one.ended_ms or math.inf):  # 0 = it has not ended
             taken = (snapshots or {}).get(record.job.trial_id, [])
             for known in taken:
                 if known.snap.level == 0:

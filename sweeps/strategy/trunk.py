@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from gcp_core.config import TrialConfig, digest
+from gcp_core.config import PruneConfig, TrialConfig, digest
+from gcp_core.errors import required
 from gcp_core.schedule.clock import event_epochs
 from sweeps.records.job import Job, Outcome
 
@@ -30,12 +31,13 @@ class _Shape:
     Attributes:
         stem: names the training before any event.
         rule: names everything that decides what an event removes, without when events are and when they end.
-        events: the epochs that end in one; ``dense``: the last epoch that one job shares with a path.
+        events: the epochs that end in one, each with the share that it finishes at (``prune.finish``; 0 = what the rule
+            says). ``dense``: the last epoch that one job shares with a path.
     """
 
     stem: str
     rule: str
-    events: tuple[int, ...]
+    events: tuple[tuple[int, float], ...]
     epochs: int
     path: bool
     dense: int
@@ -48,9 +50,19 @@ def _shape(trial: TrialConfig) -> _Shape:
     if trial.is_path:
         return _Shape(stem, "", (), 0, True, prune.dense_epochs)
     # Its events do not tell a trial from a path's cycles, so it shares nothing with one.
-    plain = dataclasses.replace(prune, start=None, interval=1, until=1.0, target=None, method=None)
+    plain = dataclasses.replace(
+        prune, start=None, interval=1, until=1.0, target=None, finish=False, method=None
+    )
     epochs = trial.train.num_epochs
-    return _Shape(stem, digest(dataclasses.asdict(plain)), event_epochs(prune, epochs), epochs, False, 0)
+    return _Shape(stem, digest(dataclasses.asdict(plain)), _events(prune, epochs), epochs, False, 0)
+
+
+def _events(prune: PruneConfig, epochs: int) -> tuple[tuple[int, float], ...]:
+    """See :class:`_Shape`: which event is the last one, and where it ends, tells finishing trials apart there."""
+    events = [(epoch, 0.0) for epoch in event_epochs(prune, epochs)]
+    if prune.finish and events:
+        events[-1] = (events[-1][0], required(prune.target, "prune.target"))
+    return tuple(events)
 
 
 def shared_epochs(one: TrialConfig, other: TrialConfig) -> int:
@@ -67,10 +79,10 @@ def _alike(one: _Shape, other: _Shape) -> int:
     if one.path or other.path:
         return min(one.dense, other.dense)
     if one.rule != other.rule:
-        return min((*one.events[:1], *other.events[:1]), default=one.epochs)
-    for mine, theirs in itertools.zip_longest(one.events, other.events, fillvalue=one.epochs + 1):
+        return min((epoch for epoch, _ in (*one.events[:1], *other.events[:1])), default=one.epochs)
+    for mine, theirs in itertools.zip_longest(one.events, other.events, fillvalue=(one.epochs + 1, 0.0)):
         if mine != theirs:
-            return min(mine, theirs)
+            return min(mine[0], theirs[0])
     return one.epochs
 
 

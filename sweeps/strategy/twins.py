@@ -16,7 +16,7 @@ class Twins:
 
     def __init__(self) -> None:
         self._models: dict[tuple[object, ...], str] = {}
-        self._reached: dict[str, float] = {}
+        self._reached: dict[tuple[str, bool], float] = {}
 
     def ended(self, trial_id: str, config: TrialConfig, finals: Mapping[str, float], weights: str) -> str:
         """A trial is complete; return the earlier trial that has the same model ("" if there is none)."""
@@ -39,7 +39,7 @@ class Twins:
         return reached is not None and config.prune.target > reached
 
 
-def _without_target(config: TrialConfig) -> str:
-    return dataclasses.replace(
-        config, prune=dataclasses.replace(config.pruning, target=None, finish=False)
-    ).key()
+def _without_target(config: TrialConfig) -> tuple[str, bool]:
+    """Names the schedule, and whether its last event takes what is missing: then it reaches what others do not."""
+    prune = dataclasses.replace(config.pruning, target=None, finish=False)
+    return dataclasses.replace(config, prune=prune).key(), config.pruning.finish

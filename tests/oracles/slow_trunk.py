@@ -19,9 +19,9 @@ def slow_shared_epochs(one: TrialConfig, other: TrialConfig) -> int:
     epochs = one.train.num_epochs
     same_rule = _rule(one.prune) == _rule(other.prune)
     events, others = _events(one), _events(other)
-    for epoch in sorted(events | others):
-        if epoch not in events or epoch not in others or not same_rule:
-            return epoch
+    for event in sorted(events | others):
+        if event not in events or event not in others or not same_rule:
+            return event[0]
     return epochs
 
 
@@ -39,13 +39,18 @@ def _rule(prune: PruneConfig | None) -> PruneConfig | None:
     """Everything that decides what an event removes, without when events are and when they end."""
     if prune is None:
         return None
-    return dataclasses.replace(prune, start=None, interval=1, until=1.0, target=None, method=None)
-
-
-def _events(trial: TrialConfig) -> frozenset[int]:
-    return (
-        frozenset() if trial.prune is None else frozenset(event_epochs(trial.prune, trial.train.num_epochs))
+    return dataclasses.replace(
+        prune, start=None, interval=1, until=1.0, target=None, finish=False, method=None
     )
+
+
+def _events(trial: TrialConfig) -> frozenset[tuple[int, float]]:
+    """Epochs with an event, each with the share that it finishes at, 0 where it takes what the rule says."""
+    if trial.prune is None:
+        return frozenset()
+    epochs = event_epochs(trial.prune, trial.train.num_epochs)
+    last = epochs[-1] if epochs and trial.prune.finish else None
+    return frozenset((epoch, trial.prune.target if epoch == last else 0.0) for epoch in epochs)
 
 
 def slow_free(trunk: Trunk, queue: list) -> int | None:

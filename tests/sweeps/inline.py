@@ -61,6 +61,9 @@ class Recorder:
     def dropped(self, trial_id: str, level: int, why: str) -> None:
         self.calls.append(("dropped", model_id(trial_id, level), why))
 
+    def rested(self, job: Job) -> None:
+        self.calls.append(("rested", job.trial_id))
+
     def finished(self, job: Job, outcome: Outcome, *progress: int) -> None:
         self.calls.append(("finished", job.trial_id))
         self.finals[job.trial_id] = dict(outcome.finals)

@@ -100,11 +100,13 @@ class Rungs:
     def take_over(self, records: Iterable[Record]) -> None:
         """What later trials are compared with: the courses of those under earlier drivers, from their folders."""
         for record in records:
-            outcome = read_outcome(record.job.folder) if record.finished else None
-            if outcome is not None:
-                self.ended(record.job, outcome)
-            else:
-                self.recall(record.job, spool.rows(Path(record.job.folder)))
+            folder = Path(record.job.folder)
+            if not record.finished:
+                self.recall(record.job, spool.rows(folder))
+                continue
+            # A lost process leaves no outcome, and its trial is as little alive as for the driver that lost it.
+            outcome = read_outcome(folder) or Outcome(record.status, record.finals, spool.rows(folder))
+            self.ended(record.job, outcome)
 
     def ended(self, job: Job, outcome: Outcome) -> None:
         """Record how a job ended, with its history (the only thing known in a continued sweep)."""

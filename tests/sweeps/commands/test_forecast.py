@@ -248,3 +248,9 @@ def test_the_command_has_an_untimed_form(tmp_path: Path) -> None:
     done = CliRunner().invoke(main, ["plan", str(file), f"storage={tmp_path}/runs", "--untimed", "--json"])
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["wall_hours"] is None
+
+
+def test_baselines_are_counted_without_values_that_cannot_be_together() -> None:
+    """Two by three combinations, one of which (Nesterov without a momentum) is refused."""
+    searched = {"train.nesterov": {"choice": [False, True]}, "train.momentum": {"choice": [0.9, 0.0, 0.8]}}
+    assert module.num_baselines(load_config(TREE, searched)) == 5

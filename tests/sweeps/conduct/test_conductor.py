@@ -39,6 +39,22 @@ def test_accuracy_drop_is_baseline_minus_pruned_even_for_trials_that_ended_befor
     assert recorder.finals["b0000"]["accuracy_drop"] == 0.0
 
 
+def test_a_confirmation_run_that_ended_before_its_baseline_has_its_drop_from_the_next_driver(
+    tmp_path: Path,
+) -> None:
+    drive(new_conductor(config(tmp_path, {"search.trials": 2}))[0])
+    confirming = config(tmp_path, {"search.trials": 2, "search.concurrency": 2, "confirm.seeds": 1})
+    conductor, _, _ = new_conductor(confirming)
+    baseline, run = conductor.next_job(), conductor.next_job()
+    assert (baseline.trial_id, run.trial_id) == ("b0001", "c0000")
+    conductor.finish(run.trial_id, run_job(run, RUNNER, lambda row: None))  # then the driver is killed
+    again, recorder, ledger = new_conductor(confirming)
+    drive(again)
+    assert recorder.named("late") == ["c0000"]
+    expected = recorder.finals["b0001"]["val_accuracy"] - ledger.records("confirm")[0].finals["val_accuracy"]
+    assert recorder.finals["c0000"]["accuracy_drop"] == pytest.approx(expected)
+
+
 def test_many_trials_that_have_to_wait_are_not_all_drawn_for_one_worker(tmp_path: Path) -> None:
     """A thousand drawn at once hold up the reports of all others."""
     size = {"search.concurrency": 300, "search.trials": 300, "search.sampler": "random", "train.epochs": 50}
@@ -203,6 +219,22 @@ def test_a_used_up_space_ends_the_sweep_and_says_so(tmp_path: Path) -> None:
     conductor, _, _ = new_conductor(config(tmp_path, overrides))
     drive(conductor)
     assert (conductor.done, conductor.total, conductor.complete) == (2, 2, True)
+
+
+def test_values_that_cannot_be_together_are_not_proposed_and_the_sweep_goes_on(tmp_path: Path) -> None:
+    """Nesterov without a momentum is refused; no corner of this space has both."""
+    searched = {"train.nesterov": {"choice": [False, True]}, "train.momentum": {"choice": [0.9, 0.0, 0.8]}}
+    fixed = {"prune.interval": 1, "prune.ratio": 0.2, "prune.target": 0.5}
+    grid = {"search.sampler": "grid", "search.trials": None}
+    conductor, _, ledger = new_conductor(config(tmp_path, {**searched, **fixed, **grid}))
+    drive(conductor)
+    trained = [record.job.config.train for record in ledger.records("trial")]
+    expected = [(False, 0.0), (False, 0.8), (False, 0.9), (True, 0.8), (True, 0.9)]
+    assert sorted((train.nesterov, train.momentum) for train in trained) == expected
+    assert conductor.complete
+    refusals = [note for note in conductor._progress.named("note") if "not proposed" in note]
+    assert len(refusals) == 1
+    assert "train.nesterov: nesterov needs a momentum above 0" in refusals[0]
 
 
 def test_an_interruption_leaves_running_trials_to_be_continued(tmp_path: Path) -> None:

@@ -100,6 +100,7 @@ def test_a_path_that_rests_stays_open_and_its_snapshots_count(tmp_path, scripted
     assert ledger._study("trial").trials[0].state == optuna.trial.TrialState.RUNNING
     assert names(ledger) == {"t0000": [0, 1], "t0001": [0, 1, 2, 3]}
     assert recorder.statuses["t0000"] == "paused"
+    assert conductor._progress.named("rested") == ["t0000"], "its worker is free"
     assert not (Path(ledger.folder) / "trials/t0000/outcome.json").exists()
     assert conductor.done == 1
 

@@ -67,6 +67,18 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"search.constraints": ["mac <= 2"]}, "search.constraints.0: 'mac' is unknown (did you mean \"macs\"?)"),
     ({"search.points": [{"prune.interval": 9}]}, "search.points.prune.interval: 9 is outside the range"),
+    (
+        {"train.nesterov": True, "train.momentum": {"choice": [0.9, 0.0]}},
+        "train.nesterov: nesterov needs a momentum above 0 (at the point",
+    ),
+    (
+        {
+            "train.nesterov": {"choice": [False, True]},
+            "train.momentum": {"choice": [0.9, 0.0, 0.8]},
+            "search.points": [{"train.nesterov": True, "train.momentum": 0.0}],
+        },
+        "train.nesterov: nesterov needs a momentum above 0 (at the point",
+    ),
     ({"resources.gpus": "one"}, "resources.gpus: 'one' is not a number"),
     ({"storage": "s3://bucket/team"}, "ledger: is required when storage is an object store"),
     ({"storage": "s3://", "ledger": "here"}, "storage: 's3://' has no bucket name"),

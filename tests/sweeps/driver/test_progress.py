@@ -47,6 +47,15 @@ def test_the_live_table_keeps_the_lines_and_forgets_finished_trials(capsys) -> N
     assert "[1/2] t0006 complete" in capsys.readouterr().out
 
 
+def test_the_live_table_forgets_a_path_that_rests_until_it_goes_on(capsys) -> None:
+    with LiveProgress() as progress:
+        progress.started(JOB)
+        progress.rested(JOB)
+        assert progress._table().row_count == 0
+        progress.started(JOB)
+        assert progress._table().row_count == 1
+
+
 def test_hypervolume_and_time_left_stand_behind_the_result_as_far_as_they_are_known() -> None:
     lines: list[str] = []
     progress = LineProgress(lines.append)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 
@@ -41,6 +42,31 @@ def test_a_driver_that_was_taken_over_ends_without_a_word_in_the_ledger(tmp_path
         searcher.on_trial_complete("x", error=True)
     assert (conductor.interrupted, conductor.stop_reason) == (True, "another driver has taken over")
     assert (Path(conductor.config.folder) / "journal.log").read_bytes() == before
+
+
+@pytest.mark.parametrize("how", ["lost", "complete"])
+def test_a_full_disk_at_the_end_of_a_trial_is_advice_and_the_next_driver_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    searcher.suggest("x")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(ledger, "close", full)
+    if how == "lost":
+        searcher.on_trial_complete("x", error=True)
+    else:
+        answer = Outcome("complete", {"val_accuracy": 95.0}).to_json()
+        searcher.on_trial_complete("x", {PAYLOAD: json.dumps({"outcome": answer})})
+    folder = conductor.config.folder
+    assert conductor.interrupted
+    assert conductor.stop_reason == (
+        f"the disk of {folder} is full; make room and run again: the sweep continues"
+    )
+    assert [record.status for record in ledger.records("baseline")] == ["running"]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -91,6 +92,24 @@ def test_a_driver_that_takes_over_knows_what_stood_for_the_baseline(tmp_path: Pa
     front = LiveFront(GOALS)
     front.recall(ledger.records("trial"), [], ledger.snapshots())
     assert (front.stand_in, front.scale()) == ("t0000@0", conductor._front.scale())
+
+
+def test_a_driver_that_takes_over_sees_the_front_grow_in_the_order_in_which_trials_ended(
+    tmp_path: Path,
+) -> None:
+    """After t0001, which ended first, t0000 added nothing. By their numbers all growth would have come last."""
+    conductor, _, ledger = new_conductor(config(tmp_path, {"search.trials": 2}))
+    drive(conductor)
+    poor, good = ({"val_accuracy": 86.0, "macs": 900_000.0}, {"val_accuracy": 94.0, "macs": 100_000.0})
+    records = [
+        dataclasses.replace(record, finals=finals, values=tuple(finals.values()), ended_ms=ended_ms)
+        for record, finals, ended_ms in zip(ledger.records("trial"), (poor, good), (20, 10), strict=True)
+    ]
+    front = LiveFront(GOALS)
+    front.recall(records, ledger.records("baseline"))
+    # The box is 85 .. 95 % by 1,000,000 .. 0 MACs.
+    assert front.hypervolume(1) == pytest.approx(0.9 * 0.9)
+    assert front.growth(1) == pytest.approx(0.0)
 
 
 def test_an_infeasible_snapshot_0_stands_for_the_baseline_too(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ import pytest
 
 from gcp_core.config import TrialConfig
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.records import spool
 from sweeps.records.job import Job, Outcome
+from sweeps.records.ledger import Ledger
 from sweeps.strategy.feasibility import Projection
 from sweeps.strategy.stopping import Rungs
 from tests.oracles.slow_rungs import SlowRungs
@@ -155,3 +157,26 @@ def test_a_decision_costs_no_digest_of_a_config_per_peer(
     before = len(asked)
     assert rungs.epoch(made[-1], row(2, 20.0, 1.0)) is not None
     assert len(asked) == before
+
+
+def test_a_lost_trial_is_as_little_alive_for_the_next_driver_as_for_the_one_that_lost_it(
+    tmp_path: Path,
+) -> None:
+    checked = config(tmp_path, {"train.epochs": EPOCHS})
+    Path(checked.folder).mkdir(parents=True)
+    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    point = {"prune.interval": 1, "prune.ratio": 0.3, "prune.target": 0.5}
+    trial = ledger.add("trial", checked.space.resolve(point), point, {})
+    first = Rungs(checked.search, project)
+    Path(trial.folder).mkdir(parents=True)
+    for epoch in (1, 2):
+        spool.append(Path(trial.folder), spool.stamp(row(epoch, 50.0, 1.0)))
+        first.epoch(trial, row(epoch, 50.0, 1.0))
+    lost = Outcome("lost", error="lost because its node died")
+    first.ended(trial, lost)
+    ledger.close(trial, lost)
+    second = Rungs(checked.search, project)
+    second.take_over(ledger.records("trial"))
+    for rungs in (first, second):
+        standing = rungs.standing(EPOCHS, 2)
+        assert (standing.reading.tolist(), standing.alive.tolist()) == ([50.0], [False])

@@ -16,7 +16,7 @@ from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.trunk import PATIENCE_S, Trunk, shared_epochs
 from tests.oracles.slow_trunk import slow_free, slow_shared_epochs
-from tests.sweeps.inline import Recorder, Silent, config
+from tests.sweeps.inline import Recorder, Silent, config, drive, new_conductor
 
 DENSE = 1000.0
 GRID: dict[str, Any] = {
@@ -137,6 +137,10 @@ def _job(number: int, kind: str = "trial", **prune: Any) -> Job:
     return Job(f"{kind[0]}{number:04d}", kind, number, trial, {}, "/nowhere")
 
 
+#: Events after the epochs 1 to 4 of 8; the fourth takes what is still missing to the target.
+FINISHING: dict[str, Any] = {"until": 0.5, "finish": True, "target": 0.6}
+
+
 @pytest.mark.parametrize(
     ("one", "other", "epochs"),
     [
@@ -149,6 +153,11 @@ def _job(number: int, kind: str = "trial", **prune: Any) -> Job:
         ({"until": 0.5}, {"until": 0.75}, 5),
         ({"criterion": "l1", "start": 5}, {"start": 2}, 2),
         ({"residual": "inner"}, {}, 1),
+        ({**FINISHING}, {**FINISHING}, 8),
+        ({**FINISHING}, {**FINISHING, "target": 0.8}, 4),
+        ({**FINISHING}, {**FINISHING, "finish": False}, 4),
+        ({**FINISHING}, {**FINISHING, "until": 0.75}, 4),
+        ({**FINISHING}, {**FINISHING, "ratio": 0.3}, 1),
     ],
 )
 def test_trials_share_everything_up_to_the_first_event_that_differs(
@@ -156,6 +165,14 @@ def test_trials_share_everything_up_to_the_first_event_that_differs(
 ) -> None:
     a, b = _job(0, **one).config, _job(1, **other).config
     assert shared_epochs(a, b) == shared_epochs(b, a) == slow_shared_epochs(a, b) == epochs
+
+
+def test_a_sweep_of_trials_that_finish_at_their_target_shares_training(tmp_path: Path) -> None:
+    checked = config(tmp_path, {"prune.finish": True, "search.trials": 4, "search.concurrency": 2})
+    conductor, _, ledger = new_conductor(checked, trunk=Trunk(True))
+    drive(conductor)
+    assert conductor.complete
+    assert [record.status for record in ledger.records("trial")] == ["complete"] * 4
 
 
 def test_a_baseline_shares_what_comes_before_the_first_event_and_another_seed_shares_nothing() -> None:

@@ -22,6 +22,17 @@ def test_every_target_beyond_what_a_schedule_reached_would_repeat_its_model(tmp_
     assert not twins.would_repeat(trial(tmp_path, **{"prune.interval": 2, "prune.target": 0.9}))
 
 
+def test_a_schedule_that_finishes_is_another_one_than_the_same_that_ends_short(tmp_path):
+    """What the one has reached says nothing about the other: the last event of the other takes what is missing."""
+    finishing = {"prune.finish": True}
+    twins = Twins()
+    twins.ended("t0000", trial(tmp_path), FINALS, "aa")
+    assert not twins.would_repeat(trial(tmp_path, **finishing, **{"prune.target": 0.9}))
+    twins.ended("t0001", trial(tmp_path, **finishing), {**FINALS, "macs_removed": 0.6}, "bb")  # at its floors
+    assert twins.would_repeat(trial(tmp_path, **finishing, **{"prune.target": 0.9}))
+    assert twins.would_repeat(trial(tmp_path, **{"prune.target": 0.58})), "short of it all the same"
+
+
 def test_a_second_trial_of_one_model_names_the_first(tmp_path):
     twins = Twins()
     twins.ended("t0000", trial(tmp_path), FINALS, "aa")
@@ -29,6 +40,12 @@ def test_a_second_trial_of_one_model_names_the_first(tmp_path):
     assert twins.ended("t0001", again, FINALS, "aa") == "t0000"
     assert twins.ended("t0002", again, {**FINALS, "macs": 11.0}, "bb") == ""
     assert twins.ended("t0003", again, FINALS, "") == "", "a runner of the user's own names no weights"
+
+
+def _told(conductor) -> int:
+    """Of how many trials the sampler knows values."""
+    known = conductor._proposals._proposer._mirror.trials()
+    return sum(trial.state.name == "COMPLETE" for trial in known)
 
 
 def test_neither_sampler_nor_front_learn_of_one_model_twice(tmp_path, monkeypatch):
@@ -48,8 +65,9 @@ def test_neither_sampler_nor_front_learn_of_one_model_twice(tmp_path, monkeypatc
     drive(conductor)
     intervals = {record.job.config.prune.interval for record in ledger.records("trial")}
     assert conductor._front.complete == len(intervals) < 12
-    mirror = conductor._proposals._proposer._mirror.trials()
-    assert sum(trial.state.name == "COMPLETE" for trial in mirror) == len(intervals)
+    assert _told(conductor) == len(intervals)
+    again, _, _ = new_conductor(config(tmp_path, {"search.trials": 12}))
+    assert _told(again) == len(intervals), "nor does the next driver's sampler"
     notes = [call[1] for call in recorder.calls if call[0] == "note"]
     assert all(record.status == "complete" for record in ledger.records("trial")), notes
 
