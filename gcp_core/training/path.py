@@ -45,7 +45,7 @@ def run_path(setup: Setup, folder: Path | None, stages: StageStore | None, hooks
     if folder is not None and status != "paused":
         write_result(folder, setup.config, result)
     if path.checkpoints is not None:
-        path.checkpoints.keep_newest()
+        path.checkpoints.keep_newest(path.state.epoch)
     return result
 
 
