@@ -136,10 +136,12 @@ class Setup:
 
     def statistics_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images without augmentation, the same at every event: what statistics of norms are taken over."""
-        images = self.splits.train
+        images, train = self.splits.train, self.config.train
         order = torch.randperm(len(images), generator=generator(self.config.seed, "statistics"))
-        some = images.subset(order[:STATISTICS_IMAGES].to(images.rows.device)).to(self.device)
-        train = self.config.train
+        order = order[:STATISTICS_IMAGES]
+        if len(order) % train.batch_size == 1:
+            order = order[:-1]  # as in training: batch norm cannot use a last batch of one image
+        some = images.subset(order.to(images.rows.device)).to(self.device)
         return evaluation_batches(some, self.splits.normalise, train.batch_size, train.channels_last)
 
     @cached_property
