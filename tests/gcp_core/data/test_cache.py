@@ -67,7 +67,7 @@ def test_an_empty_class_is_noticed_also_where_the_set_was_decoded_without_it(tmp
     labels_of(config)
     (tmp_path / "set" / "train" / "all").mkdir()
     load_splits.cache_clear()
-    with pytest.raises(DataError, match="no training image has class 0"):
+    with pytest.raises(DataError, match=r"no training image has class 0 \('all'\)"):
         labels_of(config)
 
 
