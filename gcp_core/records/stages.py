@@ -50,7 +50,11 @@ def code_digest() -> str:
     return sha.hexdigest()[:16]
 
 
-def _initial_digest(path: str) -> str:
+def initial_digest(config: TrialConfig) -> str:
+    """SHA-256 of the file that a trial's weights begin with (hex); empty where there is none."""
+    path = config.model.weights
+    if path is None or not os.path.isfile(path):
+        return ""
     stat = os.stat(path)
     return _digest_of(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
 
@@ -72,7 +76,7 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
     values = config.dense_phase().to_dict()
     if config.model.weights is not None:
         # Not where they are: another file may be put there, and a copy elsewhere is the same.
-        values["model"]["weights"] = _initial_digest(config.model.weights)
+        values["model"]["weights"] = initial_digest(config)
     return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
 
 

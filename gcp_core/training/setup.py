@@ -30,6 +30,7 @@ from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
+from gcp_core.records.stages import initial_digest
 from gcp_core.repairs import Repair
 from gcp_core.rewrites import Rewrite, added_macs
 from gcp_core.schedule.clock import event_epochs
@@ -65,6 +66,7 @@ class Setup:
         allocator: None for a baseline. ``repair``: None = weights stay as they are.
         rewrite: None = the network is trained as it is. ``rewrite_macs``: multiply-adds that it adds to the dense model's
             training forward pass of one image.
+        initial: SHA-256 of the file that the weights begin with; empty where there is none.
     """
 
     config: TrialConfig
@@ -82,6 +84,7 @@ class Setup:
     repair: Repair | None = None
     rewrite: Rewrite | None = None
     rewrite_macs: float = 0.0
+    initial: str = ""
 
     @property
     def scorer(self) -> tuple[Checked, ScoringBatches]:
@@ -179,13 +182,13 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     check_penalty(config)
     rewrite = rewrite_of(config)
     common = (config, splits, device, augment, padding, example, dense)
-    rewritten: dict[str, Any] = {}
+    more: dict[str, Any] = {"initial": initial_digest(config)}
     if rewrite is not None:
         macs = added_macs(rewrite, model, example, config.train.batch_size)
-        rewritten = {"rewrite": rewrite, "rewrite_macs": macs}
+        more |= {"rewrite": rewrite, "rewrite_macs": macs}
         log.info("%s adds %.1f %% to the MACs of training", config.train.rewrite, 100 * macs / dense.macs)
     if prune is None:
-        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0, **rewritten)
+        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0, **more)
     groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
     slots = compose(prune, groups)
     check_growth(config, slots)
@@ -202,7 +205,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
-    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair, **rewritten)
+    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair, **more)
 
 
 def _groups_of_baseline(model: nn.Module, example: Tensor) -> Groups | None:
