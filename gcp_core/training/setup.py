@@ -23,7 +23,15 @@ from gcp_core.data import Images, Splits, evaluation_batches, load_splits, train
 from gcp_core.data.pipeline import ScoringBatches, num_steps, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
-from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean, required
+from gcp_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InfeasibleTarget,
+    ModelError,
+    did_you_mean,
+    required,
+)
 from gcp_core.groups import Groups, find_groups
 from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
@@ -172,6 +180,9 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
             "'fp16': a CPU trains in float32 or bf16", "train.precision", "fp32, bf16, or a GPU"
         )
     splits = load_splits(config.data)
+    if not num_steps(splits.train, config.train.batch_size, config.train.processes):
+        message = f"{len(splits.train)} training images are too few for one step: every process needs two"
+        raise DataError(message, "data", "more images, or fewer train.processes")
     augment, padding = resolve_augmentation(config.data, splits.image_size)
     model = _new_model(config, splits, device)
     example = torch.zeros(1, splits.in_channels, *splits.image_size, device=device)
