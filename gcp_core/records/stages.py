@@ -52,8 +52,8 @@ def code_digest() -> str:
 
 def initial_digest(config: TrialConfig) -> str:
     """SHA-256 of the file that a trial's weights begin with (hex); empty where there is none."""
-    path = config.model.weights
-    if path is None or not os.path.isfile(path):
+    path = os.path.expanduser(config.model.weights or "")
+    if not os.path.isfile(path):
         return ""
     stat = os.stat(path)
     return _digest_of(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)

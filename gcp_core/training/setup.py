@@ -385,10 +385,11 @@ def _new_model(config: TrialConfig, splits: Splits, device: torch.device) -> nn.
 
 def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
     """Start from a state dict file. Output layers made for another number of classes keep their random weights."""
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ConfigError(f"{path!r} is not a file", "model.weights")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many kinds here; all of them mean the same to the user
         raise CheckpointError(f"cannot be read as plain tensors: {_first_line(exc)}", path) from exc
     for name in ("state_dict", "model"):  # where training scripts put it

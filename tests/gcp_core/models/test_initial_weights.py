@@ -97,6 +97,12 @@ def test_files_that_are_no_weights_of_this_network_are_refused_and_never_execute
     assert not Path("executed").exists()
 
 
+def test_a_file_may_be_named_from_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(weights(), tmp_path / "weights.pt")
+    assert setup_from("~/weights.pt").initial == setup_from(tmp_path / "weights.pt").initial != ""
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.weights: '.*absent\.pt' is not a file"):
         setup_from(tmp_path / "absent.pt")
