@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from typing import Any
 
 from gcp_core.errors import ConfigError, did_you_mean
@@ -51,12 +52,26 @@ def plugin(where: str, name: Any, options: Any) -> None:
     if not name or not isinstance(name, str):
         article = "an" if slot[0] in "aeiou" else "a"
         raise ConfigError(f"{name!r} is not {article} {slot}'s name", where)
+    arguments(f"{where}_options", options)
+
+
+def arguments(where: str, options: Any) -> None:
+    """What a factory is called with, as plain values: they are written down with every model."""
     if not isinstance(options, dict):
-        raise ConfigError(f"{options!r} is not a mapping", f"{where}_options", "{name: value}")
+        raise ConfigError(f"{options!r} is not a mapping", where, "{name: value}")
     try:
         json.dumps(options)
     except (TypeError, ValueError) as exc:
-        raise ConfigError(f"holds what is no plain value: {exc}", f"{where}_options") from None
+        raise ConfigError(f"holds what is no plain value: {exc}", where) from None
+
+
+def place(where: str, value: Any) -> str | None:
+    """The path of a file or folder as text, also where it was given as a ``Path``; None stays None."""
+    if value is None or isinstance(value, str):
+        return value
+    if not isinstance(value, os.PathLike) or not isinstance(text := os.fspath(value), str):
+        raise ConfigError(f"{value!r} is not a path", where)
+    return text
 
 
 def default_of(item: dataclasses.Field[Any]) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from gcp_core.config.checks import HANDLING, LATER, integer, number, one_of
+from gcp_core.config.checks import HANDLING, LATER, integer, number, one_of, place
 from gcp_core.errors import ConfigError
 
 AUGMENTATIONS = ("auto", "none", "crop", "crop_flip")
@@ -53,6 +53,7 @@ class DataConfig:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise ConfigError(f"{self.name!r} is not a data set's name", "data.name")
+        object.__setattr__(self, "path", place("data.path", self.path))
         number("data.val_share", self.val_share, 0.0, 0.9, open_low=True)
         if self.val_images is not None:
             integer("data.val_images", self.val_images, 1)
@@ -89,4 +90,5 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not self.name or not isinstance(self.name, str):
             raise ConfigError(f"{self.name!r} is not a model's name", "model.name")
+        object.__setattr__(self, "weights", place("model.weights", self.weights))
         number("model.width", self.width, 0.0, 64.0, open_low=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from gcp_core.config.checks import LABEL, LATER, integer, number, one_of, plugin
+from gcp_core.config.checks import LABEL, LATER, arguments, integer, number, one_of, plugin
 from gcp_core.errors import ConfigError, required
 
 RESIDUAL_MODES = ("coupled", "scatter", "inner")
@@ -98,9 +98,13 @@ class PruneConfig:
     method: str | None = field(default=None, metadata=LABEL)
 
     def __post_init__(self) -> None:
+        if isinstance(self.exclude, str):
+            hint = f"[{self.exclude!r}]"
+            raise ConfigError(f"{self.exclude!r} is no list of patterns", "prune.exclude", hint)
         object.__setattr__(self, "exclude", tuple(self.exclude))
         if not self.criterion or not isinstance(self.criterion, str):
             raise ConfigError(f"{self.criterion!r} is not a criterion's name", "prune.criterion")
+        arguments("prune.options", self.options)
         if self.start is not None:
             integer("prune.start", self.start, 0)
         integer("prune.interval", self.interval, 1)

@@ -87,8 +87,13 @@ class TrialConfig:
         """Build from nested plain values; unknown keys are refused with their path."""
         parts: dict[str, Any] = dict(values)
         for name, part in _PARTS.items():
-            if isinstance(parts.get(name), dict):
-                parts[name] = _build(part, parts[name], f"{name}.")
+            given = parts.get(name)
+            if isinstance(given, dict):
+                parts[name] = _build(part, given, f"{name}.")
+            elif name in parts and not isinstance(given, part) and not (name == "prune" and given is None):
+                raise ConfigError(
+                    f"{given!r} is not a mapping of keys", name, "leave it out for its defaults"
+                )
         return _build(cls, parts, "")
 
     def identity(self) -> dict[str, Any]:

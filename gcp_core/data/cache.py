@@ -10,7 +10,8 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,30 +38,55 @@ def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: st
     is in memory as a whole.
 
     Only one process decodes; others wait for its lock. The entry appears by one rename, once the disk
-    has it, so it is whole or absent.
+    has it, so it is whole or absent; one that is there is read without the lock, which may be somebody else's.
+
+    Raises:
+        DataError: a file cannot be looked at, or the cache's folder cannot be used; and what ``decode`` raises.
     """
-    key = _key(files, variant)
-    root = cache_folder()
+    folder = cache_folder() / _key(files, variant)
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        with open(root / f"{key}.lock", "w") as lock:
-            # Woken as soon as it is free; filelock would ask again and again.
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            folder = root / key
-            if not (folder / "meta.json").exists():
-                log.info("decoding %d files: %s, ...", len(files), files[0])
-                _write(decode, folder)
-            return _read(folder)
+        if not _is_whole(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with _locked(folder.with_name(f"{folder.name}.lock")):
+                if not _is_whole(folder):
+                    log.info("decoding %d files: %s, ...", len(files), files[0])
+                    _write(decode, folder)
+        return _read(folder)
     except OSError as exc:
-        raise DataError(f"cannot use the cache folder: {exc}", str(root), "set GCP_CACHE_DIR") from exc
+        where = str(folder.parent)
+        raise DataError(f"cannot use the cache folder: {exc}", where, "set GCP_CACHE_DIR") from exc
 
 
 def _key(files: Sequence[Path], variant: str) -> str:
     sha = hashlib.sha256(f"{DECODER_VERSION}{variant}".encode())
     for file in files:
-        stat = file.stat()
-        sha.update(f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}".encode())
+        try:
+            stat = file.stat()
+        except OSError as exc:  # a link that leads nowhere, for instance
+            raise DataError(f"cannot be read: {exc.strerror}", str(file)) from exc
+        text = f"{file.resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        sha.update(text.encode(errors="surrogateescape"))  # a name need not be UTF-8
     return sha.hexdigest()[:24]
+
+
+def _is_whole(folder: Path) -> bool:
+    return (folder / "meta.json").exists()
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Inside, no other process is; whoever waits is woken as soon as it is free (filelock would ask again and again)."""
+    try:
+        file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except PermissionError:
+        if not path.exists():
+            raise
+        file = os.open(path, os.O_RDONLY)  # a colleague's: it need not be written to be held
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(file)
 
 
 def _write(decode: Callable[[Path], RawData], folder: Path) -> None:

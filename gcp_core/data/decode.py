@@ -62,8 +62,10 @@ def decode_image(
         with Image.open(source) as opened:
             image = _on_white(_eight_bits(opened)).convert("L" if channels == 1 else "RGB")
             pixels = np.asarray(image if image_size is None else _fit(image, image_size))
-    except (OSError, ValueError, SyntaxError) as exc:
-        raise DataError(f"{what} cannot be decoded: {exc}", str(where)) from exc
+    except MemoryError:
+        raise
+    except Exception as exc:  # EOFError, struct.error, Pillow's own: decoders raise what they like
+        raise DataError(f"{what} cannot be decoded: {str(exc) or type(exc).__name__}", str(where)) from exc
     return pixels[..., None] if pixels.ndim == 2 else pixels
 
 
@@ -77,7 +79,7 @@ def _is_grey(source: IO[bytes] | Path) -> bool:
                 colours = np.reshape(image.getpalette() or [0, 0, 0], (-1, 3))
                 return bool((colours == colours[:, :1]).all())
             return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # whatever a decoder raises
         return False
 
 

@@ -63,14 +63,20 @@ class RawData:
         train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
         _check_images(train_images, train_labels, f"{where} (train)")
         _check_images(test_images, test_labels, f"{where} (test)")
+        train_images, test_images = _forwards(train_images), _forwards(test_images)
         if train_images.shape[1:] != test_images.shape[1:]:
             raise DataError(
                 f"training images are {train_images.shape[1:]}, test images {test_images.shape[1:]}", where
             )
-        _check_labels(train_labels, test_labels, len(class_names), where)
+        _check_labels(train_labels, test_labels, class_names, where)
         mean, std = channel_statistics(train_images)
         arrays = (train_images, train_labels.astype(np.int64), test_images, test_labels.astype(np.int64))
         return cls(*arrays, content_digest(*arrays), mean, std, tuple(class_names))
+
+
+def _forwards(images: np.ndarray) -> np.ndarray:
+    """A copy where the array runs backwards, as ``bgr[..., ::-1]`` does: torch takes none that does."""
+    return np.ascontiguousarray(images) if min(images.strides) < 0 else images
 
 
 def _check_images(images: np.ndarray, labels: np.ndarray, where: str) -> None:
@@ -78,15 +84,19 @@ def _check_images(images: np.ndarray, labels: np.ndarray, where: str) -> None:
         raise DataError(
             f"images are {images.dtype} {images.shape}", where, "uint8 (N, H, W, C) with C = 1 or 3 is needed"
         )
+    if labels.ndim != 1:
+        raise DataError(
+            f"labels are {labels.dtype} {labels.shape}", where, "(N,) is needed: one number an image"
+        )
     if len(images) == 0 or len(images) != len(labels):
         raise DataError(f"{len(images)} images and {len(labels)} labels", where)
     if not np.issubdtype(labels.dtype, np.integer):
         raise DataError(f"labels are {labels.dtype}, not whole numbers", where)
 
 
-def _check_labels(train: np.ndarray, test: np.ndarray, num_names: int, where: str) -> None:
+def _check_labels(train: np.ndarray, test: np.ndarray, names: tuple[str, ...], where: str) -> None:
     """Every class 0 .. K-1 has a training image, and no other label occurs."""
-    classes = num_names or int(train.max()) + 1
+    classes = len(names) or int(train.max()) + 1
     for split, labels in (("train", train), ("test", test)):
         bad = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(bad):
@@ -97,11 +107,11 @@ def _check_labels(train: np.ndarray, test: np.ndarray, num_names: int, where: st
             )
     missing = np.setdiff1d(np.arange(classes), train)
     if len(missing):
-        shown = ", ".join(str(int(c)) for c in missing[:5]) + (", ..." if len(missing) > 5 else "")
+        shown = ", ".join(f"{c} ({names[c]!r})" if names else str(c) for c in missing[:5].tolist())
         raise DataError(
-            f"labels run to {classes - 1}, but no training image has class {shown}",
+            f"labels run to {classes - 1}, but no training image has class {shown}{', ...' * (len(missing) > 5)}",
             f"{where} (train)",
-            "labels must be 0 .. number of classes - 1",
+            "leave out classes without images" if names else "labels must be 0 .. number of classes - 1",
         )
 
 

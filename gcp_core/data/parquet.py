@@ -64,8 +64,8 @@ def _encoded(files: Sequence[Path]) -> Iterator[io.BytesIO]:
     for file in files:
         table = _open(file)
         image_column, _ = _columns(table.schema_arrow.names, file)
-        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=[image_column]):
-            for item in batch.to_pydict()[image_column]:
+        for batch in _batches(table, [image_column], file):
+            for item in batch[image_column]:
                 encoded = _bytes_of(item)
                 yield io.BytesIO(encoded if isinstance(encoded, bytes) else b"")
 
@@ -84,11 +84,8 @@ def _decode(
         for file, table in tables.items():
             names = names or _class_names(table.schema_arrow)
             columns = _columns(table.schema_arrow.names, file)
-            try:
-                for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
-                    _decode_batch(batch.to_pydict(), columns, channels, file, writer, labels)
-            except (OSError, ValueError) as exc:
-                raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
+            for batch in _batches(table, columns, file):
+                _decode_batch(batch, columns, channels, file, writer, labels)
     return writer.array(), np.asarray(labels, dtype=np.int64), names
 
 
@@ -100,6 +97,15 @@ def _open(file: Path) -> Any:
         raise DataError(f"parquet needs {exc.name}", "data.name", "pip install 'gcp-sweep[data]'") from exc
     try:
         return pq.ParquetFile(file)
+    except (OSError, ValueError) as exc:
+        raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
+
+
+def _batches(table: Any, columns: Sequence[str], file: Path) -> Iterator[dict[str, list[Any]]]:
+    """The rows of these columns, some at a time, by column."""
+    try:
+        for batch in table.iter_batches(batch_size=_BATCH_ROWS, columns=list(columns)):
+            yield batch.to_pydict()
     except (OSError, ValueError) as exc:
         raise DataError(f"cannot be read as parquet: {exc}", str(file)) from exc
 

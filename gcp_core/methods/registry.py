@@ -106,7 +106,13 @@ def with_method(config: TrialConfig, name: str) -> TrialConfig:
         raise ConfigError("a baseline has no method", METHODS.where, "give it to a trial that prunes")
     tree["prune"]["method"] = name
     fields = {f"{part}.{f.name}": f for part, cls in _PARTS.items() for f in dataclasses.fields(cls)}
-    given = [path for path, item in fields.items() if _value(tree, path) != default_of(item)]
+    # What a part fills in by itself (a ratio where none is said) nobody has given.
+    plain = {part: dataclasses.asdict(cls()) for part, cls in _PARTS.items()}
+    given = [
+        path
+        for path, item in fields.items()
+        if _value(tree, path) not in (default_of(item), _value(plain, path))
+    ]
     return TrialConfig.from_dict(filled(tree, given))
 
 

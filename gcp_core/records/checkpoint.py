@@ -40,6 +40,7 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.pt"
 STATE = "state.pt"
+_EPOCH = "epoch_"
 #: So often a folder is tried to be written while other processes write or clear it.
 _TRIES = 20
 
@@ -293,9 +294,10 @@ class EpochCheckpoints:
         equal: Written | None = None,
     ) -> Path:
         """Write one epoch, then drop those that are no longer kept. ``equal`` is :func:`write_folder`'s."""
-        folder = self.root / f"epoch_{epoch:04d}"
+        folder = self.root / f"{_EPOCH}{epoch:04d}"
         write_folder(folder, STATE, state, {**manifest, "epoch": epoch}, durable=False, equal=equal)
-        for old in self._folders()[: -self.keep]:
+        # Later ones were passed over as damaged: they must not push this one out, and will be written again.
+        for old in self._until(epoch)[: -self.keep]:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 
@@ -309,17 +311,21 @@ class EpochCheckpoints:
                 log.warning("checkpoint passed over: %s", exc)
         return None
 
-    def keep_newest(self) -> None:
-        """Remove all but the newest: the trial rests, or may be taken up again."""
-        for old in self._folders()[:-1]:
-            shutil.rmtree(old, ignore_errors=True)
+    def keep_newest(self, epoch: int) -> None:
+        """Remove all but the newest up to ``epoch``, where the trial rests, or may be taken up again."""
+        kept = self._until(epoch)[-1:]
+        for other in (folder for folder in self._folders() if folder not in kept):
+            shutil.rmtree(other, ignore_errors=True)
 
     def clear(self) -> None:
         """Remove all of them (the trial is done)."""
         shutil.rmtree(self.root, ignore_errors=True)
 
     def _folders(self) -> list[Path]:
-        return by_number(self.root.glob("epoch_*"), "epoch_")
+        return by_number(self.root.glob(f"{_EPOCH}*"), _EPOCH)
+
+    def _until(self, epoch: int) -> list[Path]:
+        return [folder for folder in self._folders() if int(folder.name.removeprefix(_EPOCH)) <= epoch]
 
 
 def _folder(path: str | Path) -> Path:

@@ -13,6 +13,7 @@ from gcp_core.errors import CheckpointError, PlanError
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import plans_from, plans_to_json, read_manifest
 from gcp_core.records.durable import flush
+from gcp_core.records.stages import initial_digest
 from gcp_core.schema import SNAPSHOTS, by_number, snapshot_place
 
 #: Why a path ends: its target is met, the cap on its epochs leaves no whole cycle, the floors leave nothing to take, or
@@ -104,10 +105,34 @@ def check_same_trial(manifest: Mapping[str, Any], config: TrialConfig, where: st
         )
 
 
-def write_result(folder: Path, config: TrialConfig, result: TrialResult) -> None:
-    """``result.json``, written last and by one rename: its presence says that the trial is over."""
+def started_from(initial: str) -> dict[str, str]:
+    """What a record says of the file that the weights began with: its SHA-256; nothing where there was none."""
+    return {"initial_sha256": initial} if initial else {}
+
+
+def check_same_start(record: Mapping[str, Any], initial: str, where: str) -> None:
+    """Raise CheckpointError if a record is of a trial that began with another file under the same path.
+
+    A key names the path alone, so that it is the same where the file is not. Nothing is known where ``initial`` is empty,
+    nor of older records.
+    """
+    if initial and record.get("initial_sha256", initial) != initial:
+        raise CheckpointError(
+            "model.weights is another file now than the one that this trial began with",
+            where,
+            "use another checkpoint_dir, or put the file back",
+        )
+
+
+def write_result(folder: Path, config: TrialConfig, result: TrialResult, initial: str = "") -> None:
+    """``result.json``, written last and by one rename: its presence says that the trial is over.
+
+    Args:
+        initial: SHA-256 of the file that the weights began with; empty = there was none.
+    """
     content = {
         "config_key": config.key(),
+        **started_from(initial),
         "status": result.status,
         "error": result.error,
         "finals": dict(result.finals),
@@ -129,7 +154,7 @@ def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
     """The result of a finished trial, None if it is not finished.
 
     Raises:
-        CheckpointError: it is another configuration's, or was damaged.
+        CheckpointError: it is another configuration's, or of other initial weights, or was damaged.
     """
     path = folder / "result.json"
     if not path.exists():
@@ -137,6 +162,7 @@ def read_result(folder: Path, config: TrialConfig) -> TrialResult | None:
     try:
         content = json.loads(path.read_text())
         check_same_trial(content, config, str(folder))
+        check_same_start(content, initial_digest(config), str(folder))
         history = tuple(history_from(content))
         # Later ones are of a path that went on since and was killed: it has not written what it came to.
         snapshots = tuple(s for s in read_snapshots(folder) if s.epoch <= len(history))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import importlib.util
 import logging
 import math
 import os
@@ -22,6 +23,7 @@ import torch
 
 from gcp_core.config import NO_REPAIR, TrialConfig, digest
 from gcp_core.errors import CheckpointError
+from gcp_core.factory import is_factory_name
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import STATE, Written, file_digest, read_manifest, read_state, write_folder
 
@@ -50,7 +52,27 @@ def code_digest() -> str:
     return sha.hexdigest()[:16]
 
 
-def _initial_digest(path: str) -> str:
+def own_code(*names: str) -> list[str]:
+    """Names the files behind those of ``names`` that are a user's own (``package.module:factory``)."""
+    return [_module_digest(name.partition(":")[0]) for name in names if is_factory_name(name)]
+
+
+@lru_cache(maxsize=64)
+def _module_digest(module: str) -> str:
+    """SHA-256 of its file when this process, which runs it, first asks; empty where it has none, as in a notebook."""
+    try:
+        spec = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # ValueError: __main__ has no spec
+        return ""
+    file = spec.origin if spec is not None else None
+    return file_digest(Path(file)) if file is not None and os.path.isfile(file) else ""
+
+
+def initial_digest(config: TrialConfig) -> str:
+    """SHA-256 of the file that a trial's weights begin with (hex); empty where there is none."""
+    path = os.path.expanduser(config.model.weights or "")
+    if not os.path.isfile(path):
+        return ""
     stat = os.stat(path)
     return _digest_of(os.path.realpath(path), stat.st_size, stat.st_mtime_ns)
 
@@ -72,15 +94,17 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
     values = config.dense_phase().to_dict()
     if config.model.weights is not None:
         # Not where they are: another file may be put there, and a copy elsewhere is the same.
-        values["model"]["weights"] = _initial_digest(config.model.weights)
-    return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest()])
+        values["model"]["weights"] = initial_digest(config)
+    own = own_code(config.model.name, config.train.penalty, config.train.rewrite)
+    return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest(), *own])
 
 
 def course_after_events(config: TrialConfig) -> list[Any]:
     """What decides about the learning rate once a path has had an event; nothing more for a single trial."""
     if not config.is_path:
         return []
-    return [config.pruning.start, config.pruning.interval, config.train.restart, config.train.pace]
+    train, prune = config.train, config.pruning
+    return [prune.start, prune.interval, train.restart, train.pace, *own_code(train.pace)]
 
 
 def repair_of(config: TrialConfig) -> list[Any]:
@@ -92,7 +116,7 @@ def repair_of(config: TrialConfig) -> list[Any]:
     if prune is None or prune.repair == NO_REPAIR:
         return []
     seen = [prune.residual, list(prune.exclude), prune.scoring_images]
-    return [prune.repair, prune.repair_options, *seen]
+    return [prune.repair, prune.repair_options, *seen, *own_code(prune.repair)]
 
 
 def stage_key(

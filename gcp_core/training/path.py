@@ -43,9 +43,9 @@ def run_path(setup: Setup, folder: Path | None, stages: StageStore | None, hooks
     status, ended, error = path.run()
     result = path.result(status, ended, error)
     if folder is not None and status != "paused":
-        write_result(folder, setup.config, result)
+        write_result(folder, setup.config, result, setup.initial)
     if path.checkpoints is not None:
-        path.checkpoints.keep_newest()
+        path.checkpoints.keep_newest(path.state.epoch)
     return result
 
 

@@ -23,13 +23,22 @@ from gcp_core.data import Images, Splits, evaluation_batches, load_splits, train
 from gcp_core.data.pipeline import ScoringBatches, num_steps, scoring_sample
 from gcp_core.data.registry import resolve_augmentation
 from gcp_core.data.split import stratified_choice
-from gcp_core.errors import CheckpointError, ConfigError, InfeasibleTarget, ModelError, did_you_mean, required
+from gcp_core.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    InfeasibleTarget,
+    ModelError,
+    did_you_mean,
+    required,
+)
 from gcp_core.groups import Groups, find_groups
 from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
+from gcp_core.records.stages import initial_digest
 from gcp_core.repairs import Repair
 from gcp_core.rewrites import Rewrite, added_macs
 from gcp_core.schedule.clock import event_epochs
@@ -65,6 +74,7 @@ class Setup:
         allocator: None for a baseline. ``repair``: None = weights stay as they are.
         rewrite: None = the network is trained as it is. ``rewrite_macs``: multiply-adds that it adds to the dense model's
             training forward pass of one image.
+        initial: SHA-256 of the file that the weights begin with; empty where there is none.
     """
 
     config: TrialConfig
@@ -82,6 +92,7 @@ class Setup:
     repair: Repair | None = None
     rewrite: Rewrite | None = None
     rewrite_macs: float = 0.0
+    initial: str = ""
 
     @property
     def scorer(self) -> tuple[Checked, ScoringBatches]:
@@ -136,10 +147,12 @@ class Setup:
 
     def statistics_batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Training images without augmentation, the same at every event: what statistics of norms are taken over."""
-        images = self.splits.train
+        images, train = self.splits.train, self.config.train
         order = torch.randperm(len(images), generator=generator(self.config.seed, "statistics"))
-        some = images.subset(order[:STATISTICS_IMAGES].to(images.rows.device)).to(self.device)
-        train = self.config.train
+        order = order[:STATISTICS_IMAGES]
+        if len(order) % train.batch_size == 1:
+            order = order[:-1]  # as in training: batch norm cannot use a last batch of one image
+        some = images.subset(order.to(images.rows.device)).to(self.device)
         return evaluation_batches(some, self.splits.normalise, train.batch_size, train.channels_last)
 
     @cached_property
@@ -167,6 +180,9 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
             "'fp16': a CPU trains in float32 or bf16", "train.precision", "fp32, bf16, or a GPU"
         )
     splits = load_splits(config.data)
+    if not num_steps(splits.train, config.train.batch_size, config.train.processes):
+        message = f"{len(splits.train)} training images are too few for one step: every process needs two"
+        raise DataError(message, "data", "more images, or fewer train.processes")
     augment, padding = resolve_augmentation(config.data, splits.image_size)
     model = _new_model(config, splits, device)
     example = torch.zeros(1, splits.in_channels, *splits.image_size, device=device)
@@ -177,13 +193,13 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     check_penalty(config)
     rewrite = rewrite_of(config)
     common = (config, splits, device, augment, padding, example, dense)
-    rewritten: dict[str, Any] = {}
+    more: dict[str, Any] = {"initial": initial_digest(config)}
     if rewrite is not None:
         macs = added_macs(rewrite, model, example, config.train.batch_size)
-        rewritten = {"rewrite": rewrite, "rewrite_macs": macs}
+        more |= {"rewrite": rewrite, "rewrite_macs": macs}
         log.info("%s adds %.1f %% to the MACs of training", config.train.rewrite, 100 * macs / dense.macs)
     if prune is None:
-        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0, **rewritten)
+        return Setup(*common, _groups_of_baseline(model, example), None, None, 0.0, **more)
     groups = find_groups(model, example, residual=prune.residual, exclude=prune.exclude)
     slots = compose(prune, groups)
     check_growth(config, slots)
@@ -200,7 +216,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
-    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair, **rewritten)
+    return Setup(*common, groups, slots.criterion, scoring, limit, slots.allocator, slots.repair, **more)
 
 
 def _groups_of_baseline(model: nn.Module, example: Tensor) -> Groups | None:
@@ -369,10 +385,11 @@ def _new_model(config: TrialConfig, splits: Splits, device: torch.device) -> nn.
 
 def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
     """Start from a state dict file. Output layers made for another number of classes keep their random weights."""
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ConfigError(f"{path!r} is not a file", "model.weights")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many kinds here; all of them mean the same to the user
         raise CheckpointError(f"cannot be read as plain tensors: {_first_line(exc)}", path) from exc
     for name in ("state_dict", "model"):  # where training scripts put it

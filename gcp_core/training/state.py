@@ -20,7 +20,14 @@ from gcp_core.plan import Plan
 from gcp_core.pruning.growth import groups_after
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records.checkpoint import EpochCheckpoints, check_fit, load_weights, plans_from, plans_to_json
-from gcp_core.records.results import EpochReport, check_same_trial, history_from, rows_of
+from gcp_core.records.results import (
+    EpochReport,
+    check_same_start,
+    check_same_trial,
+    history_from,
+    rows_of,
+    started_from,
+)
 from gcp_core.rewrites import Lifted, check_folded, folded
 from gcp_core.schedule.clocks import Clock, build_clock
 from gcp_core.slots import load_state, state_of
@@ -226,11 +233,12 @@ class State:
         """Go on from the newest whole epoch; nothing happens if there is none.
 
         Raises:
-            CheckpointError: it is another trial's, or of other data, or cannot be read.
+            CheckpointError: it is another trial's, or of other data or initial weights, or cannot be read.
         """
         found = checkpoints.newest()
         if found is None:
             return
+        check_same_start(found[0], self.setup.initial, str(checkpoints.root))
         self.take_up(*found, str(checkpoints.root))
 
     def take_up(self, manifest: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> None:
@@ -266,6 +274,7 @@ class State:
             "mean": list(splits.mean),
             "std": list(splits.std),
             "data_digest": splits.digest,
+            **started_from(setup.initial),
             "evaluation_batch": EVALUATION_BATCH,
             "threads": setup.config.threads,
             "device": str(setup.device),

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gcp_core.errors import required
 
@@ -43,9 +44,13 @@ def _recompute(model: nn.Module, norms: list[_NormBase], batches: Iterable[tuple
         norm.train()
         norm.momentum = None  # the plain mean over all batches
         norm.reset_running_stats()
+    # These take no momentum of None for a mean, but for 0.
+    of_instances = [norm for norm in norms if isinstance(norm, _InstanceNorm)]
     try:
         with torch.autocast(next(model.parameters()).device.type, enabled=False):
-            for images, _ in batches:
+            for so_far, (images, _) in enumerate(batches, start=1):
+                for norm in of_instances:
+                    norm.momentum = 1 / so_far
                 model(images)
     finally:
         for norm, momentum in zip(norms, momenta, strict=True):

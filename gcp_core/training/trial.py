@@ -74,7 +74,7 @@ def run_trial(
 
     Raises:
         ConfigError, DataError, ModelError: the configuration cannot be run (``InfeasibleTarget`` among them).
-        CheckpointError: ``checkpoint_dir`` holds another configuration's trial.
+        CheckpointError: ``checkpoint_dir`` holds the trial of another configuration, data set or file of initial weights.
         ProcessLost: one of the other processes is gone. A later call with this ``checkpoint_dir`` goes on.
 
     >>> from gcp_core.config import *
@@ -122,7 +122,7 @@ def _run(setup: Setup, folder: Path | None, stages: StageStore | None, hooks: Ho
                 hooks.saved(whole)
     result = finish(state, status, error, folder, hooks)
     if folder is not None and checkpoints is not None:
-        write_result(folder, config, result)
+        write_result(folder, config, result, setup.initial)
         checkpoints.clear()
     return result
 

@@ -1,6 +1,7 @@
 """The trial's configuration checks itself and names what is wrong."""
 
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -30,6 +31,11 @@ BAD = [
     (lambda: ModelConfig(width=0), "model.width"),
     (lambda: TrialConfig.from_dict({"prune": {"intervall": 3}}), "prune.intervall: unknown key (value 3)"),
     (lambda: TrialConfig.from_dict({"prune": {"intervall": 3}}), 'did you mean "interval"?'),
+    (lambda: TrialConfig.from_dict({"train": None}), "train: None is not a mapping of keys"),
+    (lambda: DataConfig("parquet", path=3), "data.path: 3 is not a path"),
+    (lambda: ModelConfig(weights=["a.pt"]), "model.weights: ['a.pt'] is not a path"),
+    (lambda: PruneConfig(exclude="fc"), "prune.exclude: 'fc' is no list of patterns (['fc'])"),
+    (lambda: PruneConfig(options={"seen": {1, 2}}), "prune.options: holds what is no plain value"),
 ]
 
 
@@ -46,6 +52,16 @@ def test_a_configuration_survives_the_round_trip_through_plain_values():
     )
     assert TrialConfig.from_dict(config.to_dict()) == config
     assert TrialConfig.from_dict(config.baseline().to_dict()).prune is None
+
+
+def test_a_path_may_be_given_as_one_and_is_the_same_trial():
+    """A key, and every file that a trial leaves, is made of plain values."""
+    given = TrialConfig(
+        data=DataConfig("parquet", path=Path("/set")), model=ModelConfig(weights=Path("w.pt"))
+    )
+    text = TrialConfig(data=DataConfig("parquet", path="/set"), model=ModelConfig(weights="w.pt"))
+    assert given == text
+    assert given.key() == text.key()
 
 
 def test_config_id_ignores_the_seed_and_the_key_does_not():

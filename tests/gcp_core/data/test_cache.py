@@ -1,6 +1,8 @@
 """The cache of decoded images: who finds an entry there has asked for this very set."""
 
+import builtins
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -65,7 +67,7 @@ def test_an_empty_class_is_noticed_also_where_the_set_was_decoded_without_it(tmp
     labels_of(config)
     (tmp_path / "set" / "train" / "all").mkdir()
     load_splits.cache_clear()
-    with pytest.raises(DataError, match="no training image has class 0"):
+    with pytest.raises(DataError, match=r"no training image has class 0 \('all'\)"):
         labels_of(config)
 
 
@@ -104,3 +106,53 @@ def test_what_is_decoded_is_as_private_as_the_user_s_umask_says(tmp_path, images
     (entry,) = (path for path in cache.iterdir() if path.is_dir())
     assert stat.S_IMODE(entry.stat().st_mode) == 0o755
     assert all(file.stat().st_mode & stat.S_IROTH for file in entry.iterdir())
+
+
+def test_what_is_decoded_is_read_without_a_lock(tmp_path, images, monkeypatch):
+    config = image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]})
+    before = labels_of(config)
+    load_splits.cache_clear()
+    monkeypatch.setattr("gcp_core.data.cache.fcntl.flock", lambda *_: pytest.fail("locked"))
+    assert labels_of(config) == before
+
+
+def test_the_lock_of_a_colleague_need_not_be_writable(tmp_path, images, cache, monkeypatch):
+    """As under umask 022; its owner was killed before there was an entry. (Tests may run as root, who may write all.)"""
+    config = image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]})
+    before = labels_of(config)
+    load_splits.cache_clear()
+    (entry,) = (path for path in cache.iterdir() if path.is_dir())
+    shutil.rmtree(entry)
+    opened, opened_file = os.open, builtins.open
+
+    def refuse(path: object, writing: bool) -> None:
+        if str(path).endswith(".lock") and writing:
+            raise PermissionError(13, "Permission denied", str(path))
+
+    def os_open(path, flags, *args, **options):
+        refuse(path, bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
+        return opened(path, flags, *args, **options)
+
+    def open_file(path, mode="r", *args, **options):
+        refuse(path, mode != "r")
+        return opened_file(path, mode, *args, **options)
+
+    monkeypatch.setattr(os, "open", os_open)
+    monkeypatch.setattr(builtins, "open", open_file)
+    assert labels_of(config) == before
+    assert entry.is_dir()
+
+
+def test_an_image_whose_name_is_no_utf_8_is_one_like_others(tmp_path, images):
+    """As archives of older systems hold them."""
+    images[0] = images[0].rename(images[0].with_name(os.fsdecode(b"caf\xe9.png")))
+    assert set(labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))) == {
+        0, 10, 20, 30, 40, 50,
+    }  # fmt: skip
+
+
+def test_a_link_that_leads_nowhere_is_named(tmp_path, images):
+    config = image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]})
+    (tmp_path / "set" / "test" / "light" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.raises(DataError, match=r"gone\.png: cannot be read: No such file or directory"):
+        load_splits(config)

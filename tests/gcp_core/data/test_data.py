@@ -127,6 +127,13 @@ def corrupt_parquet(folder):
     (folder / "train.parquet").write_bytes(b"PAR1 this is no parquet")
 
 
+def corrupt_page(folder):
+    """Its end, which says what is in it, is whole."""
+    content = bytearray((folder / "train.parquet").read_bytes())
+    content[4:64] = b"\xff" * 60
+    (folder / "train.parquet").write_bytes(content)
+
+
 def corrupt_image(folder):
     write_parquet(folder, "train", [b"no image"] * 40, [0, 1] * 20)
 
@@ -161,6 +168,7 @@ def no_file(folder):
     ("harm", "text"),
     [
         (corrupt_parquet, "train.parquet: cannot be read as parquet"),
+        (corrupt_page, "train.parquet: cannot be read as parquet"),
         (corrupt_image, "train.parquet: the image in row 0 cannot be decoded"),
         (label_out_of_range, "labels run to 300, but no training image has class 2, 3, 4, 5, 6, ..."),
         (negative_label, "label -1 in row 39 is out of range 0..1"),

@@ -164,3 +164,12 @@ def test_a_palette_of_greys_is_grey_and_one_of_colours_is_not(write_set):
 
 def test_a_palette_of_colours_is_rgb(write_set):
     assert load_splits(write_set("imagefolder", GREYS, [palette([RED])] * 2)).in_channels == 3
+
+
+@pytest.mark.parametrize("name", ["imagefolder", "parquet"])
+def test_an_image_that_is_too_large_for_pillow_is_refused_with_its_name(write_set, monkeypatch, name):
+    """Its error is none of the usual kinds; 30 pixels are more than twice 10."""
+    config = write_set(name, REDS, REDS)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10)
+    with pytest.raises(DataError, match=r"(0\.png|row 0).* cannot be decoded: Image size \(30 pixels\)"):
+        load_splits(config)

@@ -80,6 +80,12 @@ def test_what_the_user_has_set_stays():
     assert "criterion" not in tree["prune"], "a copy"
 
 
+def test_a_ratio_that_nobody_has_said_is_the_method_s_and_another_one_stays():
+    assert with_method(SINGLE, "activation_density").pruning.ratio == 1.0
+    said = dataclasses.replace(SINGLE, prune=PruneConfig(ratio=0.3))
+    assert with_method(said, "activation_density").pruning.ratio == 0.3
+
+
 def test_options_are_merged_and_those_of_another_criterion_are_not_filled():
     tree = {"prune": {"method": HERE, "options": {"order": 1}}}
     assert filled(tree, {"prune.options"})["prune"]["options"] == {"order": 1, "more": 1}

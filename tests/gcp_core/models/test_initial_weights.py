@@ -6,10 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from gcp_core.config import DataConfig, ModelConfig, TrialConfig
+from gcp_core.config import DataConfig, ModelConfig, TrainConfig, TrialConfig
 from gcp_core.errors import CheckpointError, ConfigError
 from gcp_core.models import build_model
+from gcp_core.training import run_trial
 from gcp_core.training.setup import build_setup
+from tests.gcp_core.training.interrupted import Killed, killed_in
 
 
 def setup_from(path):
@@ -95,6 +97,38 @@ def test_files_that_are_no_weights_of_this_network_are_refused_and_never_execute
     assert not Path("executed").exists()
 
 
+def test_a_file_may_be_named_from_the_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    torch.save(weights(), tmp_path / "weights.pt")
+    assert setup_from("~/weights.pt").initial == setup_from(tmp_path / "weights.pt").initial != ""
+
+
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"model\.weights: '.*absent\.pt' is not a file"):
         setup_from(tmp_path / "absent.pt")
+
+
+def test_a_trial_does_not_go_on_from_another_file_under_the_same_path(tmp_path):
+    torch.manual_seed(0)
+    file, folder = tmp_path / "weights.pt", tmp_path / "trial"
+    torch.save(weights(), file)
+    first = file.read_bytes()
+    config = TrialConfig(
+        data=DataConfig(train_images=100),
+        model=ModelConfig("vgg_tiny", 0.125, str(file)),
+        train=TrainConfig(epochs=2),
+        prune=None,
+    )
+    with pytest.raises(Killed):
+        run_trial(config, report=killed_in(2), checkpoint_dir=folder, latency=False)
+    torch.save(weights(), file)
+    with pytest.raises(CheckpointError, match=r"epochs: model\.weights is another file now"):
+        run_trial(config, checkpoint_dir=folder, latency=False)
+    file.write_bytes(first)
+    finished = run_trial(config, checkpoint_dir=folder, latency=False)
+    assert (finished.status, finished.trained_epochs) == ("complete", 1)
+    torch.save(weights(), file)
+    with pytest.raises(CheckpointError, match=r"trial: model\.weights is another file now"):
+        run_trial(config, checkpoint_dir=folder, latency=False)
+    file.unlink()  # a finished trial needs it no more
+    assert run_trial(config, checkpoint_dir=folder, latency=False).weights_sha256 == finished.weights_sha256

@@ -11,7 +11,8 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.surgery import apply_plan
-from gcp_core.records.stages import stage_key, trunk_key
+from gcp_core.records import stages
+from gcp_core.records.stages import course_after_events, repair_of, stage_key, trunk_key
 from gcp_core.training import run_trial
 from tests.oracles.remembering import Remembering, states_in_common
 
@@ -199,3 +200,30 @@ def test_the_processor_is_in_the_key(monkeypatch):
     assert trunk_key(dataclasses.replace(BASE, threads=2), "data", device) != here
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "another")
     assert trunk_key(BASE, "data", device) != here
+
+
+OWN = "own_filling:build"
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        dataclasses.replace(BASE, model=ModelConfig(OWN)),
+        dataclasses.replace(BASE, train=TrainConfig(penalty=OWN)),
+        dataclasses.replace(BASE, train=TrainConfig(rewrite=OWN)),
+        TrialConfig(train=TrainConfig(schedule="cycles", pace=OWN), prune=PruneConfig(start=1)),
+        dataclasses.replace(BASE, prune=PruneConfig(repair=OWN)),
+    ],
+    ids=["model", "penalty", "rewrite", "pace", "repair"],
+)
+def test_the_code_that_a_user_fills_a_slot_with_is_in_the_key(config, tmp_path, monkeypatch):
+    """Somebody corrects it between two runs of a sweep: what the first one shared is of the other code."""
+    monkeypatch.syspath_prepend(tmp_path)
+    keys = []
+    for text in ("number = 1", "number = 2", "number = 1"):
+        (tmp_path / "own_filling.py").write_text(text)
+        stages._module_digest.cache_clear()  # as in another process
+        trunk = trunk_key(config, "data", torch.device("cpu"))
+        keys.append([trunk, course_after_events(config), repair_of(config)])
+    stages._module_digest.cache_clear()
+    assert keys[0] == keys[2] != keys[1]

@@ -114,6 +114,22 @@ def test_the_newest_epochs_are_those_with_the_highest_numbers(tmp_path: Path) ->
     assert {folder.name for folder in checkpoints.root.iterdir()} == {"epoch_10000", "epoch_10001"}
 
 
+def test_damaged_checkpoints_of_later_epochs_do_not_push_out_those_that_are_trained_again(
+    tmp_path: Path,
+) -> None:
+    checkpoints, state = EpochCheckpoints(tmp_path / "epochs"), {"w": torch.ones(3)}
+    for epoch in (7, 8):
+        (checkpoints.save(epoch, state, {}) / STATE).write_bytes(b"")
+    assert checkpoints.newest() is None
+    for epoch in (1, 2, 3):
+        assert checkpoints.save(epoch, state, {}).is_dir()
+        assert checkpoints.newest()[0]["epoch"] == epoch
+    kept = {folder.name for folder in checkpoints.root.iterdir()}
+    assert kept == {"epoch_0002", "epoch_0003", "epoch_0007", "epoch_0008"}
+    checkpoints.keep_newest(3)
+    assert [folder.name for folder in checkpoints.root.iterdir()] == ["epoch_0003"]
+
+
 def test_a_path_s_snapshots_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for level in (9, 99, 100, 101):
         about = {"snapshot": {"level": level, "epoch": 2 * level}, "finals": {}, "weights_sha256": ""}

@@ -10,6 +10,7 @@ from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, T
 from gcp_core.scatter import scattering
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
+from gcp_core.training.setup import build_setup
 from gcp_core.training.statistics import recomputed
 
 TRIAL = TrialConfig(
@@ -102,3 +103,30 @@ def test_statistics_come_back_after_an_error():
     with pytest.raises(ZeroDivisionError), recomputed(net, [(torch.randn(4, 3, 8, 8), None)], keep=False):
         raise ZeroDivisionError
     assert torch.equal(net[1].running_mean, before)
+
+
+def test_norms_of_single_images_have_the_mean_over_the_batches_too():
+    """Theirs is the mean over the images of a batch of each image's own variance."""
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4, track_running_stats=True)).train()
+    rng = torch.Generator().manual_seed(0)
+    batches = [(3 + torch.randn(10, 3, 8, 8, generator=rng), torch.zeros(10)) for _ in range(3)]
+    inputs = [net[0](images).detach() for images, _ in batches]
+    with recomputed(net, batches, keep=False):
+        means = torch.stack([x.mean(dim=(0, 2, 3)) for x in inputs]).mean(0)
+        variances = torch.stack([x.flatten(2).var(2).mean(0) for x in inputs]).mean(0)
+        torch.testing.assert_close(net[1].running_mean, means)
+        torch.testing.assert_close(net[1].running_var, variances)
+    assert net[1].momentum == 0.1
+
+
+@pytest.mark.parametrize(
+    ("train_images", "batch_size", "expected"),
+    [(600, 73, [73] * 7), (97, 32, [32] * 3), (98, 32, [32, 32, 32, 2])],
+    ids=["512 = 7 * 73 + 1", "97 = 3 * 32 + 1", "a last batch of two"],
+)
+def test_statistics_are_taken_over_no_batch_of_a_single_image(train_images, batch_size, expected):
+    """A norm whose maps have one pixel refuses it."""
+    data = dataclasses.replace(TRIAL.data, train_images=train_images)
+    train = dataclasses.replace(TRIAL.train, batch_size=batch_size)
+    setup = build_setup(dataclasses.replace(TRIAL, data=data, train=train))
+    assert [len(labels) for _, labels in setup.statistics_batches()] == expected

@@ -228,6 +228,11 @@ def change(**parts):
             ConfigError,
             "train.device: 'meta' is not supported (auto, cpu, cuda",
         ),
+        (
+            change(data={"train_images": 12}, train={"processes": 8, "batch_size": 16}),
+            DataError,
+            "12 training images are too few for one step",
+        ),
         (change(model={"weights": "absent.pt"}), ConfigError, "model.weights: 'absent.pt' is not a file"),
     ],
 )
