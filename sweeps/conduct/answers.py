@@ -136,6 +136,7 @@ class Answers:
 
     def rests(self, job: Job, outcome: Outcome) -> None:
         """A path has come to rest. It may go on, and is told of as it is now."""
+        self._front.path_left(job.trial_id)
         self._proposals.paused(job)
         self._tracker.finished(job, self.with_drop(job, outcome))
         self._progress.rested(job)
@@ -161,7 +162,9 @@ class Answers:
         if job.kind == "trial":
             new = self._proposals.answer(job, outcome, values, violations)
             self.ended.add(job.trial_id)
-            if not job.config.is_path:  # its snapshots are on the front
+            if job.config.is_path:  # its snapshots are on the front
+                self._front.path_left(job.trial_id)
+            else:
                 # A model that exists has no place of its own, and a plateau has to see that nothing was added.
                 standing = new and values is not None and outcome.status == "complete"
                 self._front.trial(outcome.finals if standing else None)

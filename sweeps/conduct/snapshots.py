@@ -89,7 +89,7 @@ class Snapshots:
             if snap.level == 0:
                 self._front.unpruned(job, snap.finals)
             self._proposals.observe(job, values, violations)
-            self._front.trial(snap.finals if values is not None and snap.status == "complete" else None)
+            self._front.model(snap.finals if values is not None and snap.status == "complete" else None)
             if self._paths is not None:
                 self._paths.judged(job, snap, violations)
             self._keeper.snapshot(job.trial_id, SnapshotRecord(job.trial_id, snap, values, violations))

@@ -31,7 +31,7 @@ class LiveFront:
     it, and so does a better snapshot 0. Objectives without such a scale have no hypervolume while the sweep runs.
 
     Attributes:
-        complete: trials so far that may be on the front.
+        complete: single trials and models of paths so far that may be on the front.
         stand_in: the snapshot that stands for the baseline, such as ``t0003@0``; empty once a baseline has ended.
     """
 
@@ -40,6 +40,8 @@ class LiveFront:
         self._baselines: list[dict[str, float]] = []
         self._unpruned: dict[str, float] = {}
         self._rows: list[dict[str, float] | None] = []
+        self._ends: list[int] = []  # how many rows there were when each trial ended
+        self._left: set[str] = set()
         self._best: dict[int, _Best] = {}
         self._chance = 0.0
         self._known: dict[int, float | None] = {}
@@ -72,10 +74,22 @@ class LiveFront:
         self._scales.clear()
 
     def trial(self, finals: Mapping[str, float] | None) -> None:
-        """A trial has ended; None = without a place on the front."""
+        """A single trial has ended; None = without a place on the front."""
+        self.model(finals)
+        self._ends.append(len(self._rows))
+
+    def model(self, finals: Mapping[str, float] | None) -> None:
+        """A path has finished a model; None as in :meth:`trial`."""
         self._rows.append(None if finals is None else {name: finals[name] for name in self._objectives})
         self.complete += finals is not None
         self._known.clear()
+
+    def path_left(self, trial_id: str) -> None:
+        """A path has come to rest or to its end: as one trial, once."""
+        if trial_id not in self._left:
+            self._left.add(trial_id)
+            self._ends.append(len(self._rows))
+            self._known.clear()
 
     def recall(
         self,
@@ -91,26 +105,28 @@ class LiveFront:
             if record.status == "complete" and record.key in searched:
                 self.baseline(record.finals, record.job.folder)
         for record in sorted(trials, key=lambda one: one.ended_ms or math.inf):  # 0 = it has not ended
-            taken = (snapshots or {}).get(record.job.trial_id, [])
-            for known in taken:
+            if not record.job.config.is_path:
+                if record.finished:
+                    standing = record.status == "complete" and record.values is not None
+                    self.trial(record.finals if standing else None)
+                continue
+            for known in (snapshots or {}).get(record.job.trial_id, []):
                 if known.snap.level == 0:
                     self.unpruned(record.job, known.snap.finals)
                 standing = known.snap.status == "complete" and known.values is not None
-                self.trial(known.snap.finals if standing else None)
-            if record.finished and not taken:
-                standing = record.status == "complete" and record.values is not None
-                self.trial(record.finals if standing else None)
+                self.model(known.snap.finals if standing else None)
+            if record.finished or record.status == "paused":
+                self.path_left(record.job.trial_id)
 
     def hypervolume(self, without_last: int = 0) -> float | None:
         """Share of the box between worst and best that the front dominates; None = not known yet.
 
-        ``without_last`` leaves out the trials that ended last.
+        ``without_last`` takes the front as it was before as many trials ended.
         """
         if without_last not in self._known:
             best = self._best.setdefault(without_last, _Best(self._objectives))
-            self._known[without_last] = self.hypervolume_of(
-                best.of(self._rows, len(self._rows) - without_last)
-            )
+            count = self._ends[-without_last - 1] if without_last else len(self._rows)
+            self._known[without_last] = self.hypervolume_of(best.of(self._rows, count))
         return self._known[without_last]
 
     def hypervolume_of(self, rows: Sequence[Mapping[str, float]]) -> float | None:
@@ -135,7 +151,7 @@ class LiveFront:
 
     def growth(self, last: int) -> float | None:
         """Growth of the hypervolume over the ``last`` trials in per cent; None if there was none before them."""
-        before = self.hypervolume(last) if len(self._rows) > last else None
+        before = self.hypervolume(last) if len(self._ends) > last else None
         now = self.hypervolume()
         return 100 * (now / before - 1) if before and now is not None else None
 

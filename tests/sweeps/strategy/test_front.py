@@ -148,3 +148,27 @@ def test_the_hypervolume_and_its_growth_are_those_of_all_trials_though_only_the_
             assert front.hypervolume() == pytest.approx(front.hypervolume_of([r for r in rows if r]))
         if number % 7 == 0 and number > 20:
             assert front.hypervolume(20) == pytest.approx(front.hypervolume_of([r for r in rows[:-20] if r]))
+
+
+def test_in_a_sweep_of_paths_a_trial_is_a_path_with_all_its_models(tmp_path) -> None:
+    """Two paths of three models each: the second one's models added a good deal, only its last two nothing."""
+    front = LiveFront({"val_accuracy": "max", "macs": "min"})
+    front.baseline({"val_accuracy": 90.0, "macs": 100.0}, tmp_path)
+    for trial_id, accuracies in (("t0000", (82.0, 82.0, 82.0)), ("t0001", (88.0, 82.0, 82.0))):
+        assert front.growth(1) is None, "no path ended before the last one"
+        for accuracy in accuracies:
+            front.model({"val_accuracy": accuracy, "macs": 50.0})
+        front.path_left(trial_id)
+    # The box is 80 .. 90 % by 100 .. 0 MACs.
+    assert front.growth(1) == pytest.approx(100 * (0.8 / 0.2 - 1))
+    front.path_left("t0000")
+    assert front.growth(1) == pytest.approx(100 * (0.8 / 0.2 - 1)), "it rested, and has now ended: one path"
+
+
+def test_a_driver_that_takes_over_counts_paths_that_rest_or_ended_as_trials(tmp_path: Path) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path, {**OF_PATHS, "search.trials": 2}))
+    drive(conductor, PATHS)
+    front = LiveFront(GOALS)
+    front.recall(ledger.records("trial"), ledger.records("baseline"), ledger.snapshots())
+    assert len(ledger.snapshots()) == 2
+    assert front._ends == [front._ends[0], len(front._rows)] == conductor._front._ends
