@@ -253,6 +253,25 @@ def test_several_sweeps_share_one_table(sweep, tmp_path):
     assert [entry["name"] for entry in both.attrs["sweeps"]] == ["synthetic", "other"]
 
 
+def test_sweeps_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [(tmp_path / place / "demo").resolve() for place in ("before", "after")]
+    for folder, accuracy in zip(folders, (97.0, 95.0)):
+        write_sweep(folder, [baseline_trial(0, accuracy), *some_trials(3)])
+    both = analysis.load(folders)
+    assert both["sweep"].value_counts().to_dict() == {str(folder): 4 for folder in folders}
+    assert [entry["name"] for entry in both.attrs["sweeps"]] == [str(folder) for folder in folders]
+    assert table.counts(both)["trials"] == 6
+    of_each = both.groupby("sweep")["baseline_val_accuracy"].unique().map(list).to_dict()
+    assert of_each == {str(folders[0]): [97.0], str(folders[1]): [95.0]}, "no row has the other's baseline"
+
+
+def test_a_sweep_that_is_given_twice_counts_once(sweep, df):
+    again = analysis.load([sweep, sweep])
+    assert again["model"].tolist() == df["model"].tolist()
+    assert set(again["sweep"]) == {"synthetic"}
+    assert len(again.attrs["sweeps"]) == 1
+
+
 def test_load_stays_a_function_whatever_is_imported_later():
     assert analysis.load is load_function
     assert callable(read_records)
