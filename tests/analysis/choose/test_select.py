@@ -120,9 +120,7 @@ def test_a_trial_without_a_value_of_an_objective_can_be_chosen_by_id(trials):
     trials.loc[trials["trial"] == "t0002", "latency_ms"] = float("nan")
     goals = {"val_accuracy": "max", "latency_ms": "min"}
     choice = choose(trials, [], parse_verb({"id": "t0002"}), goals)
-    assert choice.reason.startswith(
-        "t0002 was chosen by id; it is on no front, as its latency is not known."
-    )
+    assert choice.reason.startswith("t0002 was chosen by id; it is on no front, as its latency is not known.")
 
 
 @pytest.mark.parametrize(
