@@ -97,13 +97,14 @@ def register(
     """Choose as in select, prove as in export, then put the model into MLflow's registry under an alias."""
     from analysis.cli import answers
     from analysis.ship.export import export
-    from analysis.ship.register import alias_for, check_alias, check_place
+    from analysis.ship.register import alias_for, check_alias, check_name, check_place
     from analysis.ship.register import register as put
 
     df = read(sweep, tracking_uri, no_cache)
     choice, parsed = choose(df, constraints, verbs)
     row = choice.rows.iloc[0]
     name, alias = name or str(row["sweep"]), alias or alias_for(row, parsed)
+    check_name(name)
     check_alias(alias)
     check_place(df, row)
     with tempfile.TemporaryDirectory() as work:

@@ -99,6 +99,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     """
     from mlflow.exceptions import MlflowException
 
+    check_name(name)
     check_alias(alias)
     entry = check_place(df, row)
     if not (exported.folder / "model.onnx").is_file():
@@ -129,6 +130,17 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
         new,
         moved,
     )
+
+
+def check_name(name: str) -> None:
+    """MLflow's rules for names of registered models, asked before the long proof; and no quotes, which end its filters.
+
+    Raises:
+        ConfigError: MLflow would refuse it.
+    """
+    if not name.strip() or name == "." or name.startswith("..") or any(sign in name for sign in "/:'\""):
+        hint = "not empty, and without / and : and quotes"
+        raise ConfigError(f"{name!r} is no name of a registered model for MLflow", "--name", hint)
 
 
 def check_alias(alias: str) -> None:
@@ -183,9 +195,14 @@ def _create(client: MlflowClient, name: str) -> None:
 
 
 def _same_weights(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.tags.get("weights_sha256") == sha256:
-            return version
+    """The version that has these weights, None if there is none; the registry gives them in pages."""
+    token: str | None = None
+    while token != "":
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        for version in page:
+            if version.tags.get("weights_sha256") == sha256:
+                return version
+        token = page.token or ""
     return None
 
 
