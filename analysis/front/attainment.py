@@ -42,17 +42,17 @@ def attainment(parts: Mapping[str, pd.DataFrame], objectives: Objectives) -> pd.
             sets.append(np.full(len(best), i))
         # moocore minimises and takes the share of runs that attain a point, in per cent.
         levels = (25.0, 50.0, 75.0) if len(seeds) >= _FEW else (100.0 / len(seeds), 50.0, 100.0)
-        surface = moocore.eaf(np.vstack(points), sets=np.concatenate(sets), percentiles=sorted(set(levels)))
-        rows = pd.DataFrame(surface[:, :-1], columns=list(objectives))
-        for column, direction in objectives.items():
-            if direction == "max":
-                rows[column] = -rows[column]
-        rows.insert(0, "level", surface[:, -1])
-        bands = {round(level, 6): band for level, band in zip(levels, ("best", "median", "worst"))}
-        rows.insert(0, "band", [bands.get(round(v, 6), "median") for v in rows["level"]])
-        rows.insert(0, "label", label)
-        frames.append(rows)
-    return pd.concat(frames, ignore_index=True)
+        found = moocore.eaf(np.vstack(points), sets=np.concatenate(sets), percentiles=sorted(set(levels)))
+        for band, level in zip(
+            ("best", "median", "worst"), levels
+        ):  # of two seeds the best is the median too
+            surface = found[np.isclose(found[:, -1], level)]
+            rows = pd.DataFrame(surface[:, :-1], columns=list(objectives))
+            for column, direction in objectives.items():
+                if direction == "max":
+                    rows[column] = -rows[column]
+            frames.append(rows.assign(label=label, band=band, level=surface[:, -1]))
+    return pd.concat(frames, ignore_index=True)[["label", "band", "level", *objectives]]
 
 
 def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:

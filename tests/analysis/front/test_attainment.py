@@ -23,6 +23,18 @@ def test_median_attainment_is_reached_by_half_of_the_seeds():
     assert draw_attainment(surfaces, "macs", "val_accuracy").axes[0].get_xlabel().startswith("Multiply-adds")
 
 
+@pytest.mark.parametrize("seeds", [1, 2, 3])
+def test_few_seeds_have_a_band_from_the_best_to_the_worst(seeds):
+    df = runs([("a", s, base + s, macs) for s in range(seeds) for base, macs in ((80.0, 20.0), (85.0, 40.0))])
+    surfaces = attainment({"a": df}, GOALS)
+    assert surfaces.groupby("band")["val_accuracy"].max().drop("median").to_dict() == {
+        "best": 84.0 + seeds,
+        "worst": 85.0,
+    }
+    figure = draw_attainment(surfaces, "macs", "val_accuracy")
+    assert len(figure.axes[0].collections) == 1, "the band"
+
+
 def test_the_difference_map_favours_the_better_method_everywhere():
     parts = compare.split(two_methods(2.0), "prune.criterion")
     boxes = attainment_difference(parts["good"], parts["poor"], GOALS)
