@@ -18,8 +18,8 @@ from analysis.evidence import noise
 from analysis.runs import table
 from analysis.runs.store import find, read_records
 from gcp_core.errors import DataError
-from gcp_core.schema import FINALS, Tag
-from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
+from gcp_core.schema import FINALS, SCHEMA_VERSION, Tag
+from tests.analysis.synthetic import baseline_trial, log_run, reseeded, some_trials, write_sweep
 
 
 def test_every_run_is_a_row_with_typed_columns(df):
@@ -166,6 +166,19 @@ def test_the_cache_gives_the_same_table_and_sees_what_ended_since(sweep, tmp_pat
     assert bool(again.loc["t0024", "candidate"])
     assert again.loc["t0024", "val_accuracy"] == 99.0
     assert len(again) == len(direct)
+
+
+def test_the_cache_sees_what_a_driver_wrote_whose_clock_is_behind(tmp_path):
+    write_sweep(tmp_path / "s", [baseline_trial(), *some_trials(3)])
+    entry = analysis.load(tmp_path / "s").attrs["sweeps"][0]
+    tags = {Tag.SWEEP_ID: entry["id"], Tag.SWEEP_NAME: entry["name"], Tag.SCHEMA: SCHEMA_VERSION}
+    late = some_trials(1, seed=5, first=3)[0]
+    # The last one ended at 210 seconds, this one by its own driver's clock at 130.
+    start = 1_700_000_000_000 + 100_000
+    place = MlflowClient(entry["tracking_uri"]), entry["experiment_id"], entry["parent_run_id"]
+    log_run(*place, late, tags, start)
+    assert set(analysis.load(tmp_path / "s")["trial"]) == {"b0000", "t0000", "t0001", "t0002", "t0003"}
+    assert len(analysis.load(tmp_path / "s")) == 5
 
 
 def test_the_cache_sees_what_was_deleted_and_what_was_restored(sweep, tmp_path):
