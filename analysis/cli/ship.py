@@ -53,6 +53,7 @@ def export(
     from analysis.cli import answers
     from analysis.ship.export import export as write
     from analysis.show import terminal
+    from analysis.text import digits
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
@@ -64,7 +65,7 @@ def export(
     click.echo(choice.reason)
     click.echo()
     click.echo("proven in a fresh process:")
-    rows = [(c.name, f"{c.logged:.10g}", f"{c.measured:.10g}", c.note.strip()) for c in exported.checks]
+    rows = [(c.name, digits(c.logged), digits(c.measured), c.note.strip()) for c in exported.checks]
     terminal.show(terminal.table(["", "logged", "now", ""], rows))
     if int8:
         accuracy = exported.proof["int8_val_accuracy"]

@@ -111,7 +111,8 @@ def _checks(checks: Sequence[Compared], proof: dict[str, Any]) -> list[str]:
         "| check | logged | measured again |",
         "|---|---|---|",
     ]
-    return [*lines, *(f"| {c.name} | {c.logged:.10g} | {c.measured:.10g}{c.note} |" for c in checks), ""]
+    rows = (f"| {c.name} | {text.digits(c.logged)} | {text.digits(c.measured)}{c.note} |" for c in checks)
+    return [*lines, *rows, ""]
 
 
 def _training(manifest: dict[str, Any]) -> list[str]:

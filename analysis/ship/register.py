@@ -24,6 +24,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
+from analysis import text
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
 from analysis.runs.artifacts import sweep_of
@@ -222,7 +223,7 @@ def _lineage(
         "weights_sha256": exported.sha256,
     }
     tags.update(
-        {name: f"{float(row[name]):.10g}" for name in _SHOWN if name in row and row[name] == row[name]}
+        {name: text.digits(float(row[name])) for name in _SHOWN if name in row and row[name] == row[name]}
     )
     return {key: str(value) for key, value in tags.items() if value is not None}
 
