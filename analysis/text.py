@@ -45,6 +45,11 @@ def quantity(name: str, value: float | None) -> str:
     return f"{value:g} {unit}".strip()
 
 
+def digits(value: float) -> str:
+    """A number to compare with another one: whole numbers with all their digits, others with ten."""
+    return str(int(value)) if math.isfinite(value) and value == int(value) else f"{value:.10g}"
+
+
 def spread(name: str, value: float) -> str:
     """A standard deviation of a quantity: accuracies spread by points, not by per cent."""
     if name in FINALS and FINALS[name].unit == "%":

@@ -38,6 +38,9 @@ _NUMBER = re.compile(r"([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([
 _PREFIX = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _RELATIVE = ("macs", "params", "latency_ms", "device_hours")
 _SHARES = ("macs_removed", "params_removed", "macs_kept", "params_kept")
+#: Values this close to a bound (as a share of it, and in its unit) are equal to it: 97.4 - 97.1 is 0.3 points, and a
+#: little more in binary.
+_CLOSE, _CLOSE_TO_0 = 1e-12, 1e-9
 #: Units by column: word -> factor to the column's own unit.
 _UNITS: dict[str, dict[str, float]] = {
     "latency_ms": {"": 1.0, "ms": 1.0, "s": 1e3, "us": 1e-3, "µs": 1e-3},
@@ -85,7 +88,11 @@ class Constraint:
         values = self._most_lenient(df)
         bounds = self.bounds(df)
         with np.errstate(invalid="ignore"):
-            return _OPERATORS[self.op](values, bounds) & np.isfinite(values) & np.isfinite(bounds)
+            equal = np.isclose(values, bounds, rtol=_CLOSE, atol=_CLOSE_TO_0)
+            kept = _OPERATORS[self.op](np.where(equal, bounds, values), bounds)
+            kept &= np.isfinite(values) & np.isfinite(bounds)
+        # A word in a column of numbers is another value than any number.
+        return kept | (np.isnan(values) & df[self.column].notna().to_numpy()) if self.op == "!=" else kept
 
     def _words(self, df: pd.DataFrame) -> tuple[np.ndarray, str]:
         """(n,) the values as text and the bound that they are compared with: a yes or no however it is written, as
@@ -97,8 +104,10 @@ class Constraint:
         return words.to_numpy(), str(self.bound)
 
     def values(self, df: pd.DataFrame) -> np.ndarray:
-        """(n,) float64 values that are judged."""
-        return df[self.column].to_numpy(dtype=float, na_value=np.nan)
+        """(n,) float64 values that are judged; what is no number (``auto``) has no value."""
+        import pandas as pd
+
+        return pd.to_numeric(df[self.column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
 
     def _most_lenient(self, df: pd.DataFrame) -> np.ndarray:
         """The values; of a latency the end of its interval that is nearer to the bound: noise excludes no trial."""
@@ -265,6 +274,9 @@ def _check_data(df: pd.DataFrame, constraint: Constraint) -> None:
     column = constraint.column
     if column not in df.columns or not df[column].notna().any():
         raise ConfigError("no trial has a value", column, "was it measured in this sweep?")
+    if not isinstance(constraint.bound, str) and np.isnan(constraint.values(df)).all():
+        known = ", ".join(sorted(set(as_words(df[column].dropna())))[:5])
+        raise ConfigError(f"no trial has a number here, as {constraint} wants", column, f"values: {known}")
     if constraint.relative and not np.isfinite(constraint.bounds(df)).any():
         raise ConfigError(
             f"{constraint} needs a finished baseline of the same data, model, training and seed; there is none",
@@ -302,5 +314,5 @@ def describe(removal: Removal) -> str:
         notes.append(f"{removal.missing} without a value")
     if removal.nearest:
         column = removal.constraint.split()[0]
-        notes.append(f"nearest miss: {removal.nearest} by {text.quantity(column, removal.nearest_miss)}")
+        notes.append(f"nearest miss: {removal.nearest} by {text.spread(column, removal.nearest_miss)}")
     return f"{said} ({'; '.join(notes)})" if notes else said

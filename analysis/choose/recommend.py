@@ -105,15 +105,15 @@ def recommend(
 
     Args:
         within: points of validation accuracy that it may lose to its baseline.
-        constraints: limits that it keeps as well.
-        choice: a choice that somebody made instead; it is only described.
+        constraints: limits that it keeps as well, and whatever it is compared with.
+        choice: a choice that somebody made instead, within these limits; it is only described.
     """
-    if choice is not None:
-        return _described(df, choice, "asked", "the requested choice", choice.reason, within)
     rows = df[df["candidate"]]
+    kept = rows[hard.feasible(rows, constraints)] if constraints and len(rows) else rows
+    if choice is not None:
+        return _described(df, kept, choice, "asked", "the requested choice", choice.reason, within)
     if rows.empty:
         return _nothing("no model is finished", _why_nothing(df), "nothing")
-    kept = rows[hard.feasible(rows, constraints)] if constraints else rows
     if kept.empty:
         alone = "; ".join(hard.describe(hard.removal(rows, c)) for c in constraints)
         return _nothing("no finished model keeps the limits", f"{alone}.", "nothing")
@@ -130,7 +130,7 @@ def recommend(
             f"and cost less than the baseline; {found.model} {_lowest(cost)} of them."
         )
         rule = f"the cheapest {word(df)} within {points} of its baseline"
-        return _described(df, found, "within", rule, why, within)
+        return _described(df, kept, found, "within", rule, why, within)
     except NothingFeasible:
         pass
     try:
@@ -138,11 +138,16 @@ def recommend(
     except NothingFeasible:
         why = f"None of {text.plural(len(kept), 'finished ' + word(df))} costs less than the baseline."
         return _nothing("nothing is smaller than the baseline yet", why, "nothing smaller")
-    return _nearest(df, first, smaller, cost, within)
+    return _nearest(df, kept, first, smaller, cost, within)
 
 
 def _nearest(
-    df: pd.DataFrame, first: Choice, smaller: Sequence[Constraint], cost: str, within: float
+    df: pd.DataFrame,
+    kept: pd.DataFrame,
+    first: Choice,
+    smaller: Sequence[Constraint],
+    cost: str,
+    within: float,
 ) -> Recommendation:
     """If no model keeps the limit: the nearest one, or the cheapest one that the images cannot tell from it."""
     near, points, one = first.rows.iloc[0], text.plural(within, "point"), word(df)
@@ -158,7 +163,7 @@ def _nearest(
         alike = hard.Constraint("val_accuracy", ">=", float(low))
         found = select.choose(df, [*smaller, most, alike], select.cheapest(cost))
     if found.model == first.model:
-        return _described(df, first, "nearest", f"{rule}comes nearest", why, within)
+        return _described(df, kept, first, "nearest", f"{rule}comes nearest", why, within)
     row = found.rows.iloc[0]
     why += (
         f" The validation images cannot tell {text.plural(found.feasible - 1, 'other ' + one)} from it that "
@@ -166,7 +171,7 @@ def _nearest(
         f"{_away(row['accuracy_drop'], within)} too far."
     )
     rule += "is the cheapest of those that come nearest"
-    return _described(df, found, "nearest", rule, why, within, against=near)
+    return _described(df, kept, found, "nearest", rule, why, within, against=near)
 
 
 def export_command(df: pd.DataFrame, row: pd.Series) -> str:
@@ -230,7 +235,7 @@ def _without_baseline(
         f"{text.plural(found.feasible, word(df))} within {points} of the most accurate one ({limit + within:.2f} %)."
     )
     rule = f"the cheapest {word(df)} within {points} of the most accurate one"
-    return _described(df, found, "no baseline", rule, why, within, limit)
+    return _described(df, kept, found, "no baseline", rule, why, within, limit)
 
 
 def _nothing(rule: str, why: str, basis: Basis) -> Recommendation:
@@ -244,6 +249,7 @@ def _why_nothing(df: pd.DataFrame) -> str:
 
 def _described(
     df: pd.DataFrame,
+    kept: pd.DataFrame,
     choice: Choice,
     basis: Basis,
     rule: str,
@@ -252,12 +258,14 @@ def _described(
     limit: float = float("nan"),
     against: pd.Series | None = None,
 ) -> Recommendation:
-    """``against``: the model that it is compared with; without one, a cheaper one that the images do not tell apart."""
+    """``against``: the model that it is compared with; without one, a cheaper one of ``kept`` that the images do not tell
+    apart.
+    """
     row = choice.rows.iloc[0]
     if basis in ("within", "nearest"):
         limit = float(row["baseline_val_accuracy"]) - within
     fresh = _confirmation(df, row)
-    other = against if against is not None else _alternative(df, row)
+    other = against if against is not None else _alternative(kept, row)
     standing = _standing(row, basis, limit, fresh)
     export = export_command(df, row)
     return Recommendation(
@@ -334,12 +342,14 @@ def _sure(
     return tuple(said)
 
 
-def _alternative(df: pd.DataFrame, row: pd.Series) -> pd.Series | None:
-    """The most accurate cheaper model of the front that the images do not tell apart from this one, if there is one."""
+def _alternative(kept: pd.DataFrame, row: pd.Series) -> pd.Series | None:
+    """The most accurate cheaper model of the front of ``kept`` (candidates that keep what limits there are) that the
+    images do not tell apart from this one, if there is one.
+    """
     low, high = (row.get(f"val_accuracy_{end}", np.nan) for end in ("low", "high"))
     if not np.isfinite(low):
         return None
-    front = pareto.front(df[df["candidate"]], _FALLBACK)
+    front = pareto.front(kept, _FALLBACK)
     alike = front[front["val_accuracy"].between(low, high) & (front["macs"] < row["macs"])]
     return None if alike.empty else alike.sort_values("val_accuracy", kind="stable").iloc[-1]
 

@@ -133,10 +133,10 @@ def cheapest(column: str) -> Verb:
 
 
 def knee() -> Verb:
-    """Where the feasible front bends most; the sentence names the trade-off on either side."""
+    """Where the feasible front of accuracy and cost bends most; the sentence names the trade-off on either side."""
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
-        benefit, cost = _pair(objectives)
+        benefit, cost = "val_accuracy", _cost_of(objectives)
         found = pareto.knee(df, benefit, cost)
         if found is None:
             raise NothingFeasible(
@@ -197,6 +197,9 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
     if not levels:
         raise ConfigError("no level given", "--lexicographic", 'for instance "accuracy:0.2 macs"')
     checked = [(*_directed(column), tolerance) for column, tolerance in levels]
+    for column, _, tolerance in checked:
+        if not tolerance >= 0:
+            raise ConfigError(f"{tolerance:g} is not a tolerance >= 0", f"--lexicographic {column}")
 
     def kept_of(df: pd.DataFrame) -> Iterator[tuple[str, float, pd.DataFrame]]:
         """(column, tolerance, rows that are left) of each level in turn."""
@@ -204,7 +207,8 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
             _need(df, column)
             sign = -1.0 if direction == "max" else 1.0
             cost = sign * _values(df, column)
-            df = df[cost <= np.nanmin(cost) + tolerance]
+            limit = np.nanmin(cost) + tolerance
+            df = df[(cost <= limit) | np.isclose(cost, limit, rtol=1e-12, atol=1e-9)]
             yield column, tolerance, df
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
@@ -286,8 +290,13 @@ def by_id(model: str) -> Verb:
         if rows.empty:
             hint = did_you_mean(model, df["model"])
             raise NothingFeasible(f"{model} is not among the {len(df)} feasible {word(df)}s", "--id", hint)
-        better = _dominating(df, rows.index[0], objectives)
+        if len(rows) > 1:
+            raise ConfigError("several sweeps have a model of this name", model, "load one sweep at a time")
+        unknown = [c for c in objectives if not costs(rows, {c: objectives[c]})[1].any()]
+        better = df.head(0) if unknown else _dominating(df, rows.index[0], objectives)
         state = "on the front {among}"
+        if unknown:
+            state = f"on no front, as its {' and '.join(map(_words, unknown))} is not known"
         if len(better):
             verb = "is" if len(better) == 1 else "are"
             state = (
@@ -323,10 +332,9 @@ def _directed(column: str) -> tuple[str, Direction]:
     return name, required(FINALS[name].better, name)
 
 
-def _pair(objectives: Objectives) -> tuple[str, str]:
-    benefits = [c for c, d in objectives.items() if d == "max"] or ["val_accuracy"]
-    prices = [c for c, d in objectives.items() if d == "min"] or ["macs"]
-    return benefits[0], prices[0]
+def _cost_of(objectives: Objectives) -> str:
+    """The first cost among the objectives; what is lost in accuracy is none."""
+    return next((c for c, d in objectives.items() if d == "min" and c != "accuracy_drop"), "macs")
 
 
 def _scales(df: pd.DataFrame, objectives: Objectives) -> dict[str, Direction]:

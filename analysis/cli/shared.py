@@ -196,8 +196,22 @@ def choose(
 
     parsed = [hard.parse(one, table.config_columns(df)) for one in constraints]
     if verbs.get("id"):
-        row_of(df, str(verbs["id"]))  # refuses a name that nothing has
+        _check_candidate(row_of(df, str(verbs["id"])))  # a name that nothing has is refused
     return select.choose(df, parsed, parse_verb(verbs)), parsed
+
+
+def _check_candidate(row: pd.Series) -> None:
+    """Say why a model that exists can never be chosen, instead of that no limit lets it through.
+
+    Raises:
+        NothingFeasible: it is none of the search's, or was left out.
+    """
+    from analysis.errors import NothingFeasible
+
+    why = row["left_out"] if row["kind"] == "trial" else f"it is a {row['kind']} run"
+    if why:
+        hint = f"choose {row['same_as']}" if row["same_as"] else ""
+        raise NothingFeasible(f"cannot be chosen: {why}", str(row["model"]), hint)
 
 
 def say_json(answer: dict[str, Any]) -> None:

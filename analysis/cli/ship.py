@@ -53,6 +53,7 @@ def export(
     from analysis.cli import answers
     from analysis.ship.export import export as write
     from analysis.show import terminal
+    from analysis.text import digits
 
     df = read(sweep, tracking_uri, no_cache)
     choice, _ = choose(df, constraints, verbs)
@@ -64,7 +65,7 @@ def export(
     click.echo(choice.reason)
     click.echo()
     click.echo("proven in a fresh process:")
-    rows = [(c.name, f"{c.logged:.10g}", f"{c.measured:.10g}", c.note.strip()) for c in exported.checks]
+    rows = [(c.name, digits(c.logged), digits(c.measured), c.note.strip()) for c in exported.checks]
     terminal.show(terminal.table(["", "logged", "now", ""], rows))
     if int8:
         accuracy = exported.proof["int8_val_accuracy"]
@@ -97,13 +98,14 @@ def register(
     """Choose as in select, prove as in export, then put the model into MLflow's registry under an alias."""
     from analysis.cli import answers
     from analysis.ship.export import export
-    from analysis.ship.register import alias_for, check_alias, check_place
+    from analysis.ship.register import alias_for, check_alias, check_name, check_place
     from analysis.ship.register import register as put
 
     df = read(sweep, tracking_uri, no_cache)
     choice, parsed = choose(df, constraints, verbs)
     row = choice.rows.iloc[0]
     name, alias = name or str(row["sweep"]), alias or alias_for(row, parsed)
+    check_name(name)
     check_alias(alias)
     check_place(df, row)
     with tempfile.TemporaryDirectory() as work:

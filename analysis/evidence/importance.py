@@ -15,10 +15,11 @@ import numpy as np
 
 from analysis.errors import NothingFeasible
 from analysis.evidence import forest
+from analysis.evidence.compare import entrants
 from analysis.front import pareto
 from analysis.front.anchors import anchors_for
 from analysis.plain import rows_of
-from analysis.runs.models import of_the_search, one_per_trial, word
+from analysis.runs.models import one_per_trial, word
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -42,7 +43,8 @@ def importance(
     df: pd.DataFrame, target: str = "val_accuracy", *, repeats: int = 10, seed: int = 0
 ) -> pd.DataFrame:
     """One row per searched parameter, most important first. In a sweep of paths the target is a path's hypervolume
-    (``df.attrs["objectives"]``), whatever was asked for.
+    (``df.attrs["objectives"]``), whatever was asked for. A trial that made the same model as an earlier one counts: its
+    setting led there too.
 
     Columns:
         parameter: dotted configuration path. Trials without a value (``null``) are a value of their own.
@@ -66,8 +68,8 @@ def importance(
 
     if target not in FINALS or target not in df.columns:
         raise ConfigError("no such value", target, did_you_mean(target, FINALS))
-    rows = of_the_search(df)
-    rows = rows[rows["candidate"] & rows[target].notna()]
+    df = entrants(df)
+    rows = df[df["candidate"] & df[target].notna()]
     if word(rows) == "model":
         rows, target = _one_per_path(df, rows), PATHS
     names = varying(df)

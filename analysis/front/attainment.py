@@ -4,6 +4,7 @@ seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -41,17 +42,17 @@ def attainment(parts: Mapping[str, pd.DataFrame], objectives: Objectives) -> pd.
             sets.append(np.full(len(best), i))
         # moocore minimises and takes the share of runs that attain a point, in per cent.
         levels = (25.0, 50.0, 75.0) if len(seeds) >= _FEW else (100.0 / len(seeds), 50.0, 100.0)
-        surface = moocore.eaf(np.vstack(points), sets=np.concatenate(sets), percentiles=sorted(set(levels)))
-        rows = pd.DataFrame(surface[:, :-1], columns=list(objectives))
-        for column, direction in objectives.items():
-            if direction == "max":
-                rows[column] = -rows[column]
-        rows.insert(0, "level", surface[:, -1])
-        bands = {round(level, 6): band for level, band in zip(levels, ("best", "median", "worst"))}
-        rows.insert(0, "band", [bands.get(round(v, 6), "median") for v in rows["level"]])
-        rows.insert(0, "label", label)
-        frames.append(rows)
-    return pd.concat(frames, ignore_index=True)
+        found = moocore.eaf(np.vstack(points), sets=np.concatenate(sets), percentiles=sorted(set(levels)))
+        for band, level in zip(
+            ("best", "median", "worst"), levels
+        ):  # of two seeds the best is the median too
+            surface = found[np.isclose(found[:, -1], level)]
+            rows = pd.DataFrame(surface[:, :-1], columns=list(objectives))
+            for column, direction in objectives.items():
+                if direction == "max":
+                    rows[column] = -rows[column]
+            frames.append(rows.assign(label=label, band=band, level=surface[:, -1]))
+    return pd.concat(frames, ignore_index=True)[["label", "band", "level", *objectives]]
 
 
 def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectives) -> pd.DataFrame:
@@ -64,15 +65,11 @@ def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectiv
     import moocore
     import pandas as pd
 
-    sides = []
-    for part in (a, b):
-        rows = []
-        for i, (_, group) in enumerate(part.groupby("seed"), start=1):
-            values, _ = costs(group, objectives)
-            best = values[pareto.nondominated(values)]
-            rows.append(np.column_stack([best, np.full(len(best), i)]))
-        sides.append(np.vstack(rows))
-    found = moocore.eafdiff(sides[0], sides[1], rectangles=True)
+    fronts = [_fronts(part, objectives) for part in (a, b)]
+    # moocore takes the first half of all runs for the first side, however many that has: every seed counts so often
+    # that both sides have as many. The shares stay what they are.
+    runs = math.lcm(*map(len, fronts))
+    found = moocore.eafdiff(*(_repeated(side, runs // len(side)) for side in fronts), rectangles=True)
     names = list(objectives)
     frame = pd.DataFrame(
         {
@@ -84,6 +81,18 @@ def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectiv
         if direction == "max":
             low, high = -frame[f"{name}_high"], -frame[f"{name}_low"]
             frame[f"{name}_low"], frame[f"{name}_high"] = low, high
-    # moocore gives the difference in numbers of intervals; the largest possible is the number of runs.
-    frame["difference"] = found[:, 4] / max(a["seed"].nunique(), b["seed"].nunique())
+    # moocore gives the difference in numbers of intervals; the largest possible is the number of runs of a side.
+    frame["difference"] = found[:, 4] / runs
     return frame
+
+
+def _fronts(part: pd.DataFrame, objectives: Objectives) -> list[np.ndarray]:
+    """The front of every seed, as values to be minimised."""
+    values = (costs(group, objectives)[0] for _, group in part.groupby("seed"))
+    return [found[pareto.nondominated(found)] for found in values]
+
+
+def _repeated(fronts: list[np.ndarray], times: int) -> np.ndarray:
+    """The points of all fronts, each front so often, with the number of the run in the last column."""
+    runs = [front for front in fronts for _ in range(times)]
+    return np.vstack([np.column_stack([front, np.full(len(front), i)]) for i, front in enumerate(runs, 1)])

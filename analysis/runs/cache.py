@@ -4,6 +4,7 @@ A finished run never changes its values, so a later read asks only for runs that
 and for the ids of those that were deleted; a run that was deleted leaves the table and one that was restored returns.
 Snapshots are read again with the path that they belong to, whenever they ended: they may reach MLflow late, and their
 path ends after them. Those that ended since are read too: one may be polished long after its path has ended.
+Runs that ended shortly before the newest one are read again: the clock of the driver that wrote them may be behind.
 Only runs that were deleted and then purged (``mlflow gc``) between two reads are not noticed: ``cache=False``
 (``--no-cache``) reads everything again.
 """
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 log = logging.getLogger(__name__)
+#: How far apart the clocks of two drivers of one sweep may be, ms.
+_APART = 120_000
 
 
 def cached_records(ref: SweepRef) -> pd.DataFrame:
@@ -37,7 +40,7 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
         fresh = read_records(ref, deleted_too=True)
         _write(fresh, file)
         return _active(fresh, deleted_runs(ref))
-    new = read_records(ref, newer_than=newest, deleted_too=True)
+    new = read_records(ref, newer_than=newest - _APART, deleted_too=True)
     if not new["ended"].eq(new["run_id"].map(old.set_index("run_id")["ended"])).all():
         known = old[~old["run_id"].isin(new["run_id"])]
         old = pd.concat([known, new], ignore_index=True)

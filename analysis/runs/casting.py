@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import types
 import typing
 from typing import Any
@@ -10,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from gcp_core import config as core_config
+from gcp_core.config.checks import LATER, default_of
 from gcp_core.errors import DataError
 
 #: The parts of a configuration that have columns.
@@ -19,6 +22,38 @@ CONFIG_PARTS = {
     "train": core_config.TrainConfig,
     "prune": core_config.PruneConfig,
 }
+
+
+def params_of(records: pd.DataFrame) -> dict[str, pd.Series]:
+    """The logged parameters, by dotted path. Runs of older versions have what the keys that came later mean where nobody
+    sets them: a sweep that a newer version continued is one sweep, and its older baseline that of all its trials.
+
+    What is ``null`` was logged as such. What a run has not logged is of a later version, or of a part that it does not
+    have, as baselines have no ``prune``.
+    """
+    logged = {c.removeprefix("param:"): records[c] for c in records.columns if c.startswith("param:")}
+    found = dict(logged)
+    for part, kind in CONFIG_PARTS.items():
+        known = {name: values.notna() for name, values in logged.items() if name.startswith(f"{part}.")}
+        if not known:
+            continue
+        has = pd.concat(known, axis=1).any(axis=1)
+        for item in dataclasses.fields(kind):
+            default = default_of(item)
+            if item.metadata.get("identity") != LATER["identity"] or default is None:
+                continue
+            path = f"{part}.{item.name}"
+            older = has.copy()
+            for name in known:
+                if name == path or name.startswith(f"{path}."):
+                    older &= ~known[name]
+            if older.any():
+                word = default if isinstance(default, str) else json.dumps(default)
+                values = (
+                    logged[path] if path in logged else pd.Series(None, index=records.index, dtype=object)
+                )
+                found[path] = values.astype(object).mask(older, word)
+    return found
 
 
 def cast_param(name: str, values: pd.Series) -> pd.Series:

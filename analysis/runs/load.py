@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from analysis.errors import NotBegun, SweepNotFound
 from analysis.runs.store import find, read_records, task_of
@@ -25,7 +26,8 @@ def load(
     Args:
         sweep: the sweep's folder, or what ``sweeps.run`` gave back; or its name, id or parent run id (then with
             ``tracking_uri``); or a ``.csv`` or ``.parquet`` file with the same columns; or a sequence of
-            these, which end up in one frame.
+            these, which end up in one frame, each sweep once. There sweeps of one name are called by their folders
+            (without one, by their ids).
         tracking_uri: where MLflow keeps the runs, if ``sweep`` is not a folder.
         cache: keep the table as parquet in the sweep's folder and read only what is newer from MLflow.
 
@@ -53,7 +55,37 @@ def load(
         return _load_one(sweep, tracking_uri, cache)
     if not sweep:
         raise SweepNotFound("no sweep given", "sweep")
-    return table.concat([_load_one(one, tracking_uri, cache) for one in sweep])
+    return table.concat(_told_apart([_load_one(one, tracking_uri, cache) for one in sweep]))
+
+
+def _told_apart(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
+    """Each sweep once, and none called as another: a row's sweep tells its baseline, its trial and its files."""
+    once: dict[object, pd.DataFrame] = {}
+    for number, one in enumerate(tables):
+        entry = _only(one)
+        once.setdefault((entry["tracking_uri"], entry["parent_run_id"]) if entry else number, one)
+    names = Counter(str(entry["name"]) for one in once.values() for entry in one.attrs["sweeps"])
+    for one in once.values():
+        entry = _only(one)
+        if entry and names[str(entry["name"])] > 1:
+            one["sweep"] = _place(entry)
+            one.attrs["sweeps"] = [{**entry, "name": _place(entry)}]
+    return list(once.values())
+
+
+def _only(table: pd.DataFrame) -> Mapping[str, Any] | None:
+    """The sweep of a table that was read from MLflow; None of a file, which may hold several."""
+    entries = table.attrs["sweeps"]
+    return entries[0] if len(entries) == 1 and entries[0].get("parent_run_id") else None
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    """A sweep's folder, as one would type it here, else its id."""
+    folder = entry["folder"]
+    if not folder:
+        return str(entry["id"])
+    near = os.path.relpath(folder)
+    return str(folder) if near.startswith("..") else near
 
 
 def _load_one(sweep: str | os.PathLike[str], tracking_uri: str | None, cache: bool) -> pd.DataFrame:

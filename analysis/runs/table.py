@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.errors import SweepNotFound
 from analysis.plain import rows_of
 from analysis.runs import baselines
-from analysis.runs.casting import CONFIG_PARTS, cast_param
+from analysis.runs.casting import CONFIG_PARTS, cast_param, params_of
 from analysis.runs.models import (
     OF_PATHS,
     TRIAL_ERROR,
@@ -92,8 +92,7 @@ def tidy(records: pd.DataFrame, ref: SweepRef, task: Task) -> pd.DataFrame:
             "ended": pd.to_datetime(records["ended"], unit="ms", utc=True),
         }
     )
-    params = {c.removeprefix("param:"): records[c] for c in records.columns if c.startswith("param:")}
-    cast = {name: cast_param(name, values) for name, values in params.items()}
+    cast = {name: cast_param(name, values) for name, values in params_of(records).items()}
     seed = cast.pop("seed", None)
     df["seed"] = seed if seed is not None else pd.to_numeric(tag_of(records, Tag.SEED)).astype("Int64")
     finals = {

@@ -111,7 +111,8 @@ def _checks(checks: Sequence[Compared], proof: dict[str, Any]) -> list[str]:
         "| check | logged | measured again |",
         "|---|---|---|",
     ]
-    return [*lines, *(f"| {c.name} | {c.logged:.10g} | {c.measured:.10g}{c.note} |" for c in checks), ""]
+    rows = (f"| {c.name} | {text.digits(c.logged)} | {text.digits(c.measured)}{c.note} |" for c in checks)
+    return [*lines, *rows, ""]
 
 
 def _training(manifest: dict[str, Any]) -> list[str]:
@@ -134,14 +135,32 @@ def _training(manifest: dict[str, Any]) -> list[str]:
                 f"rate, no event, from the snapshot's weights (`{polish['from'][:12]}...`)"
             )
     elif prune:
-        amount = f"{prune['ratio']:g} of the units" if prune.get("ratio") else f"{prune['count']} units"
         aim = prune["target"]
         target = "no target" if aim is None else f"target {100 * aim:g} % of {prune['of']}"
         lines.append(
-            f"- pruning: criterion `{prune['criterion']}`, every {prune['interval']} epochs {amount}, {target}, "
+            f"- pruning: criterion `{prune['criterion']}`, {_when(prune)} {_amount(prune)}, {target}, "
             f"residual mode `{prune['residual']}`"
         )
     return [*lines, ""]
+
+
+def _when(prune: dict[str, Any]) -> str:
+    """When the events of a single trial took place; manifests of older versions know no clock."""
+    clock = prune.get("clock") or "interval"
+    if clock == "end":
+        return "once, after the last epoch,"
+    if clock != "interval":
+        return f"whenever the clock `{clock}` says so"
+    if prune.get("start") == 0 and prune.get("until") == 0:
+        return "once, before the first epoch,"
+    return f"every {text.plural(prune['interval'], 'epoch').removeprefix('1 ')}"
+
+
+def _amount(prune: dict[str, Any]) -> str:
+    """What an event takes; allocators other than these two may leave some of it."""
+    said = f"{prune['ratio']:g} of the units" if prune.get("ratio") else f"{prune['count']} units"
+    allocator = prune.get("allocator") or "global"
+    return said if allocator in ("global", "uniform") else f"at most {said}, by the allocator `{allocator}`"
 
 
 def _path(snapshot: dict[str, Any], train: dict[str, Any], prune: dict[str, Any]) -> list[str]:

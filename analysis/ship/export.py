@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from analysis import text
 from analysis.errors import VerificationError
 from analysis.ship.card import model_card
 from analysis.ship.checkpoints import collect
@@ -95,7 +96,8 @@ def export(
         failed = [c for c in checks if not c.passed]
         if failed:
             said = "; ".join(
-                f"{c.name}: logged {c.logged:.10g}, now {c.measured:.10g}{c.note}" for c in failed
+                f"{c.name}: logged {text.digits(c.logged)}, now {text.digits(c.measured)}{c.note}"
+                for c in failed
             )
             raise VerificationError(
                 f"the model is not what was logged: {said}", model, "nothing was exported"

@@ -123,16 +123,19 @@ _HINT = "measure again with `gcp-analyze bench`"
 
 
 def is_outdated(found: Measured, df: pd.DataFrame) -> bool:
-    """Whether the model in the sweep's folder has other weights now; of one that is not there nothing is said."""
+    """Whether the model of that name in the sweep's folder (of several sweeps: each of them) has other weights now; of
+    one that is not there nothing is said.
+    """
+    known = set()
     for _, row in df[df["model"] == found.model].iterrows():
         manifest = local_artifact(df, row, ARTIFACT_MANIFEST)
         try:
-            known = None if manifest is None else json.loads(manifest.read_text(encoding="utf-8"))
+            values = None if manifest is None else json.loads(manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             continue
-        if isinstance(known, dict) and known.get("sha256", found.sha256) != found.sha256:
-            return True
-    return False
+        if isinstance(values, dict) and "sha256" in values:
+            known.add(values["sha256"])
+    return bool(known) and found.sha256 not in known
 
 
 def _line(values: Mapping[str, Any]) -> Line:

@@ -24,6 +24,7 @@ from urllib.request import url2pathname
 
 import numpy as np
 
+from analysis import text
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
 from analysis.runs.artifacts import sweep_of
@@ -99,6 +100,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
     """
     from mlflow.exceptions import MlflowException
 
+    check_name(name)
     check_alias(alias)
     entry = check_place(df, row)
     if not (exported.folder / "model.onnx").is_file():
@@ -129,6 +131,17 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
         new,
         moved,
     )
+
+
+def check_name(name: str) -> None:
+    """MLflow's rules for names of registered models, asked before the long proof; and no quotes, which end its filters.
+
+    Raises:
+        ConfigError: MLflow would refuse it.
+    """
+    if not name.strip() or name == "." or name.startswith("..") or any(sign in name for sign in "/:'\""):
+        hint = "not empty, and without / and : and quotes"
+        raise ConfigError(f"{name!r} is no name of a registered model for MLflow", "--name", hint)
 
 
 def check_alias(alias: str) -> None:
@@ -183,9 +196,14 @@ def _create(client: MlflowClient, name: str) -> None:
 
 
 def _same_weights(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
-    for version in client.search_model_versions(f"name = '{name}'"):
-        if version.tags.get("weights_sha256") == sha256:
-            return version
+    """The version that has these weights, None if there is none; the registry gives them in pages."""
+    token: str | None = None
+    while token != "":
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        for version in page:
+            if version.tags.get("weights_sha256") == sha256:
+                return version
+        token = page.token or ""
     return None
 
 
@@ -205,7 +223,7 @@ def _lineage(
         "weights_sha256": exported.sha256,
     }
     tags.update(
-        {name: f"{float(row[name]):.10g}" for name in _SHOWN if name in row and row[name] == row[name]}
+        {name: text.digits(float(row[name])) for name in _SHOWN if name in row and row[name] == row[name]}
     )
     return {key: str(value) for key, value in tags.items() if value is not None}
 

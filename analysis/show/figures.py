@@ -6,7 +6,6 @@ written as PNG, SVG and a CSV of its data under one name.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -402,4 +401,4 @@ def render(figure: Figure, png: Path, svg: Path) -> None:
 
 
 def _digits(value: Any) -> str:  # pandas asks for "object"
-    return repr(int(value)) if math.isfinite(value) and value == int(value) else f"{value:.10g}"
+    return text.digits(value)

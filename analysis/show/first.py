@@ -85,7 +85,7 @@ def first_screen(df: pd.DataFrame, found: Recommendation, timed: Measured | None
         found.why,
         standing=found.standing,
         model=found.model,
-        origin=_origin(row),
+        origin=_origin(row) + (f" Of sweep {row['sweep']}." if len(df.attrs["sweeps"]) > 1 else ""),
         accuracy=f"{row['val_accuracy']:.2f} %",
         interval=_interval(row),
         drop=_drop(row),

@@ -132,7 +132,8 @@ def html(
     best = pareto.distinct(df, goals, band).sort_values("macs") if some else df.head(0)
     found = recommend(df, constraints=constraints, choice=choice)
     history = progress(df, goals, scales) if scales is not None else None
-    fast = speed.speeds(df, found.model, benches)
+    sweep = str(found.choice.rows["sweep"].iloc[0]) if found.choice is not None else ""
+    fast = speed.speeds(df, found.model, benches, sweep=sweep)
     sure = assurance(df, goals) if some else Assurance("no model is finished", {}, 0, None, ())
     return page.interactive(
         "report.html",

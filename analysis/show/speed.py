@@ -53,8 +53,10 @@ class Speeds:
         return bool(self.models or self.unread)
 
 
-def speeds(df: pd.DataFrame, chosen: str, more: Sequence[Path] = ()) -> Speeds:
+def speeds(df: pd.DataFrame, chosen: str, more: Sequence[Path] = (), *, sweep: str = "") -> Speeds:
     """What the files of ``bench`` say: those in the sweeps' folders, and ``more``.
+
+    ``sweep`` is that of the chosen model, if there are several; each may have a model of that name.
 
     A file in a sweep's folder that cannot be read is named on the page.
 
@@ -70,7 +72,8 @@ def speeds(df: pd.DataFrame, chosen: str, more: Sequence[Path] = ()) -> Speeds:
     found += [measured.read(file) for file in more]
     found.sort(key=lambda one: (one.model != chosen, one.model))
     known = set(df["model"])
-    valid = (one for one in found if one.model == chosen and not measured.is_outdated(one, df))
+    own = df[df["sweep"] == sweep] if sweep else df
+    valid = (one for one in found if one.model == chosen and not measured.is_outdated(one, own))
     return Speeds(
         tuple(_speed(one, _note(one, df, known)) for one in found), tuple(unread), next(valid, None)
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from analysis.text import count, parameter, plural, quantity, spread
+from analysis.text import count, digits, parameter, plural, quantity, spread
 
 
 @pytest.mark.parametrize(
@@ -61,3 +61,17 @@ def test_a_parameter_that_is_not_set_is_a_dash():
         "0.1235",
         "True",
     ]
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (15_470_264_321.0, "15470264321"),
+        (97.25, "97.25"),
+        (100 / 3, "33.33333333"),
+        (0.0, "0"),
+        (float("nan"), "nan"),
+    ],
+)
+def test_a_whole_number_keeps_all_of_its_digits(value, said):
+    assert digits(value) == said

@@ -138,11 +138,12 @@ def parallel(df: pd.DataFrame) -> Figure:
     for name in table.varying(df)[:_SHOWN_PARAMETERS]:
         values = rows[name]
         if pd.api.types.is_numeric_dtype(values) and not pd.api.types.is_bool_dtype(values):
-            axes.append({"label": name, "values": _plain(values)})
+            axes.append({"label": name, "values": _plain(values.to_numpy(dtype=float, na_value=math.nan))})
             continue
-        words = sorted(values.astype(str).unique())
+        said = table.as_words(values)
+        words = sorted(said.unique())
         named = {"tickvals": list(range(len(words))), "ticktext": words}
-        axes.append({"label": name, "values": [words.index(str(v)) for v in values], **named})
+        axes.append({"label": name, "values": [words.index(v) for v in said], **named})
     scale, prefix = figures.cost_prefix("macs", rows["macs"].max())
     axes.append({"label": f"MACs ({prefix})" if prefix else "MACs", "values": _plain(rows["macs"] / scale)})
     axes.append({"label": "val. accuracy (%)", "values": _plain(rows["val_accuracy"])})

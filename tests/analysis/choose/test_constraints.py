@@ -132,3 +132,43 @@ def test_other_text_is_compared_as_it_is():
     df = pd.DataFrame({"prune.criterion": ["True", "true", "l1"]})
     found = hard.parse("prune.criterion == true", df.columns)
     assert found.satisfied(df).tolist() == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("given", "values", "kept"),
+    [
+        # 97.4 - 97.1 is 0.30000000000001137, 0.29 x 100 is 28.999999999999996.
+        ("accuracy_drop <= 0.3", {"accuracy_drop": [97.4 - 97.1, 0.4]}, [True, False]),
+        ("accuracy_drop < 0.3", {"accuracy_drop": [97.4 - 97.1, 0.2]}, [False, True]),
+        ("macs <= 29%", {"macs": [29.0, 30.0], "baseline_macs": [100.0, 100.0]}, [True, False]),
+        ("macs_removed >= 71%", {"macs_removed": [1 - 29 / 100, 1 - 30 / 100]}, [True, False]),
+    ],
+)
+def test_a_model_that_meets_a_limit_exactly_keeps_it_whatever_binary_makes_of_it(given, values, kept):
+    assert hard.parse(given).satisfied(pd.DataFrame(values)).tolist() == kept
+
+
+def test_a_number_is_compared_in_a_column_that_has_words_too():
+    df = pd.DataFrame({"prune.round_to": ["auto", "8", "4", None], "model": list("abcd")})
+    kept = {
+        op: hard.parse(f"prune.round_to {op} 8", df.columns).satisfied(df).tolist()
+        for op in ("==", "!=", "<=")
+    }
+    assert kept == {
+        "==": [False, True, False, False],
+        "!=": [True, False, True, False],
+        "<=": [False, True, True, False],
+    }
+
+
+def test_a_number_is_refused_where_a_column_has_words_alone():
+    df = pd.DataFrame({"prune.criterion": ["frs", "l1"], "model": ["a", "b"]})
+    with pytest.raises(ConfigError, match=r"prune.criterion: no trial has a number here.*frs, l1"):
+        hard.apply(df, [hard.parse("prune.criterion == 1", df.columns)])
+
+
+def test_accuracy_misses_a_limit_by_points(df):
+    rows = df[df["candidate"]]
+    best = rows["val_accuracy"].max()
+    said = hard.describe(hard.removal(rows, hard.parse("val_accuracy >= 99.9")))
+    assert said.endswith(f" by {99.9 - best:.2f} points)")

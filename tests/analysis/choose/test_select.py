@@ -89,6 +89,40 @@ def test_runners_up_of_level_by_level_are_the_next_winners(trials):
     assert [choice.trial, *choice.runners_up["trial"]] == ["t0005", "t0001", "t0000", "t0002"]
 
 
+def test_what_is_just_within_a_tolerance_stays(trials):
+    trials.loc[0, "val_accuracy"], trials.loc[1, "val_accuracy"] = (
+        97.4,
+        97.1,
+    )  # 97.4 - 0.3 is above 97.1 in binary
+    assert choose(trials, [], parse_verb({"lexicographic": "accuracy:0.3 latency"})).trial == "t0001"
+
+
+@pytest.mark.parametrize(
+    "goals",
+    [{"accuracy_drop": "min", "macs": "min"}, {"macs_removed": "max", "val_accuracy": "max"}],
+)
+def test_the_knee_is_one_of_accuracy_and_cost_whatever_the_objectives_are_called(trials, goals):
+    trials["macs_removed"] = 1 - trials["macs_kept"]
+    choice = choose(trials, [hard.parse("accuracy_drop <= 8")], parse_verb({"knee": True}), goals)
+    usual = choose(trials, [hard.parse("accuracy_drop <= 8")], parse_verb({"knee": True}))
+    assert choice.reason == usual.reason
+
+
+def test_a_name_that_several_sweeps_have_is_no_choice(trials):
+    trials["sweep"] = "a"
+    both = pd.concat([trials, trials.assign(sweep="b")], ignore_index=True)
+    both.attrs = trials.attrs
+    with pytest.raises(ConfigError, match="several sweeps have a model of this name"):
+        choose(both, [], parse_verb({"id": "t0002"}))
+
+
+def test_a_trial_without_a_value_of_an_objective_can_be_chosen_by_id(trials):
+    trials.loc[trials["trial"] == "t0002", "latency_ms"] = float("nan")
+    goals = {"val_accuracy": "max", "latency_ms": "min"}
+    choice = choose(trials, [], parse_verb({"id": "t0002"}), goals)
+    assert choice.reason.startswith("t0002 was chosen by id; it is on no front, as its latency is not known.")
+
+
 @pytest.mark.parametrize(
     ("trial", "said"),
     [
@@ -166,6 +200,8 @@ def test_a_front_without_a_bend_has_no_knee_to_choose(trials):
         ({"nearest": "macs=40"}, "did you mean 40%?"),
         ({"weighted": "accuracy=much"}, "'much' is not a number"),
         ({"lexicographic": "accuracy:x macs"}, "'x' is not a number"),
+        ({"lexicographic": "accuracy:-1"}, "-1 is not a tolerance >= 0"),
+        ({"lexicographic": "accuracy:nan macs"}, "nan is not a tolerance >= 0"),
         ({"nearest": "macs"}, "is not COLUMN=VALUE"),
         ({"cheapest": "device_hours"}, "no trial has a value"),
     ],

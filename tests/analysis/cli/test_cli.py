@@ -11,6 +11,7 @@ from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis.cli.program import main
+from gcp_core.schema import Tag
 from tests.analysis.synthetic import (
     FakeTrial,
     baseline_trial,
@@ -196,6 +197,33 @@ def test_where_nothing_is_feasible_there_is_a_page_that_says_so_and_exit_code_3(
     page = (tmp_path / "report.html").read_text()
     assert "No finished model keeps the limits" in page
     assert "alone removes 24 of 24 (nearest miss: " in page
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        ("t0024", "failed: raised an error"),
+        ("t0026", "stopped: stopped early; its values have a lower fidelity"),
+        ("b0000", "it is a baseline run"),
+    ],
+)
+def test_a_model_that_is_left_out_is_refused_by_id_with_the_reason(sweep, model, why):
+    done = run("select", sweep, "--id", model, "--json")
+    assert done.exit_code == 3
+    assert done.stderr == f"nothing feasible: {model}: cannot be chosen: {why}\n"
+    assert json.loads(done.stdout)["removals"] == []
+
+
+def test_a_twin_is_refused_by_id_with_the_name_of_the_first(tmp_path):
+    weights = {Tag.WEIGHTS: "aa"}
+    twins = [
+        FakeTrial(f"t{i:04d}", config_for(target=0.7 + i / 10), finals_of(0.4, 80.0), tags=weights)
+        for i in (0, 1)
+    ]
+    write_sweep(tmp_path / "twins", [baseline_trial(), *twins])
+    done = run("export", tmp_path / "twins", "--id", "t0001", "--out", tmp_path / "out")
+    assert done.exit_code == 3
+    assert "t0001: cannot be chosen: the same model as an earlier trial's (choose t0000)" in done.stderr
 
 
 def test_a_sweep_without_a_finished_trial_has_a_page_that_says_so(tmp_path):

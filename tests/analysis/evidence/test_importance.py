@@ -6,8 +6,10 @@ import pytest
 
 from analysis.errors import NothingFeasible
 from analysis.evidence import importance
-from analysis.evidence.importance import findings
+from analysis.evidence.importance import PATHS, findings
+from analysis.runs.table import TWIN
 from gcp_core.errors import ConfigError
+from tests.analysis.evidence.test_paths import paths
 
 
 def searched(n: int, seed: int, **effects: float) -> pd.DataFrame:
@@ -109,3 +111,24 @@ def test_a_parameter_that_some_trials_do_not_set_is_judged_like_any_other(values
     assert found["parameter"].iloc[0] == name
     assert found["evidence"].iloc[0]
     assert set(found["parameter"]) >= {"prune.interval", "prune.ratio", "prune.criterion"}
+
+
+def test_a_trial_that_made_the_same_model_as_an_earlier_one_tells_about_its_setting():
+    """All trials with the second value of ``prune.until`` are twins: it was searched all the same."""
+    df = searched(30, 3, target=10.0).drop(columns=["prune.interval", "prune.ratio", "prune.criterion"])
+    twins = df.assign(trial=df["trial"] + "b", candidate=False, left_out=TWIN)
+    both = pd.concat([df.assign(left_out=""), twins], ignore_index=True).assign(kind="trial")
+    both["prune.until"] = [0.5] * 30 + [0.75] * 30
+    found = importance.importance(both).set_index("parameter")
+    assert found["trials"].to_dict() == {"prune.target": 60, "prune.until": 60}
+    assert found.loc["prune.target", "evidence"]
+
+
+def test_a_path_has_the_hypervolume_of_all_its_models_also_of_those_it_shares():
+    df = paths(0.0, configs=2)
+    alone = importance.importance(df, repeats=2)
+    df["left_out"] = df["left_out"].where(df["level"].ne(2) | df["trial"].eq(df["trial"].iloc[0]), TWIN)
+    df.loc[df["left_out"] == TWIN, "candidate"] = False
+    shared = importance.importance(df, repeats=2)
+    assert shared["target"].tolist() == [PATHS] * len(shared)
+    pd.testing.assert_frame_equal(shared, alone)

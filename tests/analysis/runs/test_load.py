@@ -18,8 +18,8 @@ from analysis.evidence import noise
 from analysis.runs import table
 from analysis.runs.store import find, read_records
 from gcp_core.errors import DataError
-from gcp_core.schema import FINALS, Tag
-from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
+from gcp_core.schema import FINALS, SCHEMA_VERSION, Tag
+from tests.analysis.synthetic import baseline_trial, log_run, reseeded, some_trials, write_sweep
 
 
 def test_every_run_is_a_row_with_typed_columns(df):
@@ -168,6 +168,19 @@ def test_the_cache_gives_the_same_table_and_sees_what_ended_since(sweep, tmp_pat
     assert len(again) == len(direct)
 
 
+def test_the_cache_sees_what_a_driver_wrote_whose_clock_is_behind(tmp_path):
+    write_sweep(tmp_path / "s", [baseline_trial(), *some_trials(3)])
+    entry = analysis.load(tmp_path / "s").attrs["sweeps"][0]
+    tags = {Tag.SWEEP_ID: entry["id"], Tag.SWEEP_NAME: entry["name"], Tag.SCHEMA: SCHEMA_VERSION}
+    late = some_trials(1, seed=5, first=3)[0]
+    # The last one ended at 210 seconds, this one by its own driver's clock at 130.
+    start = 1_700_000_000_000 + 100_000
+    place = MlflowClient(entry["tracking_uri"]), entry["experiment_id"], entry["parent_run_id"]
+    log_run(*place, late, tags, start)
+    assert set(analysis.load(tmp_path / "s")["trial"]) == {"b0000", "t0000", "t0001", "t0002", "t0003"}
+    assert len(analysis.load(tmp_path / "s")) == 5
+
+
 def test_the_cache_sees_what_was_deleted_and_what_was_restored(sweep, tmp_path):
     folder = shutil.copytree(sweep, tmp_path / "deleted")
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
@@ -251,6 +264,25 @@ def test_several_sweeps_share_one_table(sweep, tmp_path):
     both = analysis.load([sweep, tmp_path / "other"])
     assert both["sweep"].value_counts().to_dict() == {"synthetic": 31, "other": 4}
     assert [entry["name"] for entry in both.attrs["sweeps"]] == ["synthetic", "other"]
+
+
+def test_sweeps_of_one_name_are_told_apart_by_their_folders(tmp_path):
+    folders = [(tmp_path / place / "demo").resolve() for place in ("before", "after")]
+    for folder, accuracy in zip(folders, (97.0, 95.0)):
+        write_sweep(folder, [baseline_trial(0, accuracy), *some_trials(3)])
+    both = analysis.load(folders)
+    assert both["sweep"].value_counts().to_dict() == {str(folder): 4 for folder in folders}
+    assert [entry["name"] for entry in both.attrs["sweeps"]] == [str(folder) for folder in folders]
+    assert table.counts(both)["trials"] == 6
+    of_each = both.groupby("sweep")["baseline_val_accuracy"].unique().map(list).to_dict()
+    assert of_each == {str(folders[0]): [97.0], str(folders[1]): [95.0]}, "no row has the other's baseline"
+
+
+def test_a_sweep_that_is_given_twice_counts_once(sweep, df):
+    again = analysis.load([sweep, sweep])
+    assert again["model"].tolist() == df["model"].tolist()
+    assert set(again["sweep"]) == {"synthetic"}
+    assert len(again.attrs["sweeps"]) == 1
 
 
 def test_load_stays_a_function_whatever_is_imported_later():

@@ -35,3 +35,19 @@ def pruning_line(**prune) -> str:
 def test_the_target_stands_on_the_card_and_so_does_that_there_is_none(target, said):
     line = pruning_line(interval=21, count=120, target=target)
     assert line == (f"- pruning: criterion `frs`, every 21 epochs 120 units, {said}, residual mode `coupled`")
+
+
+@pytest.mark.parametrize(
+    ("prune", "said"),
+    [
+        ({"clock": "end", "ratio": 0.5}, "once, after the last epoch, 0.5 of the units, target 50 % of macs"),
+        ({"interval": 1, "ratio": 0.2}, "every epoch 0.2 of the units, target 50 % of macs"),
+        ({"clock": "density_saturated", "count": 8}, "whenever the clock `density_saturated` says so 8 units, "
+         "target 50 % of macs"),
+        # What `select --write-config --from-scratch` writes.
+        ({"start": 0, "until": 0, "ratio": 1.0, "target": 0.62, "allocator": "given"},
+         "once, before the first epoch, at most 1 of the units, by the allocator `given`, target 62 % of macs"),
+    ],
+)  # fmt: skip
+def test_the_card_says_when_the_events_were_and_who_said_how_much(prune, said):
+    assert pruning_line(**prune) == f"- pruning: criterion `frs`, {said}, residual mode `coupled`"

@@ -14,16 +14,22 @@ import numpy as np
 import pytest
 import yaml
 from click.testing import CliRunner
+from mlflow.entities.model_registry import ModelVersion, ModelVersionTag
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities import PagedList
 from mlflow.tracking import MlflowClient
-from mlflow.utils.validation import _validate_model_alias_name, _validate_model_alias_name_reserved
+from mlflow.utils.validation import (
+    _validate_model_alias_name,
+    _validate_model_alias_name_reserved,
+    _validate_model_name,
+)
 
 import analysis
 from analysis.choose import constraints as hard
 from analysis.cli.program import main
 from analysis.ship import export
 from analysis.ship.export import Exported
-from analysis.ship.register import alias_for, check_alias, register
+from analysis.ship.register import _same_weights, alias_for, check_alias, check_name, register
 from gcp_core.errors import ConfigError
 from gcp_core.schema import Tag
 from tests.analysis.conftest import CONFIG
@@ -159,6 +165,38 @@ def test_an_alias_that_mlflow_refuses_is_refused_before_the_proof(modelled, monk
     refused = CliRunner().invoke(main, words)
     assert refused.exit_code == 2, refused.output
     assert refused.stderr.startswith(f"error: --alias: {alias!r} is ")
+
+
+@pytest.mark.parametrize("name", ["team/digits", "digits:1", "..", ".", " "])
+def test_a_name_that_mlflow_refuses_is_refused_before_the_proof(modelled, monkeypatch, name):
+    with pytest.raises(MlflowException):
+        _validate_model_name(name)
+    monkeypatch.setattr(export, "export", lambda *_, **__: pytest.fail("proven first"))
+    refused = CliRunner().invoke(
+        main, ["register", str(modelled), "--id", "t0000", "--name", name, "--alias", "a"]
+    )
+    assert refused.exit_code == 2, refused.output
+    assert refused.stderr.startswith(f"error: --name: {name!r} is no name of a registered model")
+
+
+def test_a_name_with_a_quote_is_refused_as_it_would_end_the_filter():
+    with pytest.raises(ConfigError, match="is no name of a registered model"):
+        check_name("the team's")
+    check_name("digits-demo.2 (new)")
+
+
+def test_equal_weights_are_found_on_every_page_of_versions():
+    pages = {None: (["a", "b"], "second"), "second": (["c"], None)}
+
+    class Registry:
+        def search_model_versions(self, query, page_token=None):
+            names, after = pages[page_token]
+            tags = [[ModelVersionTag("weights_sha256", name)] for name in names]
+            return PagedList([ModelVersion("digits", "1", 0, tags=of_one) for of_one in tags], after)
+
+    for sha in "abc":
+        assert _same_weights(Registry(), "digits", sha).tags["weights_sha256"] == sha
+    assert _same_weights(Registry(), "digits", "d") is None
 
 
 def test_what_cannot_be_registered_is_refused(proven, tmp_path, df):

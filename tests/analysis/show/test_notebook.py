@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import analysis
@@ -61,6 +62,18 @@ def test_figures_are_small_and_standard_json(of_paths):
         text = figure.to_json()
         assert len(text) < 30_000
         json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def test_parallel_coordinates_have_a_place_for_null_and_no_number_for_a_missing_one(df):
+    models = df["candidate"]
+    df["prune.method"] = None
+    df.loc[df.index[models][:3], "prune.method"] = "gcp"
+    df["prune.start"] = pd.array([None] * len(df), dtype="Int64")
+    df.loc[df.index[models][:2], "prune.start"] = [2, 3]
+    axes = {axis.label: axis for axis in analysis.plots.parallel(df).data[0].dimensions}
+    assert list(axes["prune.method"].ticktext) == ["gcp", "null"]
+    assert list(axes["prune.method"].values) == [0] * 3 + [1] * (int(models.sum()) - 3)
+    assert list(axes["prune.start"].values[:3]) == [2, 3, None]
 
 
 def test_paths_are_drawn_snapshot_by_snapshot(of_paths):

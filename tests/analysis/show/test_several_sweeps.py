@@ -6,10 +6,12 @@ import pytest
 from click.testing import CliRunner
 
 import analysis
+from analysis.choose.recommend import recommend
 from analysis.choose.ties import tied
 from analysis.cli.program import main
 from analysis.runs import table
 from analysis.show import figures
+from analysis.show.first import first_screen
 from tests.analysis.show.tables import KEPT, baseline, of_rows, rows_of
 
 GOOD, POOR = (96.6, 96.8, 96.4, 95.4, 93.0), (95.0, 94.0, 93.0, 92.0, 90.0)
@@ -83,3 +85,13 @@ def test_the_table_in_the_terminal_names_the_sweep_and_ranks_each_model(several,
     assert {(row["sweep"], row["model"]) for row in answer["front"]} == {
         ("good", f"t0000@{level}") for level in (1, 2, 3, 4)
     }
+
+
+def test_the_card_says_which_sweep_its_model_is_of(several):
+    # The baselines have 97 %: 96.4 % at half of the MACs is the cheapest within a point, and poor has none.
+    card = first_screen(several, recommend(several))
+    assert card.model == "t0000@2"
+    assert card.origin.endswith(" Of sweep good.")
+    alone = several[several["sweep"] == "good"].copy()
+    alone.attrs = several.attrs | {"sweeps": several.attrs["sweeps"][:1]}
+    assert "sweep" not in first_screen(alone, recommend(alone)).origin

@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from analysis.choose.recommend import MEASURE
 from analysis.cli.program import main
+from analysis.runs import table
 from analysis.ship import measured
 from analysis.show import report
 from analysis.show.speed import speeds
@@ -93,6 +94,26 @@ def test_a_result_of_other_weights_is_marked_and_does_not_reach_the_card(df, tmp
     assert found.chosen is None
     put(tmp_path / "trials" / "t0001" / "snapshots" / "03", {"sha256": SHA}, "manifest.json")
     assert speeds(df, "t0001@3").chosen is not None
+
+
+def test_a_result_belongs_to_the_sweep_whose_weights_it_names(tmp_path):
+    parts = []
+    for name, sha, share in (("first", SHA, 0.7), ("second", "b" * 64, 0.5)):
+        rows = [tables.baseline(), *tables.rows_of("t0001", tables.PATHS["t0001"])]
+        part = tables.of_rows(tmp_path / name, [row | {"sweep": name} for row in rows], runs=False)
+        part.attrs["sweeps"][0]["name"] = name
+        put(tmp_path / name / "trials" / "t0001" / "snapshots" / "03", {"sha256": sha}, "manifest.json")
+        put(
+            tmp_path / name / "bench",
+            result("t0001@3", sha256=sha, timed=[line(share=share)]),
+            "t0001@3.json",
+        )
+        parts.append(part)
+    both = table.concat(parts)
+    for sweep, share in (("first", 0.7), ("second", 0.5)):
+        found = speeds(both, "t0001@3", sweep=sweep)
+        assert found.chosen.single().share.middle == share
+        assert [one.note for one in found.models] == ["", ""], "neither has changed"
 
 
 def test_names_with_html_are_escaped(df, tmp_path):
