@@ -105,10 +105,10 @@ def measure_cost(model: nn.Module, example_input: Tensor) -> Cost:
         model.eval()
         with torch.no_grad(), unknown, counter:
             model(image)
-    except (RuntimeError, ValueError, TypeError, IndexError) as exc:
-        shape = tuple(example_input.shape)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
+        shape, said = tuple(example_input.shape), str(exc) or type(exc).__name__
         raise ModelError(
-            f"the model does not run on an input of shape {shape}: {exc}", "example_input"
+            f"the model does not run on an input of shape {shape}: {said}", "example_input"
         ) from exc
     finally:
         for module, training in modes:

@@ -105,10 +105,10 @@ def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> li
                 _freeze_what_only_trains(tracer, evaluated)
         except GcpError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as exc:
-            shape = tuple(given.shape)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
+            shape, said = tuple(given.shape), str(exc) or type(exc).__name__
             raise ModelError(
-                f"the model does not run on an input of shape {shape}: {exc}", "example_input"
+                f"the model does not run on an input of shape {shape}: {said}", "example_input"
             ) from exc
     return terms
 

@@ -6,6 +6,7 @@ from torch import nn
 
 from gcp_core.cost import measure_cost
 from gcp_core.errors import ModelError
+from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from tests.oracles.mac_count import count_macs
 
@@ -51,6 +52,28 @@ def test_an_operation_the_counter_does_not_know_is_reported():
 
     cost = measure_cost(Attention(), torch.zeros(1, 3, 8, 8))
     assert cost.uncounted == {"_native_multi_head_attention": 1}
+
+
+class Asserts(nn.Module):
+    """As torchvision's vision transformers do."""
+
+    def __init__(self, *said):
+        super().__init__()
+        self.conv, self.fc, self.said = nn.Conv2d(3, 4, 3), nn.Linear(4, 2), said
+
+    def forward(self, x):
+        if x.shape[-1] != 224:
+            raise AssertionError(*self.said)
+        return self.fc(self.conv(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize("look", [measure_cost, find_groups])
+@pytest.mark.parametrize("said", ["Wrong image height! Expected 224 but got 8!", ""])
+def test_an_input_that_the_model_asserts_against_is_one_message(look, said):
+    message = f"the model does not run on an input of shape (1, 3, 8, 8): {said or 'AssertionError'}"
+    with pytest.raises(ModelError) as caught:
+        look(Asserts(said) if said else Asserts(), torch.zeros(1, 3, 8, 8))
+    assert str(caught.value) == f"example_input: {message}"
 
 
 def test_an_input_that_does_not_fit_is_named():
