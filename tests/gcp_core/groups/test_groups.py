@@ -1,6 +1,8 @@
 """Groups: which channels go together, on our own networks."""
 
 import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -185,6 +187,30 @@ class Tied(nn.Module):
         return self.fc((self.a(x) + self.b(x)).mean((2, 3)))
 
 
+@dataclass
+class Logits:
+    values: torch.Tensor
+    maps: torch.Tensor | None = None
+
+
+class Returns(nn.Module):
+    """A convolution and a classifier whose logits are returned in something."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.conv, self.fc, self.wrap = nn.Conv2d(3, 4, 3), nn.Linear(4, 10), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(self.conv(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize("wrap", [Logits, lambda y: {"out": [y, None]}, lambda y: (y, Logits(y))])
+def test_logits_stay_in_whatever_they_are_returned(wrap):
+    groups = find_groups(Returns(wrap), X)
+    assert [g.name for g in groups.groups] == ["conv"]
+    assert groups.frozen == {"fc": "its channels are the model's output"}
+
+
 def broken(value):
     model = build_model("vgg_tiny", 10, width=0.25)
     model.features[3].weight.data[0, 0, 0, 0] = value
@@ -205,6 +231,10 @@ def broken(value):
         (build_model("vgg_tiny", 10).bfloat16(), "keep the weights in float32 and train under autocast"),
         (broken(float("nan")), "features.3.weight: the weights are not finite (has training diverged?)"),
         (broken(float("inf")), "features.3.weight: the weights are not finite"),
+        (
+            Returns(lambda y: SimpleNamespace(logits=y)),
+            "model: it returns a SimpleNamespace, in which no tensor is found (return tensors, or lists",
+        ),
     ],
 )
 def test_models_that_cannot_be_pruned_are_refused(model, message):
