@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -74,7 +76,7 @@ class Cost:
         params: trainable parameters, batch norm included.
         by_layer: module name -> MACs (modules with any).
         uncounted: aten operation -> calls, for operations that may multiply matrices inside and that the counter
-            has no formula for (a fused attention, say); empty for ordinary CNNs.
+            has no formula for (``torch.cdist``, say); empty for ordinary CNNs.
     """
 
     macs: int
@@ -103,17 +105,28 @@ def measure_cost(model: nn.Module, example_input: Tensor) -> Cost:
     image = fit_to_model(example_input, model)
     try:
         model.eval()
-        with torch.no_grad(), unknown, counter:
+        with torch.no_grad(), _attention_in_the_open(), unknown, counter:
             model(image)
-    except (RuntimeError, ValueError, TypeError, IndexError) as exc:
-        shape = tuple(example_input.shape)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
+        shape, said = tuple(example_input.shape), str(exc) or type(exc).__name__
         raise ModelError(
-            f"the model does not run on an input of shape {shape}: {exc}", "example_input"
+            f"the model does not run on an input of shape {shape}: {said}", "example_input"
         ) from exc
     finally:
         for module, training in modes:
             module.training = training
     return Cost(counter.get_total_flops() // 2, count_params(model), _by_layer(counter, model), unknown.calls)
+
+
+@contextmanager
+def _attention_in_the_open() -> Iterator[None]:
+    """Attention modules without their fused inference kernels: those hide all their products from the counter."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def fit_to_model(example_input: Tensor, model: nn.Module) -> Tensor:

@@ -20,7 +20,17 @@ from gcp_core.groups.join_ops import JOIN_HANDLERS, default
 from gcp_core.groups.labels import MacTerm
 from gcp_core.groups.layer_ops import LAYER_HANDLERS
 from gcp_core.groups.shape_ops import SHAPE_HANDLERS
-from gcp_core.groups.structure import Attribute, Axis, GatePoint, Group, Groups, Layout, Member, channels_of
+from gcp_core.groups.structure import (
+    INPUTS,
+    Attribute,
+    Axis,
+    GatePoint,
+    Group,
+    Groups,
+    Layout,
+    Member,
+    channels_of,
+)
 from gcp_core.groups.trace import Tracer
 from gcp_core.scatter import can_scatter
 
@@ -55,6 +65,7 @@ def find_groups(
     tracer = Tracer(model, _HANDLERS, default, residual)
     terms = _watch(tracer, model, fit_to_model(example_input, model), example_input)
     _freeze_scatters_that_cannot_be(tracer)
+    _freeze_what_nobody_reads(tracer)
     for pattern in exclude:
         matched = [p for p in tracer.producers.values() if _named_by(pattern, p.layer)]
         if not matched:
@@ -105,10 +116,10 @@ def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> li
                 _freeze_what_only_trains(tracer, evaluated)
         except GcpError:
             raise
-        except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as exc:
-            shape = tuple(given.shape)
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
+            shape, said = tuple(given.shape), str(exc) or type(exc).__name__
             raise ModelError(
-                f"the model does not run on an input of shape {shape}: {exc}", "example_input"
+                f"the model does not run on an input of shape {shape}: {said}", "example_input"
             ) from exc
     return terms
 
@@ -151,6 +162,30 @@ def _freeze_scatters_that_cannot_be(tracer: Tracer) -> None:
         else:
             continue
         tracer.atoms.freeze(tracer.scatter.pop(norm), f"{norm} {reason}")
+
+
+def _freeze_what_nobody_reads(tracer: Tracer) -> None:
+    """Channels that end in nothing: a scripted function or an extension reads them, which the trace does not see."""
+    readers: dict[int, set[str]] = {}
+    makers: dict[int, set[str]] = {}
+
+    def note(where: dict[int, set[str]], atoms: np.ndarray, name: str) -> None:
+        for root in tracer.atoms.classes(atoms):
+            where.setdefault(root, set()).add(name)
+
+    for (module, attribute), (atoms, _) in tracer.attributes.items():
+        if attribute in INPUTS:
+            note(readers, atoms, module)
+    for (tensor, _), atoms in tracer.axes.items():
+        if tensor.endswith("scatter_index"):
+            note(readers, atoms, tensor)
+    for norm, atoms in tracer.scatter.items():
+        note(readers, atoms, norm)
+    for producer in tracer.producers.values():
+        note(makers, producer.atoms, producer.layer)
+    # A depthwise convolution reads the channels that it makes: that alone brings them nowhere.
+    lost = [root for root, layers in makers.items() if not readers.get(root, set()) - layers]
+    tracer.atoms.freeze(np.array(lost, dtype=np.int64), "no layer is seen to read it (is it scripted?)")
 
 
 def _build(tracer: Tracer, model: nn.Module, terms: list[MacTerm], example_input: Tensor) -> Groups:

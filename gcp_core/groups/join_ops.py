@@ -105,7 +105,9 @@ def default(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     if name in _CONTRACTIONS or name == "__matmul__":
         tracer.contractions.add(name)
     results = tensors_in(out)
-    in_place = getattr(func, "__name__", "").endswith("_")
+    # A property that is no tensor (``x.ndim``) is a question: it takes no values and changes none.
+    asks = name.startswith("get:") and not results
+    in_place = getattr(func, "__name__", "").endswith("_") and not asks
     labelled = [label for t in tensors_in([args, kwargs]) if (label := tracer.label(t)) is not None]
     if labelled and (results or in_place):
         reason = f"{name} {_MIXES.get(name, 'is an operation the channel analysis does not follow')}"

@@ -60,6 +60,10 @@ class Atoms:
             if atom:
                 self._reason.setdefault(self.find(atom), reason)
 
+    def classes(self, atoms: np.ndarray) -> set[int]:
+        """The atoms that stand for the classes of these."""
+        return {self.find(atom) for atom in np.unique(atoms).tolist()}
+
     def reason(self, atom: int) -> str | None:
         """Why ``atom`` is frozen, or None if it is not."""
         return self._reason.get(self.find(atom))
@@ -164,9 +168,11 @@ def _rest(size: Counted, literal: Any, operation: Any) -> Any:
 
 
 def counted_in(value: Any) -> list[Label]:
-    """The labels whose channels are counted by the sizes in nested tuples, lists and dicts."""
+    """The labels whose channels are counted by the sizes in nested tuples, lists, dicts and slices."""
     if isinstance(value, Counted):
         return list(value.of)
+    if isinstance(value, slice):
+        value = [value.start, value.stop, value.step]
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from gcp_core.groups.labels import Dynamic, Label, compressed, counted_in
 from gcp_core.groups.trace import Handler, Tracer, operation_name
 
+_TAKES = "{} takes their number as a size of something else"
+
 
 class _Call(NamedTuple):
     """One operation on a labelled value, after it ran; ``shape`` is the value's before."""
@@ -56,6 +58,8 @@ def _labelled(rule: Callable[[Tracer, _Call], Any]) -> Handler:
             out = func(*args, **kwargs)
             if isinstance(x, Tensor) and _keeps_order(operation_name(func), args, out):
                 tracer.derive(out, x)
+            if not tracer.sources(out):
+                tracer.freeze_counted([args[1:], kwargs], _TAKES.format(operation_name(func)))
             return out
         shape = x.shape
         call = _Call(func, args, kwargs, label, shape, func(*args, **kwargs))
@@ -84,6 +88,35 @@ def _follows(size: Any) -> bool:
     return isinstance(size, Dynamic) or (isinstance(size, int) and size == -1)
 
 
+def _counts(tracer: Tracer, label: Label, size: Any) -> bool:
+    """Whether ``size`` counts channels of ``label``, and no others: it follows when they go."""
+    counted = [other.atoms() for other in counted_in(size)]
+    if not isinstance(size, Dynamic) or not counted:
+        return False
+    return tracer.atoms.classes(np.concatenate(counted)) == tracer.atoms.classes(label.atoms())
+
+
+def _stays_as_wide(tracer: Tracer, label: Label, own: Tensor | None, size: Any, name: str) -> bool:
+    """Whether ``size`` will fit a dimension with the atoms ``own`` (a vector) after any cut.
+
+    It does if it counts the channels of ``label`` themselves. Where it counts as many channels of another activation, the
+    two are tied one by one; where that cannot be, what it counts is never removed.
+    """
+    if isinstance(size, int) and int(size) == -1:
+        return True
+    if _counts(tracer, label, size):
+        return True
+    counted = counted_in(size)
+    if own is not None and isinstance(size, Dynamic) and len(counted) == 1:
+        other = counted[0].atoms()
+        if len(other) == own.numel() == int(size):
+            reason = f"{name} gives it as many channels as some that are never removed"
+            tracer.atoms.merge(other, own.numpy(), reason)
+            return True
+    tracer.freeze_counted(size, _TAKES.format(name))
+    return False
+
+
 def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:
     """Freeze what the operation read; its result carries no label."""
     tracer.consume(call.label)
@@ -105,6 +138,15 @@ def _size(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     if isinstance(out, int):
         return followed(out, args[1] if len(args) > 1 else kwargs["dim"])
     return torch.Size([followed(size, dim) for dim, size in enumerate(out)])
+
+
+def _length(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """``len(x)``: a plain number, which nobody can follow where it counts channels."""
+    label = tracer.label(args[0])
+    if label is not None and 0 in label.varying():
+        tracer.consume(label)
+        tracer.freeze(label, "len counts them")
+    return func(*args, **kwargs)
 
 
 @_labelled
@@ -144,13 +186,13 @@ def _move(tracer: Tracer, call: _Call) -> Any:
     for tensor, ids in results:
         tracer.attach(tensor, label.with_ids(ids))
     fewer = any(len(np.unique(compressed(ids).numpy())) < len(before) for _, ids in results)
-    if fewer or _numbered(call) & set(label.varying()):
+    if fewer or _numbered(tracer, call) & set(label.varying()):
         tracer.consume(label)
         tracer.freeze(label, f"{operation_name(call.func)} picks channels at fixed positions")
     return out
 
 
-def _numbered(call: _Call) -> set[int]:
+def _numbered(tracer: Tracer, call: _Call) -> set[int]:
     """Dimensions whose elements the operation names by number: after a cut these would be others."""
     rank, name = len(call.shape), operation_name(call.func)
     if name == "getitem":
@@ -159,8 +201,8 @@ def _numbered(call: _Call) -> set[int]:
         return {call.argument(1, "dim") % rank}
     if name == "narrow":
         dim = call.argument(1, "dim") % rank
-        whole = isinstance(call.argument(3, "length"), Dynamic) and call.out.shape[dim] == call.shape[dim]
-        return set() if whole else {dim}
+        whole = call.out.shape[dim] == call.shape[dim]
+        return set() if whole and _counts(tracer, call.label, call.argument(3, "length")) else {dim}
     if name == "roll":
         dims = call.argument(2, "dims", ())
         dims = dims if isinstance(dims, (tuple, list)) else (dims,)
@@ -204,19 +246,28 @@ def _view(tracer: Tracer, call: _Call) -> Any:
 
 def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: tuple[Any, ...]) -> Label:
     new = label.with_ids(ids)
-    fixed = [d for d in new.varying() if not isinstance(sizes[d], Dynamic) and int(sizes[d]) != -1]
-    free = [d for d in new.varying() if d not in fixed]
-    if not fixed and len(free) <= 1:
-        return new
+    varying = new.varying()
+    fixed = [d for d in varying if not counted_in(sizes[d]) and int(sizes[d]) != -1]
+    free = [d for d in varying if d not in fixed]
+    for d, size in enumerate(sizes):
+        if d not in varying and not _counts(tracer, label, size):
+            tracer.freeze_counted(size, _TAKES.format("view"))
     if len(free) == 1:
         # Rows of fixed number, columns that may shrink: a column goes in every row at once (channel shuffle).
+        row = new.ids
         for dim in fixed:
             first = new.ids.narrow(dim, 0, 1).expand_as(new.ids)
             tracer.atoms.merge(
                 first.numpy(), new.ids.numpy(), "it is viewed beside channels that are never removed"
             )
+            row = row.narrow(dim, 0, 1)
+        if _stays_as_wide(tracer, label, row.reshape(-1), sizes[free[0]], "view"):
+            return new
+    elif not varying:
         return new
     tracer.consume(new)
+    for d in free:
+        _stays_as_wide(tracer, label, None, sizes[d], "view")
     fixed_sizes = " x ".join(str(int(sizes[d])) for d in fixed) or "several sizes"
     tracer.freeze(new, f"it is reshaped to the fixed size {fixed_sizes}")
     return new
@@ -233,8 +284,10 @@ def _chunk(tracer: Tracer, call: _Call) -> Any:
         tracer.attach(tensor, label.with_ids(ids))
     if dim not in label.varying() or len(out) == 1:
         return out
-    follows = call.func.__name__ == "chunk" or isinstance(given, Dynamic)
-    if not follows or len({tuple(p.shape) for p in parts}) > 1:
+    equal = len({tuple(p.shape) for p in parts}) == 1
+    follows = call.func.__name__ == "chunk" or (equal and _part_follows(tracer, label, parts[0], given))
+    if not follows or not equal:
+        tracer.freeze_counted(given, _TAKES.format(call.func.__name__))
         return _lost(tracer, call, f"{call.func.__name__} cuts its channels at fixed positions")
     for part in parts[1:]:
         first, other = torch.broadcast_tensors(compressed(parts[0]), compressed(part))
@@ -242,6 +295,13 @@ def _chunk(tracer: Tracer, call: _Call) -> Any:
             first.numpy(), other.numpy(), "its other half holds channels that are never removed"
         )
     return out
+
+
+def _part_follows(tracer: Tracer, label: Label, part: Tensor, size: Any) -> bool:
+    """Whether the size of a part shrinks as the parts do."""
+    own = compressed(part)
+    vector = own.reshape(-1) if own.numel() == max(own.shape) else None
+    return isinstance(size, Dynamic) and _stays_as_wide(tracer, label, vector, size, "split")
 
 
 def _number_of_parts(kwargs: dict[str, Any]) -> Any:
@@ -293,7 +353,31 @@ def _expanded(tracer: Tracer, call: _Call) -> Any:
     if out.dim() < 2 or (label.varying() == [] and out.shape[1:2] != call.shape[1:2]):
         return _lost(tracer, call, "its one channel is broadcast over several")
     new_dims = [1] * (out.dim() - len(call.shape))
-    return tracer.attach(out, label.with_ids(label.ids.reshape(new_dims + list(label.ids.shape))))
+    new = label.with_ids(label.ids.reshape(new_dims + list(label.ids.shape)))
+    if not _fits(tracer, call, new):
+        tracer.consume(new)
+        tracer.freeze(new, f"{operation_name(call.func)} makes it as wide as something else")
+    return tracer.attach(out, new)
+
+
+def _fits(tracer: Tracer, call: _Call, new: Label) -> bool:
+    """Whether what is expanded to stays as wide as the channels of ``new``, whichever go."""
+    varying = new.varying()
+    if operation_name(call.func) == "expand_as":
+        like = tracer.label(call.argument(1, "other"))
+        if like is None or any(like.ids.shape[d] == 1 for d in varying):
+            return not varying
+        left, right = torch.broadcast_tensors(new.ids, like.ids)
+        reason = "it is expanded beside channels that are never removed"
+        tracer.atoms.merge(left.numpy(), right.numpy(), reason)
+        return True
+    sizes = call.args[1:] if len(call.args) > 1 else tuple(call.kwargs.values())[-1:]
+    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
+        sizes = tuple(sizes[0])
+    row = new.atoms() if len(varying) == 1 else None
+    own = None if row is None else torch.from_numpy(row)
+    kept = [_stays_as_wide(tracer, call.label, own, sizes[d], "expand") for d in varying]
+    return all(kept)
 
 
 _POOLS = [
@@ -312,5 +396,6 @@ SHAPE_HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("chunk", "split"), _chunk),
     **dict.fromkeys(("expand", "expand_as"), _expand),
     **dict.fromkeys(("size", "get:shape"), _size),
+    "__len__": _length,
     "pad": _pad,
 }

@@ -13,7 +13,7 @@ from gcp_core.groups.labels import MacTerm
 from gcp_core.plan import AttributeChange, Cut, Gate, Plan, Scatter, Skipped
 
 #: Attributes of modules that say how wide their input is.
-_INPUTS = ("in_channels", "in_features")
+INPUTS = ("in_channels", "in_features")
 
 
 @dataclass(frozen=True)
@@ -198,7 +198,7 @@ class Groups:
 
         A group has no consumer where what it makes is added into a stream that keeps its width (``scatter``).
         """
-        inputs = {a.module: a.units for a in self.layout.attributes if a.name in _INPUTS}
+        inputs = {a.module: a.units for a in self.layout.attributes if a.name in INPUTS}
         columns = {a.tensor: a.units for a in self.layout.axes if a.dim == 1}
         found = {}
         for group in self.groups:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 import numpy as np
@@ -62,11 +63,21 @@ class Tracer(TorchFunctionMode):
         self._shapes = {name: tuple(t.shape) for name, t in registered}
 
     def watch(self, model: nn.Module, image: Tensor) -> None:
-        """Run one forward; every channel that reaches the model's output is frozen."""
+        """Run one forward; every channel that reaches the model's output is frozen.
+
+        Raises:
+            ModelError: no tensor is found in the output.
+        """
         self._seen = set()
         with torch.no_grad(), self:
             output = model(image)
-        for tensor in tensors_in(output):
+        found = tensors_in(output)
+        if not found:
+            hint = "return tensors, or lists, tuples, dicts or data classes of them"
+            raise ModelError(
+                f"it returns a {type(output).__name__}, in which no tensor is found", "model", hint
+            )
+        for tensor in found:
             label = self.label(tensor)
             if label is not None:
                 self.freeze(label, "its channels are the model's output")
@@ -214,9 +225,11 @@ _DUNDER |= {
 
 
 def tensors_in(value: Any) -> list[Tensor]:
-    """All tensors in nested tuples, lists and dicts."""
+    """All tensors in nested tuples, lists, dicts and data classes."""
     if isinstance(value, Tensor):
         return [value]
+    if is_dataclass(value) and not isinstance(value, type):
+        value = [getattr(value, field.name) for field in fields(value)]
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, (list, tuple)):

@@ -24,6 +24,8 @@ def any_other(
 ) -> Any:
     """Questions (shapes, comparisons) are answered; floating-point results get the proportional rule.
 
+    Indices beside a result (``torch.max`` over a dimension, ``topk``) stay as they are.
+
     Raises:
         RelevanceError: an in-place operation or several results; the message names the operation.
     """
@@ -36,19 +38,25 @@ def any_other(
         raise RelevanceError(f"there is no relevance rule for the in-place operation {name}", "model", hint)
     with torch.no_grad():
         y = func(*args, **kwargs)
-    if not any(t.is_floating_point() for t in tensors_in((y,))):
+    values = _floating(y)
+    if not values:
         return y
-    if not isinstance(y, Tensor):
+    if len(values) > 1:
         raise RelevanceError(f"there is no relevance rule for {name}, which returns several tensors", "model")
     sources = carriers(args, kwargs)
 
     def call(xs: list[Tensor]) -> Tensor:
         new = {id(old): x for old, x in zip(sources, xs)}
-        return func(*_swapped(args, new), **{k: _swapped(v, new) for k, v in kwargs.items()})
+        return _floating(func(*_swapped(args, new), **{k: _swapped(v, new) for k, v in kwargs.items()}))[0]
 
-    out = ProportionalRule.apply(y.detach(), call, name, state.stabiliser, *sources)
+    out = ProportionalRule.apply(values[0].detach(), call, name, state.stabiliser, *sources)
     mark = merged([m for t in sources if (m := mark_of(t)) is not None])
-    return marked(out, mark._replace(non_negative=False, gate=False))
+    marked(out, mark._replace(non_negative=False, gate=False))
+    return out if isinstance(y, Tensor) else type(y)([out if part is values[0] else part for part in y])
+
+
+def _floating(value: Any) -> list[Tensor]:
+    return [t for t in tensors_in((value,)) if t.is_floating_point()]
 
 
 def _below(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:

@@ -1,6 +1,8 @@
 """Groups: which channels go together, on our own networks."""
 
 import logging
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
+from tests.oracles import small_nets
 from tests.oracles.gated_inputs import zero_columns
 from tests.oracles.nets import images, own_net, random_scores
 
@@ -185,6 +188,49 @@ class Tied(nn.Module):
         return self.fc((self.a(x) + self.b(x)).mean((2, 3)))
 
 
+@dataclass
+class Logits:
+    values: torch.Tensor
+    maps: torch.Tensor | None = None
+
+
+class Returns(nn.Module):
+    """A convolution and a classifier whose logits are returned in something."""
+
+    def __init__(self, wrap):
+        super().__init__()
+        self.conv, self.fc, self.wrap = nn.Conv2d(3, 4, 3), nn.Linear(4, 10), wrap
+
+    def forward(self, x):
+        return self.wrap(self.fc(self.conv(x).mean((2, 3))))
+
+
+@pytest.mark.parametrize("wrap", [Logits, lambda y: {"out": [y, None]}, lambda y: (y, Logits(y))])
+def test_logits_stay_in_whatever_they_are_returned(wrap):
+    groups = find_groups(Returns(wrap), X)
+    assert [g.name for g in groups.groups] == ["conv"]
+    assert groups.frozen == {"fc": "its channels are the model's output"}
+
+
+class Unseen(small_nets.Net):
+    """An activation as a scripted function: the trace sees nothing of it."""
+
+    def __init__(self):
+        super().__init__(6, mid=small_nets.block(8, 7), out=small_nets.block(7, 6))
+
+    def body(self, x):
+        y = self.mid(x)
+        with torch._C.DisableTorchFunction():
+            y = torch.nn.functional.silu(y)
+        return self.out(y)
+
+
+def test_channels_that_nobody_is_seen_to_read_stay():
+    groups = find_groups(Unseen().double(), images(size=8))
+    assert [g.name for g in groups.groups] == ["stem.0", "out.0"]
+    assert groups.frozen["mid.0"] == "no layer is seen to read it (is it scripted?)"
+
+
 def broken(value):
     model = build_model("vgg_tiny", 10, width=0.25)
     model.features[3].weight.data[0, 0, 0, 0] = value
@@ -205,6 +251,10 @@ def broken(value):
         (build_model("vgg_tiny", 10).bfloat16(), "keep the weights in float32 and train under autocast"),
         (broken(float("nan")), "features.3.weight: the weights are not finite (has training diverged?)"),
         (broken(float("inf")), "features.3.weight: the weights are not finite"),
+        (
+            Returns(lambda y: SimpleNamespace(logits=y)),
+            "model: it returns a SimpleNamespace, in which no tensor is found (return tensors, or lists",
+        ),
     ],
 )
 def test_models_that_cannot_be_pruned_are_refused(model, message):

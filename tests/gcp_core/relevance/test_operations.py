@@ -74,6 +74,8 @@ SAME = {
     "an index add": lambda x: torch.zeros_like(x).index_add(1, torch.arange(4), x),
     "an assertion": lambda x: (torch._assert(x.shape[1] == 4, "width"), x)[1],
     "an unknown power": lambda x: x.pow(1.0),
+    "the largest of one": lambda x: torch.max(x.unsqueeze(2), dim=2)[0],
+    "the first of one, by name": lambda x: x.unsqueeze(2).topk(1, dim=2).values.squeeze(2),
     "an unknown product": lambda x: torch.einsum("nchw,cd->ndhw", x, torch.eye(4, dtype=x.dtype)),
 }
 
@@ -126,6 +128,18 @@ def test_norms_and_activations_pass_relevance_unchanged(name):
     relevance(lambda x: watched("out", middle(watched("in", x))))
     assert torch.equal(seen["in"], seen["out"])
     assert float(seen["in"].abs().sum()) > 0
+
+
+def test_a_spatial_attention_over_mean_and_maximum_goes_through():
+    look = nn.Conv2d(2, 1, 3, padding=1).double()
+
+    def attention(x: Tensor) -> Tensor:
+        strongest, _ = torch.max(x, dim=1, keepdim=True)
+        return x * torch.sigmoid(look(torch.cat([x.mean(1, keepdim=True), strongest], 1)))
+
+    found = relevance(attention)
+    assert set(found) == {"a", "b"}
+    assert all(bool(torch.isfinite(r).all()) and float(r.abs().sum()) > 0 for r in found.values())
 
 
 def test_a_gate_gets_no_relevance_and_its_signal_all_of_it():
