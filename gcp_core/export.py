@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from gcp_core.cost import fit_to_model
 from gcp_core.cost.latency import onnx_forward, openvino_forward
-from gcp_core.errors import GcpError
+from gcp_core.errors import GcpError, first_line
 from gcp_core.extras import missing
 from gcp_core.pruning.padding import pad_widths
 from gcp_core.records.durable import flush
@@ -81,7 +81,7 @@ def program_forward(path: str | Path) -> Callable[[Tensor], Tensor]:
     try:
         return torch.export.load(path).module()
     except Exception as exc:  # a missing, cut or foreign file raises one of many kinds
-        raise ExportError(f"cannot be read as an exported program: {_first_line(exc)}", str(path)) from exc
+        raise ExportError(f"cannot be read as an exported program: {first_line(exc)}", str(path)) from exc
 
 
 @torch.no_grad()
@@ -155,7 +155,7 @@ def export_int8(onnx_path: str | Path, batches: Iterable[Tensor], path: str | Pa
         except GcpError:
             raise
         except Exception as exc:  # onnxruntime raises many kinds; all of them mean the same to the user
-            raise ExportError(f"cannot be quantised: {_first_line(exc)}", str(onnx_path)) from exc
+            raise ExportError(f"cannot be quantised: {first_line(exc)}", str(onnx_path)) from exc
     return target
 
 
@@ -181,7 +181,7 @@ def export_openvino(model: nn.Module, onnx_path: str | Path, path: str | Path) -
         sizes = [None if size.is_dynamic else size.get_length() for size in found.inputs[0].partial_shape]
         openvino.save_model(found, str(target), compress_to_fp16=False)
     except Exception as exc:  # its errors are plain RuntimeErrors
-        raise ExportError(f"OpenVINO cannot take it: {_first_line(exc)}", str(onnx_path)) from exc
+        raise ExportError(f"OpenVINO cannot take it: {first_line(exc)}", str(onnx_path)) from exc
     image = torch.empty(1, *[size or 1 for size in sizes[1:]])
     plain, forward = copy.deepcopy(model).cpu().eval(), openvino_forward(target)
     error = max(_difference(plain, forward, _random(image, size)) for size in CHECKED_BATCHES)
@@ -199,10 +199,6 @@ def _need(what: str, path: str | Path, extra: str) -> None:
     package, hint = missing(extra)
     if package:
         raise ExportError(f"{what} needs {package}", str(path), hint)
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]
 
 
 def _free_batch() -> tuple[dict[int, torch.export.Dim]]:
@@ -244,7 +240,7 @@ def _export(
             raise
         except Exception as exc:  # exporters raise many kinds; all of them mean the same to the user
             raise ExportError(
-                f"{type(model).__name__} cannot be exported: {_first_line(exc)}", str(path)
+                f"{type(model).__name__} cannot be exported: {first_line(exc)}", str(path)
             ) from exc
         error = max(_difference(plain, forward, _random(image, size)) for size in CHECKED_BATCHES)
         if not error <= TOLERANCE:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.errors import NotBegun, SweepNotFound
 from gcp_core.config import CYCLES
-from gcp_core.errors import ConfigError, DataError
+from gcp_core.errors import ConfigError, DataError, first_line
 from gcp_core.schema import (
     ARTIFACT_MANIFEST,
     FINALS,
@@ -122,8 +122,7 @@ def _parent_run(client: MlflowClient, run_id: str, name: str) -> Run:
     try:
         return client.get_run(run_id)
     except MlflowException as exc:
-        reason = str(exc).splitlines()[0]
-        raise SweepNotFound(f"MLflow has no run {run_id}: {reason}", name) from exc
+        raise SweepNotFound(f"MLflow has no run {run_id}: {first_line(exc)}", name) from exc
 
 
 def _by_name(name: str, tracking_uri: str) -> SweepRef:
@@ -133,8 +132,7 @@ def _by_name(name: str, tracking_uri: str) -> SweepRef:
     try:
         parents = list(_sweeps(client))
     except MlflowException as exc:
-        reason = str(exc).splitlines()[0]
-        raise SweepNotFound(f"cannot read the tracking store: {reason}", tracking_uri) from exc
+        raise SweepNotFound(f"cannot read the tracking store: {first_line(exc)}", tracking_uri) from exc
     hits = [
         run
         for run in parents

@@ -31,7 +31,7 @@ from analysis.runs.artifacts import sweep_of
 from analysis.runs.store import client_for, find, no_progress_bar, own_artifacts
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 from gcp_core.schema import Tag
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
             before = client.get_registered_model(name).aliases.get(alias, "")
             client.set_registered_model_alias(name, alias, version.version)
     except MlflowException as exc:
-        raise ConfigError(f"MLflow refuses: {str(exc).splitlines()[0]}", name) from exc
+        raise ConfigError(f"MLflow refuses: {first_line(exc)}", name) from exc
     number = str(version.version)
     moved = str(before) if str(before) != number else ""
     return Registered(

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from gcp_core.errors import ConfigError, GcpError
+from gcp_core.errors import ConfigError, GcpError, first_line
 from gcp_core.extras import missing
 from gcp_core.models.mode import mode
 
@@ -312,7 +312,7 @@ def onnx_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor], T
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as exc:  # its error classes are private; all of them mean that the file is of no use
-        raise GcpError(f"cannot be read as ONNX: {str(exc).splitlines()[0]}", str(path)) from exc
+        raise GcpError(f"cannot be read as ONNX: {first_line(exc)}", str(path)) from exc
     name = session.get_inputs()[0].name
     return lambda images: torch.from_numpy(session.run(None, {name: images.numpy()})[0])
 
@@ -335,7 +335,7 @@ def openvino_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor
     try:
         compiled = openvino.Core().compile_model(str(path), "CPU", how)
     except Exception as exc:  # its errors are plain RuntimeErrors
-        raise GcpError(f"cannot be read by OpenVINO: {str(exc).splitlines()[0]}", str(path)) from exc
+        raise GcpError(f"cannot be read by OpenVINO: {first_line(exc)}", str(path)) from exc
     request = compiled.create_infer_request()
     return lambda images: torch.from_numpy(request.infer([images.numpy()], share_inputs=True)[0].copy())
 

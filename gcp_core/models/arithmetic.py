@@ -12,7 +12,7 @@ from operator import attrgetter
 
 import torch
 
-from gcp_core.errors import ConfigError
+from gcp_core.errors import ConfigError, first_line
 
 # cuBLAS repeats itself only with workspaces of a fixed size. torch reads that once, at a process's first GPU product,
 # which may be another trial's, or this one's before its training: so it is said here, before there is any.
@@ -81,7 +81,7 @@ def repeatable(wanted: bool, device: torch.device) -> Iterator[None]:
     except RuntimeError as exc:
         if "deterministic" not in str(exc):
             raise
-        reason = str(exc).strip().splitlines()[0].partition(". ")[0]
+        reason = first_line(exc).partition(". ")[0]
         raise ConfigError(reason, "train.deterministic", "false, or a model without it") from exc
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])

@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from gcp_core.errors import first_line
 from gcp_core.steps.step import PlainStep
 
 log = logging.getLogger(__name__)
@@ -131,8 +132,7 @@ class CapturedStep:
             Exception
         ) as exc:  # torch, CUDA and the model's own code: whatever it is, the step works without
             self._gave_up, self._batch = True, None
-            reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-            log.warning("train.compile: this step cannot be recorded, it runs as it is: %s", reason)
+            log.warning("train.compile: this step cannot be recorded, it runs as it is: %s", first_line(exc))
             return None
 
 

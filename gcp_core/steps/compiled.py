@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 
 from gcp_core.config import TrainConfig
+from gcp_core.errors import first_line
 from gcp_core.penalties import Penalty
 from gcp_core.steps.step import PlainStep
 
@@ -71,8 +72,7 @@ class CompiledStep(PlainStep):
             with torch.no_grad():
                 for buffer, before in buffers:
                     buffer.copy_(before)
-            reason = (str(exc).strip() or type(exc).__name__).splitlines()[0]
-            log.warning("train.compile: this model cannot be compiled, it runs as it is: %s", reason)
+            log.warning("train.compile: this model cannot be compiled, it runs as it is: %s", first_line(exc))
             return super().gradients(images, labels)
         torch.set_rng_state(drawn[0])
         for device, state in zip(on_gpu, drawn[1]):

@@ -30,6 +30,7 @@ from gcp_core.errors import (
     InfeasibleTarget,
     ModelError,
     did_you_mean,
+    first_line,
     required,
 )
 from gcp_core.groups import Groups, find_groups
@@ -391,7 +392,7 @@ def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many kinds here; all of them mean the same to the user
-        raise CheckpointError(f"cannot be read as plain tensors: {_first_line(exc)}", path) from exc
+        raise CheckpointError(f"cannot be read as plain tensors: {first_line(exc)}", path) from exc
     for name in ("state_dict", "model"):  # where training scripts put it
         if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
             state = state[name]
@@ -405,7 +406,3 @@ def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
             log.warning("%s in %s is for %d classes: it starts from random weights", name, path, given[0])
             state[name] = own[name]
     load_weights(model, state, f"model.weights={path}")
-
-
-def _first_line(exc: Exception) -> str:
-    return (str(exc).strip() or type(exc).__name__).splitlines()[0]

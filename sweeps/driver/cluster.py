@@ -324,8 +324,7 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
         except RuntimeError as exc:
             if not isinstance(exc.__cause__, RayError) or not conductor.active:
                 raise
-            reason = str(exc.__cause__).strip().partition("\n")[0] or type(exc.__cause__).__name__
-            raise WorkersLost(reason, conductor.active) from exc
+            raise WorkersLost(first_line(exc.__cause__), conductor.active) from exc
     shutil.rmtree(scratch, ignore_errors=True)
 
 

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from gcp_core.errors import ConfigError, required
+from gcp_core.errors import ConfigError, first_line, required
 from sweeps.records.tenure import BEAT_S, Tenure
 
 if TYPE_CHECKING:
@@ -56,8 +56,7 @@ def open_storage(url: str) -> RDBStorage:
             f"the database driver is not installed: {exc}", "ledger", "pip install 'gcp-sweep[postgresql]'"
         ) from exc
     except SQLAlchemyError as exc:
-        reason = str(exc).strip().splitlines()[0]
-        raise ConfigError(f"the database cannot be used: {reason}", "ledger", url) from exc
+        raise ConfigError(f"the database cannot be used: {first_line(exc)}", "ledger", url) from exc
 
 
 def _waiting(url: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import contextlib
 from typing import TYPE_CHECKING, Any
 
 from gcp_core.config import TrialConfig
-from gcp_core.errors import required
+from gcp_core.errors import first_line, required
 
 if TYPE_CHECKING:
     from gcp_core.training.team.member import Started
@@ -78,7 +78,7 @@ class RayMember:
         try:
             answer, goes_on = ray.get(self._said.pop(0))
         except RayError as exc:
-            self._how = str(exc).strip().partition("\n")[0] or type(exc).__name__
+            self._how = first_line(exc)
             raise EOFError from exc
         if not goes_on:
             self._kill()  # the others may wait for it in the middle of a step
