@@ -105,17 +105,28 @@ def measure_cost(model: nn.Module, example_input: Tensor) -> Cost:
     image = fit_to_model(example_input, model)
     try:
         model.eval()
-        with torch.no_grad(), _attention_in_the_open(), unknown, counter:
+        with runs_on(example_input), torch.no_grad(), _attention_in_the_open(), unknown, counter:
             model(image)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return Cost(counter.get_total_flops() // 2, count_params(model), _by_layer(counter, model), unknown.calls)
+
+
+@contextmanager
+def runs_on(example_input: Tensor) -> Iterator[None]:
+    """Inside, a model runs on this input.
+
+    Raises:
+        ModelError: it does not; what it raised is in the message.
+    """
+    try:
+        yield
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
         shape, said = tuple(example_input.shape), str(exc) or type(exc).__name__
         raise ModelError(
             f"the model does not run on an input of shape {shape}: {said}", "example_input"
         ) from exc
-    finally:
-        for module, training in modes:
-            module.training = training
-    return Cost(counter.get_total_flops() // 2, count_params(model), _by_layer(counter, model), unknown.calls)
 
 
 @contextmanager

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.cost import fit_to_model, measure_cost
-from gcp_core.errors import GcpError, ModelError, PlanError, did_you_mean
+from gcp_core.cost.macs import runs_on
+from gcp_core.errors import ModelError, PlanError, did_you_mean
 from gcp_core.groups.join_ops import JOIN_HANDLERS, default
 from gcp_core.groups.labels import MacTerm
 from gcp_core.groups.layer_ops import LAYER_HANDLERS
@@ -104,23 +105,15 @@ def check_weights(model: nn.Module) -> None:
 
 def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> list[MacTerm]:
     """Trace the eval forward, and the training forward if that uses more; returns the eval forward's MACs."""
-    with _untouched(model, image.device):
-        try:
-            model.eval()
+    with _untouched(model, image.device), runs_on(given):
+        model.eval()
+        tracer.watch(model, image)
+        terms = list(tracer.terms)
+        if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
+            evaluated = set(tracer.producers)
+            model.train()
             tracer.watch(model, image)
-            terms = list(tracer.terms)
-            if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
-                evaluated = set(tracer.producers)
-                model.train()
-                tracer.watch(model, image)
-                _freeze_what_only_trains(tracer, evaluated)
-        except GcpError:
-            raise
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
-            shape, said = tuple(given.shape), str(exc) or type(exc).__name__
-            raise ModelError(
-                f"the model does not run on an input of shape {shape}: {said}", "example_input"
-            ) from exc
+            _freeze_what_only_trains(tracer, evaluated)
     return terms
 
 
