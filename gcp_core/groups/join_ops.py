@@ -91,20 +91,18 @@ _CONTRACTIONS = (
     *("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"),
     *("multi_head_attention_forward", "scaled_dot_product_attention"),
 )
-
-
+#: Why channels stay whose number is a size of a new tensor.
 _COUNTS = "{} makes a tensor with their number"
 
 
 def default(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     """An operation nobody described: whatever labelled values it touches are frozen."""
     out = func(*args, **kwargs)
-    name = operation_name(func)
-    if tensors_in(out):
+    name, results = operation_name(func), tensors_in(out)
+    if results:
         tracer.freeze_counted([args, kwargs], _COUNTS.format(name))
     if name in _CONTRACTIONS or name == "__matmul__":
         tracer.contractions.add(name)
-    results = tensors_in(out)
     # A property that is no tensor (``x.ndim``) is a question: it takes no values and changes none.
     asks = name.startswith("get:") and not results
     in_place = getattr(func, "__name__", "").endswith("_") and not asks

@@ -31,6 +31,11 @@ class _Call(NamedTuple):
         """An argument given by position or by name."""
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
+    def sizes(self) -> tuple[Any, ...]:
+        """The sizes that view or expand is given: one by one, or as one tuple or list."""
+        sizes = self.args[1:] if len(self.args) > 1 else tuple(self.kwargs.values())[-1:]
+        return tuple(sizes[0]) if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
+
     def on_labels(self) -> Any:
         """The same operation on the label's ids at full size (they live on the CPU)."""
         rest = {name: _on_cpu(value) for name, value in self.kwargs.items() if name not in ("input", "self")}
@@ -96,8 +101,8 @@ def _counts(tracer: Tracer, label: Label, size: Any) -> bool:
     return tracer.atoms.classes(np.concatenate(counted)) == tracer.atoms.classes(label.atoms())
 
 
-def _stays_as_wide(tracer: Tracer, label: Label, own: Tensor | None, size: Any, name: str) -> bool:
-    """Whether ``size`` will fit a dimension with the atoms ``own`` (a vector) after any cut.
+def _stays_as_wide(tracer: Tracer, label: Label, own: np.ndarray | None, size: Any, name: str) -> bool:
+    """Whether ``size`` will fit a dimension with the atoms ``own`` (a vector) after any cut; None = more than a vector.
 
     It does if it counts the channels of ``label`` themselves. Where it counts as many channels of another activation, the
     two are tied one by one; where that cannot be, what it counts is never removed.
@@ -109,9 +114,9 @@ def _stays_as_wide(tracer: Tracer, label: Label, own: Tensor | None, size: Any, 
     counted = counted_in(size)
     if own is not None and isinstance(size, Dynamic) and len(counted) == 1:
         other = counted[0].atoms()
-        if len(other) == own.numel() == int(size):
+        if len(other) == len(own) == int(size):
             reason = f"{name} gives it as many channels as some that are never removed"
-            tracer.atoms.merge(other, own.numpy(), reason)
+            tracer.atoms.merge(other, own, reason)
             return True
     tracer.freeze_counted(size, _TAKES.format(name))
     return False
@@ -235,9 +240,7 @@ def _dims_taken(part: Any) -> int:
 @_labelled
 def _view(tracer: Tracer, call: _Call) -> Any:
     """view and reshape: a size that is written as a literal must not change, one read from a shape may."""
-    sizes = call.args[1:] if len(call.args) > 1 else tuple(call.kwargs.values())[-1:]
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = tuple(sizes[0])
+    sizes = call.sizes()
     if any(isinstance(size, torch.dtype) for size in sizes):
         return _lost(tracer, call, "its bytes are viewed as another type")
     ids = call.label.ids.expand(call.shape).reshape(call.out.shape)
@@ -261,7 +264,7 @@ def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: tuple[Any, ...]) -
                 first.numpy(), new.ids.numpy(), "it is viewed beside channels that are never removed"
             )
             row = row.narrow(dim, 0, 1)
-        if _stays_as_wide(tracer, label, row.reshape(-1), sizes[free[0]], "view"):
+        if _stays_as_wide(tracer, label, row.reshape(-1).numpy(), sizes[free[0]], "view"):
             return new
     elif not varying:
         return new
@@ -300,7 +303,7 @@ def _chunk(tracer: Tracer, call: _Call) -> Any:
 def _part_follows(tracer: Tracer, label: Label, part: Tensor, size: Any) -> bool:
     """Whether the size of a part shrinks as the parts do."""
     own = compressed(part)
-    vector = own.reshape(-1) if own.numel() == max(own.shape) else None
+    vector = own.reshape(-1).numpy() if own.numel() == max(own.shape) else None
     return isinstance(size, Dynamic) and _stays_as_wide(tracer, label, vector, size, "split")
 
 
@@ -371,11 +374,8 @@ def _fits(tracer: Tracer, call: _Call, new: Label) -> bool:
         reason = "it is expanded beside channels that are never removed"
         tracer.atoms.merge(left.numpy(), right.numpy(), reason)
         return True
-    sizes = call.args[1:] if len(call.args) > 1 else tuple(call.kwargs.values())[-1:]
-    if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)):
-        sizes = tuple(sizes[0])
-    row = new.atoms() if len(varying) == 1 else None
-    own = None if row is None else torch.from_numpy(row)
+    sizes = call.sizes()
+    own = new.atoms() if len(varying) == 1 else None
     kept = [_stays_as_wide(tracer, call.label, own, sizes[d], "expand") for d in varying]
     return all(kept)
 
