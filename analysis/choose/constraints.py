@@ -38,8 +38,7 @@ _NUMBER = re.compile(r"([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([
 _PREFIX = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _RELATIVE = ("macs", "params", "latency_ms", "device_hours")
 _SHARES = ("macs_removed", "params_removed", "macs_kept", "params_kept")
-#: Values this close to a bound (as a share of it, and in its unit) are equal to it: 97.4 - 97.1 is 0.3 points, and a
-#: little more in binary.
+#: Values this close to a bound (as a share of it, and in its unit) are equal to it.
 _CLOSE, _CLOSE_TO_0 = 1e-12, 1e-9
 #: Units by column: word -> factor to the column's own unit.
 _UNITS: dict[str, dict[str, float]] = {
@@ -88,7 +87,7 @@ class Constraint:
         values = self._most_lenient(df)
         bounds = self.bounds(df)
         with np.errstate(invalid="ignore"):
-            equal = np.isclose(values, bounds, rtol=_CLOSE, atol=_CLOSE_TO_0)
+            equal = equals(values, bounds)
             kept = _OPERATORS[self.op](np.where(equal, bounds, values), bounds)
             kept &= np.isfinite(values) & np.isfinite(bounds)
         # A word in a column of numbers is another value than any number.
@@ -255,6 +254,11 @@ def apply(df: pd.DataFrame, constraints: Iterable[Constraint]) -> pd.DataFrame:
             removals,
         )
     return df[mask]
+
+
+def equals(values: np.ndarray, bounds: np.ndarray | float) -> np.ndarray:
+    """(n,) bool: which values are their bounds but for rounding: in binary 97.4 - 97.1 is a little more than 0.3."""
+    return np.isclose(values, bounds, rtol=_CLOSE, atol=_CLOSE_TO_0)
 
 
 def feasible(df: pd.DataFrame, constraints: Iterable[Constraint]) -> np.ndarray:

@@ -208,7 +208,7 @@ def lexicographic(levels: Sequence[tuple[str, float]]) -> Verb:
             sign = -1.0 if direction == "max" else 1.0
             cost = sign * _values(df, column)
             limit = np.nanmin(cost) + tolerance
-            df = df[(cost <= limit) | np.isclose(cost, limit, rtol=1e-12, atol=1e-9)]
+            df = df[(cost <= limit) | hard.equals(cost, limit)]
             yield column, tolerance, df
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
