@@ -33,19 +33,13 @@ def attainment(parts: Mapping[str, pd.DataFrame], objectives: Objectives) -> pd.
 
     frames = []
     for label, part in parts.items():
-        seeds = sorted(part["seed"].dropna().unique())
-        points, sets = [], []
-        for i, seed in enumerate(seeds, start=1):
-            values, _ = costs(part[part["seed"] == seed], objectives)
-            best = values[pareto.nondominated(values)]
-            points.append(best)
-            sets.append(np.full(len(best), i))
+        fronts = _fronts(part, objectives)
+        points = _repeated(fronts, 1)
         # moocore minimises and takes the share of runs that attain a point, in per cent.
-        levels = (25.0, 50.0, 75.0) if len(seeds) >= _FEW else (100.0 / len(seeds), 50.0, 100.0)
-        found = moocore.eaf(np.vstack(points), sets=np.concatenate(sets), percentiles=sorted(set(levels)))
-        for band, level in zip(
-            ("best", "median", "worst"), levels
-        ):  # of two seeds the best is the median too
+        levels = (25.0, 50.0, 75.0) if len(fronts) >= _FEW else (100.0 / len(fronts), 50.0, 100.0)
+        found = moocore.eaf(points[:, :-1], sets=points[:, -1], percentiles=sorted(set(levels)))
+        # Of two seeds the best is the median too.
+        for band, level in zip(("best", "median", "worst"), levels):
             surface = found[np.isclose(found[:, -1], level)]
             rows = pd.DataFrame(surface[:, :-1], columns=list(objectives))
             for column, direction in objectives.items():
