@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.errors import NotBegun, SweepNotFound
 from gcp_core.config import CYCLES
@@ -30,7 +30,10 @@ from gcp_core.schema import (
 if TYPE_CHECKING:
     import pandas as pd
     from mlflow.entities import Run
+    from mlflow.store.entities import PagedList
     from mlflow.tracking import MlflowClient
+
+_T = TypeVar("_T")
 
 #: What a sweep looks for unless its config says otherwise.
 DEFAULT_OBJECTIVES: dict[str, Direction] = {"val_accuracy": "max", "macs": "min"}
@@ -197,7 +200,7 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
         return {
             run.info.run_id: _record(run)
             for query in queries
-            for run in _pages(client, [ref.experiment_id], query, view)
+            for run in _runs(client, [ref.experiment_id], query, view)
         }
 
     if newer_than is None:
@@ -227,7 +230,7 @@ def deleted_runs(ref: SweepRef) -> set[str]:
     return {
         run.info.run_id
         for query in (_children(ref.parent_run_id), _snapshots(ref))
-        for run in _pages(client, [ref.experiment_id], query, ViewType.DELETED_ONLY)
+        for run in _runs(client, [ref.experiment_id], query, ViewType.DELETED_ONLY)
     }
 
 
@@ -244,19 +247,15 @@ def _sweeps(client: MlflowClient) -> Iterator[Run]:
     """The runs of all sweeps of a store; it has pages of experiments, and pages of runs."""
     from mlflow.entities import ViewType
 
-    token: str | None = None
-    while token != "":
-        page = client.search_experiments(page_token=token)
+    for page in pages(lambda token: client.search_experiments(page_token=token)):
         ids = [experiment.experiment_id for experiment in page]
         if ids:
-            yield from _pages(client, ids, f"tags.`{Tag.KIND}` = 'sweep'", ViewType.ACTIVE_ONLY)
-        token = page.token or ""
+            yield from _runs(client, ids, f"tags.`{Tag.KIND}` = 'sweep'", ViewType.ACTIVE_ONLY)
 
 
-def _pages(client: MlflowClient, experiment_ids: list[str], query: str, view: int) -> Iterator[Run]:
-    token: str | None = None
-    while True:
-        page = client.search_runs(
+def _runs(client: MlflowClient, experiment_ids: list[str], query: str, view: int) -> Iterator[Run]:
+    def ask(token: str | None) -> PagedList[Run]:
+        return client.search_runs(
             experiment_ids,
             query,
             run_view_type=view,
@@ -264,10 +263,18 @@ def _pages(client: MlflowClient, experiment_ids: list[str], query: str, view: in
             order_by=["attributes.start_time ASC"],
             page_token=token,
         )
+
+    for page in pages(ask):
         yield from page
-        token = page.token
-        if not token:
-            return
+
+
+def pages(ask: Callable[[str | None], PagedList[_T]]) -> Iterator[PagedList[_T]]:
+    """All pages of an answer of MLflow, one request each; ``ask`` is given the token of a page, None for the first."""
+    token: str | None = None
+    while token != "":
+        page = ask(token)
+        yield page
+        token = page.token or ""
 
 
 def _record(run: Run) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from analysis import text
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
 from analysis.runs.artifacts import sweep_of
-from analysis.runs.store import client_for, find, no_progress_bar, own_artifacts
+from analysis.runs.store import client_for, find, no_progress_bar, own_artifacts, pages
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
 from gcp_core.errors import ConfigError, first_line
@@ -197,14 +197,12 @@ def _create(client: MlflowClient, name: str) -> None:
 
 def _same_weights(client: MlflowClient, name: str, sha256: str) -> ModelVersion | None:
     """The version that has these weights, None if there is none; the registry gives them in pages."""
-    token: str | None = None
-    while token != "":
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        for version in page:
-            if version.tags.get("weights_sha256") == sha256:
-                return version
-        token = page.token or ""
-    return None
+    versions = (
+        version
+        for page in pages(lambda token: client.search_model_versions(f"name = '{name}'", page_token=token))
+        for version in page
+    )
+    return next((one for one in versions if one.tags.get("weights_sha256") == sha256), None)
 
 
 def _lineage(

@@ -228,9 +228,9 @@ def test_a_path_that_was_deleted_takes_its_snapshots_with_it_and_brings_them_bac
 
 def test_a_whole_sweep_is_two_queries_however_many_paths_it_has(own, monkeypatch):
     asked = []
-    pages = store._pages
+    runs = store._runs
     monkeypatch.setattr(
-        store, "_pages", lambda c, e, query, view: asked.append(query) or pages(c, e, query, view)
+        store, "_runs", lambda c, e, query, view: asked.append(query) or runs(c, e, query, view)
     )
     records = store.read_records(store.find(own))
     assert len(asked) == 2
