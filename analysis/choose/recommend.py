@@ -94,6 +94,20 @@ class Recommendation:
         return self.choice.model if self.choice is not None else ""
 
 
+@dataclass(frozen=True)
+class _Task:
+    """What is looked for, and where.
+
+    Attributes:
+        df: the whole table. ``kept``: its candidates that keep what limits there are.
+        within: points of validation accuracy that a model may lose to its baseline.
+    """
+
+    df: pd.DataFrame
+    kept: pd.DataFrame
+    within: float
+
+
 def recommend(
     df: pd.DataFrame,
     *,
@@ -110,8 +124,9 @@ def recommend(
     """
     rows = df[df["candidate"]]
     kept = rows[hard.feasible(rows, constraints)] if constraints and len(rows) else rows
+    task = _Task(df, kept, within)
     if choice is not None:
-        return _described(df, kept, choice, "asked", "the requested choice", choice.reason, within)
+        return _described(task, choice, "asked", "the requested choice", choice.reason)
     if rows.empty:
         return _nothing("no model is finished", _why_nothing(df), "nothing")
     if kept.empty:
@@ -120,7 +135,7 @@ def recommend(
     cost, points = _cost(df, kept), text.plural(within, "point")
     based = kept[["baseline_val_accuracy", f"baseline_{cost}"]].to_numpy(dtype=float, na_value=np.nan)
     if not np.isfinite(based).all(axis=1).any():
-        return _without_baseline(df, kept, constraints, cost, within)
+        return _without_baseline(task, constraints, cost)
     smaller = [*constraints, hard.Constraint(cost, "<", 1.0, relative=True)]
     near = hard.Constraint("accuracy_drop", "<=", within)
     try:
@@ -130,7 +145,7 @@ def recommend(
             f"and cost less than the baseline; {found.model} {_lowest(cost)} of them."
         )
         rule = f"the cheapest {word(df)} within {points} of its baseline"
-        return _described(df, kept, found, "within", rule, why, within)
+        return _described(task, found, "within", rule, why)
     except NothingFeasible:
         pass
     try:
@@ -138,18 +153,12 @@ def recommend(
     except NothingFeasible:
         why = f"None of {text.plural(len(kept), 'finished ' + word(df))} costs less than the baseline."
         return _nothing("nothing is smaller than the baseline yet", why, "nothing smaller")
-    return _nearest(df, kept, first, smaller, cost, within)
+    return _nearest(task, first, smaller, cost)
 
 
-def _nearest(
-    df: pd.DataFrame,
-    kept: pd.DataFrame,
-    first: Choice,
-    smaller: Sequence[Constraint],
-    cost: str,
-    within: float,
-) -> Recommendation:
+def _nearest(task: _Task, first: Choice, smaller: Sequence[Constraint], cost: str) -> Recommendation:
     """If no model keeps the limit: the nearest one, or the cheapest one that the images cannot tell from it."""
+    df, within = task.df, task.within
     near, points, one = first.rows.iloc[0], text.plural(within, "point"), word(df)
     low = near.get("val_accuracy_low", np.nan)
     rule = f"no smaller {one} is within {points} of its baseline; this one "
@@ -163,7 +172,7 @@ def _nearest(
         alike = hard.Constraint("val_accuracy", ">=", float(low))
         found = select.choose(df, [*smaller, most, alike], select.cheapest(cost))
     if found.model == first.model:
-        return _described(df, kept, first, "nearest", f"{rule}comes nearest", why, within)
+        return _described(task, first, "nearest", f"{rule}comes nearest", why)
     row = found.rows.iloc[0]
     why += (
         f" The validation images cannot tell {text.plural(found.feasible - 1, 'other ' + one)} from it that "
@@ -171,7 +180,7 @@ def _nearest(
         f"{_away(row['accuracy_drop'], within)} too far."
     )
     rule += "is the cheapest of those that come nearest"
-    return _described(df, kept, found, "nearest", rule, why, within, against=near)
+    return _described(task, found, "nearest", rule, why, against=near)
 
 
 def export_command(df: pd.DataFrame, row: pd.Series) -> str:
@@ -222,11 +231,10 @@ def _away(drop: float, within: float) -> str:
     return f"{drop - within:.2f} points"
 
 
-def _without_baseline(
-    df: pd.DataFrame, kept: pd.DataFrame, constraints: Sequence[Constraint], cost: str, within: float
-) -> Recommendation:
+def _without_baseline(task: _Task, constraints: Sequence[Constraint], cost: str) -> Recommendation:
     """Without a baseline, the most accurate model is used instead, and the page says so."""
-    limit = float(kept["val_accuracy"].max()) - within
+    df, within = task.df, task.within
+    limit = float(task.kept["val_accuracy"].max()) - within
     near = hard.Constraint("val_accuracy", ">=", limit)
     found = select.choose(df, [*constraints, near], select.cheapest(cost))
     points = text.plural(within, "point")
@@ -235,7 +243,7 @@ def _without_baseline(
         f"{text.plural(found.feasible, word(df))} within {points} of the most accurate one ({limit + within:.2f} %)."
     )
     rule = f"the cheapest {word(df)} within {points} of the most accurate one"
-    return _described(df, kept, found, "no baseline", rule, why, within, limit)
+    return _described(task, found, "no baseline", rule, why, limit)
 
 
 def _nothing(rule: str, why: str, basis: Basis) -> Recommendation:
@@ -248,24 +256,22 @@ def _why_nothing(df: pd.DataFrame) -> str:
 
 
 def _described(
-    df: pd.DataFrame,
-    kept: pd.DataFrame,
+    task: _Task,
     choice: Choice,
     basis: Basis,
     rule: str,
     why: str,
-    within: float,
     limit: float = float("nan"),
     against: pd.Series | None = None,
 ) -> Recommendation:
-    """``against``: the model that it is compared with; without one, a cheaper one of ``kept`` that the images do not tell
-    apart.
+    """``against``: the model that it is compared with; without one, a cheaper one that keeps the limits and that the
+    images do not tell apart.
     """
-    row = choice.rows.iloc[0]
+    df, row = task.df, choice.rows.iloc[0]
     if basis in ("within", "nearest"):
-        limit = float(row["baseline_val_accuracy"]) - within
+        limit = float(row["baseline_val_accuracy"]) - task.within
     fresh = _confirmation(df, row)
-    other = against if against is not None else _alternative(kept, row)
+    other = against if against is not None else _alternative(task.kept, row)
     standing = _standing(row, basis, limit, fresh)
     export = export_command(df, row)
     return Recommendation(
