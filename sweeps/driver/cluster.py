@@ -10,7 +10,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -106,10 +106,6 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
 
 
 def _connect(config: SweepConfig, address: str | None) -> None:
-    import psutil  # comes with Ray
-    import ray
-    from ray.exceptions import RayError
-
     env = {
         **WORKER_ENV,
         "OMP_NUM_THREADS": str(config.resources.cpus),
@@ -121,23 +117,39 @@ def _connect(config: SweepConfig, address: str | None) -> None:
         "configure_logging": True,
     }
     if address is not None:
-        try:
-            ray.init(address=address, runtime_env={"env_vars": env}, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, RayError) as exc:
-            reason, hint = first_line(exc), address
-            # There since Ray 2.52; what it says ends in a page of advice.
-            if type(exc).__name__ == "AuthenticationError":
-                reason = f"{address}: {exc.args[0]}"
-                hint = "~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it"
-            raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", hint) from exc
-        return
-    # A private cluster inherits the environment. It starts a process for a trial when there is one: in advance it would
-    # start as many as the machine has cores, and another one for each that is taken.
-    env |= {_REACHABLE: "0", "RAY_prestart_worker_first_driver": "0"}
+        _join(address, env, quiet)
+    else:
+        _start_private(config.resources.cpus, env, quiet)
+
+
+def _join(address: str, env: Mapping[str, str], quiet: Mapping[str, Any]) -> None:
+    """Connect to a running cluster; its workers get ``env``."""
+    import ray
+    from ray.exceptions import RayError
+
+    try:
+        ray.init(address=address, runtime_env={"env_vars": dict(env)}, **quiet)
+    except (ConnectionError, ValueError, RuntimeError, RayError) as exc:
+        reason, hint = first_line(exc), address
+        # There since Ray 2.52; what it says ends in a page of advice.
+        if type(exc).__name__ == "AuthenticationError":
+            reason = f"{address}: {exc.args[0]}"
+            hint = "~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it"
+        raise ConfigError(f"cannot connect to a Ray cluster: {reason}", "--address", hint) from exc
+
+
+def _start_private(cpus: int, env: Mapping[str, str], quiet: Mapping[str, Any]) -> None:
+    """Start a Ray of our own on this machine, with room for a trial that takes so many CPUs."""
+    import psutil  # comes with Ray
+    import ray
+
+    # It inherits the environment. It starts a process for a trial when there is one: in advance it would start as many as
+    # the machine has cores, and another one for each that is taken.
+    env = {**env, _REACHABLE: "0", "RAY_prestart_worker_first_driver": "0"}
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
-        cpus = max(config.resources.cpus, len(os.sched_getaffinity(0)))
+        cpus = max(cpus, len(os.sched_getaffinity(0)))
         for _ in range(_ATTEMPTS):
             earlier = _ray_processes()
             try:
