@@ -233,11 +233,10 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     if uri.startswith("sqlite:") and (folder / DATABASE).is_file():
         write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
         uri = tracking_uri(config.tracking.uri, folder)
-    done = Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete")
     goals, paths = config.search.objectives, config.of_paths
     models = read_snapshots(folder, config.name, goals, config.database) if paths else {}
-    done = dataclasses.replace(done, message=message, statuses=statuses, views=entry.views)
-    return dataclasses.replace(done, feasible=_feasible(trials, models))
+    done = Sweep(folder, entry.name, entry.id, uri, entry.parent_run_id, "complete", message, statuses)
+    return dataclasses.replace(done, views=entry.views, feasible=_feasible(trials, models))
 
 
 def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
@@ -288,27 +287,10 @@ def _conduct(
 ) -> Sweep:
     config, launch, exchange = order.config, order.launch, order.exchange
     folder = exchange.root
-    baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
-    writer.reconcile([*baselines, *others], known_drops(baselines, others))
-    writer.reconcile_snapshots(
-        (record, known.snap)
-        for models in (ledger.snapshots(), ledger.polished())
-        for record in others
-        for known in models.get(record.job.trial_id, ())
-    )
+    _bring_up(writer, ledger)
     trunk = Trunk(shared=config.search.share and launch.runner == DEFAULT_RUNNER)
     impossible, rungs = _foresight(config, launch)
-    budget = Budget(
-        config.search,
-        config.resources,
-        entry.seconds,
-        lambda seconds, trial_seconds: (
-            _note(dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange)
-            if not ledger.tenure.lost
-            else None
-        ),
-        trials_before_s=entry.trial_seconds,
-    )
+    budget = _budget(order, ledger, entry)
     writer.show_with(lambda: publish(folder))
     conductor = Conductor(
         config, ledger, writer, progress, impossible, trunk, rungs, budget, exchange, order.attempts
@@ -353,6 +335,29 @@ def _conduct(
         entry.views,
         _feasible(trials, ledger.snapshots()),
     )
+
+
+def _bring_up(writer: MlflowWriter, ledger: Ledger) -> None:
+    """Let MLflow have what earlier drivers had no time to write."""
+    baselines, others = ledger.records("baseline"), [*ledger.records("trial"), *ledger.records("confirm")]
+    writer.reconcile([*baselines, *others], known_drops(baselines, others))
+    writer.reconcile_snapshots(
+        (record, known.snap)
+        for models in (ledger.snapshots(), ledger.polished())
+        for record in others
+        for known in models.get(record.job.trial_id, ())
+    )
+
+
+def _budget(order: _Order, ledger: Ledger, entry: Entry) -> Budget:
+    """The account of this driver, on top of the entry's; what it adds is noted there while the sweep is ours."""
+    search, resources, exchange = order.config.search, order.config.resources, order.exchange
+
+    def save(seconds: float, trial_seconds: float) -> None:
+        if not ledger.tenure.lost:
+            _note(dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange)
+
+    return Budget(search, resources, entry.seconds, save, trials_before_s=entry.trial_seconds)
 
 
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:
