@@ -139,6 +139,10 @@ class PruneConfig:
             integer("prune.round_to", self.round_to, 1)
         one_of("prune.normalise", self.normalise, NORMALISATIONS)
         number("prune.cost_power", self.cost_power, 0.0, 4.0)
+        self._check_slots()
+
+    def _check_slots(self) -> None:
+        """The slots, and what not every clock can do."""
         for slot in ("allocator", "repair", "clock"):
             plugin(f"prune.{slot}", getattr(self, slot), getattr(self, f"{slot}_options"))
         if self.method is not None and (not self.method or not isinstance(self.method, str)):
