@@ -139,10 +139,7 @@ def prove(
     if config.train.channels_last:
         dense = dense.to(memory_format=torch.channels_last)
     latency = measure_against(model, dense, sample[:1], num_threads=int(manifest["threads"]))
-    threads = text.plural(int(manifest["threads"]), "thread")
-    here = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
-    place = f"{device.type}, {threads}, torch {torch.__version__}"
-    trained = f"{torch.device(manifest['device']).type}, {threads}, torch {manifest['torch']}"
+    same_place, place = _place(manifest, device, trained_on)
     macs, difference = count_macs(model, sample[:1]), _export(model.cpu(), sample.cpu(), work)
     files = _onnx(model, sample.cpu(), splits, work, int8, openvino) if onnx or int8 or openvino else {}
     return Proof(
@@ -162,11 +159,21 @@ def prove(
         latency_share=latency.share,
         latency_share_low=latency.share_low,
         latency_share_high=latency.share_high,
-        # Another kind of processor may add in another order.
-        same_place=place == trained and trained_on in (None, here),
-        place=f"{place}, {here}",
+        same_place=same_place,
+        place=place,
         **files,
     )
+
+
+def _place(manifest: dict[str, Any], device: torch.device, trained_on: str | None) -> tuple[bool, str]:
+    """Whether the model was trained in such a place, and what this one is: another kind of processor may add in another
+    order.
+    """
+    threads = text.plural(int(manifest["threads"]), "thread")
+    here = torch.cuda.get_device_name(device) if device.type == "cuda" else processor()
+    place = f"{device.type}, {threads}, torch {torch.__version__}"
+    trained = f"{torch.device(manifest['device']).type}, {threads}, torch {manifest['torch']}"
+    return place == trained and trained_on in (None, here), f"{place}, {here}"
 
 
 def _device(trained_on: str) -> torch.device:
