@@ -6,6 +6,7 @@ import dataclasses
 import json
 import types
 import typing
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -38,22 +39,24 @@ def params_of(records: pd.DataFrame) -> dict[str, pd.Series]:
         if not known:
             continue
         has = pd.concat(known, axis=1).any(axis=1)
-        for item in dataclasses.fields(kind):
-            default = default_of(item)
-            if item.metadata.get("identity") != LATER["identity"] or default is None:
-                continue
-            path = f"{part}.{item.name}"
+        for key, default in _later_keys(kind):
+            path = f"{part}.{key}"
             older = has.copy()
             for name in known:
                 if name == path or name.startswith(f"{path}."):
                     older &= ~known[name]
             if older.any():
-                word = default if isinstance(default, str) else json.dumps(default)
-                values = (
-                    logged[path] if path in logged else pd.Series(None, index=records.index, dtype=object)
-                )
-                found[path] = values.astype(object).mask(older, word)
+                values = logged.get(path, pd.Series(None, index=records.index, dtype=object))
+                found[path] = values.astype(object).mask(older, default)
     return found
+
+
+def _later_keys(kind: type) -> Iterator[tuple[str, str]]:
+    """The keys of a part of the config that came later, with their defaults as they are logged (none that is null)."""
+    for item in dataclasses.fields(kind):
+        default = default_of(item)
+        if item.metadata.get("identity") == LATER["identity"] and default is not None:
+            yield item.name, default if isinstance(default, str) else json.dumps(default)
 
 
 def cast_param(name: str, values: pd.Series) -> pd.Series:
