@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gcp_core.errors import RelevanceError
-from gcp_core.relevance.marks import carriers, mark_of, marked, merged, supersede, tensors_in
+from gcp_core.relevance.marks import Mark, carriers, floating_in, mark_of, marked, merged, supersede
 from gcp_core.relevance.rules import ProportionalRule
 from gcp_core.relevance.state import PassState
 
@@ -27,48 +27,47 @@ def any_other(
     Indices beside a result (``torch.max`` over a dimension, ``topk``) stay as they are.
 
     Raises:
-        RelevanceError: an in-place operation or several results; the message names the operation.
+        RelevanceError: above a layer that is read, an in-place operation or several floating-point results; the message
+            names the operation.
     """
-    name = describe(func)
+    name, sources = describe(func), carriers(args, kwargs)
     in_place = name.endswith("__setitem__") or (name.endswith("_") and not name.endswith("__"))
-    if not any(t.requires_grad for t in carriers(args, kwargs)):
+    if not any(t.requires_grad for t in sources):
         return _below(func, args, kwargs, in_place)
     if in_place:
         hint = "use its out-of-place form in the model"
         raise RelevanceError(f"there is no relevance rule for the in-place operation {name}", "model", hint)
     with torch.no_grad():
         y = func(*args, **kwargs)
-    values = _floating(y)
+    values = floating_in(y)
     if not values:
         return y
     if len(values) > 1:
         raise RelevanceError(f"there is no relevance rule for {name}, which returns several tensors", "model")
-    sources = carriers(args, kwargs)
 
     def call(xs: list[Tensor]) -> Tensor:
         new = {id(old): x for old, x in zip(sources, xs)}
-        return _floating(func(*_swapped(args, new), **{k: _swapped(v, new) for k, v in kwargs.items()}))[0]
+        return floating_in(func(*_swapped(args, new), **{k: _swapped(v, new) for k, v in kwargs.items()}))[0]
 
     out = ProportionalRule.apply(values[0].detach(), call, name, state.stabiliser, *sources)
-    mark = merged([m for t in sources if (m := mark_of(t)) is not None])
-    marked(out, mark._replace(non_negative=False, gate=False))
+    marked(out, _mark(sources))
     return out if isinstance(y, Tensor) else type(y)([out if part is values[0] else part for part in y])
 
 
-def _floating(value: Any) -> list[Tensor]:
-    return [t for t in tensors_in((value,)) if t.is_floating_point()]
+def _mark(sources: list[Tensor]) -> Mark:
+    """Of values made of these by an operation of which nothing is known."""
+    mark = merged([m for t in sources if (m := mark_of(t)) is not None])
+    return mark._replace(non_negative=False, gate=False)
 
 
 def _below(func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], in_place: bool) -> Any:
     """Below all layers that are read no rule is needed: plain numbers, still a signal."""
-    mark = merged([m for t in carriers(args, kwargs) if (m := mark_of(t)) is not None])
-    mark = mark._replace(non_negative=False, gate=False)
+    mark = _mark(carriers(args, kwargs))
     with torch.no_grad():
         written = args[0].clone() if in_place else None  # a sum may still hold what is overwritten
         out = func(*args, **kwargs) if written is None else func(written, *args[1:], **kwargs)
-    for tensor in tensors_in((out, written)):
-        if tensor.is_floating_point():
-            marked(tensor, mark)
+    for tensor in floating_in((out, written)):
+        marked(tensor, mark)
     if written is not None:
         supersede(args[0], written)
     return out

@@ -91,6 +91,11 @@ def tensors_in(values: Iterable[Any]) -> list[Tensor]:
     return found
 
 
+def floating_in(value: Any) -> list[Tensor]:
+    """The floating-point tensors in what an operation returns: those that can carry relevance."""
+    return [t for t in tensors_in((value,)) if t.is_floating_point()]
+
+
 def carriers(args: Iterable[Any], kwargs: dict[str, Any]) -> list[Tensor]:
     """Those tensors among a call's arguments that carry relevance."""
     return [t for t in tensors_in((*args, *kwargs.values())) if _MARK in t.__dict__]

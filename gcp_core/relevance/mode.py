@@ -12,7 +12,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from gcp_core.relevance.any_other import any_other
-from gcp_core.relevance.marks import Mark, carriers, current, is_image, marked, tensors_in
+from gcp_core.relevance.marks import Mark, carriers, current, floating_in, is_image, marked
 from gcp_core.relevance.operations import CONSTANT, LINEAR, OPERATIONS
 from gcp_core.relevance.state import PassState
 
@@ -42,7 +42,6 @@ class RelevanceMode(TorchFunctionMode):
         with torch.no_grad():
             out = func(*args, **kwargs)
         if sources and func not in CONSTANT:
-            for tensor in tensors_in((out,)):
-                if tensor.is_floating_point():
-                    marked(tensor, Mark())
+            for tensor in floating_in(out):
+                marked(tensor, Mark())
         return out
