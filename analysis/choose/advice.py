@@ -27,6 +27,7 @@ from analysis.front import pareto
 from analysis.front.anchors import Anchors
 from analysis.front.objectives import Objectives, costs
 from analysis.plain import plain, rows_of, structured
+from analysis.runs.artifacts import config_tree
 from analysis.runs.models import of_the_search
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError
@@ -124,7 +125,7 @@ def _described(df: pd.DataFrame, row: dict[str, Any], objectives: Objectives) ->
 
 def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
     """Searched path -> its range as the sweep's config wrote it, else the values that were seen (``choice``)."""
-    tree = config_tree(df)
+    tree = config_tree(df.attrs["sweeps"][0])
     found = dict(_ranges(tree)) if tree else {}
     if found:
         return found
@@ -132,15 +133,6 @@ def searched_ranges(df: pd.DataFrame) -> dict[str, Any]:
     names = varying(df) + ([_SEED] if rows[_SEED].nunique() > 1 else [])
     seen = {name: sorted({plain(v) for v in rows[name]}, key=str) for name in names}
     return {name: {"choice": [structured(v) for v in values]} for name, values in seen.items()}
-
-
-def config_tree(df: pd.DataFrame, sweep: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The merged config in the folder of a sweep of ``df.attrs["sweeps"]`` (None = the first); {} where there is none."""
-    import yaml
-
-    folder = (df.attrs["sweeps"][0] if sweep is None else sweep).get("folder")
-    file = Path(folder) / "config.yaml" if folder else None
-    return (yaml.safe_load(file.read_text()) or {}) if file is not None and file.is_file() else {}
 
 
 def _ranges(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -265,7 +257,7 @@ def write_config(df: pd.DataFrame, advice: Advice, path: Path) -> str:
     """
     import yaml
 
-    tree = copy.deepcopy(config_tree(df))
+    tree = copy.deepcopy(config_tree(df.attrs["sweeps"][0]))
     if not tree:
         raise ConfigError(
             "the sweep's config is not available", str(path), "give the sweep's folder, not its name"

@@ -9,9 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.choose.advice import config_tree
 from analysis.plain import plain, structured
-from analysis.runs.artifacts import polish_of, sweep_of
+from analysis.runs.artifacts import config_tree, polish_of, sweep_of
 from analysis.runs.table import config_columns
 from analysis.runs.widths import manifest_of
 from gcp_core.config import TrialConfig
@@ -105,7 +104,7 @@ def write_config(
 
 def _folder(df: pd.DataFrame, row: pd.Series, name: str) -> str:
     """Where the sweep of this name will be kept, as ``gcp-sweep`` takes it."""
-    storage = config_tree(df, sweep_of(df, row)).get("storage") or "runs"
+    storage = config_tree(sweep_of(df, row)).get("storage") or "runs"
     return f"{str(storage).rstrip('/')}/{name}"
 
 
@@ -125,7 +124,7 @@ def write_grid(
     """
     import yaml
 
-    known = config_tree(df, sweep_of(df, row))
+    known = config_tree(sweep_of(df, row))
     where = {part: known[part] for part in _WHERE if part in known}
     if not known:
         missing = "resources, search.concurrency, storage, tracking.uri"

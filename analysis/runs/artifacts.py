@@ -1,4 +1,4 @@
-"""Where the files of a model lie: in the sweep's folder, else in MLflow."""
+"""Where the files of a sweep and of its models lie: in the sweep's folder, those of models else in MLflow."""
 
 from __future__ import annotations
 
@@ -16,6 +16,15 @@ if TYPE_CHECKING:
 def sweep_of(df: pd.DataFrame, row: pd.Series | Mapping[str, Any]) -> dict[str, Any]:
     """What the table knows about the sweep of a row (``df.attrs["sweeps"]``)."""
     return next((e for e in df.attrs["sweeps"] if e.get("name") == row["sweep"]), {})
+
+
+def config_tree(sweep: Mapping[str, Any]) -> dict[str, Any]:
+    """The merged config in the folder of one of ``df.attrs["sweeps"]``; {} where there is none."""
+    import yaml
+
+    folder = sweep.get("folder")
+    file = Path(folder) / "config.yaml" if folder else None
+    return (yaml.safe_load(file.read_text()) or {}) if file is not None and file.is_file() else {}
 
 
 def polish_of(row: pd.Series) -> int:
