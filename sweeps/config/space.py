@@ -228,6 +228,9 @@ def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension
     if not numbers:
         raise ConfigError("only {choice: [..]} is possible here, because the value is not a number", path)
     low, high, step, log = spec["low"], spec["high"], spec.get("step"), spec.get("log", False)
+    for end in ("low", "high"):
+        if not math.isfinite(spec[end]):
+            raise ConfigError(f"{spec[end]!r} is no end of a range", f"{path}.{end}", "a finite number")
     if low > high:
         raise ConfigError(f"inverted range: low {low!r} is above high {high!r}", path)
     if low == high:
