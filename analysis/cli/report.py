@@ -105,6 +105,8 @@ def report(
         _serve(sweep, table, functools.partial(_page, constraints, verbs, options), host, port)
         return
     df = read(sweep, tracking_uri, no_cache)
+    if publish:
+        _check_parent(df)
     asked = any(value not in (None, False) for value in verbs.values())
     folder = out or _report_folder(sweep, df)
     check_writable(folder)
@@ -182,12 +184,25 @@ def _report_folder(sweep: tuple[str, ...], df: pd.DataFrame) -> Path:
     return Path(folder) / "report" if folder and len(sweep) == 1 else Path("report")
 
 
-def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
-    """Publish a single sweep that lives in MLflow; several sweeps or a file have no parent to write to."""
-    from analysis.show.publish import publish
+def _check_parent(df: pd.DataFrame) -> None:
+    """Refuse to publish what has no parent run in MLflow, before anything is written.
+
+    Raises:
+        ConfigError: these are several sweeps, or a file.
+    """
+    from gcp_core.errors import ConfigError
 
     entries = df.attrs["sweeps"]
-    if len(entries) != 1 or "parent_run_id" not in entries[0]:
-        return None
-    entry = entries[0]
+    if len(entries) > 1:
+        message = f"{len(entries)} sweeps have no run of their own in MLflow"
+        raise ConfigError(message, "--publish", "publish each sweep by itself")
+    if "parent_run_id" not in entries[0]:
+        raise ConfigError("a file has no run in MLflow", "--publish", "give the sweep itself")
+
+
+def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
+    """Publish a single sweep that lives in MLflow."""
+    from analysis.show.publish import publish
+
+    (entry,) = df.attrs["sweeps"]
     return publish(entry["folder"] or entry["id"], tracking_uri=tracking_uri or entry["tracking_uri"])

@@ -134,6 +134,8 @@ class Forecast:
                 ),
                 *(self.pauses.lines() if self.pauses is not None else ()),
             ]
+        elif self.too_dear_share:  # paths, none of which was affordable among the sampled ones
+            lines.append(("too dear", f"{100 * self.too_dear_share:.0f} % of the space (never proposed)"))
         elif not self.snapshots:
             lines.append(
                 (
@@ -331,7 +333,7 @@ def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
     factor = (
         12 if trials and trials[0].config.train.optimizer == "adamw" else 8
     )  # weights and momenta, float32
-    running = slots * 2 * factor * max(trial.params[0] for trial in trials)
+    running = slots * 2 * factor * max((trial.params[0] for trial in trials), default=0)
     resting = 2 * factor * sum(trial.params[-1] for trial in trials if trial.config.is_path)
     states = {
         state: params for trial in trials for state, params in zip(trial.states, trial.params, strict=True)

@@ -181,7 +181,7 @@ def look(following: Following) -> Scene:
         if lost
         else {},
         lost=lost,
-        again=following.continued_by(config) if lost else "",
+        again=following.continued_by(config, entry.address) if lost else "",
     )
 
 

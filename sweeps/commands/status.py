@@ -149,7 +149,7 @@ def _standing(folder: Path, config: SweepConfig, entry: Entry) -> tuple[str, str
         return entry.state, entry.message, ""
     with Following(folder) as following:
         lost = following.lost_driver()
-        again = following.continued_by(config) if lost or entry.state != "running" else ""
+        again = following.continued_by(config, entry.address) if lost or entry.state != "running" else ""
     if entry.state == "running" and lost:
         return "interrupted", f"the driver, {lost}, died", again
     return entry.state, entry.message, again

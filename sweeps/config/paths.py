@@ -42,6 +42,8 @@ def check_given(tree: Mapping[str, Any]) -> None:
         raise ConfigError(
             "cannot be used with train.schedule: cycles", "prune.until", "target says how deep a path goes"
         )
+    if schedule == CYCLES and "prune" in tree and tree["prune"] is None:
+        raise ConfigError("a path prunes", "prune", "train.schedule: one_cycle trains without pruning")
     search = tree.get("search")
     for name in ("min_gain", "max_path_cost"):
         if schedule != CYCLES and isinstance(search, Mapping) and search.get(name) is not None:

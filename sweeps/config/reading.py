@@ -6,6 +6,7 @@ text (PyYAML reads false), and a key given twice is an error instead of the last
 
 from __future__ import annotations
 
+import numbers
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -129,9 +130,16 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """A copy with lists for tuples and dicts for mappings: what YAML and JSON can hold."""
+    """A copy with lists for tuples, dicts for mappings and Python's own numbers and text: what YAML and JSON can hold."""
+    if type(value) in (str, int, float, bool):
+        return value
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    return value
+    if isinstance(value, str):
+        return str.__str__(value)
+    # NumPy's numbers say of themselves that they are numbers; YAML writes none of them.
+    if isinstance(value, numbers.Integral):
+        return int(value)
+    return float(value) if isinstance(value, numbers.Real) else value

@@ -73,7 +73,8 @@ class Dimension:
         0.3
         """
         if self.choices is not None:
-            return value
+            choice = self._choice(value)
+            return value if choice is _NOWHERE else choice
         if self.step is not None:
             index = round((value - self.low) / self.step)
             value = self.low + index * self.step
@@ -87,10 +88,15 @@ class Dimension:
     def contains(self, value: Scalar) -> bool:
         """Whether ``value`` is one of the dimension's values (after rounding to the grid)."""
         if self.choices is not None:
-            return any(value == choice and type(value) is type(choice) for choice in self.choices)
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return self._choice(value) is not _NOWHERE
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             return False
         return math.isclose(self.canonical(value), value, rel_tol=1e-5, abs_tol=1e-12)
+
+    def _choice(self, value: Scalar) -> Scalar:
+        """The choice that a value stands for: 0 for 0.0, but true is no number."""
+        equal = (choice for choice in self.choices or () if choice == value)
+        return next((c for c in equal if isinstance(c, bool) is isinstance(value, bool)), _NOWHERE)
 
     def draw(self, rng: random.Random) -> Scalar:
         """A value at random (of a log range: at random in the logarithm)."""
@@ -228,6 +234,9 @@ def read_range(path: str, spec: Mapping[str, Any], *, numbers: str) -> Dimension
     if not numbers:
         raise ConfigError("only {choice: [..]} is possible here, because the value is not a number", path)
     low, high, step, log = spec["low"], spec["high"], spec.get("step"), spec.get("log", False)
+    for end in ("low", "high"):
+        if not math.isfinite(spec[end]):
+            raise ConfigError(f"{spec[end]!r} is no end of a range", f"{path}.{end}", "a finite number")
     if low > high:
         raise ConfigError(f"inverted range: low {low!r} is above high {high!r}", path)
     if low == high:

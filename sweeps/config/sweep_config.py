@@ -56,7 +56,7 @@ class ResourcesConfig:
             raise ConfigError(f"{self.gpus!r} is not a number in [0, 64]", "resources.gpus")
         if self.retries < 0:
             raise ConfigError(f"{self.retries!r} is not a whole number >= 0", "resources.retries")
-        if self.hang_minutes is not None and not self.hang_minutes > 0:
+        if self.hang_minutes is not None and not 0 < self.hang_minutes < float("inf"):
             hint = "longer than the slowest epoch, loading the data included; null = never"
             raise ConfigError(f"{self.hang_minutes!r} is not a number > 0", "resources.hang_minutes", hint)
 

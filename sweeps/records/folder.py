@@ -27,7 +27,8 @@ class Entry:
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and
     ``asked`` names the config in every detail. ``message`` says why it ended, ``seconds`` for how long drivers ran
     trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included). ``views``: title
-    -> address below the MLflow UI's own, of the views that were kept with the experiment.
+    -> address below the MLflow UI's own, of the views that were kept with the experiment. ``address`` is that of the Ray
+    cluster on which the last driver ran it; None = a private Ray, or not known.
     """
 
     id: str
@@ -44,6 +45,7 @@ class Entry:
     trial_seconds: float = 0.0
     asked: str = ""
     views: dict[str, str] = field(default_factory=dict)
+    address: str | None = None
 
 
 def read_entry(folder: Path) -> Entry | None:

@@ -200,10 +200,13 @@ class Following:
             return f"process {held[1]}"
         return ""
 
-    def continued_by(self, config: SweepConfig) -> str:
+    def continued_by(self, config: SweepConfig, address: str | None = None) -> str:
         """The command that continues the sweep, typed where one looks from; empty = not known.
 
         The config beside the ledger names its storage as it was written, which may be seen from another folder.
+
+        Args:
+            address: of the Ray cluster on which it ran, None = it had a private Ray.
         """
         if not isinstance(self._own, FolderSource):
             return ""
@@ -213,6 +216,8 @@ class Following:
             if config.store is not None or folder.name != config.name:
                 return ""  # a copy, or another machine's: running that would begin something else
             words.append(f"storage={folder.parent}")
+        if address is not None:
+            words += ["--address", address]
         return shlex.join(words)
 
     def seen(self, path: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
 from gcp_core.schema import Tag
@@ -18,11 +18,9 @@ if TYPE_CHECKING:
 
 
 def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_id: str, uri: str) -> SweepRun:
-    experiment = client.get_experiment_by_name(config.name)
-    if experiment is None:
-        # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
-        location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
-        experiment = client.get_experiment(client.create_experiment(config.name, artifact_location=location))
+    # A database without a server has no place for files; MLflow would take ./mlruns of whoever starts it.
+    location = None if uri.startswith("http") else (folder.absolute() / ARTIFACTS).as_uri()
+    experiment = _experiment(client, config.name, location)
     experiment_id = experiment.experiment_id
     query = f"tags.`{Tag.KIND}` = 'sweep' and tags.`{Tag.SWEEP_ID}` = '{sweep_id}'"
     found = client.search_runs([experiment_id], query, max_results=1)
@@ -37,6 +35,20 @@ def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_i
     client.log_artifact(run_id, str(folder / schema.ARTIFACT_CONFIG))
     kept = keep_views(client, experiment, views(config, sweep_id))
     return SweepRun(sweep_id, config.name, uri, config.name, experiment_id, run_id, kept)
+
+
+def _experiment(client: MlflowClient, name: str, location: str | None) -> Any:
+    """The experiment of that name, made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is not None:
+        return found
+    try:
+        return client.get_experiment(client.create_experiment(name, artifact_location=location))
+    except Exception as exc:
+        # Another driver has made it at the same moment, or we have, and the answer to the first request was lost.
+        if getattr(exc, "error_code", "") != "RESOURCE_ALREADY_EXISTS":
+            raise
+        return client.get_experiment_by_name(name)
 
 
 def _create_parent(client: MlflowClient, config: SweepConfig, experiment_id: str, sweep_id: str) -> str:

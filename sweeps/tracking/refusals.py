@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from types import TracebackType
 
 #: MLflow's error codes that time does not mend, such as a value too long for its column or a run that was deleted.
 _CODES = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE")
 #: The same as HTTP says it, such as a file that is too large: uploads raise requests.HTTPError, which has no code.
 _STATUSES = (400, 405, 411, 413, 415, 422)
+#: How MLflow's client names the status of an answer that is not MLflow's own, such as a page of a proxy; it then gives
+#: all statuses that it does not know one code, INTERNAL_ERROR.
+_FOREIGN = re.compile(r"API request to endpoint \S+ failed with error code (\d{3}) != ")
 
 
 class Refusals:
@@ -42,4 +46,7 @@ class Refusals:
 def is_refusal(exc: Exception) -> bool:
     """Whether the request was read and will never be accepted: trying again would only delay the others."""
     status = getattr(getattr(exc, "response", None), "status_code", None)
+    foreign = _FOREIGN.match(str(exc))
+    if foreign is not None:
+        status = int(foreign[1])
     return getattr(exc, "error_code", "") in _CODES or status in _STATUSES

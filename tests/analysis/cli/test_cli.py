@@ -312,6 +312,18 @@ def test_report_writes_the_page_and_publishes(tmp_path):
     assert "chosen" in (folder / "report" / "front_macs.csv").read_text()
 
 
+def test_what_has_no_parent_run_is_not_published_and_nothing_is_written(sweep, tmp_path):
+    write_sweep(tmp_path / "other", [baseline_trial(), *some_trials(3)])
+    run("front", sweep, "--csv", tmp_path / "front.csv")
+    for given, why in (
+        ((sweep, tmp_path / "other"), "--publish: 2 sweeps have no run of their own in MLflow"),
+        ((tmp_path / "front.csv",), "--publish: a file has no run in MLflow"),
+    ):
+        refused = run("report", *given, "--publish", "--out", tmp_path / "page")
+        assert (refused.exit_code, why in refused.stderr) == (2, True), refused.output
+        assert not (tmp_path / "page").exists()
+
+
 def test_no_baseline_is_said(tmp_path):
     write_sweep(tmp_path / "alone", some_trials(4))
     done = run("front", tmp_path / "alone")

@@ -242,6 +242,23 @@ def test_plan_says_which_share_of_the_space_is_too_dear_and_how_long_the_baselin
     assert "too dear" not in single.text()
 
 
+def test_a_space_of_which_no_sampled_path_is_affordable_is_foreseen_all_the_same(tmp_path: Path) -> None:
+    """Of a million schedules the twelve with start + 0.75 interval <= 5 are affordable (ends: 50 and 75 % removed)."""
+    ranges = {"start": {"low": 1, "high": 1000}, "interval": {"low": 1, "high": 1000}}
+    paths = {
+        **TREE,
+        "train": {"schedule": "cycles", "batch_size": 64},
+        "prune": {"criterion": "l1", **ranges, "ratio": 0.5, "target": 0.75, "min_share": 0.05},
+        "search": {"trials": 2, "max_path_cost": 5},
+        "storage": str(tmp_path),
+    }
+    found = forecast(load_config(paths), timed=False)
+    assert (found.too_dear_share, found.snapshots, found.path_epochs) == (1.0, 0, None)
+    text = found.text()
+    assert "too dear          100 % of the space (never proposed)" in text
+    assert "as paths" not in text
+
+
 def test_the_command_has_an_untimed_form(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(json.dumps(TREE))

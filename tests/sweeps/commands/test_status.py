@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from sweeps.cli import main
-from sweeps.records.folder import Entry, write_config, write_entry
+from sweeps.records.folder import Entry, existing_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.paths.choice import Verdict
@@ -116,3 +117,13 @@ def test_a_sweep_that_is_not_complete_says_which_command_goes_on(tmp_path, state
     folder = _sweep(tmp_path, state=state)
     text = _call("status", str(folder))
     assert (f"  continue   gcp-sweep run {folder}/config.yaml\n" in text) is goes_on
+
+
+@pytest.mark.parametrize("state", ["running", "interrupted"])
+def test_a_sweep_that_ran_on_a_cluster_goes_on_there(tmp_path, state):
+    folder = _sweep(tmp_path, state=state)
+    (folder / "run.lock").write_text(f"process {_ended_process()} on {socket.gethostname()}")
+    write_entry(folder, dataclasses.replace(existing_entry(folder), address="ray://head:10001"))
+    again = f"gcp-sweep run {folder}/config.yaml --address ray://head:10001"
+    assert f"  continue   {again}\n" in _call("status", str(folder))
+    assert json.loads(_call("status", str(folder), "--json"))["continue_with"] == again

@@ -202,6 +202,16 @@ def test_a_driver_that_died_is_said_with_the_command_that_goes_on_and_a_later_on
     assert lines.index("its driver is back") > at
 
 
+def test_a_sweep_that_ran_on_a_cluster_goes_on_there(tmp_path: Path, monkeypatch) -> None:
+    played = Played(tmp_path)
+    played.begin()
+    write_entry(played.folder, dataclasses.replace(existing_entry(played.folder), address="head:6379"))
+    monkeypatch.setattr(Following, "lost_driver", lambda self: "process 7")
+    with Following(played.folder) as following:
+        again = look(following).again
+    assert again == f"gcp-sweep run {played.folder}/config.yaml --address head:6379"
+
+
 def _with_one_at_work(tmp_path: Path, monkeypatch, lost: str = "") -> Scene:
     """After the baseline and two trials, with a third one at its first epoch."""
     played = Played(tmp_path)

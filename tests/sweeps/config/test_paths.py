@@ -110,6 +110,7 @@ def test_how_far_paths_go_may_change_and_their_course_may_not(path):
         (tree(prune__start=None), "prune.start: is required with train.schedule: cycles"),
         (tree(prune__until=0.75), "prune.until: cannot be used with train.schedule: cycles"),
         (of_ratio(prune__count=3), "ratio and count"),
+        ({**TREE, "prune": None}, "prune: a path prunes (train.schedule: one_cycle trains without pruning)"),
         (tree(prune__target=0.5), "prune.levels: levels and target cannot both be given"),
         (tree(prune__ratio=0.2), "prune.levels: levels and ratio cannot both be given"),
         (tree(prune__levels=[0.5, 0.3]), "does not rise above 0.5"),

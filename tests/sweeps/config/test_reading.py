@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from gcp_core.errors import ConfigError
 from sweeps.config.reading import flatten, merge, parse_overrides, parse_yaml, read_tree
@@ -86,6 +88,20 @@ def test_merging_sets_paths_replaces_ranges_and_leaves_the_original_alone() -> N
 def test_a_path_through_a_value_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"seed\.low: cannot be set: seed is 3, not a section"):
         merge({"seed": 3}, {"seed.low": 1})
+
+
+def test_numbers_and_text_of_other_libraries_become_pythons_own() -> None:
+    """As in a notebook: ``for lr in np.linspace(...): sweeps.run(config, {"train.lr": lr})``."""
+    given = {"seed": np.int64(3), "train": {"lr": np.float64(0.1)}, "name": np.str_("x")}
+    merged = merge(given, {"train.milestones": (np.float64(0.5), 0.75), "search.share": True})
+    assert merged == {
+        "seed": 3,
+        "train": {"lr": 0.1, "milestones": [0.5, 0.75]},
+        "name": "x",
+        "search": {"share": True},
+    }
+    assert yaml.safe_load(yaml.safe_dump(merged)) == merged
+    assert merged["search"]["share"] is True
 
 
 def test_flatten_keeps_lists_and_empty_mappings_as_values() -> None:

@@ -58,8 +58,25 @@ def test_a_point_outside_the_range_is_refused() -> None:
         ConfigError, match=r"search\.points\.x: 0\.5 is outside the range \(0\.1 \.\. 0\.4 in steps"
     ):
         space.canonical({"x": 0.5, "y": "a"})
+    for value in (float("inf"), float("nan")):
+        for dimension in (STEPPED, Dimension("x", low=0.1, high=0.4)):
+            with pytest.raises(ConfigError, match=f"search.points.x: {value} is outside the range"):
+                Space({}, (dimension,)).canonical({"x": value})
     with pytest.raises(ConfigError, match=r"search\.points: 'z' is not searched"):
         space.canonical({"x": 0.1, "y": "a", "z": 1})
+
+
+def test_a_point_may_write_a_choice_as_a_whole_number() -> None:
+    chosen = Space(
+        {}, (Dimension("x", choices=(0.0, 0.5)), Dimension("y", choices=(False, 1, "a", (0.5, 1.0))))
+    )
+    point = chosen.canonical({"x": 0, "y": 1})
+    assert point == {"x": 0.0, "y": 1}
+    assert type(point["x"]) is float, "one value, one trial"
+    assert chosen.canonical({"y": False})["y"] is False
+    for y in (True, 0, "b"):
+        with pytest.raises(ConfigError, match=r"search\.points\.y: .* is outside the range"):
+            chosen.canonical({"x": 0.5, "y": y})
 
 
 @given(st.integers(0, 1000), st.sampled_from([0.001, 0.01, 0.025, 0.05, 0.1, 0.3, 2.5]), st.integers(-5, 5))

@@ -54,6 +54,15 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         "prune.ratio.step: step 0.5 is not in (0, high - low]",
     ),
     ({"prune.ratio": {"low": 0.1, "high": "x"}}, "prune.ratio.high: 'x' is not a number"),
+    (
+        {"train.lr": {"low": 0.1, "high": float("inf")}},
+        "train.lr.high: inf is no end of a range (a finite number)",
+    ),
+    ({"train.lr": {"low": float("nan"), "high": 0.1, "step": 0.1}}, "train.lr.low: nan is no end of a range"),
+    (
+        {"resources.hang_minutes": float("inf")},
+        "resources.hang_minutes: inf is not a number > 0 (longer than",
+    ),
     ({"train.lr": {"low": 0.0, "high": 0.1, "log": True}}, "train.lr: a log range needs low > 0 and no step"),
     ({"prune.criterion": {"low": 1, "high": 2}}, "prune.criterion: only {choice: [..]} is possible here"),
     ({"prune.count": 3}, "prune: ratio and count cannot both be given (set one of them to null)"),

@@ -100,6 +100,15 @@ def test_more_trials_can_be_asked_for_under_the_same_parent(tmp_path: Path, stor
     assert second.statuses == {"complete": 8}
 
 
+def test_the_entry_names_the_cluster_on_which_the_last_driver_ran_the_sweep(
+    tmp_path: Path, store: str
+) -> None:
+    folder = _run(_config(tmp_path, store), address="head:6379").folder
+    assert json.loads((folder / "sweep.json").read_text())["address"] == "head:6379"
+    _run(_config(tmp_path, store, **{"search.trials": 7}))
+    assert json.loads((folder / "sweep.json").read_text())["address"] is None
+
+
 def test_new_starts_a_sweep_beside_the_old_one(tmp_path: Path, store: str) -> None:
     _run(_config(tmp_path, store, **{"search.trials": 2}))
     second = _run(_config(tmp_path, store, **{"search.trials": 2, "train.epochs": 3}), new=True)

@@ -181,6 +181,22 @@ def test_only_answers_that_time_does_not_mend_are_refusals(status: int, for_good
     assert is_refusal(_answered(status)) is for_good
 
 
+@pytest.mark.parametrize(
+    ("status", "for_good"), [(405, True), (413, True), (415, True), (403, False), (404, False), (502, False)]
+)
+def test_the_page_of_a_proxy_is_a_refusal_by_its_status(status: int, for_good: bool) -> None:
+    """MLflow's own client reads the answer to a call of its API, as it comes from nginx in front of a server."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.rest_utils import verify_rest_response
+
+    answer = Response()
+    answer.status_code = status
+    answer._content = b"<html><head><title>A proxy</title></head></html>"
+    with pytest.raises(MlflowException, match=f"error code {status}") as caught:
+        verify_rest_response(answer, "/api/2.0/mlflow/runs/log-batch")
+    assert is_refusal(caught.value) is for_good
+
+
 def test_refusals_let_what_follows_be_done_and_nothing_else_pass() -> None:
     refusals, done = Refusals(), []
     for status in (413, 400):

@@ -268,6 +268,26 @@ def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None
         _open(checked)
 
 
+def test_an_experiment_that_another_driver_makes_at_the_same_moment_is_used(
+    checked: SweepConfig, monkeypatch
+) -> None:
+    from mlflow.tracking import MlflowClient
+
+    folder, real, asked = Path(checked.folder), MlflowClient.get_experiment_by_name, []
+    client, files = MlflowClient(tracking_uri(None, folder)), (folder / "files").as_uri()
+    other = client.create_experiment(checked.name, artifact_location=files)
+
+    def not_yet(client: MlflowClient, name: str) -> Any:
+        asked.append(name)
+        return real(client, name) if len(asked) > 1 else None
+
+    monkeypatch.setattr(MlflowClient, "get_experiment_by_name", not_yet)
+    writer = open_writer(checked, folder, "0123456789ab")
+    assert writer.close("FINISHED") == 0
+    assert writer.run.experiment_id == other
+    assert asked == [checked.name] * 2
+
+
 def test_the_default_store_is_an_absolute_path_in_the_folder(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert tracking_uri(None, Path("runs/x")) == f"sqlite:///{tmp_path}/runs/x/mlflow.db"
