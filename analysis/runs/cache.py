@@ -30,7 +30,7 @@ _APART = 120_000
 
 
 def cached_records(ref: SweepRef) -> pd.DataFrame:
-    """The same rows as :func:`analysis.load.read_records`, from the cache as far as it reaches."""
+    """The same rows as :func:`analysis.runs.store.read_records`, from the cache as far as it reaches."""
     import pandas as pd
 
     file = cache_file(ref)
