@@ -242,7 +242,7 @@ def test_commands_of_the_page_and_the_manifest_name_real_options_and_keys(line: 
             assert key in all_paths(), line
 
 
-def test_the_overrides_of_the_manifest_are_accepted(tmp_path: Path) -> None:
+def test_the_overrides_of_the_manifest_are_accepted() -> None:
     from sweeps.config.reading import parse_overrides
 
     words = shlex.split(_rayjob()["entrypoint"])

@@ -88,7 +88,7 @@ def test_after_its_minutes_no_piece_is_begun(kit, monkeypatch, tmp_path, capsys)
     assert "left: a" in capsys.readouterr().out
 
 
-def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(kit, monkeypatch, tmp_path):
+def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(kit, tmp_path):
     evidence = sys.modules["evidence"]
     late = kit.Kit(True, None, tmp_path / "cut", time.monotonic() - 1)  # over after the first epoch
     whole = kit.Kit(True, None, tmp_path / "whole", time.monotonic() + 3600)

@@ -44,7 +44,7 @@ def test_a_misspelt_key_is_one_line_and_exit_code_2(verb: str, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_error_is_json_too(tmp_path: Path) -> None:
+def test_an_error_is_json_too() -> None:
     result = _call("plan", DEMO, "search.trials=0", "--json")
     assert result.exit_code == 2
     assert json.loads(result.stdout) == {
@@ -225,7 +225,7 @@ def test_without_a_view_the_closing_words_say_what_to_click() -> None:
     assert "tags.kind = 'snapshot'" in closing_words(_sweep(complete=3), "again", of_paths=True)
 
 
-def test_a_path_in_this_process_tells_its_models(tmp_path: Path) -> None:
+def test_a_path_in_this_process_tells_its_models() -> None:
     words = [DEMO, "data.train_images=200", "model.width=0.125", "train.schedule=cycles", "train.epochs=null",
              "prune.until=null", "prune.start=2", "prune.interval=1", "prune.ratio=0.5", "prune.target=0.7"]  # fmt: skip
     result = _call("trial", *words, "--json")

@@ -73,7 +73,7 @@ def test_points_aim_into_the_hole_and_are_values_the_config_allows(thin):
     assert len({json.dumps(point) for point in found.points}) == 4
 
 
-def test_what_already_ran_is_not_proposed_again(thin, tmp_path):
+def test_what_already_ran_is_not_proposed_again(thin):
     df = analysis.load(thin)
     first = advice.advise(df, GOALS, anchors_for(df, GOALS), points=1, widest=1).points[0]
     row = df[df["trial"] == "t0003"].assign(**{"trial": "t0099", "seed": 7, "val_accuracy": 20.0, **first})

@@ -199,7 +199,7 @@ def test_equal_weights_are_found_on_every_page_of_versions():
     assert _same_weights(Registry(), "digits", "d") is None
 
 
-def test_what_cannot_be_registered_is_refused(proven, tmp_path, df):
+def test_what_cannot_be_registered_is_refused(proven, tmp_path):
     write_sweep(tmp_path / "s", [baseline_trial(), *some_trials(3)])
     table = analysis.load(tmp_path / "s")
     table.to_csv(tmp_path / "table.csv", index=False)

@@ -112,7 +112,7 @@ def test_figures_tables_and_page_show_the_interval_of_the_validation_images(coun
     assert entry["val_accuracy_low"] == pytest.approx(first["val_accuracy_low"])
 
 
-def test_without_the_number_of_images_nothing_is_made_up(df, tmp_path):
+def test_without_the_number_of_images_nothing_is_made_up(df):
     assert df["val_accuracy_low"].isna().all()
     labels = figures.draw_front(figures.front_view(df)).axes[0].get_legend_handles_labels()[1]
     assert not [label for label in labels if "interval" in label]

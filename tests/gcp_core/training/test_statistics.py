@@ -52,7 +52,7 @@ def test_a_trial_stopped_in_an_epoch_with_an_event_keeps_the_model_that_was_meas
     assert kept.accuracy == measured["val/accuracy"] == result.finals["val_accuracy"]
 
 
-def test_looking_at_a_model_does_not_change_how_it_goes_on(tmp_path):
+def test_looking_at_a_model_does_not_change_how_it_goes_on():
     """Without the look the weights are the same: training sees the statistics it would have seen."""
     from gcp_core.training import trial
 

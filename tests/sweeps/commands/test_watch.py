@@ -484,7 +484,7 @@ def test_a_sweep_in_a_store_is_watched_from_a_machine_that_has_nothing_of_it(
     assert not (tmp_path / "cache").exists()
 
 
-def test_a_store_that_cannot_be_reached_is_one_error_and_exit_code_2(tmp_path: Path, monkeypatch) -> None:
+def test_a_store_that_cannot_be_reached_is_one_error_and_exit_code_2(monkeypatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "tester")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "no secret")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 
 import pytest
 
@@ -144,7 +143,7 @@ def test_what_has_no_meaning_is_refused(given, text):
     assert text in str(caught.value)
 
 
-def test_points_to_try_first_leave_out_what_has_its_first_value_and_may_name_what_is_fixed(tmp_path: Path):
+def test_points_to_try_first_leave_out_what_has_its_first_value_and_may_name_what_is_fixed():
     space = load_config(
         tree(
             prune__start={"choice": [4, 12]},

@@ -16,7 +16,7 @@ from sweeps.records.provenance import collect, differences, git_sha
 from tests.sweeps.inline import config, drive, new_conductor
 
 
-def test_versions_device_threads_and_code_are_recorded(tmp_path: Path) -> None:
+def test_versions_device_threads_and_code_are_recorded() -> None:
     found = collect(threads=3)
     for package in ("torch", "numpy", "ray", "optuna", "mlflow"):
         assert found[package] == importlib.metadata.version(package)

@@ -199,7 +199,7 @@ def test_what_a_superseded_driver_trained_under_the_same_number_is_not_taken_for
     assert again == outcome
 
 
-def test_training_is_shared_through_the_store_bit_by_bit(s3: str, tmp_path: Path) -> None:
+def test_training_is_shared_through_the_store_bit_by_bit(s3: str) -> None:
     later = TrialConfig(
         data=TRIAL.data,
         model=TRIAL.model,

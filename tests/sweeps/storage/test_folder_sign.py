@@ -90,9 +90,7 @@ def test_a_driver_that_was_taken_over_enters_nothing_more(tmp_path: Path) -> Non
     assert sign_of(folder).host == "elsewhere", "the other one's sign stays"
 
 
-def test_the_beat_notices_too_and_keeps_the_sign_fresh(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_beat_notices_too_and_keeps_the_sign_fresh(tmp_path: Path) -> None:
     tenure = Tenure()
     with folder_sign(tmp_path, tenure, beat_s=0.02):
         os.utime(tmp_path / SIGN, (0, 0))

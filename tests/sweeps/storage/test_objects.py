@@ -120,7 +120,7 @@ def test_a_store_that_is_away_for_a_while_is_asked_again(s3: str, monkeypatch, c
     assert caplog.text.count("does not answer; trying again") == 2
 
 
-def test_a_store_that_stays_away_is_one_error_in_the_end(s3: str, monkeypatch) -> None:
+def test_a_store_that_stays_away_is_one_error_in_the_end(s3: str) -> None:
     store = ObjectStore(s3, patience_s=0.0)
 
     class Away:

@@ -74,7 +74,7 @@ def test_a_folder_without_a_database_gets_none(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_empty_database_and_another_name_are_no_error(folder, tmp_path):
+def test_an_empty_database_and_another_name_are_no_error(folder):
     before = _places(folder)
     write_new_place(folder, "large")
     assert _places(folder) == before
