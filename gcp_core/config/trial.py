@@ -127,9 +127,8 @@ class TrialConfig:
 
     @functools.cached_property
     def _key(self) -> str:
-        return digest(
-            self.identity()
-        )  # asked for again and again while a trial runs, and as dear as all that is kept
+        # Asked for again and again while a trial runs, and as dear as all that is kept.
+        return digest(self.identity())
 
 
 def _multiple(train: TrainConfig) -> int:

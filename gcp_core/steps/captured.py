@@ -128,9 +128,8 @@ class CapturedStep:
         try:
             with _capturable(self._step.optimizer):
                 return self._recorder.record(lambda: self._step.work(images, labels))
-        except (
-            Exception
-        ) as exc:  # torch, CUDA and the model's own code: whatever it is, the step works without
+        # Torch, CUDA and the model's own code: whatever it is, the step works without.
+        except Exception as exc:
             self._gave_up, self._batch = True, None
             log.warning("train.compile: this step cannot be recorded, it runs as it is: %s", first_line(exc))
             return None

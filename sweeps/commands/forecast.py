@@ -286,9 +286,8 @@ def trial_seconds(trial: Played, new: Sequence[int], measured: Calibration) -> f
     for epoch in new:
         macs = trial.macs[epoch - 1]
         seconds += steps * per_step * measured.step(macs)
-        seconds += (
-            measured.epoch_val * measured.image(macs) + 2 * measured.save_s
-        )  # checkpoint and shared state
+        # It saves checkpoint and shared state.
+        seconds += measured.epoch_val * measured.image(macs) + 2 * measured.save_s
     if taken_over:
         seconds += measured.epoch_val * measured.image(dense) + measured.save_s
     known = {} if prune is None else slots_of(prune)
@@ -330,9 +329,8 @@ def _disk(config: SweepConfig, trials: Sequence[Played], slots: int) -> int:
     bounded shared states. With ``search.keep: front`` it is less: how much nobody knows before.
     """
     weights = sum(8 * params for trial in trials for params in _models(trial))
-    factor = (
-        12 if trials and trials[0].config.train.optimizer == "adamw" else 8
-    )  # weights and momenta, float32
+    # Weights and momenta, float32.
+    factor = 12 if trials and trials[0].config.train.optimizer == "adamw" else 8
     running = slots * 2 * factor * max((trial.params[0] for trial in trials), default=0)
     resting = 2 * factor * sum(trial.params[-1] for trial in trials if trial.config.is_path)
     states = {

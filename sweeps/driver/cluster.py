@@ -206,9 +206,8 @@ def _lean() -> Iterator[None]:
     can do without them, but ``ray.init`` has no setting for it.
     """
     with contextlib.ExitStack() as replaced:
-        with contextlib.suppress(
-            ImportError, AttributeError
-        ):  # another version of Ray: it starts what it likes
+        # Another version of Ray: it starts what it likes.
+        with contextlib.suppress(ImportError, AttributeError):
             from ray._private import parameter, services
 
             options = functools.partialmethod(

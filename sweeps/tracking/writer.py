@@ -236,9 +236,8 @@ class MlflowWriter:
 
     def _start(self, job: Job, now: int) -> None:
         child = self._child(job, now)
-        if (
-            child.status == "FINISHED" and not child.epochs
-        ):  # a path that an earlier driver let rest continues
+        # A path that an earlier driver let rest continues.
+        if child.status == "FINISHED" and not child.epochs:
             child.epochs = epochs_of(self._client, child.run_id)
         for row in spool.rows(Path(job.folder)):  # epochs of an earlier driver that did not reach MLflow
             self._epoch(job, row, now)

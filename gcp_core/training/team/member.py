@@ -83,9 +83,8 @@ def failure_of(exc: Exception) -> Failure:
     with contextlib.suppress(Exception):
         pickle.loads(pickle.dumps(exc))
         return Failure(exc, text)
-    return Failure(
-        RuntimeError(f"{type(exc).__name__}: {exc}"), text
-    )  # some exceptions do not survive pickle
+    # Some exceptions do not survive pickle.
+    return Failure(RuntimeError(f"{type(exc).__name__}: {exc}"), text)
 
 
 def to_bytes(said: Any) -> bytes:

@@ -136,9 +136,8 @@ class Course:
             off = last.value - sums.slope * last.effort - np.interp(last.depth, KNOTS, held)
             mean = mean + (kept * off)[:, None]
             there &= (last.depth <= reach)[:, None]
-        if (
-            not there.all()
-        ):  # rising, so these are the last ones: as at the last one that is known, or as it is now
+        # Rising, so these are the last ones: as at the last one that is known, or as it is now.
+        if not there.all():
             number = there.sum(axis=1)
             final = np.where(number > 0, mean[np.arange(rows), np.maximum(number - 1, 0)], now)
             mean = np.where(there, mean, final[:, None])

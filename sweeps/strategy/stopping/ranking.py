@@ -38,9 +38,8 @@ def spacing(values: np.ndarray, alive: np.ndarray) -> np.ndarray:
     for column, extent in zip(values.T, np.ptp(values, axis=0), strict=True):
         near = np.sort(column[alive])
         first, after = np.searchsorted(near, column, "left"), np.searchsorted(near, column, "right")
-        equal = (
-            after - first - alive > 0
-        )  # another one has the very value: both neighbours are there, and no gap
+        # Another one has the very value: both neighbours are there, and no gap.
+        equal = after - first - alive > 0
         lonely = ~equal & ((first == 0) | (after == len(near)))
         room[lonely] = math.inf
         between = ~(equal | lonely)
