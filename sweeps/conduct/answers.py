@@ -5,22 +5,17 @@ from __future__ import annotations
 from typing import Protocol
 
 from sweeps.conduct.alike import FirstEnds
-from sweeps.conduct.baselines import Baselines, as_baseline
-from sweeps.conduct.listeners import Progress, Tracker
-from sweeps.conduct.proposals import Proposals
+from sweeps.conduct.baselines import as_baseline
+from sweeps.conduct.desk import Desk
 from sweeps.conduct.snapshots import Snapshots
-from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Record, read_stop
-from sweeps.records.ledger import Ledger
 from sweeps.strategy.budget import Budget
-from sweeps.strategy.front import LiveFront
 from sweeps.strategy.judging import (
     accuracy_drop,
     baseline_needed_by,
     baseline_values,
     dense_costs,
     judge,
-    waits_for_baseline,
     with_finals,
 )
 from sweeps.strategy.stopping import Rungs
@@ -59,22 +54,16 @@ class Answers:
     def __init__(
         self,
         host: Host,
-        config: SweepConfig,
-        ledger: Ledger,
-        tracker: Tracker,
-        progress: Progress,
-        proposals: Proposals,
-        baselines: Baselines,
+        desk: Desk,
         snapshots: Snapshots,
-        front: LiveFront,
         budget: Budget,
         trunk: Trunk,
         rungs: Rungs | None,
     ) -> None:
-        self._host, self._config, self._ledger = host, config, ledger
-        self._tracker, self._progress = tracker, progress
-        self._proposals, self._baselines, self._snapshots = proposals, baselines, snapshots
-        self._front, self._budget, self._trunk, self._rungs = front, budget, trunk, rungs
+        self._host, self._desk, self._config, self._ledger = host, desk, desk.config, desk.ledger
+        self._tracker, self._progress = desk.tracker, desk.progress
+        self._proposals, self._baselines, self._snapshots = desk.proposals, desk.baselines, snapshots
+        self._front, self._budget, self._trunk, self._rungs = desk.front, budget, trunk, rungs
         self._first_ends = FirstEnds()
         self.ended: set[str] = set()
         self.searched: set[str] = set()
@@ -94,9 +83,7 @@ class Answers:
             self._snapshots.taken(job, snap)
         if job.kind == "baseline":
             self._close_baseline(job, outcome)
-        elif self._baselines.get(job.baseline_key) is None and waits_for_baseline(
-            self._config.search, outcome, dense_costs(job.folder, outcome.finals)
-        ):
+        elif self._desk.waits(job, outcome):
             self._baselines.wait(job, outcome)
         else:
             self._close_trial(job, outcome)

@@ -16,6 +16,7 @@ from sweeps.conduct.agenda import DRAWN_AT_ONCE, Agenda
 from sweeps.conduct.answers import Answers
 from sweeps.conduct.baselines import Baselines
 from sweeps.conduct.confirming import confirm_due
+from sweeps.conduct.desk import Desk
 from sweeps.conduct.keep import Keeper
 from sweeps.conduct.listeners import Progress, Tracker
 from sweeps.conduct.paths import Paths, as_now
@@ -79,21 +80,15 @@ class Conductor:
         self._agenda = Agenda(self._trunk, self._budget, self._front, self._baselines)
         trials, baselines, snapshots = ledger.records("trial"), ledger.records("baseline"), ledger.snapshots()
         self._front.recall(trials, baselines, snapshots)  # first: it is what a path is worth
-        self._proposals = Proposals(
-            config, trials, snapshots, impossible or (lambda trial: False), progress.note, self._front.hypervolume_of
-        )  # fmt: skip
+        never, worth = impossible or (lambda trial: False), self._front.hypervolume_of
+        self._proposals = Proposals(config, trials, snapshots, never, progress.note, worth)
         self._paths: Paths | None = None
         if config.of_paths:
             self._paths = Paths(config, ledger, self.exchange, self._front, self._no_further, progress.note)
         self._keeper = Keeper(config, self.exchange, snapshots, trials)
-        self._snapshots = Snapshots(
-            config, ledger, tracker, progress, self._baselines, self._front, self._proposals, self._paths,
-            self._keeper, snapshots,
-        )  # fmt: skip
-        self._answers = Answers(
-            self, config, ledger, tracker, progress, self._proposals, self._baselines, self._snapshots,
-            self._front, self._budget, self._trunk, rungs,
-        )  # fmt: skip
+        desk = Desk(config, ledger, tracker, progress, self._baselines, self._front, self._proposals)
+        self._snapshots = Snapshots(desk, self._paths, self._keeper, snapshots)
+        self._answers = Answers(self, desk, self._snapshots, self._budget, self._trunk, rungs)
         self._take_over(trials, baselines, snapshots)
 
     # --- what runs next -------------------------------------------------------------------------------------------

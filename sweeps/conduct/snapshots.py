@@ -4,16 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from sweeps.conduct.baselines import Baselines
+from sweeps.conduct.desk import Desk
 from sweeps.conduct.keep import Keeper
-from sweeps.conduct.listeners import Progress, Tracker
 from sweeps.conduct.paths import Paths
-from sweeps.conduct.proposals import Proposals
-from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Record, Snap
-from sweeps.records.ledger import Ledger, SnapshotRecord
-from sweeps.strategy.front import LiveFront
-from sweeps.strategy.judging import dense_costs, judge_snapshot, waits_for_baseline
+from sweeps.records.ledger import SnapshotRecord
+from sweeps.strategy.judging import judge_snapshot
 
 
 class Snapshots:
@@ -27,20 +23,9 @@ class Snapshots:
     """
 
     def __init__(
-        self,
-        config: SweepConfig,
-        ledger: Ledger,
-        tracker: Tracker,
-        progress: Progress,
-        baselines: Baselines,
-        front: LiveFront,
-        proposals: Proposals,
-        paths: Paths | None,
-        keeper: Keeper,
-        known: Mapping[str, list[SnapshotRecord]],
+        self, desk: Desk, paths: Paths | None, keeper: Keeper, known: Mapping[str, list[SnapshotRecord]]
     ) -> None:
-        self._config, self._ledger, self._tracker, self._progress = config, ledger, tracker, progress
-        self._baselines, self._front, self._proposals = baselines, front, proposals
+        self._desk, self._ledger, self._front = desk, desk.ledger, desk.front
         self._paths, self._keeper = paths, keeper
         self._waiting: dict[str, list[tuple[Job, Snap]]] = {}
         self._known = {one.snap.name(trial) for trial, taken in known.items() for one in taken}
@@ -67,9 +52,7 @@ class Snapshots:
         if name in self._known:
             return False
         self._known.add(name)
-        if self._baselines.get(job.baseline_key) is None and waits_for_baseline(
-            self._config.search, Outcome("complete", snap.finals), dense_costs(job.folder, snap.finals)
-        ):
+        if self._desk.waits(job, Outcome("complete", snap.finals)):
             self._waiting.setdefault(job.baseline_key, []).append((job, snap))
             return True
         self._enter(job, snap)
@@ -81,16 +64,16 @@ class Snapshots:
             self._enter(job, snap)
 
     def _enter(self, job: Job, snap: Snap) -> None:
-        baseline = self._baselines.get(job.baseline_key)
-        snap, values, violations = judge_snapshot(self._config, job, snap, baseline)
+        baseline = self._desk.baselines.get(job.baseline_key)
+        snap, values, violations = judge_snapshot(self._desk.config, job, snap, baseline)
         self._ledger.add_snapshot(job, snap, values, violations)
-        self._tracker.snapshot(job, snap)
+        self._desk.tracker.snapshot(job, snap)
         if job.kind == "trial":
             if snap.level == 0:
                 self._front.unpruned(job, snap.finals)
-            self._proposals.observe(job, values, violations)
+            self._desk.proposals.observe(job, values, violations)
             self._front.model(snap.finals if values is not None and snap.status == "complete" else None)
             if self._paths is not None:
                 self._paths.judged(job, snap, violations)
             self._keeper.snapshot(job.trial_id, SnapshotRecord(job.trial_id, snap, values, violations))
-        self._progress.snapshot(job, snap)
+        self._desk.progress.snapshot(job, snap)
