@@ -119,31 +119,7 @@ class Forecast:
                 ("time", f"about {duration(3600 * self.wall_hours)} on this machine ({at_a_time})"),
                 ("device-hours", f"{self.device_hours:.3g}"),
             ]
-        if self.path_epochs is not None and self.path_cost is not None:
-            lines += [
-                ("models", f"about {self.snapshots}, one per phase of every path"),
-                (
-                    "epochs of a path",
-                    f"{_range(self.path_epochs)}, costing {_range(self.path_cost)} dense epochs",
-                ),
-                ("too dear", f"{100 * self.too_dear_share:.0f} % of the space (never proposed)"),
-                ("baseline", f"{self.baseline_epochs} epochs, unpruned, for comparisons at equal cost"),
-                *(
-                    ("MACs left", f"{', '.join(f'{100 * share:.0f}' for share in levels)} %")
-                    for levels in self.levels
-                ),
-                *(self.pauses.lines() if self.pauses is not None else ()),
-            ]
-        elif self.too_dear_share:  # paths, none of which was affordable among the sampled ones
-            lines.append(("too dear", f"{100 * self.too_dear_share:.0f} % of the space (never proposed)"))
-        elif not self.snapshots:
-            lines.append(
-                (
-                    "as paths",
-                    "train.schedule=cycles train.epochs=null prune.start=4 prune.until=null: every trial then leaves a"
-                    " model per step (docs/paths.md)",
-                )
-            )
+        lines += self._lines_of_paths()
         if self.confirm_seeds:
             lines.append(
                 ("on top", f"{self.confirm_seeds} runs per member of the front, to confirm it"),
@@ -152,6 +128,31 @@ class Forecast:
         if self.disk_bytes > self.disk_free:
             lines.append(("!", "the disk is too small: storage=FOLDER chooses another place"))
         return f"{self.name} -> {self.folder}\n{as_text(facts(lines))}"
+
+    def _lines_of_paths(self) -> list[tuple[str, str]]:
+        """What is special about paths; of single trials, how they would be paths."""
+        too_dear = ("too dear", f"{100 * self.too_dear_share:.0f} % of the space (never proposed)")
+        if self.path_epochs is not None and self.path_cost is not None:
+            return [
+                ("models", f"about {self.snapshots}, one per phase of every path"),
+                (
+                    "epochs of a path",
+                    f"{_range(self.path_epochs)}, costing {_range(self.path_cost)} dense epochs",
+                ),
+                too_dear,
+                ("baseline", f"{self.baseline_epochs} epochs, unpruned, for comparisons at equal cost"),
+                *(
+                    ("MACs left", f"{', '.join(f'{100 * share:.0f}' for share in levels)} %")
+                    for levels in self.levels
+                ),
+                *(self.pauses.lines() if self.pauses is not None else ()),
+            ]
+        if self.too_dear_share:  # paths, none of which was affordable among the sampled ones
+            return [too_dear]
+        if self.snapshots:
+            return []
+        how = "train.schedule=cycles train.epochs=null prune.start=4 prune.until=null"
+        return [("as paths", f"{how}: every trial then leaves a model per step (docs/paths.md)")]
 
 
 def _range(ends: Sequence[float]) -> str:
