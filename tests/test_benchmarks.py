@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 from pathlib import Path
 
 import pytest
 
 from benchmarks import trial_logs
 from benchmarks.head_to_head import front_race, measure, search_race
+from benchmarks.head_to_head.run import Ran
 from sweeps.config.sweep_config import load_config
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import drive, new_conductor
@@ -126,3 +129,65 @@ def test_two_records_of_a_race_become_one_with_the_seeds_of_both():
     assert (both["seeds"], both["models"]) == ([0, 1], [7, 7])
     assert (both["cost"]["seeds"], both["cost"]["mean"]) == ([2.0, 4.0], 3.0)
     assert both["cost"]["half_width"] == pytest.approx(12.706, abs=1e-3)
+
+
+def test_a_seed_that_both_records_of_a_race_have_is_refused_and_a_side_of_one_of_them_is_kept():
+    rows = {"seeds": [1], "models": [7], "cost": {"seeds": [4.0], "mean": 4.0}}
+    with pytest.raises(SystemExit, match="ours: the earlier record has seed 1, too"):
+        front_race.joined({"ours": rows}, {"ours": rows})
+    both = front_race.joined(
+        {"ours": rows, "steps": rows}, {"ours": {**rows, "seeds": [0]}, "one_shot": rows}
+    )
+    assert both["ours"]["seeds"] == [0, 1]
+    assert both["steps"] == both["one_shot"] == rows
+
+
+@pytest.fixture
+def front_options(monkeypatch, tmp_path):
+    """A front race that starts nothing: every side ends at once, having left a line of its own."""
+
+    def ends(command, seconds, log, environment, stop):
+        command(1000.0)
+        with (log.parent / "models.jsonl").open("a") as file:
+            file.write("{}\n")
+        return Ran(0.0, 1.0, "by itself", 0, 0, [])
+
+    monkeypatch.setattr(front_race, "run_side", ends)
+    monkeypatch.setattr(
+        front_race, "rows_of", lambda tree: {"train_rows": [1], "val_rows": [2], "epoch_val": [0]}
+    )
+    return argparse.Namespace(path=tmp_path / "cifar10", smoke=False, cores=2, seeds=[0])
+
+
+def test_a_side_of_a_front_race_that_was_interrupted_begins_anew(front_options, tmp_path):
+    place = tmp_path / "seed-0" / "steps"
+    place.mkdir(parents=True)
+    (place / "models.jsonl").write_text("what an interrupted call left\n")
+    front_race.run("steps", front_options, 0, tmp_path)
+    assert (place / "models.jsonl").read_text() == "{}\n"
+    front_race.run("steps", front_options, 0, tmp_path)
+    assert (place / "models.jsonl").read_text() == "{}\n", "it came to its end, and is not run again"
+
+
+@pytest.mark.parametrize("side", ["ours", "steps"])
+def test_a_side_of_a_front_race_that_was_run_with_other_settings_is_refused(front_options, tmp_path, side):
+    front_race.run(side, front_options, 0, tmp_path)
+    front_options.path = tmp_path / "moved"
+    front_race.run(side, front_options, 0, tmp_path)
+    front_options.smoke = True
+    with pytest.raises(SystemExit, match="was run with other settings: use another --work"):
+        front_race.run(side, front_options, 0, tmp_path)
+
+
+def test_a_front_race_of_one_side_is_judged_without_the_others(front_options, tmp_path):
+    front_race.run("steps", front_options, 0, tmp_path)
+    models = [
+        {"importance": "taylor", "left": left, "val_accuracy": 70.0, "test_accuracy": 69.0}
+        | {"train_cost": 4.0, "seconds": 9.0}
+        for left in (1.0, 0.09)
+    ]
+    text = "".join(json.dumps(model) + "\n" for model in models)
+    (tmp_path / "seed-0" / "steps" / "models.jsonl").write_text(text)
+    sides = front_race.judge(front_options, tmp_path)["sides"]
+    assert list(sides) == ["steps"]
+    assert sides["steps"]["val accuracy at 10% of the MACs"]["mean"] == 70.0
