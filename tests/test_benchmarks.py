@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import trial_logs
 from benchmarks.head_to_head import front_race, measure, search_race
@@ -101,6 +102,79 @@ def test_a_trial_costs_a_race_the_epochs_it_trained_itself_and_a_stopped_one_lea
     steps = list(search_race.trial_steps([whole, shared, trial("c", "stopped", 1)], dense=1_000_000))
     assert [step.cost for step in steps] == pytest.approx([1 + 1 + 0.6 + 0.6, 0.6 + 0.6, 0.6])
     assert [step.model and step.model["left"] for step in steps] == [0.6, 0.6, None]
+
+
+def test_the_scores_of_a_trial_are_in_its_cost_in_a_race():
+    def trial(cost: float | None) -> measure.Trial:
+        return measure.Trial("a", "trial", (), "stopped", 10.0, 2, (1000, 600), train_cost=cost)
+
+    # Alone its two epochs cost 2, and what was looked at 0.06.
+    steps = list(search_race.trial_steps([trial(None), trial(2.06)], dense=1_000_000))
+    assert [step.cost for step in steps] == pytest.approx([2.0, 2.06])
+
+
+def test_the_gradients_that_taylor_importance_takes_are_in_the_cost_of_the_peer(tmp_path):
+    for importance in ("l1", "taylor"):
+        config = {"importance": importance, "epochs": 4, "until": 0.5, "interval": 1}
+        last = {"left": 0.25, "val_accuracy": 70.0, "test_accuracy": 69.0}
+        rows = [
+            {"epoch": epoch, "train_cost": cost, "timestamp": 100 + epoch, "config": config}
+            for epoch, cost in ((1, 1.0), (2, 1.5), (3, 1.75), (4, 2.0))
+        ]
+        (tmp_path / importance).mkdir()
+        text = "".join(json.dumps(row | (last if row["epoch"] == 4 else {})) + "\n" for row in rows)
+        (tmp_path / importance / "result.json").write_text(text)
+    plain, taylor = search_race.peer_steps(tmp_path, started=100.0, looked=0.05)
+    assert (plain.seconds, plain.cost) == (4.0, 2.0)
+    # Events after the epochs 1 and 2, of the whole net and of half of it.
+    assert taylor.cost == pytest.approx(2.0 + 0.05 * (1 + 0.5))
+
+
+def test_the_unpruned_net_of_a_race_of_paths_is_charged_from_the_start():
+    def baseline(end: float | None, trained: int = 18) -> measure.Trial:
+        return measure.Trial("b0000", "baseline", (), "unfinished", end, trained, ())
+
+    def charged(trial: measure.Trial, from_the_start: bool) -> list[tuple[float, float]]:
+        return [(one.seconds, one.cost) for one in search_race.baseline_steps([trial], from_the_start)]
+
+    assert charged(baseline(400.0), True) == charged(baseline(None), True) == [(0.0, 18.0)]
+    assert charged(baseline(400.0), False) == [(400.0, 18.0)]
+    assert charged(baseline(None), False) == charged(baseline(None, 0), True) == []
+
+
+@pytest.fixture
+def search_options(tmp_path):
+    return argparse.Namespace(path=tmp_path / "cifar10", seed=7, cores=2, smoke=False, minutes=45.0)
+
+
+@pytest.mark.parametrize("side", search_race.SIDES)
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, ""),
+        ({"minutes": 20.0}, ""),
+        ({"seed": 8}, "with --seed 7, not 8"),
+        ({"cores": 4}, "with --cores 2, not 4"),
+        ({"smoke": True}, "with images 10000, not 400"),
+        ({"minutes": 60.0}, "for 45.0 minutes"),
+    ],
+)
+def test_a_side_of_a_search_race_is_judged_as_what_it_was_run_as(tmp_path, search_options, side, more, said):
+    ended = "by itself" if side == "peer" else "asked"
+    ran = {"started": 1000.0, "seconds": 2701.0, "ended": ended, "exit_code": 0, "leftovers": 0, "load": []}
+    (tmp_path / "ran.json").write_text(json.dumps(ran))
+    if side == "peer":
+        spec = {"seed": 7, "cores": 2, "train_rows": [0] * 10_000, "deadline": 3700.0}
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+    else:
+        tree = search_race.config_of(side, search_options, tmp_path)
+        (tmp_path / "ours.yaml").write_text(yaml.safe_dump(tree))
+    vars(search_options).update(more)
+    if not said:
+        search_race.check(side, tmp_path, search_options)
+        return
+    with pytest.raises(SystemExit, match=said):
+        search_race.check(side, tmp_path, search_options)
 
 
 def test_the_time_line_of_a_race_grows_with_every_step_and_tells_when_a_level_was_reached():
