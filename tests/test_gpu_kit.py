@@ -82,6 +82,14 @@ def test_a_piece_goes_on_with_the_parts_it_has_not_measured(kit, tmp_path):
     assert calls == ["first", "second", "third"]
 
 
+def test_what_another_device_has_measured_is_not_mixed_with_what_this_one_does(kit, monkeypatch, tmp_path):
+    asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60)
+    assert asked.parts("step", {"first": lambda: 1})["parts"] == {"first": 1}
+    assert asked.parts("step", {"first": lambda: 2})["parts"] == {"first": 1}, "it is not measured twice"
+    monkeypatch.setattr(kit.Kit, "machine", "another GPU")
+    assert asked.parts("step", {"first": lambda: 3})["parts"] == {"first": 3}
+
+
 def test_after_its_minutes_no_piece_is_begun(kit, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(kit, "PIECES", {"a": lambda asked: pytest.fail("it was begun")})
     call(kit, monkeypatch, tmp_path, "--minutes", "-1")
