@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
 from benchmarks import trial_logs
-from benchmarks.head_to_head import front_race, measure, search_race
+from benchmarks.head_to_head import front_race, measure, run, search_race
 from benchmarks.head_to_head.run import Ran
 from sweeps.config.sweep_config import load_config
 from sweeps.worker.trial import DEFAULT_RUNNER
@@ -265,3 +266,25 @@ def test_a_front_race_of_one_side_is_judged_without_the_others(front_options, tm
     sides = front_race.judge(front_options, tmp_path)["sides"]
     assert list(sides) == ["steps"]
     assert sides["steps"]["val accuracy at 10% of the MACs"]["mean"] == 70.0
+
+
+def test_a_side_of_a_race_does_not_outlive_a_call_that_is_interrupted(monkeypatch, tmp_path):
+    sides = []
+
+    def interrupted(child, end, loads):
+        sides.append(child)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_watch", interrupted)
+    waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(KeyboardInterrupt):
+        run.run_side(lambda deadline: waits, 60.0, tmp_path / "log", {}, stop=False)
+    assert sides[0].returncode is not None
+
+
+def test_a_race_that_is_judged_again_is_written_under_the_name_of_its_own_kind(tmp_path):
+    def kind(**more: bool) -> str:
+        about = {"smoke": False, "short": False, "criterion": "l1", "cores": 2, "seed": 0}
+        return run.kind_of(run.config_of(argparse.Namespace(path=tmp_path, **about | more), tmp_path))
+
+    assert (kind(), kind(short=True), kind(smoke=True)) == ("", "_short", "_smoke")
