@@ -4,7 +4,8 @@
 
 Reads the study ``epochs`` and, for widths trained anew, ``methods``. The first panel is about having all sizes: the cost
 of everything together, and the mean of the accuracies. The others have a size each; a model of a path costs there what
-the path has cost up to it, as if nobody wanted the larger ones, which come with it. A picture and a CSV.
+the path has cost up to it, as if nobody wanted the larger ones, which come with it. What follows from such a model (a
+polish, its widths trained from scratch) costs that, too. A picture and a CSV.
 """
 
 from __future__ import annotations
@@ -25,15 +26,16 @@ from yardstick import SHARES, SLACK, summary
 
 from analysis.show.figures import SERIES
 
-REPAIRED, POLISHED = "model of a repaired path", ", polished"
+PLAIN, REPAIRED, POLISHED = "model of a path", "model of a repaired path", ", polished"
+SCRATCH = "its widths, trained from scratch"
 #: Label and mark of everything that is drawn; what is made the same way has the same colour.
 MARKS = {
     "single trial": "s",
-    "model of a path": "o",
-    "model of a repaired path": "D",
-    "model of a path, polished": "^",
-    "model of a repaired path, polished": "v",
-    "its widths, trained from scratch": "*",
+    PLAIN: "o",
+    REPAIRED: "D",
+    f"{PLAIN}{POLISHED}": "^",
+    f"{REPAIRED}{POLISHED}": "v",
+    SCRATCH: "*",
 }
 
 
@@ -53,6 +55,19 @@ class Point:
     training: str
     cost: float
     accuracy: dict[str, Any]
+
+
+def charged(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows, with widths trained from scratch at what they and the path that has found them have cost; a polish's row
+    says that already.
+    """
+    found = {(row["training"], row["seed"], row["level"]): row["train_cost"] for row in rows if own(row)}
+    return [
+        {**row, "train_cost": row["train_cost"] + found[row["training"], row["seed"], row["level"]]}
+        if "anew" in row
+        else row
+        for row in rows
+    ]
 
 
 def points(rows: list[dict[str, Any]]) -> list[Point]:
@@ -89,10 +104,8 @@ def together(rows: list[dict[str, Any]]) -> list[Point]:
     for (kind, name), some in seeds.items():
         if any(len(models) < len(SHARES) for models in some.values()):
             continue
-        costs = [
-            _cost_of_all(kind, models, seeds[kind.removesuffix(POLISHED), name].get(seed, {}))
-            for seed, models in some.items()
-        ]
+        path = seeds.get((REPAIRED if "repaired" in name else PLAIN, name), {})
+        costs = [_cost_of_all(kind, models, path.get(seed, {})) for seed, models in some.items()]
         means = [
             round(statistics.mean(row["val_accuracy"] for row in models.values()), 2)
             for _, models in sorted(some.items())
@@ -104,11 +117,11 @@ def together(rows: list[dict[str, Any]]) -> list[Point]:
 def _cost_of_all(
     kind: str, models: dict[float, dict[str, Any]], snapshots: dict[float, dict[str, Any]]
 ) -> float:
-    """Dense epochs of all sizes: trainings of their own add up, a path's models share one."""
-    if kind.endswith(POLISHED):
+    """Dense epochs of all sizes: trainings of their own add up, a path's models share one, and so does what follows."""
+    if kind.endswith(POLISHED) or kind == SCRATCH:
         path = max(row["train_cost"] for row in snapshots.values())
         return path + sum(row["train_cost"] - snapshots[share]["train_cost"] for share, row in models.items())
-    shared = kind in ("model of a path", REPAIRED)
+    shared = kind in (PLAIN, REPAIRED)
     return (max if shared else sum)(row["train_cost"] for row in models.values())
 
 
@@ -119,10 +132,10 @@ def _share(row: dict[str, Any]) -> float | None:
 
 def _kind(row: dict[str, Any]) -> str:
     if "anew" in row:
-        return "its widths, trained from scratch"
+        return SCRATCH
     if row["level"] is None:
         return "single trial"
-    kind = REPAIRED if "repaired" in row["training"] else "model of a path"
+    kind = REPAIRED if "repaired" in row["training"] else PLAIN
     return kind if own(row) else f"{kind}{POLISHED}"
 
 
@@ -198,8 +211,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, required=True, help="folder of the picture and the CSV")
     args = parser.parse_args()
-    anew = [row for row in read("methods") if row["training"] == REFERENCE and "anew" in row]
-    epochs = read("epochs")
+    reference = charged([row for row in read("methods") if row["training"] == REFERENCE])
+    anew = [row for row in reference if "anew" in row]
+    epochs = charged(read("epochs"))
     found = sorted(
         [*together(epochs), *points([*epochs, *anew])],
         key=lambda p: (-p.share, list(MARKS).index(p.kind), p.cost),

@@ -76,7 +76,9 @@ def unpruned(seed: int, data: str, epochs: int, model: str = "vgg_tiny") -> Tria
 
 
 def single(seed: int, data: str, epochs: int, left: float, criterion: str = "frs") -> TrialConfig:
-    """A single trial down to ``left`` of the MACs, pruned early in at least four events."""
+    """A single trial down to ``left`` of the MACs, pruned early: in four events or more; in two or three where it has
+    fewer than ten epochs.
+    """
     prune = {
         "criterion": criterion,
         "interval": max(1, round(EARLY * epochs / 5)),

@@ -19,8 +19,10 @@ from analysis.show.figures import SERIES
 
 #: Shares of the MACs that have a panel each.
 SHOWN = (0.5, 0.2, 0.1)
-#: Points of accuracy that a panel shows below and above the reference.
+#: Points of accuracy that a panel shows below the reference, and at least above it.
 BELOW, ABOVE = 5.0, 3.0
+#: Studies with the reference; of the others there is a table only, or another figure.
+DRAWN = ("criteria", "criteria_resnet", "methods", "repair")
 #: Not methods, but what methods are held against.
 CONTROLS = ("path, random", "path, shuffled:frs", "path, uniform l1")
 
@@ -39,7 +41,9 @@ def _at(share: float) -> str:
 
 
 def draw(found: list[dict[str, Any]]) -> Figure:
-    """One panel a share; seeds are small dots, their mean a large one. What lies far below is a number at the edge."""
+    """One panel a share; seeds are small dots, their mean a large one. What lies far below is a number at the edge, and a
+    single seed that does an arrow there.
+    """
     figure = Figure(figsize=(9.5, 0.27 * len(found) + 1.1), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, len(SHOWN), sharey=True)
@@ -47,6 +51,7 @@ def draw(found: list[dict[str, Any]]) -> Figure:
     for share, panel in zip(SHOWN, panels, strict=True):
         centre = next(row[share]["mean"] for row in found if row["training"] == REFERENCE)
         least = centre - BELOW
+        most = max([centre + ABOVE, *(value + 0.2 for row in found for value in row[share]["seeds"])])
         panel.axvline(centre, color=SERIES[0], linewidth=0.8, alpha=0.5)
         for place, row in enumerate(found):
             colour, values = _colour(row["training"]), row[share]
@@ -57,8 +62,10 @@ def draw(found: list[dict[str, Any]]) -> Figure:
                 continue
             seen = [value for value in values["seeds"] if value >= least]
             panel.plot(seen, [place] * len(seen), ".", color=colour, alpha=0.45)
+            if len(seen) < len(values["seeds"]):
+                panel.plot(least, place, "<", color=colour, alpha=0.45, markersize=5, clip_on=False)
             panel.plot(values["mean"], place, "o", color=colour, markersize=6)
-        panel.set_xlim(least, centre + ABOVE)
+        panel.set_xlim(least, most)
         panel.set_title(f"{share:.0%} of the MACs", fontsize=10)
         panel.set_xlabel("validation accuracy, %")
         panel.grid(axis="x", alpha=0.3)
@@ -88,7 +95,7 @@ def write_csv(found: list[dict[str, Any]], target: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("study", choices=[name for name in TABLES if name != "epochs"])
+    parser.add_argument("study", choices=DRAWN)
     parser.add_argument("--out", type=Path, required=True, help="folder of the picture and the CSV")
     args = parser.parse_args()
     found = rows(args.study)

@@ -50,7 +50,11 @@ def own(row: Row) -> bool:
 
 
 def epochs(rows: list[Row]) -> dict[str, Any]:
-    """Accuracy and cost of every training; of paths at each share, and polished."""
+    """Accuracy and cost of every training; of paths at each share, and polished.
+
+    A polish costs what its path has cost up to the snapshot, too. Widths trained anew stand at what they cost alone, and
+    with the path that has found them.
+    """
     out: dict[str, Any] = {}
     for name, seeds in by_training(rows).items():
         if next(iter(seeds.values()))[0]["level"] is None:
@@ -60,9 +64,8 @@ def epochs(rows: list[Row]) -> dict[str, Any]:
         for level, some in _followed(seeds, "polish").items():
             out[f"{name}, snapshot {level} polished for {some[0]['polish']} epochs"] = _models_of(some)
         for level, some in _followed(seeds, "anew").items():
-            out[f"{name}, widths of snapshot {level} trained anew for {some[0]['epoch']} epochs"] = (
-                _models_of(some)
-            )
+            title = f"{name}, widths of snapshot {level} trained anew for {some[0]['epoch']} epochs"
+            out[title] = _models_of(some) | _with_the_path(some, seeds)
     out["single trials as good as the path's model, dense epochs"] = crossings(rows)
     return out
 
@@ -117,6 +120,16 @@ def _models_of(rows: list[Row]) -> dict[str, Any]:
     }
 
 
+def _with_the_path(anew: list[Row], seeds: dict[int, list[Row]]) -> dict[str, float]:
+    """What the widths of a snapshot have cost with the path up to it; the mean over the seeds."""
+    costs = [
+        row["train_cost"]
+        + next(one["train_cost"] for one in seeds[row["seed"]] if own(one) and one["level"] == row["level"])
+        for row in anew
+    ]
+    return {"cost with the path": round(statistics.mean(costs), 2)}
+
+
 def settings(rows: list[Row]) -> dict[str, Any]:
     """Accuracy at each share and hypervolumes of every setting."""
     return {name: _at_shares(seeds) for name, seeds in by_training(rows).items()}
@@ -162,14 +175,15 @@ def _known(low: float, high: float) -> list[float] | None:
 def methods(rows: list[Row]) -> dict[str, Any]:
     """Every method against ``frs`` and its controls, whose paths are those of the criteria study.
 
-    A path's widths trained anew stand below it, at what they cost alone.
+    A path's widths trained anew stand below it, at what they cost alone, and with the path that has found them.
     """
     here = {row["seed"] for row in rows}
     taken = [row for row in read("criteria") if row["seed"] in here]
     out = criteria([*taken, *(row for row in rows if row["training"] != REFERENCE)])
     reference = by_training(rows)[REFERENCE]
     for level, some in _followed(reference, "anew").items():
-        out["accuracy"][f"{REFERENCE}, widths of snapshot {level} trained anew"] = _models_of(some)
+        title = f"{REFERENCE}, widths of snapshot {level} trained anew"
+        out["accuracy"][title] = _models_of(some) | _with_the_path(some, reference)
     return out
 
 

@@ -5,7 +5,8 @@
 One process and one thread per training. Equal dense phases are trained once, and so is a training that two studies in one
 folder share. Killed at any moment it goes on where it was, from the last epoch. The table
 (``benchmarks/data/study_STUDY.jsonl``) has a header, then a line for every model: last-epoch values, cost in epochs of
-the unpruned net.
+the unpruned net. It is written anew when all trainings are there, so a table of more seeds than are asked for is refused:
+name them all, what is trained is not trained again.
 """
 
 from __future__ import annotations
@@ -33,13 +34,20 @@ def table_of(study: str) -> Path:
     return TABLES / f"study_{study}.jsonl"
 
 
+def folder_of(seed: int, training: Training, work: Path) -> Path:
+    """Where a training lies: by its name, which says nothing of the network where that is the usual one."""
+    name = training.name.replace(" ", "_").replace("%", "").replace(",", "")
+    network = training.config.model.name
+    return work / f"seed-{seed}" / (name if network == "vgg_tiny" else f"{network}-{name}")
+
+
 def train(seed: int, training: Training, work: Path) -> list[dict[str, Any]]:
     """The models of one training, as lines of the table; goes on where an earlier call was."""
     from gcp_core.records.stages import StageStore
     from gcp_core.training import run_trial
     from gcp_core.training.polish import polish
 
-    folder = work / f"seed-{seed}" / training.name.replace(" ", "_").replace("%", "").replace(",", "")
+    folder = folder_of(seed, training, work)
     stages = StageStore(work / "stages")
     Averaged.newest = None  # not that of a training that this process has had before
     look = Look(training.config, folder / "averages.jsonl") if training.looks else None
@@ -75,6 +83,15 @@ def read(study: str) -> list[dict[str, Any]]:
     return [json.loads(line) for line in table_of(study).read_text().splitlines()[1:]]
 
 
+def check_seeds(study: str, seeds: list[int]) -> None:
+    """Refuse to write a table that would have lost seeds."""
+    known = {row["seed"] for row in read(study)} if table_of(study).exists() else set()
+    if lost := sorted(known - set(seeds)):
+        raise SystemExit(
+            f"{table_of(study).name} has seed {', '.join(map(str, lost))}, too: add them to --seeds"
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("study", choices=sorted(STUDIES))
@@ -83,6 +100,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--processes", type=int, default=2)
     args = parser.parse_args()
+    check_seeds(args.study, args.seeds)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that are started
     jobs = [(seed, one) for seed in args.seeds for one in STUDIES[args.study](seed, args.data)]
     lines: dict[tuple[int, int], list[dict[str, Any]]] = {}
@@ -110,7 +128,7 @@ def main() -> None:
         raise SystemExit(
             f"{len(jobs) - len(lines)} of {len(jobs)} trainings failed: the same command goes on"
         )
-    rows = [header(), *(line for key in sorted(lines) for line in lines[key])]
+    rows = [header() | {"threads": 1}, *(line for key in sorted(lines) for line in lines[key])]
     table_of(args.study).write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from benchmarks import trial_logs
-from benchmarks.head_to_head import front_race, measure, search_race
+from benchmarks.head_to_head import front_race, measure, run, search_race
+from benchmarks.head_to_head.run import Ran
 from sweeps.config.sweep_config import load_config
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import drive, new_conductor
@@ -100,6 +105,79 @@ def test_a_trial_costs_a_race_the_epochs_it_trained_itself_and_a_stopped_one_lea
     assert [step.model and step.model["left"] for step in steps] == [0.6, 0.6, None]
 
 
+def test_the_scores_of_a_trial_are_in_its_cost_in_a_race():
+    def trial(cost: float | None) -> measure.Trial:
+        return measure.Trial("a", "trial", (), "stopped", 10.0, 2, (1000, 600), train_cost=cost)
+
+    # Alone its two epochs cost 2, and what was looked at 0.06.
+    steps = list(search_race.trial_steps([trial(None), trial(2.06)], dense=1_000_000))
+    assert [step.cost for step in steps] == pytest.approx([2.0, 2.06])
+
+
+def test_the_gradients_that_taylor_importance_takes_are_in_the_cost_of_the_peer(tmp_path):
+    for importance in ("l1", "taylor"):
+        config = {"importance": importance, "epochs": 4, "until": 0.5, "interval": 1}
+        last = {"left": 0.25, "val_accuracy": 70.0, "test_accuracy": 69.0}
+        rows = [
+            {"epoch": epoch, "train_cost": cost, "timestamp": 100 + epoch, "config": config}
+            for epoch, cost in ((1, 1.0), (2, 1.5), (3, 1.75), (4, 2.0))
+        ]
+        (tmp_path / importance).mkdir()
+        text = "".join(json.dumps(row | (last if row["epoch"] == 4 else {})) + "\n" for row in rows)
+        (tmp_path / importance / "result.json").write_text(text)
+    plain, taylor = search_race.peer_steps(tmp_path, started=100.0, looked=0.05)
+    assert (plain.seconds, plain.cost) == (4.0, 2.0)
+    # Events after the epochs 1 and 2, of the whole net and of half of it.
+    assert taylor.cost == pytest.approx(2.0 + 0.05 * (1 + 0.5))
+
+
+def test_the_unpruned_net_of_a_race_of_paths_is_charged_from_the_start():
+    def baseline(end: float | None, trained: int = 18) -> measure.Trial:
+        return measure.Trial("b0000", "baseline", (), "unfinished", end, trained, ())
+
+    def charged(trial: measure.Trial, from_the_start: bool) -> list[tuple[float, float]]:
+        return [(one.seconds, one.cost) for one in search_race.baseline_steps([trial], from_the_start)]
+
+    assert charged(baseline(400.0), True) == charged(baseline(None), True) == [(0.0, 18.0)]
+    assert charged(baseline(400.0), False) == [(400.0, 18.0)]
+    assert charged(baseline(None), False) == charged(baseline(None, 0), True) == []
+
+
+@pytest.fixture
+def search_options(tmp_path):
+    return argparse.Namespace(path=tmp_path / "cifar10", seed=7, cores=2, smoke=False, minutes=45.0)
+
+
+@pytest.mark.parametrize("side", search_race.SIDES)
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({}, ""),
+        ({"minutes": 20.0}, ""),
+        ({"seed": 8}, "with --seed 7, not 8"),
+        ({"cores": 4}, "with --cores 2, not 4"),
+        ({"smoke": True}, "with images 10000, not 400"),
+        ({"minutes": 60.0}, "for 45.0 minutes"),
+    ],
+)
+def test_a_side_of_a_search_race_is_judged_as_what_it_was_run_as(tmp_path, search_options, side, more, said):
+    ended = "by itself" if side == "peer" else "asked"
+    ran = {"started": 1000.0, "seconds": 2701.0, "ended": ended, "exit_code": 0, "leftovers": 0, "load": []}
+    (tmp_path / "ran.json").write_text(json.dumps(ran))
+    if side == "peer":
+        spec = {"seed": 7, "cores": 2, "train_rows": [0] * 10_000, "deadline": 3700.0}
+        (tmp_path / "spec.json").write_text(json.dumps(spec))
+    else:
+        tree = search_race.config_of(side, search_options, tmp_path)
+        (tmp_path / "ours.yaml").write_text(yaml.safe_dump(tree))
+    vars(search_options).update(more)
+    if not said:
+        search_race.check(side, tmp_path, search_options)
+        return
+    with pytest.raises(SystemExit, match=said):
+        search_race.check(side, tmp_path, search_options)
+
+
 def test_the_time_line_of_a_race_grows_with_every_step_and_tells_when_a_level_was_reached():
     def step(seconds: float, left: float, accuracy: float) -> search_race.Step:
         return search_race.Step(
@@ -126,3 +204,87 @@ def test_two_records_of_a_race_become_one_with_the_seeds_of_both():
     assert (both["seeds"], both["models"]) == ([0, 1], [7, 7])
     assert (both["cost"]["seeds"], both["cost"]["mean"]) == ([2.0, 4.0], 3.0)
     assert both["cost"]["half_width"] == pytest.approx(12.706, abs=1e-3)
+
+
+def test_a_seed_that_both_records_of_a_race_have_is_refused_and_a_side_of_one_of_them_is_kept():
+    rows = {"seeds": [1], "models": [7], "cost": {"seeds": [4.0], "mean": 4.0}}
+    with pytest.raises(SystemExit, match="ours: the earlier record has seed 1, too"):
+        front_race.joined({"ours": rows}, {"ours": rows})
+    both = front_race.joined(
+        {"ours": rows, "steps": rows}, {"ours": {**rows, "seeds": [0]}, "one_shot": rows}
+    )
+    assert both["ours"]["seeds"] == [0, 1]
+    assert both["steps"] == both["one_shot"] == rows
+
+
+@pytest.fixture
+def front_options(monkeypatch, tmp_path):
+    """A front race that starts nothing: every side ends at once, having left a line of its own."""
+
+    def ends(command, seconds, log, environment, stop):
+        command(1000.0)
+        with (log.parent / "models.jsonl").open("a") as file:
+            file.write("{}\n")
+        return Ran(0.0, 1.0, "by itself", 0, 0, [])
+
+    monkeypatch.setattr(front_race, "run_side", ends)
+    monkeypatch.setattr(
+        front_race, "rows_of", lambda tree: {"train_rows": [1], "val_rows": [2], "epoch_val": [0]}
+    )
+    return argparse.Namespace(path=tmp_path / "cifar10", smoke=False, cores=2, seeds=[0])
+
+
+def test_a_side_of_a_front_race_that_was_interrupted_begins_anew(front_options, tmp_path):
+    place = tmp_path / "seed-0" / "steps"
+    place.mkdir(parents=True)
+    (place / "models.jsonl").write_text("what an interrupted call left\n")
+    front_race.run("steps", front_options, 0, tmp_path)
+    assert (place / "models.jsonl").read_text() == "{}\n"
+    front_race.run("steps", front_options, 0, tmp_path)
+    assert (place / "models.jsonl").read_text() == "{}\n", "it came to its end, and is not run again"
+
+
+@pytest.mark.parametrize("side", ["ours", "steps"])
+def test_a_side_of_a_front_race_that_was_run_with_other_settings_is_refused(front_options, tmp_path, side):
+    front_race.run(side, front_options, 0, tmp_path)
+    front_options.path = tmp_path / "moved"
+    front_race.run(side, front_options, 0, tmp_path)
+    front_options.smoke = True
+    with pytest.raises(SystemExit, match="was run with other settings: use another --work"):
+        front_race.run(side, front_options, 0, tmp_path)
+
+
+def test_a_front_race_of_one_side_is_judged_without_the_others(front_options, tmp_path):
+    front_race.run("steps", front_options, 0, tmp_path)
+    models = [
+        {"importance": "taylor", "left": left, "val_accuracy": 70.0, "test_accuracy": 69.0}
+        | {"train_cost": 4.0, "seconds": 9.0}
+        for left in (1.0, 0.09)
+    ]
+    text = "".join(json.dumps(model) + "\n" for model in models)
+    (tmp_path / "seed-0" / "steps" / "models.jsonl").write_text(text)
+    sides = front_race.judge(front_options, tmp_path)["sides"]
+    assert list(sides) == ["steps"]
+    assert sides["steps"]["val accuracy at 10% of the MACs"]["mean"] == 70.0
+
+
+def test_a_side_of_a_race_does_not_outlive_a_call_that_is_interrupted(monkeypatch, tmp_path):
+    sides = []
+
+    def interrupted(child, end, loads):
+        sides.append(child)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "_watch", interrupted)
+    waits = [sys.executable, "-c", "import time; time.sleep(600)"]
+    with pytest.raises(KeyboardInterrupt):
+        run.run_side(lambda deadline: waits, 60.0, tmp_path / "log", {}, stop=False)
+    assert sides[0].returncode is not None
+
+
+def test_a_race_that_is_judged_again_is_written_under_the_name_of_its_own_kind(tmp_path):
+    def kind(**more: bool) -> str:
+        about = {"smoke": False, "short": False, "criterion": "l1", "cores": 2, "seed": 0}
+        return run.kind_of(run.config_of(argparse.Namespace(path=tmp_path, **about | more), tmp_path))
+
+    assert (kind(), kind(short=True), kind(smoke=True)) == ("", "_short", "_smoke")

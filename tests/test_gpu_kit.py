@@ -7,9 +7,12 @@ import json
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from gcp_core.records.results import TrialResult
 
 GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
 
@@ -82,6 +85,14 @@ def test_a_piece_goes_on_with_the_parts_it_has_not_measured(kit, tmp_path):
     assert calls == ["first", "second", "third"]
 
 
+def test_what_another_device_has_measured_is_not_mixed_with_what_this_one_does(kit, monkeypatch, tmp_path):
+    asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60)
+    assert asked.parts("step", {"first": lambda: 1})["parts"] == {"first": 1}
+    assert asked.parts("step", {"first": lambda: 2})["parts"] == {"first": 1}, "it is not measured twice"
+    monkeypatch.setattr(kit.Kit, "machine", "another GPU")
+    assert asked.parts("step", {"first": lambda: 3})["parts"] == {"first": 3}
+
+
 def test_after_its_minutes_no_piece_is_begun(kit, monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(kit, "PIECES", {"a": lambda asked: pytest.fail("it was begun")})
     call(kit, monkeypatch, tmp_path, "--minutes", "-1")
@@ -101,6 +112,33 @@ def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(
         return [{k: v for k, v in row.items() if k != "device_hours"} for row in rows]
 
     assert numbers(evidence._train(later, title, config)) == numbers(evidence._train(whole, title, config))
+
+
+def test_a_path_without_a_model_is_named_with_its_status(kit, monkeypatch, tmp_path):
+    evidence = sys.modules["evidence"]
+    asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60)
+    title, path = next(iter(evidence.trainings(asked).items()))
+    monkeypatch.setattr(evidence, "run_trial", lambda *_, **__: TrialResult("diverged", {}, (), ()))
+    monkeypatch.setattr(evidence, "trainings", lambda asked: {title: path})
+    assert evidence.evidence(asked) == {"models": {title: [{"status": "diverged"}]}, "left": []}
+
+
+def test_every_event_that_is_timed_meets_the_whole_network(kit, monkeypatch, tmp_path):
+    speed, seen = sys.modules["speed"], []
+
+    def fresh(setup):
+        return SimpleNamespace(model=None, optimizer=None, removed=0.0)
+
+    def event(state, epoch):
+        seen.append(state.removed)
+        state.removed += 0.1
+
+    monkeypatch.setattr(speed, "build_setup", lambda config: None)
+    monkeypatch.setattr(speed, "State", SimpleNamespace(fresh=fresh))
+    monkeypatch.setattr(speed, "train_epoch", lambda *_: sum(range(100_000)))
+    monkeypatch.setattr(speed, "prune_event", event)
+    speed._event(kit.Kit(True, None, tmp_path, time.monotonic() + 60), "resnet56")
+    assert seen == [0.0, 0.0], "one to warm up, one that counts"
 
 
 def test_a_check_that_does_not_hold_fails_the_call(kit, monkeypatch, tmp_path):

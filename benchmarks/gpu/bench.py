@@ -50,14 +50,22 @@ class Kit:
         if self.left_s < 0:
             raise OutOfTime
 
+    @property
+    def machine(self) -> str:
+        """The device by its name."""
+        return torch.cuda.get_device_name(0) if torch.cuda.is_available() else "cpu"
+
     def kept(self, piece: str) -> Path:
-        """Where the parts of a piece lie until all are there."""
-        return self.work / f"{'smoke' if self.smoke else 'full'}-{piece}.parts.json"
+        """Where the parts of a piece lie until all are there; what another device or made images gave lies elsewhere."""
+        about = f"{self.machine} {'made' if self.data is None else 'packed'}".replace("/", " ").replace(
+            " ", "_"
+        )
+        return self.work / f"{'smoke' if self.smoke else 'full'}-{piece}-{about}.parts.json"
 
     def parts(self, piece: str, works: Mapping[str, Callable[[], Any]]) -> dict[str, Any]:
         """What each work gives, by name, as ``parts``, and the names of those there was no time for as ``left``.
 
-        What an earlier call has done is not done again.
+        What an earlier call has done on this device is not done again.
         """
         file = self.kept(piece)
         done: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {}

@@ -81,7 +81,8 @@ def _train(kit: Kit, title: str, config: TrialConfig) -> list[dict[str, Any]]:
     result = run_trial(config, checkpoint_dir=folder, stages=stages, saved=saved, latency=False)
     finals = [one.finals for one in result.snapshots] if config.is_path else [result.finals]
     names = ("val_accuracy", "test_accuracy", "macs_removed", "params_removed", "train_cost", "device_hours")
-    return [
+    rows = [
         {name: round(values[name], 4) for name in names if name in values} | {"status": result.status}
         for values in finals
     ]
+    return rows or [{"status": result.status}]  # a path that diverged before its first snapshot

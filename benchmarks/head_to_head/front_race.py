@@ -4,12 +4,14 @@ One side after the other, start-up included: a fresh process, a private Ray, ima
 run`` with the two paths that ``configs/cifar10_quick.yaml`` tries first, one on each core, and ``prune.repair:
 least_squares`` (what our own studies on equal paths would have anybody use); the rivals are in ``rivals.py``.
 
-    python -m benchmarks.head_to_head.front_race --path /data/cifar10 --seeds 0 1 2
-    python -m benchmarks.head_to_head.front_race --path /data/cifar10 --smoke    # a minute or two: does it work?
+    python -m benchmarks.head_to_head.front_race --path /data/cifar10 --work W --seeds 0 1 2
+    python -m benchmarks.head_to_head.front_race --path /data/cifar10 --work S --smoke    # a minute or two: does it work?
 
-A model counts from the moment it is evaluated. What was left behind by an earlier, interrupted call in ``--work`` is
-kept and not run again. Wall times mean something on a machine that does nothing else; ``load`` in the record tells.
-Accuracy and training cost (in epochs of the unpruned net) do not depend on it.
+A model counts from the moment it is evaluated. A side that an earlier call has brought to its end in ``--work`` is not
+run again; one that was interrupted begins anew, and one of other settings is refused. Wall times mean something on a
+machine that does nothing else; ``load`` in the record tells. Accuracy and training cost (in epochs of the unpruned net)
+do not depend on it. Ours counts what its scores and repairs look at; the rivals' gradients for Taylor importance are not
+in theirs (about 0.15 epochs of the whole path), nor is the unpruned baseline in ours.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import sys
 from dataclasses import asdict
@@ -54,6 +57,8 @@ SMOKE_KEYS = {
 }
 #: No side is let run longer.
 MOST_S = 2400.0
+#: Of what a side is asked for: where things lie, which images the seed gives, when it began.
+WHERE_AND_WHEN = {"path", "storage", "out", "started", "train_rows", "val_rows", "epoch_val"}
 
 
 def config_of(options: argparse.Namespace, seed: int, work: Path) -> dict[str, Any]:
@@ -70,38 +75,56 @@ def config_of(options: argparse.Namespace, seed: int, work: Path) -> dict[str, A
     return tree
 
 
+def spec_of(side: str, options: argparse.Namespace, tree: dict[str, Any], place: Path) -> dict[str, Any]:
+    """What a rival must know, but for the rows of each split and the moment of its start."""
+    return {
+        **RIVALS[side],
+        **(SMOKE if options.smoke else {}),
+        "rival": side,
+        "path": tree["data"]["path"],
+        "out": str(place),
+        "seed": tree["seed"],
+        "cores": options.cores,
+        "batch_size": tree["train"]["batch_size"],
+        "lr": tree["train"]["lr"],
+        "min_share": tree["prune"]["min_share"],
+    }
+
+
+def settings_of(asked: dict[str, Any]) -> dict[str, Any]:
+    """What a side was asked for, without where things lie and when it began."""
+    return {
+        name: settings_of(value) if isinstance(value, dict) else value
+        for name, value in asked.items()
+        if name not in WHERE_AND_WHEN
+    }
+
+
 def run(side: str, options: argparse.Namespace, seed: int, work: Path) -> None:
     """Run one side, unless an earlier call did; how it went is in ``ran.json``."""
     place = work / f"seed-{seed}" / side
-    if (place / "ran.json").exists():
-        return
-    place.mkdir(parents=True)
+    ours = side == "ours"
     tree = config_of(options, seed, place)
-    file = place / ("ours.yaml" if side == "ours" else "spec.json")
+    asked = tree if ours else spec_of(side, options, tree, place)
+    file = place / ("ours.yaml" if ours else "spec.json")
+    if (place / "ran.json").exists():
+        known = (yaml.safe_load if ours else json.loads)(file.read_text())
+        if settings_of(known) != settings_of(asked):
+            raise SystemExit(f"{place} was run with other settings: use another --work")
+        return
+    # What an interrupted call left would be gone on with by a new clock.
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir(parents=True)
     program = [str(Path(sys.executable).with_name("gcp-sweep")), "run", str(file)]
-    if side == "ours":
+    if ours:
         file.write_text(yaml.safe_dump(tree, sort_keys=False))
     else:
         program = [sys.executable, str(Path(__file__).with_name("rivals.py")), str(file)]
-    rows = {} if side == "ours" else rows_of(tree)
+    rows = {} if ours else rows_of(tree)
 
     def command(deadline: float) -> list[str]:
-        if side != "ours":
-            spec = {
-                **rows,
-                **RIVALS[side],
-                **(SMOKE if options.smoke else {}),
-                "rival": side,
-                "path": tree["data"]["path"],
-                "out": str(place),
-                "seed": seed,
-                "cores": options.cores,
-                "batch_size": tree["train"]["batch_size"],
-                "lr": tree["train"]["lr"],
-                "min_share": tree["prune"]["min_share"],
-                "started": deadline - MOST_S,
-            }
-            file.write_text(json.dumps(spec))
+        if not ours:
+            file.write_text(json.dumps({**rows, **asked, "started": deadline - MOST_S}))
         return program
 
     environment = {"OMP_NUM_THREADS": "1", "GCP_CACHE_DIR": str(place / "cache")}
@@ -176,6 +199,8 @@ def judge(options: argparse.Namespace, work: Path) -> dict[str, Any]:
             place = work / f"seed-{seed}" / side
             if (place / "ran.json").exists():
                 seeds[seed] = models_of(side, place)
+        if not seeds:
+            continue  # not among ``--sides``, or not brought to its end
         courses = sorted({course_of(side, one) for models in seeds.values() for one in models})
         for course in [None, *courses] if len(courses) > 1 else [None]:
             some = [
@@ -209,10 +234,18 @@ def judge(options: argparse.Namespace, work: Path) -> dict[str, Any]:
 
 
 def joined(sides: dict[str, Any], earlier: dict[str, Any]) -> dict[str, Any]:
-    """The numbers of two records whose seeds differ: each list of seeds behind the other, means and intervals anew."""
+    """The numbers of two records whose seeds differ: each list of seeds behind the other, means and intervals anew.
+
+    A side that only one of them has stands as it is there. A seed that both have is refused: it would count twice.
+    """
     found: dict[str, Any] = {}
-    for side, rows in sides.items():
-        before = earlier.get(side, {})
+    for side in {**sides, **earlier}:
+        rows, before = sides.get(side), earlier.get(side)
+        if rows is None or before is None:
+            found[side] = rows or before
+            continue
+        if twice := sorted({*rows["seeds"]} & {*before["seeds"]}):
+            raise SystemExit(f"{side}: the earlier record has seed {', '.join(map(str, twice))}, too")
         found[side] = {
             name: summary([*before[name]["seeds"], *row["seeds"]])
             if isinstance(row, dict)

@@ -31,6 +31,7 @@ class Trial:
         end_s: seconds after the side was started, None if it did not come to its end.
         epochs_trained: epochs it trained itself; what it took over from another trial is not among them.
         macs_by_epoch: multiply-adds left at the end of each epoch, in thousands, rounded.
+        train_cost: of a trial of ours, what it would have cost alone, scoring included, in epochs of the unpruned net.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Trial:
     val_accuracy: float | None = None
     test_accuracy: float | None = None
     macs: float | None = None
+    train_cost: float | None = None
 
     @property
     def complete(self) -> bool:
@@ -74,7 +76,7 @@ def read_ours(folder: Path, started: float) -> list[Trial]:
                     at,
                     trial_logs.read(Path(job.folder)).epochs_trained,
                     tuple(_thousands(row["cost/macs"]) for row in history),
-                    *(record.finals.get(name) for name in ("val_accuracy", "test_accuracy", "macs")),
+                    *(record.finals.get(n) for n in ("val_accuracy", "test_accuracy", "macs", "train_cost")),
                 )
             )
     return trials

@@ -80,7 +80,9 @@ def draw_search(target: Path, rows: dict[str, list[dict[str, float]]], results: 
     for name, panel in quality.items():
         panel.set(xlabel="wall time, minutes", ylim=(0, None), title=_ANCHORS[name])
         panel.set_ylabel("hypervolume → better")
-    panels[2].set(xlabel="share of the MACs left, % ← better", title="every model", ylim=(60, None))
+    panels[2].set(
+        xlabel="share of the MACs left, % ← better", title="every model above 60 %", ylim=(60, None)
+    )
     panels[2].set_ylabel("validation accuracy, % → better")
     for panel in panels:
         panel.grid(alpha=0.3)

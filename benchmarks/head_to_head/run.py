@@ -78,6 +78,14 @@ def config_of(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     return tree
 
 
+def kind_of(tree: dict[str, Any]) -> str:
+    """What the files of the results have behind their name: which of the three races it is, told by the config itself."""
+    for kind, changes in (("_smoke", SMOKE), ("_short", SHORT)):
+        if all(tree[part].items() >= values.items() for part, values in changes.items()):
+            return kind
+    return ""
+
+
 def rows_of(tree: dict[str, Any]) -> dict[str, list[int]]:
     """The rows of each split in the parquet files, and the validation images that are looked at after an epoch."""
     from gcp_core.training.setup import build_setup
@@ -114,7 +122,7 @@ def spec_of(tree: dict[str, Any], options: argparse.Namespace, work: Path) -> di
 def run_side(
     command: Callable[[float], list[str]], seconds: float, log: Path, environment: dict[str, str], stop: bool
 ) -> Ran:
-    """Start a side in a process group of its own; see to it that it ends, with everything it started.
+    """Start a side in a process group of its own; see to it that it ends, with everything it started, also on Ctrl-C.
 
     ``command`` gets the deadline (seconds since the epoch). With ``stop`` the side is told at the deadline (SIGINT);
     without, it is expected to know.
@@ -131,19 +139,26 @@ def run_side(
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-        family = _watch(child, deadline, loads)
-        ended = "by itself"
-        for word, wait in (
-            ("asked", 0.0 if stop else GRACE_S),
-            ("asked twice", GRACE_S),
-            ("killed", GRACE_S),
-        ):
-            family |= _watch(child, time.time() + wait, loads)
-            if child.poll() is not None:
-                break
-            ended = word
-            child.send_signal(signal.SIGKILL if word == "killed" else signal.SIGINT)
-        child.wait()
+        try:
+            family = _watch(child, deadline, loads)
+            ended = "by itself"
+            for word, wait in (
+                ("asked", 0.0 if stop else GRACE_S),
+                ("asked twice", GRACE_S),
+                ("killed", GRACE_S),
+            ):
+                family |= _watch(child, time.time() + wait, loads)
+                if child.poll() is not None:
+                    break
+                ended = word
+                child.send_signal(signal.SIGKILL if word == "killed" else signal.SIGINT)
+            child.wait()
+        except BaseException:
+            # It has a session of its own: after Ctrl-C it would go on, beside the next call and in its folder.
+            own = processes.find(child.pid)
+            processes.end(processes.descendants(child.pid) | ({own} if own else set()), patience_s=0.0)
+            child.wait()
+            raise
     return Ran(started, time.time() - started, ended, child.returncode, processes.end(family), loads)
 
 
@@ -288,8 +303,7 @@ def main() -> None:
     results, rows = judge(ran, tree, 60.0 * options.minutes, work)
     results["config"] = {part: tree[part] for part in ("seed", "model", "train", "prune")}
     results["config"]["data"] = {name: v for name, v in tree["data"].items() if name != "path"}
-    kind = "_smoke" if options.smoke else "_short" if options.short else ""
-    name = f"head_to_head{kind}"
+    name = f"head_to_head{kind_of(tree)}"
     record.write(options.out / f"{name}.json", results)
     draw(options.out / name, rows, results)
 

@@ -10,14 +10,17 @@ deadline. The seed is one that no study has used.
     python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --out benchmarks/results/search_race
     python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --smoke --out W/race
 
-What an earlier call finished is kept in ``--work`` and not run again. Wall times mean something on a machine that does
-nothing else; ``load`` in the record tells. It writes ``OUT.json``, ``OUT.csv`` and ``OUT.png``.
+What an earlier call finished is kept in ``--work`` and not run again; what has other settings is refused. Wall times mean
+something on a machine that does nothing else; ``load`` in the record tells. It writes ``OUT.json``, ``OUT.csv`` and
+``OUT.png``. Training cost is, on all sides, that of what has ended by then, with what scores (and repairs) have looked
+at; a dense phase that paths share counts for each of them, and their unpruned baseline counts from the start.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -52,6 +55,8 @@ MIN_SHARE = 0.03
 #: More than fit into the time.
 TRIALS = 1000
 ANCHORS = {"from chance": CHANCE, "usable": USABLE}
+#: Batches whose gradients the peer takes for Taylor importance at an event; it does not count them itself.
+TAYLOR_BATCHES = 8
 
 
 @dataclass(frozen=True)
@@ -141,18 +146,44 @@ def run(side: str, options: argparse.Namespace, work: Path) -> None:
     (place / "ran.json").write_text(json.dumps(asdict(ran)))
 
 
+def check(side: str, place: Path, options: argparse.Namespace) -> None:
+    """Refuse what an earlier call ran with another seed, other cores or images, or for a shorter time.
+
+    A later part of the time may be left out: what was finished by an earlier moment is known.
+
+    Raises:
+        SystemExit: with what differs.
+    """
+    ran = Ran(**json.loads((place / "ran.json").read_text()))
+    images = config_of(side, options, place)["data"]["train_images"]
+    if side == "peer":
+        spec = json.loads((place / "spec.json").read_text())
+        known = {"--seed": spec["seed"], "--cores": spec["cores"], "images": len(spec["train_rows"])}
+        seconds = spec["deadline"] - ran.started
+    else:
+        tree = yaml.safe_load((place / "ours.yaml").read_text())
+        known = {"--seed": tree["seed"], "--cores": tree["search"]["concurrency"]}
+        known["images"] = tree["data"]["train_images"]
+        # One that ended by itself had all the time that it wanted.
+        seconds = math.inf if ran.ended == "by itself" else ran.seconds
+    asked = {"--seed": options.seed, "--cores": options.cores, "images": images}
+    for name, value in asked.items():
+        if known[name] != value:
+            raise SystemExit(f"{place} was run with {name} {known[name]}, not {value}: use another --work")
+    if seconds < 60 * options.minutes - 1:
+        raise SystemExit(f"{place} was run for {seconds / 60:.1f} minutes: give --minutes, or another --work")
+
+
 def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
     """What a side finished before its deadline, the earliest first."""
     started = Ran(**json.loads((place / "ran.json").read_text())).started
     if side == "peer":
-        found = list(peer_steps(place / "peer", started))
+        spec = json.loads((place / "spec.json").read_text())
+        epoch = math.ceil(len(spec["train_rows"]) / spec["batch_size"])
+        found = list(peer_steps(place / "peer", started, TAYLOR_BATCHES / epoch))
     else:
         trials = measure.read_ours(place / "ours", started)
-        found = [
-            Step(trial.end_s, float(trial.epochs_trained), None)
-            for trial in trials
-            if trial.kind == "baseline" and trial.end_s is not None
-        ]
+        found = list(baseline_steps(trials, from_the_start=side == "paths"))
         if side == "paths":
             found += path_steps(front_race.models_of("ours", place))
         else:
@@ -160,14 +191,46 @@ def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
     return sorted((one for one in found if one.seconds <= seconds), key=lambda one: one.seconds)
 
 
-def peer_steps(folder: Path, started: float) -> Iterator[Step]:
-    """The trials of a Tune experiment that came to their end: ``result.json`` has one line per report."""
+def baseline_steps(trials: Sequence[measure.Trial], from_the_start: bool) -> Iterator[Step]:
+    """The unpruned nets of a sweep of ours lead to no model.
+
+    Args:
+        from_the_start: charge them at once, ended or not: the one of paths is trained beside the first of them, and
+            what these reach meanwhile has not come without it. Else when they end.
+    """
+    for trial in trials:
+        if trial.kind != "baseline" or not trial.epochs_trained:
+            continue
+        if from_the_start:
+            yield Step(0.0, float(trial.epochs_trained), None)
+        elif trial.end_s is not None:
+            yield Step(trial.end_s, float(trial.epochs_trained), None)
+
+
+def peer_steps(folder: Path, started: float, looked: float) -> Iterator[Step]:
+    """The trials of a Tune experiment that came to their end: ``result.json`` has one line per report.
+
+    Args:
+        looked: what the gradients of one event with Taylor importance cost, in epochs of the net as it is then.
+    """
     for file in sorted(folder.glob("*/result.json")):
         rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
         if rows and "test_accuracy" in rows[-1]:
             last = rows[-1]
             model = {name: last[name] for name in ("left", "val_accuracy", "test_accuracy")}
-            yield Step(last["timestamp"] - started, last["train_cost"], model)
+            cost = last["train_cost"] + looked * _left_at_events(rows)
+            yield Step(last["timestamp"] - started, cost, model)
+
+
+def _left_at_events(rows: Sequence[dict[str, Any]]) -> float:
+    """The shares of the MACs that a trial had before its events, summed; 0 where no gradients were taken for them."""
+    config = rows[0]["config"]
+    if config["importance"] != "taylor":
+        return 0.0
+    # As in ``searcher.py``.
+    last = max(int(config["until"] * config["epochs"] + 1e-9), config["interval"])
+    costs = {0: 0.0} | {row["epoch"]: row["train_cost"] for row in rows}
+    return sum(costs[e] - costs[e - 1] for e in range(config["interval"], last + 1, config["interval"]))
 
 
 def path_steps(models: Sequence[dict[str, Any]]) -> Iterator[Step]:
@@ -186,7 +249,7 @@ def _dense() -> int:
 
 
 def trial_steps(trials: Sequence[measure.Trial], dense: int) -> Iterator[Step]:
-    """A trial of ours has cost the epochs that it trained itself; one that was stopped has led to no model.
+    """A trial of ours has cost the epochs that it trained itself, and its scores; one that was stopped led to no model.
 
     Args:
         dense: multiply-adds of the unpruned net.
@@ -197,6 +260,9 @@ def trial_steps(trials: Sequence[measure.Trial], dense: int) -> Iterator[Step]:
         # Channels go at the end of an epoch: an epoch costs what was left before.
         costs = [1.0, *(1000 * macs / dense for macs in trial.macs_by_epoch[:-1])]
         cost = sum(costs[-trial.epochs_trained :]) if trial.epochs_trained else 0.0
+        if trial.train_cost is not None:
+            # What its scores looked at, in full also where another trial has looked for it.
+            cost += max(0.0, trial.train_cost - sum(costs))
         model = None
         if trial.complete:
             model = {"left": trial.macs / dense, "val_accuracy": trial.val_accuracy}
@@ -303,6 +369,9 @@ def main() -> None:
     options = parse()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
     work = options.work.absolute()
+    for side in SIDES:
+        if (work / side / "ran.json").exists():
+            check(side, work / side, options)
     for side in options.sides:
         run(side, options, work)
     results, rows = judge(options, work)

@@ -1,0 +1,132 @@
+"""What the studies about paths read from their tables, and what they refuse to write."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+#: Level of a path -> (share of the MACs removed, dense epochs up to it).
+LEVELS = {2: (0.5, 11.0), 3: (0.65, 13.0), 4: (0.8, 14.0), 5: (0.9, 15.0)}
+ANEW = {2: 20.0, 3: 15.0, 4: 10.0, 5: 5.0}
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """A script of the folder, imported as its own first lines import its neighbours."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+
+    def found(name: str) -> ModuleType:
+        return importlib.import_module(name)
+
+    return found
+
+
+def row(training: str, level: int | None, removed: float, cost: float, **more: Any) -> dict[str, Any]:
+    about = {"seed": 0, "training": training, "level": level, "epoch": 10, "macs_removed": removed}
+    return about | {"val_accuracy": 70.0, "train_cost": cost} | more
+
+
+def path_rows() -> list[dict[str, Any]]:
+    """One path, and the widths of its models trained from scratch."""
+    own = [row("path 4 + 6", level, removed, cost) for level, (removed, cost) in LEVELS.items()]
+    anew = [row("path 4 + 6", level, LEVELS[level][0], cost, anew=True) for level, cost in ANEW.items()]
+    return [*own, *anew]
+
+
+def test_the_test_accuracy_of_a_path_is_that_of_the_model_that_validation_chooses(script):
+    path_front = script("path_front")
+    snapshots = (
+        {"macs_removed": 0.5, "val_accuracy": 72.0, "test_accuracy": 70.0},
+        {"macs_removed": 0.65, "val_accuracy": 71.0, "test_accuracy": 74.0},
+    )
+    path = path_front.Curve("p", {}, None, snapshots)
+    assert [path_front.tested_at(path, share) for share in (0.5, 0.35)] == [70.0, 74.0]
+    assert math.isnan(path_front.tested_at(path, 0.2))
+
+
+def test_two_paths_of_one_seed_are_not_two_seeds(script, tmp_path):
+    path_front = script("path_front")
+    header, *lines = path_front.TABLE.read_text().splitlines()
+    line = next(line for line in lines if json.loads(line)["name"] == "quick-0/t0000")
+    table = tmp_path / "paths.jsonl"
+    table.write_text("\n".join([header, line, line]) + "\n")
+    with pytest.raises(SystemExit, match="more than one path of seed 0: seeds count once"):
+        path_front.results(table)
+
+
+def test_trainings_of_one_name_and_two_networks_lie_in_two_folders(script, tmp_path):
+    trainings, studies = script("trainings"), script("studies")
+    small, residual = (make(0, "x")[0] for make in (studies.criteria, studies.criteria_resnet))
+    assert small.name == residual.name
+    folders = [trainings.folder_of(0, one, tmp_path) for one in (small, residual)]
+    assert [folder.relative_to(tmp_path).as_posix() for folder in folders] == [
+        "seed-0/path_frs",
+        "seed-0/resnet20-path_frs",
+    ]
+
+
+def test_no_study_has_two_trainings_in_one_folder(script, tmp_path):
+    trainings, studies = script("trainings"), script("studies")
+    of_folder: dict[Path, str] = {}
+    for study in studies.STUDIES.values():
+        for one in study(0, "x"):
+            key = one.config.key()
+            assert of_folder.setdefault(trainings.folder_of(0, one, tmp_path), key) == key, one.name
+
+
+def test_a_table_of_more_seeds_than_are_asked_for_is_not_written_over(script, monkeypatch, tmp_path):
+    trainings = script("trainings")
+    monkeypatch.setattr(trainings, "TABLES", tmp_path)
+    trainings.check_seeds("epochs", [1])  # there is no table yet
+    rows = [{"cpu": "?"}, {"seed": 0}, {"seed": 1}]
+    trainings.table_of("epochs").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    trainings.check_seeds("epochs", [0, 1, 2])
+    with pytest.raises(SystemExit, match=r"study_epochs\.jsonl has seed 0, too: add them to --seeds"):
+        trainings.check_seeds("epochs", [1, 2])
+
+
+def test_widths_trained_from_scratch_cost_in_the_figure_what_found_them_too(script):
+    figure = script("cost_figure")
+    rows = figure.charged(path_rows())
+    alone = {point.share: point.cost for point in figure.points(rows) if point.kind == figure.SCRATCH}
+    assert alone == {0.5: 20.0 + 11.0, 0.35: 15.0 + 13.0, 0.2: 10.0 + 14.0, 0.1: 5.0 + 15.0}
+    together = {point.kind: point.cost for point in figure.together(rows)}
+    # The path is trained once, and four networks from scratch.
+    assert together == {figure.PLAIN: 15.0, figure.SCRATCH: 15.0 + 20.0 + 15.0 + 10.0 + 5.0}
+
+
+def test_the_table_says_what_widths_from_scratch_cost_alone_and_with_their_path(script):
+    tables = script("study_tables")
+    singles = [
+        row(f"single to {share:.0%}, {length}", None, 1 - share, cost, val_accuracy=accuracy)
+        for share in tables.SHARES
+        for length, cost, accuracy in (("a quarter of a path", 4.0, 60.0), ("30 epochs", 16.0, 80.0))
+    ]
+    found = tables.epochs([*singles, *path_rows()])
+    widths = found["path 4 + 6, widths of snapshot 2 trained anew for 10 epochs"]
+    assert (widths["cost"], widths["cost with the path"]) == (20.0, 31.0)
+    # Half of the way from 60 to 80 %, and from 4 to 16 in the logarithm.
+    as_good = found["single trials as good as the path's model, dense epochs"]["path 4 + 6"]
+    assert as_good["at 50% of the MACs"] == 8.0
+
+
+def test_the_figure_of_a_study_shows_every_seed_or_says_that_it_lies_below(script):
+    figure = script("study_figure")
+
+    def training(name: str, seeds: list[float]) -> dict[Any, Any]:
+        at = {"seeds": seeds, "mean": sum(seeds) / len(seeds)}
+        return {"training": name, "cost": 15.0, **dict.fromkeys(figure.SHOWN, at)}
+
+    found = [training(figure.REFERENCE, [70.0, 70.0]), training("path, wide", [64.0, 68.0, 75.0])]
+    panel = figure.draw(found).axes[0]
+    low, high = panel.get_xlim()
+    assert (low, high > 75.0) == (65.0, True)
+    (arrow,) = [line for line in panel.lines if line.get_marker() == "<"]
+    assert (list(arrow.get_xdata()), list(arrow.get_ydata())) == ([65.0], [1])
