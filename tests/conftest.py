@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from tests import prepared
+from tests import disk, prepared
 from tests.postgresql import postgresql  # noqa: F401  (a fixture for all tests)
 
 # An MLflow server starts half a dozen job workers of its own, 200 MB each; nothing here uses them.
@@ -51,6 +51,7 @@ LONG = (
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    disk.not_waited_for()
     if prepared.PLACE not in os.environ:  # workers get it from the process that starts them
         os.environ[prepared.PLACE] = tempfile.mkdtemp(prefix="gcp-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(prepared.PLACE), ignore_errors=True))

@@ -18,6 +18,7 @@ import sys
 import types
 from typing import Any
 
+from tests.disk import not_waited_for
 from tests.pictures import without_pictures
 
 PRELOADED = (
@@ -76,6 +77,7 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     without_pictures(setattr)  # no test of a driver looks at them
+    not_waited_for()
     asked = serve(sys.argv[1])
     os.chdir(asked["cwd"])
     os.environ.clear()
