@@ -4,6 +4,7 @@ whole, long ones first.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -66,6 +67,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector of garbage need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

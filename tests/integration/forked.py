@@ -8,6 +8,7 @@ its arguments, environment, folder and output, and the interpreter's usual end. 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -78,6 +79,7 @@ def main() -> None:
         importlib.import_module(name)
     without_pictures(setattr)  # no test of a driver looks at them
     not_waited_for()
+    gc.freeze()  # or every copy would write to all of its pages to look for garbage
     asked = serve(sys.argv[1])
     os.chdir(asked["cwd"])
     os.environ.clear()
