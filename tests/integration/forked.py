@@ -21,6 +21,7 @@ from typing import Any
 
 from tests.disk import not_waited_for
 from tests.pictures import without_pictures
+from tests.prepared import newest_schema_known
 
 PRELOADED = (
     "torch",
@@ -79,6 +80,7 @@ def main() -> None:
         importlib.import_module(name)
     without_pictures(setattr)  # no test of a driver looks at them
     not_waited_for()
+    newest_schema_known()
     gc.freeze()  # or every copy would write to all of its pages to look for garbage
     asked = serve(sys.argv[1])
     os.chdir(asked["cwd"])
