@@ -16,6 +16,7 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import types
 from typing import Any
 
@@ -87,6 +88,7 @@ def main() -> None:
     os.environ.clear()
     os.environ.update(asked["environment"])
     random.seed()  # as another process has it
+    tempfile.tempdir = None
     sys.argv = ["-c", *asked["arguments"]]
     place = types.ModuleType("__main__")
     sys.modules["__main__"] = place

@@ -5,8 +5,6 @@ import itertools
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from gcp_core.records.stages import StageStore
 from gcp_core.training import finals, run_trial, sharing
 from gcp_core.training import path as loop
 from tests.gcp_core.training.interrupted import Killed
+from tests.integration import drivers
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path, weights_on_disk
 
 pytestmark = pytest.mark.integration
@@ -161,8 +160,7 @@ def snapshot(seen):
         os.kill(os.getpid(), signal.SIGKILL)
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), snapshot=snapshot, checkpoint_dir=sys.argv[2])
 """
-    command = [sys.executable, "-c", code, json.dumps(PATH.to_dict()), str(tmp_path)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    killed = drivers.run(code, [json.dumps(PATH.to_dict()), tmp_path])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run_trial(PATH, checkpoint_dir=tmp_path)
     assert resumed.trained_epochs == 4

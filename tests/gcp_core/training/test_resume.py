@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from gcp_core.scatter import ScatterBatchNorm2d
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
 from tests.gcp_core.training.interrupted import Killed, killed_in
+from tests.integration import drivers
 
 pytestmark = pytest.mark.integration
 
@@ -69,8 +68,7 @@ def report(seen):
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), report=report, checkpoint_dir=sys.argv[2])
 """
     config = dataclasses.replace(RESNET, prune=dataclasses.replace(RESNET.prune, residual="scatter"))
-    command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    killed = drivers.run(code, [json.dumps(config.to_dict()), tmp_path])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run_trial(config, checkpoint_dir=tmp_path)
     assert resumed.trained_epochs == 2
