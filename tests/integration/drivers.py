@@ -101,7 +101,7 @@ def run(
     """The same, until it has ended."""
     driver = start(script, arguments, cwd, **environment)
     try:
-        output, errors = driver.communicate(timeout=500)
+        output, errors = driver.communicate()
     finally:
         driver.kill()
     return subprocess.CompletedProcess(script, driver.wait(), output, errors)
