@@ -41,13 +41,18 @@ LONG = (
         for name in ("sweep_real", "sweep_takeover", "sweep_object_store", "whole_way_path", "paths_killed")
     ),
     "tests/test_page_blocks.py",
+    "tests/test_examples.py",
     "tests/integration/",
     "tests/analysis/ship/",
+    "tests/gcp_core/methods/",
     "tests/gcp_core/training/",
     "tests/sweeps/commands/",
     "tests/sweeps/storage/",
+    "tests/gcp_core/pruning/",
     "tests/analysis/cli/",
     "tests/analysis/show/",
+    "tests/test_gpu_kit.py",
+    "tests/test_reference.py",
 )
 
 
