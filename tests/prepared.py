@@ -54,6 +54,7 @@ def newest_schema_known() -> None:
 
     with contextlib.suppress(AttributeError):  # another version of MLflow: it takes its time
         utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
+        utils._get_latest_schema_revision()  # copies of this process know it, too
 
 
 def with_store(sweep: Path) -> Path:
