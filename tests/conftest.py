@@ -4,6 +4,7 @@ whole, long ones first.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import shutil
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from tests import prepared
+from tests import disk, prepared
 from tests.postgresql import postgresql  # noqa: F401  (a fixture for all tests)
 
 # An MLflow server starts half a dozen job workers of its own, 200 MB each; nothing here uses them.
@@ -40,17 +41,23 @@ LONG = (
         for name in ("sweep_real", "sweep_takeover", "sweep_object_store", "whole_way_path", "paths_killed")
     ),
     "tests/test_page_blocks.py",
+    "tests/test_examples.py",
     "tests/integration/",
     "tests/analysis/ship/",
+    "tests/gcp_core/methods/",
     "tests/gcp_core/training/",
     "tests/sweeps/commands/",
     "tests/sweeps/storage/",
+    "tests/gcp_core/pruning/",
     "tests/analysis/cli/",
     "tests/analysis/show/",
+    "tests/test_gpu_kit.py",
+    "tests/test_reference.py",
 )
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    disk.not_waited_for()
     if prepared.PLACE not in os.environ:  # workers get it from the process that starts them
         os.environ[prepared.PLACE] = tempfile.mkdtemp(prefix="gcp-tests-")
         config.add_cleanup(lambda: shutil.rmtree(os.environ.pop(prepared.PLACE), ignore_errors=True))
@@ -65,6 +72,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return next((i for i, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
 
     items.sort(key=rank)
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays: the collector of garbage need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

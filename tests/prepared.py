@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -38,7 +40,21 @@ def empty_store() -> Path:
 
         MlflowClient(f"sqlite:///{folder}/mlflow.db").search_experiments()
 
+    newest_schema_known()
     return once("empty-store", make) / "mlflow.db"
+
+
+@functools.cache
+def newest_schema_known() -> None:
+    """Let MLflow find out once in this process which schema is its newest.
+
+    It runs all of its migrations for that, 68 files, and would do so again for every store that it opens.
+    """
+    from mlflow.store.db import utils
+
+    with contextlib.suppress(AttributeError):  # another version of MLflow: it takes its time
+        utils._get_latest_schema_revision = functools.cache(utils._get_latest_schema_revision)
+        utils._get_latest_schema_revision()  # copies of this process know it, too
 
 
 def with_store(sweep: Path) -> Path:

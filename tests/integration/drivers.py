@@ -1,4 +1,4 @@
-"""Drivers in processes of their own, to be killed, paused and watched."""
+"""Drivers, and trials alone, in processes of their own, to be killed, paused and watched."""
 
 from __future__ import annotations
 
@@ -78,21 +78,33 @@ class Driver:
         self.wait()
 
 
-def start(script: str, arguments: Iterable[str] = (), **environment: str) -> Driver:
-    """``python -c SCRIPT ARGUMENTS`` in the repository's root, one thread; with more variables of the environment."""
+def start(script: str, arguments: Iterable[object] = (), cwd: Path = ROOT, **environment: str) -> Driver:
+    """``python -c SCRIPT ARGUMENTS``, in the repository's root and one thread; with more variables of the environment."""
     line = socket.socket(socket.AF_UNIX)
     line.connect(_source())
     asked = {
         "script": script,
         "arguments": [str(word) for word in arguments],
         "environment": {**_environment(), "OMP_NUM_THREADS": "1", **environment},
-        "cwd": str(ROOT),
+        "cwd": str(cwd),
     }
     (out, out_end), (err, err_end) = os.pipe(), os.pipe()
     socket.send_fds(line, [json.dumps(asked).encode()], [out_end, err_end])
     os.close(out_end)
     os.close(err_end)
     return Driver(line, out, err)
+
+
+def run(
+    script: str, arguments: Iterable[object] = (), cwd: Path = ROOT, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    """The same, until it has ended."""
+    driver = start(script, arguments, cwd, **environment)
+    try:
+        output, errors = driver.communicate()
+    finally:
+        driver.kill()
+    return subprocess.CompletedProcess(script, driver.wait(), output, errors)
 
 
 def _environment() -> dict[str, str]:
@@ -105,7 +117,7 @@ def _environment() -> dict[str, str]:
 @functools.cache
 def _source() -> str:
     """The socket of the process that is copied, started with the first driver."""
-    folder = tempfile.mkdtemp(prefix="gcp-drivers-")
+    folder = tempfile.mkdtemp(prefix="gcp-drivers-", dir="/tmp")  # a socket must have a short name
     path = f"{folder}/socket"
     command = [sys.executable, "-m", "tests.integration.forked", path]
     source = subprocess.Popen(

@@ -8,6 +8,7 @@ its arguments, environment, folder and output, and the interpreter's usual end. 
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -15,10 +16,13 @@ import random
 import signal
 import socket
 import sys
+import tempfile
 import types
 from typing import Any
 
+from tests.disk import not_waited_for
 from tests.pictures import without_pictures
+from tests.prepared import newest_schema_known
 
 PRELOADED = (
     "torch",
@@ -76,11 +80,15 @@ def main() -> None:
     for name in PRELOADED:
         importlib.import_module(name)
     without_pictures(setattr)  # no test of a driver looks at them
+    not_waited_for()
+    newest_schema_known()
+    gc.freeze()  # or every copy would write to all of its pages to look for garbage
     asked = serve(sys.argv[1])
     os.chdir(asked["cwd"])
     os.environ.clear()
     os.environ.update(asked["environment"])
     random.seed()  # as another process has it
+    tempfile.tempdir = None
     sys.argv = ["-c", *asked["arguments"]]
     place = types.ModuleType("__main__")
     sys.modules["__main__"] = place

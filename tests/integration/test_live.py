@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
-import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from gcp_core.criteria import build_criterion
 from sweeps.commands.status import sweep_status
+from tests.integration.gated_criterion import GATE, until
 from tests.integration.programs import PROGRAMS
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -26,29 +24,13 @@ data: {name: digits, val_share: 0.25, train_images: 300}
 model: {name: vgg_tiny, width: 0.25}
 train: {schedule: cycles, batch_size: 64}
 prune:
-  criterion: tests.integration.test_live:gated_l1
+  criterion: tests.integration.gated_criterion:gated_l1
   start: 2
   interval: {choice: [1, 2, 3]}
   ratio: {choice: [0.4, 0.5]}
   target: 0.6
 search: {trials: 4, concurrency: 1, sampler: random}
 """
-#: Names a file; until it is there, no path of the sweep has its first event.
-GATE = "GCP_TEST_GATE"
-
-
-class GatedL1:
-    """The L1 criterion, once the gate is open."""
-
-    needs, comparable = "nothing", False
-
-    def score(self, model, groups, batches, generator):
-        _until(Path(os.environ[GATE]).exists)
-        return build_criterion("l1").score(model, groups, batches, generator)
-
-
-def gated_l1() -> GatedL1:
-    return GatedL1()
 
 
 @pytest.fixture
@@ -83,7 +65,7 @@ def test_a_sweep_is_watched_to_its_end_and_served_and_a_view_that_is_interrupted
     monkeypatch.setenv(GATE, str(gate))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))  # the criterion is here
     driver = start("gcp-sweep", "run", str(tmp_path / "live.yaml"), f"storage={tmp_path}")
-    _until(lambda: (folder / "run.lock").exists() or driver.poll() is not None)
+    until(lambda: (folder / "run.lock").exists() or driver.poll() is not None)
     impatient = start("gcp-sweep", "status", str(folder), "--watch")
     assert impatient.stdout.readline()
     impatient.send_signal(signal.SIGINT)
@@ -114,7 +96,7 @@ def test_a_sweep_is_watched_to_its_end_and_served_and_a_view_that_is_interrupted
     assert sweep_status(folder).statuses == {"complete": 4}
     assert not [name for name in output.splitlines() if "stopping" in name]
 
-    _until(ended)
+    until(ended)
     page = urllib.request.urlopen(url, timeout=60)
     assert b"t0003@" in page.read()
     asked = urllib.request.Request(url, headers={"If-None-Match": page.headers["ETag"]})
@@ -129,10 +111,3 @@ def test_a_sweep_is_watched_to_its_end_and_served_and_a_view_that_is_interrupted
 def _news(url: str) -> dict:
     with urllib.request.urlopen(f"{url}news", timeout=120) as answer:
         return json.load(answer)
-
-
-def _until(condition: Callable[[], bool], patience_s: float = 300.0) -> None:
-    end = time.monotonic() + patience_s
-    while not condition():
-        assert time.monotonic() < end, "it did not happen"
-        time.sleep(0.1)

@@ -27,6 +27,7 @@ from analysis.runs.widths import manifest_of
 from analysis.ship.export import export
 from analysis.show.publish import publish
 from gcp_core.schema import ARTIFACT_WEIGHTS
+from tests.integration import drivers
 from tests.integration.programs import invoke
 from tests.proofs import proven_here
 
@@ -62,7 +63,7 @@ def analyze(here: Path, *arguments: str) -> Result:
 
 
 def sweep_process(here: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """The program in a process of its own; the last line of stderr says whether Ray was loaded."""
+    """The program in a fresh process; the last line of stderr says whether Ray was loaded."""
     code = f"""
 import sys
 from sweeps.cli import main
@@ -210,8 +211,9 @@ def test_a_moved_sweep_that_is_complete_gets_its_new_place_written(here):
 def test_a_moved_sweep_goes_on_where_it_lies_now(here):
     """One more trial: its files go to the folder, and nothing is written where the sweep once was."""
     folder = here / "runs" / "small"
-    done = sweep_process(here, "run", "runs/small/config.yaml", "search.trials=5")
-    assert done.returncode == 0, done.stderr
+    words = ["run", "runs/small/config.yaml", "search.trials=5"]
+    done = drivers.run(drivers.PROGRAM, words, cwd=here, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stdout + done.stderr
     df = load(folder).set_index("trial")
     assert set(df.index) == {"b0000", "t0000", "t0001", "t0002", "t0003", "t0004"}
     kept = folder / "mlartifacts" / df.loc["t0004", "run_id"] / "artifacts"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from gcp_core.schema import SNAPSHOT, Tag, model_id
 from gcp_core.training import run_trial
 from sweeps.conduct import paths
 from sweeps.config.sweep_config import load_config
+from sweeps.driver.cluster import ray_cluster
 from sweeps.records.folder import read_entry
 from sweeps.records.layout import EPOCHS, NEWEST, STAGES
 from sweeps.records.ledger import Ledger
@@ -44,13 +46,21 @@ def _tree(storage: str, ledger: str, tracking: Path) -> dict:
     }
 
 
+@pytest.fixture
+def ray(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """One private Ray for both drivers, which use a connection that there is: no path is kept in it."""
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
+    with ray_cluster(load_config(_tree(s3, str(tmp_path / "ledger"), tmp_path / "tracking.db")), None):
+        yield
+
+
+@pytest.mark.usefixtures("ray")
 def test_resting_paths_go_on_from_another_machine_bit_by_bit(
     s3: str,
     postgresql: Server,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
     tree = _tree(s3, postgresql.url, tmp_path / "tracking.db")
     checked = load_config(tree)
     store = ObjectStore(checked.store)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shlex
 import signal
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from sweeps.config.sweep_config import load_config
-from tests.integration.programs import PROGRAMS, call, process, sweep_in_process
+from tests.integration import drivers
+from tests.integration.programs import call, sweep_in_process
 from tests.proofs import proven_here
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -24,6 +24,8 @@ prune: {start: 2, interval: 2, ratio: {low: 0.3, high: 0.6, step: 0.1}, target: 
 baseline: {epochs: 4}
 search: {trials: 2, concurrency: 2}
 """
+#: ``gcp-sweep`` as a script, whose messages are read line by line.
+SAYS_ALL = f"import sys; sys.stderr = sys.stdout; {drivers.PROGRAM}"
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +42,12 @@ def test_the_printed_command_makes_a_model_that_is_chosen_exported_and_replayed(
     before = json.loads(call("gcp-analyze", "front", str(sweep), "--json"))["counts"]
 
     # Killed in the middle by the system, then called again.
-    killed = subprocess.Popen([PROGRAMS / command[0], *command[1:]], stderr=subprocess.PIPE, text=True)
-    for _, line in zip(range(3), killed.stderr, strict=False):
+    assert command[0] == "gcp-sweep"
+    killed = drivers.start(SAYS_ALL, command[1:])
+    for _, line in zip(range(3), killed.stdout, strict=False):
         assert line.startswith("epoch")
-    killed.send_signal(signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
+    killed.kill()
+    assert killed.wait(300) == -signal.SIGKILL
     done = json.loads(call(*command, "--json"))
     assert (done["model"], done["status"]) == (f"{source['model']}+6", "complete")
     assert 0 < done["trained_epochs"] < 6
@@ -66,7 +69,8 @@ def test_a_sweep_that_was_polished_goes_on_with_more_paths(sweep):
     folder = sweep.parent
     asked = ["gcp-analyze", "select", str(sweep), "--best", "accuracy", "--json"]
     before = json.loads(call(*asked))["counts"]
-    process("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}", "search.trials=3")
+    done = drivers.run(drivers.PROGRAM, ["run", folder / "way.yaml", f"storage={folder}", "search.trials=3"])
+    assert done.returncode == 0, done.stdout + done.stderr
     after = json.loads(call(*asked))["counts"]
     assert after["trials"] == after["complete"] == before["trials"] + 1
     assert after["models"] > before["models"]

@@ -28,7 +28,7 @@ JOB = str(os.getpid())
 KILLS = 2
 TREE = {
     "name": "slurm",
-    "data": {"name": "digits", "val_share": 0.25},
+    "data": {"name": "digits", "val_share": 0.25, "train_images": 320},
     "model": {"name": "vgg_tiny", "width": 0.5},
     "train": {"epochs": 12, "batch_size": 32},
     "prune": {

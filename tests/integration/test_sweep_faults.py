@@ -4,7 +4,6 @@ is lost with a reason, `stop` ends."""
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -26,37 +25,11 @@ DRIVER = """
 import json, sys
 from sweeps.driver.launch import Launch, run
 from sweeps.driver.progress import LineProgress
-launch = Launch(runner="tests.integration.test_sweep_faults:faulty", check=lambda config: None,
+launch = Launch(runner="tests.integration.faulty_runner:faulty", check=lambda config: None,
                 progress=LineProgress(lambda text: print(text, flush=True)))
 sweep = run(json.loads(sys.argv[1]), launch=launch)
 print(json.dumps({"state": sweep.state, "message": sweep.message}), flush=True)
 """
-
-
-def faulty(config, *, report=None, checkpoint_dir=None):
-    """The fake runner: interval 1 hangs once after its second epoch, 2 loses its process after every epoch but the last,
-    3 before it has reported its second one, 4 takes for ever."""
-    import signal
-    import threading
-
-    from tests.sweeps import fake_runner
-
-    interval = config.prune.interval if config.prune is not None else 0
-    resumed = (Path(checkpoint_dir) / "epochs.jsonl").exists()
-
-    def passed_on(row):
-        if interval == 3 and row.epoch == 2:
-            (Path(checkpoint_dir) / "epochs.jsonl").write_text(
-                '{"epoch": 1}\n'
-            )  # this epoch leaves no checkpoint
-            os.kill(os.getpid(), signal.SIGKILL)
-        report(row)
-        if interval == 2 and row.epoch < 4:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if (interval == 1 and row.epoch == 2 and not resumed) or (interval == 4 and row.epoch == 3):
-            threading.Event().wait()
-
-    return fake_runner.run(config, report=passed_on, checkpoint_dir=checkpoint_dir)
 
 
 def _tree(storage: Path, hang_minutes: float | None) -> dict:
@@ -66,7 +39,7 @@ def _tree(storage: Path, hang_minutes: float | None) -> dict:
 
 
 def test_hanging_killed_and_endless_trials_and_a_stop_from_another_process(tmp_path: Path) -> None:
-    tree = _tree(tmp_path, hang_minutes=0.5)
+    tree = _tree(tmp_path, hang_minutes=0.3)
     folder = with_store(tmp_path / "inline")
     driver = drivers.start(DRIVER, [json.dumps(tree)])
     lines = []

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 TREE = {
     "name": "rests",
-    "data": {"name": "digits", "val_share": 0.25},
+    "data": {"name": "digits", "val_share": 0.25, "train_images": 300},
     "model": {"name": "vgg_tiny", "width": 0.25},
     "train": {"schedule": "cycles", "batch_size": 64},
     "prune": {"criterion": "l1", "start": 2, "interval": {"choice": [1, 2, 3]}, "ratio": 0.4, "target": 0.6},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,14 +12,24 @@ from sweeps.config.sweep_config import load_config
 from sweeps.driver.launch import Launch, run
 from sweeps.driver.progress import LineProgress
 from sweeps.records.ledger import read_records
+from tests.gcp_core.training.team.test_team import Kept
 from tests.prepared import with_store
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
+@pytest.fixture(scope="module")
+def kept() -> Iterator[Kept]:
+    """Starts the second process of the trials that nobody disturbs, once."""
+    start = Kept()
+    yield start
+    if start.members:
+        start.end(10.0)
+
+
 @pytest.mark.parametrize("spread", [False, True], ids=["on one node", "on two nodes"])
 def test_a_trial_of_two_processes_goes_on_when_one_of_them_is_killed(
-    tmp_path: Path, spread: bool, request: pytest.FixtureRequest
+    tmp_path: Path, spread: bool, request: pytest.FixtureRequest, kept: Kept
 ) -> None:
     """Three steps an epoch: the second process of the first trial is killed in epoch 3."""
     address = request.getfixturevalue("cluster") if spread else None
@@ -64,4 +75,5 @@ def test_a_trial_of_two_processes_goes_on_when_one_of_them_is_killed(
     for record in (*baselines, *trials):
         config = record.job.config
         assert (config.train.processes, config.threads) == (2, 1)
-        assert run_trial(config).weights_sha256 == record.weights_sha256  # the file is there: undisturbed
+        alone = run_trial(config, start=kept)  # the file is there: undisturbed
+        assert alone.weights_sha256 == record.weights_sha256

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import logging
@@ -25,6 +26,7 @@ import pytest
 from gcp_core.schema import Tag
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import load_config
+from sweeps.driver.cluster import ray_cluster
 from sweeps.driver.launch import Launch, Sweep, run
 from sweeps.driver.progress import LineProgress
 from sweeps.records.folder import write_config
@@ -57,10 +59,11 @@ POINTS = [
 ]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Server:
     uri: str
     process: subprocess.Popen[bytes]
+    folder: Path
 
     def signal(self, number: int) -> None:
         """To the server and its workers."""
@@ -68,8 +71,14 @@ class Server:
 
     def end(self) -> None:
         """Kill its process group, which was started for it; nothing in it is worth waiting for."""
-        self.signal(signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it has ended
+            self.signal(signal.SIGKILL)
         self.process.wait()
+
+    def start_again(self) -> None:
+        """A successor of one that has ended, on the same port, database and files."""
+        store, port = self.folder / "server.db", int(self.uri.rpartition(":")[2])
+        self.process = _start_server(self.folder, store, port).process
 
 
 def _start_server(folder: Path, store: Path, port: int = 0) -> Server:
@@ -90,7 +99,7 @@ def _start_server(folder: Path, store: Path, port: int = 0) -> Server:
         process = subprocess.Popen(
             command, stdout=log, stderr=subprocess.STDOUT, cwd=folder, env=environment, start_new_session=True
         )
-    server = Server(f"http://127.0.0.1:{port}", process)
+    server = Server(f"http://127.0.0.1:{port}", process, folder)
     try:
         _wait_for(f"{server.uri}/health", process)
     except BaseException:
@@ -109,6 +118,13 @@ def running(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iter
 @pytest.fixture(scope="module")
 def server(running: Server) -> str:
     return running.uri
+
+
+@pytest.fixture(scope="module")
+def connected(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The cluster's address, and for the sweeps that follow one connection to it: a driver uses one that there is."""
+    with ray_cluster(load_config({**TREE, "storage": str(tmp_path_factory.mktemp("ray"))}), cluster):
+        yield cluster
 
 
 def _wait_for(url: str, process: subprocess.Popen[bytes], timeout_s: float = 300) -> None:
@@ -152,6 +168,7 @@ def _runs(sweep: Sweep) -> tuple[Any, dict[str, Any]]:
 def test_a_sweep_on_real_ray_and_a_real_server_is_complete_honest_and_can_be_continued(
     tmp_path: Path, server: str, cluster: str
 ) -> None:
+    """It connects to the cluster by itself, twice."""
     sweep, lines = _run(tmp_path, server, cluster, 4)
     statuses = {"stopped": 2, "complete": 1, "failed": 1}
     assert (sweep.state, sweep.statuses, sweep.unwritten) == ("complete", statuses, 0)
@@ -170,7 +187,7 @@ def test_a_sweep_on_real_ray_and_a_real_server_is_complete_honest_and_can_be_con
 
 
 def test_a_trial_whose_process_dies_is_lost_after_its_retries_and_the_others_go_on(
-    tmp_path: Path, server: str, cluster: str
+    tmp_path: Path, server: str, connected: str
 ) -> None:
     points = [{"prune.interval": interval} for interval in (1, 3, 4)]
     tree = {
@@ -183,7 +200,7 @@ def test_a_trial_whose_process_dies_is_lost_after_its_retries_and_the_others_go_
         "tracking": {"uri": server},
         "storage": str(tmp_path),
     }
-    launch = Launch(address=cluster, runner="tests.sweeps.fake_runner:run", check=lambda trial: None)
+    launch = Launch(address=connected, runner="tests.sweeps.fake_runner:run", check=lambda trial: None)
     sweep = run(tree, launch=launch)
     assert (sweep.state, sweep.statuses) == ("complete", {"complete": 2, "lost": 1})
     _, runs = _runs(sweep)
@@ -234,18 +251,15 @@ def test_a_server_that_hangs_for_a_while_costs_nothing_and_holds_nothing_twice(
 
 
 def test_a_server_that_is_gone_for_good_costs_nothing_once_there_is_one_again(
-    tmp_path: Path, empty_store: Path, cluster: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, running: Server, connected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Killed in the middle of a sweep; the next driver writes to its successor on the same database."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "5")
-    folder = tmp_path / "server"
-    folder.mkdir()
-    first = _start_server(folder, empty_store)
     search = {"trials": 3, "concurrency": 1}
-    tree = {"name": "gone", "train": {"epochs": 3}, "search": search, "tracking": {"uri": first.uri}}
+    tree = {"name": "gone", "train": {"epochs": 3}, "search": search, "tracking": {"uri": running.uri}}
     tree |= {"prune": {"interval": {"choice": [1, 3, 4]}}, "storage": str(tmp_path)}
-    killer, runner = KillsTheServer(first), "tests.sweeps.fake_runner:run"
-    launch = Launch(address=cluster, runner=runner, check=lambda trial: None, progress=killer)
+    killer, runner = KillsTheServer(running), "tests.sweeps.fake_runner:run"
+    launch = Launch(address=connected, runner=runner, check=lambda trial: None, progress=killer)
     with (
         monkeypatch.context() as patch
     ):  # nobody will answer: half a minute of patience would only be waited out
@@ -253,21 +267,18 @@ def test_a_server_that_is_gone_for_good_costs_nothing_once_there_is_one_again(
         sweep = run(tree, launch=launch)
     assert (sweep.state, sweep.statuses) == ("complete", {"complete": 3})
     assert sweep.unwritten > 0
-    assert first.process.poll() is not None
-    second = _start_server(folder, empty_store, int(first.uri.rpartition(":")[2]))
-    try:
-        again = run(tree, launch=dataclasses.replace(launch, progress=None))
-        assert (again.state, again.unwritten, again.id) == ("complete", 0, sweep.id)
-        client, runs = _runs(again)
-        assert set(runs) == {"gone", "b0000", "t0000", "t0001", "t0002"}
-        for name, child in runs.items():
-            assert child.info.status == "FINISHED"
-            if name != "gone":
-                points = client.get_metric_history(child.info.run_id, "val/accuracy")
-                assert [point.step for point in points] == [1, 2, 3]
-                assert child.data.metrics["final/macs"] > 0
-    finally:
-        second.end()
+    assert running.process.poll() is not None
+    running.start_again()
+    again = run(tree, launch=dataclasses.replace(launch, progress=None))
+    assert (again.state, again.unwritten, again.id) == ("complete", 0, sweep.id)
+    client, runs = _runs(again)
+    assert set(runs) == {"gone", "b0000", "t0000", "t0001", "t0002"}
+    for name, child in runs.items():
+        assert child.info.status == "FINISHED"
+        if name != "gone":
+            points = client.get_metric_history(child.info.run_id, "val/accuracy")
+            assert [point.step for point in points] == [1, 2, 3]
+            assert child.data.metrics["final/macs"] > 0
 
 
 class KillsTheServer(LineProgress):
@@ -302,14 +313,14 @@ class KillsANode(LineProgress):
 
 
 def test_when_a_node_dies_its_trial_goes_on_elsewhere_from_its_last_epoch_pruned_as_it_was(
-    tmp_path: Path, server: str, cluster: str
+    tmp_path: Path, server: str, connected: str
 ) -> None:
     """The last test on this cluster: one of its two workers is gone afterwards."""
     search = {"trials": 1, "points": POINTS[:1], "sampler": "random"}
     prune = {**TREE["prune"], "interval": 1, "ratio": {"choice": [0.2, 0.4]}}
     tree = {**TREE, "name": "node-death", "prune": prune, "train": {"epochs": 5, "batch_size": 64}}
     killer = KillsANode()
-    launch = Launch(address=cluster, progress=killer)
+    launch = Launch(address=connected, progress=killer)
     sweep = run(
         {**tree, "storage": str(tmp_path), "search": search, "tracking": {"uri": server}}, launch=launch
     )

@@ -65,7 +65,7 @@ def test_the_front_is_confirmed_on_a_fresh_seed_and_confirm_runs_stay_off_the_fr
 
 def test_an_exported_model_reproduces_accuracy_and_macs_in_a_fresh_process(sweep, tmp_path):
     out = tmp_path / "model"
-    process("gcp-analyze", "export", str(sweep), "macs <= 90%", "--best", "accuracy", "--out", str(out))
+    call("gcp-analyze", "export", str(sweep), "macs <= 90%", "--best", "accuracy", "--out", str(out))
     manifest = json.loads((out / "manifest.json").read_text())
     code = """
 import sys
@@ -119,5 +119,5 @@ def test_a_tampered_weight_is_refused_and_nothing_is_written(sweep, tmp_path):
 def test_a_second_run_finds_the_finished_sweep(sweep):
     folder = sweep.parent
     before = {path: path.stat().st_mtime_ns for path in sweep.glob("trials/*/model/weights.pt")}
-    assert "complete" in process("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
+    assert "complete" in call("gcp-sweep", "run", str(folder / "way.yaml"), f"storage={folder}")
     assert before == {path: path.stat().st_mtime_ns for path in sweep.glob("trials/*/model/weights.pt")}

@@ -4,10 +4,7 @@ import copy
 import dataclasses
 import functools
 import json
-import os
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -26,6 +23,7 @@ from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial, state
 from gcp_core.training.setup import build_setup, check_config
 from tests.gcp_core.training.interrupted import Killed, killed_in, without_time
+from tests.integration import drivers
 from tests.oracles.remembering import Remembering, states_in_common
 
 DATA = DataConfig("digits", val_share=0.25, train_images=96)
@@ -190,8 +188,7 @@ def report(seen):
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), report=report, checkpoint_dir=sys.argv[2], latency=False)
 """
     config, whole = dict(ALL)[name], straight(name).result
-    command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path), str(epoch)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ})
+    killed = drivers.run(code, [json.dumps(config.to_dict()), tmp_path, epoch])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run_trial(config, checkpoint_dir=tmp_path)
     assert 0 < resumed.trained_epochs < whole.trained_epochs

@@ -64,8 +64,8 @@ def stepping(monkeypatch, make):
     return made
 
 
-def test_a_trial_of_recorded_steps_has_the_weights_of_one_of_plain_steps(monkeypatch):
-    plain = run_trial(CONFIG)
+def test_a_trial_of_recorded_steps_has_the_weights_of_one_of_plain_steps(monkeypatch, alone):
+    plain = alone(CONFIG)
     tape = Tape()
     made = stepping(monkeypatch, lambda *args: CapturedStep(PlainStep(*args), tape))
     played = run_trial(CONFIG)
@@ -111,8 +111,8 @@ def test_a_step_is_kept_from_epoch_to_epoch_until_something_else_has_its_place_i
     assert epoch() is not third
 
 
-def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
-    plain = run_trial(CONFIG)
+def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_so_once(monkeypatch, caplog, alone):
+    plain = alone(CONFIG)
 
     class Broken(Tape):
         def record(self, work):
@@ -142,8 +142,8 @@ class Counting:
         return graph.forward
 
 
-def test_a_network_is_compiled_once_for_whole_batches_and_again_after_an_event(monkeypatch):
-    plain, backend = run_trial(CONFIG), Counting()
+def test_a_network_is_compiled_once_for_whole_batches_and_again_after_an_event(monkeypatch, alone):
+    plain, backend = alone(CONFIG), Counting()
     made = stepping(monkeypatch, lambda *args: CompiledStep(*args, backend=backend))
     compiled = run_trial(CONFIG)
     assert len(made) == len(backend.shapes) == 3
@@ -151,13 +151,13 @@ def test_a_network_is_compiled_once_for_whole_batches_and_again_after_an_event(m
     assert compiled.weights_sha256 == plain.weights_sha256  # this backend changes no operation
 
 
-def test_a_model_that_cannot_be_compiled_runs_as_it_is_and_says_so_once(monkeypatch, caplog):
+def test_a_model_that_cannot_be_compiled_runs_as_it_is_and_says_so_once(monkeypatch, caplog, alone):
     """Dropout and batch norm go on as if nobody had tried."""
 
     def broken(graph, inputs):
         raise NotImplementedError("no such operation")
 
-    plain = run_trial(CONFIG)
+    plain = alone(CONFIG)
     stepping(monkeypatch, lambda *args: CompiledStep(*args, backend=broken))
     with caplog.at_level(logging.WARNING, "gcp_core.steps"):
         result = run_trial(CONFIG)

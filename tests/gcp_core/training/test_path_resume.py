@@ -5,8 +5,6 @@ import itertools
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -17,6 +15,7 @@ from gcp_core.records.stages import StageStore
 from gcp_core.training import finals, run_trial, sharing
 from gcp_core.training import path as loop
 from tests.gcp_core.training.interrupted import Killed
+from tests.integration import drivers
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path, weights_on_disk
 
 pytestmark = pytest.mark.integration
@@ -37,6 +36,11 @@ def deep(tmp_path_factory):
     """The same for the deeper target: target and cap are no part of a path, so it begins with the other one."""
     folder = tmp_path_factory.mktemp("deep")
     return run_trial(DEEP, checkpoint_dir=folder), folder
+
+
+def begin_with(finished, folder):
+    """Let ``folder`` be that of a path that has come to its end, as :func:`straight` and :func:`deep` have it."""
+    shutil.copytree(finished[1], folder, dirs_exist_ok=True)
 
 
 def assert_equal(result, folder, expected):
@@ -161,8 +165,7 @@ def snapshot(seen):
         os.kill(os.getpid(), signal.SIGKILL)
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), snapshot=snapshot, checkpoint_dir=sys.argv[2])
 """
-    command = [sys.executable, "-c", code, json.dumps(PATH.to_dict()), str(tmp_path)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    killed = drivers.run(code, [json.dumps(PATH.to_dict()), tmp_path])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run_trial(PATH, checkpoint_dir=tmp_path)
     assert resumed.trained_epochs == 4
@@ -194,7 +197,7 @@ def test_a_damaged_last_checkpoint_falls_back_and_takes_its_snapshot_again(strai
 
 def test_a_snapshot_killed_while_it_is_replaced_is_the_old_one_the_new_one_or_none(straight, tmp_path):
     """The checkpoints are gone, so the path is trained again over its own snapshots, and dies while one goes."""
-    run_trial(PATH, checkpoint_dir=tmp_path)
+    begin_with(straight, tmp_path)
     shutil.rmtree(tmp_path / "epochs")
     (tmp_path / "result.json").unlink()
 
@@ -222,9 +225,9 @@ def test_a_finished_path_is_not_trained_again(straight):
 # --- deeper, longer -----------------------------------------------------------------------------------------------
 
 
-def test_a_raised_target_trains_only_the_new_cycles(deep, tmp_path):
+def test_a_raised_target_trains_only_the_new_cycles(straight, deep, tmp_path):
     told = []
-    run_trial(PATH, checkpoint_dir=tmp_path)
+    begin_with(straight, tmp_path)
     result = run_trial(DEEP, checkpoint_dir=tmp_path, snapshot=told.append)
     assert result.trained_epochs == 4
     assert [s.level for s in told] == [3, 4, 5], "the last one might not have been heard of"
@@ -283,7 +286,7 @@ def test_a_lowered_cap_changes_nothing_and_trains_nothing(straight):
 
 def test_a_target_raised_for_a_while_leaves_a_record_that_fits_together(straight, deep, tmp_path):
     """Killed in its first new cycle but one, then the target is what it was: the finished path, as it was recorded."""
-    run_trial(PATH, checkpoint_dir=tmp_path)
+    begin_with(straight, tmp_path)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         run_to_death(DEEP, tmp_path, Deaths(patch, 3), "in the saved hook", [])
     again = run_trial(PATH, report=lambda row: pytest.fail("trained"), checkpoint_dir=tmp_path)
@@ -296,8 +299,8 @@ def test_a_target_raised_for_a_while_leaves_a_record_that_fits_together(straight
 
 
 @pytest.mark.parametrize("moment", ["in the saved hook", "in the snapshot hook", "after the cut"])
-def test_a_path_killed_after_its_target_was_raised_goes_on(deep, tmp_path, moment):
-    run_trial(PATH, checkpoint_dir=tmp_path)
+def test_a_path_killed_after_its_target_was_raised_goes_on(straight, deep, tmp_path, moment):
+    begin_with(straight, tmp_path)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         run_to_death(DEEP, tmp_path, Deaths(patch, 2), moment, [])
     result = run_trial(DEEP, checkpoint_dir=tmp_path)

@@ -3,8 +3,6 @@
 import json
 import shutil
 import signal
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -24,6 +22,7 @@ from gcp_core.training.evaluation import evaluate_folder
 from gcp_core.training.polish import polish
 from gcp_core.training.setup import build_setup
 from tests.gcp_core.training.interrupted import Killed
+from tests.integration import drivers
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path
 
 #: Polished is snapshot 2 of epoch 6, 0.51 of the MACs removed, for three epochs.
@@ -212,8 +211,7 @@ def saved(place):
 config = TrialConfig.from_dict(json.loads(sys.argv[1]))
 polish(config, sys.argv[2] + "/snapshots/02", 3, saved=saved, checkpoint_dir=sys.argv[2])
 """
-    command = [sys.executable, "-c", code, json.dumps(PATH.to_dict()), str(folder)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    killed = drivers.run(code, [json.dumps(PATH.to_dict()), folder])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = polish(PATH, source(folder), EPOCHS, checkpoint_dir=folder)
     assert resumed.trained_epochs == 1

@@ -5,8 +5,6 @@ import hashlib
 import json
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,6 +17,7 @@ from gcp_core.scatter import ScatterBatchNorm2d
 from gcp_core.training import run_trial
 from gcp_core.training.evaluation import evaluate_folder
 from tests.gcp_core.training.interrupted import Killed, killed_in
+from tests.integration import drivers
 
 pytestmark = pytest.mark.integration
 
@@ -39,9 +38,9 @@ VGG = TrialConfig(
 
 
 @pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])
-def test_a_trial_killed_between_events_equals_an_uninterrupted_one(tmp_path, residual):
+def test_a_trial_killed_between_events_equals_an_uninterrupted_one(tmp_path, alone, residual):
     config = dataclasses.replace(RESNET, prune=dataclasses.replace(RESNET.prune, residual=residual))
-    straight = run_trial(config)
+    straight = alone(config)
     with pytest.raises(Killed):
         run_trial(config, report=killed_in(3), checkpoint_dir=tmp_path)
     torch.manual_seed(99)  # whatever the new process has drawn before
@@ -58,7 +57,7 @@ def test_a_trial_killed_between_events_equals_an_uninterrupted_one(tmp_path, res
     assert bool(scattered) == (residual == "scatter")
 
 
-def test_a_scattered_trial_killed_by_the_system_goes_on_in_a_new_process(tmp_path):
+def test_a_scattered_trial_killed_by_the_system_goes_on_in_a_new_process(tmp_path, alone):
     code = """
 import json, os, signal, sys
 from gcp_core.config import TrialConfig
@@ -69,12 +68,11 @@ def report(seen):
 run_trial(TrialConfig.from_dict(json.loads(sys.argv[1])), report=report, checkpoint_dir=sys.argv[2])
 """
     config = dataclasses.replace(RESNET, prune=dataclasses.replace(RESNET.prune, residual="scatter"))
-    command = [sys.executable, "-c", code, json.dumps(config.to_dict()), str(tmp_path)]
-    killed = subprocess.run(command, capture_output=True, text=True, check=False)
+    killed = drivers.run(code, [json.dumps(config.to_dict()), tmp_path])
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     resumed = run_trial(config, checkpoint_dir=tmp_path)
     assert resumed.trained_epochs == 2
-    assert resumed.weights_sha256 == run_trial(config).weights_sha256
+    assert resumed.weights_sha256 == alone(config).weights_sha256
 
 
 class Evil:

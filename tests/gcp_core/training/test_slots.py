@@ -45,11 +45,11 @@ def other(base=SINGLE, *, train=None, **prune):
 # --- null = absent ------------------------------------------------------------------------------------------------
 
 
-def test_a_penalty_of_nothing_and_a_repair_of_nothing_leave_every_bit_as_it_is(monkeypatch):
+def test_a_penalty_of_nothing_and_a_repair_of_nothing_leave_every_bit_as_it_is(monkeypatch, alone):
     from gcp_core.repairs import build_repair
     from gcp_core.training import composition
 
-    plain = run_trial(SINGLE, latency=False)
+    plain = alone(SINGLE)
     null = run_trial(other(train={"penalty": f"{OURS}:Zero"}), latency=False)
     assert null.weights_sha256 == plain.weights_sha256
     assert null.plans == plain.plans
@@ -62,26 +62,26 @@ def test_a_penalty_of_nothing_and_a_repair_of_nothing_leave_every_bit_as_it_is(m
     assert [plan.meta["repair"] for plan in called.plans] == ["none"] * 3
 
 
-def test_the_interval_clock_is_a_clock_that_is_due_whenever_it_may_be():
+def test_the_interval_clock_is_a_clock_that_is_due_whenever_it_may_be(alone):
     asked = run_trial(other(clock="gcp_core.schedule.clocks:Interval"), latency=False)
-    assert asked.weights_sha256 == run_trial(SINGLE, latency=False).weights_sha256
+    assert asked.weights_sha256 == alone(SINGLE).weights_sha256
 
 
-def test_every_slot_changes_the_trial_that_it_fills():
-    plain = run_trial(SINGLE, latency=False).weights_sha256
+def test_every_slot_changes_the_trial_that_it_fills(alone):
+    plain = alone(SINGLE).weights_sha256
     for prune, train in (
         (REPAIR, {}), ({}, PENALTY), (CLOCK, {}), ({"allocator": f"{OURS}:FirstGroup"}, {}),
     ):  # fmt: skip
-        assert run_trial(other(train=train, **prune), latency=False).weights_sha256 != plain
+        assert alone(other(train=train, **prune)).weights_sha256 != plain
 
 
 # --- exact after a kill -------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("killed", [1, 2, 3])
-def test_a_trial_with_every_slot_filled_goes_on_bit_by_bit_after_a_kill(tmp_path, killed):
+def test_a_trial_with_every_slot_filled_goes_on_bit_by_bit_after_a_kill(tmp_path, alone, killed):
     config = other(train={**PENALTY, "epochs": 6}, until=6, **REPAIR, **CLOCK)
-    straight = run_trial(config, latency=False)
+    straight = alone(config)
     assert [plan.meta["epoch"] for plan in straight.plans] == [2, 4, 6]
     with pytest.raises(Killed):
         run_trial(config, report=killed_in(killed), checkpoint_dir=tmp_path, latency=False)
@@ -94,9 +94,9 @@ def test_a_trial_with_every_slot_filled_goes_on_bit_by_bit_after_a_kill(tmp_path
 
 
 @pytest.mark.parametrize("killed", [2, 3, 4, 5])
-def test_a_path_with_penalty_and_repair_goes_on_bit_by_bit_after_a_kill(tmp_path, killed):
+def test_a_path_with_penalty_and_repair_goes_on_bit_by_bit_after_a_kill(tmp_path, alone, killed):
     config = other(PATH, train=PENALTY, **REPAIR)
-    straight = run_trial(config)
+    straight = alone(config)
     with pytest.raises(Killed):
         run_trial(config, report=killed_in(killed), checkpoint_dir=tmp_path)
     resumed = run_trial(config, checkpoint_dir=tmp_path)
@@ -178,12 +178,12 @@ def store(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", ["repair", "penalty and repair", "clock", "looking allocator", "sets"])
-def test_shared_training_gives_the_weights_of_training_alone(store, name):
-    alone = run_trial(FILLED[name], latency=False)
+def test_shared_training_gives_the_weights_of_training_alone(store, alone, name):
+    by_itself = alone(FILLED[name])
     shared = run_trial(FILLED[name], stages=store, latency=False)
     assert shared.trained_epochs == 0
-    assert shared.weights_sha256 == alone.weights_sha256
-    assert shared.plans == alone.plans
+    assert shared.weights_sha256 == by_itself.weights_sha256
+    assert shared.plans == by_itself.plans
 
 
 def test_paths_that_differ_in_their_repair_part_at_their_first_event():

@@ -67,14 +67,14 @@ def test_without_a_target_every_event_until_the_end_takes_its_count():
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 @pytest.mark.parametrize("killed_after", [2, 3])
 def test_a_trial_killed_after_an_event_and_resumed_equals_an_uninterrupted_one(
-    tmp_path, criterion, optimizer, killed_after
+    tmp_path, alone, criterion, optimizer, killed_after
 ):
     config = dataclasses.replace(
         SMALL,
         prune=dataclasses.replace(SMALL.prune, criterion=criterion),
         train=dataclasses.replace(SMALL.train, optimizer=optimizer, lr=0.1 if optimizer == "sgd" else 1e-3),
     )
-    straight = run_trial(config)
+    straight = alone(config)
     with pytest.raises(Killed):
         run_trial(config, report=killed_in(killed_after + 1), checkpoint_dir=tmp_path)
     seen = []
@@ -111,7 +111,7 @@ def large_digits(config):
     return RawData.build(big[0], raw.train_labels, big[1], raw.test_labels)
 
 
-def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(tmp_path):
+def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(tmp_path, alone):
     with pytest.raises(Killed):
         run_trial(SMALL, report=killed_in(5), checkpoint_dir=tmp_path)
     newest = tmp_path / "epochs" / "epoch_0004" / "state.pt"
@@ -119,7 +119,7 @@ def test_a_corrupt_last_checkpoint_falls_back_to_the_one_before(tmp_path):
     seen = []
     result = run_trial(SMALL, report=lambda r: seen.append(r.epoch), checkpoint_dir=tmp_path)
     assert seen == [4, 5, 6]
-    assert result.weights_sha256 == run_trial(SMALL).weights_sha256
+    assert result.weights_sha256 == alone(SMALL).weights_sha256
 
 
 def test_a_finished_trial_is_not_trained_again(tmp_path):

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -28,11 +26,11 @@ from sweeps.storage.objects import ObjectStore, StoreError
 from sweeps.storage.packs import unpack
 from sweeps.storage.place import bring_home, open_sweep
 from sweeps.worker.trial import DEFAULT_RUNNER, run_job
+from tests.integration import drivers
 from tests.sweeps.inline import config, drive, new_conductor
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[3]
 TRIAL = TrialConfig(
     data=DataConfig("digits", train_images=200),
     model=ModelConfig("vgg_tiny", 0.125),
@@ -160,8 +158,7 @@ def test_a_process_whose_trial_was_given_to_another_one_ends_and_writes_nothing_
     s3: str, tmp_path: Path, epoch: int, seen: list[str]
 ) -> None:
     """Also in its last epoch, when only the outcome is left to write and the checkpoints to remove."""
-    command = [sys.executable, "-c", SUPERSEDED, s3, _job(tmp_path).to_json(), str(epoch)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = drivers.run(SUPERSEDED, [s3, _job(tmp_path).to_json(), epoch])
     assert (done.returncode, done.stdout.split()) == (1, seen), done.stderr
     there = ObjectStore(s3).sizes("trials/t0000")
     assert [path for path in there if f"/{EPOCHS}/" in path] == [f"trials/t0000/{EPOCHS}/{NEWEST}"]

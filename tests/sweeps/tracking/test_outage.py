@@ -25,7 +25,8 @@ from tests.sweeps.inline import Silent, config
 
 
 @pytest.fixture
-def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
+def checked(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> SweepConfig:
+    monkeypatch.setattr(writer_, "_PAUSE_S", 0.01)  # what is tried again need not wait long for it
     checked = config(tmp_path, {"search.trials": 3})
     Path(checked.folder).mkdir(parents=True)
     shutil.copy(empty_store, Path(checked.folder) / "mlflow.db")

@@ -229,6 +229,7 @@ def test_nothing_is_lost_while_mlflow_is_away_for_a_while(checked: SweepConfig, 
         real(*args, **kwargs)
 
     monkeypatch.setattr(writer._client, "log_batch", flaky)
+    monkeypatch.setattr("sweeps.tracking.writer._PAUSE_S", 0.01)
     ledger = _sweep(checked, writer)
     assert writer.close("FINISHED") == 0
     _, runs = _runs(checked)

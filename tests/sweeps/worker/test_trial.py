@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,6 +16,7 @@ from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget, ProcessLost
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
 from sweeps.worker.trial import Extra, _send_trial, _this_node, describe, run_job
+from tests.integration import drivers
 from tests.sweeps.fake_runner import Result
 
 RUNNER = "tests.sweeps.fake_runner:run"
@@ -127,8 +126,7 @@ def test_a_process_whose_lock_was_broken_ends_and_leaves_the_folder_to_its_new_o
     tmp_path: Path, epoch: int
 ) -> None:
     job = _job(tmp_path)
-    command = [sys.executable, "-c", SUPERSEDED, job.to_json(), str(epoch)]
-    done = subprocess.run(command, cwd=Path(__file__).parents[3], capture_output=True, text=True)
+    done = drivers.run(SUPERSEDED, [job.to_json(), epoch])
     assert done.returncode == 1, done.stderr
     folder = Path(job.folder)
     assert [row["epoch"] for row in spool.rows(folder)] == list(range(1, epoch + 1))

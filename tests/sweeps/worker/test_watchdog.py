@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -16,11 +14,11 @@ from sweeps.storage.exchange import ObjectExchange, trial_exchange
 from sweeps.storage.objects import ObjectStore
 from sweeps.worker.trial import run_job
 from sweeps.worker.watchdog import GRACE_S, HANG_FILE, Watchdog, hung
+from tests.integration import drivers
 from tests.sweeps import fake_runner
 
 pytestmark = pytest.mark.integration
 
-ROOT = Path(__file__).parents[3]
 CHILD = """
 import sys
 import gcp_core.cost.latency  # torch takes its time, which is none of the trial's
@@ -51,7 +49,7 @@ def test_a_process_whose_trial_hangs_ends_and_the_next_one_goes_on_from_its_last
     tmp_path: Path,
 ) -> None:
     job = _job(tmp_path)
-    first = subprocess.run([sys.executable, "-c", CHILD, job.to_json()], cwd=ROOT, capture_output=True)
+    first = drivers.run(CHILD, [job.to_json()])
     assert first.returncode == 1
     assert hung(job.folder)
     stack = (Path(job.folder) / HANG_FILE).read_text()
@@ -92,8 +90,7 @@ def test_where_a_trial_hung_is_known_in_the_store_and_its_temporary_folder_goes(
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.setattr("tempfile.tempdir", None)
     job, store = _job(tmp_path), ObjectStore(s3)
-    command = [sys.executable, "-c", REMOTE, s3, job.to_json(), alone]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    done = drivers.run(REMOTE, [s3, job.to_json(), alone])
     assert done.returncode == 1, done.stderr
     assert (store.read(f"trials/t0007/{HANG_FILE}") is None) == bool(alone)
     assert len(list((tmp_path / "tmp").glob("gcp-trial-*"))) == 1, "a killed process removes nothing"
@@ -102,8 +99,8 @@ def test_where_a_trial_hung_is_known_in_the_store_and_its_temporary_folder_goes(
     stack = store.read(f"trials/t0007/{HANG_FILE}").decode()
     assert stack.startswith("Timeout")
     assert "in passed_on" in stack
-    drivers = ObjectExchange(tmp_path / "driver", s3)
-    drivers.fetch("trials/t0007")
+    at_driver = ObjectExchange(tmp_path / "driver", s3)
+    at_driver.fetch("trials/t0007")
     assert hung(tmp_path / "driver" / "trials" / "t0007")
 
 
