@@ -98,9 +98,9 @@ class PruneConfig:
     method: str | None = field(default=None, metadata=LABEL)
 
     def __post_init__(self) -> None:
-        if isinstance(self.exclude, str):
-            hint = f"[{self.exclude!r}]"
-            raise ConfigError(f"{self.exclude!r} is no list of patterns", "prune.exclude", hint)
+        given: object = self.exclude
+        if isinstance(given, str):  # each of its letters would be a pattern
+            raise ConfigError(f"{given!r} is no list of patterns", "prune.exclude", f"[{given!r}]")
         object.__setattr__(self, "exclude", tuple(self.exclude))
         if not self.criterion or not isinstance(self.criterion, str):
             raise ConfigError(f"{self.criterion!r} is not a criterion's name", "prune.criterion")

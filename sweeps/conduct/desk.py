@@ -28,6 +28,6 @@ class Desk:
 
     def waits(self, job: Job, outcome: Outcome) -> bool:
         """Whether an answer, of a trial or of one of its models, cannot be judged before its baseline has ended."""
-        return self.baselines.get(job.baseline_key) is None and waits_for_baseline(
-            self.config.search, outcome, dense_costs(job.folder, outcome.finals)
-        )
+        if self.baselines.get(job.baseline_key) is not None:
+            return False
+        return bool(waits_for_baseline(self.config.search, outcome, dense_costs(job.folder, outcome.finals)))
