@@ -145,7 +145,7 @@ def test_the_unpruned_net_of_a_race_of_paths_is_charged_from_the_start():
 
 @pytest.fixture
 def search_options(tmp_path):
-    return argparse.Namespace(path=tmp_path / "cifar10", seed=7, cores=2, smoke=False, minutes=45.0)
+    return argparse.Namespace(path=tmp_path / "cifar10", seed=7, cores=2, smoke=False, minutes=45.0, note="")
 
 
 @pytest.mark.parametrize("side", search_race.SIDES)

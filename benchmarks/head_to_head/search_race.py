@@ -321,7 +321,7 @@ def judge(
     rows = {side: timeline(steps[side]) for side in sides}
     versions = {name: metadata.version(name) for name in ("ray", "optuna", "torch-pruning", "mlflow")}
     results: dict[str, Any] = {"seconds per side": seconds, "seed": options.seed, "versions": versions}
-    results |= {"peer's space": space_of(options.smoke), "targets": TARGET, "sides": {}}
+    results |= {"peer's space": space_of(options.smoke), "targets": TARGET, "note": options.note, "sides": {}}
     for side in sides:
         ran = Ran(**json.loads((work / side / "ran.json").read_text()))
         how = {"ended": ran.ended, "exit_code": ran.exit_code, "leftovers": ran.leftovers}
@@ -358,6 +358,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--cores", type=int, default=2, help="cores, and trials at a time (default 2)")
     parser.add_argument("--smoke", action="store_true", help="tiny images and a minute a side")
+    parser.add_argument("--note", default="", help="what a reader of the record must know of these runs")
     options = parser.parse_args()
     if options.minutes is None:
         options.minutes = SMOKE_MINUTES if options.smoke else MINUTES
