@@ -11,6 +11,7 @@ Only runs that were deleted and then purged (``mlflow gc``) between two reads ar
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import os
@@ -40,12 +41,17 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
         fresh = read_records(ref, deleted_too=True)
         _write(fresh, file)
         return _active(fresh, deleted_runs(ref))
-    new = read_records(ref, newer_than=newest - _APART, deleted_too=True)
+    # Once the cache was looked at long after the newest run had ended, nothing is late any more.
+    late = file.stat().st_mtime * 1000 < newest + 2 * _APART
+    new = read_records(ref, newer_than=newest - (_APART if late else 0), deleted_too=True)
     if not new["ended"].eq(new["run_id"].map(old.set_index("run_id")["ended"])).all():
         known = old[~old["run_id"].isin(new["run_id"])]
         old = pd.concat([known, new], ignore_index=True)
         old = old.sort_values("started", kind="stable", ignore_index=True)
         _write(old, file)
+    elif late:
+        with contextlib.suppress(OSError):  # a folder that may only be read: it is looked at again
+            os.utime(file)
     return _active(old, deleted_runs(ref))
 
 

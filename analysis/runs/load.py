@@ -55,28 +55,31 @@ def load(
         return _load_one(sweep, tracking_uri, cache)
     if not sweep:
         raise SweepNotFound("no sweep given", "sweep")
-    return table.concat(_told_apart([_load_one(one, tracking_uri, cache) for one in sweep]))
+    files, once = [], {}
+    for one in sweep:
+        found = _load_one(one, tracking_uri, cache)
+        if _is_file(one):
+            files.append(found)
+        else:
+            entry = found.attrs["sweeps"][0]
+            once.setdefault((entry["tracking_uri"], entry["parent_run_id"]), found)
+    return table.concat([*_told_apart(list(once.values())), *files])
+
+
+def _is_file(sweep: str | os.PathLike[str]) -> bool:
+    """Whether it is a table, which may hold a part of a sweep or several."""
+    return Path(sweep).suffix in (".csv", ".parquet")
 
 
 def _told_apart(tables: list[pd.DataFrame]) -> list[pd.DataFrame]:
-    """Each sweep once, and none called as another: a row's sweep tells its baseline, its trial and its files."""
-    once: dict[object, pd.DataFrame] = {}
-    for number, one in enumerate(tables):
-        entry = _only(one)
-        once.setdefault((entry["tracking_uri"], entry["parent_run_id"]) if entry else number, one)
-    names = Counter(str(entry["name"]) for one in once.values() for entry in one.attrs["sweeps"])
-    for one in once.values():
-        entry = _only(one)
-        if entry and names[str(entry["name"])] > 1:
+    """None called as another: a row's sweep tells its baseline, its trial and its files."""
+    names = Counter(str(one.attrs["sweeps"][0]["name"]) for one in tables)
+    for one in tables:
+        (entry,) = one.attrs["sweeps"]
+        if names[str(entry["name"])] > 1:
             one["sweep"] = _place(entry)
             one.attrs["sweeps"] = [{**entry, "name": _place(entry)}]
-    return list(once.values())
-
-
-def _only(table: pd.DataFrame) -> Mapping[str, Any] | None:
-    """The sweep of a table that was read from MLflow; None of a file, which may hold several."""
-    entries = table.attrs["sweeps"]
-    return entries[0] if len(entries) == 1 and entries[0].get("parent_run_id") else None
+    return tables
 
 
 def _place(entry: Mapping[str, Any]) -> str:
@@ -93,7 +96,7 @@ def _load_one(sweep: str | os.PathLike[str], tracking_uri: str | None, cache: bo
     from analysis.runs.models import model_records
 
     path = Path(sweep)
-    if path.suffix in (".csv", ".parquet"):
+    if _is_file(sweep):
         return table.from_file(path)
     ref = find(sweep if isinstance(sweep, str) else path, tracking_uri=tracking_uri)
     if cache:

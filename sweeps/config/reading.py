@@ -139,6 +139,8 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, str):
         return str.__str__(value)
+    if type(value).__name__ in ("bool", "bool_"):  # NumPy's, by the names of its versions
+        return bool(value)
     # NumPy's numbers say of themselves that they are numbers; YAML writes none of them.
     if isinstance(value, numbers.Integral):
         return int(value)

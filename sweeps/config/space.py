@@ -21,6 +21,8 @@ _DIGITS = 6
 
 Scalar = Any
 _NOWHERE = object()
+#: Where 1 means something else than 1.0: an epoch, and a share of all of them.
+_TYPED = ("prune.until",)
 Point = dict[str, Scalar]
 
 
@@ -94,9 +96,13 @@ class Dimension:
         return math.isclose(self.canonical(value), value, rel_tol=1e-5, abs_tol=1e-12)
 
     def _choice(self, value: Scalar) -> Scalar:
-        """The choice that a value stands for: 0 for 0.0, but true is no number."""
-        equal = (choice for choice in self.choices or () if choice == value)
-        return next((c for c in equal if isinstance(c, bool) is isinstance(value, bool)), _NOWHERE)
+        """The choice that a value stands for: 0 for 0.0, but true is no number, and 1 of ``prune.until`` is an epoch."""
+        equal = [choice for choice in self.choices or () if choice == value]
+        same = [choice for choice in equal if type(choice) is type(value)]
+        if self.path in _TYPED:
+            equal = same
+        equal = [choice for choice in equal if isinstance(choice, bool) is isinstance(value, bool)]
+        return next(iter([*same, *equal]), _NOWHERE)
 
     def draw(self, rng: random.Random) -> Scalar:
         """A value at random (of a log range: at random in the logarithm)."""

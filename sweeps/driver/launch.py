@@ -265,7 +265,8 @@ def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
         run_ = writer.run
         before = entry
         entry = Entry(sweep_id, config.name, run_.uri, run_.experiment, run_.run_id, config.digest())
-        entry = dataclasses.replace(entry, views=dict(run_.views), address=launch.address)
+        lasting = None if "SLURM_JOB_ID" in os.environ else launch.address  # a job's own Ray ends with it
+        entry = dataclasses.replace(entry, views=dict(run_.views), address=lasting)
         if before is not None:
             entry = dataclasses.replace(entry, seconds=before.seconds, trial_seconds=before.trial_seconds)
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store

@@ -85,8 +85,8 @@ class LiveFront:
         self._known.clear()
 
     def path_left(self, trial_id: str) -> None:
-        """A path has come to rest or to its end: as one trial, once."""
-        if trial_id not in self._left:
+        """A path has come to rest or to its end: as one trial, and again where there are new models since."""
+        if trial_id not in self._left or len(self._rows) > self._ends[-1]:
             self._left.add(trial_id)
             self._ends.append(len(self._rows))
             self._known.clear()

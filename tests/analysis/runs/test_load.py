@@ -1,6 +1,7 @@
 """Reading a sweep: typed columns, paired baselines, nobody dropped in silence."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -173,8 +174,10 @@ def test_the_cache_sees_what_a_driver_wrote_whose_clock_is_behind(tmp_path):
     entry = analysis.load(tmp_path / "s").attrs["sweeps"][0]
     tags = {Tag.SWEEP_ID: entry["id"], Tag.SWEEP_NAME: entry["name"], Tag.SCHEMA: SCHEMA_VERSION}
     late = some_trials(1, seed=5, first=3)[0]
-    # The last one ended at 210 seconds, this one by its own driver's clock at 130.
+    # The last one ended at 210 seconds, this one by its own driver's clock at 130; the cache was written in between.
     start = 1_700_000_000_000 + 100_000
+    (cache,) = (tmp_path / "s" / ".analysis").glob("records-*.parquet")
+    os.utime(cache, (1_700_000_220, 1_700_000_220))
     place = MlflowClient(entry["tracking_uri"]), entry["experiment_id"], entry["parent_run_id"]
     log_run(*place, late, tags, start)
     assert set(analysis.load(tmp_path / "s")["trial"]) == {"b0000", "t0000", "t0001", "t0002", "t0003"}
@@ -283,6 +286,14 @@ def test_a_sweep_that_is_given_twice_counts_once(sweep, df):
     assert again["model"].tolist() == df["model"].tolist()
     assert set(again["sweep"]) == {"synthetic"}
     assert len(again.attrs["sweeps"]) == 1
+
+
+def test_parts_of_a_sweep_in_files_are_all_there(df, tmp_path):
+    """A parquet file remembers which sweep its rows are of."""
+    seeds = [tmp_path / "some.parquet", tmp_path / "others.parquet"]
+    for file, part in zip(seeds, (df.iloc[:10], df.iloc[10:])):
+        part.to_parquet(file)
+    assert len(analysis.load(seeds)) == len(df)
 
 
 def test_load_stays_a_function_whatever_is_imported_later():

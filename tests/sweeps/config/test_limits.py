@@ -24,6 +24,12 @@ def test_excess_is_positive_exactly_where_the_limit_is_broken(text: str, excess:
     assert parse_limit(text, "x").excess(FINALS, BASELINE) == pytest.approx(excess)
 
 
+def test_a_limit_that_is_met_exactly_is_kept() -> None:
+    finals = {"accuracy_drop": 97.4 - 97.1}
+    assert finals["accuracy_drop"] > 0.3, "in binary"
+    assert parse_limit("accuracy_drop <= 0.3", "x").excess(finals, None) <= 0
+
+
 @pytest.mark.parametrize(
     ("text", "needed"),
     [

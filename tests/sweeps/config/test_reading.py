@@ -93,7 +93,7 @@ def test_a_path_through_a_value_is_refused() -> None:
 def test_numbers_and_text_of_other_libraries_become_pythons_own() -> None:
     """As in a notebook: ``for lr in np.linspace(...): sweeps.run(config, {"train.lr": lr})``."""
     given = {"seed": np.int64(3), "train": {"lr": np.float64(0.1)}, "name": np.str_("x")}
-    merged = merge(given, {"train.milestones": (np.float64(0.5), 0.75), "search.share": True})
+    merged = merge(given, {"train.milestones": (np.float64(0.5), 0.75), "search.share": np.True_})
     assert merged == {
         "seed": 3,
         "train": {"lr": 0.1, "milestones": [0.5, 0.75]},

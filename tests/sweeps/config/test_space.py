@@ -79,6 +79,15 @@ def test_a_point_may_write_a_choice_as_a_whole_number() -> None:
             chosen.canonical({"x": 0.5, "y": y})
 
 
+def test_the_first_epoch_and_all_epochs_are_two_choices_of_until() -> None:
+    both = Space({}, (Dimension("prune.until", choices=(1, 1.0)),))
+    for value in (1, 1.0):
+        assert type(both.canonical({"prune.until": value})["prune.until"]) is type(value)
+    share = Space({}, (Dimension("prune.until", choices=(0.75, 1.0)),))
+    with pytest.raises(ConfigError, match=r"prune\.until: 1 is outside the range"):
+        share.canonical({"prune.until": 1})
+
+
 @given(st.integers(0, 1000), st.sampled_from([0.001, 0.01, 0.025, 0.05, 0.1, 0.3, 2.5]), st.integers(-5, 5))
 def test_rounding_to_the_grid_twice_changes_nothing(index: int, step: float, low: int) -> None:
     dimension = Dimension("x", low=low * step, high=low * step + 1000 * step, step=step)

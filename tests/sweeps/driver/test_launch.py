@@ -101,11 +101,14 @@ def test_more_trials_can_be_asked_for_under_the_same_parent(tmp_path: Path, stor
 
 
 def test_the_entry_names_the_cluster_on_which_the_last_driver_ran_the_sweep(
-    tmp_path: Path, store: str
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = _run(_config(tmp_path, store), address="head:6379").folder
     assert json.loads((folder / "sweep.json").read_text())["address"] == "head:6379"
     _run(_config(tmp_path, store, **{"search.trials": 7}))
+    assert json.loads((folder / "sweep.json").read_text())["address"] is None
+    monkeypatch.setenv("SLURM_JOB_ID", "1")  # its Ray is gone when anybody reads this
+    _run(_config(tmp_path, store, **{"search.trials": 8}), address="node:6379")
     assert json.loads((folder / "sweep.json").read_text())["address"] is None
 
 

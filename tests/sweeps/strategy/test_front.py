@@ -163,6 +163,9 @@ def test_in_a_sweep_of_paths_a_trial_is_a_path_with_all_its_models(tmp_path) -> 
     assert front.growth(1) == pytest.approx(100 * (0.8 / 0.2 - 1))
     front.path_left("t0000")
     assert front.growth(1) == pytest.approx(100 * (0.8 / 0.2 - 1)), "it rested, and has now ended: one path"
+    front.model({"val_accuracy": 82.0, "macs": 50.0})
+    front.path_left("t0000")
+    assert front.growth(1) == pytest.approx(0.0), "it went on, and rests again"
 
 
 def test_a_driver_that_takes_over_counts_paths_that_rest_or_ended_as_trials(tmp_path: Path) -> None:
