@@ -55,7 +55,8 @@ def load(
         return _load_one(sweep, tracking_uri, cache)
     if not sweep:
         raise SweepNotFound("no sweep given", "sweep")
-    files, once = [], {}
+    files: list[pd.DataFrame] = []
+    once: dict[tuple[str, str], pd.DataFrame] = {}
     for one in sweep:
         found = _load_one(one, tracking_uri, cache)
         if _is_file(one):
