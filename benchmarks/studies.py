@@ -162,28 +162,37 @@ def repair(seed: int, data: str) -> list[Training]:
     return made
 
 
-def settings(seed: int, data: str) -> list[Training]:
-    """How to set a path at about 12, 18 and 30 dense epochs; all with repaired cuts, which cost next to nothing."""
+def settings(cost: int) -> Callable[[int, str], list[Training]]:
+    """How to set a path that costs about 12, 18 or 30 dense epochs; all with repaired cuts, which cost next to nothing."""
     few, many = (0.5, 0.8, 0.9, 0.95), (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-
-    def repaired(start: int, interval: int, **more: Any) -> TrialConfig:
-        return path(seed, data, start, interval, repair="least_squares", **more)
-
-    tried = {
-        "12: start 3, interval 10, 4 levels": repaired(3, 10, levels=few),
-        "12: start 3, interval 5": repaired(3, 5),
-        "12: start 6, interval 3": repaired(6, 3),
-        "12: start 6, interval 3, restart 0.5": repaired(6, 3, restart=0.5),
-        "18: start 4, interval 7": repaired(4, 7),
-        "18: start 8, interval 5": repaired(8, 5),
-        "18: start 12, interval 3, restart 0.5": repaired(12, 3, restart=0.5),
-        "18: start 6, interval 4, 8 levels": repaired(6, 4, levels=many),
-        "30: start 6, interval 12": repaired(6, 12),
-        "30: start 12, interval 9": repaired(12, 9),
-        "30: start 18, interval 6, restart 0.5": repaired(18, 6, restart=0.5),
-        "30: start 9, interval 7, 8 levels": repaired(9, 7, levels=many),
+    tried: dict[int, dict[str, dict[str, Any]]] = {
+        12: {
+            "start 3, interval 5": {"start": 3, "interval": 5},
+            "start 6, interval 3": {"start": 6, "interval": 3},
+            "start 6, interval 3, restart 0.5": {"start": 6, "interval": 3, "restart": 0.5},
+            "start 3, interval 10, 4 levels": {"start": 3, "interval": 10, "levels": few},
+        },
+        18: {
+            "start 4, interval 7": {"start": 4, "interval": 7},
+            "start 8, interval 5": {"start": 8, "interval": 5},
+            "start 12, interval 3, restart 0.5": {"start": 12, "interval": 3, "restart": 0.5},
+            "start 6, interval 4, 8 levels": {"start": 6, "interval": 4, "levels": many},
+        },
+        30: {
+            "start 6, interval 12": {"start": 6, "interval": 12},
+            "start 12, interval 9": {"start": 12, "interval": 9},
+            "start 18, interval 6, restart 0.5": {"start": 18, "interval": 6, "restart": 0.5},
+            "start 9, interval 7, 8 levels": {"start": 9, "interval": 7, "levels": many},
+        },
     }
-    return [Training(name, config) for name, config in tried.items()]
+
+    def trainings(seed: int, data: str) -> list[Training]:
+        return [
+            Training(name, path(seed, data, repair="least_squares", **keys))
+            for name, keys in tried[cost].items()
+        ]
+
+    return trainings
 
 
 def additions(seed: int, data: str) -> list[Training]:
@@ -207,6 +216,6 @@ STUDIES: dict[str, Callable[[int, str], list[Training]]] = {
     "criteria_resnet": criteria_resnet,
     "methods": methods,
     "repair": repair,
-    "settings": settings,
+    **{f"settings_{cost}": settings(cost) for cost in (12, 18, 30)},
     "additions": additions,
 }

@@ -233,7 +233,7 @@ TABLES = {
     "criteria_resnet": criteria,
     "methods": methods,
     "repair": criteria,
-    "settings": settings,
+    **dict.fromkeys(("settings_12", "settings_18", "settings_30"), settings),
     "additions": additions,
 }
 

@@ -94,6 +94,13 @@ def test_a_snapshot_costs_a_race_what_its_path_took_since_the_one_before():
     assert [step.model["val_accuracy"] for step in steps] == [70.0, 71.0, 72.0]
 
 
+def test_a_polished_model_costs_a_race_what_came_after_its_snapshot():
+    snapshots = [_snapshot("t0000", 1, 0.5, 72.0, 7.5, 90.0), _snapshot("t0001", 1, 0.5, 71.0, 9.0, 95.0)]
+    polished = [_snapshot("t0001", 1, 0.5, 77.0, 15.0, 200.0)]
+    (step,) = search_race.polish_steps(polished, snapshots)
+    assert (step.seconds, step.cost, step.model["val_accuracy"]) == (200.0, 6.0, 77.0)
+
+
 def test_a_trial_costs_a_race_the_epochs_it_trained_itself_and_a_stopped_one_leads_to_no_model():
     def trial(name: str, status: str, trained: int, **finals: float) -> measure.Trial:
         return measure.Trial(name, "trial", (), status, 10.0, trained, (1000, 600, 600, 600), **finals)
@@ -161,7 +168,7 @@ def search_options(tmp_path):
     ],
 )
 def test_a_side_of_a_search_race_is_judged_as_what_it_was_run_as(tmp_path, search_options, side, more, said):
-    ended = "by itself" if side == "peer" else "asked"
+    ended = "by itself" if side in ("peer", "polished") else "asked"
     ran = {"started": 1000.0, "seconds": 2701.0, "ended": ended, "exit_code": 0, "leftovers": 0, "load": []}
     (tmp_path / "ran.json").write_text(json.dumps(ran))
     if side == "peer":
@@ -170,7 +177,10 @@ def test_a_side_of_a_search_race_is_judged_as_what_it_was_run_as(tmp_path, searc
     else:
         tree = search_race.config_of(side, search_options, tmp_path)
         (tmp_path / "ours.yaml").write_text(yaml.safe_dump(tree))
+        (tmp_path / "spec.json").write_text(json.dumps({"deadline": 3700.0}))
     vars(search_options).update(more)
+    if side == "polished" and more.get("minutes") == 20.0:
+        said = "for 45.0 minutes"  # it would have chosen earlier
     if not said:
         search_race.check(side, tmp_path, search_options)
         return

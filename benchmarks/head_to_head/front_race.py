@@ -134,28 +134,33 @@ def run(side: str, options: argparse.Namespace, seed: int, work: Path) -> None:
         (place / "ran.json").write_text(json.dumps(asdict(ran)))
 
 
-def models_of(side: str, place: Path) -> list[dict[str, Any]]:
-    """Every finished model of a side: share left, accuracies, seconds since the start, training cost."""
+def models_of(side: str, place: Path, polished: bool = False) -> list[dict[str, Any]]:
+    """Every finished model of a side: share left, accuracies, seconds since the start, training cost.
+
+    Args:
+        polished: of ours, the polished models instead of the paths' own.
+    """
     if side != "ours":
         return [json.loads(line) for line in (place / "models.jsonl").read_text().splitlines()]
     from gcp_core.records.results import snapshot_folder
     from sweeps.config.sweep_config import load_config
-    from sweeps.records.ledger import read_snapshots
+    from sweeps.records.ledger import read_polished, read_snapshots
 
     started = json.loads((place / "ran.json").read_text())["started"]
     objectives = load_config(yaml.safe_load((place / "ours.yaml").read_text())).search.objectives
     found = []
-    for trial, taken in sorted(read_snapshots(place / "ours", "ours", objectives).items()):
+    read = read_polished if polished else read_snapshots
+    for trial, taken in sorted(read(place / "ours", "ours", objectives).items()):
         for known in taken:
-            finals = known.snap.finals
+            finals, trained_on = known.snap.finals, known.snap.polish
+            folder = snapshot_folder(place / "ours" / "trials" / trial, known.snap.level, trained_on)
             found.append(
                 {
                     "trial": trial,
                     "level": known.snap.level,
                     "left": 1 - finals["macs_removed"],
                     **{name: finals[name] for name in ("val_accuracy", "test_accuracy", "train_cost")},
-                    "seconds": _written(snapshot_folder(place / "ours" / "trials" / trial, known.snap.level))
-                    - started,
+                    "seconds": _written(folder) - started,
                 }
             )
     return found

@@ -4,8 +4,9 @@ Same images, model, floors, targets, cores and wall time; one side after the oth
 a private Ray, a fresh MLflow database, images not decoded yet. ``paths`` is ``gcp-sweep run`` with
 ``configs/cifar10_quick.yaml``, repaired cuts and a criterion to choose, but without the settings that the file would try
 first, which were found on this data; ``singles`` is the same command with ``configs/cifar10_single.yaml``, its epochs
-searched; both get Ctrl-C at the deadline. ``peer`` is ``searcher.py``. A model counts if it was finished before the
-deadline. The seed is one that no study has used.
+searched; both get Ctrl-C at the deadline. ``polished`` is the sweep of ``paths`` for five ninths of the time, then the
+best models at five shares of the MACs polished (``chooser.py``). ``peer`` is ``searcher.py``. A model counts if it was
+finished before the deadline. The seed is one that no study has used.
 
     python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --out benchmarks/results/search_race
     python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --smoke --out W/race
@@ -43,7 +44,7 @@ from gcp_core.cost import measure_cost
 from gcp_core.models import build_model
 
 SINGLES = ROOT / "configs" / "cifar10_single.yaml"
-SIDES = ("paths", "peer", "singles")
+SIDES = ("paths", "polished", "peer", "singles")
 MINUTES, SMOKE_MINUTES = 45.0, 1.0
 #: All sides choose among three criteria, and reach equally far down.
 CRITERIA = ["frs", "l1", "taylor"]
@@ -52,6 +53,8 @@ IMPORTANCE = ["l1", "magnitude", "taylor"]
 EPOCHS, UNTIL, INTERVALS = [12, 18, 30], [0.4, 0.67], [1, 2, 3, 4]
 TARGET = {"low": 0.3, "high": 0.95, "step": 0.05}
 MIN_SHARE = 0.03
+#: ``polished``: part of the time after which models are chosen, at which shares of the MACs, and how long they are trained on.
+CHOOSE_AFTER, CHOSEN, POLISH, SMOKE_POLISH = 5 / 9, [0.1, 0.2, 0.35, 0.5, 0.7], 12, 1
 #: More than fit into the time.
 TRIALS = 1000
 ANCHORS = {"from chance": CHANCE, "usable": USABLE}
@@ -76,7 +79,7 @@ class Step:
 
 def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """A sweep of ours; the peer has its data in common with ``singles``."""
-    if side == "paths":
+    if side in ("paths", "polished"):
         tree = front_race.config_of(options, options.seed, place)
         tree["search"]["trials"] = TRIALS
         tree["search"].pop("points", None)
@@ -112,6 +115,12 @@ def spec_of(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     }
 
 
+def chooser_spec(options: argparse.Namespace, place: Path) -> dict[str, Any]:
+    """What ``polished`` does besides the sweep."""
+    epochs = SMOKE_POLISH if options.smoke else POLISH
+    return {"config": str(place / "ours.yaml"), "folder": str(place / "ours"), "shares": CHOSEN, "epochs": epochs}
+
+
 def space_of(smoke: bool) -> dict[str, list[Any]]:
     """What the peer chooses besides the target."""
     epochs, intervals = ([4], [1, 2]) if smoke else (EPOCHS, INTERVALS)
@@ -126,20 +135,22 @@ def run(side: str, options: argparse.Namespace, work: Path) -> None:
     # What an interrupted call left would be gone on with by a new clock.
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir(parents=True)
-    ours = side != "peer"
-    spec = {} if ours else spec_of(options, place)
+    scripts = {"peer": ("searcher.py", spec_of), "polished": ("chooser.py", chooser_spec)}
+    script, spec_for = scripts.get(side, (None, None))
+    spec = {} if spec_for is None else spec_for(options, place)
     program = [str(Path(sys.executable).with_name("gcp-sweep")), "run", str(place / "ours.yaml")]
-    if ours:
+    if side != "peer":
         (place / "ours.yaml").write_text(yaml.safe_dump(config_of(side, options, place), sort_keys=False))
 
     def command(deadline: float) -> list[str]:
-        if ours:
+        if script is None:
             return program
-        (place / "spec.json").write_text(json.dumps({**spec, "deadline": deadline}))
-        return [sys.executable, str(Path(__file__).with_name("searcher.py")), str(place / "spec.json")]
+        moments = {"deadline": deadline, "choose_at": deadline - (1 - CHOOSE_AFTER) * 60 * options.minutes}
+        (place / "spec.json").write_text(json.dumps(spec | moments))
+        return [sys.executable, str(Path(__file__).with_name(script)), str(place / "spec.json")]
 
     environment = {"OMP_NUM_THREADS": "1", "GCP_CACHE_DIR": str(place / "cache")}
-    ran = run_side(command, 60 * options.minutes, place / "log", environment, stop=ours)
+    ran = run_side(command, 60 * options.minutes, place / "log", environment, stop=script is None)
     print(f"{side}: ended {ran.ended} after {ran.seconds:.0f} s, code {ran.exit_code}", flush=True)
     if ran.exit_code and ran.ended == "by itself":
         raise SystemExit(f"{side} failed: see {place / 'log'}")
@@ -149,7 +160,8 @@ def run(side: str, options: argparse.Namespace, work: Path) -> None:
 def check(side: str, place: Path, options: argparse.Namespace) -> None:
     """Refuse what an earlier call ran with another seed, other cores or images, or for a shorter time.
 
-    A later part of the time may be left out: what was finished by an earlier moment is known.
+    A later part of the time may be left out: what was finished by an earlier moment is known. Not of ``polished``, which
+    would have chosen earlier.
 
     Raises:
         SystemExit: with what differs.
@@ -166,11 +178,14 @@ def check(side: str, place: Path, options: argparse.Namespace) -> None:
         known["images"] = tree["data"]["train_images"]
         # One that ended by itself had all the time that it wanted.
         seconds = math.inf if ran.ended == "by itself" else ran.seconds
+        if side == "polished":
+            seconds = json.loads((place / "spec.json").read_text())["deadline"] - ran.started
     asked = {"--seed": options.seed, "--cores": options.cores, "images": images}
     for name, value in asked.items():
         if known[name] != value:
             raise SystemExit(f"{place} was run with {name} {known[name]}, not {value}: use another --work")
-    if seconds < 60 * options.minutes - 1:
+    longer = side == "polished" and seconds > 60 * options.minutes + 1
+    if longer or seconds < 60 * options.minutes - 1:
         raise SystemExit(f"{place} was run for {seconds / 60:.1f} minutes: give --minutes, or another --work")
 
 
@@ -183,9 +198,12 @@ def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
         found = list(peer_steps(place / "peer", started, TAYLOR_BATCHES / epoch))
     else:
         trials = measure.read_ours(place / "ours", started)
-        found = list(baseline_steps(trials, from_the_start=side == "paths"))
-        if side == "paths":
-            found += path_steps(front_race.models_of("ours", place))
+        of_paths = side in ("paths", "polished")
+        found = list(baseline_steps(trials, from_the_start=of_paths))
+        if of_paths:
+            models = front_race.models_of("ours", place)
+            found += path_steps(models)
+            found += polish_steps(front_race.models_of("ours", place, polished=True), models)
         else:
             found += trial_steps(trials, _dense())
     return sorted((one for one in found if one.seconds <= seconds), key=lambda one: one.seconds)
@@ -241,6 +259,16 @@ def path_steps(models: Sequence[dict[str, Any]]) -> Iterator[Step]:
         before[one["trial"]] = one["train_cost"]
         model = {name: one[name] for name in ("left", "val_accuracy", "test_accuracy")}
         yield Step(one["seconds"], cost, model)
+
+
+def polish_steps(
+    polished: Sequence[dict[str, Any]], models: Sequence[dict[str, Any]]
+) -> Iterator[Step]:
+    """A polished model has cost what it has cost more than the snapshot that it was."""
+    before = {(one["trial"], one["level"]): one["train_cost"] for one in models}
+    for one in polished:
+        model = {name: one[name] for name in ("left", "val_accuracy", "test_accuracy")}
+        yield Step(one["seconds"], one["train_cost"] - before[one["trial"], one["level"]], model)
 
 
 def _dense() -> int:
@@ -333,7 +361,7 @@ def judge(
         ]
         results["sides"][side] = {**summary(steps[side], rows[side]), "run": how, "models made": models}
     for other in sides:
-        if other == "paths" or "paths" not in sides or not rows[other]:
+        if other in ("paths", "polished") or "paths" not in sides or not rows[other]:
             continue
         results[f"paths reach the last hypervolume of {other}"] = {
             name: {
