@@ -94,7 +94,9 @@ def _locked(path: Path) -> Iterator[None]:
         except OSError as exc:
             if exc.errno not in _NO_LOCK:
                 raise
-            log.warning("%s cannot be locked (%s): other processes may decode the same set", path, exc.strerror)
+            log.warning(
+                "%s cannot be locked (%s): other processes may decode the same set", path, exc.strerror
+            )
         yield
     finally:
         os.close(file)
@@ -120,7 +122,7 @@ def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
 
 
 def _put(temporary: Path, folder: Path) -> None:
-    """Rename to ``folder``, in place of what is damaged there; another process's whole entry stays, it may be read now."""
+    """Rename to ``folder``, in place of what is damaged there; another process's whole entry stays: it may be read."""
     for last in (False, True):
         try:
             temporary.rename(folder)

@@ -41,14 +41,15 @@ def _digest_of(name: str, group: str) -> str:
     if not is_factory_name(factory):
         return ""
     modules = {factory.partition(":")[0]}
-    with contextlib.suppress(Exception):  # whoever builds it says what is wrong; torchvision:NAME is a name of ours
+    # Whoever builds it says what is wrong with it; torchvision:NAME is a name of ours, and no factory.
+    with contextlib.suppress(Exception):
         modules.add(str(load_factory(factory, "", ConfigError).__module__))
     theirs = sorted(module for module in modules if module.partition(".")[0] != _OURS)
     return digest([[module, _files_of(module)] for module in theirs]) if theirs else ""
 
 
 def _files_of(module: str) -> list[tuple[str, str]]:
-    """(path, SHA-256) of the module's own file and of all in its outermost package, sorted; the same wherever they lie."""
+    """(path, SHA-256) of the module's own file and all in its outermost package, sorted; the same wherever they lie."""
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):  # ValueError: __main__ has no spec
@@ -58,9 +59,8 @@ def _files_of(module: str) -> list[tuple[str, str]]:
     file = Path(spec.origin)
     around = list(file.parents)[: module.count(".") + (file.stem == "__init__")]
     regular = [folder for folder in around if (folder / "__init__.py").is_file()]
-    outermost = (regular or around or [None])[-1]
-    files = {file} if outermost is None else {file, *_python_files(outermost)}
-    root = file.parent if outermost is None else outermost
+    root = (regular or around or [file.parent])[-1]
+    files = {file, *(_python_files(root) if around else ())}
     return [(path.relative_to(root).as_posix(), _digest(path)) for path in sorted(files)]
 
 

@@ -239,7 +239,8 @@ class State:
         if found is None:
             return
         where = str(checkpoints.root)
-        check_same_trial(found[0], self.setup.config, where)  # first: another trial begins with another file, of course
+        # First, because another trial may well begin with another file.
+        check_same_trial(found[0], self.setup.config, where)
         check_same_start(found[0], self.setup.initial, where)
         self.take_up(*found, where)
 

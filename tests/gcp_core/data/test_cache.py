@@ -181,7 +181,7 @@ def test_a_set_is_decoded_without_a_lock_where_there_is_none_to_be_had(images, c
 
 def test_any_other_failure_of_the_lock_is_told(images, monkeypatch):
     refuse_locks(monkeypatch, errno.EIO)
-    with pytest.raises(DataError, match="cannot use the cache folder: .*Input/output error"):
+    with pytest.raises(DataError, match=r"cannot use the cache folder: .*Input/output error"):
         cached(images, lambda _: pytest.fail("decoded"))
 
 

@@ -225,7 +225,7 @@ FILLED = {
 
 @pytest.fixture
 def keys_of(tmp_path, monkeypatch):
-    """The keys of a trial whose code lies in ``tmp_path``, as another process finds them; it has imported nothing of it."""
+    """The keys of a trial whose code lies in ``tmp_path``, as another process finds them: nothing of it is imported."""
     monkeypatch.syspath_prepend(tmp_path)
 
     def forget():
