@@ -51,11 +51,9 @@ class Registry:
         """
         if name in self.built_in:
             return self.built_in[name]
-        for entry in entry_points(group=self.group):
-            if entry.name == name:
-                return load_factory(entry.value, self.where, ConfigError)
-        if is_factory_name(name):
-            return load_factory(name, self.where, ConfigError)
+        factory = registered(self.group, name) or (name if is_factory_name(name) else "")
+        if factory:
+            return load_factory(factory, self.where, ConfigError)
         hint = f"{did_you_mean(name, self.names())}; or {self.form}"
         raise ConfigError(f"{name!r} is unknown", self.where, hint)
 
@@ -96,6 +94,11 @@ class Registry:
             open_ = parameter.default is parameter.empty and parameter.kind is not parameter.VAR_POSITIONAL
             if open_ and key not in options:
                 raise ConfigError("is required", f"{self.options}.{key}", f"the {self.slot} needs it")
+
+
+def registered(group: str, name: str) -> str:
+    """``package.module:factory`` that an installed package has put under this name; "" where none has."""
+    return next((entry.value for entry in entry_points(group=group) if entry.name == name), "")
 
 
 def forwards_of(filled: Any) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -11,7 +12,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ log = logging.getLogger(__name__)
 DECODER_VERSION = 2
 TRAIN_IMAGES, TEST_IMAGES = "train_images.npy", "test_images.npy"
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+#: NFS locks for writing only what is open for writing; other file systems have no locks at all.
+_NO_LOCK = (errno.EBADF, errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: str = "") -> RawData:
@@ -37,8 +40,9 @@ def cached(files: Sequence[Path], decode: Callable[[Path], RawData], variant: st
     into ``folder`` (as :data:`TRAIN_IMAGES`, :data:`TEST_IMAGES`) and return them memory-mapped: then the set never
     is in memory as a whole.
 
-    Only one process decodes; others wait for its lock. The entry appears by one rename, once the disk
-    has it, so it is whole or absent; one that is there is read without the lock, which may be somebody else's.
+    Only one process decodes; others wait for its lock, or decode too where the file system gives them none. The entry
+    appears by one rename, once the disk has it, so it is whole or absent, and the first one stays; one that is there is
+    read without the lock, which may be somebody else's.
 
     Raises:
         DataError: a file cannot be looked at, or the cache's folder cannot be used; and what ``decode`` raises.
@@ -78,12 +82,21 @@ def _locked(path: Path) -> Iterator[None]:
     """Inside, no other process is; whoever waits is woken as soon as it is free (filelock would ask again and again)."""
     try:
         file = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        with suppress(OSError):  # only its owner may: colleagues need it open for writing, whatever the umask
+            os.fchmod(file, 0o666)
     except PermissionError:
         if not path.exists():
             raise
         file = os.open(path, os.O_RDONLY)  # a colleague's: it need not be written to be held
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as exc:
+            if exc.errno not in _NO_LOCK:
+                raise
+            log.warning(
+                "%s cannot be locked (%s): other processes may decode the same set", path, exc.strerror
+            )
         yield
     finally:
         os.close(file)
@@ -103,10 +116,24 @@ def _write(decode: Callable[[Path], RawData], folder: Path) -> None:
         for path in temporary.iterdir():
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
-        shutil.rmtree(folder, ignore_errors=True)
-        temporary.rename(folder)
+        _put(temporary, folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _put(temporary: Path, folder: Path) -> None:
+    """Rename to ``folder``, in place of what is damaged there; another process's whole entry stays: it may be read."""
+    for last in (False, True):
+        try:
+            temporary.rename(folder)
+            return
+        except OSError as exc:
+            there = exc.errno in (errno.ENOTEMPTY, errno.EEXIST)
+            if there and _is_whole(folder):
+                return
+            if last or not there:
+                raise
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _read(folder: Path) -> RawData:

@@ -105,14 +105,7 @@ def with_method(config: TrialConfig, name: str) -> TrialConfig:
     if tree["prune"] is None:
         raise ConfigError("a baseline has no method", METHODS.where, "give it to a trial that prunes")
     tree["prune"]["method"] = name
-    fields = {f"{part}.{f.name}": f for part, cls in _PARTS.items() for f in dataclasses.fields(cls)}
-    # What a part fills in by itself (a ratio where none is said) nobody has given.
-    plain = {part: dataclasses.asdict(cls()) for part, cls in _PARTS.items()}
-    given = [
-        path
-        for path, item in fields.items()
-        if _value(tree, path) not in (default_of(item), _value(plain, path))
-    ]
+    given = [path for path, unsaid in _unsaid(config).items() if _value(tree, path) not in unsaid]
     return TrialConfig.from_dict(filled(tree, given))
 
 
@@ -124,16 +117,34 @@ def check_method(config: TrialConfig) -> None:
     """
     if config.prune is None or config.prune.method is None:
         return
-    name, tree = config.prune.method, config.to_dict()
-    fields = {f"{part}.{f.name}": f for part, cls in _PARTS.items() for f in dataclasses.fields(cls)}
+    name, tree, unsaid = config.prune.method, config.to_dict(), _unsaid(config)
     slots = find_method(name).of(path=config.is_path)
-    own = {path: value for path, value in slots.items() if value != default_of(fields[path])}
-    if own and all(_value(tree, path) == default_of(fields[path]) for path in own):
+    own = [path for path, value in slots.items() if _listed(value) not in unsaid[path]]
+    if own and all(_value(tree, path) in unsaid[path] for path in own):
         raise ConfigError(
             f"{name!r} stands there, but nothing of the method does: {', '.join(own)} have their defaults",
             METHODS.where,
             "gcp_core.methods.with_method(config, name) fills the slots; a config file does so by itself",
         )
+
+
+def _unsaid(config: TrialConfig) -> dict[str, list[Any]]:
+    """Key -> what stands there, as JSON has it, where nobody has said anything: its default, and what trials of this kind
+    make of it (a ratio where none is said, a path's ``ratio_of``).
+    """
+    kind: dict[str, Any] = {"train": {"schedule": CYCLES}, "prune": {"start": 1}} if config.is_path else {}
+    plain = TrialConfig.from_dict(kind).to_dict()
+    found = {}
+    for part, cls in _PARTS.items():
+        for item in dataclasses.fields(cls):
+            made = [] if item.name in kind.get(part, ()) else [plain[part][item.name]]
+            found[f"{part}.{item.name}"] = [_listed(default_of(item)), *made]
+    return found
+
+
+def _listed(value: Any) -> Any:
+    """As JSON has it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _slot_of(path: str) -> str:

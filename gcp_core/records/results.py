@@ -110,6 +110,11 @@ def started_from(initial: str) -> dict[str, str]:
     return {"initial_sha256": initial} if initial else {}
 
 
+def start_of(record: Mapping[str, Any]) -> str:
+    """Inverse of :func:`started_from`."""
+    return str(record.get("initial_sha256", ""))
+
+
 def check_same_start(record: Mapping[str, Any], initial: str, where: str) -> None:
     """Raise CheckpointError if a record is of a trial that began with another file under the same path.
 

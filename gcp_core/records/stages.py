@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import importlib.util
 import logging
 import math
 import os
@@ -23,9 +22,13 @@ import torch
 
 from gcp_core.config import NO_REPAIR, TrialConfig, digest
 from gcp_core.errors import CheckpointError
-from gcp_core.factory import is_factory_name
+from gcp_core.penalties import PENALTIES
 from gcp_core.plan import Plan
 from gcp_core.records.checkpoint import STATE, Written, file_digest, read_manifest, read_state, write_folder
+from gcp_core.records.own_code import own_code
+from gcp_core.repairs import REPAIRS
+from gcp_core.rewrites import REWRITES
+from gcp_core.schedule.paces import PACES
 
 log = logging.getLogger(__name__)
 
@@ -50,22 +53,6 @@ def code_digest() -> str:
         sha.update(str(path.relative_to(root)).encode())
         sha.update(path.read_bytes())
     return sha.hexdigest()[:16]
-
-
-def own_code(*names: str) -> list[str]:
-    """Names the files behind those of ``names`` that are a user's own (``package.module:factory``)."""
-    return [_module_digest(name.partition(":")[0]) for name in names if is_factory_name(name)]
-
-
-@lru_cache(maxsize=64)
-def _module_digest(module: str) -> str:
-    """SHA-256 of its file when this process, which runs it, first asks; empty where it has none, as in a notebook."""
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # ValueError: __main__ has no spec
-        return ""
-    file = spec.origin if spec is not None else None
-    return file_digest(Path(file)) if file is not None and os.path.isfile(file) else ""
 
 
 def initial_digest(config: TrialConfig) -> str:
@@ -95,7 +82,8 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
     if config.model.weights is not None:
         # Not where they are: another file may be put there, and a copy elsewhere is the same.
         values["model"]["weights"] = initial_digest(config)
-    own = own_code(config.model.name, config.train.penalty, config.train.rewrite)
+    train = config.train
+    own = own_code(config.model.name) + own_code(train.penalty, PENALTIES) + own_code(train.rewrite, REWRITES)
     return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest(), *own])
 
 
@@ -104,7 +92,7 @@ def course_after_events(config: TrialConfig) -> list[Any]:
     if not config.is_path:
         return []
     train, prune = config.train, config.pruning
-    return [prune.start, prune.interval, train.restart, train.pace, *own_code(train.pace)]
+    return [prune.start, prune.interval, train.restart, train.pace, *own_code(train.pace, PACES)]
 
 
 def repair_of(config: TrialConfig) -> list[Any]:
@@ -116,7 +104,7 @@ def repair_of(config: TrialConfig) -> list[Any]:
     if prune is None or prune.repair == NO_REPAIR:
         return []
     seen = [prune.residual, list(prune.exclude), prune.scoring_images]
-    return [prune.repair, prune.repair_options, *seen, *own_code(prune.repair)]
+    return [prune.repair, prune.repair_options, *seen, *own_code(prune.repair, REPAIRS)]
 
 
 def stage_key(

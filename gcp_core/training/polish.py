@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +40,7 @@ from gcp_core.records.results import (
     check_same_trial,
     history_from,
     snapshot_folder,
+    start_of,
 )
 from gcp_core.schedule.clock import polish_pace
 from gcp_core.schema import polish_place
@@ -123,7 +124,8 @@ def polish(
     if done is not None:
         return done
     with threads(config.threads), assembled(config, start) as team:
-        setup = build_setup(config)
+        # Its weights are the snapshot's: what the path began with is in its record, whatever the file is now.
+        setup = replace(build_setup(config), initial=start_of(taken.manifest))
         if taken.manifest.get("data_digest") != setup.splits.digest:
             raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
         with setup.surroundings():

@@ -238,8 +238,11 @@ class State:
         found = checkpoints.newest()
         if found is None:
             return
-        check_same_start(found[0], self.setup.initial, str(checkpoints.root))
-        self.take_up(*found, str(checkpoints.root))
+        where = str(checkpoints.root)
+        # First, because another trial may well begin with another file.
+        check_same_trial(found[0], self.setup.config, where)
+        check_same_start(found[0], self.setup.initial, where)
+        self.take_up(*found, where)
 
     def take_up(self, manifest: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> None:
         """Go on from a checkpoint; as :meth:`resume`."""

@@ -1,6 +1,7 @@
 """The cache of decoded images: who finds an entry there has asked for this very set."""
 
 import builtins
+import errno
 import os
 import shutil
 import stat
@@ -14,6 +15,8 @@ from PIL import Image
 
 from gcp_core.config import DataConfig
 from gcp_core.data import load_splits
+from gcp_core.data.cache import cached
+from gcp_core.data.images import RawData
 from gcp_core.errors import DataError
 
 
@@ -141,6 +144,68 @@ def test_the_lock_of_a_colleague_need_not_be_writable(tmp_path, images, cache, m
     monkeypatch.setattr(builtins, "open", open_file)
     assert labels_of(config) == before
     assert entry.is_dir()
+
+
+def test_the_lock_is_open_to_colleagues_whatever_the_umask(tmp_path, images, cache):
+    """NFS gives a lock only to those who may write the file."""
+    before = os.umask(0o022)
+    try:
+        labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
+    finally:
+        os.umask(before)
+    (lock,) = cache.glob("*.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o666
+
+
+def raw(value: int) -> RawData:
+    """Two images of two classes, of this value, for training and for the test."""
+    pixels, labels = np.full((2, 4, 4, 1), value, np.uint8), np.arange(2)
+    return RawData.build(pixels, labels, pixels, labels)
+
+
+def refuse_locks(monkeypatch, number: int) -> None:
+    def flock(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("gcp_core.data.cache.fcntl.flock", flock)
+
+
+@pytest.mark.parametrize("number", [errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_set_is_decoded_without_a_lock_where_there_is_none_to_be_had(images, cache, monkeypatch, number):
+    """EBADF is what NFS says of a colleague's file that can only be read, the others come from systems without locks."""
+    refuse_locks(monkeypatch, number)
+    assert int(cached(images, lambda _: raw(7)).test_images.max()) == 7
+    assert int(cached(images, lambda _: pytest.fail("decoded again")).test_images.max()) == 7
+    assert len([path for path in cache.iterdir() if path.is_dir()]) == 1
+
+
+def test_any_other_failure_of_the_lock_is_told(images, monkeypatch):
+    refuse_locks(monkeypatch, errno.EIO)
+    with pytest.raises(DataError, match=r"cannot use the cache folder: .*Input/output error"):
+        cached(images, lambda _: pytest.fail("decoded"))
+
+
+def test_what_another_process_has_decoded_meanwhile_stays(images, cache, monkeypatch):
+    """Somebody may be reading it."""
+    refuse_locks(monkeypatch, errno.EBADF)
+    numbers = []
+
+    def decode(_: Path) -> RawData:
+        cached(images, lambda _: raw(1))  # the other one is faster
+        (entry,) = cache.glob("*/meta.json")
+        numbers.append(entry.parent.stat().st_ino)
+        return raw(2)
+
+    assert int(cached(images, decode).test_images.max()) == 1
+    (entry,) = (path for path in cache.iterdir() if path.is_dir())
+    assert [entry.stat().st_ino] == numbers
+
+
+def test_an_entry_without_its_last_file_is_replaced(images, cache):
+    cached(images, lambda _: raw(1))
+    (meta,) = cache.glob("*/meta.json")
+    meta.unlink()
+    assert int(cached(images, lambda _: raw(2)).test_images.max()) == 2
 
 
 def test_an_image_whose_name_is_no_utf_8_is_one_like_others(tmp_path, images):

@@ -86,6 +86,29 @@ def test_a_ratio_that_nobody_has_said_is_the_method_s_and_another_one_stays():
     assert with_method(said, "activation_density").pruning.ratio == 0.3
 
 
+def of_paths():
+    """A method of one's own that fills what a path makes of nothing, lists among it."""
+    slots = {
+        "prune.ratio_of": "units",
+        "prune.exclude": ("features.0",),
+        "prune.start": 5,
+        "train.milestones": [0.4, 0.6],
+    }
+    return Method("of_paths", "Of paths.", slots, "here", "all of it")
+
+
+def test_what_a_trial_makes_of_nothing_is_the_method_s_also_in_paths_and_lists():
+    found = with_method(PATH, f"{__name__}:of_paths")
+    assert (found.pruning.ratio_of, found.pruning.exclude) == ("units", ("features.0",))
+    assert (found.train.milestones, found.train.schedule) == ((0.4, 0.6), "cycles")
+    assert found.pruning.start == 2, "said: a path has none by itself"
+    train = TrainConfig(schedule="cycles", milestones=(0.2,))
+    said = dataclasses.replace(PATH, train=train, prune=PruneConfig(start=1, exclude=("features.3",)))
+    found = with_method(said, f"{__name__}:of_paths")
+    assert (found.pruning.start, found.pruning.exclude) == (1, ("features.3",))
+    assert found.train.milestones == (0.2,)
+
+
 def test_options_are_merged_and_those_of_another_criterion_are_not_filled():
     tree = {"prune": {"method": HERE, "options": {"order": 1}}}
     assert filled(tree, {"prune.options"})["prune"]["options"] == {"order": 1, "more": 1}
@@ -128,3 +151,20 @@ def test_a_method_that_nobody_has_filled_in_is_refused_before_training():
         check_config(by_hand)
     with pytest.raises(ConfigError, match=r"prune\.method: 'slow' is unknown"):
         check_config(dataclasses.replace(SINGLE, prune=PruneConfig(method="slow")))
+
+
+def all_are_usual():
+    slots = {"prune.ratio": 0.2, "prune.exclude": [], "train.epochs": 20}
+    return Method("all_are_usual", "Nothing that is not so anyway.", slots, "here", "all of it")
+
+
+def test_a_ratio_that_nobody_has_said_is_not_something_of_a_method():
+    config = TrialConfig(prune=PruneConfig(method="activation_density"))
+    with pytest.raises(
+        ConfigError, match=r"'activation_density' stands there, but nothing .*: prune.allocator, prune.clock"
+    ):
+        check_config(config)
+    filled_in = with_method(SINGLE, "activation_density")
+    check_config(filled_in)
+    usual = f"{__name__}:all_are_usual"
+    check_config(dataclasses.replace(SINGLE, prune=PruneConfig(method=usual)))

@@ -132,3 +132,23 @@ def test_a_trial_does_not_go_on_from_another_file_under_the_same_path(tmp_path):
         run_trial(config, checkpoint_dir=folder, latency=False)
     file.unlink()  # a finished trial needs it no more
     assert run_trial(config, checkpoint_dir=folder, latency=False).weights_sha256 == finished.weights_sha256
+
+
+def test_a_folder_with_a_trial_from_one_file_is_another_configuration_s_for_a_trial_from_another(tmp_path):
+    """Whoever is told that the file has changed would look for it in vain: it lies where it was."""
+    torch.manual_seed(0)
+    trials = []
+    for name in ("a.pt", "b.pt"):
+        torch.save(weights(), tmp_path / name)
+        trials.append(
+            TrialConfig(
+                data=DataConfig(train_images=100),
+                model=ModelConfig("vgg_tiny", 0.125, str(tmp_path / name)),
+                train=TrainConfig(epochs=2),
+                prune=None,
+            )
+        )
+    with pytest.raises(Killed):
+        run_trial(trials[0], report=killed_in(2), checkpoint_dir=tmp_path / "trial", latency=False)
+    with pytest.raises(CheckpointError, match=r"epochs: the folder holds a trial of another configuration"):
+        run_trial(trials[1], checkpoint_dir=tmp_path / "trial", latency=False)

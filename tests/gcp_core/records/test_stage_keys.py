@@ -1,18 +1,26 @@
 """Equal key => equal weights: whatever decides about a trial's weights is in the key under which they are shared."""
 
 import dataclasses
+import importlib
 import itertools
 import shutil
+import sys
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 import torch
 
+from gcp_core import slots
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
+from gcp_core.penalties import PENALTIES
 from gcp_core.pruning.surgery import apply_plan
-from gcp_core.records import stages
+from gcp_core.records import own_code
 from gcp_core.records.stages import course_after_events, repair_of, stage_key, trunk_key
+from gcp_core.repairs import REPAIRS
+from gcp_core.rewrites import REWRITES
+from gcp_core.schedule.paces import PACES
 from gcp_core.training import run_trial
 from tests.oracles.remembering import Remembering, states_in_common
 
@@ -203,27 +211,111 @@ def test_the_processor_is_in_the_key(monkeypatch):
 
 
 OWN = "own_filling:build"
+#: Slot -> what a trial is that fills it with this name.
+FILLED = {
+    "model": lambda name: dataclasses.replace(BASE, model=ModelConfig(name)),
+    "penalty": lambda name: dataclasses.replace(BASE, train=TrainConfig(penalty=name)),
+    "rewrite": lambda name: dataclasses.replace(BASE, train=TrainConfig(rewrite=name)),
+    "pace": lambda name: TrialConfig(
+        train=TrainConfig(schedule="cycles", pace=name), prune=PruneConfig(start=1)
+    ),
+    "repair": lambda name: dataclasses.replace(BASE, prune=PruneConfig(repair=name)),
+}
+
+
+@pytest.fixture
+def keys_of(tmp_path, monkeypatch):
+    """The keys of a trial whose code lies in ``tmp_path``, as another process finds them: nothing of it is imported."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def forget():
+        own_code._digest_of.cache_clear()
+        importlib.invalidate_caches()
+        for name in [name for name in sys.modules if name.startswith("own_filling")]:
+            del sys.modules[name]
+
+    def keys(config):
+        forget()
+        trunk = trunk_key(config, "data", torch.device("cpu"))
+        return [trunk, course_after_events(config), repair_of(config)]
+
+    yield keys
+    forget()
+
+
+@pytest.mark.parametrize("slot", FILLED)
+def test_the_code_that_a_user_fills_a_slot_with_is_in_the_key(slot, tmp_path, keys_of):
+    """Somebody corrects it between two runs of a sweep: what the first one shared is of the other code."""
+    keys = []
+    for number in (1, 2, 1):
+        (tmp_path / "own_filling.py").write_text(f"def build(): return {number}")
+        keys.append(keys_of(FILLED[slot](OWN)))
+    assert keys[0] == keys[2] != keys[1]
+
+
+@pytest.mark.parametrize("slot", [slot for slot in FILLED if slot != "model"])
+def test_so_is_the_code_that_an_installed_package_has_registered(slot, tmp_path, keys_of, monkeypatch):
+    group = {"penalty": "gcp_core.penalties"}.get(slot, f"gcp_core.{slot}s")
+    entries = EntryPoints([EntryPoint("mine", OWN, group)])
+    monkeypatch.setattr(slots, "entry_points", lambda group: entries.select(group=group))
+    keys = []
+    for number in (1, 2, 1):
+        (tmp_path / "own_filling.py").write_text(f"def build(): return {number}")
+        keys.append(keys_of(FILLED[slot]("mine")))
+    assert keys[0] == keys[2] != keys[1]
+
+
+#: Files of networks of one's own: ``parts`` is a folder without ``__init__.py``, as many are.
+_NETS = {
+    "own_filling_nets/__init__.py": "from own_filling_nets.resnet import build",
+    "own_filling_nets/resnet.py": "from own_filling_nets.parts.blocks import number\ndef build(): return number",
+    "own_filling_nets/parts/blocks.py": "number = 1",
+    "own_filling.py": "from own_filling_nets import build",
+}
+
+
+@pytest.mark.parametrize("name", ["own_filling_nets:build", "own_filling_nets.resnet:build", OWN])
+def test_the_code_behind_a_name_is_where_it_is_written_with_the_package_around_it(name, tmp_path, keys_of):
+    """A package may re-export what it has in other files, another module may do so once more."""
+    for file, text in _NETS.items():
+        (tmp_path / file).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / file).write_text(text)
+    config = FILLED["model"](name)
+    first = keys_of(config)
+    for file, text in _NETS.items():
+        (tmp_path / file).write_text(f"{text}  # corrected")
+        unused = file == "own_filling.py" and name != OWN
+        assert (keys_of(config) == first) == unused, file
+        (tmp_path / file).write_text(text)
+    (tmp_path / "own_filling_nets" / "notes.txt").write_text("No code.")
+    (tmp_path / "own_filling_other.py").write_text("number = 2")
+    assert keys_of(config) == first
+
+
+def test_a_file_of_a_user_s_package_that_nobody_can_read_is_no_traceback(tmp_path, keys_of):
+    """An editor's lock is a link that leads nowhere."""
+    (tmp_path / "own_filling").mkdir()
+    (tmp_path / "own_filling" / "__init__.py").write_text("def build(): return 1")
+    first = keys_of(FILLED["model"](OWN))
+    (tmp_path / "own_filling" / ".#blocks.py").symlink_to("nobody@nowhere.1")
+    assert keys_of(FILLED["model"](OWN)) == first
+    (tmp_path / "own_filling" / "blocks.py").symlink_to("nobody@nowhere.1")
+    assert keys_of(FILLED["model"](OWN)) != first
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("name", "registry"),
     [
-        dataclasses.replace(BASE, model=ModelConfig(OWN)),
-        dataclasses.replace(BASE, train=TrainConfig(penalty=OWN)),
-        dataclasses.replace(BASE, train=TrainConfig(rewrite=OWN)),
-        TrialConfig(train=TrainConfig(schedule="cycles", pace=OWN), prune=PruneConfig(start=1)),
-        dataclasses.replace(BASE, prune=PruneConfig(repair=OWN)),
+        ("resnet20", None),
+        ("gcp_core.models.vgg:build_vgg", None),
+        ("scale_and_shift", PENALTIES),
+        ("batch_whitening", REWRITES),
+        ("slow_start", PACES),
+        ("least_squares", REPAIRS),
+        ("gcp_core.penalties.norms:scale_and_shift", PENALTIES),
+        ("unknown", PENALTIES),
     ],
-    ids=["model", "penalty", "rewrite", "pace", "repair"],
 )
-def test_the_code_that_a_user_fills_a_slot_with_is_in_the_key(config, tmp_path, monkeypatch):
-    """Somebody corrects it between two runs of a sweep: what the first one shared is of the other code."""
-    monkeypatch.syspath_prepend(tmp_path)
-    keys = []
-    for text in ("number = 1", "number = 2", "number = 1"):
-        (tmp_path / "own_filling.py").write_text(text)
-        stages._module_digest.cache_clear()  # as in another process
-        trunk = trunk_key(config, "data", torch.device("cpu"))
-        keys.append([trunk, course_after_events(config), repair_of(config)])
-    stages._module_digest.cache_clear()
-    assert keys[0] == keys[2] != keys[1]
+def test_what_this_package_has_is_not_a_user_s_code(name, registry):
+    """:func:`gcp_core.records.stages.code_digest` is in every key already."""
+    assert own_code.own_code(name, registry) == []

@@ -10,6 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from gcp_core.cost.latency import threads
 from gcp_core.errors import CheckpointError, ConfigError, Diverged
+from gcp_core.models import build_model
 from gcp_core.pruning.surgery import apply_plan
 from gcp_core.records import checkpoint
 from gcp_core.records.checkpoint import STATE, WEIGHTS, load_model, plans_from, read_manifest, weights_digest
@@ -285,6 +286,29 @@ def test_a_path_that_goes_on_does_not_take_a_polished_model_for_its_snapshot(tra
 def test_the_raised_target_of_a_path_makes_no_other_polish(straight, folder):
     done = polish(path(target=0.8), source(folder), EPOCHS, checkpoint_dir=folder)
     assert done.model.weights_sha256 == straight[0].model.weights_sha256
+
+
+def test_a_polished_model_began_with_what_its_path_began_with_whatever_the_file_is_now(tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path / "weights.pt"
+    torch.save(build_model("vgg_tiny", 10, 1, 0.125).state_dict(), file)
+    config = path(model={"weights": str(file)}, target=0.2)
+    run_trial(config, checkpoint_dir=tmp_path)
+    first = checkpoint.file_digest(file)
+    torch.save(build_model("vgg_tiny", 10, 1, 0.125).state_dict(), file)
+    assert checkpoint.file_digest(file) != first
+    said = []
+
+    def saved(place):
+        said.append(read_manifest(place)["initial_sha256"])
+
+    done = polish(config, source(tmp_path, 1), 1, checkpoint_dir=tmp_path, saved=saved)
+    assert [*said, read_manifest(done.model.folder)["initial_sha256"]] == [first, first]
+    manifest = read_manifest(source(tmp_path, 1))
+    del manifest["initial_sha256"]  # as those of earlier versions
+    (source(tmp_path, 1) / "manifest.json").write_text(json.dumps(manifest))
+    done = polish(config, source(tmp_path, 1), 2, checkpoint_dir=tmp_path)
+    assert "initial_sha256" not in read_manifest(done.model.folder)
 
 
 def _weights(folder, change):
