@@ -2,10 +2,10 @@
 
     python chooser.py SPEC.json       run by search_race.py
 
-``gcp-sweep run`` until ``choose_at`` (seconds since the epoch), then Ctrl-C. ``gcp-analyze select`` names the model of the
-highest validation accuracy at or below each of the ``shares`` of the MACs, and ``gcp-sweep polish`` trains each of them on
-for ``epochs`` epochs, the smallest first. A polish runs in one process and holds the sweep, so one core rests meanwhile.
-What is not finished at the ``deadline`` is killed and does not count.
+``gcp-sweep run`` until ``choose_at`` (seconds since the epoch), then Ctrl-C. ``gcp-analyze select`` names the model of
+the highest validation accuracy at or below each of the ``shares`` of the MACs, and ``gcp-sweep polish`` trains each of
+them on for ``epochs`` epochs, the smallest first. A polish runs in one process and holds the sweep, so one core rests
+meanwhile. What is not finished at the ``deadline`` is killed and does not count.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def search(config: Path, until: float) -> None:
 
 
 def choose(folder: Path, shares: list[float]) -> list[str]:
-    """The best models at or below the shares of the MACs, the smallest first, each once; none where nothing is so small."""
+    """The best models at or below the shares of the MACs, the smallest first, each once; none where none is so small."""
     found: dict[str, float] = {}
     for share in sorted(shares):
         ask = ["select", str(folder), f"macs <= {share:.0%}", "--best", "accuracy", "--json"]

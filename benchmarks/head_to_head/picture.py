@@ -15,7 +15,12 @@ _STYLE = {
 #: The sides of a search race.
 _SEARCH = {
     "paths": {"color": "#0072B2", "linestyle": "-", "marker": "o", "label": "gcp-sweep, paths"},
-    "polished": {"color": "#CC79A7", "linestyle": "-.", "marker": "D", "label": "gcp-sweep, paths, then polish"},
+    "polished": {
+        "color": "#CC79A7",
+        "linestyle": "-.",
+        "marker": "D",
+        "label": "gcp-sweep, paths, then polish",
+    },
     "peer": {**_STYLE["peer"], "marker": "x"},
     "singles": {"color": "#009E73", "linestyle": ":", "marker": "^", "label": "gcp-sweep, single trials"},
 }

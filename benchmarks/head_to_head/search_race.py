@@ -53,7 +53,8 @@ IMPORTANCE = ["l1", "magnitude", "taylor"]
 EPOCHS, UNTIL, INTERVALS = [12, 18, 30], [0.4, 0.67], [1, 2, 3, 4]
 TARGET = {"low": 0.3, "high": 0.95, "step": 0.05}
 MIN_SHARE = 0.03
-#: ``polished``: part of the time after which models are chosen, at which shares of the MACs, and how long they are trained on.
+#: ``polished``: part of the time after which models are chosen, at which shares of the MACs, and for how many epochs they
+#: are trained on.
 CHOOSE_AFTER, CHOSEN, POLISH, SMOKE_POLISH = 5 / 9, [0.1, 0.2, 0.35, 0.5, 0.7], 12, 1
 #: More than fit into the time.
 TRIALS = 1000
@@ -118,7 +119,12 @@ def spec_of(options: argparse.Namespace, place: Path) -> dict[str, Any]:
 def chooser_spec(options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """What ``polished`` does besides the sweep."""
     epochs = SMOKE_POLISH if options.smoke else POLISH
-    return {"config": str(place / "ours.yaml"), "folder": str(place / "ours"), "shares": CHOSEN, "epochs": epochs}
+    return {
+        "config": str(place / "ours.yaml"),
+        "folder": str(place / "ours"),
+        "shares": CHOSEN,
+        "epochs": epochs,
+    }
 
 
 def space_of(smoke: bool) -> dict[str, list[Any]]:
@@ -261,9 +267,7 @@ def path_steps(models: Sequence[dict[str, Any]]) -> Iterator[Step]:
         yield Step(one["seconds"], cost, model)
 
 
-def polish_steps(
-    polished: Sequence[dict[str, Any]], models: Sequence[dict[str, Any]]
-) -> Iterator[Step]:
+def polish_steps(polished: Sequence[dict[str, Any]], models: Sequence[dict[str, Any]]) -> Iterator[Step]:
     """A polished model has cost what it has cost more than the snapshot that it was."""
     before = {(one["trial"], one["level"]): one["train_cost"] for one in models}
     for one in polished:
