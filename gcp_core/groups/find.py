@@ -21,6 +21,7 @@ from gcp_core.groups.join_ops import JOIN_HANDLERS, default
 from gcp_core.groups.labels import MacTerm
 from gcp_core.groups.layer_ops import LAYER_HANDLERS
 from gcp_core.groups.shape_ops import SHAPE_HANDLERS
+from gcp_core.groups.size_ops import SIZE_HANDLERS
 from gcp_core.groups.structure import (
     INPUTS,
     Attribute,
@@ -36,7 +37,7 @@ from gcp_core.groups.trace import Tracer
 from gcp_core.scatter import can_scatter
 
 _log = logging.getLogger(__name__)
-_HANDLERS = {**JOIN_HANDLERS, **SHAPE_HANDLERS, **LAYER_HANDLERS}
+_HANDLERS = {**JOIN_HANDLERS, **SHAPE_HANDLERS, **SIZE_HANDLERS, **LAYER_HANDLERS}
 _MODES = ("coupled", "scatter", "inner")
 
 
@@ -158,7 +159,7 @@ def _freeze_scatters_that_cannot_be(tracer: Tracer) -> None:
 
 
 def _freeze_what_nobody_reads(tracer: Tracer) -> None:
-    """Channels that end in nothing: a scripted function or an extension reads them, which the trace does not see."""
+    """Channels that end in nothing: a kernel reads them, of which not even a tensor operation is seen."""
     readers: dict[int, set[str]] = {}
     makers: dict[int, set[str]] = {}
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcp_core.groups.labels import Label, compressed
+from gcp_core.groups.size_ops import places, stays_as_wide
 from gcp_core.groups.trace import Handler, Tracer, operation_name, tensors_in
 
 _Func = Callable[..., Any]
@@ -72,9 +73,11 @@ _ZERO_MOVES = (
 )
 #: Results that carry no channel values.
 _NO_VALUES = (
-    *("new_tensor", "dim", "numel", "stride", "get:dtype", "get:device", "is_contiguous"),
+    *("new_tensor", "dim", "stride", "get:dtype", "get:device", "is_contiguous"),
     "is_floating_point",
 )
+#: Ways out of the trace.
+_LEAVE = ("numpy", "__array__", "tolist", "data_ptr", "__dlpack__")
 #: New tensors as wide as a given one, or as wide as the arguments say.
 _LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "randint_like")
 _NEW = ("new_zeros", "new_ones", "new_empty", "new_full")
@@ -93,6 +96,8 @@ _CONTRACTIONS = (
 )
 #: Why channels stay whose number is a size of a new tensor.
 _COUNTS = "{} makes a tensor with their number"
+#: The same of a number that is no size.
+_USES = "{} uses their number as a value"
 
 
 def default(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
@@ -123,10 +128,20 @@ def _no_values(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any
     return func(*args, **kwargs)
 
 
+def _leave(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
+    """Values that go where no operation is seen any more: into NumPy, into a list, into a kernel of one's own."""
+    label = tracer.label(_first(args, kwargs))
+    if label is not None:
+        tracer.consume(label)
+        tracer.freeze(label, f"{operation_name(func)} takes its values away")
+    return func(*args, **kwargs)
+
+
 def _like(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     """No values of the channels, but a place for each: it goes when the channel goes."""
     label = tracer.label(_first(args, kwargs))
     out = func(*args, **kwargs)
+    tracer.freeze_counted([args[1:], kwargs], _USES.format(operation_name(func)))
     if label is None:
         return out
     return tracer.attach(out, Label(label.ids, zero=operation_name(func) == "zeros_like"))
@@ -142,6 +157,7 @@ def _zero_stays(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> An
     x = _first(args, kwargs)
     label = tracer.label(x)
     out = func(*args, **kwargs)
+    tracer.freeze_counted([args[1:], kwargs], _USES.format(operation_name(func)))
     if label is None:
         tracer.derive(out, x)
     return tracer.attach(out, label) if isinstance(out, Tensor) else out
@@ -151,6 +167,7 @@ def _zero_moves(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> An
     x = _first(args, kwargs)
     label = tracer.label(x)
     out = func(*args, **kwargs)
+    tracer.freeze_counted([args[1:], kwargs], _USES.format(operation_name(func)))
     if label is None:
         tracer.derive(out, x)
     else:
@@ -180,7 +197,7 @@ def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     a, b = tracer.label(left), tracer.label(right)
     shapes = [tuple(v.shape) if isinstance(v, Tensor) else () for v in (left, right)]
     out = func(*args, **kwargs)
-    tracer.freeze_counted([left, right], f"{name} uses their number as a value")
+    tracer.freeze_counted([args, kwargs], _USES.format(name))
     if a is not None:
         a = _aligned(tracer, a, shapes[0], out.shape)
     if b is not None:
@@ -273,7 +290,8 @@ def _with_constant(tracer: Tracer, label: Label, other: Any, name: str, rank: in
             if own < 0 or other.shape[own] == 1:
                 continue
             axes = tracer.source_axes(other, own)
-            if not axes or len(label.varying()) > 1:
+            wide = [stays_as_wide(tracer, places(label.ids, dim), n, "view") for n in tracer.settle(other)]
+            if not axes or not all(wide) or len(label.varying()) > 1:
                 tracer.consume(label)
                 tracer.freeze(label, f"{name} joins it with channels that are never removed")
                 return None
@@ -322,6 +340,7 @@ JOIN_HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(_ZERO_STAYS, _zero_stays),
     **dict.fromkeys(_ZERO_MOVES, _zero_moves),
     **dict.fromkeys(_NO_VALUES, _no_values),
+    **dict.fromkeys(_LEAVE, _leave),
     **dict.fromkeys(_LIKE, _like),
     **dict.fromkeys(_NEW, _new),
     **dict.fromkeys(

@@ -7,7 +7,6 @@ constants). Labels travel beside activations; joins merge atoms (union-find) and
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
 
 import numpy as np
 import torch
@@ -111,73 +110,6 @@ def compressed(ids: Tensor) -> Tensor:
             if ids.stride(dim) == 0 or torch.equal(first.expand_as(ids), ids):
                 ids = first
     return ids
-
-
-class Counted(int):
-    """A size that was read from an activation; ``of``: the labels whose channels it counts (none: a batch, positions)."""
-
-    of: tuple[Label, ...]
-
-    def __new__(cls, value: int = 0, of: tuple[Label, ...] = ()) -> Self:
-        self = super().__new__(cls, value)
-        self.of = of
-        return self
-
-    def __add__(self, other: Any) -> Any:
-        return _counted(self, other, int.__add__)
-
-    def __sub__(self, other: Any) -> Any:
-        return _counted(self, other, int.__sub__)
-
-    def __mul__(self, other: Any) -> Any:
-        return _counted(self, other, int.__mul__)
-
-    def __floordiv__(self, other: Any) -> Any:
-        return _counted(self, other, int.__floordiv__)
-
-    def __rsub__(self, other: Any) -> Any:
-        return _rest(self, other, int.__rsub__)
-
-    def __rfloordiv__(self, other: Any) -> Any:
-        return _rest(self, other, int.__rfloordiv__)
-
-    def __neg__(self) -> Any:
-        return Rest(-int(self), self.of)
-
-    __radd__ = __add__
-    __rmul__ = __mul__
-
-
-class Dynamic(Counted):
-    """A size read from an activation, or computed from one: it follows when channels go, a literal does not."""
-
-
-class Rest(Counted):
-    """What a literal size leaves beside channels: it grows when they go."""
-
-
-def _counted(left: Counted, right: Any, operation: Any) -> Any:
-    if not isinstance(right, int):
-        return NotImplemented
-    kind = Rest if isinstance(left, Rest) or isinstance(right, Rest) else Dynamic
-    return kind(operation(int(left), int(right)), left.of + (right.of if isinstance(right, Counted) else ()))
-
-
-def _rest(size: Counted, literal: Any, operation: Any) -> Any:
-    return Rest(operation(int(size), int(literal)), size.of) if isinstance(literal, int) else NotImplemented
-
-
-def counted_in(value: Any) -> list[Label]:
-    """The labels whose channels are counted by the sizes in nested tuples, lists, dicts and slices."""
-    if isinstance(value, Counted):
-        return list(value.of)
-    if isinstance(value, slice):
-        value = [value.start, value.stop, value.step]
-    if isinstance(value, dict):
-        value = list(value.values())
-    if isinstance(value, (list, tuple)):
-        return [label for item in value for label in counted_in(item)]
-    return []
 
 
 @dataclass

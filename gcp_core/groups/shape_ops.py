@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from gcp_core.groups.labels import Dynamic, Label, compressed, counted_in
+from gcp_core.groups.counted import counted_in
+from gcp_core.groups.labels import Label, compressed
+from gcp_core.groups.size_ops import TAKES, follows, keeps_order, places, stays_as_wide
 from gcp_core.groups.trace import Handler, Tracer, operation_name
-
-_TAKES = "{} takes their number as a size of something else"
 
 
 class _Call(NamedTuple):
@@ -61,10 +61,11 @@ def _labelled(rule: Callable[[Tracer, _Call], Any]) -> Handler:
         label = tracer.label(x)
         if x is None or label is None:
             out = func(*args, **kwargs)
-            if isinstance(x, Tensor) and _keeps_order(operation_name(func), args, out):
-                tracer.derive(out, x)
+            read = keeps_order(operation_name(func), args, out) if isinstance(x, Tensor) else None
+            if isinstance(x, Tensor) and read is not None:
+                tracer.derive(out, x, sizes=read)
             if not tracer.sources(out):
-                tracer.freeze_counted([args[1:], kwargs], _TAKES.format(operation_name(func)))
+                tracer.freeze_counted([args[1:], kwargs], TAKES.format(operation_name(func)))
             return out
         shape = x.shape
         call = _Call(func, args, kwargs, label, shape, func(*args, **kwargs))
@@ -74,54 +75,6 @@ def _labelled(rule: Callable[[Tracer, _Call], Any]) -> Handler:
     return handler
 
 
-def _keeps_order(operation: str, args: tuple[Any, ...], out: Any) -> bool:
-    """Whether a vector among sizes of 1 is the same one afterwards, and would be if it were shorter."""
-    if operation in ("view", "reshape"):
-        sizes = args[1] if len(args) == 2 and isinstance(args[1], (tuple, list)) else args[1:]
-        long = [d for d, size in enumerate(out.shape) if size != 1]
-        return len(sizes) == out.dim() and all(_follows(sizes[d]) for d in long)
-    if operation == "getitem":
-        index = args[1] if isinstance(args[1], tuple) else (args[1],)
-        return all(
-            part is None or part is Ellipsis or (isinstance(part, slice) and part == slice(None))
-            for part in index
-        )
-    return operation in ("unsqueeze", "squeeze", "flatten", "permute", "transpose", "swapaxes", "movedim")
-
-
-def _follows(size: Any) -> bool:
-    return isinstance(size, Dynamic) or (isinstance(size, int) and size == -1)
-
-
-def _counts(tracer: Tracer, label: Label, size: Any) -> bool:
-    """Whether ``size`` counts channels of ``label``, and no others: it follows when they go."""
-    counted = [other.atoms() for other in counted_in(size)]
-    if not isinstance(size, Dynamic) or not counted:
-        return False
-    return tracer.atoms.classes(np.concatenate(counted)) == tracer.atoms.classes(label.atoms())
-
-
-def _stays_as_wide(tracer: Tracer, label: Label, own: np.ndarray | None, size: Any, name: str) -> bool:
-    """Whether ``size`` will fit a dimension with the atoms ``own`` (a vector) after any cut; None = more than a vector.
-
-    It does if it counts the channels of ``label`` themselves. Where it counts as many channels of another activation, the
-    two are tied one by one; where that cannot be, what it counts is never removed.
-    """
-    if isinstance(size, int) and int(size) == -1:
-        return True
-    if _counts(tracer, label, size):
-        return True
-    counted = counted_in(size)
-    if own is not None and isinstance(size, Dynamic) and len(counted) == 1:
-        other = counted[0].atoms()
-        if len(other) == len(own) == int(size):
-            reason = f"{name} gives it as many channels as some that are never removed"
-            tracer.atoms.merge(other, own, reason)
-            return True
-    tracer.freeze_counted(size, _TAKES.format(name))
-    return False
-
-
 def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:
     """Freeze what the operation read; its result carries no label."""
     tracer.consume(call.label)
@@ -129,34 +82,10 @@ def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:
     return tracer.attach(call.out, None) if isinstance(call.out, Tensor) else call.out
 
 
-def _size(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``x.shape`` and ``x.size()`` of a labelled value give sizes that are known to follow it."""
-    out = func(*args, **kwargs)
-    label = tracer.label(args[0] if args else kwargs.get("input"))
-    if label is None:
-        return out
-    rank, varying = label.ids.dim(), label.varying()
-
-    def followed(size: int, dim: int) -> Dynamic:
-        return Dynamic(size, (label,) if dim % rank in varying else ())
-
-    if isinstance(out, int):
-        return followed(out, args[1] if len(args) > 1 else kwargs["dim"])
-    return torch.Size([followed(size, dim) for dim, size in enumerate(out)])
-
-
-def _length(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """``len(x)``: a plain number, which nobody can follow where it counts channels."""
-    label = tracer.label(args[0])
-    if label is not None and 0 in label.varying():
-        tracer.consume(label)
-        tracer.freeze(label, "len counts them")
-    return func(*args, **kwargs)
-
-
 @_labelled
 def _spatial(tracer: Tracer, call: _Call) -> Any:
     """Pools and resampling work inside each channel, as long as dimension 1 is the only one with labels."""
+    tracer.freeze_counted([call.args[1:], call.kwargs], TAKES.format(operation_name(call.func)))
     if any(dim > 1 for dim in call.label.varying()) or not isinstance(call.out, Tensor):
         return _lost(
             tracer, call, f"{call.func.__name__} over a dimension that holds channels, or with indices"
@@ -191,23 +120,43 @@ def _move(tracer: Tracer, call: _Call) -> Any:
     for tensor, ids in results:
         tracer.attach(tensor, label.with_ids(ids))
     fewer = any(len(np.unique(compressed(ids).numpy())) < len(before) for _, ids in results)
+    _tie_bounds(tracer, call)
     if fewer or _numbered(tracer, call) & set(label.varying()):
         tracer.consume(label)
         tracer.freeze(label, f"{operation_name(call.func)} picks channels at fixed positions")
     return out
 
 
+def _parts(call: _Call) -> list[tuple[int, Any]]:
+    """What the operation takes of each dimension; ``narrow`` is a slice."""
+    name, rank = operation_name(call.func), len(call.shape)
+    if name == "getitem":
+        return _indexed(call.args[1], rank)
+    if name == "narrow":
+        start = call.argument(2, "start")
+        return [(call.argument(1, "dim") % rank, slice(start, start + call.argument(3, "length")))]
+    return [(0, [call.args[1:], call.kwargs])]
+
+
+def _tie_bounds(tracer: Tracer, call: _Call) -> None:
+    """Channels that a bound counts go with those up to it, or they stay."""
+    name, label = operation_name(call.func), call.label
+    for dim, part in _parts(call):
+        first = isinstance(part, slice) and part.start in (None, 0) and part.step in (None, 1)
+        counted = counted_in(part.stop) if first and not counted_in([part.start, part.step]) else []
+        if counted and part.stop >= 0 and dim in label.varying():
+            stays_as_wide(tracer, places(label.ids, dim)[: part.stop], part.stop, name)
+        else:
+            tracer.freeze_counted(part, TAKES.format(name))
+
+
 def _numbered(tracer: Tracer, call: _Call) -> set[int]:
     """Dimensions whose elements the operation names by number: after a cut these would be others."""
     rank, name = len(call.shape), operation_name(call.func)
-    if name == "getitem":
-        return _indexed(call.args[1], rank)
+    if name in ("getitem", "narrow"):
+        return {dim for dim, part in _parts(call) if _at_number(tracer, call, dim, part)}
     if name == "index_select":
         return {call.argument(1, "dim") % rank}
-    if name == "narrow":
-        dim = call.argument(1, "dim") % rank
-        whole = call.out.shape[dim] == call.shape[dim]
-        return set() if whole and _counts(tracer, call.label, call.argument(3, "length")) else {dim}
     if name == "roll":
         dims = call.argument(2, "dims", ())
         dims = dims if isinstance(dims, (tuple, list)) else (dims,)
@@ -215,17 +164,30 @@ def _numbered(tracer: Tracer, call: _Call) -> set[int]:
     return set()
 
 
-def _indexed(index: Any, rank: int) -> set[int]:
-    """Dimensions that an index has a tensor or a list for."""
+def _at_number(tracer: Tracer, call: _Call, dim: int, part: Any) -> bool:
+    """Whether a part of an index is a tensor or a list, or a slice whose bounds stand elsewhere after a cut."""
+    if not isinstance(part, slice) or dim not in call.label.varying():
+        return isinstance(part, (Tensor, list, np.ndarray))
+    own = places(call.label.ids, dim)
+    for bound in (bound for bound in (part.start, part.stop) if bound is not None):
+        number = bound if isinstance(bound, int) else int(bound)
+        # A slice may end behind the last channel, narrow may not.
+        inside = abs(number) < len(own) or operation_name(call.func) == "narrow"
+        if inside and not follows(tracer, own[:number] if number >= 0 else own[number:], max(number, 0)):
+            return True
+    return False
+
+
+def _indexed(index: Any, rank: int) -> list[tuple[int, Any]]:
+    """(dimension, part of the index) for each dimension that a part stands for."""
     parts = index if isinstance(index, tuple) else (index,)
     taken = [_dims_taken(part) for part in parts]
-    found: set[int] = set()
+    found: list[tuple[int, Any]] = []
     dim = 0
     for place, part in enumerate(parts):
         if part is Ellipsis:
             dim = rank - sum(taken[place + 1 :])
-        elif isinstance(part, (Tensor, list, np.ndarray)):
-            found |= set(range(dim, dim + taken[place]))
+        found += [(d, part) for d in range(dim, dim + taken[place])]
         dim += taken[place]
     return found
 
@@ -253,8 +215,8 @@ def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: tuple[Any, ...]) -
     fixed = [d for d in varying if not counted_in(sizes[d]) and int(sizes[d]) != -1]
     free = [d for d in varying if d not in fixed]
     for d, size in enumerate(sizes):
-        if d not in varying and not _counts(tracer, label, size):
-            tracer.freeze_counted(size, _TAKES.format("view"))
+        if d not in varying:
+            tracer.freeze_counted(size, TAKES.format("view"))
     if len(free) == 1:
         # Rows of fixed number, columns that may shrink: a column goes in every row at once (channel shuffle).
         row = new.ids
@@ -264,47 +226,42 @@ def _viewed(tracer: Tracer, label: Label, ids: Tensor, sizes: tuple[Any, ...]) -
                 first.numpy(), new.ids.numpy(), "it is viewed beside channels that are never removed"
             )
             row = row.narrow(dim, 0, 1)
-        if _stays_as_wide(tracer, label, row.reshape(-1).numpy(), sizes[free[0]], "view"):
+        if stays_as_wide(tracer, places(row, free[0]), sizes[free[0]], "view"):
             return new
     elif not varying:
         return new
     tracer.consume(new)
-    for d in free:
-        _stays_as_wide(tracer, label, None, sizes[d], "view")
     fixed_sizes = " x ".join(str(int(sizes[d])) for d in fixed) or "several sizes"
     tracer.freeze(new, f"it is reshaped to the fixed size {fixed_sizes}")
+    tracer.freeze_counted([sizes[d] for d in free], TAKES.format("view"))
     return new
 
 
 @_labelled
 def _chunk(tracer: Tracer, call: _Call) -> Any:
     """Equal parts along the channels stay equal if the same position goes in each of them."""
-    out, label = call.out, call.label
+    out, label, name = call.out, call.label, operation_name(call.func)
     given = call.args[1] if len(call.args) > 1 else _number_of_parts(call.kwargs)
     dim = call.argument(2, "dim", 0) % len(call.shape)
     parts = call.on_labels()
     for tensor, ids in zip(out, parts, strict=True):
         tracer.attach(tensor, label.with_ids(ids))
-    if dim not in label.varying() or len(out) == 1:
+    if isinstance(given, (tuple, list)) and len(given) == 1 and counted_in(given):
+        given = given[0]
+    sized = name == "split" and isinstance(given, int) and bool(counted_in(given))
+    if name == "chunk" or dim not in label.varying():
+        tracer.freeze_counted(given, TAKES.format(name))
+    if dim not in label.varying() or (len(out) == 1 and isinstance(given, int) and not sized):
         return out
-    equal = len({tuple(p.shape) for p in parts}) == 1
-    follows = call.func.__name__ == "chunk" or (equal and _part_follows(tracer, label, parts[0], given))
-    if not follows or not equal:
-        tracer.freeze_counted(given, _TAKES.format(call.func.__name__))
-        return _lost(tracer, call, f"{call.func.__name__} cuts its channels at fixed positions")
-    for part in parts[1:]:
-        first, other = torch.broadcast_tensors(compressed(parts[0]), compressed(part))
-        tracer.atoms.merge(
-            first.numpy(), other.numpy(), "its other half holds channels that are never removed"
-        )
-    return out
-
-
-def _part_follows(tracer: Tracer, label: Label, part: Tensor, size: Any) -> bool:
-    """Whether the size of a part shrinks as the parts do."""
-    own = compressed(part)
-    vector = own.reshape(-1).numpy() if own.numel() == max(own.shape) else None
-    return isinstance(size, Dynamic) and _stays_as_wide(tracer, label, vector, size, "split")
+    if (sized or name == "chunk") and len({tuple(p.shape) for p in parts}) == 1:
+        for part in parts[1:]:
+            first, other = torch.broadcast_tensors(compressed(parts[0]), compressed(part))
+            reason = "its other half holds channels that are never removed"
+            tracer.atoms.merge(first.numpy(), other.numpy(), reason)
+        if not sized or stays_as_wide(tracer, places(compressed(parts[0]), dim), given, name):
+            return out
+    tracer.freeze_counted(given, TAKES.format(name))
+    return _lost(tracer, call, f"{name} cuts its channels at fixed positions")
 
 
 def _number_of_parts(kwargs: dict[str, Any]) -> Any:
@@ -375,8 +332,7 @@ def _fits(tracer: Tracer, call: _Call, new: Label) -> bool:
         tracer.atoms.merge(left.numpy(), right.numpy(), reason)
         return True
     sizes = call.sizes()
-    own = new.atoms() if len(varying) == 1 else None
-    kept = [_stays_as_wide(tracer, call.label, own, sizes[d], "expand") for d in varying]
+    kept = [stays_as_wide(tracer, places(new.ids, d), sizes[d], "expand") for d in varying]
     return all(kept)
 
 
@@ -395,7 +351,5 @@ SHAPE_HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(("view", "reshape"), _view),
     **dict.fromkeys(("chunk", "split"), _chunk),
     **dict.fromkeys(("expand", "expand_as"), _expand),
-    **dict.fromkeys(("size", "get:shape"), _size),
-    "__len__": _length,
     "pad": _pad,
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
 
@@ -10,12 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcp_core.errors import ModelError
-from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer, counted_in
+from gcp_core.groups.counted import Counted, counted_in, unfollowed
+from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer
 
 _LABEL = "_gcp_label"
 _SOURCES = "_gcp_sources"
+_READ = "_gcp_read"
 
 Handler = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
@@ -55,6 +58,10 @@ class Tracer(TorchFunctionMode):
         self.contractions: set[str] = set()
         self.touched: set[str] = set()
         self._seen: set[str] = set()
+        #: Sizes by which a registered tensor was viewed that has met no channels yet, by their identity.
+        self._loose: dict[int, Counted] = {}
+        #: What the handler that runs was given: it answers for what happens to these below it.
+        self._handled: set[int] = set()
         self._handlers = handlers
         self._default = default
         self.modules = dict(model.named_modules())
@@ -68,9 +75,13 @@ class Tracer(TorchFunctionMode):
         Raises:
             ModelError: no tensor is found in the output.
         """
-        self._seen = set()
-        with torch.no_grad(), self:
+        self._seen, self._loose = set(), {}
+        with torch.no_grad(), unfollowed() as values, _Below(self), self:
             output = model(image)
+        for counted in values:
+            self.freeze(counted, "their number is used as a value")
+        for size in self._loose.values():
+            self.freeze_counted(size, "view takes their number as a size of something else")
         found = tensors_in(output)
         if not found:
             hint = "return tensors, or lists, tuples, dicts or data classes of them"
@@ -84,7 +95,19 @@ class Tracer(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         handler = self._handlers.get(operation_name(func), self._default)
-        return handler(self, func, args, kwargs or {})
+        before, self._handled = self._handled, {id(tensor) for tensor in tensors_in([args, kwargs])}
+        try:
+            return handler(self, func, args, kwargs or {})
+        finally:
+            self._handled = before
+
+    def below(self, values: Any) -> None:
+        """An operation ran on tensors in ``values``: by whatever function was called, or by none that is seen."""
+        for tensor in tensors_in(values):
+            label = self.label(tensor)
+            if label is not None and id(tensor) not in self._handled:
+                self.consume(label)
+                self.freeze(label, "an operation that is not seen reads it (is it scripted?)")
 
     def label(self, value: Any) -> Label | None:
         """The label that travels with ``value``, or None (constants, the image)."""
@@ -105,10 +128,11 @@ class Tracer(TorchFunctionMode):
         name = self.name(tensor)
         return getattr(tensor, _SOURCES, ()) if name is None else (name,)
 
-    def derive(self, result: Any, *parts: Tensor) -> None:
+    def derive(self, result: Any, *parts: Tensor, sizes: Sequence[Counted] = ()) -> None:
         """``result`` was computed from ``parts`` element by element, in their order: it loses what they lose.
 
         Nothing is noted if a part is not made of registered tensors, or if its elements are repeated in the result.
+        ``sizes`` were read from activations and gave it its shape: they have to lose as much (see :meth:`settle`).
         """
         names = tuple(dict.fromkeys(name for part in parts for name in self.sources(part)))
         new = isinstance(result, Tensor) and self.name(result) is None
@@ -116,6 +140,17 @@ class Tracer(TorchFunctionMode):
             return
         if all(_axes(self._shapes[name], tuple(result.shape)) is not None for name in names):
             setattr(result, _SOURCES, names)
+            read = (*sizes, *(size for part in parts for size in getattr(part, _READ, ())))
+            if read:
+                setattr(result, _READ, read)
+                self._loose.update({id(size): size for size in sizes})
+
+    def settle(self, tensor: Tensor) -> tuple[Counted, ...]:
+        """Sizes that gave a derived tensor its shape, now that it meets channels that can be held against them."""
+        read: tuple[Counted, ...] = getattr(tensor, _READ, ())
+        for size in read:
+            self._loose.pop(id(size), None)
+        return read
 
     def source_axes(self, tensor: Any, dim: int) -> list[tuple[str, int]]:
         """(registered tensor, its dimension) that follow dimension ``dim`` of ``tensor``; empty if none is known."""
@@ -190,6 +225,18 @@ class Tracer(TorchFunctionMode):
     def attribute(self, module: str, name: str, atoms: np.ndarray, per: int = 1) -> None:
         """``module.name`` = living atoms / ``per``."""
         self.attributes.setdefault((module, name), (atoms, per))
+
+
+class _Below(TorchDispatchMode):
+    """Shows a tracer what runs below Python's functions too: scripted functions, extensions."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        super().__init__()
+        self._tracer = tracer
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self._tracer.below([args, kwargs])
+        return func(*args, **(kwargs or {}))
 
 
 def _axes(source: tuple[int, ...], result: tuple[int, ...]) -> dict[int, int] | None:

@@ -14,7 +14,6 @@ from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
-from tests.oracles import small_nets
 from tests.oracles.gated_inputs import zero_columns
 from tests.oracles.nets import images, own_net, random_scores
 
@@ -210,25 +209,6 @@ def test_logits_stay_in_whatever_they_are_returned(wrap):
     groups = find_groups(Returns(wrap), X)
     assert [g.name for g in groups.groups] == ["conv"]
     assert groups.frozen == {"fc": "its channels are the model's output"}
-
-
-class Unseen(small_nets.Net):
-    """An activation as a scripted function: the trace sees nothing of it."""
-
-    def __init__(self):
-        super().__init__(6, mid=small_nets.block(8, 7), out=small_nets.block(7, 6))
-
-    def body(self, x):
-        y = self.mid(x)
-        with torch._C.DisableTorchFunction():
-            y = torch.nn.functional.silu(y)
-        return self.out(y)
-
-
-def test_channels_that_nobody_is_seen_to_read_stay():
-    groups = find_groups(Unseen().double(), images(size=8))
-    assert [g.name for g in groups.groups] == ["stem.0", "out.0"]
-    assert groups.frozen["mid.0"] == "no layer is seen to read it (is it scripted?)"
 
 
 def broken(value):

@@ -64,6 +64,14 @@ def test_a_view_ties_channel_i_to_channel_i():
         (size_nets.Regrouped, "mid.0", "it is reshaped to the fixed size several sizes"),
         (size_nets.UnknownViewed, "stem.0", "view takes their number as a size of something else"),
         (size_nets.AsksForChannels, "mid.0", "len counts them"),
+        (size_nets.Scaled, "mid.0", "mul uses their number as a value"),
+        (size_nets.ScaledByARoot, "mid.0", "their number is used as a value"),
+        (size_nets.ScaledInside, "mid.0", "hardtanh uses their number as a value"),
+        (size_nets.PixelsToAWidth, "stem.0", "getitem takes their number as a size of something else"),
+        (size_nets.TwiceAndAHalf, "mid.0", "getitem picks channels at fixed positions"),
+        (size_nets.SplitLessEight, "mid.0", "split takes their number as a size of something else"),
+        (size_nets.GainOfPixels, "mid.0", "mul joins it with channels that are never removed"),
+        (size_nets.GainOfNobody, "stem.0", "view takes their number as a size of something else"),
     ],
 )
 def test_what_cannot_follow_says_why(kind, layer, reason):
