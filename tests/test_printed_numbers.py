@@ -102,6 +102,22 @@ def test_the_table_of_one_path_says_what_was_recorded():
         assert cells == [re.sub(r"\b0\.", ".", cell) for cell in printed]
 
 
+def test_the_table_of_the_search_of_45_minutes_says_what_was_recorded():
+    sides, table = record("search_race")["sides"], rows("A search of 45 minutes")
+    assert [name for name, *_ in table] == ["paths", "paths, then polish", "peer"]
+    for name, *cells in table:
+        side = sides["polished" if name.endswith("polish") else name]
+        accuracies = [
+            " (".join(f"{side[f'{kind} accuracy at {share}% of the MACs']:.1f}" for kind in ("val", "test"))
+            for share in (50, 35, 20, 10)
+        ]
+        volumes = [
+            f"{side[f'hypervolume, {anchor}']:.3f}".lstrip("0") for anchor in ("from chance", "usable")
+        ]
+        counts = [str(side["models"]), f"{side['training cost']:.0f}"]
+        assert cells == [*(f"{both})" for both in accuracies), *volumes, *counts]
+
+
 @pytest.mark.parametrize(("row", "single"), SINGLES.items())
 def test_the_table_of_what_one_size_costs_says_what_was_recorded(row, single):
     recorded = record("study_epochs")

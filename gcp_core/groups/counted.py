@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,11 +10,15 @@ from contextvars import ContextVar
 from typing import Any, Self
 
 import numpy as np
+import torch
 
 from gcp_core.groups.labels import Label
 
 #: A label and one of its dimensions -> by how much that dimension falls, one number for each way to cut.
 Losses = Callable[[Label, int], np.ndarray]
+
+#: Operations that a number remembers at most: a module that counts its calls would remember them all.
+_DEEPEST = 50
 
 _unfollowed: ContextVar[list[Label] | None] = ContextVar("gcp_unfollowed", default=None)
 
@@ -32,7 +37,8 @@ def unfollowed() -> Iterator[list[Label]]:
 class _Number:
     """Arithmetic whose results still know what they count.
 
-    A literal float on the left (``0.5 * c``) is not seen: Python asks a float before it asks an int.
+    Not seen are a literal float on the left (``0.5 * c``: Python asks a float before it asks an int), ``int(c)``,
+    ``math.log(c)`` and ``math.sqrt(c / 2)``, which read the number without asking it.
     """
 
     of: tuple[Label, ...]
@@ -99,9 +105,11 @@ class Counted(_Number, int):
         of: the labels whose channels it counts (none: a batch, positions).
         dim: of a size that was read: the dimension of its label.
         made: of one that was computed: the operation's name and its two operands.
+        depth: how many operations it is away from the sizes that were read.
     """
 
     dim: int
+    depth: int
     made: tuple[str, Any, Any] | None
 
     def __new__(
@@ -112,7 +120,11 @@ class Counted(_Number, int):
         made: tuple[str, Any, Any] | None = None,
     ) -> Self:
         self = super().__new__(cls, value)
-        self.of, self.dim, self.made = of, dim, made
+        self.of, self.dim, self.made, self.depth = of, dim, made, 0
+        if made is not None:
+            self.depth = 1 + max(getattr(part, "depth", 0) for part in made[1:])
+            if self.depth > _DEEPEST:
+                self.made, self.depth = ("forgotten", 0, 0), 1
         return self
 
     def __float__(self) -> float:
@@ -162,10 +174,41 @@ def _result(name: str, left: Any, right: Any) -> Any:
     if not isinstance(left, (int, float)) or not isinstance(right, (int, float)):
         return NotImplemented
     value = getattr(operator, name)(_plain(left), _plain(right))
-    of = tuple(counted_in([left, right]))
+    if name in ("floordiv", "truediv"):
+        left, right = _reduced(left, right)
+    of = tuple({id(label): label for label in counted_in([left, right])}.values())
     if isinstance(value, int):
-        return Counted(value, of, made=(name, left, right))
+        return Counted(value, of, made=(name, left, right) if of else None)
     return CountedFloat(value, of) if isinstance(value, float) else value
+
+
+def _reduced(left: Any, right: Any) -> tuple[Any, Any]:
+    """A fraction without the sizes that stand above and below: ``n * c * h * w / (n * c)`` counts no channels."""
+    above, below = _factors(left), []
+    for one in _factors(right):
+        place = next((place for place, other in enumerate(above) if _same(one, other)), None)
+        if place is None:
+            below.append(one)
+        else:
+            del above[place]
+    if len(above) == len(_factors(left)):
+        return left, right
+    return functools.reduce(operator.mul, above, 1), functools.reduce(operator.mul, below, 1)
+
+
+def _factors(value: Any) -> list[Any]:
+    if isinstance(value, Counted) and value.made is not None and value.made[0] == "mul":
+        return [factor for part in value.made[1:] for factor in _factors(part)]
+    return [value]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether both are the same dimension of the same channels."""
+    if not (isinstance(one, Counted) and isinstance(other, Counted) and one.of and other.of):
+        return False
+    if one.made is not None or other.made is not None or one.dim != other.dim:
+        return False
+    return one.of[0] is other.of[0] or torch.equal(one.of[0].ids, other.of[0].ids)
 
 
 def counted_in(value: Any) -> list[Label]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor
 
 from gcp_core.groups.counted import Counted, counted_in, fall
+from gcp_core.groups.labels import Label
 from gcp_core.groups.trace import Handler, Tracer
 
 #: Why channels stay whose number is given to an operation that something else does not follow.
@@ -89,23 +91,25 @@ def _size(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     label = tracer.label(args[0] if args else kwargs.get("input"))
     if label is None:
         return out
-    rank, varying = label.ids.dim(), label.varying()
-
-    def followed(size: int, dim: int) -> Counted:
-        return Counted(size, (label,) if dim % rank in varying else (), dim % rank)
-
     if isinstance(out, int):
-        return followed(out, args[1] if len(args) > 1 else kwargs["dim"])
-    return torch.Size([followed(size, dim) for dim, size in enumerate(out)])
+        return _followed(label, out, args[1] if len(args) > 1 else kwargs["dim"])
+    return torch.Size([_followed(label, size, dim) for dim, size in enumerate(out)])
+
+
+def _followed(label: Label, size: int, dim: int) -> Counted:
+    dim %= label.ids.dim()
+    return Counted(size, (label,) if dim in label.varying() else (), dim)
 
 
 def _numel(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """A number that counts channels and is the size of nothing that follows them."""
+    """The number of values is the product of the sizes."""
     out = func(*args, **kwargs)
-    label = tracer.label(args[0] if args else kwargs.get("input"))
-    if label is None or not label.varying():
+    tensor: Tensor = args[0] if args else kwargs["input"]
+    label = tracer.label(tensor)
+    if label is None:
         return out
-    return Counted(out, (label,), made=("numel", 0, 0))
+    sizes: list[int] = [_followed(label, size, dim) for dim, size in enumerate(tensor.shape)]
+    return math.prod(sizes)
 
 
 def _length(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

@@ -60,15 +60,17 @@ def _files_of(module: str) -> list[tuple[str, str]]:
     around = list(file.parents)[: module.count(".") + (file.stem == "__init__")]
     regular = [folder for folder in around if (folder / "__init__.py").is_file()]
     root = (regular or around or [file.parent])[-1]
-    files = {file, *(_python_files(root) if around else ())}
+    files = {file, *(_python_files(root, around) if around else ())}
     return [(path.relative_to(root).as_posix(), _digest(path)) for path in sorted(files)]
 
 
-def _python_files(root: Path) -> Iterator[Path]:
-    """What can be imported below ``root``; folders without such a file, of images say, are not gone into."""
+def _python_files(root: Path, around: list[Path]) -> Iterator[Path]:
+    """What can be imported below ``root``; folders without such a file, of images say, are not gone into, save those
+    ``around`` the module.
+    """
     for place, folders, files in os.walk(root):
         found = [name for name in files if name.endswith(".py") and name.removesuffix(".py").isidentifier()]
-        if not found and Path(place) != root:
+        if not found and Path(place) not in around:
             folders.clear()
         yield from (Path(place, name) for name in found)
 

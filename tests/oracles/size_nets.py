@@ -152,6 +152,15 @@ class OnlyLookedAt(Scaled):
         return y * (y.shape[2] / 7)
 
 
+class CentredByHand(Scaled):
+    """How many values a channel has is worked out from all of them: that number stays."""
+
+    def scaled(self, y):
+        n, c = y.shape[:2]
+        mean = y.sum((2, 3), keepdim=True) / (y.numel() / (n * c))
+        return y.view(n, c, y.numel() // (n * c)).view(y.shape) - mean
+
+
 class SlicedToAnother(Net):
     def __init__(self):
         super().__init__(6, mid=block(8, 8), out=block(8, 6))
@@ -282,6 +291,7 @@ UNITS: dict[type[Net], int] = {
     ScaledByElements: 8 + 6,
     ScaledInside: 8 + 6,
     OnlyLookedAt: 8 + 7 + 6,
+    CentredByHand: 8 + 7 + 6,
     SlicedToAnother: 8 + 6,  # 8 pairs
     SplitInOne: 8 + 6,
     NarrowedToAnother: 6,

@@ -45,6 +45,30 @@ def test_it_is_known_by_how_much_a_size_falls(number, falls):
     assert falls is None or np.array_equal(np.broadcast_to(found, 2), np.broadcast_to(falls, 2))
 
 
+@pytest.mark.parametrize(
+    ("number", "value", "counts"),
+    [
+        (H * C * 3 // C, 12, []), (H * C / (C * H), 1.0, []), (C * D // D, 16, [CHANNELS]), (C * C / C, 16.0, [CHANNELS]),
+        (C // D, 2, [CHANNELS, OTHERS]), (6 * C // (2 * C), 3, []), ((C + 1) // C, 1, [CHANNELS]),
+    ],
+)  # fmt: skip
+def test_what_stands_above_and_below_counts_nothing(number, value, counts):
+    assert number == value
+    assert [label is one for label, one in zip(counted_in(number), counts, strict=True)] == [True] * len(
+        counts
+    )
+
+
+def test_a_number_does_not_remember_all_that_it_was_made_of():
+    total = C
+    for _ in range(5000):
+        total = total + C
+    assert total == 5001 * 16
+    assert [label is CHANNELS for label in counted_in(total)] == [True]
+    assert fall(total, lambda label, dim: np.array([1])) is None
+    assert copy.deepcopy(total) == total
+
+
 @pytest.mark.parametrize("leave", [math.sqrt, float, lambda c: int(c / 2), lambda c: float(c / 2)])
 def test_a_number_that_turns_into_a_plain_one_is_reported_while_somebody_listens(leave):
     with unfollowed() as found:

@@ -292,6 +292,19 @@ def test_the_code_behind_a_name_is_where_it_is_written_with_the_package_around_i
     assert keys_of(config) == first
 
 
+def test_a_module_s_neighbours_count_behind_folders_without_code_too(tmp_path, keys_of):
+    package = tmp_path / "own_filling_far"
+    (package / "src" / "nets").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    text = "from own_filling_far.src.nets.blocks import number\ndef build(): return number"
+    (package / "src" / "nets" / "net.py").write_text(text)
+    keys = []
+    for number in (1, 2, 1):
+        (package / "src" / "nets" / "blocks.py").write_text(f"number = {number}")
+        keys.append(keys_of(FILLED["model"]("own_filling_far.src.nets.net:build")))
+    assert keys[0] == keys[2] != keys[1]
+
+
 def test_a_file_of_a_user_s_package_that_nobody_can_read_is_no_traceback(tmp_path, keys_of):
     """An editor's lock is a link that leads nowhere."""
     (tmp_path / "own_filling").mkdir()
