@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from benchmarks import trial_logs
-from benchmarks.head_to_head import front_race, measure, run, search_race
+from benchmarks.head_to_head import chooser, front_race, measure, run, search_race
 from benchmarks.head_to_head.run import Ran
 from sweeps.config.sweep_config import load_config
 from sweeps.worker.trial import DEFAULT_RUNNER
@@ -99,6 +101,29 @@ def test_a_polished_model_costs_a_race_what_came_after_its_snapshot():
     polished = [_snapshot("t0001", 1, 0.5, 77.0, 15.0, 200.0)]
     (step,) = search_race.polish_steps(polished, snapshots)
     assert (step.seconds, step.cost, step.model["val_accuracy"]) == (200.0, 6.0, 77.0)
+
+
+def test_the_best_models_are_polished_each_once_the_smallest_first(tmp_path, monkeypatch):
+    """The smallest share has no model, two others have the same one."""
+    best = {"macs <= 50%": "t0001@3", "macs <= 35%": "t0001@3", "macs <= 20%": "t0000@4"}
+    asked = []
+
+    def run_program(command, **options):
+        asked.append(command[1:])
+        if command[1] == "polish":
+            return subprocess.CompletedProcess(command, 0)
+        model = best.get(command[3])
+        found = json.dumps({"chosen": [{"model": model, "level": 3}]} if model else {"error": "nothing"})
+        return subprocess.CompletedProcess(command, 0 if model else 3, stdout=found.encode())
+
+    monkeypatch.setattr(chooser.subprocess, "run", run_program)
+    monkeypatch.setattr(chooser, "search", lambda config, until: asked.append([str(config), until]))
+    deadline = time.time() + 1000
+    spec = {"config": "c.yaml", "folder": str(tmp_path), "shares": [0.5, 0.1, 0.2, 0.35], "epochs": 12}
+    chooser.main(spec | {"deadline": deadline, "polish_s": 400.0})
+    assert asked[0] == ["c.yaml", deadline - 400]
+    polished = [words[2:] for words in asked if words[0] == "polish"]
+    assert polished == [["t0000@4", "train.epochs=12"], ["t0001@3", "train.epochs=12"]]
 
 
 def test_a_trial_costs_a_race_the_epochs_it_trained_itself_and_a_stopped_one_leads_to_no_model():

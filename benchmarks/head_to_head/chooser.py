@@ -2,8 +2,8 @@
 
     python chooser.py SPEC.json       run by search_race.py
 
-``gcp-sweep run`` until ``choose_at`` (seconds since the epoch), then Ctrl-C. ``gcp-analyze select`` names the model of
-the highest validation accuracy at or below each of the ``shares`` of the MACs, and ``gcp-sweep polish`` trains each of
+``gcp-sweep run`` until ``polish_s`` seconds before the ``deadline``, then Ctrl-C. ``gcp-analyze select`` names the model
+of the highest validation accuracy at or below each of the ``shares`` of the MACs, and ``gcp-sweep polish`` trains each of
 them on for ``epochs`` epochs, the smallest first. A polish runs in one process and holds the sweep, so one core rests
 meanwhile. What is not finished at the ``deadline`` is killed and does not count.
 """
@@ -46,14 +46,14 @@ def search(config: Path, until: float) -> None:
 
 def choose(folder: Path, shares: list[float]) -> list[str]:
     """The best models at or below the shares of the MACs, the smallest first, each once; none where none is so small."""
-    found: dict[str, float] = {}
+    found: list[str] = []
     for share in sorted(shares):
         ask = ["select", str(folder), f"macs <= {share:.0%}", "--best", "accuracy", "--json"]
         answer = subprocess.run([program("gcp-analyze"), *ask], stdout=subprocess.PIPE, check=False)
-        chosen = json.loads(answer.stdout).get("chosen") if answer.returncode == 0 else None
-        if chosen and chosen[0]["level"]:
-            found.setdefault(chosen[0]["model"], share)
-    return list(found)
+        if answer.returncode == 0:  # else nothing is so small
+            model = json.loads(answer.stdout)["chosen"][0]["model"]
+            found += [model] if model not in found else []
+    return found
 
 
 def polish(folder: Path, models: list[str], epochs: int, deadline: float) -> None:
@@ -72,7 +72,7 @@ def polish(folder: Path, models: list[str], epochs: int, deadline: float) -> Non
 def main(spec: dict[str, Any]) -> None:
     """Search, choose, polish."""
     folder = Path(spec["folder"])
-    search(Path(spec["config"]), spec["choose_at"])
+    search(Path(spec["config"]), spec["deadline"] - spec["polish_s"])
     models = choose(folder, spec["shares"])
     print(f"chosen: {', '.join(models) or 'none'}", flush=True)
     polish(folder, models, spec["epochs"], spec["deadline"])

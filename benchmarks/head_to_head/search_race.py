@@ -44,7 +44,8 @@ from gcp_core.cost import measure_cost
 from gcp_core.models import build_model
 
 SINGLES = ROOT / "configs" / "cifar10_single.yaml"
-SIDES = ("paths", "polished", "peer", "singles")
+OF_PATHS = ("paths", "polished")
+SIDES = (*OF_PATHS, "peer", "singles")
 MINUTES, SMOKE_MINUTES = 45.0, 1.0
 #: All sides choose among three criteria, and reach equally far down.
 CRITERIA = ["frs", "l1", "taylor"]
@@ -80,7 +81,7 @@ class Step:
 
 def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, Any]:
     """A sweep of ours; the peer has its data in common with ``singles``."""
-    if side in ("paths", "polished"):
+    if side in OF_PATHS:
         tree = front_race.config_of(options, options.seed, place)
         tree["search"]["trials"] = TRIALS
         tree["search"].pop("points", None)
@@ -124,6 +125,7 @@ def chooser_spec(options: argparse.Namespace, place: Path) -> dict[str, Any]:
         "folder": str(place / "ours"),
         "shares": CHOSEN,
         "epochs": epochs,
+        "polish_s": (1 - CHOOSE_AFTER) * 60 * options.minutes,
     }
 
 
@@ -151,8 +153,7 @@ def run(side: str, options: argparse.Namespace, work: Path) -> None:
     def command(deadline: float) -> list[str]:
         if script is None:
             return program
-        moments = {"deadline": deadline, "choose_at": deadline - (1 - CHOOSE_AFTER) * 60 * options.minutes}
-        (place / "spec.json").write_text(json.dumps(spec | moments))
+        (place / "spec.json").write_text(json.dumps(spec | {"deadline": deadline}))
         return [sys.executable, str(Path(__file__).with_name(script)), str(place / "spec.json")]
 
     environment = {"OMP_NUM_THREADS": "1", "GCP_CACHE_DIR": str(place / "cache")}
@@ -204,9 +205,8 @@ def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
         found = list(peer_steps(place / "peer", started, TAYLOR_BATCHES / epoch))
     else:
         trials = measure.read_ours(place / "ours", started)
-        of_paths = side in ("paths", "polished")
-        found = list(baseline_steps(trials, from_the_start=of_paths))
-        if of_paths:
+        found = list(baseline_steps(trials, from_the_start=side in OF_PATHS))
+        if side in OF_PATHS:
             models = front_race.models_of("ours", place)
             found += path_steps(models)
             found += polish_steps(front_race.models_of("ours", place, polished=True), models)
@@ -365,7 +365,7 @@ def judge(
         ]
         results["sides"][side] = {**summary(steps[side], rows[side]), "run": how, "models made": models}
     for other in sides:
-        if other in ("paths", "polished") or "paths" not in sides or not rows[other]:
+        if other in OF_PATHS or "paths" not in sides or not rows[other]:
             continue
         results[f"paths reach the last hypervolume of {other}"] = {
             name: {

@@ -100,12 +100,17 @@ def test_links_to_the_same_parquet_files_are_another_set_where_one_more_is_for_t
     assert sizes == {"one": (4, 8), "two": (8, 4)}
 
 
-def test_what_is_decoded_is_as_private_as_the_user_s_umask_says(tmp_path, images, cache):
+@pytest.fixture
+def umask():
+    """0o022, as most have."""
     before = os.umask(0o022)
-    try:
-        labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
-    finally:
-        os.umask(before)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("umask")
+def test_what_is_decoded_is_as_private_as_the_user_s_umask_says(tmp_path, images, cache):
+    labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
     (entry,) = (path for path in cache.iterdir() if path.is_dir())
     assert stat.S_IMODE(entry.stat().st_mode) == 0o755
     assert all(file.stat().st_mode & stat.S_IROTH for file in entry.iterdir())
@@ -146,13 +151,10 @@ def test_the_lock_of_a_colleague_need_not_be_writable(tmp_path, images, cache, m
     assert entry.is_dir()
 
 
+@pytest.mark.usefixtures("umask")
 def test_the_lock_is_open_to_colleagues_whatever_the_umask(tmp_path, images, cache):
     """NFS gives a lock only to those who may write the file."""
-    before = os.umask(0o022)
-    try:
-        labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
-    finally:
-        os.umask(before)
+    labels_of(image_set(tmp_path / "set", {"dark": images[:3], "light": images[3:]}))
     (lock,) = cache.glob("*.lock")
     assert stat.S_IMODE(lock.stat().st_mode) == 0o666
 
