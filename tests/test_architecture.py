@@ -329,6 +329,26 @@ def test_the_core_alone_loads_no_optional_package():
     subprocess.run([sys.executable, "-c", f"import sys\n{code}"], check=True, cwd=ROOT)
 
 
+@pytest.mark.parametrize("train", [{}, {"optimizer": "adamw", "lr": 0.01}], ids=["sgd", "adamw"])
+def test_a_trial_that_compiles_nothing_does_not_load_torchs_compiler(train):
+    """It would cost every process that trains 1.7 s; scores, surgery, costs and a checkpoint are among what is done."""
+    code = f"""
+import sys, tempfile
+from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
+from gcp_core.training import run_trial
+trial = TrialConfig(
+    data=DataConfig("digits", val_share=0.1, train_images=64),
+    model=ModelConfig("resnet20", width=0.5),
+    train=TrainConfig(batch_size=16, epochs=3, **{train!r}),
+    prune=PruneConfig(interval=1, ratio=0.3, target=0.3),
+)
+with tempfile.TemporaryDirectory() as folder:
+    assert run_trial(trial, checkpoint_dir=folder).finals["macs_removed"] > 0
+assert "torch._dynamo" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
 def test_the_names_users_import_are_there():
     """DESIGN section 3, and the ten lines of the README."""
     code = """

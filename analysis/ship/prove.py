@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from analysis import text
 from analysis.ship.runtimes import calibration, processor, val_accuracy
@@ -30,6 +29,7 @@ from gcp_core.data import Images, Splits, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, GcpError
 from gcp_core.export import export_int8, export_onnx, export_openvino, export_program, run_program
 from gcp_core.models import build_model
+from gcp_core.models.eager import FlopCounter
 from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.training.evaluation import evaluate
 
@@ -183,7 +183,7 @@ def _device(trained_on: str) -> torch.device:
 
 def count_macs(model: nn.Module, image: Tensor) -> int:
     """Multiply-adds of one forward pass by torch's own counter, independent of ``gcp_core.cost``."""
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounter(display=False)
     with counter, torch.no_grad():
         model(image)
     return int(counter.get_total_flops()) // 2

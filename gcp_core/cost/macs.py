@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
 
 from gcp_core.errors import ModelError
+from gcp_core.models.eager import EagerMode, FlopCounter
 
 # Work that grows with the number of elements only; a MAC count leaves it out by definition.
 _CHEAP = (
@@ -100,7 +99,7 @@ def measure_cost(model: nn.Module, example_input: Tensor) -> Cost:
         ModelError: the model does not run on this input.
     """
     modes = [(module, module.training) for module in model.modules()]
-    counter = FlopCounterMode(display=False)
+    counter = FlopCounter(display=False)
     unknown = _UnknownOps(counter)
     image = fit_to_model(example_input, model)
     try:
@@ -154,7 +153,7 @@ def fit_to_model(example_input: Tensor, model: nn.Module) -> Tensor:
     return image.to(device=weight.device, dtype=weight.dtype if image.is_floating_point() else None)
 
 
-def _by_layer(counter: FlopCounterMode, model: nn.Module) -> dict[str, int]:
+def _by_layer(counter: FlopCounter, model: nn.Module) -> dict[str, int]:
     """MACs of each leaf-most module, by the name it has in ``model``."""
     prefix = type(model).__name__
     counts = {name: sum(ops.values()) // 2 for name, ops in counter.get_flop_counts().items()}
@@ -166,10 +165,10 @@ def _by_layer(counter: FlopCounterMode, model: nn.Module) -> dict[str, int]:
     return named
 
 
-class _UnknownOps(TorchDispatchMode):
+class _UnknownOps(EagerMode):
     """Counts calls of operations that are neither elementwise, views, cheap nor known to the counter."""
 
-    def __init__(self, counter: FlopCounterMode) -> None:
+    def __init__(self, counter: FlopCounter) -> None:
         super().__init__()
         self.calls: dict[str, int] = {}
         self._known = counter.flop_registry

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gcp_core.errors import ModelError
 from gcp_core.groups.counted import Counted, counted_in, unfollowed
 from gcp_core.groups.labels import Atoms, Label, MacTerm, Producer
+from gcp_core.models.eager import EagerMode
 
 _LABEL = "_gcp_label"
 _SOURCES = "_gcp_sources"
@@ -227,7 +227,7 @@ class Tracer(TorchFunctionMode):
         self.attributes.setdefault((module, name), (atoms, per))
 
 
-class _Below(TorchDispatchMode):
+class _Below(EagerMode):
     """Shows a tracer what runs below Python's functions too: scripted functions, extensions."""
 
     def __init__(self, tracer: Tracer) -> None:

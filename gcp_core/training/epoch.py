@@ -13,6 +13,7 @@ from gcp_core.config import TrainConfig
 from gcp_core.data.pipeline import num_steps
 from gcp_core.errors import Diverged
 from gcp_core.models.arithmetic import float32_products
+from gcp_core.models.eager import eager
 from gcp_core.penalties import Penalty
 from gcp_core.rewrites import Rewrite
 from gcp_core.schedule.clock import learning_pace
@@ -42,8 +43,8 @@ def build_optimizer(
             },
         ]
     if train.optimizer == "adamw":
-        return torch.optim.AdamW(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
-    optimizer = torch.optim.SGD(
+        return eager(torch.optim.AdamW)(parameters, lr=train.lr, weight_decay=train.weight_decay, fused=True)
+    optimizer = eager(torch.optim.SGD)(
         parameters,
         lr=train.lr,
         momentum=train.momentum,
