@@ -89,9 +89,9 @@ class Scene:
         return [r for r in self._open if self.sightings[r.job.trial_id].begun]
 
     @property
-    def queued(self) -> int:
-        """Entered, and taken up by nobody yet."""
-        return sum(not self.sightings[record.job.trial_id].begun for record in self._open)
+    def queued(self) -> list[Record]:
+        """Entered, and taken up by nobody yet: trials, baselines and confirm runs."""
+        return [r for r in self._open if not self.sightings[r.job.trial_id].begun]
 
     @property
     def _open(self) -> list[Record]:

@@ -190,9 +190,12 @@ def _progress(scene: Scene) -> list[RenderableType]:
     )
     at_work = sum(record.job.kind == "trial" for record in scene.running)
     others = {"paused": scene.statuses.get("paused", 0), "interrupted" if scene.lost else "running": at_work}
+    entered = sum(others.values())
     if not scene.lost:
-        others["waiting for a worker"] = scene.queued
-    others["not begun"] = scene.planned - scene.done - sum(others.values())
+        others["waiting for a worker"] = len(scene.queued)
+        # Baselines and confirm runs wait too, and are none of the trials that were planned.
+        entered += sum(record.job.kind == "trial" for record in scene.queued)
+    others["not begun"] = scene.planned - scene.done - entered
     known = [f"{number} {what}" for what, number in others.items() if number]
     if scene.entry is not None and scene.entry.seconds:
         known.append(f"{duration(scene.entry.seconds)} with a driver at work")
