@@ -34,7 +34,7 @@ class Dimension:
         path: dotted path of the leaf, for instance ``prune.ratio``.
         choices: the values themselves, or None for a numeric interval.
         low, high: both ends included (``high`` lies on the grid of ``step``).
-        step: distance of neighbours, None = continuous (whole numbers always have a step).
+        step: distance of neighbours, None = continuous, or whole numbers on a log scale.
         log: whether neighbours are equally spaced in the logarithm.
         integer: whether values are whole numbers.
     """
@@ -51,7 +51,8 @@ class Dimension:
         """Number of distinct values; None if there is no end to them."""
         if self.choices is not None:
             return len(self.choices)
-        return None if self.step is None else round((self.high - self.low) / self.step) + 1
+        step = self._apart
+        return None if step is None else round((self.high - self.low) / step) + 1
 
     def values(self) -> list[Scalar]:
         """All values in order; only for a finite dimension."""
@@ -60,7 +61,18 @@ class Dimension:
         size = self.size()
         if size is None:
             raise ConfigError("a range without a step has no list of values", self.path, "give it a step")
-        return [self.canonical(self.low + index * (self.step or 0.0)) for index in range(size)]
+        return [self._at(index) for index in range(size)]
+
+    @property
+    def _apart(self) -> float | None:
+        """Distance of neighbours in the list of all values, None = there is no such list."""
+        return 1 if self.integer and self.step is None else self.step
+
+    def _at(self, index: int) -> Scalar:
+        """The value with that number; only for a finite dimension."""
+        if self.choices is not None:
+            return self.choices[index]
+        return self.canonical(self.low + index * (self._apart or 0.0))
 
     def extremes(self) -> list[Scalar]:
         """The values to check before anything runs: all choices, or both ends."""
@@ -82,10 +94,10 @@ class Dimension:
             value = self.low + index * self.step
             decimals = max(0, 9 - math.floor(math.log10(self.step)))
             value = round(value, decimals)
-        elif value:
+        elif value and not self.integer:
             value = round(value, _DIGITS - 1 - math.floor(math.log10(abs(value))))
         value = min(max(value, self.low), self.high)
-        return int(value) if self.integer else float(value)
+        return round(value) if self.integer else float(value)
 
     def contains(self, value: Scalar) -> bool:
         """Whether ``value`` is one of the dimension's values (after rounding to the grid)."""
@@ -106,10 +118,11 @@ class Dimension:
 
     def draw(self, rng: random.Random) -> Scalar:
         """A value at random (of a log range: at random in the logarithm)."""
-        if self.size() is not None:
-            return rng.choice(self.values())
         if self.log:
             return self.canonical(self.low * (self.high / self.low) ** rng.random())
+        size = self.size()
+        if size is not None:
+            return self._at(rng.randrange(size))
         return self.canonical(rng.uniform(self.low, self.high))
 
     def describe(self) -> str:

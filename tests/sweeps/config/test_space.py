@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import random
 
 import pytest
 from hypothesis import given
@@ -29,6 +30,17 @@ def test_a_high_end_off_the_grid_is_drawn_down_to_it() -> None:
 
 def test_a_range_of_whole_numbers_has_step_one() -> None:
     assert read_range("n", {"low": 2, "high": 5}, numbers="int").values() == [2, 3, 4, 5]
+
+
+def test_whole_numbers_on_a_log_scale_are_counted_listed_and_each_of_them_is_drawn() -> None:
+    dimension = read_range("n", {"low": 1, "high": 8, "log": True}, numbers="int")
+    assert dimension.size() == 8
+    assert dimension.values() == [1, 2, 3, 4, 5, 6, 7, 8]
+    rng = random.Random(0)
+    drawn = [dimension.draw(rng) for _ in range(500)]
+    assert set(drawn) == {1, 2, 3, 4, 5, 6, 7, 8}
+    # What rounds to 1 lies in 1 .. 1.5, to 8 in 7.5 .. 8: log(1.5) is 0.41, log(8 / 7.5) is 0.06.
+    assert drawn.count(1) > 2 * drawn.count(8)
 
 
 def test_a_continuous_range_has_no_size_and_no_list() -> None:

@@ -125,6 +125,15 @@ def test_a_large_space_is_sampled_within_its_ranges(tmp_path) -> None:
     assert all(checked.space.canonical(point) == point for point in points)
 
 
+def test_a_space_with_fewer_points_than_are_sampled_is_sampled_whole_on_a_log_scale_too(tmp_path) -> None:
+    searched = {"prune.interval": {"low": 1, "high": 4, "log": True}, "prune.target": {"choice": [0.3, 0.5]}}
+    checked = _checked(tmp_path, **searched, **{"prune.ratio": 0.2})
+    assert checked.space.size() == 8, "or the sample would never be complete"
+    points = sample_points(checked, 40)
+    found = sorted((point["prune.interval"], point["prune.target"]) for point in points)
+    assert found == [(interval, target) for interval in (1, 2, 3, 4) for target in (0.3, 0.5)]
+
+
 def test_a_projection_is_the_end_of_the_whole_play_whatever_was_remembered() -> None:
     """Thirty targets and ends of three schedules, one after the other, against plays that remember nothing."""
     feasibility, rng = Feasibility(), random.Random(0)
