@@ -167,7 +167,7 @@ def look(following: Following) -> Scene:
         records=records,
         snapshots=snapshots,
         sightings={
-            record.job.trial_id: following.sighting(record.job.trial_id)
+            record.job.trial_id: following.sighting(record.job.trial_id, record.job.part)
             for record in records
             if record.status == "running" and running
         },

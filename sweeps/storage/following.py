@@ -231,8 +231,8 @@ class Following:
 
     # --- what is known of a trial ---------------------------------------------------------------------------------
 
-    def sighting(self, trial_id: str) -> Sighting:
-        """What the files of a trial tell that the ledger says is running."""
+    def sighting(self, trial_id: str, part: int = 0) -> Sighting:
+        """What the files of a trial tell that the ledger says is running, with ``part`` of a path."""
         source, folder = self._of_trials(), trial_path(trial_id)
         spool, lock, owner = (source.stamp(f"{folder}/{name}") for name in (SPOOL, _LOCK, OWNER))
         host = ""
@@ -246,7 +246,7 @@ class Following:
             row=self._last_row(f"{folder}/{SPOOL}", source) if spool is not None else {},
             host=host,
             begun=(spool or lock or owner) is not None,
-            ended=source.stamp(f"{folder}/{OUTCOME_FILE}") is not None,
+            ended=self._has_ended(f"{folder}/{OUTCOME_FILE}", part, source),
             silent_s=self._unchanged_s(trial_id, (spool, lock, owner)),
         )
 
@@ -272,6 +272,15 @@ class Following:
             if isinstance(row, dict) and "epoch" in row:
                 return row
         return {}
+
+    def _has_ended(self, path: str, part: int, source: Source) -> bool:
+        """Whether the outcome is there; that of an earlier part of a path stays until there is another."""
+        if source.stamp(path) is None:
+            return False
+        try:
+            return not part or json.loads(self._text(path, source)).get("part", 0) >= part
+        except ValueError:
+            return False  # half-written
 
     # --- details --------------------------------------------------------------------------------------------------
 

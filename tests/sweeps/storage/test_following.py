@@ -12,7 +12,7 @@ import pytest
 from gcp_core.errors import ConfigError
 from sweeps.records import spool
 from sweeps.records.folder import Entry, write_config, write_entry
-from sweeps.records.job import Outcome
+from sweeps.records.job import Outcome, write_outcome
 from sweeps.records.layout import JOURNAL
 from sweeps.records.ledger import Ledger
 from sweeps.storage.following import FolderSource, Following
@@ -75,6 +75,18 @@ def test_a_trial_that_nobody_has_taken_up_is_not_begun_and_one_that_left_its_end
         spool.append(Path(job.folder), {"epoch": 1, "val/accuracy": 1.0})
         (Path(job.folder) / "outcome.json").write_text("{}")
         assert following.sighting(job.trial_id).ended
+
+
+def test_a_path_that_goes_on_after_its_end_has_not_ended_before_it_leaves_another_end(tmp_path: Path) -> None:
+    folder, ledger = begun(tmp_path)
+    job = add(folder, ledger)
+    Path(job.folder).mkdir(parents=True)
+    write_outcome(job.folder, Outcome("complete", ended="target"))
+    with Following(folder) as following:
+        assert following.sighting(job.trial_id).ended
+        assert not following.sighting(job.trial_id, part=1).ended
+        write_outcome(job.folder, Outcome("complete", ended="target", part=1, error="another size"))
+        assert following.sighting(job.trial_id, part=1).ended
 
 
 def test_only_new_lines_of_the_journal_are_read_and_none_if_there_are_none(
