@@ -49,6 +49,7 @@ class Child:
         said: the tag ``status``, such as paused.
         dropped: whether its weights were dropped while the sweep ran.
         described: whether its parameters are there.
+        erred: whether it has an error; that of a path that continued is not true any more.
     """
 
     run_id: str
@@ -58,6 +59,7 @@ class Child:
     said: str = ""
     dropped: bool = False
     described: bool = False
+    erred: bool = False
 
     def lacks(self, record: Record) -> bool:
         """Whether it does not say what a trial was, or how one that has ended, or a path that rests, stands."""
@@ -104,7 +106,7 @@ def _known(client: Any, run: Any, epochs: bool) -> Child:
     finals = {key.removeprefix("final/"): value for key, value in metrics.items() if key.startswith("final/")}
     said, dropped = tags.get(Tag.STATUS, ""), Tag.DROPPED in tags
     child = Child(run.info.run_id, run.info.status, finals=finals, said=said, dropped=dropped)
-    child.described = is_described(run)
+    child.described, child.erred = is_described(run), bool(tags.get(Tag.ERROR))
     if epochs and child.status != "FINISHED":
         child.epochs = epochs_of(client, child.run_id)
     return child

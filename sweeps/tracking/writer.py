@@ -323,7 +323,7 @@ class MlflowWriter:
         self._metrics.setdefault(child.run_id, []).extend(finals)
         self._flush()
         known = {Tag.STATUS: outcome.status, **tags(outcome.weights_sha256, outcome.provenance)}
-        if outcome.error:
+        if outcome.error or child.erred:
             known[Tag.ERROR] = outcome.error[:_TAG_LENGTH]
         if job.config.is_path:
             known |= {Tag.ENDED: outcome.ended, Tag.DECISION: why_rests(job, outcome)[:_TAG_LENGTH]}
@@ -332,7 +332,8 @@ class MlflowWriter:
         self._log_files(child.run_id, job)
         status = STATUSES[outcome.status].mlflow
         self._client.set_terminated(child.run_id, status=status, end_time=now)
-        child.status, child.said, child.finals = status, outcome.status, child.finals | outcome.finals
+        child.status, child.said, child.erred = status, outcome.status, bool(outcome.error)
+        child.finals |= outcome.finals
         self._compare(job, outcome.finals, now)
 
     def _snapshot(self, job: Job, snap: Snap, now: int) -> None:

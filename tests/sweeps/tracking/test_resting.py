@@ -191,6 +191,23 @@ def test_a_path_that_became_complete_while_it_rested_is_not_paused_any_more(chec
     assert steps(client, run, "final/macs") == [3]
 
 
+@pytest.mark.parametrize("drivers", [1, 2])
+def test_the_error_of_a_path_that_went_on_and_ended_well_is_gone(checked, drivers: int):
+    """It broke a limit at its first end; its target was raised, and its second end keeps the limit."""
+    _, job = begun(checked)
+    writer = open_(checked)
+    writer.finished(job, at(job, 1, "infeasible", "target", error="violates macs_removed >= 0.8"))
+    if drivers == 2:
+        writer.close("FINISHED")
+        assert found(checked)[1].data.tags[Tag.ERROR] == "violates macs_removed >= 0.8"
+        writer = open_(checked)
+    writer.started(job)
+    writer.finished(job, at(job, 3, "complete", "target"))
+    assert writer.close("FINISHED") == 0
+    assert_at_its_end(checked)
+    assert found(checked)[1].data.tags[Tag.ERROR] == ""
+
+
 def test_what_a_path_lost_is_renewed_when_it_has_gone_on(checked):
     ledger, job = begun(checked)
     base = ledger.add("baseline", job.config.baseline(), {}, {})
