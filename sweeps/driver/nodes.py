@@ -70,13 +70,14 @@ def _source_digest() -> str:
 
 
 def data_paths(config: SweepConfig) -> list[str]:
-    """Every path at which the sweep's trials will look for data."""
-    found = {config.space.resolve(point).data.path for point in config.space.corners()}
+    """Every path at which the sweep's trials will look for data, or for weights to begin with."""
+    trials = [config.space.resolve(point) for point in config.space.corners()]
+    found = {path for trial in trials for path in (trial.data.path, trial.model.weights)}
     return sorted(os.path.abspath(os.path.expanduser(path)) for path in found if path)
 
 
 def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
-    """The nodes run what the driver runs and see the data.
+    """The nodes run what the driver runs, and see the data and the weights that trials begin with.
 
     Raises ConfigError naming every node that does not.
     """
@@ -103,7 +104,7 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
         raise ConfigError(
             f"data is missing on at least one node: {'; '.join(without)}",
             "data.path",
-            "the data must be at the same path on every node",
+            "what data.path and model.weights name must be at the same path on every node",
         )
 
 

@@ -125,6 +125,17 @@ def test_every_place_of_the_data_is_asked_for(tmp_path: Path) -> None:
     assert data_paths(config(tmp_path, paths)) == [f"{tmp_path}/a", f"{tmp_path}/b"]
 
 
+def test_a_file_of_weights_to_begin_with_is_asked_for_like_the_data(tmp_path: Path) -> None:
+    weights = {"model.weights": {"choice": [f"{tmp_path}/one.pt", f"{tmp_path}/two.pt"]}}
+    assert data_paths(config(tmp_path, weights)) == [f"{tmp_path}/one.pt", f"{tmp_path}/two.pt"]
+    (tmp_path / "one.pt").touch()
+    node = describe("10.0.0.2", data_paths(config(tmp_path, weights)))
+    with pytest.raises(
+        ConfigError, match=r"10\.0\.0\.2 has no .*/two\.pt \(what data\.path and model\.weights"
+    ):
+        check_nodes(Node("the driver", node.versions), [node])
+
+
 def test_a_node_whose_clock_is_far_off_is_named_and_used() -> None:
     """Its answer came between the question and the last answer; what may have passed on the way counts for it."""
     clocks = {"good": 1005.0, "slow to answer": 1099.0, "tomorrow": 87_500.0, "yesterday": -85_000.0}
