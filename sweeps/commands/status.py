@@ -132,15 +132,19 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         state=state,
         trials=len(ended),
         planned=max(config.num_trials(), len(trials)),
-        # What the budget of a complete sweep withheld has not even begun.
-        statuses=dict(Counter(record.status for record in (ended if entry.state == "complete" else trials))),
-        baselines=dict(Counter(record.status for record in baselines)),
+        statuses=_counts(trials, entry),
+        baselines=_counts(baselines, entry),
         message=message,
         hours=entry.seconds / 3600,
         failures=[_failure(record) for record in [*baselines, *trials] if record.status in BAD],
         paused=_resting(place, [record for record in trials if record.status == "paused"]),
         continue_with=continue_with,
     )
+
+
+def _counts(records: Iterable[Record], entry: Entry) -> dict[str, int]:
+    """How many stand how; what the budget of a complete sweep withheld has not even begun."""
+    return dict(Counter(record.status for record in records if record.finished or entry.state != "complete"))
 
 
 def _standing(folder: Path, config: SweepConfig, entry: Entry) -> tuple[str, str, str]:

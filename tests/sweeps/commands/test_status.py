@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner
 
 from sweeps.cli import main
+from sweeps.commands.status import sweep_status
 from sweeps.records.folder import Entry, existing_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Snap
 from sweeps.records.ledger import Ledger
@@ -54,6 +55,22 @@ def _call(*words: str) -> str:
     done = CliRunner().invoke(main, list(words))
     assert done.exit_code == 0, done.output
     return done.stdout
+
+
+def test_a_baseline_that_the_budget_of_a_complete_sweep_withheld_is_no_interrupted_one(tmp_path):
+    checked = config(tmp_path)
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True)
+    write_config(folder, checked)
+    ledger = Ledger(folder, checked.name, checked.search.objectives)
+    unpruned = checked.space.resolve(checked.space.first()).baseline()
+    trained, _withheld = (ledger.add("baseline", unpruned, {}, {}) for _ in range(2))
+    ledger.close(trained, Outcome("complete", {"val_accuracy": 95.0}), (95.0,))
+    entry = Entry("aaaa", checked.name, None, checked.name, "r", checked.digest(), "complete")
+    write_entry(folder, entry)
+    assert sweep_status(folder).baselines == {"complete": 1}
+    write_entry(folder, dataclasses.replace(entry, state="interrupted"))
+    assert sweep_status(folder).baselines == {"complete": 1, "running": 1}
 
 
 def test_a_resting_path_is_counted_and_says_after_which_model_and_why(tmp_path):
