@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import itertools
+import math
 import os
 import random
 import shutil
@@ -13,6 +14,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from analysis.show.terminal import as_text, facts
 from gcp_core.config import TrialConfig
@@ -59,7 +62,7 @@ class Forecast:
         stopped_share: share of the trials that would be stopped early, with imagined accuracies.
         device_hours: of all trials and baselines together, one device (slot) each; None = not measured.
         wall_hours: on this machine with ``slots`` trials at a time; None = not measured.
-        slots: trials at the same time, as far as this machine's CPUs allow.
+        slots: trials at the same time, as far as this machine's CPUs and GPUs allow.
         disk_bytes: the most the sweep's folder will hold while the sweep runs.
         disk_free: bytes free there now.
         confirm_seeds: runs on fresh seeds per member of the front after the search; not in the other numbers.
@@ -319,7 +322,12 @@ def makespan(times: Sequence[float], slots: int) -> float:
 def _slots(config: SweepConfig) -> int:
     """Trials at the same time on this machine."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(config.search.concurrency, cpus // config.resources.cpus))
+    room = [config.search.concurrency, cpus // config.resources.cpus]
+    each = config.resources.gpus
+    gpus = torch.cuda.device_count() if each else 0
+    if gpus:  # a part of a GPU lies on one of them; without any, the sweep is for another machine
+        room.append(gpus * math.floor(1 / each + 1e-9) if each < 1 else math.floor(gpus / each))
+    return max(1, min(room))
 
 
 # --- disk ---------------------------------------------------------------------------------------------------------

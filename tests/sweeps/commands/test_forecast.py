@@ -159,6 +159,16 @@ def test_the_makespan_is_that_of_first_come_first_served() -> None:
     assert makespan([], 2) == 0
 
 
+@pytest.mark.parametrize(("gpus", "slots"), [(0, 8), (1, 2), (2, 1), (4, 1), (0.5, 4), (0.4, 4)])
+def test_no_more_trials_at_a_time_are_foreseen_than_there_are_gpus_for(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, slots: int
+) -> None:
+    """On sixteen CPUs and two GPUs; 0.4 of a GPU fits twice on each."""
+    monkeypatch.setattr(module.os, "sched_getaffinity", lambda process: set(range(16)))
+    monkeypatch.setattr(module.torch.cuda, "device_count", lambda: 2)
+    assert module._slots(load_config(TREE, {"search.concurrency": 8, "resources.gpus": gpus})) == slots
+
+
 def test_calibration_measures_every_part_of_a_real_trial() -> None:
     config = load_config(TREE)
     trial = config.space.resolve(config.space.first())
