@@ -102,6 +102,19 @@ def test_the_table_of_one_path_says_what_was_recorded():
         assert cells == [re.sub(r"\b0\.", ".", cell) for cell in printed]
 
 
+def test_the_table_of_settings_says_what_was_recorded():
+    recorded, table = record("study_settings_12"), rows("How to set a path")
+    assert [name for name, *_ in table] == sorted(
+        recorded, key=lambda name: -recorded[name]["hypervolume, usable"]["mean"]
+    )
+    for name, *cells in table:
+        values = recorded[name]
+        shares = [values[f"at {share}% of the MACs"]["seeds"] for share in (50, 35, 20, 10)]
+        printed = [", ".join(f"{value:.1f}" for value in seeds) for seeds in shares]
+        volumes = ", ".join(f"{value:.2f}" for value in values["hypervolume, usable"]["seeds"])
+        assert cells == [*printed, volumes, f"{values['cost']:.1f}"], name
+
+
 def test_the_table_of_the_search_of_45_minutes_says_what_was_recorded():
     sides, table = record("search_race")["sides"], rows("A search of 45 minutes")
     assert [name for name, *_ in table] == ["paths", "paths, then polish", "peer"]
