@@ -53,6 +53,7 @@ from gcp_core.training.composition import (
     compose,
     rewrite_of,
 )
+from gcp_core.training.evaluation import check_logits
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     example = torch.zeros(1, splits.in_channels, *splits.image_size, device=device)
     prune = config.prune
     dense = measure_cost(model, example)
+    check_logits(model, example, splits.num_classes)
     _check_exclude(model, prune)
     check_method(config)
     check_penalty(config)
