@@ -304,7 +304,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
     if best == 0:
         hint = f"lower min_channels or min_share{rounding}"
         raise InfeasibleTarget("no event can remove anything: every group is at its floor", "prune", hint)
-    if prune.target is not None and best < prune.target:
+    if prune.target is not None and 1 - best > cost_left(prune.target, 1.0):
         raise InfeasibleTarget(
             f"{prune.target:g} of the {prune.of} cannot be removed: {len(events)} events reach at most {best:.3f}",
             "prune.target",
