@@ -79,9 +79,10 @@ def _decode(
     """
     labels: list[int] = []
     names: tuple[str, ...] = ()
-    tables = {file: _open(file) for file in files}
-    with RowWriter(target, sum(table.metadata.num_rows for table in tables.values())) as writer:
-        for file, table in tables.items():
+    # None is held open beside the next one: a set may have more files than a process may have open.
+    with RowWriter(target, sum(_open(file).metadata.num_rows for file in files)) as writer:
+        for file in files:
+            table = _open(file)
             columns = _columns(table.schema_arrow.names, file)
             names = names or _class_names(table.schema_arrow, columns[1])
             for batch in _batches(table, columns, file):

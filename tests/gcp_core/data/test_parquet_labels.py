@@ -1,7 +1,9 @@
-"""Which column of a parquet file holds the labels, and whose names the classes have."""
+"""Parquet files: whose labels and class names are read, and how many files are open."""
 
 import io
 import json
+import shutil
+import weakref
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -9,7 +11,7 @@ import pytest
 from PIL import Image
 
 from gcp_core.config import DataConfig
-from gcp_core.data import load_splits
+from gcp_core.data import load_splits, parquet
 from gcp_core.errors import DataError
 
 
@@ -46,3 +48,26 @@ def test_several_labels_for_an_image_are_refused_with_the_row(load):
     features = {"labels": [{"names": ["ant", "bee"], "_type": "ClassLabel"}]}
     with pytest.raises(DataError, match=r"row 0 has label \[0, 1\], not a whole number"):
         load(features, labels=[[0, 1]] * 8)
+
+
+def test_files_are_not_held_open_beside_each_other(tmp_path, monkeypatch, load):
+    """A set may have more files than a process may have open."""
+    features = {"label": {"names": ["ant", "bee"], "_type": "ClassLabel"}}
+    load(features, label=[0, 1] * 4)
+    for number in range(5):
+        shutil.copy(tmp_path / "train.parquet", tmp_path / f"train-{number}.parquet")
+    held, numbers, open_file = weakref.WeakSet(), [], parquet._open
+
+    def watched(file):
+        numbers.append(len(held))
+        table = open_file(file)
+        held.add(table)
+        return table
+
+    monkeypatch.setattr(parquet, "_open", watched)
+    load_splits.cache_clear()
+    splits = load_splits(DataConfig("parquet", path=str(tmp_path), val_images=2))
+    assert len(splits.train) + len(splits.val) == 6 * 8
+    assert len(numbers) > 6
+    # The one before may still be there while the next one is opened.
+    assert max(numbers) <= 2
