@@ -79,11 +79,12 @@ def _decode(
     """
     labels: list[int] = []
     names: tuple[str, ...] = ()
-    tables = {file: _open(file) for file in files}
-    with RowWriter(target, sum(table.metadata.num_rows for table in tables.values())) as writer:
-        for file, table in tables.items():
-            names = names or _class_names(table.schema_arrow)
+    # None is held open beside the next one: a set may have more files than a process may have open.
+    with RowWriter(target, sum(_open(file).metadata.num_rows for file in files)) as writer:
+        for file in files:
+            table = _open(file)
             columns = _columns(table.schema_arrow.names, file)
+            names = names or _class_names(table.schema_arrow, columns[1])
             for batch in _batches(table, columns, file):
                 _decode_batch(batch, columns, channels, file, writer, labels)
     return writer.array(), np.asarray(labels, dtype=np.int64), names
@@ -153,14 +154,10 @@ def _bytes_of(item: Any) -> Any:
     return item.get("bytes") if isinstance(item, dict) else item
 
 
-def _class_names(schema: Any) -> tuple[str, ...]:
-    """Class names from the data set's own metadata, if it has them in the usual form."""
+def _class_names(schema: Any, column: str) -> tuple[str, ...]:
+    """Names of the classes in the label column, from the data set's own metadata, if it has them in the usual form."""
     try:
-        features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
+        names = json.loads(schema.metadata[b"huggingface"])["info"]["features"][column]["names"]
     except (KeyError, TypeError, ValueError):
         return ()
-    for column in LABEL_COLUMNS:
-        names = features.get(column, {}).get("names")
-        if isinstance(names, list):
-            return tuple(str(name) for name in names)
-    return ()
+    return tuple(str(name) for name in names) if isinstance(names, list) else ()

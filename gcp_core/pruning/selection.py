@@ -69,8 +69,12 @@ def select_channels(
         InfeasibleTarget: ``budget.limit`` is below what is left when every group is at its floor.
     """
     judged = _judged(scores, groups, budget)
-    allowed = removable(groups, budget)
-    _check_limit(groups, allowed, budget)
+    _check_limit(groups, removable(groups, budget), budget)
+    return _selected(judged, groups, budget, allocator)
+
+
+def _selected(judged: _Judged, groups: Groups, budget: Budget, allocator: Allocator | None) -> Plan:
+    """:func:`select_channels`, also where the floors prevent the limit."""
     if allocator is None:
         allocator = build_allocator(budget.ranking.allocator, budget.ranking.allocator_options)
         allocator = build_allocator("global") if looks(allocator) else allocator
@@ -98,10 +102,14 @@ def select_channels(
 def select_within(
     scores: Judgement, groups: Groups, budget: Budget, allocator: Allocator | None = None
 ) -> Plan:
-    """:func:`select_channels`; where the floors prevent ``budget.limit``, what they allow of the rest of the budget."""
+    """:func:`select_channels`; where the floors prevent ``budget.limit``, what they allow of the rest of the budget: all
+    of it, whatever the allocator says, where this one event is to reach the limit.
+    """
     try:
         return select_channels(scores, groups, budget, allocator)
     except InfeasibleTarget:
+        if budget.whole:
+            return _selected(_judged(scores, groups, budget), groups, budget, allocator)
         return select_channels(scores, groups, dataclasses.replace(budget, limit=None), allocator)
 
 

@@ -88,9 +88,17 @@ def learning_pace(
     if train.schedule == "cosine":
         return lambda step: 0.5 * (1 + math.cos(math.pi * step / total))
     if train.schedule == "step":
-        edges = [m * steps_per_epoch if isinstance(m, int) else m * total for m in train.milestones]
+        edges = [
+            m * steps_per_epoch if isinstance(m, int) else _first_step(m, total) for m in train.milestones
+        ]
         return lambda step: train.gamma ** sum(step >= edge for edge in edges)
     return lambda step: 1.0
+
+
+def _first_step(share: float, total: int) -> int:
+    """The first of ``total`` steps that has this share of them before it."""
+    # 0.55 * 100 is 55.00000000000001: the allowance keeps such shares on the whole step they mean.
+    return math.ceil(share * total * (1 - 1e-12))
 
 
 def _path_pace(train: TrainConfig, steps_per_epoch: int, prune: PruneConfig) -> Callable[[int], float]:

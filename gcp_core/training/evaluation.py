@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from gcp_core.config import TrialConfig
 from gcp_core.data import Images, Normalise, evaluation_batches, load_splits
-from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.errors import CheckpointError, ConfigError, ModelError
 from gcp_core.models.arithmetic import float32_products
 from gcp_core.models.mode import mode
 
@@ -25,6 +25,29 @@ class Evaluation:
     accuracy: float
     loss: float
     num_images: int
+
+
+@torch.no_grad()
+def check_logits(model: nn.Module, example: Tensor, num_classes: int) -> None:
+    """Refuse a model that cannot be trained on so many classes: on a GPU a class too few ends the whole process.
+
+    Args:
+        example: ``(1, C, H, W)`` on the model's device; one eval forward is run.
+
+    Raises:
+        ModelError: it does not return a row of logits for each image.
+    """
+    with mode(model, training=False):
+        found = model(example)
+    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == 1 and found.shape[1] >= num_classes:
+        return
+    is_tensor = isinstance(found, Tensor)
+    returned = f"tensor of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
+    raise ModelError(
+        f"the model returns a {returned} for one image, no row of {num_classes} logits",
+        "model.name",
+        f"in eval mode it is to return one tensor, (images, {num_classes})",
+    )
 
 
 @torch.no_grad()

@@ -53,6 +53,7 @@ from gcp_core.training.composition import (
     compose,
     rewrite_of,
 )
+from gcp_core.training.evaluation import check_logits
 
 log = logging.getLogger(__name__)
 
@@ -189,6 +190,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     example = torch.zeros(1, splits.in_channels, *splits.image_size, device=device)
     prune = config.prune
     dense = measure_cost(model, example)
+    check_logits(model, example, splits.num_classes)
     _check_exclude(model, prune)
     check_method(config)
     check_penalty(config)
@@ -302,7 +304,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
     if best == 0:
         hint = f"lower min_channels or min_share{rounding}"
         raise InfeasibleTarget("no event can remove anything: every group is at its floor", "prune", hint)
-    if prune.target is not None and best < prune.target:
+    if prune.target is not None and 1 - best > cost_left(prune.target, 1.0):
         raise InfeasibleTarget(
             f"{prune.target:g} of the {prune.of} cannot be removed: {len(events)} events reach at most {best:.3f}",
             "prune.target",

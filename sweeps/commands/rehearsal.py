@@ -20,7 +20,7 @@ from gcp_core.pruning.selection import select_within
 from gcp_core.records.stages import repair_of
 from gcp_core.schedule.clock import event_epochs
 from gcp_core.training.levels import cost_of, level_plan, why_over
-from gcp_core.training.setup import budget_for
+from gcp_core.training.setup import budget_for, cost_left
 from sweeps.records.job import Job, Outcome
 from sweeps.strategy.feasibility import Feasibility
 
@@ -81,7 +81,7 @@ class Rehearsal:
         prune, epochs = trial.prune, trial.train.num_epochs
         groups = self._feasibility.groups(trial if prune else replace(trial, prune=PruneConfig()))
         kind = 0 if prune is None or prune.of == "macs" else 1
-        limit = 0.0 if prune is None or prune.target is None else (1 - prune.target) * groups.cost()[kind]
+        limit = 0.0 if prune is None or prune.target is None else cost_left(prune.target, groups.cost()[kind])
         due = () if prune is None else event_epochs(prune, epochs)
         history: list[object] = [trial.dense_phase().key()]
         states, costs, events = [], [], []

@@ -12,7 +12,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.groups import Groups, find_groups
 from gcp_core.pruning.selection import Budget, reachable_share, select_within
 from gcp_core.schedule.clock import event_epochs
-from gcp_core.training.setup import budget_for, build_setup, event_budgets
+from gcp_core.training.setup import budget_for, build_setup, cost_left, event_budgets
 
 _KINDS = ("macs", "params")
 #: Criteria of ours seldom remove more than this share beyond what chance does; most remove less.
@@ -102,7 +102,7 @@ class Feasibility:
         if key not in self._reach:
             most = reachable_share(self.groups(trial), budgets)
             self._reach[key] = min(most, self._usual(trial) + SLACK) if self._only_usual else most
-        return self._reach[key] < prune.target
+        return 1 - self._reach[key] > cost_left(prune.target, 1.0)
 
     def _usual(self, trial: TrialConfig) -> float:
         """The share that a schedule removes in all if no target ends it, with random scores."""
@@ -121,16 +121,15 @@ class Feasibility:
         prune, played = trial.pruning, list(self._played(trial, seed))
         if prune.target is None:
             return True, len(played)
-        limit = (1 - prune.target) * self.groups(trial).cost()[_KINDS.index(prune.of)]
         last = played[-1] if played else None
-        return last is not None and last.cost()[_KINDS.index(prune.of)] <= limit, len(played)
+        return last is not None and last.cost()[_KINDS.index(prune.of)] <= self._limit(trial), len(played)
 
     def project(self, trial: TrialConfig) -> Projection:
         """What the trial (not a baseline) will cost at its end."""
         prune, groups = trial.pruning, self.groups(trial)
         dense = _by_kind(groups)
         final = self._final(trial)
-        limit = 0.0 if prune.target is None else (1 - prune.target) * dense[prune.of]
+        limit = self._limit(trial)
         least = dict.fromkeys(_KINDS, 0.0)
         if limit and prune.multiple == 1:
             # The event that passes the limit is trimmed to the fewest units, so at most one unit passes it.
@@ -180,7 +179,7 @@ class Feasibility:
         """What the target leaves of the cost, 0 = there is no target."""
         prune = trial.pruning
         dense = self.groups(trial).cost()[_KINDS.index(prune.of)]
-        return 0.0 if prune.target is None else (1 - prune.target) * dense
+        return 0.0 if prune.target is None else cost_left(prune.target, dense)
 
     def _model_key(self, trial: TrialConfig) -> str:
         described = trial.to_dict()

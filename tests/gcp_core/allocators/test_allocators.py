@@ -10,7 +10,7 @@ from gcp_core.allocators import Budget, Ranking, allocator_names, build_allocato
 from gcp_core.errors import ConfigError, PlanError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
-from gcp_core.pruning.selection import select_channels
+from gcp_core.pruning.selection import select_channels, select_within
 from gcp_core.testing import criterion_case
 from tests.oracles.fillings import FirstGroup, Looking, Sets
 
@@ -109,6 +109,19 @@ def test_an_answer_that_takes_less_is_taken_as_it_is_unless_the_limit_is_to_be_r
     # With nothing said, the rest is what the global ranking takes.
     said = select_channels(scores_of(VGG), VGG, whole, Nothing())
     assert said.removed == select_channels(scores_of(VGG), VGG, whole).removed
+
+
+@pytest.mark.parametrize("allocator", [Nothing(), Given({"features.0": 4}), Everything(), None])
+def test_where_the_floors_prevent_the_limit_that_is_to_be_reached_all_that_they_allow_goes(allocator):
+    """Half of every group may go, and 90 % of the MACs shall."""
+    budget = Budget(ratio=1.0, limit=0.1 * VGG.cost()[0], min_channels=1, min_share=0.5, whole=True)
+    plan = select_within(scores_of(VGG), VGG, budget, allocator)
+    assert shares(plan, VGG) == [0.5] * 6
+    # An event that is not the one to reach it takes what the allocator says.
+    some = select_within(
+        scores_of(VGG), VGG, dataclasses.replace(budget, whole=False), Given({"features.0": 4})
+    )
+    assert {name: len(units) for name, units in some.removed.items()} == {"features.0": 4}
 
 
 def test_an_order_of_groups_is_kept_where_the_limit_cuts_it_short():

@@ -45,6 +45,17 @@ def test_step_schedule_multiplies_at_each_milestone():
     assert [by_epoch(s) for s in range(8)] == [pace(s) for s in range(8)]
 
 
+@pytest.mark.parametrize("epochs", [10, 20, 90, 100, 200])
+@pytest.mark.parametrize("steps", [1, 7, 391, 5005])
+def test_a_share_is_the_step_that_it_means_also_in_floating_point(epochs, steps):
+    """0.55 of 100 epochs is 55, not 55.00000000000001: the rate falls with the first step of the 56th epoch."""
+    total = epochs * steps
+    for hundredths in range(1, 100):
+        train = TrainConfig(epochs=epochs, schedule="step", milestones=(hundredths / 100,), gamma=0.1)
+        pace, first = learning_pace(train, steps), -(-hundredths * total // 100)
+        assert (pace(first - 1), pace(first)) == (1, 0.1)
+
+
 def test_a_whole_number_is_an_epoch_also_where_a_config_reader_made_a_float_of_it():
     pace = learning_pace(TrainConfig(epochs=200, schedule="step", milestones=(100.0, 150.0)), 1)
     assert [pace(s) for s in (0, 99, 100, 149, 150, 199)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])

@@ -55,6 +55,16 @@ def test_a_trial_that_ends_short_of_its_target_is_valid():
     assert result.finals["target_reached"] == 0
 
 
+def test_a_target_that_the_floors_allow_exactly_can_be_reached():
+    """Every unit costs a tenth of the net, two may go: 1 - 0.8 is a hair below 0.2."""
+    prune = PruneConfig("l1", interval=1, ratio=1.0, target=0.2, until=1.0, min_channels=8, min_share=0.0)
+    model = ModelConfig("tests.gcp_core.training.test_path:ten_channels")
+    trial = dataclasses.replace(SMALL, model=model, train=TrainConfig(epochs=2, batch_size=64), prune=prune)
+    result = run_trial(trial, latency=False)
+    assert [plan.num_units for plan in result.plans] == [2]
+    assert result.finals["target_reached"] == 1
+
+
 def test_without_a_target_every_event_until_the_end_takes_its_count():
     prune = PruneConfig(criterion="l1", interval=2, count=9, target=None, until=5)
     result = run_trial(dataclasses.replace(SMALL, prune=prune))

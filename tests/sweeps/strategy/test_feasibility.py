@@ -148,3 +148,20 @@ def test_a_projection_is_the_end_of_the_whole_play_whatever_was_remembered() -> 
         assert feasibility.project(trial).final == dict(
             zip(("macs", "params"), map(float, last.cost()), strict=True)
         )
+
+
+def test_a_target_that_is_hit_exactly_is_reached_and_possible() -> None:
+    """Every unit costs a tenth of the net: what floors of 2 and 8 units leave is 0.2 and 0.8 of it, with a hair."""
+    feasibility = Feasibility(usual=False)
+    for target, floor in ((0.8, 2), (0.2, 8)):
+        prune = PruneConfig(
+            "l1", interval=1, ratio=1.0, target=target, until=1.0, min_channels=floor, min_share=0.0
+        )
+        trial = TrialConfig(
+            model=ModelConfig("tests.gcp_core.training.test_path:ten_channels"),
+            train=TrainConfig(epochs=4),
+            prune=prune,
+        )
+        assert not feasibility.impossible(trial)
+        assert feasibility.play(trial) == (True, 1)
+        assert feasibility.project(trial).final["macs"] == (10 - 10 * target) / 10 * 5860
