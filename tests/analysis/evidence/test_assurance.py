@@ -80,6 +80,19 @@ def test_front_says_noise_what_is_ruled_out_and_confirmation(confirmed):
     assert sum(c["ruled_out"] for c in answer["noise"]["configurations"]) == out
 
 
+def test_the_robust_front_is_named_where_macs_are_no_objective(confirmed):
+    folder, _ = confirmed
+    words = ["front", str(folder), "--objective", "accuracy", "--objective", "params"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("robust front")]
+    groups = assurance(analysis.load(folder), {"val_accuracy": "max", "params": "min"}).groups
+    cheapest_first = groups[groups["robust"]].sort_values("params")
+    assert said.split(": ")[1] == ", ".join(
+        f"{model} (n = {n})" for model, n in zip(cheapest_first["model"], cheapest_first["n"])
+    )
+
+
 def test_without_replicates_the_front_warns_instead(sweep):
     done = CliRunner().invoke(main, ["front", str(sweep)])
     assert "how sure: not known (no configuration was run with more than one seed" in done.stdout
