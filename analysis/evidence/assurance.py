@@ -90,7 +90,7 @@ def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
     except ConfigError as error:
         return Assurance(error.message, {}, 0, None, confirmed)
     groups["robust"] = groups.index.isin(robust)
-    replicated = apart[apart["n"] > 1].drop_duplicates(["sweep", "config_id", "kind"])
+    replicated = apart[apart["n"] > 1].drop_duplicates(["sweep", "config_id"])
     return Assurance("", std, len(replicated), groups, confirmed)
 
 

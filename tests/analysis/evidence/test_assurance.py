@@ -13,6 +13,7 @@ from analysis.evidence import noise
 from analysis.evidence.assurance import assurance
 from analysis.show import report
 from tests.analysis.cli.test_schemas import check
+from tests.analysis.evidence.tables import runs
 from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
 
 GOALS = {"val_accuracy": "max", "macs": "min"}
@@ -78,6 +79,16 @@ def test_front_says_noise_what_is_ruled_out_and_confirmation(confirmed):
     assert answer["noise"]["known"]
     assert answer["noise"]["confirmed"][0]["drop"] == pytest.approx(0.5)
     assert sum(c["ruled_out"] for c in answer["noise"]["configurations"]) == out
+
+
+def test_a_configuration_whose_seeds_are_of_the_search_and_of_confirm_runs_is_one_configuration():
+    search = runs([("a", s, 90.0 + s, 10.0) for s in range(3)])
+    fresh = runs([("a", 10 + s, 89.0 + s, 10.0) for s in range(3)], kind="confirm").assign(candidate=False)
+    df = pd.concat([search, fresh], ignore_index=True)
+    df.attrs = search.attrs
+    sure = assurance(df, GOALS)
+    assert sure.groups["n"].tolist() == [6]
+    assert sure.replicated == 1
 
 
 def test_the_robust_front_is_named_where_macs_are_no_objective(confirmed):
