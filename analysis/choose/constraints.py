@@ -297,10 +297,12 @@ def removal(df: pd.DataFrame, constraint: Constraint) -> Removal:
     miss = constraint.miss(df)
     known = np.isfinite(miss) & ~ok
     at = int(np.flatnonzero(known)[np.argmin(miss[known])]) if known.any() else -1
+    # A word is as good a value as any, and so is null: only it cannot be near another one.
+    missing = 0 if isinstance(constraint.bound, str) else int((~np.isfinite(miss)).sum())
     return Removal(
         constraint=str(constraint),
         removed=int((~ok).sum()),
-        missing=int((~np.isfinite(miss)).sum()),
+        missing=missing,
         of=len(df),
         nearest=str(df["model"].iloc[at]) if at >= 0 else "",
         nearest_value=float(constraint.values(df)[at]) if at >= 0 else float("nan"),
