@@ -77,7 +77,10 @@ class Constraint:
         """(n,) float64: the bound per row, in the column's unit; NaN where a baseline is missing."""
         if not self.relative:
             return np.full(len(df), self.bound, dtype=float)
-        return float(self.bound) * df[f"baseline_{self.column}"].to_numpy(dtype=float, na_value=np.nan)
+        base = f"baseline_{self.column}"
+        if base not in df.columns:  # no run has measured it, at least not yet
+            return np.full(len(df), np.nan)
+        return float(self.bound) * df[base].to_numpy(dtype=float, na_value=np.nan)
 
     def satisfied(self, df: pd.DataFrame) -> np.ndarray:
         """(n,) bool; a row without a finite value, or without the baseline it needs, does not satisfy."""

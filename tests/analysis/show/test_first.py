@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.choose import constraints as hard
 from analysis.choose.recommend import recommend
 from analysis.show import report
 from analysis.show.first import first_screen
@@ -54,6 +55,12 @@ def test_what_is_missing_is_left_out_of_the_origin(df):
     assert card(polished, "t0001@2").origin == (
         "Trial t0001, after its 2nd pruning step, trained for another 30 epochs; trained for 38 epochs in all."
     )
+
+
+def test_a_page_without_a_finished_model_takes_a_limit_on_what_nobody_has_measured_yet(tmp_path):
+    rows = [{**tables.baseline(), "kind": "trial", "status": "failed", "error": "ValueError: no"}]
+    page = report.html(tables.of_rows(tmp_path, rows), constraints=[hard.parse("latency_ms <= 50%")])
+    assert "No model is finished" in page
 
 
 def test_the_tag_says_whether_the_model_may_go_out(df):
