@@ -12,6 +12,7 @@ import analysis
 from analysis.choose import advice
 from analysis.cli.program import main
 from analysis.errors import NothingFeasible
+from analysis.evidence import importance
 from analysis.front.anchors import anchors_for
 from gcp_core.errors import ConfigError
 from sweeps.config.sweep_config import load_config
@@ -106,6 +107,20 @@ def test_the_written_config_is_a_sweep_that_tries_the_points_first(thin, tmp_pat
     assert list(config.search.points) == answer["points"]
     assert config.search.trials == 4
     assert "#   nothing between t0002 and t0001" in out.read_text()
+
+
+def test_where_the_front_is_thin_is_said_although_no_parameter_varies(tmp_path, monkeypatch):
+    """All paths go down to the upper end of a searched target, so only their seeds differ."""
+    monkeypatch.setattr(importance, "FEWEST", 2)
+    folder = tmp_path / "seeds"
+    write_sweep(folder, [path_baseline(), path_of("t0000", 0, levels=3), path_of("t0001", 1, levels=3)])
+    (folder / "config.yaml").write_text(
+        "name: seeds\nseed: {low: 0, high: 9}\nprune: {target: {low: 0.3, high: 0.5, step: 0.1}}\n"
+    )
+    done = CliRunner().invoke(main, ["advise", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "importance: not known (nothing was searched: no parameter varies)" in done.stdout
+    assert "Where the front is thin:\n  nothing between t" in done.stdout
 
 
 def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(sweep):
