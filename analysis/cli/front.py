@@ -51,17 +51,17 @@ def front(
 
     df = read(sweep, tracking_uri, no_cache)
     goals = _objectives(objectives) or df.attrs["objectives"]
-    df["pareto_rank"] = pareto.ranks(df, goals)
-    scales = anchors_for(df, goals, usable=usable) if df["candidate"].any() else None
-    best = pareto.distinct(df, goals, band)
-    near_ties = best.attrs["near_ties"]
-    rows = df[df["pareto_rank"].notna()] if everything else df.loc[best.index]
-    rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
-    if scales is None:
+    if not df["candidate"].any():  # nor need there be a column for what nobody has measured
         from analysis.errors import NothingFeasible
 
         reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
         raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
+    df["pareto_rank"] = pareto.ranks(df, goals)
+    scales = anchors_for(df, goals, usable=usable)
+    best = pareto.distinct(df, goals, band)
+    near_ties = best.attrs["near_ties"]
+    rows = df[df["pareto_rank"].notna()] if everything else df.loc[best.index]
+    rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
     volume = pareto.hypervolume(df, goals, scales)
     chance = from_chance(scales, df, goals)
     old = pareto.hypervolume(df, goals, chance).value if chance else None

@@ -104,6 +104,16 @@ def test_the_robust_front_is_named_where_macs_are_no_objective(confirmed):
     )
 
 
+@pytest.mark.parametrize("objective", ["macs", "latency_ms"])
+def test_a_front_without_a_finished_trial_says_so_whatever_it_is_the_front_of(tmp_path, objective):
+    file = tmp_path / "failed.csv"
+    file.write_text("trial,status,val_accuracy,macs,params\nt0000,failed,,,\n")
+    done = CliRunner().invoke(main, ["front", str(file), "--objective", "accuracy", "--objective", objective])
+    assert done.exit_code == 3, done.output
+    assert "the sweep has no finished trial" in done.stderr
+    assert "1 failed: raised an error" in done.stderr
+
+
 def test_without_replicates_the_front_warns_instead(sweep):
     done = CliRunner().invoke(main, ["front", str(sweep)])
     assert "how sure: not known (no configuration was run with more than one seed" in done.stdout
