@@ -143,7 +143,7 @@ def _summary(
 ) -> str:
     from analysis import text
     from analysis.runs import table
-    from analysis.runs.models import unfinished_paths, word
+    from analysis.runs.models import finished_baselines, unfinished_paths, word
 
     counts, one = table.counts(df), word(df)
     said = ", ".join(f"{name} ({direction})" for name, direction in goals.items())
@@ -169,6 +169,7 @@ def _summary(
     for status, paths in unfinished_paths(df).items():
         shown = ", ".join(paths[:6]) + (", ..." if len(paths) > 6 else "")
         lines.append(f"{text.plural(len(paths), 'path')} {status} after snapshots, which stay [{shown}]")
-    if not counts["baselines"]:
-        lines.append("no baseline: drops and shares of the baseline are unknown")
+    if not finished_baselines(df):
+        what = "no baseline has finished" if counts["baselines"] else "no baseline"
+        lines.append(f"{what}: drops and shares of the baseline are unknown")
     return "\n".join(lines)

@@ -114,6 +114,25 @@ def test_a_front_without_a_finished_trial_says_so_whatever_it_is_the_front_of(tm
     assert "1 failed: raised an error" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        ("", "no baseline: drops and shares"),
+        ("b0000,baseline,failed,,,\n", "no baseline has finished: drops and shares"),
+        ("b0000,baseline,complete,97,100,10\n", ""),
+    ],
+)
+def test_a_front_says_that_no_baseline_has_finished_also_where_one_has_failed(tmp_path, baseline, said):
+    file = tmp_path / "one.csv"
+    file.write_text(f"trial,kind,status,val_accuracy,macs,params\nt0000,trial,complete,90,50,5\n{baseline}")
+    done = CliRunner().invoke(main, ["front", str(file)])
+    assert done.exit_code == 0, done.output
+    assert said in done.stdout
+    assert ("no baseline" in done.stdout) == bool(said)
+    page = report.html(analysis.load(file))
+    assert ("<b>No baseline finished</b>" in page) == bool(said)
+
+
 def test_without_replicates_the_front_warns_instead(sweep):
     done = CliRunner().invoke(main, ["front", str(sweep)])
     assert "how sure: not known (no configuration was run with more than one seed" in done.stdout
