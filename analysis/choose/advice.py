@@ -165,7 +165,7 @@ def _key(point: Mapping[str, Any]) -> str:
 
 def _aims(cheaper: pd.Series, dearer: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Points between two configurations, the middle first; choices of the dearer end before those of the cheaper."""
-    if _of_path(cheaper) and cheaper["trial"] == dearer["trial"]:
+    if _of_path(cheaper) and (cheaper[["sweep", "trial"]] == dearer[["sweep", "trial"]]).all():
         yield from _steps(cheaper, searched)
         return
     for share in _STEPS:
@@ -206,6 +206,8 @@ def _steps(row: pd.Series, searched: Mapping[str, Any]) -> Iterator[dict[str, An
 def _neighbours(value: Any, leaf: Mapping[str, Any]) -> list[Any]:
     """The next smaller and larger value that a range allows; for text and lists, all other values."""
     if "choice" not in leaf:
+        if not _numeric([value]):  # of another sweep than the one that searched it: there is none, or a word
+            return []
         first, last = float(leaf["low"]), float(leaf["high"])
         step = leaf.get("step") or max((last - first) / 4, 1 if isinstance(leaf["low"], int) else 0)
         near = [_snapped(float(value) + move, leaf, first, last) for move in (-step, step)]
@@ -230,8 +232,8 @@ def _between(low: Any, high: Any, leaf: Mapping[str, Any], share: float) -> list
             return [min(choices, key=lambda c: (abs(c - wish), c))]
         return ([v for v in choices if v == high] + [v for v in choices if v == low != high]) or [choices[0]]
     first, last = float(leaf["low"]), float(leaf["high"])
-    low = first if low is None else float(low)
-    high = last if high is None else float(high)
+    low = float(low) if _numeric([low]) else first
+    high = float(high) if _numeric([high]) else last
     if leaf.get("log"):
         wish = float(np.exp(np.log(low) + share * (np.log(high) - np.log(low))))
     else:

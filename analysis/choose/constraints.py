@@ -77,7 +77,10 @@ class Constraint:
         """(n,) float64: the bound per row, in the column's unit; NaN where a baseline is missing."""
         if not self.relative:
             return np.full(len(df), self.bound, dtype=float)
-        return float(self.bound) * df[f"baseline_{self.column}"].to_numpy(dtype=float, na_value=np.nan)
+        base = f"baseline_{self.column}"
+        if base not in df.columns:  # no run has measured it, at least not yet
+            return np.full(len(df), np.nan)
+        return float(self.bound) * df[base].to_numpy(dtype=float, na_value=np.nan)
 
     def satisfied(self, df: pd.DataFrame) -> np.ndarray:
         """(n,) bool; a row without a finite value, or without the baseline it needs, does not satisfy."""
@@ -297,10 +300,12 @@ def removal(df: pd.DataFrame, constraint: Constraint) -> Removal:
     miss = constraint.miss(df)
     known = np.isfinite(miss) & ~ok
     at = int(np.flatnonzero(known)[np.argmin(miss[known])]) if known.any() else -1
+    # A word is as good a value as any, and so is null: only it cannot be near another one.
+    missing = 0 if isinstance(constraint.bound, str) else int((~np.isfinite(miss)).sum())
     return Removal(
         constraint=str(constraint),
         removed=int((~ok).sum()),
-        missing=int((~np.isfinite(miss)).sum()),
+        missing=missing,
         of=len(df),
         nearest=str(df["model"].iloc[at]) if at >= 0 else "",
         nearest_value=float(constraint.values(df)[at]) if at >= 0 else float("nan"),

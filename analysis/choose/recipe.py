@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _PARTS = ("data", "model", "train", "prune")
 #: What of a sweep's config says where it runs and is kept; ``search.concurrency`` does too.
 _WHERE = ("resources", "tracking", "storage", "ledger")
+#: Where null is not what stands for a key that is left out.
+_NULLS = ("prune.target",)
+#: An int is an epoch, a float a share; tables do not tell 1 from 1.0, and nobody prunes until the first epoch.
+_UNTIL = "prune.until"
 #: Shares this close are the same share.
 _CLOSE = 1e-9
 
@@ -36,7 +40,9 @@ def trial_config(df: pd.DataFrame, row: pd.Series) -> TrialConfig:
     for name in config_columns(df):
         part, _, leaf = name.partition(".")
         value = plain(row[name])
-        if part in _PARTS and value is not None:
+        if name == _UNTIL and value == 1:
+            value = 1.0
+        if part in _PARTS and (value is not None or name in _NULLS):
             _put(values.setdefault(part, {}), _path(leaf), structured(value))
     if "model" not in values:
         raise ConfigError("the table does not hold its configuration", str(row["model"]))

@@ -62,12 +62,13 @@ def _importance(df: pd.DataFrame, goals: dict[str, str]) -> tuple[pd.DataFrame |
     """Importance for the objective that is not a cost, and why it is not known."""
     from analysis.errors import NothingFeasible
     from analysis.evidence.importance import importance
+    from gcp_core.errors import ConfigError
 
     target = next((name for name, direction in goals.items() if direction == "max"), "val_accuracy")
     try:
         return importance(df, target), ""
-    except NothingFeasible as error:
-        return None, error.message
+    except (NothingFeasible, ConfigError) as error:
+        return None, error.message  # too few trials, or no parameter varies: gaps there are all the same
 
 
 def _print_advice(found: Advice, mattered: pd.DataFrame | None, why: str) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from analysis.choose import constraints as hard
 from analysis.plain import plain, plain_trials
 from analysis.runs import table
+from gcp_core.redaction import clean
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ def about(df: pd.DataFrame) -> dict[str, Any]:
     """Which sweeps an answer rests on, what was counted and what was left out."""
     keys = ("id", "name", "tracking_uri", "parent_run_id", "folder", "running")
     return {
-        "sweeps": [{k: entry.get(k) for k in keys if k in entry} for entry in df.attrs["sweeps"]],
+        "sweeps": [clean({k: entry[k] for k in keys if k in entry}) for entry in df.attrs["sweeps"]],
         "counts": table.counts(df),
         "left_out": df.attrs["left_out"],
     }

@@ -51,17 +51,17 @@ def front(
 
     df = read(sweep, tracking_uri, no_cache)
     goals = _objectives(objectives) or df.attrs["objectives"]
-    df["pareto_rank"] = pareto.ranks(df, goals)
-    scales = anchors_for(df, goals, usable=usable) if df["candidate"].any() else None
-    best = pareto.distinct(df, goals, band)
-    near_ties = best.attrs["near_ties"]
-    rows = df[df["pareto_rank"].notna()] if everything else df.loc[best.index]
-    rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
-    if scales is None:
+    if not df["candidate"].any():  # nor need there be a column for what nobody has measured
         from analysis.errors import NothingFeasible
 
         reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
         raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
+    df["pareto_rank"] = pareto.ranks(df, goals)
+    scales = anchors_for(df, goals, usable=usable)
+    best = pareto.distinct(df, goals, band)
+    near_ties = best.attrs["near_ties"]
+    rows = df[df["pareto_rank"].notna()] if everything else df.loc[best.index]
+    rows = rows.sort_values(["pareto_rank", "macs"], kind="stable")
     volume = pareto.hypervolume(df, goals, scales)
     chance = from_chance(scales, df, goals)
     old = pareto.hypervolume(df, goals, chance).value if chance else None
@@ -143,7 +143,7 @@ def _summary(
 ) -> str:
     from analysis import text
     from analysis.runs import table
-    from analysis.runs.models import unfinished_paths, word
+    from analysis.runs.models import finished_baselines, unfinished_paths, word
 
     counts, one = table.counts(df), word(df)
     said = ", ".join(f"{name} ({direction})" for name, direction in goals.items())
@@ -169,6 +169,7 @@ def _summary(
     for status, paths in unfinished_paths(df).items():
         shown = ", ".join(paths[:6]) + (", ..." if len(paths) > 6 else "")
         lines.append(f"{text.plural(len(paths), 'path')} {status} after snapshots, which stay [{shown}]")
-    if not counts["baselines"]:
-        lines.append("no baseline: drops and shares of the baseline are unknown")
+    if not finished_baselines(df):
+        what = "no baseline has finished" if counts["baselines"] else "no baseline"
+        lines.append(f"{what}: drops and shares of the baseline are unknown")
     return "\n".join(lines)

@@ -50,7 +50,9 @@ class Assurance:
             f"noise: runs that differ only by their seed spread by {spread}, pooled over "
             f"{text.plural(self.replicated, 'configuration')}"
         ]
-        robust = self.groups[self.groups["robust"]].sort_values("macs")
+        # The groups hold the objectives alone, and MACs need not be one.
+        cost = next((c for c in ("macs", *self.std) if c in self.std and c != "val_accuracy"), "model")
+        robust = self.groups[self.groups["robust"]].sort_values(cost)
         names = ", ".join(f"{trial} (n = {n})" for trial, n in zip(robust["model"], robust["n"]))
         said.append(f"robust front, means less one standard error: {names}")
         out, n = int(self.groups["ruled_out"].sum()), len(self.groups)
@@ -88,7 +90,7 @@ def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
     except ConfigError as error:
         return Assurance(error.message, {}, 0, None, confirmed)
     groups["robust"] = groups.index.isin(robust)
-    replicated = apart[apart["n"] > 1].drop_duplicates(["sweep", "config_id", "kind"])
+    replicated = apart[apart["n"] > 1].drop_duplicates(["sweep", "config_id"])
     return Assurance("", std, len(replicated), groups, confirmed)
 
 

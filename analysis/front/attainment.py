@@ -54,7 +54,7 @@ def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectiv
     that reach it.
 
     Columns ``<cost>_low, <cost>_high, <benefit>_low, <benefit>_high, difference`` (-1..1); only where they
-    differ.
+    differ, so without a row where all seeds of both have one and the same front.
     """
     import moocore
     import pandas as pd
@@ -63,7 +63,10 @@ def attainment_difference(a: pd.DataFrame, b: pd.DataFrame, objectives: Objectiv
     # moocore takes the first half of all runs for the first side, however many that has: every seed counts so often
     # that both sides have as many. The shares stay what they are.
     runs = math.lcm(*map(len, fronts))
-    found = moocore.eafdiff(*(_repeated(side, runs // len(side)) for side in fronts), rectangles=True)
+    if len({np.unique(front, axis=0).tobytes() for side in fronts for front in side}) == 1:
+        found = np.empty((0, 5))  # moocore fails where it finds no rectangle
+    else:
+        found = moocore.eafdiff(*(_repeated(side, runs // len(side)) for side in fronts), rectangles=True)
     names = list(objectives)
     frame = pd.DataFrame(
         {

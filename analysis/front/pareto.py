@@ -268,7 +268,9 @@ def knee(df: pd.DataFrame, benefit: str, cost: str) -> Knee | None:
     if len(best) < 3:
         return None
     gain, price = (best[column].to_numpy(dtype=float) for column in (benefit, cost))
-    # After sorting by cost the benefit rises strictly, so both ends differ and neither scale is zero.
+    if gain[0] == gain[-1]:  # latencies that cannot be told apart: all of them are one point
+        return None
+    # After sorting by cost the benefit rises otherwise, so both ends differ and neither scale is zero.
     y = (gain - gain[0]) / (gain[-1] - gain[0])
     x = (price - price[0]) / (price[-1] - price[0])
     distance = (y - x) / np.sqrt(2.0)

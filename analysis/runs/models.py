@@ -108,6 +108,11 @@ def unfinished_paths(df: pd.DataFrame) -> dict[str, list[str]]:
     return {str(status): list(part["trial"]) for status, part in rows.groupby("trial_status", sort=True)}
 
 
+def finished_baselines(df: pd.DataFrame) -> int:
+    """How many baselines have an accuracy; one that failed, or still runs, tells nothing."""
+    return int(((df["kind"] == "baseline") & df["val_accuracy"].notna()).sum())
+
+
 def row_of(df: pd.DataFrame, model: str) -> pd.Series:
     """The row of one model, ``t0007@3`` or ``t0008``.
 

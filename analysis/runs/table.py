@@ -207,7 +207,8 @@ def finish(df: pd.DataFrame) -> pd.DataFrame:
 def _same_as(df: pd.DataFrame) -> list[str]:
     """The earlier model of the same sweep and seed with the same weights, "" where there is none.
 
-    Paths with one dense phase share their first snapshot; single trials that miss their target share their end.
+    Paths with one dense phase share their first snapshot; single trials that miss their target share their end. One that
+    is left out stands for no other: of two equal models noise in the latency may take one beyond a limit.
     """
     found: dict[tuple[object, ...], str] = {}
     names = [""] * len(df)
@@ -216,10 +217,13 @@ def _same_as(df: pd.DataFrame) -> list[str]:
     ordered = df.sort_values(ORDER, kind="stable", na_position="first")
     columns = ["sweep", "kind", "seed", "weights_sha256", "val_accuracy", "macs", "params"]
     places = {index: at for at, index in enumerate(df.index)}
-    for index, model, row in zip(ordered.index, ordered["model"], ordered[columns].to_dict("records")):
+    for index, model, why, row in zip(
+        ordered.index, ordered["model"], ordered["left_out"], ordered[columns].to_dict("records")
+    ):
         weights = row["weights_sha256"]
         if isinstance(weights, str) and weights and row["kind"] == "trial":
-            first = found.setdefault(tuple(map(str, row.values())), model)
+            key = tuple(map(str, row.values()))
+            first = found.get(key, model) if why else found.setdefault(key, model)
             names[places[index]] = "" if first == model else first
     return names
 

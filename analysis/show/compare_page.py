@@ -118,6 +118,8 @@ def _figures(
     ]
     for a, b in combinations(parts, 2):
         boxes = attainment.attainment_difference(parts[a], parts[b], _GOALS)
+        if boxes.empty:  # the same models: there is nothing to draw
+            continue
         drawing = attainment_figures.draw_difference(
             boxes, "macs", "val_accuracy", (a, colours[a]), (b, colours[b])
         )

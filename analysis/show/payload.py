@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from analysis.front import pareto
 from analysis.plain import plain, plain_trial, rows_of
@@ -94,12 +95,15 @@ def max_drop(df: pd.DataFrame) -> float:
 
 
 def run_link(df: pd.DataFrame, row: dict[str, Any]) -> str:
-    """The run's page in the MLflow UI ("" for a table without runs)."""
+    """The run's page in the MLflow UI ("" for a table without runs). Whoever follows it says who they are: the page holds
+    no user or password of the tracking address.
+    """
     entry = sweep_of(df, row)
     if not row.get("run_id") or not entry.get("tracking_uri"):
         return ""
-    uri = str(entry["tracking_uri"])
-    base = uri.rstrip("/") if uri.startswith("http") else LOCAL_UI
+    uri = urlsplit(str(entry["tracking_uri"]))
+    host = uri.netloc.rpartition("@")[2]
+    base = f"{uri.scheme}://{host}{uri.path}".rstrip("/") if uri.scheme in ("http", "https") else LOCAL_UI
     return f"{base}/#/experiments/{entry['experiment_id']}/runs/{row['run_id']}"
 
 

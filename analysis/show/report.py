@@ -18,7 +18,7 @@ from analysis.front.anchors import USABLE, Anchors, anchors_for, from_chance
 from analysis.front.progress import progress
 from analysis.plain import plain
 from analysis.runs import table
-from analysis.runs.models import unfinished_paths, word
+from analysis.runs.models import finished_baselines, unfinished_paths, word
 from analysis.show import figures, first, page, sections, speed
 from analysis.show.confirmed import confirmed_table, draw_confirmed
 from analysis.show.payload import cost_axes, max_drop, payload
@@ -259,7 +259,7 @@ def _health(df: pd.DataFrame) -> dict[str, Any]:
     return {
         "broken": broken,
         "statuses": page.Table(["status of trials", "number", "meaning"], rows),
-        "baselines": counts["baselines"],
+        "baselines": finished_baselines(df),
         "left_out": _left_out(word(df), left),
     }
 

@@ -12,11 +12,21 @@ import analysis
 from analysis.choose import advice
 from analysis.cli.program import main
 from analysis.errors import NothingFeasible
+from analysis.evidence import importance
 from analysis.front.anchors import anchors_for
 from gcp_core.errors import ConfigError
 from sweeps.config.sweep_config import load_config
 from tests.analysis.cli.test_schemas import SCHEMAS
-from tests.analysis.synthetic import FakeTrial, baseline_trial, config_for, curve, finals_of, write_sweep
+from tests.analysis.synthetic import (
+    FakeTrial,
+    baseline_trial,
+    config_for,
+    curve,
+    finals_of,
+    path_baseline,
+    path_of,
+    write_sweep,
+)
 
 GOALS = {"val_accuracy": "max", "macs": "min"}
 CONFIG = """
@@ -99,6 +109,20 @@ def test_the_written_config_is_a_sweep_that_tries_the_points_first(thin, tmp_pat
     assert "#   nothing between t0002 and t0001" in out.read_text()
 
 
+def test_where_the_front_is_thin_is_said_although_no_parameter_varies(tmp_path, monkeypatch):
+    """All paths go down to the upper end of a searched target, so only their seeds differ."""
+    monkeypatch.setattr(importance, "FEWEST", 2)
+    folder = tmp_path / "seeds"
+    write_sweep(folder, [path_baseline(), path_of("t0000", 0, levels=3), path_of("t0001", 1, levels=3)])
+    (folder / "config.yaml").write_text(
+        "name: seeds\nseed: {low: 0, high: 9}\nprune: {target: {low: 0.3, high: 0.5, step: 0.1}}\n"
+    )
+    done = CliRunner().invoke(main, ["advise", str(folder)])
+    assert done.exit_code == 0, done.output
+    assert "importance: not known (nothing was searched: no parameter varies)" in done.stdout
+    assert "Where the front is thin:\n  nothing between t" in done.stdout
+
+
 def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(sweep):
     done = CliRunner().invoke(main, ["advise", str(sweep)])
     assert done.exit_code == 0, done.output
@@ -120,10 +144,24 @@ def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_p
         ("frs", "l1", {"choice": ["frs", "l1", "random"]}, ["l1", "frs"]),
         (None, 0.4, {"low": 0.1, "high": 0.4, "step": 0.1}, [0.2]),
         (None, None, {"choice": [None, 2]}, [None]),
+        ("auto", 8, {"low": 2, "high": 8}, [5]),
     ],
 )
 def test_half_way_is_snapped_to_the_range(low, high, leaf, expected):
     assert advice._between(low, high, leaf, 0.5) == pytest.approx(expected)
+
+
+def test_advice_on_several_sweeps_steps_from_no_value_where_a_path_has_none(tmp_path):
+    """The first sweep searches the ratio; the whole front is a path of the second one, which is told its levels."""
+    poor = FakeTrial("t0000", config_for(ratio=0.3), finals_of(0.99, 50.0))
+    write_sweep(tmp_path / "first", [baseline_trial(), poor])
+    searched = "name: first\nprune: {ratio: {low: 0.1, high: 0.5, step: 0.1}}\n"
+    (tmp_path / "first" / "config.yaml").write_text(searched)
+    write_sweep(tmp_path / "second", [path_baseline(), path_of("t0000")])
+    df = analysis.load([tmp_path / "first", tmp_path / "second"])
+    found = advice.advise(df, GOALS, anchors_for(df, GOALS))
+    assert {name.partition("@")[0] for gap in found.gaps for name in (gap.cheaper, gap.dearer)} == {"t0000"}
+    assert (len(found.gaps), found.points) == (3, ())
 
 
 def test_no_gap_and_no_search_are_said(df, tmp_path):

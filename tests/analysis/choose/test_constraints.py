@@ -167,6 +167,13 @@ def test_a_number_is_refused_where_a_column_has_words_alone():
         hard.apply(df, [hard.parse("prune.criterion == 1", df.columns)])
 
 
+def test_what_has_another_word_is_not_said_to_be_without_a_value():
+    df = pd.DataFrame({"prune.criterion": ["frs", "frs", None], "model": list("abc")})
+    found = hard.removal(df, hard.parse("prune.criterion == l1", df.columns))
+    assert (found.removed, found.missing, found.of) == (3, 0, 3)
+    assert hard.describe(found) == '"prune.criterion == l1" alone removes 3 of 3'
+
+
 def test_accuracy_misses_a_limit_by_points(df):
     rows = df[df["candidate"]]
     best = rows["val_accuracy"].max()

@@ -31,6 +31,16 @@ def test_a_choice_becomes_a_config_for_fresh_seeds(df, tmp_path):
     assert again.model == config_for().model
 
 
+def test_a_table_tells_a_schedule_without_target_until_the_last_epoch(df, tmp_path):
+    df.attrs["sweeps"][0].update(folder=None, tracking_uri=None)  # no manifest: from the columns
+    open_ended = df.assign(**{"prune.target": float("nan"), "prune.until": 1.0})
+    open_ended.attrs = df.attrs
+    write_config(open_ended, row_of(open_ended, "t0003"), tmp_path / "best.yaml")
+    prune = yaml.safe_load((tmp_path / "best.yaml").read_text())["prune"]
+    assert prune["target"] is None, "not the default of 50 %"
+    assert (prune["until"], type(prune["until"])) == (1.0, float), "the share, not the first epoch"
+
+
 @pytest.mark.parametrize("write", [write_config, write_scratch_config])
 def test_fresh_seeds_run_where_the_sweep_ran(write, walked, tmp_path):
     places = {

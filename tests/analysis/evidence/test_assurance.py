@@ -13,6 +13,7 @@ from analysis.evidence import noise
 from analysis.evidence.assurance import assurance
 from analysis.show import report
 from tests.analysis.cli.test_schemas import check
+from tests.analysis.evidence.tables import runs
 from tests.analysis.synthetic import baseline_trial, reseeded, some_trials, write_sweep
 
 GOALS = {"val_accuracy": "max", "macs": "min"}
@@ -78,6 +79,58 @@ def test_front_says_noise_what_is_ruled_out_and_confirmation(confirmed):
     assert answer["noise"]["known"]
     assert answer["noise"]["confirmed"][0]["drop"] == pytest.approx(0.5)
     assert sum(c["ruled_out"] for c in answer["noise"]["configurations"]) == out
+
+
+def test_a_configuration_whose_seeds_are_of_the_search_and_of_confirm_runs_is_one_configuration():
+    search = runs([("a", s, 90.0 + s, 10.0) for s in range(3)])
+    fresh = runs([("a", 10 + s, 89.0 + s, 10.0) for s in range(3)], kind="confirm").assign(candidate=False)
+    df = pd.concat([search, fresh], ignore_index=True)
+    df.attrs = search.attrs
+    sure = assurance(df, GOALS)
+    assert sure.groups["n"].tolist() == [6]
+    assert sure.replicated == 1
+
+
+def test_the_robust_front_is_named_where_macs_are_no_objective(confirmed):
+    folder, _ = confirmed
+    words = ["front", str(folder), "--objective", "accuracy", "--objective", "params"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    (said,) = [line for line in done.stdout.splitlines() if line.startswith("robust front")]
+    groups = assurance(analysis.load(folder), {"val_accuracy": "max", "params": "min"}).groups
+    cheapest_first = groups[groups["robust"]].sort_values("params")
+    assert said.split(": ")[1] == ", ".join(
+        f"{model} (n = {n})" for model, n in zip(cheapest_first["model"], cheapest_first["n"])
+    )
+
+
+@pytest.mark.parametrize("objective", ["macs", "latency_ms"])
+def test_a_front_without_a_finished_trial_says_so_whatever_it_is_the_front_of(tmp_path, objective):
+    file = tmp_path / "failed.csv"
+    file.write_text("trial,status,val_accuracy,macs,params\nt0000,failed,,,\n")
+    done = CliRunner().invoke(main, ["front", str(file), "--objective", "accuracy", "--objective", objective])
+    assert done.exit_code == 3, done.output
+    assert "the sweep has no finished trial" in done.stderr
+    assert "1 failed: raised an error" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("baseline", "said"),
+    [
+        ("", "no baseline: drops and shares"),
+        ("b0000,baseline,failed,,,\n", "no baseline has finished: drops and shares"),
+        ("b0000,baseline,complete,97,100,10\n", ""),
+    ],
+)
+def test_a_front_says_that_no_baseline_has_finished_also_where_one_has_failed(tmp_path, baseline, said):
+    file = tmp_path / "one.csv"
+    file.write_text(f"trial,kind,status,val_accuracy,macs,params\nt0000,trial,complete,90,50,5\n{baseline}")
+    done = CliRunner().invoke(main, ["front", str(file)])
+    assert done.exit_code == 0, done.output
+    assert said in done.stdout
+    assert ("no baseline" in done.stdout) == bool(said)
+    page = report.html(analysis.load(file))
+    assert ("<b>No baseline finished</b>" in page) == bool(said)
 
 
 def test_without_replicates_the_front_warns_instead(sweep):

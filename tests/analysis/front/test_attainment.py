@@ -43,6 +43,16 @@ def test_the_difference_map_favours_the_better_method_everywhere():
     assert draw_difference(boxes, "macs", "val_accuracy", ("good", "#0072B2"), ("poor", "#E69F00")).axes
 
 
+@pytest.mark.parametrize("seeds", [1, 2])
+def test_two_sides_with_one_and_the_same_front_differ_nowhere(seeds):
+    side = runs(
+        [("a", s, accuracy, macs) for s in range(seeds) for accuracy, macs in ((80.0, 20.0), (85.0, 40.0))]
+    )
+    boxes = attainment_difference(side, side.iloc[::-1], GOALS)
+    assert boxes.empty
+    assert list(boxes) == ["val_accuracy_low", "macs_low", "val_accuracy_high", "macs_high", "difference"]
+
+
 @pytest.mark.parametrize("swapped", [False, True])
 def test_the_difference_map_counts_shares_of_each_side_where_one_ran_more_seeds(swapped):
     """One seed with 80 % at 20 MACs against three seeds: 90 % at 10 MACs, and twice 70 % at 30."""

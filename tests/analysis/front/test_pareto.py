@@ -126,6 +126,15 @@ def test_a_straight_or_short_front_has_no_knee(macs):
     assert pareto.knee(pd.DataFrame({"acc": macs, "macs": macs}), "acc", "macs") is None
 
 
+def test_models_of_one_accuracy_whose_latencies_cannot_be_told_apart_have_no_knee():
+    latency = [1.0, 1.1, 1.2]
+    df = pd.DataFrame(
+        {"acc": [99.0] * 3, "latency_ms": latency, "latency_low_ms": 0.9, "latency_high_ms": 1.3}
+    )
+    assert len(pareto.front(df, {"acc": "max", "latency_ms": "min"})) == 3
+    assert pareto.knee(df, "acc", "latency_ms") is None
+
+
 def test_contributions_are_the_hypervolume_lost_without_the_row():
     rng = np.random.default_rng(5)
     goals = {"a": "max", "b": "min"}

@@ -10,9 +10,9 @@ from gcp_core.schema import Tag
 from tests.analysis.synthetic import FakeTrial, baseline_trial, config_for, finals_of, write_sweep
 
 
-def trial(name, weights, kept=0.4, seed=0, **prune):
+def trial(name, weights, kept=0.4, seed=0, status="complete", **prune):
     config = config_for(seed, interval=1, ratio=0.2, **prune)
-    return FakeTrial(name, config, finals_of(kept, 80.0), tags={Tag.WEIGHTS: weights})
+    return FakeTrial(name, config, finals_of(kept, 80.0), status=status, tags={Tag.WEIGHTS: weights})
 
 
 @pytest.fixture
@@ -37,6 +37,17 @@ def test_the_first_of_equal_models_stands_for_all(table):
     assert table.loc["t0001", "left_out"] == TWIN
     assert list(table.index[table["candidate"]]) == ["t0000", "t0002", "t0003", "t0004", "t0005"]
     assert table.attrs["left_out"] == {TWIN: ["t0001"]}
+
+
+def test_a_model_that_is_left_out_stands_for_no_other(tmp_path):
+    """Of three equal models the first and the last were too slow when they were measured."""
+    late = ("infeasible", "complete", "infeasible")
+    trials = [trial(f"t{i:04d}", "aa", target=0.7 + i / 10, status=status) for i, status in enumerate(late)]
+    write_sweep(tmp_path / "s", [baseline_trial(), *trials])
+    table = analysis.load(tmp_path / "s").set_index("model", drop=False)
+    assert list(table.index[table["candidate"]]) == ["t0001"]
+    assert table.loc[["t0000", "t0001", "t0002"], "same_as"].tolist() == ["", "", "t0001"]
+    assert analysis.table.finish(table.reset_index(drop=True))["candidate"].sum() == 1
 
 
 def test_another_seed_and_models_whose_weights_nobody_named_are_models_of_their_own(table):

@@ -7,7 +7,21 @@ import pytest
 
 from analysis.evidence import compare
 from analysis.show import compare_page
-from tests.analysis.evidence.tables import two_methods
+from tests.analysis.evidence.tables import runs, two_methods, with_baselines
+
+
+def test_two_sides_that_made_the_same_models_have_a_page_without_a_map_of_their_differences(tmp_path):
+    one = runs([("a", 0, 90.0, 50.0), ("b", 0, 80.0, 20.0)]).assign(**{"prune.criterion": "frs"})
+    other = one.assign(**{"prune.criterion": "l1", "model": ["t0002", "t0003"], "trial": ["t0002", "t0003"]})
+    both = pd.concat([one, other], ignore_index=True)
+    both.attrs = one.attrs
+    df = with_baselines(both, 96.0, 100.0)
+    found = compare.compare(df, "prune.criterion", equal="trials")
+    written = compare_page.write(df, "prune.criterion", found, [], tmp_path / "page")
+    assert found.tests[0].difference == 0.0
+    assert not [file for file in written.files if file.stem.startswith("difference_")]
+    assert "hypervolume_seeds" in {file.stem for file in written.files}
+    assert found.tests[0].verdict in written.page.read_text()
 
 
 @pytest.mark.usefixtures("rendered")

@@ -4,9 +4,12 @@ from dataclasses import replace
 
 import pytest
 
+from analysis.choose import constraints as hard
 from analysis.choose.recommend import recommend
+from analysis.cli import answers
 from analysis.show import report
 from analysis.show.first import first_screen
+from analysis.show.payload import run_link
 from tests.analysis.show import tables
 
 
@@ -54,6 +57,21 @@ def test_what_is_missing_is_left_out_of_the_origin(df):
     assert card(polished, "t0001@2").origin == (
         "Trial t0001, after its 2nd pruning step, trained for another 30 epochs; trained for 38 epochs in all."
     )
+
+
+def test_a_page_without_a_finished_model_takes_a_limit_on_what_nobody_has_measured_yet(tmp_path):
+    rows = [{**tables.baseline(), "kind": "trial", "status": "failed", "error": "ValueError: no"}]
+    page = report.html(tables.of_rows(tmp_path, rows), constraints=[hard.parse("latency_ms <= 50%")])
+    assert "No model is finished" in page
+
+
+def test_a_secret_in_a_tracking_address_gets_neither_into_links_nor_into_answers(df):
+    address = "https://me:geheim99@mlflow.example/team?token=heimlich1"
+    df.attrs["sweeps"][0] |= {"tracking_uri": address, "experiment_id": "1"}
+    row = df[df["model"] == "t0001@2"].iloc[0].to_dict()
+    assert run_link(df, row) == "https://mlflow.example/team/#/experiments/1/runs/runt00012"
+    (said,) = answers.about(df)["sweeps"]
+    assert said["tracking_uri"] == "https://me:***@mlflow.example/team?token=***"
 
 
 def test_the_tag_says_whether_the_model_may_go_out(df):
