@@ -27,6 +27,7 @@ from sweeps.driver.nodes import (
     data_paths,
     describe,
     idle_gpus,
+    own_packages,
     wrong_clocks,
 )
 from sweeps.records.job import Job
@@ -93,12 +94,12 @@ def ray_cluster(config: SweepConfig, address: str | None) -> Iterator[None]:
                 check_shared(config.storage, lambda path: _sees(named, path))
             else:
                 check_reach(config.store, _store_problems(config.store, named))
-            paths = data_paths(config)
+            paths, packages = data_paths(config), own_packages(config)
             asked = time.time()
-            found = _describe_all(named, paths)
+            found = _describe_all(named, paths, packages)
             for sentence in wrong_clocks(asked, found, time.time()):
                 _log.warning("%s", sentence)
-            check_nodes(describe("the driver", paths), found)
+            check_nodes(describe("the driver", paths, packages), found)
         yield
     finally:
         if ours:
@@ -274,11 +275,11 @@ def _store_problems(url: str, nodes: list[tuple[str, str]]) -> list[tuple[str, s
     return [(name, error or answer) for name, answer, error in _ask_all(nodes, store_problem, url)]
 
 
-def _describe_all(nodes: list[tuple[str, str]], paths: list[str]) -> list[Node]:
+def _describe_all(nodes: list[tuple[str, str]], paths: list[str], packages: list[str]) -> list[Node]:
     """What the nodes report about themselves."""
     return [
         dataclasses.replace(answer, name=name) if answer is not None else Node(name, error=error)
-        for name, answer, error in _ask_all(nodes, describe, "", paths)
+        for name, answer, error in _ask_all(nodes, describe, "", paths, packages)
     ]
 
 

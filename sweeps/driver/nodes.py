@@ -9,12 +9,13 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from gcp_core.errors import ConfigError, required
+from gcp_core.factory import is_factory_name
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import bundles, fits, places, processes, wanted
 
@@ -32,6 +33,7 @@ class Node:
     Attributes:
         versions: of Python, of the packages that matter, and a digest of our own source.
         missing: paths that do not exist there.
+        unknown: packages that cannot be imported there.
         clock: seconds since 1970, when it was asked.
         error: why it could not say anything, empty if it could.
     """
@@ -39,15 +41,17 @@ class Node:
     name: str
     versions: Mapping[str, str] = field(default_factory=dict)
     missing: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
     clock: float = 0.0
     error: str = ""
 
 
-def describe(name: str, paths: Sequence[str]) -> Node:
-    """This machine; imports nothing heavy."""
+def describe(name: str, paths: Sequence[str], packages: Sequence[str] = ()) -> Node:
+    """This machine; imports nothing heavy, and none of the packages that are asked for."""
     versions = {"Python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
     missing = tuple(path for path in paths if not os.path.exists(path))
-    return Node(name, {**versions, "our code": _source_digest()}, missing, time.time())
+    unknown = tuple(package for package in packages if importlib.util.find_spec(package) is None)
+    return Node(name, {**versions, "our code": _source_digest()}, missing, unknown, time.time())
 
 
 def _version(package: str) -> str:
@@ -76,8 +80,27 @@ def data_paths(config: SweepConfig) -> list[str]:
     return sorted(os.path.abspath(os.path.expanduser(path)) for path in found if path)
 
 
+def own_packages(config: SweepConfig) -> list[str]:
+    """The packages (or single modules) of the user's own that the config names as ``package.module:factory``."""
+
+    def words(value: Any) -> Iterator[str]:
+        if isinstance(value, str):
+            yield value
+        elif isinstance(value, Mapping):
+            for one in value.values():
+                yield from words(one)
+        elif isinstance(value, Sequence):
+            for one in value:
+                yield from words(one)
+
+    return sorted(
+        {word.partition(":")[0].split(".")[0] for word in words(config.tree) if is_factory_name(word)}
+    )
+
+
 def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
-    """The nodes run what the driver runs, and see the data and the weights that trials begin with.
+    """The nodes run what the driver runs, know the user's own code, and see the data and the weights that trials begin
+    with. A node that does not would fail trial after trial within seconds, and so be given the next one.
 
     Raises ConfigError naming every node that does not.
     """
@@ -98,6 +121,15 @@ def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
     if differing:
         raise ConfigError(
             f"nodes differ: {'; '.join(differing)}", "--address", "install the same versions on every node"
+        )
+    without = [
+        f"{node.name} has no {name}" for node in nodes for name in node.unknown if name not in driver.unknown
+    ]
+    if without:
+        raise ConfigError(
+            f"a package that the config names is missing on at least one node: {'; '.join(without)}",
+            "--address",
+            "install it on every node, or put its folder on PYTHONPATH there before `ray start`",
         )
     without = [f"{node.name} has no {path}" for node in nodes for path in node.missing]
     if without:

@@ -16,6 +16,7 @@ from sweeps.driver.nodes import (
     data_paths,
     describe,
     idle_gpus,
+    own_packages,
     wrong_clocks,
 )
 from tests.sweeps.inline import config
@@ -117,6 +118,30 @@ def test_data_that_a_node_does_not_see_is_named_with_the_node() -> None:
         ConfigError, match=r"data\.path: data is missing on at least one node: 10.0.0.2 has no /data/cifar10"
     ):
         check_nodes(Node("the driver"), nodes)
+
+
+def test_a_package_of_the_users_own_that_a_node_does_not_know_is_named_with_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = {"model.name": {"choice": ["my_nets.small:net", "vgg_tiny"]}, "train.penalty": "my_terms:term"}
+    packages = own_packages(config(tmp_path, own))
+    assert packages == ["my_nets", "my_terms"]
+    node = describe("10.0.0.2", [], packages)
+    assert node.unknown == ("my_nets", "my_terms")
+    with pytest.raises(
+        ConfigError, match=r"missing on at least one node: 10\.0\.0\.2 has no my_nets; 10\.0\.0\.2 has"
+    ):
+        check_nodes(Node("the driver", node.versions), [node])
+    (tmp_path / "my_nets").mkdir()
+    (tmp_path / "my_nets" / "__init__.py").write_text("raise RuntimeError('nobody asked for an import')")
+    (tmp_path / "my_terms.py").write_text("raise RuntimeError('nobody asked for an import')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    check_nodes(Node("the driver", node.versions), [describe("10.0.0.2", [], packages)])
+
+
+def test_what_the_driver_does_not_know_either_is_not_the_nodes_fault() -> None:
+    """Its own preflight says what is wrong with a name; a name may also be no package at all."""
+    check_nodes(Node("the driver", unknown=("C",)), [Node("10.0.0.2", unknown=("C",))])
 
 
 def test_every_place_of_the_data_is_asked_for(tmp_path: Path) -> None:
