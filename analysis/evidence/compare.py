@@ -29,6 +29,9 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
+#: What says where images are and how they are read, not which they are.
+_PLACED = ("data.path", "data.download", "data.streaming", "data.workers", "data.memory_gib")
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -106,8 +109,7 @@ def check_comparable(df: pd.DataFrame) -> None:
         return
     digests = _data_digests(df)
     known = all(digests.values())
-    placed = ("data.path", "data.download", "data.streaming", "data.workers", "data.memory_gib")
-    columns = [c for c in df.columns if c.startswith("data.") and not (known and c in placed)]
+    columns = [c for c in df.columns if c.startswith("data.") and not (known and c in _PLACED)]
     different = [said for column in columns if (said := _difference(df, column))]
     if known and len(set(digests.values())) > 1:
         different.append("data digest: " + " / ".join(f"{v} ({k})" for k, v in digests.items()))
@@ -129,6 +131,18 @@ def _difference(df: pd.DataFrame, column: str) -> str:
     """``column: value (sweep) / value (sweep)`` if the sweeps differ in it, else ""."""
     values = df.groupby("sweep")[column].agg(lambda v: ", ".join(sorted(set(v.map(str)))))
     return f"{column}: " + " / ".join(f"{v} ({k})" for k, v in values.items()) if values.nunique() > 1 else ""
+
+
+def _only_places(df: pd.DataFrame) -> list[str]:
+    """The columns that only say where the same images lie: in several sweeps, each with one place, and equal digests."""
+    columns = [c for c in _PLACED if c in df.columns]
+    if df["sweep"].nunique() < 2 or not columns:
+        return []
+    digests = set(_data_digests(df).values())
+    if len(digests) > 1 or "" in digests:
+        return []
+    places = df.groupby("sweep")[columns].nunique(dropna=False)
+    return [c for c in columns if (places[c] == 1).all()]
 
 
 def _data_digests(df: pd.DataFrame) -> dict[str, str]:
@@ -219,13 +233,14 @@ def paired_differences(
 ) -> pd.DataFrame:
     """One row per configuration (of paths: and level) and seed that both ran, all other parameters equal: ``seed``, the
     two values (``first``, ``second``), ``difference`` of ``column``, first - second, and ``unit``: which unit of evidence
-    the pair belongs to (``3`` if both sides are of unit 3, else ``t0001/t0007``).
+    the pair belongs to (``3`` if both sides are of unit 3, else ``t0001/t0007``). Where equal images lie is no parameter.
     """
     import pandas as pd
 
     rows = entrants(df)
     rows = rows[rows["candidate"]]
-    same = [c for c in config_columns(df) if c != by]
+    places = _only_places(df)
+    same = [c for c in config_columns(df) if c != by and c not in places]
     keys = rows[[*same, "level", "seed"]].apply(as_words).agg("|".join, axis=1)
     sides = []
     for label in (first, second):

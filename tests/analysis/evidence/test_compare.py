@@ -74,10 +74,13 @@ def test_the_place_of_the_images_may_differ_if_their_digests_agree(tmp_path):
     both = pd.concat(tables[:2], ignore_index=True)
     both.attrs["sweeps"] = [{"name": n, "folder": str(tmp_path / n)} for n in ("here", "there", "other")]
     compare.check_comparable(both)
+    pairs = compare.paired_differences(both, "sweep", "here", "there", "val_accuracy")
+    assert (len(pairs), set(pairs["difference"])) == (30, {0.0}), "and trials are paired all the same"
     three = pd.concat(tables, ignore_index=True)
     three.attrs = both.attrs
     with pytest.raises(ConfigError, match=r"data digest: abc \(here\) / xyz \(other\) / abc \(there\)"):
         compare.check_comparable(three)
+    assert compare.paired_differences(three, "sweep", "here", "other", "val_accuracy").empty
 
 
 def test_one_value_is_nothing_to_compare():
