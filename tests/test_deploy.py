@@ -122,13 +122,14 @@ def test_both_files_ask_for_a_token_and_send_no_statistics() -> None:
     for commands in ("head_start_ray_commands", "worker_start_ray_commands"):
         (start,) = [line for line in _cluster()[commands] if "ray start" in line]
         assert "RAY_AUTH_MODE=token" in start
-        assert "RAY_USAGE_STATS_ENABLED=0" in start
+        assert {"RAY_USAGE_STATS_ENABLED=0", "MLFLOW_DISABLE_TELEMETRY=true"} <= set(start.split())
     spec = _rayjob()["rayClusterSpec"]
     assert spec["authOptions"] == {"mode": "token"}
     groups = [spec["headGroupSpec"], *spec["workerGroupSpecs"]]
     for group in groups:
         (container,) = group["template"]["spec"]["containers"]
         assert {"name": "RAY_USAGE_STATS_ENABLED", "value": "0"} in container["env"]
+        assert {"name": "MLFLOW_DISABLE_TELEMETRY", "value": "true"} in container["env"]
         assert {mount["mountPath"] for mount in container["volumeMounts"]} == {"/shared", "/config"}
 
 
