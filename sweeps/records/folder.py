@@ -97,13 +97,13 @@ def check_unchanged(config: SweepConfig) -> None:
         return
     changed = differences(read_config(folder).tree, config.tree)
     if changed:
-        free = ["search.trials", ".concurrency", "confirm", "resources", "tracking"]
-        if is_of_paths(config.tree):
-            free[2:2] = [".min_gain", ".max_path_cost", *MAY_CHANGE_OF_PATHS]
+        of_paths = (*MAY_CHANGE_OF_PATHS, "baseline") if is_of_paths(config.tree) else ()
+        free = ", ".join([*of_paths, "confirm", "resources", "tracking", "storage"])
         raise ConfigError(
             f"the sweep exists with a different config: {'; '.join(changed)}",
             str(folder),
-            f"--new starts a new sweep beside it; {', '.join(free[:-1])} and {free[-1]} may change",
+            "--new starts a new sweep beside it; what may change: search (but not its sampler, objectives, constraints, "
+            f"points), {free}",
         )
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
+from sweeps.config.sweep_config import comparable
 from sweeps.records.folder import (
     Entry,
     check_unchanged,
@@ -16,7 +17,7 @@ from sweeps.records.folder import (
 )
 from sweeps.storage.place import renamed
 from tests.gcp_core.power_cut import PowerCut
-from tests.sweeps.inline import config
+from tests.sweeps.inline import OF_PATHS, config
 
 ENTRY = Entry("0123456789ab", "inline", "sqlite:////x/mlflow.db", "inline", "run1", "d1g3st")
 
@@ -62,6 +63,26 @@ def test_a_changed_config_is_refused_with_every_difference_and_the_way_out(tmp_p
         "the sweep exists with a different config: model.width: 1.0 -> 0.5; train.epochs: 2 -> 5" in message
     )
     assert "--new starts a new sweep beside it" in message
+
+
+def test_a_refused_change_says_of_which_keys_others_would_be_taken(tmp_path: Path) -> None:
+    single = config(tmp_path / "single")
+    paths = config(tmp_path / "paths", OF_PATHS)
+    fixed = {key.split(".")[1] for key in comparable(single.tree) if key.startswith("search.")}
+    assert fixed == {"sampler", "objectives", "constraints", "points"}  # the words of the message
+    said = "what may change: search (but not its sampler, objectives, constraints, points), "
+    for old, given, free in (
+        (single, {}, "confirm, resources, tracking, storage"),
+        (paths, OF_PATHS, "prune.target, train.epochs, baseline, confirm, resources, tracking, storage"),
+    ):
+        Path(old.folder).mkdir(parents=True)
+        write_config(Path(old.folder), old)
+        check_unchanged(
+            config(Path(old.storage), {**given, "search.hours": 2, "search.plateau": "1% over 9 trials"})
+        )
+        with pytest.raises(ConfigError) as caught:
+            check_unchanged(config(Path(old.storage), {**given, "train.lr": 0.05}))
+        assert caught.value.hint.endswith(said + free)
 
 
 def test_a_new_sweep_takes_the_first_free_name(tmp_path: Path) -> None:
