@@ -68,7 +68,11 @@ def _torchvision(name: str, num_classes: int, in_channels: int, width: float) ->
     if name not in known:
         raise ModelError(f"torchvision has no classifier {name!r}", "model.name", did_you_mean(name, known))
     if in_channels != 3:
-        raise ModelError(f"torchvision models take 3 input channels, not {in_channels}", "model.name")
+        raise ModelError(
+            f"torchvision models take 3 input channels, not {in_channels}",
+            "model.name",
+            "data.channels: 3 reads grey images of imagefolder and parquet as RGB",
+        )
     if width != 1.0:
         raise ModelError("torchvision models have no width", "model.width", "leave it at 1.0")
     options: dict[str, Any] = {"init_weights": True} if name in ("googlenet", "inception_v3") else {}
