@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sweeps.config.sweep_config import all_paths
+from gcp_core.errors import ConfigError
+from sweeps.config.sweep_config import all_paths, load_config
 
 ROOT = Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
@@ -49,6 +50,16 @@ def test_every_key_of_a_config_has_a_sentence_and_no_other_key_has_one():
 def test_every_key_of_a_config_stands_on_its_page():
     page = (REFERENCE / "config.md").read_text(encoding="utf-8")
     assert sorted(re.findall(r"^\| `([\w.]+)` \|", page, re.MULTILINE)) == sorted(all_paths())
+
+
+def test_every_key_of_a_trial_has_a_tick_but_the_one_that_cannot_be_a_range(made):
+    rows = re.findall(
+        r"^\| `((?:data|model|train|prune)\.\w+)` \|.*\| (✓?) \|$", made["pages"]["config.md"], re.MULTILINE
+    )
+    assert len(rows) > 40
+    assert [key for key, tick in rows if not tick] == ["train.processes"]
+    with pytest.raises(ConfigError, match=r"train\.processes: is not searched"):
+        load_config({"name": "a", "train": {"processes": {"choice": [1, 2]}}})
 
 
 def test_every_public_name_of_the_three_packages_stands_on_the_python_page(made):

@@ -35,6 +35,8 @@ SECTIONS = {
     "resources": "What one trial gets",
     "tracking": "Where MLflow is",
 }
+#: Keys of a trial that cannot be a range.
+NEVER_SEARCHED = ("train.processes",)
 #: Modules that users import; a module without __all__ shows what it defines itself.
 PUBLIC = {
     "gcp_core": [
@@ -97,7 +99,9 @@ def _kinds() -> dict[str, tuple[str, str, str]]:
         hints = typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):
             kind = _type_words(hints[field.name])
-            found[f"{section}.{field.name}"] = (kind, _default(field), "✓" if section in searched else "")
+            key = f"{section}.{field.name}"
+            tick = "✓" if section in searched and key not in NEVER_SEARCHED else ""
+            found[key] = (kind, _default(field), tick)
     return found
 
 
