@@ -9,6 +9,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
@@ -236,3 +237,6 @@ def test_a_path_in_this_process_tells_its_models() -> None:
     assert answer["snapshots"][2]["finals"]["macs_removed"] >= 0.75
     assert "@1: " in result.stderr
     assert "epoch   2: val accuracy" in result.stderr
+    schema = json.loads((ROOT / "docs" / "schemas" / "sweep" / "trial.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(answer, schema)

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import sweeps.commands.replay
 from sweeps.cli import main
+from sweeps.driver.launch import Sweep
 from sweeps.records.folder import Entry, write_config, write_entry
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
 
@@ -58,6 +59,36 @@ def test_the_answer_of_replay_validates(folder: Path, monkeypatch: pytest.Monkey
 def test_the_answer_of_plan_validates(tmp_path: Path) -> None:
     small = [DEMO, f"storage={tmp_path}", "search.trials=3", "train.epochs=8"]
     _check("plan", _answer("plan", *small, "--untimed"))
+
+
+def test_the_answer_of_check_validates(tmp_path: Path) -> None:
+    small = [DEMO, f"storage={tmp_path}", "search.trials=3", "train.epochs=8"]
+    _check("check", _answer("check", *small))
+
+
+def test_the_answer_of_run_validates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = {"charts": "#/experiments/1/runs"}
+    sweep = Sweep(
+        tmp_path,
+        "x",
+        "0123456789ab",
+        "sqlite:////x/mlflow.db",
+        "run",
+        "complete",
+        "",
+        {"complete": 3},
+        0,
+        views,
+        3,
+    )
+    monkeypatch.setattr("sweeps.driver.launch.run", lambda config, launch: sweep)
+    answer = _answer("run", DEMO)
+    assert answer["exit_code"] == 0
+    _check("run", answer)
+
+
+def test_every_command_has_a_schema_and_no_other_has_one() -> None:
+    assert {file.stem for file in SCHEMAS.glob("*.json")} == set(main.commands)
 
 
 def test_the_answer_of_methods_validates() -> None:
