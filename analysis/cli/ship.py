@@ -100,7 +100,12 @@ def register(
     from analysis.ship.export import export
     from analysis.ship.register import alias_for, check_alias, check_name, check_place
     from analysis.ship.register import register as put
+    from gcp_core.errors import ConfigError
+    from gcp_core.extras import missing
 
+    package, hint = missing("onnx")
+    if package:  # export would name its own option --onnx, which there is none of here
+        raise ConfigError(f"needs {package}", "register", hint)
     df = read(sweep, tracking_uri, no_cache)
     choice, parsed = choose(df, constraints, verbs)
     row = choice.rows.iloc[0]
