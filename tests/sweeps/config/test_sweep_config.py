@@ -173,6 +173,28 @@ def test_only_budget_resources_and_tracking_may_change_between_two_runs() -> Non
     ]
 
 
+def test_until_that_changes_from_all_epochs_to_the_first_one_is_a_difference() -> None:
+    def tree(until: Any) -> dict[str, Any]:
+        return load_config(DEMO, {"prune.until": until}).tree
+
+    assert differences(tree(1.0), tree(1)) == ["prune.until: 1.0 -> 1"]
+    assert differences(tree({"choice": [0.5, 1.0]}), tree({"choice": [0.5, 1]})) == [
+        "prune.until.choice: [0.5, 1.0] -> [0.5, 1]"
+    ]
+    assert differences(tree(1.0), tree(1.0)) == []
+    assert differences(tree({"low": 0.5, "high": 1.0}), tree({"low": 0.5, "high": 1})) == [], "a share"
+    whole, real = (load_config(DEMO, {"train.lr": value}).tree for value in (1, 1.0))
+    assert differences(whole, real) == []
+
+
+def test_a_point_does_not_name_the_first_epoch_where_all_of_them_are_fixed() -> None:
+    point = {"search.points": [{"prune.until": 1}]}
+    assert load_config(DEMO, {"prune.until": 1, **point}).search.points == ({"prune.until": 1},)
+    assert _error({"prune.until": 1.0, **point}) == (
+        "search.points.prune.until: 1 is not the fixed value 1.0 (search it, or leave it out)"
+    )
+
+
 @pytest.mark.parametrize(
     ("name", "trials"),
     [
