@@ -286,7 +286,9 @@ def _read_choice(path: str, spec: Mapping[str, Any]) -> Dimension:
     if len(spec) > 1:
         raise ConfigError("choice cannot be combined with low, high, step or log", path)
     choices = spec["choice"]
-    if not isinstance(choices, list) or not choices:
+    if not isinstance(choices, list):
+        raise ConfigError(f"{choices!r} is not a list", f"{path}.choice", "for instance [1, 2]")
+    if not choices:
         raise ConfigError(f"{choices!r} is an empty range", f"{path}.choice", "a list of at least one value")
     seen: set[str] = set()
     for index, choice in enumerate(choices):

@@ -379,7 +379,7 @@ def _range(raw: Mapping[str, Any], hint: Any, path: str) -> Dimension:
     numbers = (
         "int" if whole else "float" if float in allowed or hint is Any else "int" if int in allowed else ""
     )
-    if numbers:
+    if numbers and "choice" not in raw:
         kind: Any = int if numbers == "int" else float
         for name in ("low", "high"):
             if name in spec:

@@ -43,6 +43,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"prune.ratio": {"choice": []}},
         "prune.ratio.choice: [] is an empty range (a list of at least one value)",
     ),
+    ({"prune.ratio": {"choice": 0.3}}, "prune.ratio.choice: 0.3 is not a list (for instance"),
+    ({"prune.ratio": {"choice": "0.1, 0.2"}}, "prune.ratio.choice: '0.1, 0.2' is not a list (for instance"),
+    ({"prune.ratio": {"choice": [0.1], "low": 0.1}}, "prune.ratio: choice cannot be combined with low"),
     ({"prune.ratio": {"choice": [0.1, "much"]}}, "prune.ratio.choice.1: 'much' is not a number or null"),
     ({"prune.ratio": {"choice": [0.1, 0.1]}}, "prune.ratio.choice.1: 0.1 is given twice"),
     (
