@@ -33,7 +33,7 @@ def same(path: str, one: Scalar, other: Scalar) -> bool:
     (True, False)
     """
     typed = path.removesuffix(".choice") in _TYPED
-    return one == other and not (typed and json.dumps(one) != json.dumps(other))
+    return bool(one == other) and not (typed and json.dumps(one) != json.dumps(other))
 
 
 @dataclass(frozen=True)
