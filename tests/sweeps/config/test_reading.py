@@ -50,6 +50,13 @@ def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
         read_tree(file)
 
 
+def test_a_section_may_take_over_another_one_and_what_is_written_there_counts() -> None:
+    text = "a: &a {lr: 0.1, epochs: 4}\nb:\n  <<: *a\n  lr: 0.2\n"
+    assert parse_yaml(text, "x")["b"] == {"lr": 0.2, "epochs": 4}
+    with pytest.raises(ConfigError, match="key 'lr' is given twice"):
+        parse_yaml(text + "  lr: 0.3\n", "x")
+
+
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: cannot read the config file: No such file"):
         read_tree(tmp_path / "nowhere.yaml")
