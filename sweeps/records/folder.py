@@ -13,7 +13,7 @@ import yaml
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import clean
 from sweeps.config.paths import is_of_paths
-from sweeps.config.reading import merge
+from sweeps.config.reading import merge, to_yaml
 from sweeps.config.sweep_config import MAY_CHANGE_OF_PATHS, SweepConfig, check_tree, differences
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import CONFIG, ENTRY
@@ -75,7 +75,7 @@ def write_entry(folder: Path, entry: Entry) -> None:
 
 def write_config(folder: Path, config: SweepConfig) -> None:
     """Replace ``config.yaml`` (everything filled in, ranges as written) in one step."""
-    write_whole(folder / CONFIG, yaml.safe_dump(clean(config.tree), sort_keys=False))
+    write_whole(folder / CONFIG, to_yaml(clean(config.tree)))
 
 
 def read_config(folder: Path) -> SweepConfig:
