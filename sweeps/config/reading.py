@@ -52,7 +52,7 @@ class _Loader(yaml.SafeLoader):
 
 
 class _Dumper(yaml.SafeDumper):
-    """Quotes what either dialect reads as no text: ``08`` is a number here and text in YAML 1.1, ``off`` is the reverse."""
+    """Quotes what either dialect reads as no text: ``08`` is text in YAML 1.1, and a number here."""
 
 
 def _resolve(tag: str, pattern: re.Pattern[str], first: str) -> None:
