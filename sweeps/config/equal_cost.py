@@ -74,12 +74,25 @@ def with_baseline(space: Space, epochs: int | None, max_path_cost: float | None 
 
 
 def _costs(space: Space) -> Iterator[tuple[float, Point]]:
-    """Every cost of a path that the space has, and where; of many a part, the corners among them."""
+    """Every cost of a path that the space has, and where; of many a part, the corners among them.
+
+    Values that are refused together cost nothing, because they are not proposed; ConfigError if all are refused.
+    """
     deciding = [dimension for dimension in space.dimensions if dimension.path in _DECIDING]
     rest = {path: value for path, value in space.first().items() if path not in _DECIDING}
+    refused: ConfigError | None = None
+    allowed = False
     for values in _combinations(deciding):
         point = {dimension.path: value for dimension, value in zip(deciding, values, strict=True)}
-        yield foreseen_cost(space.resolve({**rest, **point})), point
+        try:
+            path = space.resolve({**rest, **point})
+        except ConfigError as exc:
+            refused = refused or exc
+            continue
+        allowed = True
+        yield foreseen_cost(path), point
+    if refused is not None and not allowed:
+        raise refused
 
 
 def _combinations(dimensions: list[Dimension]) -> Iterator[tuple[Any, ...]]:

@@ -73,8 +73,9 @@ def parse_limit(text: str, where: str) -> Limit:
     except ValueError:
         raise ConfigError(f"{number!r} is not a number", where) from None
     if name in ("macs", "params") and not percent and 0 < bound <= 100:
+        meant = number if bound >= 1 else f"{100 * bound:g}"  # 0.5 is a half, as `gcp-analyze` takes it
         raise ConfigError(
-            f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {number}%"?'
+            f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {meant}%"?'
         )
     return Limit(name, op, bound / 100 if percent else bound, bool(percent), text)
 

@@ -79,13 +79,14 @@ def without_rungs(search: SearchConfig, tree: Mapping[str, Any]) -> SearchConfig
 
 
 def deep_as_searched(base: dict[str, Any], dimensions: list[Dimension]) -> list[Dimension]:
-    """A searched target is how deep paths go at most: each goes to the upper end, and its snapshots on the way are the
-    answers for the targets below. So no training is spent on choosing one.
+    """A searched target is how deep paths go at most: each goes to the upper end (null = the floors), and its snapshots
+    on the way are the answers for the targets below. So no training is spent on choosing one.
     """
     kept = [dimension for dimension in dimensions if dimension.path != "prune.target"]
     for dimension in dimensions:
         if dimension.path == "prune.target":
-            base["prune"]["target"] = max(value for value in dimension.extremes() if value is not None)
+            ends = dimension.extremes()
+            base["prune"]["target"] = None if None in ends else max(ends)
     return kept
 
 

@@ -36,6 +36,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # <<: *other; what it brings gives way to what is written here
             key = self.construct_object(key_node, deep=True)
             if not isinstance(key, (str, int, float, bool, type(None))):
                 raise yaml.constructor.ConstructorError(
@@ -49,8 +51,13 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep=deep)
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what either dialect reads as no text: ``08`` is text in YAML 1.1, and a number here."""
+
+
 def _resolve(tag: str, pattern: re.Pattern[str], first: str) -> None:
-    _Loader.add_implicit_resolver(tag, re.compile(rf"^(?:{pattern.pattern})$"), list(first))
+    for dialect in (_Loader, _Dumper):
+        dialect.add_implicit_resolver(tag, re.compile(rf"^(?:{pattern.pattern})$"), list(first))
 
 
 _resolve("tag:yaml.org,2002:bool", _BOOL, "tTfF")
@@ -70,6 +77,11 @@ def parse_yaml(text: str, where: str) -> Any:
         place = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
         problem = getattr(exc, "problem", None) or str(exc)
         raise ConfigError(f"not valid YAML: {place}{problem}", where) from exc
+
+
+def to_yaml(tree: Mapping[str, Any]) -> str:
+    """The text that stands for ``tree`` in this dialect and in PyYAML's own."""
+    return yaml.dump(tree, Dumper=_Dumper, sort_keys=False)
 
 
 def read_tree(source: str | os.PathLike[str] | Mapping[str, Any]) -> dict[str, Any]:

@@ -26,6 +26,16 @@ _TYPED = ("prune.until",)
 Point = dict[str, Scalar]
 
 
+def same(path: str, one: Scalar, other: Scalar) -> bool:
+    """Whether two values of a leaf, or of the list of its choices, mean the same.
+
+    >>> same("train.lr", 1, 1.0), same("prune.until", 1, 1.0)
+    (True, False)
+    """
+    typed = path.removesuffix(".choice") in _TYPED
+    return bool(one == other) and not (typed and json.dumps(one) != json.dumps(other))
+
+
 @dataclass(frozen=True)
 class Dimension:
     """One leaf that is searched.
@@ -171,7 +181,7 @@ class Space:
             node = node.get(part, _NOWHERE) if isinstance(node, dict) else _NOWHERE
         if node is _NOWHERE:
             raise ConfigError(f"{name!r} is not searched", "search.points", did_you_mean(name, searched))
-        if node != value:
+        if not same(name, node, value):
             raise ConfigError(
                 f"{value!r} is not the fixed value {node!r}",
                 f"search.points.{name}",
@@ -276,7 +286,9 @@ def _read_choice(path: str, spec: Mapping[str, Any]) -> Dimension:
     if len(spec) > 1:
         raise ConfigError("choice cannot be combined with low, high, step or log", path)
     choices = spec["choice"]
-    if not isinstance(choices, list) or not choices:
+    if not isinstance(choices, list):
+        raise ConfigError(f"{choices!r} is not a list", f"{path}.choice", "for instance [1, 2]")
+    if not choices:
         raise ConfigError(f"{choices!r} is an empty range", f"{path}.choice", "a list of at least one value")
     seen: set[str] = set()
     for index, choice in enumerate(choices):

@@ -28,7 +28,7 @@ from sweeps.config.processes import with_processes
 from sweeps.config.reading import flatten, merge, plain, read_tree
 from sweeps.config.search import SearchConfig
 from sweeps.config.secrets import refuse_secrets
-from sweeps.config.space import RANGE_KEYS, Dimension, Space, read_range
+from sweeps.config.space import RANGE_KEYS, Dimension, Space, read_range, same
 
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
@@ -191,7 +191,7 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     return [
         f"{path}: {before.get(path, missing)} -> {after.get(path, missing)}"
         for path in sorted({*before, *after})
-        if before.get(path, missing) != after.get(path, missing)
+        if not same(path, before.get(path, missing), after.get(path, missing))
     ]
 
 
@@ -379,7 +379,7 @@ def _range(raw: Mapping[str, Any], hint: Any, path: str) -> Dimension:
     numbers = (
         "int" if whole else "float" if float in allowed or hint is Any else "int" if int in allowed else ""
     )
-    if numbers:
+    if numbers and "choice" not in raw:
         kind: Any = int if numbers == "int" else float
         for name in ("low", "high"):
             if name in spec:

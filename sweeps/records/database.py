@@ -43,7 +43,8 @@ def open_storage(url: str) -> RDBStorage:
     """Optuna's tables in the database, created if they are missing.
 
     Raises:
-        ConfigError: the driver package is missing, the database does not answer or does not let us in.
+        ConfigError: the driver package is missing, the database does not answer or does not let us in, or its tables are
+            another version's.
     """
     from optuna.storages import RDBStorage
     from sqlalchemy.exc import SQLAlchemyError
@@ -57,6 +58,9 @@ def open_storage(url: str) -> RDBStorage:
         ) from exc
     except SQLAlchemyError as exc:
         raise ConfigError(f"the database cannot be used: {first_line(exc)}", "ledger", url) from exc
+    except RuntimeError as exc:  # Optuna's own, with what to do; other people's studies may be in there
+        hint = "or give this sweep a database of its own"
+        raise ConfigError(f"the database cannot be used: {first_line(exc)}", "ledger", hint) from exc
 
 
 def _waiting(url: str) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import yaml
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import clean
 from sweeps.config.paths import is_of_paths
-from sweeps.config.reading import merge
+from sweeps.config.reading import merge, to_yaml
 from sweeps.config.sweep_config import MAY_CHANGE_OF_PATHS, SweepConfig, check_tree, differences
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import CONFIG, ENTRY
@@ -75,7 +75,7 @@ def write_entry(folder: Path, entry: Entry) -> None:
 
 def write_config(folder: Path, config: SweepConfig) -> None:
     """Replace ``config.yaml`` (everything filled in, ranges as written) in one step."""
-    write_whole(folder / CONFIG, yaml.safe_dump(clean(config.tree), sort_keys=False))
+    write_whole(folder / CONFIG, to_yaml(clean(config.tree)))
 
 
 def read_config(folder: Path) -> SweepConfig:
@@ -108,12 +108,19 @@ def check_unchanged(config: SweepConfig) -> None:
 
 
 def as_begun(config: SweepConfig) -> SweepConfig:
-    """The config with what was fixed when its sweep was created: for how long the baseline of paths is trained.
+    """The config with what was fixed when its sweep was created: for how long the baseline of paths is trained, and the
+    order of the objectives, by which the ledger holds their values.
 
     A target, cap or ``search.max_path_cost`` that is raised later moves nothing that accuracies are compared with;
     only ``baseline.epochs`` itself does.
     """
     folder = Path(config.folder)
-    if config.baseline_given or not is_of_paths(config.tree) or not (folder / CONFIG).is_file():
+    if not (folder / CONFIG).is_file():
         return config
-    return check_tree(merge(config.tree, {"baseline.epochs": read_config(folder).baseline.epochs}))
+    begun, fixed = read_config(folder), dict[str, Any]()
+    goals, wanted = begun.search.objectives, config.search.objectives
+    if goals == wanted and list(goals) != list(wanted):
+        fixed["search.objectives"] = goals
+    if is_of_paths(config.tree) and not config.baseline_given:
+        fixed["baseline.epochs"] = begun.baseline.epochs
+    return check_tree(merge(config.tree, fixed)) if fixed else config

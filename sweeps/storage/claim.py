@@ -43,13 +43,13 @@ class Claim:
 
     def _holds(self, store: ObjectStore) -> bool:
         """Whether it is still there. What was ours some time after we wrote it, by its words, is ours for as long as
-        nobody has written it since: the store tells that with one request instead of two.
+        nobody has written it since: a store that says when it was written tells that with one request instead of two.
         """
         stamp = store.stamp(self.path)
         if stamp is not None and stamp == self._stamp:
             return True
         ours = store.read(self.path) == self._token
-        if ours and time.monotonic() - self._at > _SAME_STAMP_S:
+        if ours and stamp is not None and stamp[0] > 0 and time.monotonic() - self._at > _SAME_STAMP_S:
             self._stamp = stamp
         return ours
 

@@ -246,7 +246,7 @@ class ObjectExchange(Exchange):
         return self.store.sizes(path)
 
     def has(self, path: str) -> bool:
-        return self.store.written_at(path) is not None
+        return self.store.stamp(path) is not None
 
     def _carry(
         self, one: Callable[[str], object], files: list[str], check: Callable[[], None] = lambda: None

@@ -109,13 +109,26 @@ class ObjectStore:
 
     def written_at(self, path: str) -> float | None:
         """When an object was written, in seconds since 1970 by the store's own clock; None if there is none."""
-        info = self._patiently(lambda: self._fs.get_file_info(self._at(path)))
-        return None if info.mtime is None else info.mtime.timestamp()
+        return self._patiently(lambda: self._written(self._fs.get_file_info(self._at(path))))
 
     def stamp(self, path: str) -> tuple[float, int] | None:
-        """(when written, bytes): another one means another object; None if there is none."""
-        info = self._patiently(lambda: self._fs.get_file_info(self._at(path)))
-        return (info.mtime.timestamp() if info.mtime else 0.0, info.size) if info.is_file else None
+        """(when written, bytes): another one means another object; None if there is none. 0 = it does not tell when."""
+
+        def look() -> tuple[float, int] | None:
+            info = self._fs.get_file_info(self._at(path))
+            return (self._written(info) or 0.0, info.size) if info.is_file else None
+
+        return self._patiently(look)
+
+    def _written(self, info: FileInfo) -> float | None:
+        """What pyarrow does not learn from a store of fsspec's, that may say itself; None = nobody knows."""
+        if info.mtime is not None:
+            return info.mtime.timestamp()
+        plain = getattr(getattr(self._fs, "handler", None), "fs", None)
+        if plain is not None and info.is_file:
+            with contextlib.suppress(NotImplementedError, FileNotFoundError):  # or it has gone meanwhile
+                return float(plain.modified(info.path).timestamp())
+        return None
 
     def sizes(self, path: str = "") -> dict[str, int]:
         """Path -> bytes of every object below ``path`` (relative to the store's URL)."""

@@ -17,6 +17,8 @@ from pathlib import Path
 from sweeps.records.layout import HANG_FILE
 
 GRACE_S = 30.0
+#: Three years: the timers refuse some limits beyond, and nobody will see one end.
+LONGEST_S = 1e8
 
 
 class Watchdog:
@@ -29,7 +31,8 @@ class Watchdog:
     """
 
     def __init__(self, folder: Path, limit_s: float | None, last: Callable[[], None] = lambda: None) -> None:
-        self._path, self._limit_s, self._last = folder / HANG_FILE, limit_s, last
+        self._path, self._last = folder / HANG_FILE, last
+        self._limit_s = None if limit_s is None else min(limit_s, LONGEST_S)
         self._timer: threading.Timer | None = None
 
     def __enter__(self) -> Watchdog:

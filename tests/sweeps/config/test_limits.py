@@ -47,6 +47,8 @@ BAD = [
     ("macs < 5", "x: 'macs < 5' is not of the form NAME <= NUMBER"),
     ("macs <= many", "x: 'macs <= many' is not of the form"),
     ("mac <= 5", "x: 'mac' is unknown (did you mean \"macs\"?)"),
+    ("macs <= 0.07", 'x: 0.07 macs is less than any network has (did you mean "macs <= 7%"?)'),
+    ("params >= 1", 'x: 1 params is less than any network has (did you mean "params >= 1%"?)'),
     ("macs <= 50", 'x: 50 macs is less than any network has (did you mean "macs <= 50%"?)'),
     ("test_accuracy >= 5", "x: 'test_accuracy' is unknown"),
     ("accuracy_drop <= 5%", "x: accuracy_drop cannot be given as a share of the baseline"),

@@ -84,6 +84,14 @@ def test_a_searched_target_is_how_deep_paths_go_and_is_not_drawn():
     assert config.space.resolve(config.space.first()).prune.target == 0.8
 
 
+@pytest.mark.parametrize("choice", [[0.5, None, 0.8], [None]])
+def test_a_searched_target_with_null_in_it_goes_down_to_the_floors(choice):
+    config = load_config(of_ratio(prune__target={"choice": choice}))
+    assert config.space.dimensions == ()
+    assert config.space.resolve({}).prune.target is None
+    assert check_tree(config.tree).tree == config.tree
+
+
 def test_what_decides_about_going_on_may_change_and_levels_may_not():
     old = load_config(tree()).tree
     changed = load_config(tree(search__min_gain=0.5, search__max_path_cost=16.0)).tree

@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from gcp_core.errors import ConfigError
-from sweeps.config.reading import flatten, merge, parse_overrides, parse_yaml, read_tree
+from sweeps.config.reading import flatten, merge, parse_overrides, parse_yaml, read_tree, to_yaml
 
 SCALARS = [
     ("1e-3", 0.001),
@@ -36,6 +36,16 @@ def test_a_scalar_means_what_yaml_1_2_says(text: str, value: object) -> None:
     assert type(parsed) is type(value)
 
 
+def test_what_is_written_is_read_as_it_was_in_this_dialect_and_in_pyyamls_own() -> None:
+    """A sweep's own config.yaml is what ``gcp-sweep run`` is given to continue it."""
+    texts = ["08", "45e7012", "1e3", "010", "off", "true", "null", "2026-01-01", "12:30", "plain"]
+    tree = {"name": "08", "texts": texts, "others": [1, 1.0, 1e-05, 1e16, True, None]}
+    for read in (parse_yaml(to_yaml(tree), "x"), yaml.safe_load(to_yaml(tree))):
+        assert read == tree
+        assert list(map(type, read["others"])) == list(map(type, tree["others"]))
+    assert list(parse_yaml(to_yaml({"b": 1, "a": 2}), "x")) == ["b", "a"]
+
+
 def test_a_syntax_error_names_line_and_column(tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text("train:\n  lr: [1, 2\n")
@@ -48,6 +58,13 @@ def test_a_key_given_twice_is_an_error(tmp_path: Path) -> None:
     file.write_text("seed: 1\nseed: 2\n")
     with pytest.raises(ConfigError, match=r"line 2, column 1: key 'seed' is given twice"):
         read_tree(file)
+
+
+def test_a_section_may_take_over_another_one_and_what_is_written_there_counts() -> None:
+    text = "a: &a {lr: 0.1, epochs: 4}\nb:\n  <<: *a\n  lr: 0.2\n"
+    assert parse_yaml(text, "x")["b"] == {"lr": 0.2, "epochs": 4}
+    with pytest.raises(ConfigError, match="key 'lr' is given twice"):
+        parse_yaml(text + "  lr: 0.3\n", "x")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -43,6 +43,9 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
         {"prune.ratio": {"choice": []}},
         "prune.ratio.choice: [] is an empty range (a list of at least one value)",
     ),
+    ({"prune.ratio": {"choice": 0.3}}, "prune.ratio.choice: 0.3 is not a list (for instance"),
+    ({"prune.ratio": {"choice": "0.1, 0.2"}}, "prune.ratio.choice: '0.1, 0.2' is not a list (for instance"),
+    ({"prune.ratio": {"choice": [0.1], "low": 0.1}}, "prune.ratio: choice cannot be combined with low"),
     ({"prune.ratio": {"choice": [0.1, "much"]}}, "prune.ratio.choice.1: 'much' is not a number or null"),
     ({"prune.ratio": {"choice": [0.1, 0.1]}}, "prune.ratio.choice.1: 0.1 is given twice"),
     (
@@ -171,6 +174,28 @@ def test_only_budget_resources_and_tracking_may_change_between_two_runs() -> Non
         "prune.interval: (not there) -> 2",
         "prune.interval.choice: [1, 2, 3, 4] -> (not there)",
     ]
+
+
+def test_until_that_changes_from_all_epochs_to_the_first_one_is_a_difference() -> None:
+    def tree(until: Any) -> dict[str, Any]:
+        return load_config(DEMO, {"prune.until": until}).tree
+
+    assert differences(tree(1.0), tree(1)) == ["prune.until: 1.0 -> 1"]
+    assert differences(tree({"choice": [0.5, 1.0]}), tree({"choice": [0.5, 1]})) == [
+        "prune.until.choice: [0.5, 1.0] -> [0.5, 1]"
+    ]
+    assert differences(tree(1.0), tree(1.0)) == []
+    assert differences(tree({"low": 0.5, "high": 1.0}), tree({"low": 0.5, "high": 1})) == [], "a share"
+    whole, real = (load_config(DEMO, {"train.lr": value}).tree for value in (1, 1.0))
+    assert differences(whole, real) == []
+
+
+def test_a_point_does_not_name_the_first_epoch_where_all_of_them_are_fixed() -> None:
+    point = {"search.points": [{"prune.until": 1}]}
+    assert load_config(DEMO, {"prune.until": 1, **point}).search.points == ({"prune.until": 1},)
+    assert _error({"prune.until": 1.0, **point}) == (
+        "search.points.prune.until: 1 is not the fixed value 1.0 (search it, or leave it out)"
+    )
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,25 @@ def test_a_new_sweep_and_one_of_single_trials_are_as_they_are_written(tmp_path: 
         assert continued(checked) is checked
 
 
+@pytest.mark.parametrize("more", [{}, OF_PATHS])
+def test_objectives_keep_the_order_in_which_the_ledger_holds_their_values(
+    tmp_path: Path, more: dict[str, Any]
+) -> None:
+    written = {"search.objectives": {"macs": "min", "val_accuracy": "max"}}
+    first = config(tmp_path, more)
+    Path(first.folder).mkdir()
+    write_config(Path(first.folder), first)
+    swapped = config(tmp_path, {**more, **written, "search.trials": 9})
+    assert list(swapped.search.objectives) == ["macs", "val_accuracy"]
+    kept = continued(swapped)
+    assert list(kept.search.objectives.items()) == [("val_accuracy", "max"), ("macs", "min")]
+    assert list(kept.tree["search"]["objectives"]) == ["val_accuracy", "macs"]
+    assert (kept.search.trials, kept.space) == (9, swapped.space)
+    other = {"search.objectives": {"macs": "min", "val_accuracy": "min"}}
+    with pytest.raises(ConfigError, match=r"search\.objectives\.val_accuracy: max -> min"):
+        continued(config(tmp_path, {**more, **other}))
+
+
 def test_fewer_paths_than_have_started_are_refused_with_their_number(
     begun: SweepConfig, tmp_path: Path
 ) -> None:

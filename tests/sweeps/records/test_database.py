@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sqlite3
 from pathlib import Path
 
 import pytest
@@ -109,6 +111,19 @@ def test_postgresql_with_and_without_a_driver_name_is_allowed() -> None:
 def test_a_database_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"ledger: the database cannot be used: .*unable to open"):
         check_ledger(f"sqlite:///{tmp_path}/missing/team.db")
+
+
+def test_tables_of_another_version_of_optuna_are_a_config_error_that_says_what_to_do(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/team.db"
+    check_ledger(url)
+    with contextlib.closing(sqlite3.connect(tmp_path / "team.db")) as there, there:
+        there.execute("UPDATE alembic_version SET version_num = 'v2.6.0.a'")
+    with pytest.raises(ConfigError) as caught:
+        check_ledger(url)
+    text = str(caught.value)
+    assert text.startswith("ledger: the database cannot be used: The runtime optuna version")
+    assert "compatible with the table schema" in text
+    assert text.endswith("(or give this sweep a database of its own)")
 
 
 def test_a_missing_driver_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.config.sweep_config import comparable
+from sweeps.config.sweep_config import comparable, load_config
 from sweeps.records.folder import (
     Entry,
     check_unchanged,
@@ -37,6 +37,12 @@ def test_a_power_cut_leaves_the_entry_and_the_config_whole(
     power.strike(tmp_path)
     assert read_entry(tmp_path) == ENTRY
     assert read_config(tmp_path).tree == checked.tree
+
+
+def test_a_sweep_whose_name_looks_like_a_number_continues_from_its_own_config(tmp_path: Path) -> None:
+    checked = config(tmp_path, {"name": "08"})
+    write_config(tmp_path, checked)
+    assert load_config(tmp_path / "config.yaml").tree == read_config(tmp_path).tree == checked.tree
 
 
 def test_a_folder_without_an_entry_holds_no_sweep(tmp_path: Path) -> None:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
+import time
 from pathlib import Path
 
 import pytest
 
 from gcp_core.errors import ConfigError
 from sweeps.config.places import check_store_url, join
+from sweeps.records.layout import ENTRY
+from sweeps.storage.exchange import ObjectExchange
 from sweeps.storage.objects import ObjectStore, StoreError, check_store, store_errors, store_problem
+from sweeps.storage.presence import DRIVER, refuse_second
 
 
 def test_what_is_put_can_be_listed_and_got_again(s3: str, tmp_path: Path) -> None:
@@ -179,6 +184,22 @@ def test_what_fsspec_knows_can_be_used() -> None:
     store = ObjectStore("memory://bucket/team")
     store.write("a/b", b"x")
     assert store.sizes() == {"a/b": 1}
+
+
+def test_a_store_of_fsspecs_knows_what_is_there_and_when_it_was_written(tmp_path: Path) -> None:
+    """pyarrow does not ask such a store for times, so a sweep there was not found, nor its driver."""
+    url = f"memory://bucket/{tmp_path.name}"
+    store, exchange = ObjectStore(url), ObjectExchange(tmp_path, url)
+    assert (store.written_at(ENTRY), store.stamp(ENTRY), exchange.has(ENTRY)) == (None, None, False)
+    store.write(ENTRY, b"{}")
+    written = store.written_at(ENTRY)
+    assert written is not None
+    assert abs(written - time.time()) < 3600, "seconds since 1970"
+    assert (store.stamp(ENTRY), exchange.has(ENTRY)) == ((written, 2), True)
+    assert store.written_at("") is None, "a folder"
+    store.write(DRIVER, json.dumps({"process": 7, "host": "elsewhere", "token": "t"}).encode())
+    with pytest.raises(ConfigError, match="another driver is running the sweep: process 7 on elsewhere"):
+        refuse_second(store, tmp_path)
 
 
 def test_urls() -> None:

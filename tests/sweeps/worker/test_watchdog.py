@@ -126,6 +126,12 @@ def test_the_count_starts_again_with_every_epoch_and_stands_while_the_driver_is_
     assert calls == ["off", later, "off", "driver", "off", later, "epoch", "off"]
 
 
+def test_a_limit_of_a_thousand_years_does_not_end_the_trial(tmp_path: Path) -> None:
+    with Watchdog(tmp_path, 60 * 1e9) as watchdog, watchdog.pause():
+        pass
+    assert not hung(tmp_path)
+
+
 def test_without_a_limit_nothing_is_armed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("faulthandler.dump_traceback_later", lambda *a, **k: pytest.fail("armed"))
     with Watchdog(tmp_path, None) as watchdog, watchdog.pause():
