@@ -106,3 +106,21 @@ def test_whole_groups_of_a_grouped_conv_go_or_the_same_place_in_each():
 def test_the_two_halves_of_a_shuffle_lose_the_same_places():
     group = find_groups(build(small_nets.Shuffle), X).group("stem.0")
     assert {m.layer: m.channels[0] for m in group.members} == {"stem.0": (0, 4), "outer.0": (0,)}
+
+
+class ByAxis(small_nets.Shuffle):
+    """The shuffle with NumPy's name of a dimension."""
+
+    def body(self, x):
+        kept, worked = x.chunk(2, axis=1)
+        x = torch.cat([kept, self.outer(self.inner(worked))], axis=1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+
+
+def test_a_dimension_may_be_called_axis():
+    groups = find_groups(build(ByAxis), X)
+    assert groups.num_units == UNITS[small_nets.Shuffle]
+    difference, moved = removed_against_gated(build(ByAxis), groups.plan({"stem.0": [1]}), X)
+    assert difference <= 1e-12
+    assert moved > 1e-6

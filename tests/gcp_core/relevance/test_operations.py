@@ -75,6 +75,7 @@ SAME = {
     "an assertion": lambda x: (torch._assert(x.shape[1] == 4, "width"), x)[1],
     "an unknown power": lambda x: x.pow(1.0),
     "the largest of one": lambda x: torch.max(x.unsqueeze(2), dim=2)[0],
+    "a mean of one, by axis": lambda x: x.unsqueeze(2).mean(axis=2),
     "the first of one, by name": lambda x: x.unsqueeze(2).topk(1, dim=2).values.squeeze(2),
     "an unknown product": lambda x: torch.einsum("nchw,cd->ndhw", x, torch.eye(4, dtype=x.dtype)),
 }
