@@ -124,3 +124,22 @@ def test_a_dimension_may_be_called_axis():
     difference, moved = removed_against_gated(build(ByAxis), groups.plan({"stem.0": [1]}), X)
     assert difference <= 1e-12
     assert moved > 1e-6
+
+
+class Quotient(small_nets.Net):
+    """A stream that is divided by a branch: a divisor without a channel would be zero there."""
+
+    def __init__(self):
+        branch = (*small_nets.block(8, 6), small_nets.conv(6, 8), torch.nn.BatchNorm2d(8))
+        super().__init__(8, branch=torch.nn.Sequential(*branch))
+
+    def body(self, x):
+        return x / self.branch(x)
+
+
+@pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])
+def test_what_is_divided_and_what_divides_stay_whole_in_every_mode(residual):
+    groups = find_groups(build(Quotient), X, residual=residual)
+    assert {group.name: group.size for group in groups.groups} == {"branch.0": 6}
+    for layer in ("stem.0", "branch.3"):
+        assert groups.frozen[layer] == "div of two activations"
