@@ -8,10 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from gcp_core.errors import RelevanceError
 from gcp_core.models import build_model
 from gcp_core.relevance import channel_relevance, relevance_pass
+from gcp_core.relevance.state import layer_names
 from gcp_core.scatter import ScatterBatchNorm2d
 
 
@@ -253,6 +255,29 @@ def test_a_layer_used_twice_has_the_sum_of_both_uses():
     unshared.first, unshared.second = first, second
     expected = channel_relevance(unshared, X, Y)
     assert torch.allclose(found["shared"], expected["first"] + expected["second"], rtol=1e-9)
+
+
+def weight_normed() -> nn.Sequential:
+    """Five convolutions, of which the first, third and fourth make their weights anew for every call."""
+    torch.manual_seed(2)
+    layers: list[nn.Module] = []
+    for place in range(5):
+        conv = nn.Conv2d(4 if place else 3, 4, 3, padding=1)
+        layers += [parametrizations.weight_norm(conv) if place in (0, 2, 3) else conv, nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)).double()
+
+
+def test_layers_whose_weights_are_computed_have_no_name_and_carry_relevance_as_plain_ones_do():
+    model, folded = weight_normed(), weight_normed()
+    for place in (0, 4, 6):
+        parametrize.remove_parametrizations(folded[place], "weight")
+    # A name under the id of a tensor that is gone would be given to whatever has that id next.
+    assert layer_names(model) == {id(model[place].weight): str(place) for place in (2, 8, 12)}
+    found = channel_relevance(model, X, Y)
+    expected = channel_relevance(folded, X, Y, layers=list(found))
+    assert set(found) == set(expected) == {"2", "8"}
+    for layer, r in expected.items():
+        assert torch.allclose(found[layer], r, rtol=1e-9), layer
 
 
 def test_uneven_same_padding_equals_padding_by_hand():
