@@ -247,8 +247,9 @@ def _product(tracer: Tracer, a: Label, b: Label, shapes: list[tuple[int, ...]]) 
     merged = replace(_merged(tracer, a, b), zero=a.zero or b.zero)
     if gate is None:
         return merged
-    tracer.gate |= gate.sources
     signal = b if gate is a else a
+    # A layer that gates itself (``x * sigmoid(x)``) makes the signal too.
+    tracer.gate |= gate.sources - signal.sources
     return replace(merged, sources=signal.sources, depth=signal.depth)
 
 

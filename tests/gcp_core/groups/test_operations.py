@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
@@ -92,6 +93,21 @@ def test_what_is_frozen_says_why(kind, layer, reason):
 
 def test_a_squeeze_excite_gate_goes_along_and_is_not_scored():
     group = find_groups(build(small_nets.SqueezeExcite), X).group("wide.0")
+    assert [(m.layer, m.scored) for m in group.members] == [("wide.0", True), ("up", False)]
+
+
+class OwnSwish(small_nets.SqueezeExcite):
+    """An activation that is written out, and a gate behind it."""
+
+    def body(self, x):
+        x = self.wide(x)
+        x = x * (F.relu6(x + 3) / 6)
+        gate = torch.sigmoid(self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1)))))
+        return self.out(x * gate)
+
+
+def test_a_layer_that_gates_itself_is_scored_and_a_gate_beside_it_is_not():
+    group = find_groups(build(OwnSwish), X).group("wide.0")
     assert [(m.layer, m.scored) for m in group.members] == [("wide.0", True), ("up", False)]
 
 
