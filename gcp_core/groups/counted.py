@@ -42,6 +42,12 @@ class _Number:
     """
 
     of: tuple[Label, ...]
+    #: The trace that it was made in (see :func:`unfollowed`), None outside of one.
+    trace: list[Label] | None
+
+    def labels(self) -> list[Label]:
+        """Whose channels it counts: nobody's once its trace is over, from which a cache of the model's may have it."""
+        return list(self.of) if self.trace is None or self.trace is _unfollowed.get() else []
 
     def __add__(self, other: Any) -> Any:
         return _result("add", self, other)
@@ -95,7 +101,7 @@ class _Number:
         """It turns into a number that nobody can follow."""
         found = _unfollowed.get()
         if found is not None:
-            found.extend(self.of)
+            found.extend(self.labels())
 
 
 class Counted(_Number, int):
@@ -121,6 +127,7 @@ class Counted(_Number, int):
     ) -> Self:
         self = super().__new__(cls, value)
         self.of, self.dim, self.made, self.depth = of, dim, made, 0
+        self.trace = _unfollowed.get()
         if made is not None:
             self.depth = 1 + max(getattr(part, "depth", 0) for part in made[1:])
             if self.depth > _DEEPEST:
@@ -137,7 +144,7 @@ class CountedFloat(_Number, float):
 
     def __new__(cls, value: float = 0.0, of: tuple[Label, ...] = ()) -> Self:
         self = super().__new__(cls, value)
-        self.of = of
+        self.of, self.trace = of, _unfollowed.get()
         return self
 
     def __float__(self) -> float:
@@ -204,7 +211,7 @@ def _factors(value: Any) -> list[Any]:
 
 def _same(one: Any, other: Any) -> bool:
     """Whether both are the same dimension of the same channels."""
-    if not (isinstance(one, Counted) and isinstance(other, Counted) and one.of and other.of):
+    if not (isinstance(one, Counted) and isinstance(other, Counted) and one.labels() and other.labels()):
         return False
     if one.made is not None or other.made is not None or one.dim != other.dim:
         return False
@@ -214,7 +221,7 @@ def _same(one: Any, other: Any) -> bool:
 def counted_in(value: Any) -> list[Label]:
     """The labels whose channels are counted by the numbers in nested tuples, lists, dicts and slices."""
     if isinstance(value, _Number):
-        return list(value.of)
+        return value.labels()
     if isinstance(value, slice):
         value = [value.start, value.stop, value.step]
     if isinstance(value, dict):

@@ -204,9 +204,11 @@ def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
         b = _aligned(tracer, b, shapes[1], out.shape)
     product = name in ("mul", "multiply")
     if a is not None and b is not None:
-        label = _product(tracer, a, b, shapes) if product else _sum(tracer, a, b)
         if name not in ("add", "sub", "mul", "multiply"):
-            tracer.freeze(label, f"{name} of two activations")
+            # Before the sum: where a stream keeps its width, the sum's label knows no channels any more.
+            for part in (a, b):
+                tracer.freeze(part, f"{name} of two activations")
+        label = _product(tracer, a, b, shapes) if product else _sum(tracer, a, b)
         return tracer.attach(out, label)
     if a is not None:
         return tracer.attach(out, _with_constant(tracer, a, right, name, out.dim()))
@@ -245,8 +247,9 @@ def _product(tracer: Tracer, a: Label, b: Label, shapes: list[tuple[int, ...]]) 
     merged = replace(_merged(tracer, a, b), zero=a.zero or b.zero)
     if gate is None:
         return merged
-    tracer.gate |= gate.sources
     signal = b if gate is a else a
+    # A layer that gates itself (``x * sigmoid(x)``) makes the signal too.
+    tracer.gate |= gate.sources - signal.sources
     return replace(merged, sources=signal.sources, depth=signal.depth)
 
 

@@ -28,7 +28,9 @@ class _Call(NamedTuple):
     out: Any
 
     def argument(self, position: int, name: str, default: Any = None) -> Any:
-        """An argument given by position or by name."""
+        """An argument given by position or by name; ``dim`` may be called ``axis``, as in NumPy."""
+        if name == "dim":
+            default = self.kwargs.get("axis", default)
         return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
 
     def sizes(self) -> tuple[Any, ...]:
@@ -97,7 +99,7 @@ def _spatial(tracer: Tracer, call: _Call) -> Any:
 def _reduce(tracer: Tracer, call: _Call) -> Any:
     """mean, sum or amax over dimensions that hold no channels."""
     rank = len(call.shape)
-    given = call.argument(1, "dim", call.kwargs.get("axis"))
+    given = call.argument(1, "dim")
     if given is None or isinstance(given, torch.dtype):
         dims = set(range(rank))
     else:
@@ -266,7 +268,7 @@ def _chunk(tracer: Tracer, call: _Call) -> Any:
 
 def _number_of_parts(kwargs: dict[str, Any]) -> Any:
     """``chunks``, ``split_size`` or ``split_size_or_sections``."""
-    return next(value for name, value in kwargs.items() if name not in ("input", "dim"))
+    return next(value for name, value in kwargs.items() if name not in ("input", "dim", "axis"))
 
 
 @_labelled

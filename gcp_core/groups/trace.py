@@ -76,12 +76,13 @@ class Tracer(TorchFunctionMode):
             ModelError: no tensor is found in the output.
         """
         self._seen, self._loose = set(), {}
-        with torch.no_grad(), unfollowed() as values, _Below(self), self:
-            output = model(image)
-        for counted in values:
-            self.freeze(counted, "their number is used as a value")
-        for size in self._loose.values():
-            self.freeze_counted(size, "view takes their number as a size of something else")
+        with unfollowed() as values:
+            with torch.no_grad(), _Below(self), self:
+                output = model(image)
+            for counted in values:
+                self.freeze(counted, "their number is used as a value")
+            for size in self._loose.values():
+                self.freeze_counted(size, "view takes their number as a size of something else")
         found = tensors_in(output)
         if not found:
             hint = "return tensors, or lists, tuples, dicts or data classes of them"

@@ -22,13 +22,12 @@ def describe(func: Callable[..., Any]) -> str:
 def any_other(
     state: PassState, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    """Questions (shapes, comparisons) are answered; floating-point results get the proportional rule.
+    """Questions (shapes, comparisons) are answered; floating-point results get the proportional rule, each by itself.
 
     Indices beside a result (``torch.max`` over a dimension, ``topk``) stay as they are.
 
     Raises:
-        RelevanceError: above a layer that is read, an in-place operation or several floating-point results; the message
-            names the operation.
+        RelevanceError: above a layer that is read, an in-place operation; the message names it.
     """
     name, sources = describe(func), carriers(args, kwargs)
     in_place = name.endswith("__setitem__") or (name.endswith("_") and not name.endswith("__"))
@@ -40,18 +39,19 @@ def any_other(
     with torch.no_grad():
         y = func(*args, **kwargs)
     values = floating_in(y)
-    if not values:
-        return y
-    if len(values) > 1:
-        raise RelevanceError(f"there is no relevance rule for {name}, which returns several tensors", "model")
+    made: dict[int, Tensor] = {}
+    for place, value in enumerate(values):
 
-    def call(xs: list[Tensor]) -> Tensor:
-        new = {id(old): x for old, x in zip(sources, xs)}
-        return floating_in(func(*_swapped(args, new), **{k: _swapped(v, new) for k, v in kwargs.items()}))[0]
+        def call(xs: list[Tensor], place: int = place) -> Tensor:
+            new = {id(old): x for old, x in zip(sources, xs)}
+            named = {k: _swapped(v, new) for k, v in kwargs.items()}
+            return floating_in(func(*_swapped(args, new), **named))[place]
 
-    out = ProportionalRule.apply(values[0].detach(), call, name, state.stabiliser, *sources)
-    marked(out, _mark(sources))
-    return out if isinstance(y, Tensor) else type(y)([out if part is values[0] else part for part in y])
+        out = ProportionalRule.apply(value.detach(), call, name, state.stabiliser, *sources)
+        made[id(value)] = marked(out, _mark(sources))
+    if isinstance(y, Tensor) or not values:
+        return _swapped(y, made)
+    return type(y)([_swapped(part, made) for part in y])
 
 
 def _mark(sources: list[Tensor]) -> Mark:

@@ -103,7 +103,11 @@ def mean(state: PassState, func: Any, args: _Args, kwargs: _Kwargs) -> Tensor:
     x, mark = args[0], mark_of(args[0]) or Mark()
     with torch.no_grad():
         y = func(x.detach(), *args[1:], **kwargs)
-    dim = args[1] if len(args) > 1 and not isinstance(args[1], torch.dtype) else kwargs.get("dim")
+    dim = (
+        args[1]
+        if len(args) > 1 and not isinstance(args[1], torch.dtype)
+        else kwargs.get("dim", kwargs.get("axis"))
+    )
     dims = range(x.ndim) if dim is None else [dim] if isinstance(dim, int) else dim
     kept = [1 if d in {e % x.ndim for e in dims} else n for d, n in enumerate(x.shape)]
     follows = (

@@ -58,6 +58,11 @@ class PassState:
 
 
 def layer_names(model: nn.Module) -> dict[int, str]:
-    """Module name of every convolution and linear layer by the ``id`` of its weight."""
+    """Module name of every convolution and linear layer by the ``id`` of its weight, where that is a parameter.
+
+    A weight that is computed for every call (weight norm, spectral norm) is a new tensor each time. The ``id`` of one
+    that is gone may be that of any other later: such layers have no name, and relevance goes through them.
+    """
     kinds = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
-    return {id(m.weight): name for name, m in model.named_modules() if isinstance(m, kinds)}
+    weights = {name: m._parameters.get("weight") for name, m in model.named_modules() if isinstance(m, kinds)}
+    return {id(weight): name for name, weight in weights.items() if weight is not None}

@@ -82,3 +82,13 @@ def test_a_number_that_turns_into_a_plain_one_is_reported_while_somebody_listens
 @pytest.mark.parametrize("number", [C, C / 2, C // 2], ids=str)
 def test_a_model_that_keeps_one_can_be_copied_and_stored(number):
     assert copy.deepcopy(number) == number == pickle.loads(pickle.dumps(number))
+
+
+def test_a_number_of_a_trace_that_is_over_counts_nothing_in_the_next():
+    with unfollowed():
+        kept = Counted(16, (CHANNELS,), 1)
+        assert [label is CHANNELS for label in counted_in(kept // 2)] == [True]
+    with unfollowed() as found:
+        assert counted_in([kept, kept // 2, kept / 2]) == []
+        assert math.sqrt(kept) == 4.0
+    assert found == []

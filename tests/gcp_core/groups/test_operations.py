@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
@@ -95,6 +96,21 @@ def test_a_squeeze_excite_gate_goes_along_and_is_not_scored():
     assert [(m.layer, m.scored) for m in group.members] == [("wide.0", True), ("up", False)]
 
 
+class OwnSwish(small_nets.SqueezeExcite):
+    """An activation that is written out, and a gate behind it."""
+
+    def body(self, x):
+        x = self.wide(x)
+        x = x * (F.relu6(x + 3) / 6)
+        gate = torch.sigmoid(self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1)))))
+        return self.out(x * gate)
+
+
+def test_a_layer_that_gates_itself_is_scored_and_a_gate_beside_it_is_not():
+    group = find_groups(build(OwnSwish), X).group("wide.0")
+    assert [(m.layer, m.scored) for m in group.members] == [("wide.0", True), ("up", False)]
+
+
 def test_whole_groups_of_a_grouped_conv_go_or_the_same_place_in_each():
     many = find_groups(build(small_nets.ManyGroups), X).group("wide.0")
     assert [(m.layer, m.channels[1]) for m in many.members] == [("wide.0", (2, 3)), ("grouped.0", (3, 4, 5))]
@@ -106,3 +122,40 @@ def test_whole_groups_of_a_grouped_conv_go_or_the_same_place_in_each():
 def test_the_two_halves_of_a_shuffle_lose_the_same_places():
     group = find_groups(build(small_nets.Shuffle), X).group("stem.0")
     assert {m.layer: m.channels[0] for m in group.members} == {"stem.0": (0, 4), "outer.0": (0,)}
+
+
+class ByAxis(small_nets.Shuffle):
+    """The shuffle with NumPy's name of a dimension."""
+
+    def body(self, x):
+        kept, worked = x.chunk(2, axis=1)
+        x = torch.cat([kept, self.outer(self.inner(worked))], axis=1)
+        n, c, h, w = x.shape
+        return x.view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, -1, h, w)
+
+
+def test_a_dimension_may_be_called_axis():
+    groups = find_groups(build(ByAxis), X)
+    assert groups.num_units == UNITS[small_nets.Shuffle]
+    difference, moved = removed_against_gated(build(ByAxis), groups.plan({"stem.0": [1]}), X)
+    assert difference <= 1e-12
+    assert moved > 1e-6
+
+
+class Quotient(small_nets.Net):
+    """A stream that is divided by a branch: a divisor without a channel would be zero there."""
+
+    def __init__(self):
+        branch = (*small_nets.block(8, 6), small_nets.conv(6, 8), torch.nn.BatchNorm2d(8))
+        super().__init__(8, branch=torch.nn.Sequential(*branch))
+
+    def body(self, x):
+        return x / self.branch(x)
+
+
+@pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])
+def test_what_is_divided_and_what_divides_stay_whole_in_every_mode(residual):
+    groups = find_groups(build(Quotient), X, residual=residual)
+    assert {group.name: group.size for group in groups.groups} == {"branch.0": 6}
+    for layer in ("stem.0", "branch.3"):
+        assert groups.frozen[layer] == "div of two activations"

@@ -1,9 +1,11 @@
 """A number of channels that is the size of something else: units counted by hand, removal equal to gating."""
 
 import copy
+import functools
 
 import pytest
 import torch
+from torch import nn
 
 from gcp_core.groups import find_groups
 from gcp_core.pruning.growth import apply_growth, plan_growth
@@ -76,3 +78,32 @@ def test_a_view_ties_channel_i_to_channel_i():
 )
 def test_what_cannot_follow_says_why(kind, layer, reason):
     assert find_groups(build(kind), X).frozen[layer] == reason
+
+
+@functools.cache
+def two_rows(shape):
+    n, c, h, w = shape
+    return n, 2, c // 2, h, w
+
+
+class Remembers(nn.Module):
+    """A shuffle whose sizes are remembered by shape, as einops does it; behind so many layers of one shape."""
+
+    def __init__(self, layers):
+        super().__init__()
+        wide = [nn.Conv2d(8 if place else 3, 8, 3, padding=1) for place in range(layers)]
+        self.stem, self.out, self.fc = nn.Sequential(*wide), nn.Conv2d(8, 6, 1), nn.Linear(6, 5)
+
+    def forward(self, x):
+        x = self.stem(x)
+        x = x.view(two_rows(x.shape)).transpose(1, 2).flatten(1, 2)
+        return self.fc(self.out(x).relu().mean((2, 3)))
+
+
+def test_sizes_that_a_network_remembers_from_another_ones_trace_are_plain_numbers():
+    two_rows.cache_clear()
+    assert find_groups(Remembers(4), X).num_units == 3 * 8 + 4 + 6  # the rows are tied
+    # The remembered sizes count the other network's fourth layer, of which there is none here.
+    groups = find_groups(Remembers(1), X)
+    assert groups.frozen["stem.0"] == "it is reshaped to the fixed size 2 x 4"
+    assert {group.name: group.size for group in groups.groups} == {"out": 6}
