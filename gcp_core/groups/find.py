@@ -57,8 +57,8 @@ def find_groups(
             stands for all of them.
 
     Raises:
-        ModelError: half-precision or non-finite weights, an input that does not fit, a shared module, nothing to
-            prune.
+        ModelError: half-precision or non-finite weights, an input that does not fit, a parameter with two names, nothing
+            to prune.
         PlanError: an unknown residual mode.
     """
     if residual not in _MODES:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from gcp_core.groups.labels import Label, MacTerm
-from gcp_core.groups.trace import Handler, Tracer
+from gcp_core.groups.trace import AGAIN, Handler, Tracer
 from gcp_core.scatter import Scattering
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -36,6 +36,10 @@ def _conv(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     factor = out.numel() // num_out * (weight.numel() // (num_out * weight.shape[1]))
     if layer is None:
         tracer.atoms.freeze(ins, "it feeds a convolution whose weight is no parameter of a conv module")
+        tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(weight.shape[1], int)))
+        return tracer.attach(out, None)
+    if tracer.again(layer):
+        tracer.atoms.freeze(ins, AGAIN)
         tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(weight.shape[1], int)))
         return tracer.attach(out, None)
     outs = tracer.producer(layer, num_out, 1)
@@ -78,6 +82,10 @@ def _linear(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwa
     factor = out.numel() // num_out
     if layer is None:
         tracer.atoms.freeze(ins, "it feeds a linear map whose weight is no parameter of a linear module")
+        tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(num_in, int)))
+        return tracer.attach(out, None)
+    if tracer.again(layer):
+        tracer.atoms.freeze(ins, AGAIN)
         tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(num_in, int)))
         return tracer.attach(out, None)
     outs = tracer.producer(layer, num_out, -1)
@@ -128,7 +136,10 @@ def _batch_norm(
         tracer.consume(label)
         tracer.freeze(label, "it passes a batch norm that is not a module over dimension 1")
         return tracer.attach(out, None)
-    tracer.visit(layer)
+    if tracer.again(layer):
+        tracer.consume(label)
+        tracer.freeze(label, AGAIN)
+        return tracer.attach(out, None)
     tracer.note_use(label)
     atoms = label.ids.reshape(-1).expand(x.shape[1]).numpy().copy()
     for tensor in tensors:
@@ -172,8 +183,11 @@ def _prelu(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwar
             tracer.consume(label)
             tracer.freeze(label, "it passes a prelu whose weight cannot be cut")
             return tracer.attach(out, None)
+        if tracer.again(layer):
+            tracer.consume(label)
+            tracer.freeze(label, AGAIN)
+            return tracer.attach(out, None)
         atoms = label.ids.reshape(-1).expand(weight.numel()).numpy().copy()
-        tracer.visit(layer)
         tracer.note_use(label)
         label = replace(label, norm=None)
         tracer.axis(str(tracer.name(weight)), 0, atoms)

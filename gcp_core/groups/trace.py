@@ -20,6 +20,9 @@ _LABEL = "_gcp_label"
 _SOURCES = "_gcp_sources"
 _READ = "_gcp_read"
 
+#: Why nothing of a shared layer goes.
+AGAIN = "a module that is called more than once reads or makes them"
+
 Handler = Callable[["Tracer", Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 
@@ -199,22 +202,24 @@ class Tracer(TorchFunctionMode):
         return label.ids.reshape(-1).expand(size).numpy().copy()
 
     def producer(self, layer: str, size: int, dim: int) -> np.ndarray:
-        """Atoms of a layer's output channels; the same ones in every forward.
-
-        Raises:
-            ModelError: the layer runs twice in one forward.
-        """
-        self.visit(layer)
+        """Atoms of a layer's output channels; the same ones in every forward."""
         if layer not in self.producers:
             self.producers[layer] = Producer(layer, self.atoms.new(size), dim)
         return self.producers[layer].atoms
 
-    def visit(self, layer: str) -> None:
-        """Refuse a second call of the same layer within one forward."""
-        if layer in self._seen:
-            hint = "give each call its own module; shared layers cannot be pruned"
-            raise ModelError("the module is called more than once in one forward", layer or "model", hint)
-        self._seen.add(layer)
+    def again(self, layer: str) -> bool:
+        """Whether the layer has been called in this forward before; if so, it stays whole, with all that it reads.
+
+        A criterion that watches it would see the maps of both calls.
+        """
+        if layer not in self._seen:
+            self._seen.add(layer)
+            return False
+        for (tensor, _), atoms in self.axes.items():
+            if tensor.rpartition(".")[0] == layer:
+                self.atoms.freeze(atoms, AGAIN)
+        self.norm_uses.add(layer)
+        return True
 
     def axis(self, tensor: str, dim: int, atoms: np.ndarray) -> None:
         """Index i of ``tensor`` along ``dim`` goes when ``atoms[i]`` goes."""

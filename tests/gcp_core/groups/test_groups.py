@@ -220,7 +220,10 @@ def broken(value):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (Shared(), "conv: the module is called more than once in one forward (give each call its own module"),
+        (
+            Shared(),
+            "model: the model has no prunable group (stem: a module that is called more than once reads or makes",
+        ),
         (Tied(), "b.weight: the same parameter is also registered as 'a.weight'"),
         (
             nn.Sequential(nn.Flatten(), nn.Linear(3072, 10)),
