@@ -115,6 +115,28 @@ def test_the_table_of_settings_says_what_was_recorded():
         assert cells == [*printed, volumes, f"{values['cost']:.1f}"], name
 
 
+def test_the_table_of_a_front_by_hand_says_what_was_recorded():
+    sides = record("front_race")["sides"]
+    names = {
+        "a path, repaired": "ours: t0000",
+        "steps, Taylor": "steps: taylor",
+        "steps, magnitude": "steps: magnitude",
+        "one cut per size": "one_shot",
+    }
+    table = rows("A front by hand")
+    assert [name for name, *_ in table] == list(names)
+    for name, *cells in table:
+        values = sides[names[name]]
+        assert values["seeds"] == [0, 1, 2]
+        both = [
+            [values[f"{kind} accuracy at {share}% of the MACs"] for kind in ("val", "test")]
+            for share in (50, 35, 20, 10)
+        ]
+        shares = [f"{with_width(val, 1)} ({statistics.mean(test['seeds']):.1f})" for val, test in both]
+        cost = statistics.mean(values["training cost"]["seeds"])
+        assert cells == [*shares, with_width(values["hypervolume, usable"], 2), f"{cost:.1f}"], name
+
+
 def test_the_table_of_the_search_of_45_minutes_says_what_was_recorded():
     sides, table = record("search_race")["sides"], rows("A search of 45 minutes")
     assert [name for name, *_ in table] == ["paths", "paths, then polish", "peer"]
