@@ -34,12 +34,11 @@ def _conv(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwarg
     layer = _layer_of(tracer, weight, argument(args, kwargs, 2, "bias"), _CONVS)
     ins = tracer.channel_atoms(x, 1, num_in, layer or func.__name__)
     factor = out.numel() // num_out * (weight.numel() // (num_out * weight.shape[1]))
-    if layer is None:
-        tracer.atoms.freeze(ins, "it feeds a convolution whose weight is no parameter of a conv module")
-        tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(weight.shape[1], int)))
-        return tracer.attach(out, None)
-    if tracer.again(layer):
-        tracer.atoms.freeze(ins, AGAIN)
+    if layer is None or tracer.again(layer):
+        reason = (
+            "it feeds a convolution whose weight is no parameter of a conv module" if layer is None else AGAIN
+        )
+        tracer.atoms.freeze(ins, reason)
         tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(weight.shape[1], int)))
         return tracer.attach(out, None)
     outs = tracer.producer(layer, num_out, 1)
@@ -80,12 +79,13 @@ def _linear(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwa
     layer = _layer_of(tracer, weight, argument(args, kwargs, 2, "bias"), (nn.Linear,))
     ins = tracer.channel_atoms(x, -1, num_in, layer or "linear")
     factor = out.numel() // num_out
-    if layer is None:
-        tracer.atoms.freeze(ins, "it feeds a linear map whose weight is no parameter of a linear module")
-        tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(num_in, int)))
-        return tracer.attach(out, None)
-    if tracer.again(layer):
-        tracer.atoms.freeze(ins, AGAIN)
+    if layer is None or tracer.again(layer):
+        reason = (
+            "it feeds a linear map whose weight is no parameter of a linear module"
+            if layer is None
+            else AGAIN
+        )
+        tracer.atoms.freeze(ins, reason)
         tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(num_in, int)))
         return tracer.attach(out, None)
     outs = tracer.producer(layer, num_out, -1)

@@ -142,7 +142,7 @@ def test_the_refusal_of_another_config_lists_what_may_change(begun: SweepConfig,
         continued(of_paths(tmp_path, prune__ratio=0.4))
     text = str(caught.value)
     assert "prune.ratio: 0.3 -> 0.4" in text
-    for name in (".min_gain", ".max_path_cost", "prune.target", "train.epochs"):
+    for name in ("what may change: search (but not", "prune.target", "train.epochs", "baseline"):
         assert name in text
 
 
