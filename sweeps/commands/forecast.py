@@ -35,6 +35,8 @@ from sweeps.strategy.feasibility import Feasibility
 
 _SAMPLE = 64
 _MAX_COUNTED = 20_000
+#: After so many draws in a row that were there before, a space is taken to have no more points.
+_SEEN_ENOUGH = 1000
 #: Seconds that do not depend on the trials: Ray and MLflow start side by side; the first trial of a worker process
 #: waits for torch; Tune takes a moment between two trials; at the end the front is drawn and everything closed.
 START_S, COLD_S, BETWEEN_S, CLOSE_S = 9.0, 4.0, 0.3, 5.0
@@ -399,7 +401,10 @@ def sample_points(config: SweepConfig, number: int, seed: int = 0) -> list[Point
             rng.shuffle(points)
         return points
     found: dict[str, Point] = {}
-    while len(found) < number:
+    known = 0
+    # A range may hold fewer values than it seems to: they are drawn with six digits.
+    while len(found) < number and known < _SEEN_ENOUGH:
         point = {d.path: d.draw(rng) for d in config.space.dimensions}
-        found.setdefault(repr(point), point)
+        known = known + 1 if repr(point) in found else 0
+        found[repr(point)] = point
     return list(found.values())

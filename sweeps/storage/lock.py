@@ -20,7 +20,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, cast
 
 from filelock import lock_descriptor
 
@@ -52,8 +52,7 @@ def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
     On a file system without locks a heartbeat stands in for one (``sweeps.storage.folder_sign``); ``tenure`` ends if
     another driver takes over there.
     """
-    path = folder / RUN_LOCK
-    with path.open("a+", encoding="utf-8") as file:
+    with _open(folder, "a+") as file:
         if not _try_lock(file.fileno()):
             file.seek(0)
             holder = file.read().strip() or "another process"
@@ -74,6 +73,17 @@ def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
                 withdraw_stop(folder)
 
 
+def _open(folder: Path, mode: str) -> TextIO:
+    try:
+        return cast(TextIO, (folder / RUN_LOCK).open(mode, encoding="utf-8"))
+    except PermissionError as exc:
+        raise ConfigError(
+            f"{RUN_LOCK} cannot be written: {exc.strerror}",
+            str(folder),
+            "who is to run, stop, clean or polish a sweep must be allowed to write in its folder",
+        ) from exc
+
+
 def _sign_instead(folder: Path, descriptor: int, tenure: Tenure) -> contextlib.AbstractContextManager[None]:
     if _knows_locks(descriptor):
         return contextlib.nullcontext()
@@ -89,7 +99,7 @@ def _sign_instead(folder: Path, descriptor: int, tenure: Tenure) -> contextlib.A
 def driver_of(folder: Path) -> str | None:
     """Who runs the sweep in ``folder`` (``process 123 on host``), None if nobody does."""
     try:
-        with (folder / RUN_LOCK).open("r+", encoding="utf-8") as file:
+        with _open(folder, "r+") as file:
             if not _try_lock(file.fileno()):
                 return file.read().strip() or "another process"
             sign = None if _knows_locks(file.fileno()) else sign_of(folder)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from gcp_core.errors import ConfigError
-from sweeps.storage.lock import Held, Holder, Superseded, run_lock, trial_lock
+from sweeps.storage.lock import Held, Holder, Superseded, driver_of, run_lock, trial_lock
 
 HOLD = """
 import os, sys, time
@@ -45,6 +45,19 @@ def test_a_second_driver_is_refused_with_the_first_ones_process_and_gets_in_when
     process.kill()
     process.wait()
     with run_lock(tmp_path):
+        pass
+
+
+def test_a_folder_in_which_one_may_not_write_is_one_message(tmp_path: Path, monkeypatch) -> None:
+    """Permissions do not bind the superuser, whom containers test as: the file system's answer is played."""
+
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuses)
+    with pytest.raises(ConfigError, match=r"run\.lock cannot be written: Permission denied"):
+        driver_of(tmp_path)
+    with pytest.raises(ConfigError, match="must be allowed to write in its folder"), run_lock(tmp_path):
         pass
 
 

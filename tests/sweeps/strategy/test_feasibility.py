@@ -134,6 +134,14 @@ def test_a_space_with_fewer_points_than_are_sampled_is_sampled_whole_on_a_log_sc
     assert found == [(interval, target) for interval in (1, 2, 3, 4) for target in (0.3, 0.5)]
 
 
+def test_a_range_that_holds_fewer_values_than_are_sampled_is_sampled_as_far_as_it_goes(tmp_path) -> None:
+    """Values are drawn with so many digits that there are few between these two."""
+    checked = _checked(tmp_path, **{"train.lr": {"low": 0.1, "high": 0.100001}})
+    assert checked.space.size() is None
+    points = sample_points(checked, 40)
+    assert 10 <= len({point["train.lr"] for point in points}) == len(points) < 40
+
+
 def test_a_projection_is_the_end_of_the_whole_play_whatever_was_remembered() -> None:
     """Thirty targets and ends of three schedules, one after the other, against plays that remember nothing."""
     feasibility, rng = Feasibility(), random.Random(0)
