@@ -135,11 +135,12 @@ def test_a_space_with_fewer_points_than_are_sampled_is_sampled_whole_on_a_log_sc
 
 
 def test_a_range_that_holds_fewer_values_than_are_sampled_is_sampled_as_far_as_it_goes(tmp_path) -> None:
-    """Values are drawn with so many digits that there are few between these two."""
-    checked = _checked(tmp_path, **{"train.lr": {"low": 0.1, "high": 0.100001}})
+    """Values are drawn with six digits: there are eleven from the one end to the other."""
+    fixed = {"prune.interval": 1, "prune.target": 0.3, "prune.ratio": 0.2}
+    checked = _checked(tmp_path, **fixed, **{"train.lr": {"low": 0.1, "high": 0.10001}})
     assert checked.space.size() is None
     points = sample_points(checked, 40)
-    assert 10 <= len({point["train.lr"] for point in points}) == len(points) < 40
+    assert sorted(point["train.lr"] for point in points) == [round(0.1 + i * 1e-6, 6) for i in range(11)]
 
 
 def test_a_projection_is_the_end_of_the_whole_play_whatever_was_remembered() -> None:
