@@ -135,7 +135,7 @@ def _difference(df: pd.DataFrame, column: str) -> str:
 
 def _only_places(df: pd.DataFrame) -> list[str]:
     """The columns that only say where the same images lie: in several sweeps, each with one place, and equal digests."""
-    columns = [c for c in _PLACED if c in df.columns]
+    columns = [c for c in _PLACED if c in df.columns and df[c].nunique(dropna=False) > 1]
     if df["sweep"].nunique() < 2 or not columns:
         return []
     digests = set(_data_digests(df).values())

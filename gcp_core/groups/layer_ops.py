@@ -38,9 +38,7 @@ def _conv(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwarg
         reason = (
             "it feeds a convolution whose weight is no parameter of a conv module" if layer is None else AGAIN
         )
-        tracer.atoms.freeze(ins, reason)
-        tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(weight.shape[1], int)))
-        return tracer.attach(out, None)
+        return _fixed(tracer, out, weight, ins, factor, reason)
     outs = tracer.producer(layer, num_out, 1)
     own_ins = _tie_conv_groups(tracer, layer, ins, outs, groups)
     tracer.attribute(layer, "in_channels", ins)
@@ -85,15 +83,27 @@ def _linear(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwa
             if layer is None
             else AGAIN
         )
-        tracer.atoms.freeze(ins, reason)
-        tracer.terms.append(MacTerm("", factor, np.zeros(num_out, int), np.zeros(num_in, int)))
-        return tracer.attach(out, None)
+        return _fixed(tracer, out, weight, ins, factor, reason)
     outs = tracer.producer(layer, num_out, -1)
     tracer.axis(f"{layer}.weight" if layer else "weight", 1, ins)
     tracer.attribute(layer, "in_features", ins)
     tracer.attribute(layer, "out_features", outs)
     tracer.terms.append(MacTerm(layer, factor, outs, ins))
     return _produced(tracer, layer, x, out, outs, out.dim() - 1)
+
+
+def _fixed(tracer: Tracer, out: Tensor, weight: Tensor, ins: np.ndarray, factor: int, reason: str) -> Tensor:
+    """The layer keeps what it reads and makes, and costs what it costs."""
+    tracer.atoms.freeze(ins, reason)
+    tracer.terms.append(MacTerm("", factor, *(np.zeros(size, int) for size in weight.shape[:2])))
+    return tracer.attach(out, None)
+
+
+def _whole(tracer: Tracer, out: Tensor, label: Label, reason: str) -> Tensor:
+    """What has passed keeps all its channels."""
+    tracer.consume(label)
+    tracer.freeze(label, reason)
+    return tracer.attach(out, None)
 
 
 def _layer_of(tracer: Tracer, weight: Tensor, bias: Tensor | None, kinds: tuple[type, ...]) -> str | None:
@@ -133,13 +143,9 @@ def _batch_norm(
         return out
     layer = next((owner for t in tensors if (owner := tracer.owner(t)) is not None), None)
     if layer is None or not isinstance(tracer.modules[layer], _BatchNorm) or label.varying() not in ([], [1]):
-        tracer.consume(label)
-        tracer.freeze(label, "it passes a batch norm that is not a module over dimension 1")
-        return tracer.attach(out, None)
+        return _whole(tracer, out, label, "it passes a batch norm that is not a module over dimension 1")
     if tracer.again(layer):
-        tracer.consume(label)
-        tracer.freeze(label, AGAIN)
-        return tracer.attach(out, None)
+        return _whole(tracer, out, label, AGAIN)
     tracer.note_use(label)
     atoms = label.ids.reshape(-1).expand(x.shape[1]).numpy().copy()
     for tensor in tensors:
@@ -180,13 +186,9 @@ def _prelu(tracer: Tracer, func: Callable[..., Any], args: tuple[Any, ...], kwar
             or label.varying() not in ([], [1])
             or not isinstance(tracer.modules[layer], nn.PReLU)
         ):
-            tracer.consume(label)
-            tracer.freeze(label, "it passes a prelu whose weight cannot be cut")
-            return tracer.attach(out, None)
+            return _whole(tracer, out, label, "it passes a prelu whose weight cannot be cut")
         if tracer.again(layer):
-            tracer.consume(label)
-            tracer.freeze(label, AGAIN)
-            return tracer.attach(out, None)
+            return _whole(tracer, out, label, AGAIN)
         atoms = label.ids.reshape(-1).expand(weight.numel()).numpy().copy()
         tracer.note_use(label)
         label = replace(label, norm=None)

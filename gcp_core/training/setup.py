@@ -244,6 +244,11 @@ def cost_left(removed: float, dense: float) -> float:
     return (1 - removed + _HAIR) * dense
 
 
+def out_of_reach(most: float, target: float) -> bool:
+    """Whether the target is missed where at most the share ``most`` can be removed; what is met exactly is reached."""
+    return 1 - most > cost_left(target, 1.0)
+
+
 def budget_for(
     prune: PruneConfig, limit: float | None, comparable: bool = True, last: bool = False
 ) -> Budget:
@@ -304,7 +309,7 @@ def _check_target(config: TrialConfig, groups: Groups) -> None:
     if best == 0:
         hint = f"lower min_channels or min_share{rounding}"
         raise InfeasibleTarget("no event can remove anything: every group is at its floor", "prune", hint)
-    if prune.target is not None and 1 - best > cost_left(prune.target, 1.0):
+    if prune.target is not None and out_of_reach(best, prune.target):
         raise InfeasibleTarget(
             f"{prune.target:g} of the {prune.of} cannot be removed: {len(events)} events reach at most {best:.3f}",
             "prune.target",

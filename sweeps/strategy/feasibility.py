@@ -12,7 +12,7 @@ from gcp_core.config import TrialConfig
 from gcp_core.groups import Groups, find_groups
 from gcp_core.pruning.selection import Budget, reachable_share, select_within
 from gcp_core.schedule.clock import event_epochs
-from gcp_core.training.setup import budget_for, build_setup, cost_left, event_budgets
+from gcp_core.training.setup import budget_for, build_setup, cost_left, event_budgets, out_of_reach
 
 _KINDS = ("macs", "params")
 #: Criteria of ours seldom remove more than this share beyond what chance does; most remove less.
@@ -102,7 +102,7 @@ class Feasibility:
         if key not in self._reach:
             most = reachable_share(self.groups(trial), budgets)
             self._reach[key] = min(most, self._usual(trial) + SLACK) if self._only_usual else most
-        return 1 - self._reach[key] > cost_left(prune.target, 1.0)
+        return out_of_reach(self._reach[key], prune.target)
 
     def _usual(self, trial: TrialConfig) -> float:
         """The share that a schedule removes in all if no target ends it, with random scores."""

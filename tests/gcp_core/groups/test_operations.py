@@ -8,11 +8,11 @@ from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
-from tests.oracles import small_nets
+from tests.oracles import shared_nets, small_nets
 from tests.oracles.nets import images, lively, random_scores, removed_against_gated
-from tests.oracles.small_nets import UNITS
 
 X = images(size=8)
+UNITS = small_nets.UNITS | shared_nets.UNITS
 
 
 def build(kind):

@@ -1,16 +1,14 @@
-"""Modules that are called more than once: what they read or make stays whole, everything else can be removed."""
+"""Modules that are called more than once: what they read or make stays whole (that the rest can be removed, and what it
+costs, is asked of these networks in ``test_operations.py``).
+"""
 
-import pytest
 import torch
 
-from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
 from gcp_core.groups.trace import AGAIN
-from gcp_core.pruning.selection import Budget, select_channels
-from gcp_core.pruning.surgery import apply_plan
 from gcp_core.relevance import feature_relevance_scores
-from tests.oracles.nets import images, lively, random_scores, removed_against_gated
-from tests.oracles.shared_nets import UNITS, SharedMlp, SharedNorm, TwoMlps
+from tests.oracles.nets import images, lively
+from tests.oracles.shared_nets import SharedMlp, SharedNorm, TwoMlps
 
 X = images(size=8)
 
@@ -18,26 +16,6 @@ X = images(size=8)
 def build(kind):
     torch.manual_seed(0)
     return lively(kind())
-
-
-@pytest.mark.parametrize("kind", UNITS, ids=lambda kind: kind.__name__)
-def test_the_units_are_those_that_no_shared_module_reads_or_makes(kind):
-    assert find_groups(build(kind), X).num_units == UNITS[kind]
-
-
-@pytest.mark.parametrize("residual", ["coupled", "scatter", "inner"])
-@pytest.mark.parametrize("kind", UNITS, ids=lambda kind: kind.__name__)
-def test_removal_equals_gating_and_the_predicted_cost_counts_every_call(kind, residual):
-    model = build(kind)
-    for seed in range(3):
-        groups = find_groups(model, X, residual=residual)
-        plan = select_channels(random_scores(groups, seed), groups, Budget(ratio=0.25, min_channels=1))
-        difference, moved = removed_against_gated(model, plan, X)
-        assert difference <= 1e-12
-        assert moved > 1e-6 or plan.num_units == 0
-        apply_plan(model, plan)
-        cost = measure_cost(model, X)
-        assert groups.cost(plan.removed) == (cost.macs, cost.params)
 
 
 def test_the_reason_is_said_of_what_it_reads_and_of_what_it_makes():
