@@ -24,6 +24,8 @@ SINGLES = {
         "path 4 + 6, repaired, snapshot {level} polished for 12 epochs"
     ),
 }
+#: Rows of the table of the search of 45 minutes and the sides of the record.
+SEARCHED = {"paths": "paths", "paths, then polish": "polished", "peer": "peer", "single trials": "singles"}
 
 
 def record(name: str) -> dict[str, Any]:
@@ -139,9 +141,9 @@ def test_the_table_of_a_front_by_hand_says_what_was_recorded():
 
 def test_the_table_of_the_search_of_45_minutes_says_what_was_recorded():
     sides, table = record("search_race")["sides"], rows("A search of 45 minutes")
-    assert [name for name, *_ in table] == ["paths", "paths, then polish", "peer"]
+    assert [name for name, *_ in table] == list(SEARCHED)
     for name, *cells in table:
-        side = sides["polished" if name.endswith("polish") else name]
+        side = sides[SEARCHED[name]]
         accuracies = [
             " (".join(f"{side[f'{kind} accuracy at {share}% of the MACs']:.1f}" for kind in ("val", "test"))
             for share in (50, 35, 20, 10)

@@ -130,3 +130,25 @@ def test_the_figure_of_a_study_shows_every_seed_or_says_that_it_lies_below(scrip
     assert (low, high > 75.0) == (65.0, True)
     (arrow,) = [line for line in panel.lines if line.get_marker() == "<"]
     assert (list(arrow.get_xdata()), list(arrow.get_ydata())) == ([65.0], [1])
+
+
+@pytest.mark.parametrize(("drawn", "least"), [("front_race", 4), ("settings_12", 4), ("methods", 16)])
+def test_the_figure_of_a_study_has_the_values_of_its_record(script, drawn, least, tmp_path):
+    figure = script("study_figure")
+    found = figure.rows(drawn)
+    assert len(found) >= least
+    fifth = [row[0.2]["mean"] for row in found]
+    assert fifth == sorted(fifth, reverse=True)
+    shown = [axes.get_title() for axes in figure.draw(found).axes]
+    assert shown == [f"{share:.0%} of the MACs" for share in found[0] if isinstance(share, float)]
+    figure.write_csv(found, tmp_path / "rows.csv")
+    lines = (tmp_path / "rows.csv").read_text().splitlines()
+    assert [line.count(",") >= 2 * len(shown) for line in lines] == [True] * (len(found) + 1)
+
+
+@pytest.mark.parametrize("name", ["front_race", "study_methods"])
+def test_a_drawn_table_that_is_in_the_pages_is_that_of_today(script, name, tmp_path):
+    figure = script("study_figure")
+    figure.write_csv(figure.rows(name.removeprefix("study_")), tmp_path / "rows.csv")
+    written = BENCHMARKS.parent / "docs" / "results" / f"{name}.csv"
+    assert (tmp_path / "rows.csv").read_text() == written.read_text()

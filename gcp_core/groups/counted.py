@@ -37,8 +37,8 @@ def unfollowed() -> Iterator[list[Label]]:
 class _Number:
     """Arithmetic whose results still know what they count.
 
-    Not seen are a literal float on the left (``0.5 * c``: Python asks a float before it asks an int), ``int(c)``,
-    ``math.log(c)`` and ``math.sqrt(c / 2)``, which read the number without asking it.
+    Not seen are a literal float on the left (``0.5 * c``: Python asks a float before it asks an int), ``math.log(c)`` and
+    ``math.sqrt(c / 2)``, which read the number without asking it.
     """
 
     of: tuple[Label, ...]
@@ -91,6 +91,12 @@ class _Number:
     def __rpow__(self, other: Any, modulo: Any = None) -> Any:
         return _result("pow", other, self) if modulo is None else NotImplemented
 
+    def __divmod__(self, other: Any) -> Any:
+        return self // other, self % other
+
+    def __rdivmod__(self, other: Any) -> Any:
+        return other // self, other % self
+
     def __neg__(self) -> Any:
         return _result("mul", self, -1)
 
@@ -137,6 +143,16 @@ class Counted(_Number, int):
     def __float__(self) -> float:
         self._leave()
         return int.__float__(self)
+
+    def __int__(self) -> int:
+        self._leave()
+        return int.__int__(self)
+
+    def __lshift__(self, other: int) -> Any:
+        return self * 2**other
+
+    def __rshift__(self, other: int) -> Any:
+        return self // 2**other
 
 
 class CountedFloat(_Number, float):

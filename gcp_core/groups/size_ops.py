@@ -46,14 +46,14 @@ def stays_as_wide(tracer: Tracer, own: np.ndarray, size: Any, name: str) -> bool
     It does if it falls with them. Where it counts as many channels of another activation, the two are tied one by one;
     where that cannot be, what it counts is never removed.
     """
-    if isinstance(size, int) and int(size) == -1:
+    if isinstance(size, int) and size == -1:
         return True
     if follows(tracer, own, size):
         return True
     counted = counted_in(size)
     if own.shape[1] == 1 and len(counted) == 1 and len(counted[0].varying()) == 1:
         other, each = counted[0].atoms(), fall(size, lambda label, dim: np.ones(1, dtype=np.int64))
-        if len(other) == len(own) == int(size) and each is not None and bool((each == 1).all()):
+        if len(other) == len(own) == size and each is not None and bool((each == 1).all()):
             reason = f"{name} gives it as many channels as some that are never removed"
             tracer.atoms.merge(other, own.ravel(), reason)
             return True

@@ -132,6 +132,11 @@ class ScaledByAHalf(Scaled):
         return y * (3 - round(y.shape[1] * 0.2) - 1 / y.size(1))
 
 
+class ScaledByAnInteger(Scaled):
+    def scaled(self, y):
+        return y * (int(y.shape[1]) / 7)
+
+
 class ScaledByElements(Scaled):
     def scaled(self, y):
         return 400 * y / y.numel()
@@ -225,6 +230,13 @@ class SplitInHalves(SplitLessEight):
         return self.out(signal * torch.sigmoid(gate))
 
 
+class SplitAtAShift(SplitLessEight):
+    def body(self, x):
+        y = self.mid(x)
+        signal, gate = y.split((y.shape[1] + 1) >> 1, dim=1)
+        return self.out(signal * torch.sigmoid(gate))
+
+
 class RowsLessEight(Net):
     def __init__(self):
         super().__init__(6, mid=block(8, 16), out=block(16, 6))
@@ -288,6 +300,7 @@ UNITS: dict[type[Net], int] = {
     ScaledByAPower: 8 + 6,
     ScaledByARoot: 8 + 6,
     ScaledByAHalf: 8 + 6,
+    ScaledByAnInteger: 8 + 6,
     ScaledByElements: 8 + 6,
     ScaledInside: 8 + 6,
     OnlyLookedAt: 8 + 7 + 6,
@@ -300,6 +313,7 @@ UNITS: dict[type[Net], int] = {
     TwiceAndItself: 8 + 8 + 6,
     SplitLessEight: 8 + 6,
     SplitInHalves: 8 + 8 + 6,  # 8 pairs of mid's channels
+    SplitAtAShift: 8 + 8 + 6,
     RowsLessEight: 8 + 6,
     ViewedWithAConstant: 8 + 6,
     GainOfAnother: 8 + 6,

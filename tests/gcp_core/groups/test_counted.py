@@ -22,6 +22,7 @@ C, D, H = Counted(16, (CHANNELS,), 1), Counted(8, (OTHERS,), 1), Counted(4)
         (C / 2, 8.0), (2 / C, 0.125), (C**2, 256), (C**-0.5, 0.25), (2**D, 256), (C * 0.5, 8.0), (C % 5, 1), (-C, -16),
         (abs(-C), 16), (1 / C / C, 2**-8), (C / H, 4.0), ((C / 2) // 3, 2.0), (round(C / 5), 3), (math.floor(C / 5), 3),
         (math.ceil(C / 5), 4), (math.trunc(-(C / 5)), -3), (round(C / 3, 1), 5.3), (math.prod([H, C, 2]), 128),
+        (C >> 1, 8), (C << D, 4096), (divmod(C, 5)[0], 3), (divmod(C, 5)[1], 1), (divmod(36, C)[1], 4),
     ],
 )  # fmt: skip
 def test_whatever_is_computed_from_a_size_counts_what_it_counts(number, value):
@@ -35,6 +36,7 @@ def test_whatever_is_computed_from_a_size_counts_what_it_counts(number, value):
     [
         (C, [2, 0]), (D, [1, 1]), (H, 0), (3, 0), (C + D, [3, 1]), (C - D, [1, -1]), (64 - C, [-2, 0]),
         (C * H, [8, 0]), (3 * C, [6, 0]), (C // 2, [1, 0]), ((C + 1) // 2, [1, 0]), (-C, [-2, 0]), (C % 2, [0, 0]),
+        (C >> 1, [1, 0]), (C << 2, [8, 0]), (C >> 2, None),
         (C // 3, None), (C * D, None), (C * C, None), (64 // C, None), (C**2, None), (round(C / 2), None), (C / 2, None),
     ],
 )  # fmt: skip
@@ -69,7 +71,7 @@ def test_a_number_does_not_remember_all_that_it_was_made_of():
     assert copy.deepcopy(total) == total
 
 
-@pytest.mark.parametrize("leave", [math.sqrt, float, lambda c: int(c / 2), lambda c: float(c / 2)])
+@pytest.mark.parametrize("leave", [math.sqrt, float, int, lambda c: int(c / 2), lambda c: float(c / 2)])
 def test_a_number_that_turns_into_a_plain_one_is_reported_while_somebody_listens(leave):
     with unfollowed() as found:
         leave(C)
