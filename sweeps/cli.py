@@ -148,7 +148,6 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     from sweeps.config.sweep_config import load_config
 
     checked = load_config(config, parse_overrides(overrides))
-    from gcp_core.training.setup import check_config
     from sweeps.commands.forecast import forecast
     from sweeps.driver.cluster import ray_cluster
     from sweeps.driver.preflight import (
@@ -164,6 +163,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     from sweeps.storage.exchange import open_exchange
     from sweeps.storage.objects import store_errors
     from sweeps.storage.place import bring_home
+    from sweeps.worker.gpu import check_for
 
     with store_errors():
         exchange = open_exchange(Path(checked.folder), checked.store)
@@ -174,7 +174,7 @@ def check(config: str, overrides: tuple[str, ...], address: str | None, as_json:
     check_disk(checked.folder)
     check_tracking(checked.tracking.uri)
     check_ledger(checked.database)
-    unreachable = check_space(checked, check_config)
+    unreachable = check_space(checked, check_for(checked.resources.gpus))
     check_disk(checked.folder, forecast(checked, timed=False, rule=False).disk_bytes)
     if address is not None:
         with ray_cluster(checked, address):

@@ -6,6 +6,7 @@ import importlib
 import json
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -139,6 +140,51 @@ def test_every_event_that_is_timed_meets_the_whole_network(kit, monkeypatch, tmp
     monkeypatch.setattr(speed, "prune_event", event)
     speed._event(kit.Kit(True, None, tmp_path, time.monotonic() + 60), "resnet56")
     assert seen == [0.0, 0.0], "one to warm up, one that counts"
+
+
+class Seen(torch.nn.Module):
+    """A network that notes in which arithmetic it is used."""
+
+    def __init__(self, net, seen):
+        super().__init__()
+        self.net, self.seen = net, seen
+
+    def forward(self, x):
+        if not self.training:
+            self.seen.add(torch.backends.cudnn.conv.fp32_precision)
+        return self.net(x)
+
+
+def test_networks_with_and_without_their_units_are_compared_in_float32(kit, monkeypatch, tmp_path):
+    """TF32, cuDNN's own choice, would round the values of the two to either side."""
+    checks, seen = sys.modules["checks"], set()
+    build = checks.build_model
+    narrow = partial(build, width=0.25)
+    monkeypatch.setattr(checks, "build_model", lambda name, classes: Seen(narrow(name, classes), seen))
+    monkeypatch.setattr(checks, "find_groups", partial(unseen, seen, checks.find_groups))
+    asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60)
+    assert checks._removed(asked, "resnet20", "coupled") <= checks.SAME
+    assert seen == {"ieee"}
+
+
+def unseen(seen, look, *args, **more):
+    """Whatever arithmetic the layers are found in."""
+    found = look(*args, **more)
+    seen.clear()
+    return found
+
+
+def test_scores_are_timed_beside_forward_passes_in_float32(kit, monkeypatch, tmp_path):
+    speed, seen = sys.modules["speed"], set()
+    net = Seen(torch.nn.Identity(), seen)
+    batches = type(
+        "Batches", (), {"images": [1], "__iter__": lambda self: iter([(torch.zeros(1, 2), None)])}
+    )()
+    setup = SimpleNamespace(new_model=lambda: net, scorer=(None, batches))
+    monkeypatch.setattr(speed, "build_setup", lambda config: setup)
+    monkeypatch.setattr(speed, "feature_relevance_scores", lambda *args: None)
+    speed._relevance(kit.Kit(True, None, tmp_path, time.monotonic() + 60), "resnet56")
+    assert seen == {"ieee"}
 
 
 def test_a_check_that_does_not_hold_fails_the_call(kit, monkeypatch, tmp_path):

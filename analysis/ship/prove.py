@@ -29,6 +29,7 @@ from gcp_core.data import Images, Splits, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, GcpError
 from gcp_core.export import export_int8, export_onnx, export_openvino, export_program, run_program
 from gcp_core.models import build_model
+from gcp_core.models.arithmetic import float32_products
 from gcp_core.models.eager import FlopCounter
 from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.training.evaluation import evaluate
@@ -138,7 +139,8 @@ def prove(
     ).to(device)
     if config.train.channels_last:
         dense = dense.to(memory_format=torch.channels_last)
-    latency = measure_against(model, dense, sample[:1], num_threads=int(manifest["threads"]))
+    with float32_products():  # as in the trial, and as accuracies are taken
+        latency = measure_against(model, dense, sample[:1], num_threads=int(manifest["threads"]))
     same_place, place = _place(manifest, device, trained_on)
     macs, difference = count_macs(model, sample[:1]), _export(model.cpu(), sample.cpu(), work)
     files = _onnx(model, sample.cpu(), splits, work, int8, openvino) if onnx or int8 or openvino else {}
@@ -202,9 +204,10 @@ def _close_calls(
 ) -> int:
     device = next(model.parameters()).device
     close = 0
-    for batch in _batches(images, splits, batch_size, channels_last, device):
-        best = model(batch).topk(2, dim=1).values
-        close += int((best[:, 0] - best[:, 1] < CLOSE).sum())
+    with float32_products():
+        for batch in _batches(images, splits, batch_size, channels_last, device):
+            best = model(batch).topk(2, dim=1).values
+            close += int((best[:, 0] - best[:, 1] < CLOSE).sum())
     return close
 
 

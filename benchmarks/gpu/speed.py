@@ -165,7 +165,7 @@ def _relevance(kit: Kit, name: str) -> dict[str, Any]:
     _, scoring = setup.scorer
 
     def forward() -> None:
-        with torch.inference_mode():
+        with float32_products(), torch.inference_mode():  # as scores are: TF32 would be another measure
             for images, _ in scoring:
                 model(images)
 

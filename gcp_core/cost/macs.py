@@ -118,9 +118,12 @@ def runs_on(example_input: Tensor) -> Iterator[None]:
 
     Raises:
         ModelError: it does not; what it raised is in the message.
+        OutOfMemoryError: a GPU has no room, which says nothing of the model.
     """
     try:
         yield
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
         shape, said = tuple(example_input.shape), str(exc) or type(exc).__name__
         raise ModelError(

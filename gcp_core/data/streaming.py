@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 from gcp_core.config import DataConfig
 from gcp_core.data.augment import Crops, apply_crops
 from gcp_core.errors import DataError
+from gcp_core.models.devices import has_gpu
 
 #: ``streaming: auto`` keeps a set in memory up to this share of the machine's (or container's) memory ...
 MEMORY_SHARE = 0.25
@@ -215,7 +216,7 @@ def should_stream(config: DataConfig, num_bytes: int) -> bool:
     if config.memory_gib is not None:
         return num_bytes > config.memory_gib * _GIB
     limit = MEMORY_SHARE * machine_memory()
-    if torch.cuda.is_available():
+    if has_gpu():
         own = torch.cuda.get_per_process_memory_fraction(0) * torch.cuda.get_device_properties(0).total_memory
         limit = min(limit, GPU_SHARE * own)
     return num_bytes > limit

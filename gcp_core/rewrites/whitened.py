@@ -57,6 +57,7 @@ class Whitened(Gate):
     spread: Tensor
     index: Tensor
     valid: Tensor
+    own: Tensor
 
     def __init__(self, place: Place, norm: _BatchNorm, settings: Settings) -> None:
         super().__init__(place, norm)
@@ -67,6 +68,8 @@ class Whitened(Gate):
         valid = (index >= 0).to(scale)
         self.register_buffer("index", index.clamp_min(0).to(scale.device), persistent=False)
         self.register_buffer("valid", valid, persistent=False)
+        # Where the channels are among all places. By numbers, not by a mask: for that a GPU would be waited for.
+        self.register_buffer("own", valid.flatten().nonzero().flatten(), persistent=False)
         gain = torch.tensor([white(len(own), settings.steps) for own in channels]).to(scale)
         self.register_buffer("whitener", self._identity() * gain[:, None, None])
         each = gain.repeat_interleave(valid.sum(1).long())
@@ -141,9 +144,8 @@ class Whitened(Gate):
 
     def _equivalent(self, root: Tensor) -> tuple[Tensor, Tensor]:
         """(gamma^, beta^), each ``(C,)``."""
-        own = self.valid > 0
         both = [
-            (root @ (v[self.index] * self.valid)[..., None])[..., 0][own]
+            (root @ (v[self.index] * self.valid)[..., None]).flatten().index_select(0, self.own)
             for v in (self.norm.weight, self.norm.bias)
         ]
         return both[0], both[1]
@@ -158,7 +160,8 @@ class Whitened(Gate):
 
     def _like(self, rows: Tensor, y: Tensor, factors: Tensor) -> Tensor:
         """Inverse of :meth:`_rows`, each channel times its factor, in the type and memory format of ``y``."""
-        own = rows.flatten(0, 1) if self.index.numel() == y.shape[1] else rows[self.valid > 0]
+        own = rows.flatten(0, 1)
+        own = own if self.index.numel() == y.shape[1] else own.index_select(0, self.own)
         own = own * factors[:, None]
         out = own.reshape(y.shape[1], y.shape[0], *y.shape[2:]).transpose(0, 1).to(y.dtype)
         last = y.ndim == 4 and y.is_contiguous(memory_format=torch.channels_last) and not y.is_contiguous()
@@ -167,7 +170,7 @@ class Whitened(Gate):
     @torch.no_grad()
     def _remember(self, root: Tensor, centred: Tensor) -> None:
         """A batch that has no finite statistics ends the trial (``Diverged``): it is not remembered away here."""
-        spread = centred.square().mean(-1)[self.valid > 0]
+        spread = centred.square().mean(-1).flatten().index_select(0, self.own)
         self.whitener.lerp_(root.to(self.whitener), self.settings.momentum)
         self.spread.lerp_(spread.to(self.spread), self.settings.momentum)
 

@@ -73,9 +73,11 @@ class CompiledStep(PlainStep):
                 for buffer, before in buffers:
                     buffer.copy_(before)
             log.warning("train.compile: this model cannot be compiled, it runs as it is: %s", first_line(exc))
-            return super().gradients(images, labels)
-        torch.set_rng_state(drawn[0])
-        for device, state in zip(on_gpu, drawn[1]):
-            torch.cuda.set_rng_state(state, device)
-        self._proven = True
-        return loss
+        else:
+            torch.set_rng_state(drawn[0])
+            for device, state in zip(on_gpu, drawn[1]):
+                torch.cuda.set_rng_state(state, device)
+            self._proven = True
+            return loss
+        # Out here nothing holds what the failed pass has made: memory may be what it failed for.
+        return super().gradients(images, labels)

@@ -37,6 +37,7 @@ from gcp_core.groups import Groups, find_groups
 from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products, repeatable
+from gcp_core.models.devices import has_gpu
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
 from gcp_core.records.stages import initial_digest
@@ -358,7 +359,7 @@ def _check_exclude(model: nn.Module, prune: PruneConfig | None) -> None:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        name = "cuda" if has_gpu() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as exc:
@@ -367,7 +368,7 @@ def _device(name: str) -> torch.device:
         raise ConfigError(f"{name!r} is not supported", "train.device", "auto, cpu, cuda, cuda:1")
     if device.type == "cpu":
         return device
-    if not torch.cuda.is_available():
+    if not has_gpu():
         raise ConfigError(f"{name!r}: this process sees no GPU", "train.device", "auto or cpu")
     number = torch.cuda.current_device() if device.index is None else device.index
     if number >= torch.cuda.device_count():

@@ -22,7 +22,6 @@ from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
 from gcp_core.records.stages import MAX_BYTES
 from gcp_core.schedule.clock import last_event_epoch
-from gcp_core.training.setup import check_config
 from sweeps.commands.calibration import Calibration, calibrate, slots_of
 from sweeps.commands.pauses import Pauses, pauses
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
@@ -32,6 +31,7 @@ from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.preflight import check_space, check_storage, check_tracking, continued
 from sweeps.driver.progress import duration
 from sweeps.strategy.feasibility import Feasibility
+from sweeps.worker.gpu import check_for, in_place_of_trials, to_look_at
 
 _SAMPLE = 64
 _MAX_COUNTED = 20_000
@@ -175,7 +175,7 @@ def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Fore
     config = continued(config)
     check_storage(config.folder)
     check_tracking(config.tracking.uri)
-    check_space(config, check_config)
+    check_space(config, check_for(config.resources.gpus))
     checked_s = time.process_time() - start
     feasibility = Feasibility(usual=config.search.sampler != "grid")
     points = sample_points(config, max(_SAMPLE, config.num_trials()))
@@ -269,7 +269,10 @@ def _times(config: SweepConfig, trials: Sequence[Played], possible: Sequence[Tri
     criteria: dict[str, dict[str, Any]] = {}
     for config_ in possible:
         criteria.setdefault(config_.pruning.criterion, config_.pruning.options)
-    measured = calibrate(possible[0], criteria, [each.pruning for each in possible])
+    gpus = config.resources.gpus
+    with in_place_of_trials(gpus):
+        first = to_look_at(possible[0], gpus)
+        measured = calibrate(first, criteria, [each.pruning for each in possible])
     known: set[str] = set()
     times = []
     for trial in trials:

@@ -36,6 +36,7 @@ from sweeps.storage.objects import store_errors
 from sweeps.storage.place import Place, bring_home, open_sweep
 from sweeps.strategy.judging import dense_costs, judge_snapshot, waits_for_baseline
 from sweeps.tracking.writer import open_writer
+from sweeps.worker.gpu import in_place_of_trials
 
 EPOCHS = "train.epochs"
 
@@ -251,7 +252,7 @@ def _train(
 
     resources, wanted = place.config.resources, place.config.search.needs
     # What the training prints is for people; the standard output belongs to the answer.
-    with contextlib.redirect_stdout(sys.stderr):
+    with in_place_of_trials(resources.gpus), contextlib.redirect_stdout(sys.stderr):
         done = train_on(
             job.config,
             folder / snapshot_place(source.level),

@@ -38,6 +38,7 @@ from sweeps.records.ledger import read_polished, read_records, read_snapshots
 from sweeps.records.provenance import collect, differences
 from sweeps.storage.place import Place, open_sweep
 from sweeps.storage.weights import put_back
+from sweeps.worker.gpu import in_place_of_trials
 from sweeps.worker.trial import DEFAULT_RUNNER
 
 _ENDED_WITH_WEIGHTS = ("complete", "stopped", "infeasible", "paused")
@@ -139,7 +140,11 @@ def replay(
 
     function = load_factory(runner, "runner", ConfigError)
     # What the training prints is for people; the standard output belongs to the answer.
-    with tempfile.TemporaryDirectory(prefix="gcp-replay-") as place, contextlib.redirect_stdout(sys.stderr):
+    with (
+        in_place_of_trials(task.place.config.resources.gpus),
+        tempfile.TemporaryDirectory(prefix="gcp-replay-") as place,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         result = function(task.config, report=epoch, checkpoint_dir=place)
         now = collect(record.job.config.threads, Path(place))
         taken = {model_id(record.job.trial_id, one.level): one for one in getattr(result, "snapshots", ())}
@@ -184,7 +189,11 @@ def _replay_polished(
     from gcp_core.training.polish import polish  # brings torch
 
     digest, error, restored = "", "", []
-    with tempfile.TemporaryDirectory(prefix="gcp-replay-") as work, contextlib.redirect_stdout(sys.stderr):
+    with (
+        in_place_of_trials(place.config.resources.gpus),
+        tempfile.TemporaryDirectory(prefix="gcp-replay-") as work,
+        contextlib.redirect_stdout(sys.stderr),
+    ):
         begin: Path | None = folder / snapshot_place(source.level)
         try:
             weights_at_hand(place, name.trial, source)

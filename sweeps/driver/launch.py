@@ -52,6 +52,7 @@ from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
 from sweeps.tracking.store import tracking_uri, write_new_place
 from sweeps.tracking.writer import MlflowWriter, open_writer
+from sweeps.worker.gpu import check_for, free_memory
 from sweeps.worker.trial import DEFAULT_RUNNER
 
 _log = logging.getLogger(__name__)
@@ -199,13 +200,11 @@ def _run_once(order: _Order) -> Sweep:
 
 
 def _check_trials(config: SweepConfig, launch: Launch) -> None:
-    check = launch.check
-    if check is None:
-        from gcp_core.training.setup import check_config
-
-        check = check_config
-    for point, problem in check_space(config, check):
+    gpus = config.resources.gpus
+    for point, problem in check_space(config, launch.check or check_for(gpus)):
         _log.info("points like %s are not proposed: %s", point, problem)
+    if launch.check is None:
+        free_memory(gpus)  # on the driver's machine a trial may need it
 
 
 def _already_complete(config: SweepConfig) -> Sweep | None:

@@ -41,6 +41,7 @@ def collect(threads: int, model_folder: Path | None = None) -> dict[str, str]:
             **versions(),
             "git_sha": source_sha(),
             **_torch_facts(),
+            "device": _device(),
             "threads": str(threads),
             **_of_model(model_folder),
         }
@@ -118,12 +119,15 @@ def _torch_facts() -> dict[str, str]:
 
     from gcp_core.records.stages import code_digest
 
-    cuda = torch.cuda.is_available()
-    return {
-        "code": code_digest(),
-        "device": torch.cuda.get_device_name() if cuda else cpu_name(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-    }
+    return {"code": code_digest(), "cpu_capability": torch.backends.cpu.get_cpu_capability()}
+
+
+def _device() -> str:
+    import torch
+
+    from gcp_core.models.devices import has_gpu
+
+    return torch.cuda.get_device_name() if has_gpu() else cpu_name()
 
 
 def cpu_name() -> str:

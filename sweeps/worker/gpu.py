@@ -1,14 +1,20 @@
-"""GPU memory between trials: freed after one trial, and waited for before the next.
+"""GPU memory between trials: freed after one trial, and waited for before the next. And what a process that runs no
+trial does in a trial's place: as with the trial's GPUs, whatever it sees itself.
 
 A process that was killed keeps its memory for a moment, and so does a trial that ran in this process before.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import gc
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+
+from gcp_core.config import TrialConfig
+from gcp_core.errors import ConfigError
 
 _log = logging.getLogger(__name__)
 WAIT_S = 60.0
@@ -60,6 +66,47 @@ def keep_to_share(gpus: float) -> None:
 
     if torch.cuda.is_available():
         torch.cuda.set_per_process_memory_fraction(1.0 if gpus >= 1 else gpus * _OF_SHARE)
+
+
+@contextlib.contextmanager
+def in_place_of_trials(gpus: float) -> Iterator[None]:
+    """Inside, this process trains on what trials with so many GPUs train on: without any, on its CPU."""
+    from gcp_core.models.devices import on_cpu  # brings torch
+
+    with on_cpu(not gpus):
+        yield
+
+
+def to_look_at(trial: TrialConfig, gpus: float) -> TrialConfig:
+    """The trial as this process can build it: on its CPU, in float32, where the trial will have a GPU and none is seen
+    here. Shapes and costs are the same.
+
+    Args:
+        gpus: how many GPUs the trial will be given.
+    """
+    from gcp_core.models.devices import has_gpu  # brings torch
+
+    if not gpus or has_gpu():
+        return trial
+    return dataclasses.replace(trial, train=dataclasses.replace(trial.train, device="cpu", precision="fp32"))
+
+
+def check_for(gpus: float) -> Callable[[TrialConfig], None]:
+    """:func:`gcp_core.training.setup.check_config`, for trials that will be given so many GPUs."""
+
+    def check(trial: TrialConfig) -> None:
+        import torch
+
+        from gcp_core.training.setup import check_config
+
+        try:
+            with in_place_of_trials(gpus):
+                check_config(to_look_at(trial, gpus))
+        except torch.OutOfMemoryError as exc:
+            hint = "which processes are on this machine's GPU (nvidia-smi)?"
+            raise ConfigError(f"there is no room to look at a trial: {exc}", "resources.gpus", hint) from exc
+
+    return check
 
 
 def free_memory(gpus: float) -> None:

@@ -54,7 +54,7 @@ def _normalised(norm: _BatchNorm, x: Tensor) -> Tensor:
     shape = (1, -1) + (1,) * (x.ndim - 2)
     others = [d for d in range(x.ndim) if d != 1]
     full = x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
-    number = full.new_tensor([x.numel() / x.shape[1]])
+    number = full.new_full((1,), x.numel() / x.shape[1])  # not from a list: a GPU would wait for that
     sums = _sum_over_all(torch.cat([full.sum(others), number]))
     count, mean = sums[-1].detach(), sums[:-1] / sums[-1].detach()
     away = full - mean.view(shape)

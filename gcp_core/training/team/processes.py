@@ -13,6 +13,7 @@ import torch
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
+from gcp_core.models.devices import has_gpu
 from gcp_core.training.team.group import check_possible
 from gcp_core.training.team.member import Started
 
@@ -101,9 +102,9 @@ def _popen(theirs: Connection, seen: int) -> subprocess.Popen[bytes]:
 def _devices(config: TrialConfig) -> list[str]:
     """``train.device`` of every process."""
     device, number = config.train.device, config.train.processes
-    if device == "cpu" or (device == "auto" and not torch.cuda.is_available()):
+    if device == "cpu" or (device == "auto" and not has_gpu()):
         return ["cpu"] * number
-    there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = torch.cuda.device_count() if has_gpu() else 0
     if there < number:
         raise ConfigError(
             f"{number} processes want a GPU each, but this process sees {there}",

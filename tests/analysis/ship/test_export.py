@@ -11,6 +11,7 @@ import jsonschema
 import numpy as np
 import onnx
 import pytest
+import torch
 from click.testing import CliRunner
 
 import analysis
@@ -177,6 +178,29 @@ def test_the_close_calls_of_both_splits_are_counted(modelled, tmp_path, monkeypa
     monkeypatch.setattr(prove, "CLOSE", float("inf"))
     proof = prove.prove(modelled / "trials" / "t0000" / "model", tmp_path)
     assert (proof.val_close_calls, proof.test_close_calls) == (proof.val_images, proof.test_images)
+
+
+class Over(Exception):
+    """What was asked is known: the rest need not run."""
+
+
+def test_close_calls_and_times_are_taken_in_float32(modelled, tmp_path, monkeypatch):
+    """As the accuracies and the trial's own times are; cuDNN's own choice is TF32."""
+    seen, batches = [], prove._batches
+
+    def looked(*args):
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        return batches(*args)
+
+    def measured(*args, **more):
+        seen.append(torch.backends.cudnn.conv.fp32_precision)
+        raise Over
+
+    monkeypatch.setattr(prove, "_batches", looked)
+    monkeypatch.setattr(prove, "measure_against", measured)
+    with pytest.raises(Over):
+        prove.prove(modelled / "trials" / "t0000" / "model", tmp_path)
+    assert [one == "ieee" for one in seen] == [True, True, False, True], "two splits, a sample, the times"
 
 
 @pytest.mark.parametrize("recorded", ["", "Some other processor", processor()])

@@ -120,6 +120,23 @@ def test_an_input_that_the_model_asserts_against_is_one_message(look, said):
     assert str(caught.value) == f"example_input: {message}"
 
 
+class NoRoom(nn.Module):
+    """On a GPU that others have filled."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("look", [measure_cost, find_groups])
+def test_memory_that_runs_out_is_not_blamed_on_the_model(look):
+    with pytest.raises(torch.OutOfMemoryError):
+        look(NoRoom(), torch.zeros(1, 3, 8, 8))
+
+
 def test_an_input_that_does_not_fit_is_named():
     with pytest.raises(
         ModelError, match=r"example_input: the model does not run on an input of shape \(1, 1, 8, 8\)"

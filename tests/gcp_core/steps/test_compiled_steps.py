@@ -6,6 +6,7 @@ keeps what they ask for, namely that a recorded step reads its batch from memory
 
 import copy
 import logging
+import weakref
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from torch import nn
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.data import load_splits
 from gcp_core.errors import ConfigError
-from gcp_core.steps import choice
+from gcp_core.steps import captured, choice
 from gcp_core.steps.captured import WARM_UP, CapturedStep
 from gcp_core.steps.choice import Steps, build_step, why_not_recorded
 from gcp_core.steps.compiled import CompiledStep
@@ -129,6 +130,20 @@ def test_a_step_that_cannot_be_recorded_runs_as_it_is_and_says_so_once(monkeypat
     ]
 
 
+def test_all_recordings_on_a_gpu_use_one_stream(monkeypatch):
+    """A library keeps memory for every stream that it has worked on: an event should not cost some."""
+    made = []
+    captured._stream_on.cache_clear()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: made.append(device) or object())
+    try:
+        devices = [torch.device("cuda", 0), torch.device("cuda", 0), torch.device("cuda", 1)]
+        first, second, other = (captured.CudaGraphs(device) for device in devices)
+        assert first._stream is second._stream is not other._stream
+        assert made == [torch.device("cuda", 0), torch.device("cuda", 1)]
+    finally:
+        captured._stream_on.cache_clear()
+
+
 class Counting:
     """A backend that compiles nothing and counts how often it is asked to."""
 
@@ -195,6 +210,32 @@ def test_a_first_pass_that_fails_half_way_leaves_no_trace_in_norms_and_random_nu
             step(images, labels)
         found.append([step.total, *model.state_dict().values()])
     assert all(torch.equal(a, b) for a, b in zip(*found))
+
+
+def test_a_first_pass_that_fails_for_memory_has_given_it_back_before_the_second(monkeypatch):
+    made, left = [], []
+
+    class Much:
+        pass
+
+    def too_large(graph, inputs):
+        def run(*args):
+            much = Much()
+            made.append(weakref.ref(much))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        return run
+
+    def gradients(self, *batch, plain=PlainStep.gradients):
+        left.append([one() for one in made])
+        return plain(self, *batch)
+
+    monkeypatch.setattr(PlainStep, "gradients", gradients)
+    model, train = nn.Linear(4, 3), TrainConfig(batch_size=6)
+    step = CompiledStep(model, build_optimizer(model, train), train, backend=too_large)
+    step.begin([[0.1]])
+    step(torch.randn(6, 4), torch.arange(6) % 3)
+    assert left == [[], [None]]
 
 
 def test_on_a_cpu_auto_is_a_plain_step():

@@ -12,10 +12,13 @@ from gcp_core.data.images import Images, Normalise
 from gcp_core.data.pipeline import num_steps
 from gcp_core.data.streaming import RowFile
 from gcp_core.models import build_model
+from gcp_core.rewrites.places import Place
+from gcp_core.rewrites.whitened import Settings, Whitened
 from gcp_core.steps.step import PlainStep
 from gcp_core.training.epoch import build_optimizer, train_epoch
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.setup import build_setup
+from gcp_core.training.team.norms import synchronised
 from tests.oracles.traffic import META, Traffic, pretended_gpu
 
 #: An epoch's order, rows and columns of its crops, who is mirrored, its learning rates; and its mean loss is looked at.
@@ -119,3 +122,23 @@ def test_batches_from_the_disk_are_sent_from_page_locked_memory_and_nobody_waits
         assert all(x.device == y.device == META for x, y in training_batches(images, normalise, **options))
     assert dict(traffic.seen) == {"sent": 8}
     assert locked == [torch.uint8, torch.int64] * 4
+
+
+def test_a_norm_over_several_processes_copies_nothing_and_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: None)
+    net = torch.nn.BatchNorm2d(4).to(META)
+    images = torch.empty(2, 4, 3, 3, device=META)
+    with Traffic() as traffic, synchronised(net):
+        net(images).sum().backward()
+    assert dict(traffic.seen) == {}
+
+
+@pytest.mark.parametrize("channels", [16, 20, 21])
+def test_a_whitened_norm_copies_nothing_and_is_not_waited_for(channels):
+    """16 are one group, 20 two of equal size, 21 two that are not."""
+    place = Place("conv", "bn", 9)
+    net = Whitened(place, torch.nn.BatchNorm2d(channels), Settings()).to(META)
+    images = torch.empty(2, channels, 3, 3, device=META)
+    with pretended_gpu(), Traffic() as traffic:
+        net(images).sum().backward()
+    assert dict(traffic.seen) == {}

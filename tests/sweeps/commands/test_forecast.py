@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from gcp_core.config import PruneConfig, TrainConfig, TrialConfig
 from sweeps.cli import main
+from sweeps.commands import calibration
 from sweeps.commands import forecast as module
 from sweeps.commands.calibration import Calibration, Line, calibrate, slots_of
 from sweeps.commands.forecast import forecast, makespan, trial_seconds
@@ -281,3 +283,22 @@ def test_baselines_are_counted_without_values_that_cannot_be_together() -> None:
     """Two by three combinations, one of which (Nesterov without a momentum) is refused."""
     searched = {"train.nesterov": {"choice": [False, True]}, "train.momentum": {"choice": [0.9, 0.0, 0.8]}}
     assert module.num_baselines(load_config(TREE, searched)) == 5
+
+
+@pytest.mark.parametrize("tf32", [False, True])
+def test_parts_are_timed_in_the_arithmetic_of_a_trial(monkeypatch: pytest.MonkeyPatch, tf32: bool) -> None:
+    """cuDNN's own choice is TF32, which takes a fraction of the time of float32."""
+    trial = load_config(TREE, {"train.tf32": tf32}).space.resolve({"prune.interval": 1, "prune.ratio": 0.3})
+    trial = replace(trial, prune=replace(trial.prune, target=0.3))
+    seen: dict[str, set[str]] = {"step": set(), "image": set(), "score": set()}
+    for part, found in seen.items():
+
+        def timed(*_: object, found: set[str] = found) -> float:
+            found.add(torch.backends.cudnn.conv.fp32_precision)
+            return 1.0
+
+        monkeypatch.setattr(calibration, f"_{part}_s", timed)
+    before = torch.backends.cudnn.conv.fp32_precision
+    calibrate(trial)
+    assert seen == {"step": {"tf32" if tf32 else "ieee"}, "image": {"ieee"}, "score": {"ieee"}}
+    assert torch.backends.cudnn.conv.fp32_precision == before != "ieee"

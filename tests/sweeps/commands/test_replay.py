@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from gcp_core.errors import ConfigError
@@ -48,6 +49,14 @@ def test_a_trial_that_shared_training_has_the_same_weights_when_trained_alone(
     assert (found.changed, found.first_epoch) == ([], 0)
     assert found.weights_sha256 == found.recorded
     assert found.text().startswith(f"{trial_id}: the same weights, bit by bit")
+
+
+def test_a_trial_without_a_gpu_is_trained_again_without_one_where_one_is_seen(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    found = replay(trained, "t0001")
+    assert (found.equal, found.changed) == (True, [])
 
 
 def test_the_command_prints_json_and_leaves_the_sweep_alone(trained: Path) -> None:
