@@ -134,6 +134,8 @@ class ConductorSearcher(Searcher):
             self._live().snapshot(name, Snap.from_dict(payload["snapshot"]))
         elif "full" in payload:
             self._live().interrupt(advice(payload["full"]))
+        elif "unseen" in payload:
+            self._live().interrupt(payload["unseen"])
 
     def _end_in_order(self, exc: Exception) -> None:
         """Interrupt the sweep for what is nobody's mistake and the next driver goes on from; raise everything else."""

@@ -135,6 +135,19 @@ def test_a_baseline_that_is_lost_when_every_other_job_was_handed_out_is_trained_
     assert [record.status for record in ledger.records("baseline")] == ["failed", "complete"]
 
 
+def test_a_node_without_the_storage_ends_the_sweep_in_good_order_and_its_trial_stays_unfinished(
+    tmp_path: Path,
+) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    searcher.suggest("x")
+    said = {PAYLOAD: json.dumps({"unseen": "the node n7 does not see /shared/x"})}
+    searcher.on_trial_result("x", said)
+    searcher.on_trial_complete("x", said)
+    assert (conductor.interrupted, conductor.stop_reason) == (True, "the node n7 does not see /shared/x")
+    assert [record.status for record in ledger.records("baseline")] == ["running"]
+
+
 def test_a_tenure_that_has_ended_ends_what_runs(tmp_path: Path) -> None:
     conductor, _, ledger = new_conductor(config(tmp_path))
     stopper = ConductorStopper(conductor)
