@@ -100,6 +100,10 @@ class ConductorSearcher(Searcher):
         self._epochs[trial_id] = max([before, *(int(row["epoch"]) for row in rows)])
         return self._epochs[trial_id] > before
 
+    def waits(self, trial_id: str) -> None:
+        """The trial's process is gone, and there is no other yet."""
+        self._live().lost(self._names[trial_id])
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         try:
             self._receive(trial_id, result)
