@@ -90,7 +90,7 @@ def database_errors() -> tuple[type[Exception], ...]:
 def database_away(exc: BaseException) -> str:
     """One of :func:`database_errors` in a sentence. Optuna's own words speak of invalid data, whatever it was."""
     said = first_line(exc.__cause__ or exc)
-    return f"the ledger's database is away, or takes no entry ({said}); run again: the sweep continues"
+    return f"the ledger's database is away, or takes no entry ({said}); run again to continue"
 
 
 def study_name(name: str, sweep_id: str) -> str:
