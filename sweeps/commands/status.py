@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import time
@@ -177,7 +178,10 @@ def _silence(folder: Path, running: Iterable[str]) -> str:
     Of a driver on another machine nobody here knows whether it lives. While trials run, their locks carry heartbeats.
     """
     signs = [ENTRY, JOURNAL, RUN_LOCK, *(f"{trial_path(name)}/{TRIAL_LOCK}" for name in running)]
-    times = [(folder / sign).stat().st_mtime for sign in signs if (folder / sign).exists()]
+    times = []
+    for sign in signs:
+        with contextlib.suppress(OSError):  # there is none, or it is being replaced
+            times.append((folder / sign).stat().st_mtime)
     silent_s = time.time() - max(times, default=math.inf)
     if silent_s < SILENT_S:
         return ""
