@@ -55,15 +55,24 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             code = FAILED
-        except Exception:
-            text = traceback.format_exc()
-            if redact(text) == text:
+        except Exception as exc:
+            said, text = _of_database(exc), traceback.format_exc()
+            if not said and redact(text) == text:
                 raise
-            click.echo(redact(text), err=True)
+            click.echo(f"error: {said}" if said else redact(text), err=True)
             code = FAILED
         sys.exit(code)
 
     return wrapped
+
+
+def _of_database(exc: Exception) -> str:
+    """What to do if the ledger's database went away meanwhile; empty = it is something else."""
+    if not {"optuna", "sqlalchemy"} <= set(sys.modules):
+        return ""
+    from sweeps.records.database import database_away, database_errors
+
+    return database_away(exc) if isinstance(exc, database_errors()) else ""
 
 
 _config = click.argument("config", type=click.Path(dir_okay=False))

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -10,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from analysis.show.terminal import as_text, facts
-from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
+from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, Kind, model_id
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.progress import duration
 from sweeps.records.folder import Entry, existing_entry
 from sweeps.records.job import Record
+from sweeps.records.layout import ENTRY, JOURNAL, trial_path
 from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
 from sweeps.storage.following import Following
+from sweeps.storage.lock import RUN_LOCK, TRIAL_LOCK
 from sweeps.storage.place import Place, open_sweep
 
 #: So many resting paths are listed for people.
 _SHOWN = 12
+#: A running sweep whose files have not changed for so long says so. Clocks may be minutes apart.
+SILENT_S = 900.0
 #: Ends without a usable result.
 BAD = ("failed", "lost", "diverged", "infeasible")
 
@@ -123,9 +130,15 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
     """The status of a sweep; raises ConfigError if there is none."""
     place = open_sweep(sweep)
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
-    trials, baselines = read_records(folder, config.name, config.search.objectives, url=config.database)
+    kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
+    trials, baselines, confirmed = read_records(
+        folder, config.name, config.search.objectives, kinds, config.database
+    )
     ended = [record for record in trials if record.finished]
     state, message, continue_with = _standing(folder, config, entry)
+    if state == "running" and place.exchange.url is None:  # files that were fetched have other times
+        running = [r.job.trial_id for r in (*trials, *baselines, *confirmed) if r.status == "running"]
+        message = message or _silence(folder, running)
     return SweepStatus(
         name=entry.name,
         folder=str(folder.absolute()),
@@ -157,6 +170,27 @@ def _standing(folder: Path, config: SweepConfig, entry: Entry) -> tuple[str, str
     if entry.state == "running" and lost:
         return "interrupted", f"the driver, {lost}, died", again
     return entry.state, entry.message, again
+
+
+def _silence(folder: Path, running: Iterable[str]) -> str:
+    """That the driver may be gone, if nothing in the folder has changed for long; empty = something has.
+
+    Of a driver on another machine nobody here knows whether it lives. While trials run, their locks carry heartbeats.
+    """
+    signs = [ENTRY, JOURNAL, RUN_LOCK, *(f"{trial_path(name)}/{TRIAL_LOCK}" for name in running)]
+    times = []
+    for sign in signs:
+        with contextlib.suppress(OSError):  # there is none, or it is being replaced
+            times.append((folder / sign).stat().st_mtime)
+    silent_s = time.time() - max(times, default=math.inf)
+    if silent_s < SILENT_S:
+        return ""
+    lock = folder / RUN_LOCK
+    driver = (lock.read_text(encoding="utf-8", errors="replace") if lock.exists() else "").strip()
+    who = f"its driver, {driver}," if driver else "its driver"
+    return (
+        f"no sign of life for {duration(silent_s)}: {who} may be gone, and then `gcp-sweep run` continues it"
+    )
 
 
 def _resting(place: Place, paused: list[Record]) -> list[Resting]:

@@ -14,6 +14,7 @@ from analysis.show.terminal import harmless, terminal
 from gcp_core.errors import ConfigError, first_line
 from sweeps.commands.scene import Scene, look
 from sweeps.commands.scene_view import changes, picture
+from sweeps.records.database import database_errors
 from sweeps.storage.following import Following
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def watch(
     """
     with Following(sweep, now) as following:
         away = _Away(following.place, patience_s, now)
-        unreachable: tuple[type[Exception], ...] = (OSError, *_database_errors())
+        unreachable: tuple[type[Exception], ...] = (OSError, *database_errors())
         scene: Scene | None = None
         while True:
             start = cost()
@@ -159,11 +160,3 @@ class _Away:
                 "check that its store and its ledger answer",
             ) from exc
         self.note = f"out of reach, trying again; this is the last known state: {first_line(exc)}"
-
-
-def _database_errors() -> tuple[type[Exception], ...]:
-    """Turn the errors of a database ledger into ours."""
-    from optuna.exceptions import StorageInternalError
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return SQLAlchemyError, StorageInternalError

@@ -11,10 +11,15 @@ ALIKE = 3
 
 
 class FirstEnds:
-    """How the first jobs of a driver ended."""
+    """How the first jobs of a driver ended. A path that rests has done its work as well as one that ends."""
 
     def __init__(self) -> None:
         self._ended: dict[str, Outcome] = {}
+        self._rested = False
+
+    def rested(self) -> None:
+        """A path has come to rest: not everything fails. It may be lost later, and that says no more than others."""
+        self._rested = True
 
     def add(self, job: Job, outcome: Outcome, planned: int) -> str:
         """Record how a job ended; return why the sweep should end (empty = it should not).
@@ -26,7 +31,7 @@ class FirstEnds:
             return ""  # a sweep has thousands of further ends, which nobody asks for
         self._ended[key] = Outcome(outcome.status, error=outcome.error)
         answers = list(self._ended.values())
-        if len(answers) != min(ALIKE, planned + 1):
+        if self._rested or len(answers) != min(ALIKE, planned + 1):
             return ""
         broken = all(answer.status in ("failed", "lost") for answer in answers)
         if not broken or len({_shape(answer.error) for answer in answers}) > 1:

@@ -123,6 +123,7 @@ class Answers:
 
     def rests(self, job: Job, outcome: Outcome) -> None:
         """A path has come to rest. It may go on, and is told of as it is now."""
+        self._first_ends.rested()
         self._front.path_left(job.trial_id)
         self._proposals.paused(job)
         self._tracker.finished(job, self.with_drop(job, outcome))

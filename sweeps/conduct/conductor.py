@@ -216,6 +216,11 @@ class Conductor:
             write_stop(job.folder, stop)
             self.exchange.offer(f"{trial_path(job.trial_id)}/{STOP_FILE}")
 
+    def lost(self, trial_id: str) -> None:
+        """A running job's process is gone; another one will go on with it."""
+        if trial_id in self._active:
+            self._budget.lost(self._active[trial_id])
+
     def snapshot(self, trial_id: str, snap: Snap) -> None:
         """A running path has finished a model, and continues."""
         job = self._active[trial_id]

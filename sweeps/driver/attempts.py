@@ -70,6 +70,7 @@ class Attempts(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Tune is about to start the trial again."""
+        self._searcher.waits(trial.trial_id)
         if self._searcher.went_on(trial.trial_id):
             self._losses.pop(trial.trial_id, None)
         file = trial.error_file

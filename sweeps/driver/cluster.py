@@ -336,7 +336,8 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
         except RuntimeError as exc:
             if not isinstance(exc.__cause__, RayError) or not conductor.active:
                 raise
-            raise WorkersLost(first_line(exc.__cause__), conductor.active) from exc
+            if not conductor.interrupted:  # else the user has ended it, and another round would go on
+                raise WorkersLost(first_line(exc.__cause__), conductor.active) from exc
     shutil.rmtree(scratch, ignore_errors=True)
 
 

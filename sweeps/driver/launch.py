@@ -34,7 +34,7 @@ from sweeps.driver.preflight import (
 )
 from sweeps.driver.progress import LineProgress
 from sweeps.records import spool
-from sweeps.records.database import driver_lock
+from sweeps.records.database import database_errors, driver_lock
 from sweeps.records.folder import Entry, read_entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record, read_outcome, write_outcome
 from sweeps.records.journal import repair_journal
@@ -65,7 +65,7 @@ class Sweep:
     Attributes:
         state: ``complete`` (every trial ended), ``interrupted`` or ``failed``.
         message: why it is not complete, or which budget ended it; otherwise empty.
-        statuses: how many trials ended how (baselines not counted).
+        statuses: how many trials ended how (baselines not counted); ``ended`` where the ledger's database is away.
         unwritten: number of entries that MLflow did not accept; the next ``run`` writes them.
         views: title -> address below the MLflow UI's own, of the sweep's ready-made views; empty where it opens none.
         feasible: how many of its finished models keep all constraints. A path leaves several, and may end as infeasible
@@ -321,20 +321,20 @@ def _conduct(
         )
     if conductor.done and not conductor.superseded:
         publish(folder)
-    trials = ledger.records("trial")
+    statuses, feasible = _counted(ledger, state, conductor.done)
+    uri, run_id = writer.run.uri, writer.run.run_id
     return Sweep(
-        folder,
-        config.name,
-        entry.id,
-        writer.run.uri,
-        writer.run.run_id,
-        state,
-        message,
-        _statuses(trials, state),
-        unwritten,
-        entry.views,
-        _feasible(trials, ledger.snapshots()),
+        folder, config.name, entry.id, uri, run_id, state, message, statuses, unwritten, entry.views, feasible
     )
+
+
+def _counted(ledger: Ledger, state: str, done: int) -> tuple[dict[str, int], int]:
+    """:func:`_statuses` and :func:`_feasible`; of a ledger whose database is away, how many have ended (``done``)."""
+    try:
+        trials, models = ledger.records("trial"), ledger.snapshots()
+    except database_errors():
+        return {"ended": done}, 0
+    return _statuses(trials, state), _feasible(trials, models)
 
 
 def _bring_up(writer: MlflowWriter, ledger: Ledger) -> None:

@@ -17,6 +17,7 @@ from ray.tune.search import Searcher
 from sweeps.conduct.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records import spool
+from sweeps.records.database import database_away, database_errors
 from sweeps.records.disk import advice, is_full
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.layout import trial_path
@@ -46,14 +47,8 @@ class ConductorSearcher(Searcher):
         conductor = self._live()
         try:
             job: Job | None = conductor.next_job()
-        except (Superseded, Displaced):
-            conductor.interrupt(TAKEN_OVER)
-            return None
-        except StoreError as exc:
-            conductor.interrupt(f"the object store is away ({exc})")
-            return None
-        except OSError as exc:
-            self._stop_if_full(exc)
+        except Exception as exc:  # not a trial's: of the ledger, or of what jobs are handed out with
+            self._end_in_order(exc)
             return None
         if job is None:
             return None if conductor.has_work else Searcher.FINISHED
@@ -105,13 +100,15 @@ class ConductorSearcher(Searcher):
         self._epochs[trial_id] = max([before, *(int(row["epoch"]) for row in rows)])
         return self._epochs[trial_id] > before
 
+    def waits(self, trial_id: str) -> None:
+        """The trial's process is gone, and there is no other yet."""
+        self._live().lost(self._names[trial_id])
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         try:
             self._receive(trial_id, result)
-        except (Superseded, Displaced):
-            self._live().interrupt(TAKEN_OVER)
-        except OSError as exc:  # a snapshot that is not entered is told again by the path that continues
-            self._stop_if_full(exc)
+        except Exception as exc:  # a snapshot that is not entered is told again by the path that continues
+            self._end_in_order(exc)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -126,11 +123,9 @@ class ConductorSearcher(Searcher):
                 outcome = Outcome("lost", error=self._reason(trial_id))
             if outcome is not None:
                 conductor.finish(name, outcome)
-        except (Superseded, Displaced):
-            conductor.interrupt(TAKEN_OVER)
-        except OSError as exc:
+        except Exception as exc:
             # The next driver enters the outcome that is in the trial's folder, or starts again what was lost.
-            self._stop_if_full(exc)
+            self._end_in_order(exc)
 
     def _receive(self, trial_id: str, result: dict[str, Any]) -> None:
         payload = json.loads(result.get(PAYLOAD, "{}"))
@@ -143,12 +138,22 @@ class ConductorSearcher(Searcher):
             self._live().snapshot(name, Snap.from_dict(payload["snapshot"]))
         elif "full" in payload:
             self._live().interrupt(advice(payload["full"]))
+        elif "unseen" in payload:
+            self._live().interrupt(payload["unseen"])
 
-    def _stop_if_full(self, exc: OSError) -> None:
-        if not is_full(exc):
-            raise exc
+    def _end_in_order(self, exc: Exception) -> None:
+        """Interrupt the sweep for what is nobody's mistake and the next driver goes on from; raise everything else."""
         conductor = self._live()
-        conductor.interrupt(advice(conductor.config.folder))
+        if isinstance(exc, (Superseded, Displaced)):
+            conductor.interrupt(TAKEN_OVER)
+        elif isinstance(exc, StoreError):
+            conductor.interrupt(f"the object store is away ({exc})")
+        elif isinstance(exc, OSError) and is_full(exc):
+            conductor.interrupt(advice(conductor.config.folder))
+        elif isinstance(exc, database_errors()):
+            conductor.interrupt(database_away(exc))
+        else:
+            raise exc
 
     def _live(self) -> Conductor:
         if self._conductor is None:

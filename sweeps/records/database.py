@@ -79,6 +79,20 @@ def _waiting(url: str) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name not in parts.query}
 
 
+def database_errors() -> tuple[type[Exception], ...]:
+    """What is raised where a ledger's database is away, or takes no entry."""
+    from optuna.exceptions import StorageInternalError
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return SQLAlchemyError, StorageInternalError
+
+
+def database_away(exc: BaseException) -> str:
+    """One of :func:`database_errors` in a sentence. Optuna's own words speak of invalid data, whatever it was."""
+    said = first_line(exc.__cause__ or exc)
+    return f"the ledger's database is away, or takes no entry ({said}); run again to continue"
+
+
 def study_name(name: str, sweep_id: str) -> str:
     """Name and id of a sweep: a database is shared, and sweeps with equal names must not mix."""
     return f"{name} {sweep_id}"

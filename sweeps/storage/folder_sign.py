@@ -36,9 +36,12 @@ class FolderSign:
 
     @property
     def alive(self) -> bool:
-        """Whether it may still be at work; of a process of this machine the machine knows."""
-        if self.host == socket.gethostname():
-            return self.process != os.getpid() and process_runs(self.process)
+        """Whether it may still be at work. A process of this machine that is gone is not; one that is there and silent
+        may be another one with its number, since the machine or its container was started again.
+        """
+        here = self.host == socket.gethostname()
+        if here and (self.process == os.getpid() or not process_runs(self.process)):
+            return False
         return self.age_s < GONE_S
 
     def __str__(self) -> str:

@@ -27,7 +27,7 @@ from sweeps.records.ledger import Ledger
 from sweeps.records.spool import SPOOL
 from sweeps.storage.folder_sign import process_runs
 from sweeps.storage.journal_copy import copy_stamp, read_copy
-from sweeps.storage.lock import RUN_LOCK
+from sweeps.storage.lock import RUN_LOCK, TRIAL_LOCK
 from sweeps.storage.objects import ObjectStore, store_errors
 from sweeps.storage.presence import DRIVER
 
@@ -35,7 +35,6 @@ from sweeps.storage.presence import DRIVER
 _LAST = 8192
 #: So much of what was read before is compared, to notice that a file is another one.
 _SEAM = 512
-_LOCK = ".lock"
 
 Stamp = tuple[float, int]
 
@@ -234,13 +233,13 @@ class Following:
     def sighting(self, trial_id: str, part: int = 0) -> Sighting:
         """What the files of a trial tell that the ledger says is running, with ``part`` of a path."""
         source, folder = self._of_trials(), trial_path(trial_id)
-        spool, lock, owner = (source.stamp(f"{folder}/{name}") for name in (SPOOL, _LOCK, OWNER))
+        spool, lock, owner = (source.stamp(f"{folder}/{name}") for name in (SPOOL, TRIAL_LOCK, OWNER))
         host = ""
         if owner is not None:
             words = self._text(f"{folder}/{OWNER}", source).split()
             host = words[1].decode(errors="replace") if len(words) > 1 else ""
         elif lock is not None:
-            lines = self._text(f"{folder}/{_LOCK}", source).decode(errors="replace").split("\n")
+            lines = self._text(f"{folder}/{TRIAL_LOCK}", source).decode(errors="replace").split("\n")
             host = lines[2] if len(lines) > 2 else ""
         return Sighting(
             row=self._last_row(f"{folder}/{SPOOL}", source) if spool is not None else {},

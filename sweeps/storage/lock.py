@@ -41,6 +41,8 @@ WAIT_S = 240.0
 #: What a file system without locks answers.
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 RUN_LOCK = "run.lock"
+#: In a trial's folder; its time is that of the last heartbeat.
+TRIAL_LOCK = ".lock"
 #: Its presence asks the driver to end cleanly.
 STOP_REQUEST = "stop.request"
 
@@ -203,7 +205,7 @@ def trial_lock(
 
     Raises TimeoutError if the other process is still there after ``timeout_s``.
     """
-    path, holder = folder / ".lock", holder or Holder()
+    path, holder = folder / TRIAL_LOCK, holder or Holder()
     end = time.monotonic() + timeout_s
     while True:
         with path.open("a+", encoding="utf-8") as file:

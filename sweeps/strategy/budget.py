@@ -52,6 +52,7 @@ class Budget:
         self._saved = 0.0
         self._started: dict[str, float] = {}
         self._signs: dict[str, float] = {}
+        self._lost: dict[str, float] = {}
         self._ended_s = trials_before_s
         self._ended = 0
         self._used_up = self._level = ""
@@ -69,8 +70,16 @@ class Budget:
 
     def epoch(self, job: Job) -> None:
         """A heartbeat."""
+        self._started.setdefault(job.trial_id, self._now())  # of another attempt, where one was lost
         self._signs.setdefault(job.trial_id, self._now())
         self.tick()
+
+    def lost(self, job: Job) -> None:
+        """An attempt was lost. Until the next one gives a sign the job waits for a node, which takes nobody's time."""
+        now = self._now()
+        started = self._started.pop(job.trial_id, now)
+        spent = now - self._signs.pop(job.trial_id, started)
+        self._lost[job.trial_id] = self._lost.get(job.trial_id, 0.0) + spent
 
     def tick(self) -> None:
         """Time has passed."""
@@ -82,12 +91,13 @@ class Budget:
         """Takes in how a job ended. The seconds it took.
 
         Its own word covers the process that ended it, and not its waiting for a node. Attempts that were lost before
-        count from the first heartbeat on, and a job without any word of its own from its start.
+        count from their first heartbeat to their loss, and a job without any word of its own from its start.
         """
         now = self._now()
         started = self._started.pop(job.trial_id, now)
         first = self._signs.pop(job.trial_id, now)
         cost = max(outcome.seconds, now - (started if outcome.status == "lost" else first))
+        cost += self._lost.pop(job.trial_id, 0.0)
         self._ended_s += cost
         self._ended += outcome.status != "paused"
         self.tick()
@@ -101,7 +111,8 @@ class Budget:
     @property
     def trial_seconds(self) -> float:
         """Wall time of all jobs so far, added up, those running included."""
-        return self._ended_s + sum(self._now() - start for start in self._started.values())
+        running = sum(self._now() - start for start in self._started.values())
+        return self._ended_s + sum(self._lost.values()) + running
 
     @property
     def device_hours(self) -> float:

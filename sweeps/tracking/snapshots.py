@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _FILES = (schema.ARTIFACT_WEIGHTS, schema.ARTIFACT_MANIFEST)
+#: After a store has not removed weights, it is left alone for so long.
+DROPS_PAUSE_S = 300.0
 #: MLflow refuses a batch of more metrics.
 _MOST_AT_ONCE = 1000
 
@@ -54,7 +57,9 @@ class SnapshotRuns:
         self._client, self._run, self._exchange, self._refusals = client, run, exchange, refusals
         self._runs: dict[str, Child] | None = None
         self._doubtful = False
-        self._removes = True
+        self._owed: dict[str, tuple[str, int, str]] = {}
+        self._drops_after = -math.inf
+        self._said = False
 
     def write(self, path_run: str, job: Job, snap: Snap, tags: dict[str, str], now: int) -> None:
         """The snapshot's run below ``path_run``, from its creation to its end.
@@ -114,11 +119,30 @@ class SnapshotRuns:
     def drop(self, trial_id: str, level: int, why: str) -> None:
         """Remove MLflow's copy of weights that were dropped, and say so on the snapshot's run.
 
-        A store that refuses to remove files keeps its copies; the next driver asks once more.
+        What the store does not remove now is asked for again after a while, and when the driver ends: it may be away, or
+        never remove anything. Nobody waits for it.
         """
+        self._owed[model_id(trial_id, level)] = trial_id, level, why
+        if time.monotonic() >= self._drops_after:
+            self._drop_owed()
+
+    def _drop_owed(self, until: float = math.inf) -> None:
+        for name, (trial_id, level, why) in list(self._owed.items()):
+            if time.monotonic() > until:
+                return
+            gone = True
+            with self._refusals:
+                gone = self._drop(trial_id, level, why)
+            if not gone:
+                self._drops_after = time.monotonic() + DROPS_PAUSE_S
+                return
+            del self._owed[name]
+
+    def _drop(self, trial_id: str, level: int, why: str) -> bool:
+        """Whether nothing is left to do."""
         child = self._known().get(model_id(trial_id, level))
-        if child is None or child.dropped or not self._removes:
-            return
+        if child is None or child.dropped:
+            return True
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         place = self._client.get_run(child.run_id).info.artifact_uri
@@ -127,24 +151,31 @@ class SnapshotRuns:
                 schema.ARTIFACT_WEIGHTS
             )
         except Exception as exc:  # whatever a store's client raises; it is about disk, not about results
-            self._removes = False
-            _log.warning("MLflow keeps its copies of dropped weights: %s", first_line(exc))
-            return
+            if not self._said:
+                _log.warning("MLflow keeps its copies of dropped weights: %s", first_line(exc))
+            self._said = True
+            return False
         self._client.set_tag(
             child.run_id, Tag.DROPPED, f"{why}; {how_to_have_them('SWEEP', trial_id, level)}"
         )
         child.dropped = True
+        return True
 
     def lacks_drop(self, trial_id: str, level: int) -> bool:
         """Whether MLflow may still hold weights that were dropped."""
         child = self._known().get(model_id(trial_id, level))
         return child is not None and not child.dropped
 
-    def remove_doubles(self) -> None:
-        """Of a creation that was not answered and carried out after the next one; it is removed as it is found."""
+    def settle(self, until: float) -> None:
+        """The driver ends: remove what a creation that was not answered has made twice, and weights that are still owed.
+
+        Args:
+            until: of ``time.monotonic``; nothing more is asked for after it.
+        """
         if self._doubtful:
             self._runs = None
-            self._known()
+            self._known()  # of two, one is removed as it is found
+        self._drop_owed(until)
 
     def _known(self) -> dict[str, Child]:
         if self._runs is None:

@@ -260,7 +260,7 @@ class MlflowWriter:
     def _remove_doubles(self) -> None:
         if self._doubtful:
             children_of(self._client, self.run)
-        self._snapshots.remove_doubles()
+        self._snapshots.settle(self._deadline)
 
     def _tags(self, job: Job) -> dict[str, str]:
         return {

@@ -15,6 +15,7 @@ import logging
 import os
 import shutil
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -48,9 +49,12 @@ from sweeps.worker.processes import start_on_ray
 from sweeps.worker.watchdog import Watchdog
 
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
-#: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"snapshot": snap}``, ``{"outcome": outcome}``
-#: or ``{"full": folder}`` (the disk is full; the trial is not over)
+#: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"snapshot": snap}``, ``{"outcome": outcome}``,
+#: ``{"full": place}`` (the disk is full) or ``{"unseen": sentence}`` (the storage is not there); with the last two the
+#: trial is not over.
 PAYLOAD = "payload"
+#: So long another node may take to see a folder that the driver has just made.
+UNSEEN_S = 60.0
 _log = logging.getLogger(__name__)
 
 EpochSink = Callable[[dict[str, float]], None]
@@ -85,9 +89,13 @@ def tune_trainable(config: dict[str, Any]) -> None:
     def send_snapshot(snap: Snap) -> None:
         tune.report({PAYLOAD: json.dumps({"snapshot": snap.to_dict()})})
 
-    job = Job.from_json(config["job"])
+    job, store = Job.from_json(config["job"]), config.get("store")
+    unseen = _unseen(job) if store is None else ""
+    if unseen:
+        tune.report({PAYLOAD: json.dumps({"unseen": unseen})})
+        return
     try:
-        with trial_exchange(sweep_folder(job), config.get("store"), config.get("generation", 0)) as exchange:
+        with trial_exchange(sweep_folder(job), store, config.get("generation", 0)) as exchange:
             outcome = run_job(
                 job,
                 config["runner"],
@@ -104,9 +112,28 @@ def tune_trainable(config: dict[str, Any]) -> None:
     except OSError as exc:
         if not is_full(exc):
             raise
-        tune.report({PAYLOAD: json.dumps({"full": job.folder})})
+        # Of a sweep in a store only this node's own disk can be full: the trial's folder is on it.
+        place = job.folder if store is None else f"{tempfile.gettempdir()} on {os.uname().nodename}"
+        tune.report({PAYLOAD: json.dumps({"full": place})})
         return
     tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+
+
+def _unseen(job: Job) -> str:
+    """What to do if this node does not see the trial's folder, which the driver has made; empty = it does.
+
+    Nodes that join a cluster later were not asked when the sweep started. A folder made here would be this node's alone:
+    the ledger would know values of models that nobody finds.
+    """
+    end = time.monotonic() + UNSEEN_S
+    while not Path(job.folder).is_dir():
+        if time.monotonic() >= end:
+            return (
+                f"the node {os.uname().nodename} does not see {sweep_folder(job)}: all nodes must share the storage,"
+                " those that join later too; mend or remove the node and run again: the sweep continues"
+            )
+        time.sleep(0.5)
+    return ""
 
 
 def _this_node() -> Holder:

@@ -102,6 +102,25 @@ def _ended_process() -> int:
     return gone
 
 
+def test_a_sweep_whose_driver_went_with_another_machine_says_for_how_long_there_was_no_sign_of_life(tmp_path):
+    """The ledger still says that it runs, and nobody here can ask the machine; a trial that runs has a heartbeat."""
+    folder, hour = _sweep(tmp_path, state="running"), 3600
+    (folder / "run.lock").write_text("process 7 on head")
+    lock = folder / "trials" / "t0002" / ".lock"
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    then = lock.stat().st_mtime - 14 * hour
+    for file in (folder / "sweep.json", folder / "journal.log", folder / "run.lock"):
+        os.utime(file, (then, then))
+    assert sweep_status(folder).message == ""
+    os.utime(lock, (then, then))
+    assert sweep_status(folder).message == (
+        "no sign of life for 14 h 00 min: its driver, process 7 on head, may be gone, and then `gcp-sweep run` continues"
+        " it"
+    )
+    assert sweep_status(folder).state == "running"
+
+
 def test_a_sweep_whose_driver_died_is_interrupted_and_says_how_to_go_on(tmp_path):
     folder, gone = _sweep(tmp_path, state="running"), _ended_process()
     (folder / "run.lock").write_text(f"process {gone} on {socket.gethostname()}")

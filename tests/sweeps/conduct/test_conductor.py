@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 
 from sweeps.conduct.agenda import DRAWN_AT_ONCE
-from sweeps.records.job import Outcome, read_outcome
+from sweeps.records.job import Outcome, Snap, read_outcome
 from sweeps.strategy.judging import judge
 from sweeps.strategy.trunk import Trunk
 from sweeps.worker.trial import run_job
-from tests.sweeps.inline import RUNNER, config, drive, new_conductor
+from tests.sweeps.fake_paths import finals_at
+from tests.sweeps.inline import OF_PATHS, RUNNER, config, drive, new_conductor
 
 
 def test_the_baseline_comes_first_and_every_trial_ends(tmp_path: Path) -> None:
@@ -131,6 +132,20 @@ def test_a_sweep_whose_first_trials_all_fail_alike_stops_and_says_why(tmp_path: 
     )
     assert conductor.failed_alike
     assert not conductor.complete
+
+
+def test_losses_beside_a_path_that_has_come_to_rest_do_not_end_the_sweep(tmp_path: Path) -> None:
+    """Paths rest more often than they end, so three spot nodes that go may be the first ends of a driver."""
+    checked = config(tmp_path, {**OF_PATHS, "search.trials": 6, "search.concurrency": 6})
+    conductor, _, ledger = new_conductor(checked)
+    resting, *others = [job for job in iter(conductor.next_job, None) if job.kind == "trial"][:4]
+    snap = Snap(1, 3, finals_at(resting.config, 0.5, 3))
+    conductor.snapshot(resting.trial_id, snap)
+    conductor.finish(resting.trial_id, Outcome("paused", snap.finals, snapshots=(snap,), ended="paused"))
+    for job in others:
+        conductor.finish(job.trial_id, Outcome("lost", error="lost because its node died"))
+    assert [record.status for record in ledger.records("trial")][:4] == ["paused", "lost", "lost", "lost"]
+    assert (conductor.stop_reason, conductor.failed_alike) == ("", False)
 
 
 def test_a_final_value_that_is_no_number_fails_the_trial(tmp_path: Path) -> None:

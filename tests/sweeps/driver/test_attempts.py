@@ -14,9 +14,12 @@ from ray.exceptions import ActorDiedError, ActorUnavailableError
 from sweeps.driver.attempts import PATIENCE, Attempts
 from sweeps.driver.searcher import ConductorSearcher
 from sweeps.records import spool
+from sweeps.records.job import Outcome
+from sweeps.strategy.budget import Budget
 from sweeps.worker.trial import PAYLOAD
 from tests.sweeps.inline import RUNNER, config, new_conductor
 
+_ROW = {"epoch": 1.0, "val/accuracy": 50.0, "cost/macs": 1.0, "cost/params": 1.0}
 FIRST, SECOND, THIRD = ("5747f207b021ba4ebf5656c902000000", "a892f948524d595027c3a2c502000000", "6f" * 16)
 NEVER = "The actor never ran - it was cancelled before it started running."
 
@@ -116,3 +119,28 @@ def test_rays_words_for_a_process_that_is_gone_are_still_these(tune: Tune) -> No
     source = inspect.getsource(ActorDiedError)
     assert NEVER in source
     assert "actor_id: {ActorID" in source
+
+
+def test_a_trial_that_waits_for_a_node_after_a_loss_takes_no_device_hours(tmp_path: Path) -> None:
+    """A cluster without its spot nodes for a night: the account says what devices did."""
+    now = [100.0]
+    checked = config(tmp_path, {"search.device_hours": 1.0})
+    budget = Budget(checked.search, checked.resources, now=lambda: now[0])
+    conductor, _, _ = new_conductor(checked, budget=budget)
+    searcher = ConductorSearcher(conductor, RUNNER)
+    attempts, trial = Attempts(searcher, retries=1), SimpleNamespace(trial_id="x", error_file="")
+    assert searcher.suggest("x")["trial_id"] == "b0000"  # type: ignore[index]
+    now[0] += 50  # waits for its first node
+    searcher._live().epoch("b0000", _ROW)
+    now[0] += 600
+    attempts.on_trial_error(None, trial)  # type: ignore[arg-type]
+    attempts.on_trial_error(None, trial)  # type: ignore[arg-type]  # asked for on the node that has gone
+    now[0] += 8 * 3600
+    assert budget.trial_seconds == 600.0
+    assert not conductor.budget_spent
+    searcher._live().epoch("b0000", _ROW)
+    now[0] += 300
+    assert budget.trial_seconds == 900.0
+    # The process that ends it began 40 s before its first epoch: 600 s of the lost one, 340 s of its own.
+    assert budget.ended(conductor.active[0], Outcome("complete", seconds=340.0)) == 940.0
+    assert budget.trial_seconds == 940.0

@@ -1,4 +1,4 @@
-"""Joining a Ray cluster that refuses."""
+"""Joining a Ray cluster that refuses, and what Tune says when it gives up."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ray.exceptions import OutOfMemoryError
+
+from sweeps.driver.cluster import WorkersLost, run_on_ray
+from tests.sweeps.inline import RUNNER, config, new_conductor
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[3]
@@ -35,3 +39,28 @@ def test_a_missing_token_is_one_line_that_says_where_ray_looks_for_it(tmp_path: 
         "--address: cannot connect to a Ray cluster: 127.0.0.1:6399: Token authentication is enabled but no "
         "authentication token was found (~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it)\n"
     ), said.stderr
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_workers_that_are_lost_while_the_user_ends_the_sweep_begin_no_other_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stopped: bool
+) -> None:
+    conductor, _, _ = new_conductor(config(tmp_path))
+
+    class GivesUp:
+        def __init__(self, *_: object, **__: object) -> None:
+            """What is to be run does not matter."""
+
+        def fit(self) -> None:
+            conductor.next_job()
+            if stopped:
+                conductor.interrupt("interrupted")
+            raise RuntimeError("Tune failed") from OutOfMemoryError("low on memory")
+
+    monkeypatch.setattr("ray.tune.Tuner", GivesUp)
+    if stopped:
+        run_on_ray(conductor, tmp_path, RUNNER)
+    else:
+        with pytest.raises(WorkersLost, match="low on memory"):
+            run_on_ray(conductor, tmp_path, RUNNER)
+    assert [job.trial_id for job in conductor.active] == ["b0000"]

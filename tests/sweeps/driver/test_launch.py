@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, DataError
@@ -20,6 +21,7 @@ from sweeps.driver import launch
 from sweeps.driver.cluster import WorkersLost
 from sweeps.driver.launch import Launch, Sweep
 from sweeps.records import spool
+from sweeps.records.ledger import Ledger
 from sweeps.records.tenure import Displaced
 from sweeps.storage.lock import run_lock
 from sweeps.worker.trial import run_job
@@ -183,6 +185,28 @@ def test_a_sweep_goes_on_when_tune_gives_up_over_a_lost_worker(
     monkeypatch.setattr(launch, "run_on_ray", losing_once)
     sweep = _run(_config(tmp_path, store))
     assert (sweep.state, sweep.statuses, len(rounds)) == ("complete", {"complete": 6}, 2)
+
+
+def test_a_sweep_whose_database_stays_away_says_how_many_trials_have_ended(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    with monkeypatch.context() as patch:
+
+        def leaves_it(conductor: Conductor, folder: Path, runner: str) -> None:
+            for job in (conductor.next_job(), conductor.next_job()):
+                assert job is not None
+                conductor.finish(job.trial_id, run_job(job, runner, lambda row: None))
+            conductor.interrupt("the ledger's database is away")
+            patch.setattr(Ledger, "records", away)
+
+        patch.setattr(launch, "run_on_ray", leaves_it)
+        sweep = _run(_config(tmp_path, store, **{"search.concurrency": 2}))
+    assert (sweep.state, sweep.message) == ("interrupted", "the ledger's database is away")
+    assert sweep.statuses == {"ended": 1}, "and a baseline"
+    assert _run(_config(tmp_path, store)).statuses == {"complete": 6}
 
 
 def test_a_trial_that_takes_its_worker_down_every_time_is_lost_and_the_others_run(

@@ -7,14 +7,17 @@ import json
 from pathlib import Path
 
 import pytest
+from optuna.exceptions import StorageInternalError
 from ray.tune.search import Searcher
+from sqlalchemy.exc import OperationalError
 
 from sweeps.driver.losses import loss_reason
 from sweeps.driver.searcher import ConductorSearcher, ConductorStopper
-from sweeps.records.job import Outcome
+from sweeps.records.job import Outcome, Snap
 from sweeps.records.tenure import Displaced
 from sweeps.worker.trial import PAYLOAD
-from tests.sweeps.inline import RUNNER, config, new_conductor
+from tests.sweeps.fake_paths import finals_at
+from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, drive, new_conductor
 
 
 def test_a_loss_without_progress_says_since_when(tmp_path: Path) -> None:
@@ -69,6 +72,41 @@ def test_a_full_disk_at_the_end_of_a_trial_is_advice_and_the_next_driver_goes_on
     assert [record.status for record in ledger.records("baseline")] == ["running"]
 
 
+@pytest.mark.parametrize("where", ["start", "snapshot", "end"])
+@pytest.mark.parametrize("how", ["lock", "entry"])
+def test_a_database_that_stays_away_ends_the_sweep_in_good_order_and_the_next_driver_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, how: str
+) -> None:
+    """Whether the driver's lock cannot be asked for, or Optuna has not written what came after that."""
+    checked = config(tmp_path, {**OF_PATHS, "search.trials": 2, "search.min_gain": 0})
+    conductor, _, ledger = new_conductor(checked)
+    searcher = ConductorSearcher(conductor, RUNNER)
+    if where != "start":
+        searcher.suggest("x")
+    refused = OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    def away(*_: object) -> None:
+        if how == "lock":
+            raise refused
+        raise StorageInternalError("This typically happens due to invalid data") from refused
+
+    snap = Snap(0, 2, finals_at(checked.space.resolve(checked.space.first()), 0.0, 2))
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger.tenure, "check", away)
+        if where == "start":
+            assert searcher.suggest("x") is None
+        elif where == "snapshot":
+            searcher.on_trial_result("x", {PAYLOAD: json.dumps({"snapshot": snap.to_dict()})})
+        else:
+            searcher.on_trial_complete("x", error=True)
+    assert conductor.interrupted
+    assert conductor.stop_reason.startswith("the ledger's database is away, or takes no entry (")
+    assert "connection refused" in conductor.stop_reason
+    assert "invalid data" not in conductor.stop_reason
+    drive(new_conductor(checked)[0], PATHS)
+    assert [record.status for record in ledger.records("trial")] == ["complete"] * 2
+
+
 @pytest.mark.parametrize(
     "error", ["out of memory with train.batch_size=64; lower it", "OSError: [Errno 5] I/O"]
 )
@@ -95,6 +133,19 @@ def test_a_baseline_that_is_lost_when_every_other_job_was_handed_out_is_trained_
     assert searcher.suggest("none more") == Searcher.FINISHED
     assert conductor.complete
     assert [record.status for record in ledger.records("baseline")] == ["failed", "complete"]
+
+
+def test_a_node_without_the_storage_ends_the_sweep_in_good_order_and_its_trial_stays_unfinished(
+    tmp_path: Path,
+) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    searcher.suggest("x")
+    said = {PAYLOAD: json.dumps({"unseen": "the node n7 does not see /shared/x"})}
+    searcher.on_trial_result("x", said)
+    searcher.on_trial_complete("x", said)
+    assert (conductor.interrupted, conductor.stop_reason) == (True, "the node n7 does not see /shared/x")
+    assert [record.status for record in ledger.records("baseline")] == ["running"]
 
 
 def test_a_tenure_that_has_ended_ends_what_runs(tmp_path: Path) -> None:

@@ -8,8 +8,11 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from sqlalchemy.exc import OperationalError
 
 from gcp_core.errors import ConfigError
+from sweeps.cli import main
 from sweeps.commands.status import sweep_status
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.places import check_url
@@ -196,3 +199,19 @@ def test_a_connection_without_a_sign_of_life_is_given_up_after_half_a_minute() -
     told = database._waiting("postgresql://me@host/db")
     assert told["keepalives_idle"] + told["keepalives_interval"] * told["keepalives_count"] <= 30
     assert told["tcp_user_timeout"] <= 30_000, "what was sent and not confirmed, in milliseconds"
+
+
+def test_a_command_that_loses_the_database_on_its_way_says_so_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A polish looks whether the sweep is still its own after every epoch."""
+    import sweeps.commands.polish
+
+    def away(*_: object, **__: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("connection refused"))
+
+    monkeypatch.setattr(sweeps.commands.polish, "polish", away)
+    result = CliRunner().invoke(main, ["polish", str(tmp_path), "t0000@1", "train.epochs=3"])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: the ledger's database is away, or takes no entry (")
+    assert result.stderr.endswith("connection refused); run again to continue\n")

@@ -73,6 +73,14 @@ def test_a_driver_on_this_machine_counts_as_gone_once_its_process_is(tmp_path: P
         pass
 
 
+def test_a_number_that_another_process_has_since_the_restart_keeps_nobody_out(tmp_path: Path) -> None:
+    """The driver went with its machine, and its number belongs to whoever has it now: it gives no sign of life."""
+    _sign(tmp_path, os.getppid(), os.uname().nodename, age_s=200.0)
+    assert driver_of(tmp_path) is None
+    with run_lock(tmp_path):
+        assert sign_of(tmp_path).process == os.getpid()
+
+
 def test_a_driver_that_was_taken_over_enters_nothing_more(tmp_path: Path) -> None:
     checked = config(tmp_path)
     folder = Path(checked.folder)

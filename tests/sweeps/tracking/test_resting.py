@@ -284,6 +284,32 @@ def test_a_drop_that_mlflow_did_not_hear_of_is_made_up_for(checked):
     assert (files, tags[Tag.DROPPED].split(";")[0]) == ({"model/manifest.json"}, "beaten")
 
 
+def test_a_store_that_was_away_when_weights_were_dropped_is_asked_again_before_the_driver_ends(
+    checked, monkeypatch
+):
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
+
+    real, asked = LocalArtifactRepository.delete_artifacts, []
+
+    def away_once(self, artifact_path=None):
+        asked.append(artifact_path)
+        if len(asked) == 1:
+            raise RuntimeError("503: slow down")
+        real(self, artifact_path)
+
+    monkeypatch.setattr(LocalArtifactRepository, "delete_artifacts", away_once)
+    _, job = begun(checked)
+    writer = open_(checked)
+    for level in (0, 1):
+        writer.snapshot(job, taken(job, level))
+        writer.dropped("t0000", level, "beaten")
+    assert writer.close("FINISHED") == 0
+    assert len(asked) == 3, "the second one waits with the first"
+    for level in (0, 1):
+        files, tags = of_snapshot(checked, level)
+        assert (files, tags[Tag.DROPPED].split(";")[0]) == ({"model/manifest.json"}, "beaten")
+
+
 def test_a_store_that_removes_nothing_ends_nothing(checked, monkeypatch, caplog):
     from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 

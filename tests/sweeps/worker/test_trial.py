@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +19,8 @@ from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget, ProcessLost
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
+from sweeps.storage.lock import Holder
+from sweeps.worker import trial
 from sweeps.worker.trial import Extra, _send_trial, _this_node, describe, run_job
 from tests.integration import drivers
 from tests.sweeps.fake_runner import Result
@@ -147,6 +153,51 @@ def test_ray_answers_for_the_nodes_of_its_own_cluster_only(monkeypatch: pytest.M
     assert holder.name == "a of session_2"
     names = ("a of session_2", "b of session_2", "forgotten of session_2", "c of session_1", "")
     assert [holder.gone(name) for name in names] == [False, True, True, None, None]
+
+
+@pytest.fixture
+def reported(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What a trial's process tells the driver."""
+    said: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", lambda values: said.append(json.loads(values[trial.PAYLOAD])))
+    monkeypatch.setattr(trial, "_this_node", Holder)
+    monkeypatch.setattr(trial, "UNSEEN_S", 0.0)
+    return said
+
+
+def test_a_node_that_does_not_see_the_storage_trains_nothing_and_says_so(
+    tmp_path: Path, reported: list[dict[str, Any]]
+) -> None:
+    """It joined after the start; the driver has made the trial's folder where all others see it."""
+    job = _job(tmp_path / "elsewhere" / "trials")
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
+    (said,) = reported
+    assert said["unseen"].startswith(
+        f"the node {os.uname().nodename} does not see {tmp_path / 'elsewhere'}: all"
+    )
+    assert not (tmp_path / "elsewhere").exists(), "a folder of this node alone would keep what it trains"
+    Path(job.folder).mkdir(parents=True)
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
+    assert [*reported[-1]] == ["outcome"]
+
+
+def test_of_a_sweep_in_a_store_the_full_disk_is_the_nodes_own(
+    tmp_path: Path, reported: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> Outcome:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(trial, "run_job", full)
+    job = _job(tmp_path)
+    trial.tune_trainable(
+        {"job": job.to_json(), "runner": RUNNER, "store": f"memory://bucket/{tmp_path.name}"}
+    )
+    Path(job.folder).mkdir()
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
+    assert reported == [
+        {"full": f"{tempfile.gettempdir()} on {os.uname().nodename}"},
+        {"full": job.folder},
+    ]
 
 
 def test_logging_is_left_as_it_was(tmp_path: Path) -> None:
