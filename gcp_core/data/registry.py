@@ -30,6 +30,8 @@ SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
     "imagefolder": load_imagefolder,
     "parquet": load_parquet,
 }
+#: Whose images may have several sizes, until ``data.image_size`` gives them one.
+RESIZED = ("imagefolder", "parquet")
 
 
 def data_names() -> list[str]:
@@ -44,6 +46,12 @@ def load_raw(config: DataConfig) -> RawData:
     (see :meth:`RawData.build`).
     """
     if config.name in SOURCES:
+        if config.image_size is not None and config.name not in RESIZED:
+            raise DataError(
+                f"{config.image_size!r}: {config.name} images are taken as they are",
+                "data.image_size",
+                f"null; {' and '.join(RESIZED)} resize theirs",
+            )
         data = SOURCES[config.name](config)
     elif is_factory_name(config.name):
         data = load_factory(config.name, "data.name", DataError)(config)
