@@ -9,6 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from gcp_core.errors import ConfigError
+from sweeps.driver.cluster import ray_cluster
+from tests.sweeps.inline import config
+
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).parents[3]
 JOIN = """
@@ -35,3 +39,31 @@ def test_a_missing_token_is_one_line_that_says_where_ray_looks_for_it(tmp_path: 
         "--address: cannot connect to a Ray cluster: 127.0.0.1:6399: Token authentication is enabled but no "
         "authentication token was found (~/.ray/auth_token or RAY_AUTH_TOKEN is where Ray looks for it)\n"
     ), said.stderr
+
+
+def test_ray_client_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    """Tune would run in a process of the cluster, with a copy of the searcher that has no conductor."""
+    with (
+        pytest.raises(
+            ConfigError, match=r"--address: ray://head:10001: the driver has to run on a machine of the"
+        ),
+        ray_cluster(config(tmp_path), "ray://head:10001"),
+    ):
+        pass
+
+
+def test_a_cluster_that_is_not_there_says_how_to_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance. Please specify")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConfigError) as caught, ray_cluster(config(tmp_path), "auto"):
+        pass
+    assert caught.value.message.startswith(
+        "cannot connect to a Ray cluster: auto: Could not find any running"
+    )
+    assert "`ray start --head`" in caught.value.hint
