@@ -17,7 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from gcp_core.extras import not_a_program
+
+try:
+    import click
+except ModuleNotFoundError as exc:
+    raise SystemExit(not_a_program("gcp-sweep", "sweep")) from exc
 
 from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
 from gcp_core.redaction import RedactingFormatter, redact
