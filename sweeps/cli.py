@@ -76,7 +76,8 @@ _overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."
 _sweep = click.argument("sweep", type=click.Path(file_okay=False))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 _address = click.option(
-    "--address", help="Address of a running Ray cluster (default: start one on this machine)."
+    "--address",
+    help="A running Ray cluster: auto = the one that this machine is in, or HOST:PORT (default: a Ray of its own, here).",
 )
 
 
@@ -144,7 +145,7 @@ def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) 
 @main.command()
 @_config
 @_overrides
-@click.option("--address", help="Also check this running Ray cluster (default: no cluster is checked).")
+@click.option("--address", help="Also check this running Ray cluster, auto or HOST:PORT (default: none).")
 @_json
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
