@@ -30,3 +30,8 @@ def is_installed(package: str) -> bool:
         return importlib.util.find_spec(package) is not None
     except (ImportError, ValueError):  # ValueError: a module without a spec, or None, stands in sys.modules
         return False
+
+
+def not_a_program(program: str, extra: str) -> str:
+    """What a program says that was installed without what it needs: ``pip install .`` brings the method alone."""
+    return f"error: {program} was installed without what it needs (pip install 'gcp-sweep[{extra}]')"

@@ -15,7 +15,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.factory import is_factory_name, load_factory
+from gcp_core.factory import call_factory, is_factory_name, load_factory
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,12 @@ class Registry:
         """What the factory of that name makes with these options.
 
         Raises:
-            ConfigError: unknown name or option, a value that the factory refuses, or what it makes lacks the verb.
+            ConfigError: unknown name or option, a value that the factory refuses (or an error that it raises), or what it
+                makes lacks the verb.
         """
         factory, given = self.find(name), dict(options or {})
         self._check_options(factory, given)
-        made = factory(**given)
+        made = call_factory(factory, name, self.options or self.where, ConfigError, **given)
         if self.verbs and not any(callable(getattr(made, verb, None)) for verb in self.verbs):
             article = "an" if self.slot[0] in "aeiou" else "a"
             raise ConfigError(

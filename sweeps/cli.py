@@ -17,7 +17,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
+from gcp_core.extras import not_a_program
+
+try:
+    import click
+except ModuleNotFoundError as exc:
+    raise SystemExit(not_a_program("gcp-sweep", "sweep")) from exc
 
 from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
 from gcp_core.redaction import RedactingFormatter, redact
@@ -80,7 +85,8 @@ _overrides = click.argument("overrides", nargs=-1, metavar="[KEY.PATH=VALUE]..."
 _sweep = click.argument("sweep", type=click.Path(file_okay=False))
 _json = click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 _address = click.option(
-    "--address", help="Address of a running Ray cluster (default: start one on this machine)."
+    "--address",
+    help="A running Ray cluster: auto = the one that this machine is in, or HOST:PORT (default: a Ray of its own, here).",
 )
 
 
@@ -148,7 +154,7 @@ def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) 
 @main.command()
 @_config
 @_overrides
-@click.option("--address", help="Also check this running Ray cluster (default: no cluster is checked).")
+@click.option("--address", help="Also check this running Ray cluster, auto or HOST:PORT (default: none).")
 @_json
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:

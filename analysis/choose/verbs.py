@@ -26,10 +26,10 @@ def parse_verb(options: Mapping[str, object]) -> Verb:
     given = {name: value for name, value in options.items() if value not in (None, False, ())}
     verbs = ", ".join(f"--{name}" for name in VERBS)
     if not given:
-        raise ConfigError("say how to choose", "select", f"one of {verbs}")
+        raise ConfigError("say how to choose", "select", f"one of {verbs}, such as --best accuracy")
     if len(given) > 1:
         raise ConfigError(
-            "only one verb at a time: " + ", ".join(f"--{n}" for n in given), "select", f"one of {verbs}"
+            "only one rule at a time: " + ", ".join(f"--{n}" for n in given), "select", f"one of {verbs}"
         )
     ((name, value),) = given.items()
     return VERBS[name](value)

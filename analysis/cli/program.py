@@ -5,7 +5,12 @@ Exit codes: 0 ok, 1 failed, 2 bad usage or config, 3 nothing feasible.
 
 from __future__ import annotations
 
-import click
+from gcp_core.extras import not_a_program
+
+try:
+    import click
+except ModuleNotFoundError as exc:
+    raise SystemExit(not_a_program("gcp-analyze", "analysis")) from exc
 
 from analysis.cli.advise import advise
 from analysis.cli.bench import bench

@@ -84,7 +84,8 @@ def report(
 ) -> None:
     """Write one self-contained HTML page, figures (PNG, SVG) and their CSV; works offline.
 
-    Without a verb the page opens on a default choice: the cheapest model within one point of its baseline.
+    Without a rule (--best, --id, ...) the page opens on a default choice: the cheapest model within one point of its
+    baseline.
     """
     from analysis.cli import answers
     from analysis.errors import NothingFeasible

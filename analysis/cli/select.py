@@ -52,7 +52,7 @@ def select(
     polish: int | None,
     **verbs: Any,
 ) -> None:
-    """Choose one model: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one verb."""
+    """Choose one model: hard CONSTRAINTS first ("macs <= 50%" "accuracy_drop <= 1"), then one rule (--best, ...)."""
     import pandas as pd
 
     from analysis import text

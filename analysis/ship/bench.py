@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from analysis.ship import hashed
 from analysis.ship.checkpoints import Files
 from analysis.ship.hashed import HastePlan, HasteResult
+from analysis.ship.images import images_of
 from analysis.ship.measured import FORMAT, INT8, ONNX, OPENVINO, TORCH
 from analysis.ship.runtimes import calibration, processor, val_accuracy
 from gcp_core.config import TrialConfig
@@ -34,8 +35,8 @@ from gcp_core.cost.latency import (
     openvino_forward,
     threads,
 )
-from gcp_core.data import Splits, load_splits
-from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.data import Splits
+from gcp_core.errors import ConfigError
 from gcp_core.export import export_int8, export_onnx, export_openvino
 from gcp_core.extras import missing
 from gcp_core.models import build_model
@@ -140,7 +141,7 @@ def bench(files: Files, plan: Plan) -> Bench:
     image = torch.randn(1, int(files.manifest["in_channels"]), *map(int, files.manifest["image_size"]))
     before = _load()
     with tempfile.TemporaryDirectory() as work:
-        splits = _splits(files, config, plan) if plan.accuracy else None
+        splits = images_of(config.data, files.manifest, files.name, plan.data_path) if plan.accuracy else None
         merged = (
             None
             if splits is None or plan.haste is None
@@ -240,17 +241,6 @@ def _dense(files: Files, config: TrialConfig) -> nn.Module:
         return load_model(files.baseline)
     shape = int(files.manifest["num_classes"]), int(files.manifest["in_channels"])
     return build_model(config.model.name, *shape, config.model.width).eval()
-
-
-def _splits(files: Files, config: TrialConfig, plan: Plan) -> Splits:
-    data = config.data if plan.data_path is None else dataclasses.replace(config.data, path=plan.data_path)
-    splits = load_splits(data)
-    if splits.digest != files.manifest["data_digest"]:
-        raise CheckpointError(
-            f"the data now has digest {splits.digest}, the model was trained on {files.manifest['data_digest']}",
-            files.name,
-        )
-    return splits
 
 
 @torch.no_grad()

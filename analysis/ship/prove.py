@@ -22,11 +22,12 @@ import torch
 from torch import Tensor, nn
 
 from analysis import text
+from analysis.ship.images import images_of
 from analysis.ship.runtimes import calibration, processor, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import measure_against, onnx_forward, openvino_forward
-from gcp_core.data import Images, Splits, evaluation_batches, load_splits
-from gcp_core.errors import CheckpointError, GcpError
+from gcp_core.data import Images, Splits, evaluation_batches
+from gcp_core.errors import GcpError
 from gcp_core.export import export_int8, export_onnx, export_openvino, export_program, run_program
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products
@@ -116,13 +117,7 @@ def prove(
     config = TrialConfig.from_dict(manifest["config"])
     torch.set_num_threads(int(manifest["threads"]))
     device = _device(str(manifest["device"]))
-    data = config.data if data_path is None else dataclasses.replace(config.data, path=data_path)
-    splits = load_splits(data)
-    if splits.digest != manifest["data_digest"]:
-        raise CheckpointError(
-            f"the data now has digest {splits.digest}, the model was trained on {manifest['data_digest']}",
-            str(folder),
-        )
+    splits = images_of(config.data, manifest, str(folder), data_path)
     model = load_model(folder).to(device)
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)

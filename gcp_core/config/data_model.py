@@ -19,8 +19,8 @@ class DataConfig:
         name: ``digits``, ``parquet``, ... or ``package.module:factory``.
         path: folder of the files; required by all but ``digits``, no default.
         download: ``cifar10`` and ``cifar100`` may fetch their files into ``path``.
-        image_size: ``imagefolder``: shorter side resized to this, then the centre is cut out (None = all images
-            have one size already).
+        image_size: ``imagefolder`` and ``parquet``: shorter side resized to this, then the centre is cut out (None =
+            all images have one size already). A function of the user's own may look at it, too.
         channels: ``imagefolder`` and ``parquet``: 3 = RGB, 1 = grey; None = RGB unless all images are grey.
         val_share: share of the training images held out for validation (stratified).
         val_images: a number of images instead of the share.

@@ -112,6 +112,12 @@ def measure_cost(model: nn.Module, example_input: Tensor) -> Cost:
     return Cost(counter.get_total_flops() // 2, count_params(model), _by_layer(counter, model), unknown.calls)
 
 
+#: What a forward pass raises that is given another input than it was written for, or is not right itself.
+_OF_A_MODEL = (
+    RuntimeError, ValueError, TypeError, IndexError, AssertionError, AttributeError, KeyError, NameError,
+)  # fmt: skip
+
+
 @contextmanager
 def runs_on(example_input: Tensor) -> Iterator[None]:
     """Inside, a model runs on this input.
@@ -124,10 +130,12 @@ def runs_on(example_input: Tensor) -> Iterator[None]:
         yield
     except torch.OutOfMemoryError:
         raise
-    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as exc:
+    except _OF_A_MODEL as exc:
         shape, said = tuple(example_input.shape), str(exc) or type(exc).__name__
+        # What torch says where channels or sizes do not fit.
+        hint = "images have this shape: does the model take it?" if isinstance(exc, RuntimeError) else ""
         raise ModelError(
-            f"the model does not run on an input of shape {shape}: {said}", "example_input"
+            f"the model does not run on an input of shape {shape}: {said}", "example_input", hint
         ) from exc
 
 

@@ -32,7 +32,13 @@ def load_imagefolder(config: DataConfig) -> RawData:
     train = root / "train"
     test = next((root / name for name in TEST_FOLDERS if (root / name).is_dir()), None)
     if not train.is_dir() or test is None:
-        raise DataError("there must be a train folder, and a test or val folder", str(root))
+        found = sorted(p.name for p in root.iterdir() if p.is_dir())
+        raise DataError(
+            "there must be a train folder, and a test or val folder"
+            f" (found {', '.join(found[:5]) or 'no folder'}{', ...' * (len(found) > 5)})",
+            str(root),
+            "each holds a folder per class; validation images are cut from train, so test may hold those of val",
+        )
     classes = sorted(p.name for p in train.iterdir() if p.is_dir())
     if not classes:
         raise DataError("no class folders", str(train))

@@ -33,7 +33,8 @@ def load_parquet(config: DataConfig) -> RawData:
     """Train and test images below ``config.path`` (``train*.parquet``, ``test*.parquet``, also in ``data/``).
 
     The image column (``img`` or ``image``) is a struct with ``bytes``, an encoded image; ``label`` holds integers.
-    The images are RGB; they have one channel with ``data.channels: 1``, or if all of both splits are grey.
+    The images are RGB; they have one channel with ``data.channels: 1``, or if all of both splits are grey. With
+    ``data.image_size`` they are resized, as those of image folders are.
 
     Raises:
         DataError: the path, a file, a column or an image is missing or corrupt, or labels are out of range.
@@ -43,11 +44,12 @@ def load_parquet(config: DataConfig) -> RawData:
 
     def decode(folder: Path) -> RawData:
         channels = channels_of(config, _encoded([*train, *test]))
-        train_images, train_labels, names = _decode(train, channels, folder / TRAIN_IMAGES)
-        test_images, test_labels, _ = _decode(test, channels, folder / TEST_IMAGES)
+        train_images, train_labels, names = _decode(train, channels, config.image_size, folder / TRAIN_IMAGES)
+        test_images, test_labels, _ = _decode(test, channels, config.image_size, folder / TEST_IMAGES)
         return RawData.build(train_images, train_labels, test_images, test_labels, names, where=str(root))
 
-    return cached([*train, *test], decode, f"channels{config.channels} train{len(train)}")
+    size = "" if config.image_size is None else f" size{config.image_size}"
+    return cached([*train, *test], decode, f"channels{config.channels} train{len(train)}{size}")
 
 
 def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
@@ -55,8 +57,22 @@ def _files(root: Path, prefixes: Sequence[str]) -> list[Path]:
         found = sorted([*root.glob(f"{prefix}*.parquet"), *root.glob(f"data/{prefix}*.parquet")])
         if found:
             return found
-    seen = ", ".join(sorted(p.name for p in root.glob("*.parquet"))[:5]) or "no parquet files"
-    raise DataError(f"no {' or '.join(f'{p}*.parquet' for p in prefixes)} (found {seen})", str(root))
+    here = sorted(p.name for p in [*root.glob("*.parquet"), *root.glob("data/*.parquet")])
+    below = sorted({p.parent for p in root.glob("*/*.parquet")})
+    if here:
+        hint = "a set without this split: keep a part of another one back for it"
+    elif below:
+        hint = f"there are some in {below[0]}: is that the folder?"
+    else:
+        hint = (
+            "a Hugging Face data set is written with dataset['train'].to_parquet('train.parquet'), and so on"
+        )
+    wanted = " or ".join(f"{prefix}*.parquet" for prefix in prefixes)
+    raise DataError(
+        f"no {wanted}, there or in its folder data (found {', '.join(here[:5]) or 'no parquet files'})",
+        str(root),
+        hint,
+    )
 
 
 def _encoded(files: Sequence[Path]) -> Iterator[io.BytesIO]:
@@ -71,7 +87,7 @@ def _encoded(files: Sequence[Path]) -> Iterator[io.BytesIO]:
 
 
 def _decode(
-    files: Sequence[Path], channels: int, target: Path
+    files: Sequence[Path], channels: int, image_size: int | None, target: Path
 ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     """Images uint8 ``(N, H, W, C)``, labels int64 ``(N,)`` and class names (may be empty).
 
@@ -86,7 +102,7 @@ def _decode(
             columns = _columns(table.schema_arrow.names, file)
             names = names or _class_names(table.schema_arrow, columns[1])
             for batch in _batches(table, columns, file):
-                _decode_batch(batch, columns, channels, file, writer, labels)
+                _decode_batch(batch, columns, channels, image_size, file, writer, labels)
     return writer.array(), np.asarray(labels, dtype=np.int64), names
 
 
@@ -116,7 +132,12 @@ def _columns(present: Sequence[str], file: Path) -> tuple[str, str]:
     for wanted in (IMAGE_COLUMNS, LABEL_COLUMNS):
         match = next((name for name in wanted if name in present), None)
         if match is None:
-            raise DataError(f"no column {' or '.join(wanted)} (has {', '.join(present)})", str(file))
+            raise DataError(
+                f"no column {' or '.join(wanted)} (has {', '.join(present)})",
+                str(file),
+                f"rename the column of the {'images' if wanted is IMAGE_COLUMNS else 'labels'}, or read the files"
+                " with a function of your own (data.name: package.module:factory)",
+            )
         found.append(match)
     return found[0], found[1]
 
@@ -125,6 +146,7 @@ def _decode_batch(
     batch: dict[str, list[Any]],
     columns: tuple[str, str],
     channels: int,
+    image_size: int | None,
     file: Path,
     writer: RowWriter,
     labels: list[int],
@@ -135,14 +157,18 @@ def _decode_batch(
         if not isinstance(encoded, bytes):
             raise DataError(f"row {row} holds no image bytes", str(file))
         if not isinstance(label, int):
-            raise DataError(f"row {row} has label {label!r}, not a whole number", str(file))
+            raise DataError(
+                f"row {row} has label {label!r}, not a whole number",
+                str(file),
+                f"one label an image, 0 .. number of classes - 1, in the column {columns[1]}",
+            )
         first = writer.shape
-        pixels = decode_image(io.BytesIO(encoded), f"the image in row {row}", file, channels)
+        pixels = decode_image(io.BytesIO(encoded), f"the image in row {row}", file, channels, image_size)
         if first and pixels.shape != first:
             raise DataError(
                 f"row {row} is {pixels.shape[:2]}, the first image {first[:2]}",
                 str(file),
-                "all images must have one size",
+                "set data.image_size",
             )
         writer.append(pixels)
         labels.append(label)

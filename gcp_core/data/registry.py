@@ -18,7 +18,7 @@ from gcp_core.data.parquet import load_parquet
 from gcp_core.data.split import train_val_rows
 from gcp_core.data.streaming import RowFile, should_stream
 from gcp_core.errors import DataError, did_you_mean
-from gcp_core.factory import is_factory_name, load_factory
+from gcp_core.factory import call_factory, is_factory_name, load_factory
 from gcp_core.seeds import generator
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,8 @@ SOURCES: dict[str, Callable[[DataConfig], RawData]] = {
     "imagefolder": load_imagefolder,
     "parquet": load_parquet,
 }
+#: Whose images may have several sizes, until ``data.image_size`` gives them one.
+RESIZED = ("imagefolder", "parquet")
 
 
 def data_names() -> list[str]:
@@ -44,9 +46,16 @@ def load_raw(config: DataConfig) -> RawData:
     (see :meth:`RawData.build`).
     """
     if config.name in SOURCES:
+        if config.image_size is not None and config.name not in RESIZED:
+            raise DataError(
+                f"{config.image_size!r}: {config.name} images are taken as they are",
+                "data.image_size",
+                f"null; {' and '.join(RESIZED)} resize theirs",
+            )
         data = SOURCES[config.name](config)
     elif is_factory_name(config.name):
-        data = load_factory(config.name, "data.name", DataError)(config)
+        factory = load_factory(config.name, "data.name", DataError)
+        data = call_factory(factory, config.name, "data.name", DataError, config)
         if not isinstance(data, RawData):
             raise DataError(f"{config.name} returned a {type(data).__name__}, not a RawData", "data.name")
     else:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from gcp_core.errors import ModelError, did_you_mean
-from gcp_core.factory import is_factory_name, load_factory
+from gcp_core.factory import call_factory, is_factory_name, load_factory
 from gcp_core.models.resnet import BASIC_BLOCKS, BOTTLENECK_BLOCKS, build_resnet
 from gcp_core.models.vgg import LAYOUTS, build_vgg
 
@@ -30,7 +30,7 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, width: float 
         width: multiplies every channel count (our own networks and factories that take it).
 
     Raises:
-        ModelError: the name is unknown, or the factory does not return an ``nn.Module``.
+        ModelError: the name is unknown, or the factory raises or does not return an ``nn.Module``.
 
     >>> sum(p.numel() for p in build_model("resnet20", 10).parameters())
     272474
@@ -43,7 +43,8 @@ def build_model(name: str, num_classes: int, in_channels: int = 3, width: float 
         return _torchvision(name[len(TORCHVISION) :], num_classes, in_channels, width)
     if is_factory_name(name):
         factory = load_factory(name, "model.name", ModelError)
-        model = factory(**_accepted(factory, num_classes=num_classes, in_channels=in_channels, width=width))
+        given = _accepted(factory, num_classes=num_classes, in_channels=in_channels, width=width)
+        model = call_factory(factory, name, "model.name", ModelError, **given)
         if not isinstance(model, nn.Module):
             raise ModelError(f"{name} returned a {type(model).__name__}, not an nn.Module", "model.name")
         return model

@@ -244,19 +244,22 @@ def rebuild(manifest: Mapping[str, Any], where: str) -> nn.Module:
 
 def check_fit(model: nn.Module, state: object, where: str) -> None:
     """Raise CheckpointError unless ``state`` has the names and shapes of ``model``; nothing is changed."""
-    problem, own = "", model.state_dict()
+    problem, hint, own = "", "", model.state_dict()
     if not isinstance(state, Mapping):
         problem = f"a {type(state).__name__} is no state dict"
     elif set(state) != set(own):
         different = sorted(set(state) ^ set(own), key=str)[0]
         problem = f"{'missing' if different in own else 'unexpected'} key {different!r}"
+        if state and own and not set(state) & set(own):
+            first, other = next(iter(state)), next(iter(own))
+            hint = f"no key is the same: the weights begin with {first!r}, the model with {other!r}"
     else:
         for name, tensor in state.items():
             found, wanted = getattr(tensor, "shape", ()), own[name].shape
             if found != wanted:
                 problem = problem or f"size mismatch for {name}: {tuple(found)}, not {tuple(wanted)}"
     if problem:
-        raise CheckpointError(f"the weights do not fit the architecture: {problem}", where)
+        raise CheckpointError(f"the weights do not fit the architecture: {problem}", where, hint)
 
 
 def load_weights(model: nn.Module, state: Mapping[str, Tensor], where: str) -> None:

@@ -400,12 +400,14 @@ def _load_initial(model: nn.Module, path: str, num_classes: int) -> None:
     try:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as exc:  # torch raises many kinds here; all of them mean the same to the user
-        raise CheckpointError(f"cannot be read as plain tensors: {first_line(exc)}", path) from exc
+        hint = "torch.save(model.state_dict(), FILE) writes what is read here"
+        raise CheckpointError(f"cannot be read as plain tensors: {first_line(exc)}", path, hint) from exc
     for name in ("state_dict", "model"):  # where training scripts put it
         if isinstance(state, Mapping) and isinstance(state.get(name), Mapping):
             state = state[name]
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"holds a {type(state).__name__}, not a state dict", path)
+        hint = "torch.save(model.state_dict(), FILE)"
+        raise CheckpointError(f"holds a {type(state).__name__}, not a state dict", path, hint)
     state = {str(name).removeprefix("module."): value for name, value in state.items()}
     own = model.state_dict()
     for name in own.keys() & state.keys():

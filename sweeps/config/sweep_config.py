@@ -20,6 +20,7 @@ from typing import Any
 from gcp_core.config import DataConfig, ModelConfig, PruneConfig, TrainConfig, TrialConfig, digest
 from gcp_core.errors import ConfigError, did_you_mean
 from sweeps.config.equal_cost import check_costs, with_baseline
+from sweeps.config.files import with_whole_paths
 from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, typed
 from sweeps.config.methods import open_slots, with_slots
 from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, without_rungs
@@ -233,7 +234,7 @@ def check_tree(tree: Mapping[str, Any]) -> SweepConfig:
     """The checked sweep of a raw nested mapping."""
     refuse_secrets(tree)  # first of all: what is refused for another reason is shown
     _refuse_unknown(tree, _TOP, "")
-    tree, given = with_slots(tree)
+    tree, given = with_slots(with_whole_paths(tree))
     check_given(tree)
     dimensions: list[Dimension] = []
     base: dict[str, Any] = {"seed": _leaf(tree.get("seed", 0), int, "seed", dimensions)}

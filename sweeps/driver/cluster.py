@@ -54,6 +54,10 @@ WORKER_ENV = {
 }
 #: Ray's name for: other machines may join, so do not listen on loopback alone. It concerns Linux as well.
 _REACHABLE = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+_HOW_TO_JOIN = (
+    "is this a machine of the cluster (`ray start --head`, `ray start --address=HEAD:6379`)? without --address the sweep"
+    " starts a Ray of its own"
+)
 #: How the driver wants Ray to behave.
 _DRIVER_ENV = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -125,13 +129,20 @@ def _connect(config: SweepConfig, address: str | None) -> None:
 
 def _join(address: str, env: Mapping[str, str], quiet: Mapping[str, Any]) -> None:
     """Connect to a running cluster; its workers get ``env``."""
+    if address.startswith("ray://"):
+        # Tune would run on the cluster, with a copy of what only this process has.
+        raise ConfigError(
+            f"{address}: the driver has to run on a machine of the cluster, not beside it (Ray Client)",
+            "--address",
+            "start it there, with --address auto, or with `ray job submit`",
+        )
     import ray
     from ray.exceptions import RayError
 
     try:
         ray.init(address=address, runtime_env={"env_vars": dict(env)}, **quiet)
     except (ConnectionError, ValueError, RuntimeError, RayError) as exc:
-        reason, hint = first_line(exc), address
+        reason, hint = f"{address}: {first_line(exc)}", _HOW_TO_JOIN
         # There since Ray 2.52; what it says ends in a page of advice.
         if type(exc).__name__ == "AuthenticationError":
             reason = f"{address}: {exc.args[0]}"

@@ -173,18 +173,27 @@ def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> 
     for kind, number in wanted(config).items():
         most = max((node["Resources"].get(kind, 0.0) for node in nodes), default=0.0)
         if number > most:
+            unit = kind if number == 1 else f"{kind}s"
             raise ConfigError(
-                f"{number:g} {kind}s per trial, but no node has more than {most:g}",
+                f"{number:g} {unit} per trial, but no node has more than {most:g}",
                 f"resources.{kind.lower()}s",
-                "resources.spread: true lets a trial's processes be on several nodes"
-                if processes(config) > 1
-                else "",
+                _less(config, kind, most),
             )
     if not fits(config, nodes):
         raise ConfigError(
             f"no node has {config.resources.cpus} CPUs and {config.resources.gpus:g} GPUs at once",
             "resources",
+            "lower resources.cpus or resources.gpus: both are for one trial",
         )
+
+
+def _less(config: SweepConfig, kind: str, most: float) -> str:
+    """What to try where no node has as many as a trial asks for."""
+    if kind == "GPU" and not most:
+        return "0 trains on the CPU; if there is a GPU, does `nvidia-smi` show it here?"
+    if processes(config) > 1:
+        return "resources.spread: true lets a trial's processes be on several nodes"
+    return f"resources.{kind.lower()}s is for one trial; search.concurrency says how many run at a time"
 
 
 def idle_gpus(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gcp_core import schema
+from gcp_core.errors import ConfigError
 from gcp_core.schema import Tag
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.layout import ARTIFACTS
@@ -38,9 +39,21 @@ def open_parent(client: MlflowClient, config: SweepConfig, folder: Path, sweep_i
 
 
 def _experiment(client: MlflowClient, name: str, location: str | None) -> Any:
-    """The experiment of that name, made where there is none."""
+    """The experiment of that name, made where there is none.
+
+    Raises:
+        ConfigError: it was deleted, and MLflow has not purged it yet: nothing can be written into it.
+    """
     found = client.get_experiment_by_name(name)
     if found is not None:
+        if found.lifecycle_stage == "deleted":
+            number = found.experiment_id
+            raise ConfigError(
+                f"{name!r}: the MLflow experiment of that name was deleted, and MLflow keeps the name",
+                "name",
+                f"name=ANOTHER, or `mlflow experiments restore --experiment-id {number}`, or have the server purge it"
+                " (`mlflow gc`)",
+            )
         return found
     try:
         return client.get_experiment(client.create_experiment(name, artifact_location=location))

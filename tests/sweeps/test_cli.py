@@ -37,6 +37,23 @@ def test_help_loads_neither_torch_nor_ray_nor_mlflow_nor_optuna(words: list[str]
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, capture_output=True)
 
 
+@pytest.mark.parametrize(
+    ("program", "module", "extra"),
+    [("gcp-sweep", "sweeps.cli", "sweep"), ("gcp-analyze", "analysis.cli.program", "analysis")],
+)
+def test_a_program_that_was_installed_without_its_extra_names_it(
+    program: str, module: str, extra: str
+) -> None:
+    """``pip install .`` brings both programs, and nothing that they need."""
+    code = f"import sys\nsys.modules['click'] = None\nfrom {module} import main\n"
+    said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (said.returncode, said.stdout) == (1, "")
+    assert (
+        said.stderr
+        == f"error: {program} was installed without what it needs (pip install 'gcp-sweep[{extra}]')\n"
+    )
+
+
 @pytest.mark.parametrize("verb", ["run", "plan", "check", "trial"])
 def test_a_misspelt_key_is_one_line_and_exit_code_2(verb: str, tmp_path: Path) -> None:
     result = _call(verb, DEMO, "prune.intervall=3", f"storage={tmp_path}")

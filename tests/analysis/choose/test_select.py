@@ -190,7 +190,7 @@ def test_a_front_without_a_bend_has_no_knee_to_choose(trials):
     ("verb", "message"),
     [
         ({}, "say how to choose"),
-        ({"best": "accuracy", "knee": True}, "only one verb at a time: --best, --knee"),
+        ({"best": "accuracy", "knee": True}, "only one rule at a time: --best, --knee"),
         ({"best": "acuracy"}, 'did you mean "accuracy"?'),
         ({"best": "test_accuracy"}, "a choice must not use test accuracy"),
         ({"best": "epochs"}, "is not a quantity to choose by"),

@@ -95,7 +95,7 @@ def test_nothing_feasible_is_exit_code_3_with_the_numbers(sweep):
     [
         (["select", "SWEEP", "mac <= 50%", "--best", "accuracy"], 'did you mean "macs"?'),
         (["select", "SWEEP", "macs <= 50%"], "say how to choose"),
-        (["select", "SWEEP", "--best", "accuracy", "--knee"], "only one verb at a time"),
+        (["select", "SWEEP", "--best", "accuracy", "--knee"], "only one rule at a time"),
         (["select", "nowhere", "--knee"], "a sweep's folder, or its name with --tracking-uri"),
         (["export", "SWEEP", "--id", "t0000", "--out", "SWEEP"], "exists and is not an earlier export"),
         (["select", "SWEEP", "--top", "0"], "0 is not in the range"),

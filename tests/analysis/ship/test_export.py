@@ -18,7 +18,7 @@ import analysis
 from analysis.cli.program import main
 from analysis.errors import VerificationError
 from analysis.ship import export as ship_export
-from analysis.ship import prove
+from analysis.ship import images, prove
 from analysis.ship.export import compare, export, run_proof
 from analysis.ship.runtimes import processor
 from gcp_core.config import DataConfig
@@ -257,6 +257,6 @@ def test_the_fresh_process_is_told_where_the_data_lies_here(tmp_path, monkeypatc
 
 def test_data_that_is_not_the_trial_s_data_is_refused(modelled, tmp_path, monkeypatch):
     other = dataclasses.replace(load_splits(DataConfig("digits", val_share=0.25)), digest="0" * 12)
-    monkeypatch.setattr(prove, "load_splits", lambda data: other if data.path == "/mnt/other" else None)
+    monkeypatch.setattr(images, "load_splits", lambda data: other if data.path == "/mnt/other" else None)
     with pytest.raises(CheckpointError, match=r"the data now has digest \w+, the model was trained on \w+"):
         prove.prove(modelled / "trials" / "t0000" / "model", tmp_path, data_path="/mnt/other")

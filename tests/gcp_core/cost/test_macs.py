@@ -142,3 +142,25 @@ def test_an_input_that_does_not_fit_is_named():
         ModelError, match=r"example_input: the model does not run on an input of shape \(1, 1, 8, 8\)"
     ):
         measure_cost(build_model("vgg_tiny", 10), torch.zeros(1, 1, 8, 8))
+
+
+class Mistyped(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, x):
+        return self.convv(x)
+
+
+def test_a_forward_that_is_wrong_itself_is_one_message_that_says_what_python_says():
+    with pytest.raises(
+        ModelError, match=r"does not run on an input .*: 'Mistyped' object has no attribute 'convv'"
+    ):
+        measure_cost(Mistyped(), torch.zeros(1, 3, 8, 8))
+
+
+def test_channels_that_do_not_fit_come_with_the_question_to_ask():
+    with pytest.raises(ModelError) as caught:
+        measure_cost(build_model("vgg_tiny", 10), torch.zeros(1, 1, 8, 8))
+    assert caught.value.hint == "images have this shape: does the model take it?"

@@ -152,3 +152,21 @@ def test_a_folder_with_a_trial_from_one_file_is_another_configuration_s_for_a_tr
         run_trial(trials[0], report=killed_in(2), checkpoint_dir=tmp_path / "trial", latency=False)
     with pytest.raises(CheckpointError, match=r"epochs: the folder holds a trial of another configuration"):
         run_trial(trials[1], checkpoint_dir=tmp_path / "trial", latency=False)
+
+
+def test_weights_of_another_library_show_how_both_sides_name_their_layers(tmp_path):
+    torch.save({f"features_{name}": value for name, value in weights().items()}, tmp_path / "weights.pt")
+    with pytest.raises(CheckpointError) as caught:
+        setup_from(tmp_path / "weights.pt")
+    assert caught.value.hint == (
+        "no key is the same: the weights begin with 'features_features.0.weight', the model with"
+        " 'features.0.weight'"
+    )
+
+
+def test_a_whole_pickled_model_says_how_to_write_its_weights(tmp_path):
+    torch.save(build_model("vgg_tiny", 10, 1, 0.125), tmp_path / "weights.pt")
+    with pytest.raises(
+        CheckpointError, match=r"plain tensors: .*\(torch\.save\(model\.state_dict\(\), FILE\)"
+    ):
+        setup_from(tmp_path / "weights.pt")

@@ -92,7 +92,7 @@ _LEFT_OUT = {
     "data.name": "another set",
     "data.path": "needs files",
     "data.download": "needs a network",
-    "data.image_size": "of image folders",
+    "data.image_size": "of image folders and parquet files",
     "data.channels": "of image folders and parquet files",
     "model.weights": "not its name is in the key but what the file holds, see below",
     "train.device": "needs a GPU",

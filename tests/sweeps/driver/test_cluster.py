@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 from ray.exceptions import OutOfMemoryError
 
-from sweeps.driver.cluster import WorkersLost, run_on_ray
+from gcp_core.errors import ConfigError
+from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
 from tests.sweeps.inline import RUNNER, config, new_conductor
 
 pytestmark = pytest.mark.timeout(300)
@@ -64,3 +65,31 @@ def test_workers_that_are_lost_while_the_user_ends_the_sweep_begin_no_other_roun
         with pytest.raises(WorkersLost, match="low on memory"):
             run_on_ray(conductor, tmp_path, RUNNER)
     assert [job.trial_id for job in conductor.active] == ["b0000"]
+
+
+def test_ray_client_is_refused_before_anything_is_started(tmp_path: Path) -> None:
+    """Tune would run in a process of the cluster, with a copy of the searcher that has no conductor."""
+    with (
+        pytest.raises(
+            ConfigError, match=r"--address: ray://head:10001: the driver has to run on a machine of the"
+        ),
+        ray_cluster(config(tmp_path), "ray://head:10001"),
+    ):
+        pass
+
+
+def test_a_cluster_that_is_not_there_says_how_to_have_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    def refuse(**_: object) -> None:
+        raise ConnectionError("Could not find any running Ray instance. Please specify")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ConfigError) as caught, ray_cluster(config(tmp_path), "auto"):
+        pass
+    assert caught.value.message.startswith(
+        "cannot connect to a Ray cluster: auto: Could not find any running"
+    )
+    assert "`ray start --head`" in caught.value.hint

@@ -30,12 +30,17 @@ def test_too_few_cpus_for_one_trial_are_refused(tmp_path: Path) -> None:
     nodes = [_node("head"), _node("a", CPU=2.0)]
     with pytest.raises(ConfigError, match=r"resources\.cpus: 8 CPUs per trial, but no node has more than 2"):
         check_resources(config(tmp_path, {"resources.cpus": 8}), nodes)
+    with pytest.raises(
+        ConfigError, match=r"\(resources\.cpus is for one trial; search\.concurrency says how many"
+    ):
+        check_resources(config(tmp_path, {"resources.cpus": 8}), nodes)
     check_resources(config(tmp_path, {"resources.cpus": 2}), nodes)
 
 
 def test_too_few_gpus_for_one_trial_are_refused_and_a_share_of_one_is_enough(tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"resources\.gpus: 0.5 GPUs per trial, but no node has more than 0"
+        ConfigError,
+        match=r"resources\.gpus: 0.5 GPUs per trial, but no node has more than 0 \(0 trains on the CPU",
     ):
         check_resources(config(tmp_path, {"resources.gpus": 0.5}), [_node("a", CPU=2.0)])
     check_resources(config(tmp_path, {"resources.gpus": 0.5}), [_node("a", CPU=2.0, GPU=1.0)])
