@@ -17,6 +17,7 @@ import numpy as np
 
 from analysis import text
 from analysis.errors import NothingFeasible, Removal
+from analysis.front.objectives import LATENCIES
 from analysis.runs.table import NULL, as_words
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -106,19 +107,29 @@ class Constraint:
         return words.to_numpy(), str(self.bound)
 
     def values(self, df: pd.DataFrame) -> np.ndarray:
-        """(n,) float64 values that are judged; what is no number (``auto``) has no value."""
-        import pandas as pd
+        """(n,) float64 values that are judged; what is no number (``auto``) has no value. A share of a latency is that
+        of the unpruned model beside it: other processes, at other times or on other machines, saw another machine.
+        """
+        own, beside = _numbers(df, self.column), self._beside(df)
+        return np.where(np.isfinite(own) & np.isfinite(beside), beside, own)
 
-        return pd.to_numeric(df[self.column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    def _beside(self, df: pd.DataFrame) -> np.ndarray:
+        """(n,) what a share of a latency judges, ms; NaN where it was not measured, and for any other limit."""
+        if not (self.relative and self.column == "latency_ms"):
+            return np.full(len(df), np.nan)
+        return _numbers(df, "latency_share") * _numbers(df, "baseline_latency_ms")
 
     def _most_lenient(self, df: pd.DataFrame) -> np.ndarray:
         """The values; of a latency the end of its interval that is nearer to the bound: noise excludes no trial."""
-        end = {"<": "latency_low_ms", "<=": "latency_low_ms", ">": "latency_high_ms", ">=": "latency_high_ms"}
-        column = end.get(self.op) if self.column == "latency_ms" else None
-        if column is None or column not in df.columns:
-            return self.values(df)
-        ends = df[column].to_numpy(dtype=float, na_value=np.nan)
         values = self.values(df)
+        if self.column not in LATENCIES or self.op in ("==", "!="):
+            return values
+        lower, noise = self.op in ("<", "<="), np.nan_to_num(_numbers(df, "latency_noise"), nan=0.0)
+        widened = values * (1 - noise if lower else 1 + noise)
+        if self.column == "latency_share":
+            return widened
+        ends = _numbers(df, "latency_low_ms" if lower else "latency_high_ms")
+        ends = np.where(np.isfinite(self._beside(df)), widened, ends)
         return np.where(np.isfinite(ends) & np.isfinite(values), ends, values)
 
     def miss(self, df: pd.DataFrame) -> np.ndarray:
@@ -126,6 +137,15 @@ class Constraint:
         if isinstance(self.bound, str):
             return np.where(self.satisfied(df), 0.0, np.nan)
         return np.where(self.satisfied(df), 0.0, np.abs(self.values(df) - self.bounds(df)))
+
+
+def _numbers(df: pd.DataFrame, column: str) -> np.ndarray:
+    """(n,) float64 of a column, NaN for what is no number, and everywhere if there is no such column."""
+    import pandas as pd
+
+    if column not in df.columns:
+        return np.full(len(df), np.nan)
+    return pd.to_numeric(df[column], errors="coerce").to_numpy(dtype=float, na_value=np.nan)
 
 
 def _bound_text(column: str, bound: float) -> str:

@@ -19,7 +19,7 @@ from analysis.choose.ties import NEXT, tied, words_of, words_of_ties
 from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
-from analysis.front.objectives import Objectives, costs, settled_latency
+from analysis.front.objectives import LATENCIES, Objectives, costs, settled_latency
 from analysis.runs.models import word
 from gcp_core.errors import ConfigError, did_you_mean, required
 from gcp_core.schema import FINALS, Direction
@@ -110,7 +110,7 @@ def best(column: str) -> Verb:
 
     def verb(df: pd.DataFrame, objectives: Objectives, anchors: Anchors) -> Choice:
         ordered = _order(df, column, direction, objectives)
-        if column == "latency_ms" and (alike := _as_fast(ordered)) > 1:
+        if column in LATENCIES and (alike := _as_fast(ordered, column)) > 1:
             fastest = text.quantity(column, ordered[column].head(alike).min())
             return _first(
                 ordered,
@@ -243,9 +243,8 @@ def nearest(targets: Mapping[str, tuple[float, bool]]) -> Verb:
         for column, (value, relative) in targets.items():
             column, _ = _directed(column)
             _need(rows, column)
-            scale = anchors.of[column]
-            wish = value * rows[f"baseline_{column}"].to_numpy(dtype=float) if relative else value
-            distance += ((rows[column].to_numpy(dtype=float) - wish) / (scale.best - scale.worst)) ** 2
+            scale, wish = anchors.of[column], hard.Constraint(column, "==", value, relative)
+            distance += ((wish.values(rows) - wish.bounds(rows)) / (scale.best - scale.worst)) ** 2
         if not np.isfinite(distance).any():
             raise ConfigError("a share of the baseline needs a finished baseline; there is none", "--nearest")
         rows = rows.assign(_distance=np.sqrt(distance)).sort_values(
@@ -359,9 +358,9 @@ def _order(
     """
     _need(df, column)
     ties = {"val_accuracy": False, "macs": True, "params": True}
-    if column == "latency_ms":
+    if column in LATENCIES:
         ties = {"macs": True, "params": True, "val_accuracy": False}
-        df = df.assign(**{_SETTLED: settled_latency(df)})
+        df = df.assign(**{_SETTLED: settled_latency(df, column)})
         column = _SETTLED
     ties |= {name: better == "min" for name, better in (objectives or {}).items()} | {"model": True}
     keys = {column: direction == "min", **{name: up for name, up in ties.items() if name != column}}
@@ -371,12 +370,12 @@ def _order(
 
 def _values(df: pd.DataFrame, column: str) -> np.ndarray:
     """(n,) float64; latencies that cannot be told apart are equal."""
-    return settled_latency(df) if column == "latency_ms" else df[column].to_numpy(dtype=float)
+    return settled_latency(df, column) if column in LATENCIES else df[column].to_numpy(dtype=float)
 
 
-def _as_fast(ordered: pd.DataFrame) -> int:
+def _as_fast(ordered: pd.DataFrame, column: str) -> int:
     """Rows of an order by latency whose latency cannot be told from the lowest."""
-    settled = settled_latency(ordered)
+    settled = settled_latency(ordered, column)
     return int((settled == settled[0]).sum())
 
 

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from itertools import combinations
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from analysis import text
 from analysis.evidence.permutation import Question, Test, paired_test, permutation_test
 from analysis.evidence.spending import spending
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
-from analysis.front.objectives import Objectives, costs
+from analysis.front.objectives import Objectives, costs, usable
 from analysis.front.progress import running_hypervolume
-from analysis.runs.models import of_the_search
+from analysis.runs.models import broke_a_limit, of_the_search
 from analysis.runs.table import NULL, TWIN, as_words, config_columns
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -234,11 +236,14 @@ def paired_differences(
     """One row per configuration (of paths: and level) and seed that both ran, all other parameters equal: ``seed``, the
     two values (``first``, ``second``), ``difference`` of ``column``, first - second, and ``unit``: which unit of evidence
     the pair belongs to (``3`` if both sides are of unit 3, else ``t0001/t0007``). Where equal images lie is no parameter.
+
+    What broke a limit counts as well: without it a side would be judged by what it did well.
     """
     import pandas as pd
 
     rows = entrants(df)
-    rows = rows[rows["candidate"]]
+    broke = (rows["kind"] == "trial") & broke_a_limit(rows)
+    rows = rows[rows["candidate"] | (broke & usable(rows[[column]].to_numpy(dtype=float, na_value=np.nan)))]
     places = _only_places(df)
     same = [c for c in config_columns(df) if c != by and c not in places]
     keys = rows[[*same, "level", "seed"]].apply(as_words).agg("|".join, axis=1)

@@ -7,7 +7,7 @@ mean, never by the best seed, and confirm the choice on fresh seeds.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ import numpy as np
 from analysis import text
 from analysis.front import pareto
 from analysis.front.objectives import Objectives, minimised, usable
-from analysis.runs.models import of_the_search
+from analysis.runs.models import broke_a_limit, of_the_search
 from gcp_core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Confirmation:
 SEARCH = ("trial",)
 #: Rows that tell the noise: runs of equal configuration differ only by their seed.
 REPLICATES = ("trial", "confirm")
-#: Models that agree in this differ only by their seed: snapshots of one number of paths of one configuration.
+#: Models of a sweep that agree in this differ only by their seed: snapshots of one number of paths of one configuration.
 SETTING = ["config_id", "level"]
 #: Rows of the pairwise comparison held in memory at a time.
 _CHUNK = 256
@@ -63,10 +63,14 @@ def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = S
     """One row per configuration, of paths per configuration and level: ``sweep, config_id, level, model`` and ``trial``
     (the first ones, of the search if it has one), ``trials`` and ``models`` (all), ``n``, and for each of ``columns`` its
     mean under the column's name and its standard deviation (n - 1) as ``<column>_std`` (NaN if n = 1).
+
+    Seeds that broke a limit count too, if another one of the search kept it (:func:`_sound`).
     """
     import pandas as pd
 
-    rows = _sound(df, columns, kinds).sort_values("kind", key=lambda kind: kind != "trial", kind="stable")
+    rows = _sound(df, columns, kinds)
+    # Candidates first: they give the row its name.
+    rows = rows.iloc[np.lexsort([rows["left_out"] != "", rows["kind"] != "trial"])]
     groups = rows.groupby(["sweep", *SETTING], sort=False, dropna=False)
     result = pd.DataFrame({name: groups[name].first() for name in ("model", "trial")} | {"n": groups.size()})
     for name in ("trial", "model"):
@@ -80,15 +84,29 @@ def by_config(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str] = S
 
 
 def _sound(df: pd.DataFrame, columns: Sequence[str], kinds: Sequence[str]) -> pd.DataFrame:
-    """Finished rows of these kinds with a finite value in every column; a polished model is not a run of its setting."""
+    """Finished rows of these kinds with a finite value in every column; a polished model is not a run of its setting.
+
+    Of a setting that the search may choose, runs on other seeds that broke a limit count as those that kept it: the
+    mean of the ones that did well enough would only say that they did.
+    """
     rows = of_the_search(df)
-    rows = rows[rows["kind"].isin(kinds) & (rows["left_out"] == "")]
+    counts, broke = rows["left_out"] == "", broke_a_limit(rows)
+    if broke.any():
+        chosen = set(_settings(rows[counts & rows["kind"].isin(SEARCH)]))
+        counts |= broke & np.array([setting in chosen for setting in _settings(rows)])
+    rows = rows[rows["kind"].isin(kinds) & counts]
     return rows[usable(rows[list(columns)].to_numpy(dtype=float, na_value=np.nan))]
 
 
 def _settings(rows: pd.DataFrame) -> list[tuple[str, ...]]:
-    """What only the seed is missing to, as something that can be compared (missing levels cannot)."""
-    return [tuple(map(str, setting)) for setting in zip(*(rows[name] for name in SETTING))]
+    """Sweep and what only the seed is missing to, as something that can be compared (missing levels cannot)."""
+    return [tuple(map(str, setting)) for setting in zip(*(rows[name] for name in ("sweep", *SETTING)))]
+
+
+def _selected(df: pd.DataFrame, column: str) -> pd.DataFrame:
+    """What the search could choose."""
+    rows = _sound(df, [column], SEARCH)
+    return rows[rows["left_out"] == ""]
 
 
 def replicates(df: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -203,9 +221,9 @@ def confirm(
     Raises:
         ConfigError: the configuration has no confirm run, or nothing tells the noise.
     """
-    chosen, fresh = (_sound(df, [column], (kind,)) for kind in REPLICATES)
+    chosen, fresh = _selected(df, column), _sound(df, [column], ("confirm",))
     setting = str(config_id), "<NA>" if snapshot is None else str(snapshot)
-    chosen, fresh = (rows.loc[[one == setting for one in _settings(rows)]] for rows in (chosen, fresh))
+    chosen, fresh = (rows.loc[[one[1:] == setting for one in _settings(rows)]] for rows in (chosen, fresh))
     if fresh.empty or chosen.empty:
         raise ConfigError("has no finished confirm run", config_id, "run the finalists again on fresh seeds")
     pooled = _pooled(df, column) if len(fresh) == 1 else None
@@ -216,12 +234,13 @@ def confirmations(
     df: pd.DataFrame, column: str = "val_accuracy", level: float = 0.8, among: pd.DataFrame | None = None
 ) -> list[Confirmation]:
     """:func:`confirm` for every configuration of the search that has finished confirm runs, of paths for every level,
-    fewest MACs first.
+    fewest MACs first. Of several sweeps each has its own, with the sweep before the name of the model: runs that two of
+    them have in common are not twice as many.
 
     A configuration with a single fresh run is left out where no other tells the noise; so are, if given, configurations
     and levels without a row in ``among``.
     """
-    chosen, fresh = (_by_setting(_sound(df, [column], (kind,))) for kind in REPLICATES)
+    chosen, fresh = _by_setting(_selected(df, column)), _by_setting(_sound(df, [column], ("confirm",)))
     wanted = set(chosen if among is None else _settings(among))
     both = [setting for setting in fresh if setting in chosen and setting in wanted]
     try:
@@ -230,11 +249,13 @@ def confirmations(
         pooled = None
         both = [one for one in both if len(fresh[one]) > 1]
     found = [_confirmation(chosen[one], fresh[one], column, level, pooled) for one in both]
+    if df["sweep"].nunique() > 1:
+        found = [replace(one, model=f"{sweep}/{one.model}") for one, (sweep, *_) in zip(found, both)]
     return sorted(found, key=lambda c: (c.macs, c.config_id))
 
 
 def _by_setting(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
-    return {_settings(part)[0]: part for _, part in rows.groupby(SETTING, dropna=False)}
+    return {_settings(part)[0]: part for _, part in rows.groupby(["sweep", *SETTING], dropna=False)}
 
 
 def _pooled(df: pd.DataFrame, column: str) -> tuple[float, int]:

@@ -73,8 +73,9 @@ def anchors_for(
 
     Accuracy runs from ``usable`` points below the mean baseline accuracy (not below chance) to that accuracy; with
     ``usable=None`` from chance (``df.attrs["chance"]``, per cent; 0 if unknown). Costs run from the baseline's value
-    to 0. Without a baseline the best unpruned snapshot of a path stands in (:func:`stand_in`). Without that too, or for
-    a column without a natural scale, the worst value on the front plus a tenth of its range does. The source says so.
+    to 0. Baselines are those of the search, as while it runs. Without one the best unpruned snapshot of a path stands
+    in (:func:`stand_in`). Without that too, or for a column without a natural scale, the worst value on the front plus
+    a tenth of its range does. The source says so.
     """
     if usable is not None and not (np.isfinite(usable) and usable > 0):
         raise ConfigError(f"{usable!r} is not a number of points above 0", "usable", "or None: from chance")
@@ -137,12 +138,25 @@ def _reference(df: pd.DataFrame) -> tuple[pd.DataFrame, str]:
     """(the rows of baselines that have ended, or of what stands in; words that say so)."""
     if "kind" not in df.columns:
         return df.iloc[:0], ""
-    rows = df[df["kind"] == "baseline"]
+    rows = _of_the_search(df)
     if _value(rows, "val_accuracy", "max") is None:
         instead = stand_in(df)
         if len(instead):
             return instead, "; the best unpruned snapshot, until a baseline has ended"
     return rows, ""
+
+
+def _of_the_search(df: pd.DataFrame) -> pd.DataFrame:
+    """The baselines that trials of the search are compared with, all if that is not known: those of confirmation seeds
+    come later, and would move the scale of a front that has not changed.
+    """
+    rows = df[df["kind"] == "baseline"]
+    if not {"sweep", "trial", "baseline_trial"} <= set(df.columns):
+        return rows
+    trials = df[df["kind"] == "trial"]
+    paired = set(zip(trials["sweep"], trials["baseline_trial"]))
+    mine = np.array([key in paired for key in zip(rows["sweep"], rows["trial"])], dtype=bool)
+    return rows[mine] if mine.any() else rows
 
 
 def _value(rows: pd.DataFrame, column: str, how: str) -> float | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from analysis.front.objectives import Objectives, minimised
+from analysis.front.objectives import LATENCIES, Objectives, minimised
 from analysis.front.pareto import nondominated
 from analysis.runs.sampling import interval
 
@@ -18,7 +18,6 @@ from analysis.runs.sampling import interval
 _ACCURACIES = ("val_accuracy", "accuracy_drop")
 #: Models compared with the front at a time.
 _CHUNK = 1024
-_LATENCIES = ("latency_ms", "latency_share")
 
 
 def slack(finals: Mapping[str, float], names: Iterable[str], images: float) -> np.ndarray:
@@ -30,8 +29,7 @@ def slack(finals: Mapping[str, float], names: Iterable[str], images: float) -> n
     above = float(high - finals.get("val_accuracy", np.nan))
     noise = finals.get("latency_noise", 0.0)
     found = [
-        above if name in _ACCURACIES else finals[name] * noise if name in _LATENCIES else 0.0
-        for name in names
+        above if name in _ACCURACIES else finals[name] * noise if name in LATENCIES else 0.0 for name in names
     ]
     return np.nan_to_num(np.array(found, dtype=float), nan=0.0)
 

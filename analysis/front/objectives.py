@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 Objectives = Mapping[str, Direction]
 
+#: What is measured by a clock: a difference within the noise decides nothing.
+LATENCIES = ("latency_ms", "latency_share")
+
 
 def check_objectives(df: pd.DataFrame, objectives: Objectives) -> None:
     """Raise ConfigError unless every objective is a column of ``df`` with a direction."""
@@ -53,22 +56,27 @@ def costs(df: pd.DataFrame, objectives: Objectives) -> tuple[np.ndarray, np.ndar
     keep = usable(values)
     if "candidate" in df.columns:
         keep &= df["candidate"].to_numpy(dtype=bool)
-    if "latency_ms" in objectives:
-        values[keep, list(objectives).index("latency_ms")] = settled_latency(df[keep])
+    for at, column in enumerate(objectives):
+        if column in LATENCIES:
+            values[keep, at] = settled_latency(df[keep], column)
     return minimised(values[keep], objectives.values()), keep
 
 
-def settled_latency(df: pd.DataFrame) -> np.ndarray:
-    """(n,) float64 ``latency_ms`` in which values that cannot be told apart are equal, so that others decide.
+def settled_latency(df: pd.DataFrame, column: str = "latency_ms") -> np.ndarray:
+    """(n,) float64 of one of :data:`LATENCIES`; values that cannot be told apart are equal, so that others decide.
 
-    From the fastest on, every row whose interval (``latency_low_ms`` to ``latency_high_ms``) reaches into that of the
-    fastest one has its value; the next one begins a new class. Without intervals the values are as they are.
+    From the fastest on, every row whose interval (``latency_low_ms`` to ``latency_high_ms``; of a share what
+    ``latency_noise`` makes of it) reaches into that of the fastest one has its value; the next one begins a new class.
+    Without intervals the values are as they are.
     """
-    values = _numbers(df, "latency_ms")
-    if not {"latency_low_ms", "latency_high_ms"} <= set(df.columns):
+    values = _numbers(df, column)
+    names = ["latency_low_ms", "latency_high_ms"] if column == "latency_ms" else ["latency_noise"]
+    if not set(names) <= set(df.columns):
         return values
-    low = np.fmin(values, _numbers(df, "latency_low_ms"))
-    high = np.fmax(values, _numbers(df, "latency_high_ms"))
+    ends = [_numbers(df, name) for name in names]
+    if column != "latency_ms":
+        ends = [values * (1 - ends[0]), values * (1 + ends[0])]
+    low, high = np.fmin(values, ends[0]), np.fmax(values, ends[1])
     settled, left = values.copy(), np.isfinite(values)
     while left.any():
         fastest = int(np.argmin(np.where(left, values, np.inf)))

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 TRIAL_KIND, TRIAL_STATUS, TRIAL_ERROR = "trial:kind", "trial:status", "trial:error"
 #: Columns of the table -> tags of a path's own run: why it ended or rests, in a word and in a sentence.
 OF_PATHS = {"path_ended": Tag.ENDED, "path_decision": Tag.DECISION}
+_BROKE = "infeasible"
 
 
 def model_records(records: pd.DataFrame) -> pd.DataFrame:
@@ -73,6 +74,13 @@ def is_polished(df: pd.DataFrame) -> pd.Series:
 def of_the_search(df: pd.DataFrame) -> pd.DataFrame:
     """The rows that the search has made: all but polished models, which cost more than their setting says."""
     return df[~is_polished(df)]
+
+
+def broke_a_limit(rows: pd.DataFrame) -> pd.Series:
+    """Which rows broke a limit; those with values were trained to the end."""
+    if "status" not in rows.columns:
+        return pd.Series(False, index=rows.index)
+    return (rows["status"] == _BROKE).astype(bool)
 
 
 def one_per_trial(df: pd.DataFrame) -> pd.DataFrame:

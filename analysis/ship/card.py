@@ -42,7 +42,7 @@ def model_card(
         "",
         f"Input: float32 (N, {manifest['in_channels']}, {height}, {width}); pixels scaled to 0..1, then "
         f"(x - mean) / std per channel with mean {_list(manifest['mean'])} and std {_list(manifest['std'])}.",
-        f"Output: logits (N, {manifest['num_classes']}) for {', '.join(map(str, manifest['class_names']))}.",
+        f"Output: logits (N, {manifest['num_classes']}) for {_classes(manifest)}.",
         "",
         "## Use",
         "",
@@ -184,6 +184,12 @@ def _layers(manifest: dict[str, Any]) -> list[str]:
         return []
     lines = ["## Layers", "", "| layer | outputs left | of |", "|---|---|---|"]
     return [*lines, *(f"| {w.layer} | {w.after} | {w.before} |" for w in widths), ""]
+
+
+def _classes(manifest: dict[str, Any]) -> str:
+    """The names of the classes in the order of the logits; data may have none."""
+    names = ", ".join(map(str, manifest["class_names"]))
+    return names or f"the classes 0 to {manifest['num_classes'] - 1}, which have no names in the data"
 
 
 def _list(values: Sequence[float]) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import math
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
 REQUIREMENTS = ("onnx", "onnxruntime", "numpy")
 #: Files of the export that travel with the ONNX file.
 _BESIDE = ("weights.pt", "manifest.json", PROOF, CARD)
+#: By how much a share in per cent may be more than a whole number without being more.
+_ROUNDING = 1e-9
 #: Values that name the operating point on the version itself.
 _SHOWN = ("val_accuracy", "test_accuracy", "accuracy_drop", "macs", "macs_kept", "params", "params_kept")
 
@@ -69,8 +72,8 @@ class Registered:
 
 def alias_for(row: pd.Series, constraints: Sequence[Constraint] = ()) -> str:
     """The operating point: ``macs-50`` where ``macs <= 50%`` was asked for (``macs-12_5``: 12.5 %), else the share of the
-    baseline's MACs that the trial kept, in whole per cent. The asked one is stable: the next sweep's choice for the same
-    point replaces it.
+    baseline's MACs that the trial kept, rounded up to whole per cent, as the alias says "at most". The asked one is
+    stable: the next sweep's choice for the same point replaces it.
 
     Raises:
         ConfigError: nothing relative was asked for and the trial has no baseline to take a share of.
@@ -82,7 +85,7 @@ def alias_for(row: pd.Series, constraints: Sequence[Constraint] = ()) -> str:
     kept = row["macs_kept"]
     if not np.isfinite(kept):
         raise ConfigError("has no baseline to name its operating point by", str(row["model"]), "give --alias")
-    return f"macs-{round(100 * kept)}"
+    return f"macs-{math.ceil(100 * kept - _ROUNDING)}"
 
 
 def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str, alias: str) -> Registered:

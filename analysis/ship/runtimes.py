@@ -12,20 +12,24 @@ import torch
 from torch import Tensor
 
 from gcp_core.data import Splits, evaluation_batches
+from gcp_core.data.split import stratified_choice
+from gcp_core.seeds import generator
 
 #: Training images that show the quantiser which values occur.
 CALIBRATION_IMAGES = 256
+_CALIBRATION_BATCH = 64
 _BATCH = 250
 
 
 def calibration(splits: Splits) -> list[Tensor]:
-    """The first training images, normalised and not augmented, in batches ``(N, C, H, W)``; none is for validation."""
-    batches: list[Tensor] = []
-    for images, _ in evaluation_batches(splits.train, splits.normalise, 64, False):
-        batches.append(images.contiguous())
-        if sum(map(len, batches)) >= CALIBRATION_IMAGES:
-            break
-    return batches
+    """Training images of all classes, normalised and not augmented, in batches ``(N, C, H, W)``; none is for validation.
+
+    Drawn, always the same ones: the images of a folder stand class by class, and the first few hundred are all of one.
+    """
+    number = min(CALIBRATION_IMAGES, len(splits.train))
+    some = stratified_choice(splits.train.labels, number, generator(0, "calibration"))
+    batches = evaluation_batches(splits.train.subset(some), splits.normalise, _CALIBRATION_BATCH, False)
+    return [images.contiguous() for images, _ in batches]
 
 
 @torch.no_grad()

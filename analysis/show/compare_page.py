@@ -91,6 +91,8 @@ def _figures(
 ) -> list[tuple[str, str, list[Path]]]:
     """(heading, explanation, files) of every figure; the first file is the picture."""
     parts = compare.split(df, by)
+    # A seed that could afford nothing would have no front to draw, so these figures show what is there, and say so.
+    everything = "" if found.equal == "nothing" else " Not at equal cost: all models of each side count."
     grown = compare.growth(df, by, found.equal)
     surfaces = attainment.attainment(parts, _GOALS)
     shown = [
@@ -107,7 +109,7 @@ def _figures(
         (
             "What a typical seed reaches",
             "Attainment surfaces: the accuracy that half of the seeds reach at a cost; the band shows the quartiles, or "
-            "all seeds if fewer than five.",
+            f"all seeds if fewer than five.{everything}",
             figures.save(
                 attainment_figures.draw_attainment(surfaces, "macs", "val_accuracy", colours),
                 surfaces,
@@ -126,7 +128,7 @@ def _figures(
         shown.append(
             (
                 f"Where {a} and {b} differ",
-                "Colour: which side reaches a point with more of its seeds, and by how many.",
+                f"Colour: which side reaches a point with more of its seeds, and by how many.{everything}",
                 figures.save(drawing, boxes, folder, f"difference_{_file(a)}_{_file(b)}"),
             )
         )

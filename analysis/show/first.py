@@ -176,10 +176,19 @@ def _timed(line: Line) -> Saving:
 
 
 def _latency(row: pd.Series) -> Saving:
-    """As the sweep measured it, with what noise allows to be said."""
+    """As the sweep measured it, with what noise allows to be said: beside the unpruned model, if that is recorded, as the
+    baseline's own latency is of another process, and maybe of another machine.
+    """
     value, base = _number(row, "latency_ms"), _number(row, "baseline_latency_ms")
     if value is None:
         return Saving("Latency", "not measured", "" if base is None else f"baseline {base:.3g} ms", None)
+    share, noise = _number(row, "latency_share"), _number(row, "latency_noise") or 0.0
+    if share:
+        detail = f"{value:.3g} of about {value / share:.3g} ms, batch 1"
+        if share * (1 - noise) <= 1 <= share * (1 + noise):
+            return Saving("Latency", "no measurable change", detail, 100 * share)
+        change = f"{100 * abs(1 - share):.0f} % {'less' if share < 1 else 'more'}"
+        return Saving("Latency", change, detail, 100 * share)
     if base is None or base <= 0:
         return Saving("Latency", f"{value:.3g} ms", "no baseline", None)
     low, high = (_number(row, f"latency_{end}_ms") or value for end in ("low", "high"))

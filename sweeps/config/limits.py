@@ -42,10 +42,10 @@ class Limit:
         """
         value = finals[self.name]
         bound = self.bound * (baseline or {})[self.name] if self.relative else self.bound
-        if self.name == "latency_ms":
-            if self.relative and "latency_share" in finals:
-                # Measured beside the dense model: other processes, at other times, saw another machine.
-                value = finals["latency_share"] * (baseline or {})[self.name]
+        if self.name == "latency_ms" and self.relative and "latency_share" in finals:
+            # Measured beside the dense model: other processes, at other times, saw another machine.
+            value = finals["latency_share"] * (baseline or {})[self.name]
+        if self.name in ("latency_ms", "latency_share"):
             # What lies within the noise of the measurement is no violation.
             noise = finals.get("latency_noise", 0.0)
             value *= 1 - noise if self.op == "<=" else 1 + noise

@@ -16,6 +16,7 @@ from gcp_core.errors import required
 from gcp_core.schema import Direction
 from sweeps.records.job import Job, Record
 from sweeps.records.ledger import SnapshotRecord
+from sweeps.strategy.twins import model_of
 
 #: Trial id -> its snapshots, as the ledger holds them.
 Snapshots = Mapping[str, Sequence[SnapshotRecord]]
@@ -26,7 +27,8 @@ def finalists(
 ) -> list[Record]:
     """The configurations with a model on the front of the finished, feasible models, one record each.
 
-    Seeds do not make another configuration. The record of a path ends with its deepest model on the front.
+    Seeds do not make another configuration, and of configurations that made the same model the first one counts, as in
+    every table. The record of a path ends with its deepest model on the front.
     """
     from analysis.front.objectives import minimised, usable
     from analysis.front.pareto import nondominated
@@ -82,7 +84,7 @@ def taken_further(runs: Sequence[Record], known: Sequence[Record]) -> list[Job]:
 
 @dataclasses.dataclass(frozen=True)
 class _Model:
-    """A candidate. ``epoch`` is the one that it ends, 0 = a single trial's; equal ``same`` are equal weights."""
+    """A candidate. ``epoch`` is the one that it ends, 0 = a single trial's; equal ``same`` are one model."""
 
     record: Record
     values: tuple[float, ...]
@@ -100,7 +102,8 @@ def _models(record: Record, snapshots: Snapshots | None) -> list[_Model]:
         ]
     if record.status != "complete" or record.values is None:
         return []
-    return [_Model(record, record.values)]
+    same = model_of(record.weights_sha256, record.job.config.seed, record.finals)
+    return [_Model(record, record.values, same=same)]
 
 
 def _cut(record: Record, epoch: int) -> Record:

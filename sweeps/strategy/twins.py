@@ -15,7 +15,7 @@ class Twins:
     """What is known of the single trials of a sweep; paths leave their models on the way and have no twins."""
 
     def __init__(self) -> None:
-        self._models: dict[tuple[object, ...], str] = {}
+        self._models: dict[str, str] = {}
         self._reached: dict[tuple[str, bool], float] = {}
 
     def ended(self, trial_id: str, config: TrialConfig, finals: Mapping[str, float], weights: str) -> str:
@@ -25,9 +25,9 @@ class Twins:
         removed = finals.get(f"{config.prune.of}_removed")
         if finals.get("target_reached") == 0 and removed is not None:
             self._reached[_without_target(config)] = removed
-        if not weights:
+        model = model_of(weights, config.seed, finals)
+        if not model:
             return ""
-        model = (weights, config.seed, *(finals.get(name) for name in _SAME))
         earlier = self._models.setdefault(model, trial_id)
         return "" if earlier == trial_id else earlier
 
@@ -37,6 +37,11 @@ class Twins:
             return False
         reached = self._reached.get(_without_target(config))
         return reached is not None and config.prune.target > reached
+
+
+def model_of(weights: str, seed: int, finals: Mapping[str, float]) -> str:
+    """What two trials of one model have in common; empty if it is not known what their weights are."""
+    return str((weights, seed, *(finals.get(name) for name in _SAME))) if weights else ""
 
 
 def _without_target(config: TrialConfig) -> tuple[str, bool]:

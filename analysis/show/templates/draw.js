@@ -20,7 +20,8 @@ const missing = v => v === null || v === undefined || Number.isNaN(v);
 const fix = (v, d) => missing(v) ? '-' : Number(v).toFixed(d);
 function count(v) {
   if (missing(v)) return '-';
-  const [size, prefix] = [[1e9, ' G'], [1e6, ' M'], [1e3, ' k'], [1, '']].find(([s]) => Math.abs(v) >= s) || [1, ''];
+  // As analysis.text.count: what rounds to a thousand has the next prefix, or it would be 1.00e+3.
+  const [size, prefix] = [[1e12, ' T'], [1e9, ' G'], [1e6, ' M'], [1e3, ' k']].find(([s]) => Math.abs(v) >= .9995 * s) || [1, ''];
   return size === 1 ? String(+Number(v).toPrecision(4)) : (v / size).toPrecision(3) + prefix;
 }
 const show = (name, v) => missing(v) ? '-'

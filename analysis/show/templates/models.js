@@ -45,21 +45,22 @@ const order = (a, b) => a.map((v, i) => v - b[i]).find(d => d !== 0) || 0;
 
 // [row, what to make small in each goal] of every row.
 function costsOf(rows, goals) {
-  const latency = goals.some(g => g.name === 'latency_ms') ? settled(rows) : null;
-  const value = (r, name) => name === 'latency_ms' ? latency.get(r) : r[name];
+  const measured = ['latency_ms', 'latency_share'].filter(name => goals.some(g => g.name === name));
+  const latency = Object.fromEntries(measured.map(name => [name, settled(rows, name)]));
+  const value = (r, name) => name in latency ? latency[name].get(r) : r[name];
   return rows.map(r => [r, goals.map(g => g.better === 'max' ? -value(r, g.name) : value(r, g.name))]);
 }
 
 // Latencies that cannot be told apart are equal (analysis.front.objectives.settled_latency).
-function settled(rows) {
-  const low = r => Math.min(r.latency_ms, r.latency_low_ms ?? r.latency_ms);
-  const high = r => Math.max(r.latency_ms, r.latency_high_ms ?? r.latency_ms);
+function settled(rows, name) {
+  const widened = (r, sign) => name === 'latency_share' ? r[name] * (1 + sign * (r.latency_noise ?? 0))
+    : sign < 0 ? Math.min(r[name], r.latency_low_ms ?? r[name]) : Math.max(r[name], r.latency_high_ms ?? r[name]);
   const found = new Map();
-  let left = [...rows].sort((a, b) => a.latency_ms - b.latency_ms);
+  let left = [...rows].sort((a, b) => a[name] - b[name]);
   while (left.length) {
     const fastest = left[0];
     for (const r of left) {
-      if (low(r) <= high(fastest)) found.set(r, fastest.latency_ms);
+      if (widened(r, -1) <= widened(fastest, 1)) found.set(r, fastest[name]);
     }
     left = left.filter(r => !found.has(r));
   }
@@ -76,7 +77,7 @@ function visible() {
   $('o-macs').value = macs >= 100 ? 'any' : macs + ' %';
   $('o-drop').value = drop >= D.maxDrop ? 'any' : drop.toFixed(1);
   return D.trials.filter(r =>
-    (macs >= 100 || missing(r.macs_kept) || 100 * r.macs_kept <= macs)
+    (macs >= 100 || missing(r.macs_kept) || 100 * r.macs_kept <= macs + 1e-9)
     && (drop >= D.maxDrop || missing(r.accuracy_drop) || r.accuracy_drop <= drop)
     && (!want || String(r.config[name]) === want)
     && brushes.every(b => b.keeps(r)));

@@ -179,3 +179,24 @@ def test_accuracy_misses_a_limit_by_points(df):
     best = rows["val_accuracy"].max()
     said = hard.describe(hard.removal(rows, hard.parse("val_accuracy >= 99.9")))
     assert said.endswith(f" by {99.9 - best:.2f} points)")
+
+
+@pytest.mark.parametrize(
+    ("own", "share", "noise", "kept"),
+    [
+        (2.0, 0.9, 0.0, False),  # on a node that is twice as fast as the baseline's (5 ms)
+        (6.0, 0.45, 0.0, True),  # on a slower one
+        (2.6, 0.52, 0.05, True),  # 0.52 may be 0.494
+        (2.6, 0.52, 0.01, False),
+    ],
+)
+def test_a_share_of_the_latency_is_that_of_the_unpruned_model_beside_it(own, share, noise, kept):
+    """As in the sweep's own constraints: the baseline was timed by another process, maybe on another machine."""
+    row = {"model": "t0000", "latency_ms": own, "latency_share": share, "latency_noise": noise}
+    df = pd.DataFrame([{**row, "baseline_latency_ms": 5.0, "latency_low_ms": 1.9, "latency_high_ms": 6.1}])
+    limit = hard.parse("latency_ms <= 50%")
+    assert limit.satisfied(df).tolist() == [kept]
+    assert hard.parse("latency_ms > 50%").satisfied(df).tolist() == [not kept or noise > 0.01]
+    assert hard.parse("latency_share <= 0.5").satisfied(df).tolist() == [kept]
+    # What is missed is counted as it is judged: 4.5 ms of 5 is 2 ms too many.
+    assert limit.miss(df).tolist() == pytest.approx([0.0 if kept else 5 * share - 2.5])

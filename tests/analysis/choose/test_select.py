@@ -285,3 +285,12 @@ def test_latencies_that_cannot_be_told_apart_are_one_point_of_the_front(noisy):
     assert set(pareto.front(noisy, objectives)["trial"]) == {"t0005", "t0003"}
     plain = noisy.drop(columns=["latency_low_ms", "latency_high_ms"])
     assert set(pareto.front(plain, objectives)["trial"]) == {"t0001", "t0005", "t0003"}
+
+
+def test_the_nearest_share_of_a_latency_is_that_beside_the_unpruned_model(trials):
+    """t0001 takes a quarter of the baseline's 4 ms because its machine was faster: beside it, nine tenths."""
+    share = {"t0000": 0.95, "t0001": 0.9, "t0002": 0.7, "t0003": 0.52, "t0004": 0.4, "t0005": 0.8}
+    goals = {"val_accuracy": "max", "macs": "min"}
+    wish = parse_verb({"nearest": "latency=25%"})
+    assert choose(trials, [], wish, goals).trial == "t0001"
+    assert choose(trials.assign(latency_share=trials["trial"].map(share)), [], wish, goals).trial == "t0003"

@@ -135,6 +135,28 @@ def test_a_real_difference_is_found_with_eight_seeds():
     assert decided.count("poor") == 0
 
 
+def test_pairs_of_which_a_side_broke_a_limit_count_as_well():
+    """In two of three pairs poor is 2 points worse, and breaks the limit; in the third both are alike."""
+    df = two_methods(0.0, seeds=6).assign(status="complete")
+    poor = df["prune.criterion"] == "poor"
+    bad = poor & df["prune.target"].isin(["0.2", "0.5"])
+    df.loc[bad, "val_accuracy"] -= 2.0
+    df.loc[bad, ["status", "left_out", "candidate"]] = [
+        "infeasible",
+        "infeasible: violates a constraint",
+        False,
+    ]
+    refused = df[bad].head(1).assign(trial="x", model="x", val_accuracy=np.nan)
+    both = pd.concat([df, refused], ignore_index=True)
+    both.attrs = df.attrs
+    pairs = compare.paired_differences(both, "prune.criterion", "good", "poor", "val_accuracy")
+    # Two of three pairs of a seed differ by 2 points.
+    assert len(pairs) == 18
+    (test,) = compare.paired_tests(both, "prune.criterion")
+    assert test.difference == pytest.approx(4 / 3, abs=0.1)
+    assert test.decided
+
+
 def test_the_pairs_of_one_seed_are_one_value_with_equal_weight():
     df = two_methods(2.0, seeds=6)
     odd = (df["seed"] == 5) & (df["prune.target"] != "0.5")

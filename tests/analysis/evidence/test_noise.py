@@ -107,6 +107,57 @@ def test_intervals_of_confirmed_accuracy_cover_the_truth_in_about_80_per_cent():
     assert np.mean(drops) > 0.1, "the selected number is optimistic, and confirm shows it"
 
 
+def together(*tables, **columns):
+    df = pd.concat(tables, ignore_index=True).assign(**columns)
+    df.attrs = tables[0].attrs
+    return df
+
+
+def broke(df, *places):
+    """The table in which these rows broke a limit."""
+    beyond = df.index.isin(places)
+    status = np.where(beyond, "infeasible", "complete")
+    left_out = np.where(beyond, "infeasible: trained or refused, violates a constraint", "")
+    return df.assign(status=status, left_out=left_out, candidate=(df["kind"] == "trial") & ~beyond)
+
+
+def test_fresh_seeds_that_broke_a_limit_count_in_what_they_confirm():
+    """With the limit accuracy_drop <= 1 and a baseline of 97.8 %, two of three fresh seeds lose too much."""
+    fresh = runs([("a", 7, 97.1, 10.0), ("a", 8, 95.0, 10.0), ("a", 9, 94.9, 10.0)], kind="confirm")
+    df = broke(together(runs([("a", 0, 97.0, 10.0)]), fresh), 2, 3)
+    (found,) = noise.confirmations(df)
+    # (97.1 + 95.0 + 94.9) / 3; the one that kept the limit alone says 97.1.
+    assert (found.n, found.selected) == (3, 97.0)
+    assert found.mean == pytest.approx(287.0 / 3)
+    assert noise.confirm(df, "a") == found
+    groups = noise.ruled_out(df, GOALS)
+    assert groups["n"].tolist() == [4]
+    # Deviations of the fresh seeds from their mean 95.667: 1.433, -0.667, -0.767.
+    apart = noise.replicates(df, ["val_accuracy"])
+    assert noise.pooled_std(apart, "val_accuracy") == pytest.approx(np.std([97.1, 95.0, 94.9], ddof=1))
+
+
+def test_all_seeds_of_a_configuration_make_its_mean_if_one_of_them_keeps_the_limits():
+    search = runs(
+        [("a", 0, 90.0, 10.0), ("a", 1, 97.0, 10.0), ("never", 0, 80.0, 5.0), ("never", 1, 81.0, 5.0)]
+    )
+    groups = noise.by_config(broke(search, 0, 2, 3), list(GOALS))
+    assert groups["config_id"].tolist() == ["a"]
+    row = groups.iloc[0]
+    # The candidate gives the row its name; (90 + 97) / 2.
+    assert (row["model"], row["n"], row["val_accuracy"]) == ("t0001", 2, 93.5)
+
+
+def test_runs_that_two_sweeps_have_in_common_are_not_twice_as_many():
+    fresh = runs([("a", 7, 96.0, 10.0), ("a", 8, 95.0, 10.0)], kind="confirm")
+    one = together(runs([("a", 0, 97.0, 10.0)]), fresh)
+    found = noise.confirmations(together(one, one.assign(sweep="again")))
+    assert [(c.model, c.n) for c in found] == [("again/t0000", 2), ("s/t0000", 2)]
+    (alone,) = noise.confirmations(one)
+    assert {(c.low, c.high) for c in found} == {(alone.low, alone.high)}
+    assert alone.model == "t0000"
+
+
 def test_without_a_confirm_run_nothing_is_confirmed():
     with pytest.raises(ConfigError, match="has no finished confirm run"):
         noise.confirm(runs([("a", 0, 90.0, 1)]), "a")

@@ -78,6 +78,24 @@ def test_what_training_costs_is_that_of_a_baseline_of_its_length():
     assert "from these trials" in unknown.source
 
 
+def test_baselines_of_confirmation_seeds_do_not_move_the_scale_of_the_search():
+    """As while the sweep runs: the front is the same one, before and after it is confirmed."""
+    before = table().assign(sweep="s", baseline_trial=[None, "b0000", "b0000", "b0000"])
+    later = pd.DataFrame(
+        {
+            "trial": ["b0001", "c0000"], "val_accuracy": [94.0, 89.0], "macs": [120.0, 50.0], "sweep": "s",
+            "kind": ["baseline", "confirm"], "candidate": False, "baseline_trial": [None, "b0001"],
+        }
+    )  # fmt: skip
+    after = pd.concat([before, later], ignore_index=True)
+    after.attrs = before.attrs
+    assert anchors_for(after, GOALS) == anchors_for(before, GOALS)
+    assert volume(after) == volume(table())
+    # Where no trial has its baseline, all of them count: (90 + 94) / 2.
+    unknown = anchors_for(after.assign(baseline_trial=None), GOALS).of
+    assert (unknown["val_accuracy"].best, unknown["macs"].worst) == (92.0, 120.0)
+
+
 def test_it_can_be_asked_from_other_points_and_from_chance():
     assert anchors_for(table(), GOALS, usable=5).of["val_accuracy"].worst == 85.0
     old = anchors_for(table(), GOALS, usable=None)

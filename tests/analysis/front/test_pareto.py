@@ -135,6 +135,14 @@ def test_models_of_one_accuracy_whose_latencies_cannot_be_told_apart_have_no_kne
     assert pareto.knee(df, "acc", "latency_ms") is None
 
 
+def test_shares_of_a_latency_that_cannot_be_told_apart_are_one_point_of_the_front():
+    """0.50 and 0.51 with 2 % of noise are alike: the more accurate one of them remains, and one that is surely faster."""
+    df = pd.DataFrame({"acc": [95.0, 96.0, 90.0], "latency_share": [0.50, 0.51, 0.40], "latency_noise": 0.02})
+    goals = {"acc": "max", "latency_share": "min"}
+    assert pareto.front(df, goals).index.tolist() == [1, 2]
+    assert pareto.front(df.drop(columns="latency_noise"), goals).index.tolist() == [0, 1, 2]
+
+
 def test_contributions_are_the_hypervolume_lost_without_the_row():
     rng = np.random.default_rng(5)
     goals = {"a": "max", "b": "min"}

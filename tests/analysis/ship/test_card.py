@@ -7,12 +7,13 @@ from analysis.ship.card import model_card
 from tests.analysis.synthetic import config_for
 
 
-def pruning_line(**prune) -> str:
-    """What the card of a single trial says about its pruning."""
+def line_of(start: str, /, manifest: dict | None = None, **prune) -> str:
+    """The line of a single trial's card that starts so."""
+    changed = manifest or {}
     manifest = {
         "config": config_for(**prune).to_dict(), "image_size": [8, 8], "in_channels": 1, "num_classes": 10,
         "class_names": list(range(10)), "mean": [0.5], "std": [0.25], "sha256": "ab", "data_digest": "cd", "torch": "2",
-        "device": "cpu", "plans": [],
+        "device": "cpu", "plans": [], **changed,
     }  # fmt: skip
     measured = ("val_accuracy", "test_accuracy", "macs", "params", "dense_latency_ms")
     proof = dict.fromkeys(measured, 1.0) | {"place": "here"}
@@ -27,8 +28,20 @@ def pruning_line(**prune) -> str:
         proof[name] = 1.0
     row = pd.Series({"model": "t0000", "sweep": "s", "run_id": "r", "config_id": "c", "seed": 0})
     card = model_card(row, manifest, proof, (), "")
-    (line,) = (line for line in card.splitlines() if line.startswith("- pruning:"))
+    (line,) = (line for line in card.splitlines() if line.startswith(start))
     return line
+
+
+def pruning_line(**prune) -> str:
+    """What the card says about the pruning."""
+    return line_of("- pruning:", **prune)
+
+
+def test_the_card_says_which_logit_is_which_class_also_where_classes_have_no_names():
+    named = line_of("Output:", {"num_classes": 2, "class_names": ["cat", "dog"]})
+    assert named == "Output: logits (N, 2) for cat, dog."
+    nameless = line_of("Output:", {"class_names": []})
+    assert nameless == "Output: logits (N, 10) for the classes 0 to 9, which have no names in the data."
 
 
 @pytest.mark.parametrize(("target", "said"), [(0.75, "target 75 % of macs"), (None, "no target")])

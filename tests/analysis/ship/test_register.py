@@ -136,7 +136,15 @@ def test_the_alias_is_the_point_asked_for_else_the_share_kept(df):
     row = df[df["trial"] == "t0003"].iloc[0]
     assert alias_for(row, [hard.parse("accuracy_drop <= 1"), hard.parse("macs <= 50%")]) == "macs-50"
     assert alias_for(row, [hard.parse("latency_ms < 40%")]) == "latency-ms-40"
-    assert alias_for(row, [hard.parse("macs <= 2M")]) == f"macs-{round(100 * row['macs_kept'])}"
+    # An alias says "at most": 50.4 % is not within macs-50. 100 * 0.07 is a little more than 7 in binary.
+    for kept, alias in (
+        (0.504, "macs-51"),
+        (0.496, "macs-50"),
+        (0.5, "macs-50"),
+        (0.07, "macs-7"),
+        (0.004, "macs-1"),
+    ):
+        assert alias_for(row.where(row.index != "macs_kept", kept), [hard.parse("macs <= 2M")]) == alias
     with pytest.raises(ConfigError, match=r"t0003: has no baseline to name its operating point by.*--alias"):
         alias_for(row.copy().where(row.index != "macs_kept"), [])
 

@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 
+from analysis import text
 from analysis.front import pareto
 from analysis.show import report
 from tests.analysis.show import tables
@@ -147,6 +148,11 @@ def test_the_front_that_is_drawn_is_the_front(opened, df):
     page.uncheck("#f-only")
     page.wait_for_function("document.querySelectorAll('#rows tbody tr').length === 16")
     assert page.evaluate("F.points.length") == 16, "every model and the baseline can be pointed at"
+
+
+def test_counts_look_as_they_do_in_every_other_table(opened, df):
+    counts = [0.5, 7, 999, 999.6, 1234, 999_499, 999_700, 999.7e6, 1.5e9, 1.234e12]
+    assert opened(df).evaluate("counts => counts.map(count)", counts) == [text.count(v) for v in counts]
 
 
 def test_a_model_below_the_view_is_counted_and_can_be_brought_into_it(opened, df):

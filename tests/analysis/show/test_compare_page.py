@@ -40,6 +40,8 @@ def test_the_comparison_page_says_what_is_real_and_what_is_open_and_every_figure
         assert (tmp_path / "page" / f"{name}.csv").stat().st_size > 0, name
         assert (tmp_path / "page" / f"{name}.svg").stat().st_size > 500
     assert "<script" not in text
+    # Of the figures only those of attainment are not at the cost that the page names.
+    assert text.count("Not at equal cost: all models of each side count.") == 2
     links = re.findall(r'(?:href|src)="([^"]+)"', text)
     assert all(link.startswith("data:") or (tmp_path / "page" / link).is_file() for link in links)
     assert len(pd.read_csv(tmp_path / "page" / "tests.csv")) == 2

@@ -7,9 +7,10 @@ import pytest
 from analysis.choose import constraints as hard
 from analysis.choose.recommend import recommend
 from analysis.cli import answers
+from analysis.runs.table import finish
 from analysis.show import report
 from analysis.show.first import first_screen
-from analysis.show.payload import run_link
+from analysis.show.payload import payload, run_link
 from tests.analysis.show import tables
 
 
@@ -101,6 +102,38 @@ def test_a_bar_shows_what_is_removed(df):
     row = df["model"] == "t0001@4"
     grown = card(changed(df, macs=df["macs"].where(~row, 1.1 * tables.MACS)), "t0001@4").savings[0]
     assert (grown.words, grown.gone) == ("10.0 % more", 0.0)
+
+
+@pytest.mark.parametrize(
+    ("own", "share", "noise", "said"),
+    [
+        (
+            6.0,
+            0.6,
+            0.02,
+            ("40 % less", "6 of about 10 ms, batch 1", 60.0),
+        ),  # on a slower node than the baseline's
+        (2.0, 1.25, 0.02, ("25 % more", "2 of about 1.6 ms, batch 1", 125.0)),  # on a faster one
+        (5.0, 0.97, 0.05, ("no measurable change", "5 of about 5.15 ms, batch 1", 97.0)),
+        (2.5, None, None, ("50 % less", "2.5 of 5 ms, batch 1", 50.0)),  # a sweep of an earlier version
+    ],
+)
+def test_the_latency_on_the_card_is_that_beside_the_unpruned_model(df, own, share, noise, said):
+    """Not beside the baseline's latency (5 ms), which another process has measured, maybe on another machine."""
+    latency = df["val_accuracy"].where(df["kind"] == "baseline").mul(0).add(5.0).fillna(own)
+    table = changed(df, latency_ms=latency, latency_share=share, latency_noise=noise)
+    shown = card(finish(table), "t0001@4").savings[2]
+    assert (shown.words, shown.detail, pytest.approx(shown.share)) == said
+
+
+def test_a_model_that_loses_just_as_much_as_the_slider_of_the_page_allows_is_shown(df):
+    """97.4 - 97.1 is 0.30000000000001137 in binary, and the page compares with 0.3."""
+    base = df["kind"] == "baseline"
+    accuracy = df["val_accuracy"].mask(base, 97.4).mask(df["model"] == "t0001@1", 97.1)
+    table = finish(changed(df, val_accuracy=accuracy, accuracy_drop=float("nan")))
+    assert table.set_index("model").loc["t0001@1", "accuracy_drop"] > 0.3
+    data = payload(table, recommend(table), None, (), 0.01)
+    assert {r["model"]: r["accuracy_drop"] for r in data["trials"]}["t0001@1"] == 0.3
 
 
 def test_the_head_names_the_data_and_the_network_and_explains_the_hypervolume(df):

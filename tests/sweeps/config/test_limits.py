@@ -73,6 +73,8 @@ def test_a_bad_limit_says_what_is_allowed(text: str, message: str) -> None:
         ("latency_ms <= 50%", {"latency_ms": 3.0, "latency_share": 0.49, "latency_noise": 0.0}, True),
         ("latency_ms <= 50%", {"latency_ms": 1.0, "latency_share": 0.51, "latency_noise": 0.0}, False),
         ("latency_ms <= 50%", {"latency_ms": 1.0}, True),  # a runner that measures no share
+        ("latency_share <= 0.5", {"latency_share": 0.52, "latency_noise": 0.05}, True),  # may be 0.494
+        ("latency_share <= 0.5", {"latency_share": 0.52, "latency_noise": 0.01}, False),
     ],
 )
 def test_no_limit_on_latency_is_broken_by_noise(text, finals, kept) -> None:

@@ -107,6 +107,22 @@ def test_trials_that_failed_or_broke_a_constraint_are_no_finalists(tmp_path: Pat
     ]
 
 
+def test_of_trials_that_made_the_same_model_one_is_confirmed(tmp_path: Path) -> None:
+    """A schedule that misses its target ends alike for every target beyond, and its model is the smallest of all."""
+    checked = config(tmp_path)
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True)
+    ledger = Ledger(folder, checked.name, checked.search.objectives)
+    made = [("same", (80.0, 10.0)), ("other", (90.0, 50.0)), ("same", (80.0, 10.0)), ("", (80.0, 10.0))]
+    for target, (weights, values) in zip((0.3, 0.4, 0.5, 0.6), made, strict=True):
+        point = {"prune.interval": 1, "prune.ratio": 0.1, "prune.target": target}
+        job = ledger.add("trial", checked.space.resolve(point), point, {})
+        ledger.close(job, Outcome("complete", weights_sha256=weights), values)
+    found = finalists(ledger.records("trial"), checked.search.objectives)
+    # t0003 does not say what its weights are: it may be another model.
+    assert [r.job.trial_id for r in found] == ["t0000", "t0001", "t0003"]
+
+
 def test_no_finalist_no_confirm_run(tmp_path: Path) -> None:
     overrides = {"confirm.seeds": 2, "search.trials": 4, "search.constraints": ["macs <= 1%"]}
     conductor, _, ledger = new_conductor(config(tmp_path, overrides))
