@@ -74,6 +74,9 @@ FINALS: dict[str, Quantity] = {
     )
 }
 
+#: Final values that a clock measured: a difference within ``latency_noise`` decides nothing.
+LATENCIES = ("latency_ms", "latency_share")
+
 #: Values logged after every epoch, by MLflow key.
 PER_EPOCH: dict[str, Quantity] = {
     q.key: q

@@ -34,15 +34,11 @@ def record(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
-def rows(heading: str) -> list[list[str]]:
-    """The cells of the first table of a section, without its head."""
+def rows(heading: str, number: int = 0) -> list[list[str]]:
+    """The cells of a table of a section (0 = its first), without its head."""
     text = RESULTS.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1]
-    lines = iter(text.split("\n## ")[0].splitlines())
-    table = [next(line for line in lines if line.startswith("|"))]
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        table.append(line)
+    blocks = text.split("\n## ")[0].split("\n\n")
+    table = [block.splitlines() for block in blocks if block.startswith("|")][number]
     return [[" ".join(cell.split()) for cell in line.strip("|").split("|")] for line in table[2:]]
 
 
@@ -104,8 +100,9 @@ def test_the_table_of_one_path_says_what_was_recorded():
         assert cells == [re.sub(r"\b0\.", ".", cell) for cell in printed]
 
 
-def test_the_table_of_settings_says_what_was_recorded():
-    recorded, table = record("study_settings_12"), rows("How to set a path")
+@pytest.mark.parametrize(("number", "cost"), enumerate((12, 18)))
+def test_the_tables_of_settings_say_what_was_recorded(number, cost):
+    recorded, table = record(f"study_settings_{cost}"), rows("How to set a path", number)
     assert [name for name, *_ in table] == sorted(
         recorded, key=lambda name: -recorded[name]["hypervolume, usable"]["mean"]
     )

@@ -17,10 +17,9 @@ import numpy as np
 
 from analysis import text
 from analysis.errors import NothingFeasible, Removal
-from analysis.front.objectives import LATENCIES
 from analysis.runs.table import NULL, as_words
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, LATENCIES
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,10 +19,10 @@ from analysis.choose.ties import NEXT, tied, words_of, words_of_ties
 from analysis.errors import NothingFeasible
 from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
-from analysis.front.objectives import LATENCIES, Objectives, costs, settled_latency
+from analysis.front.objectives import Objectives, costs, settled_latency
 from analysis.runs.models import word
 from gcp_core.errors import ConfigError, did_you_mean, required
-from gcp_core.schema import FINALS, Direction
+from gcp_core.schema import FINALS, LATENCIES, Direction
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -15,13 +15,13 @@ import numpy as np
 
 from analysis import text
 from gcp_core.errors import ConfigError
-from gcp_core.schema import Direction
+from gcp_core.schema import LATENCIES, Direction
 
 if TYPE_CHECKING:
     import pandas as pd
 
 #: Costs whose worst anchor is the baseline's value and whose best is zero.
-_COSTS = ("macs", "params", "latency_ms", "latency_share", "device_hours", "train_cost")
+_COSTS = ("macs", "params", *LATENCIES, "device_hours", "train_cost")
 #: Where the accuracy scale begins unless asked otherwise, in points below the mean baseline: worse is of no use.
 USABLE = 10.0
 #: What grows with the epochs of a training.

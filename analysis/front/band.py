@@ -10,9 +10,10 @@ from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from analysis.front.objectives import LATENCIES, Objectives, minimised
+from analysis.front.objectives import Objectives, minimised
 from analysis.front.pareto import nondominated
 from analysis.runs.sampling import interval
+from gcp_core.schema import LATENCIES
 
 #: Objectives that are an accuracy, or a fixed number less one.
 _ACCURACIES = ("val_accuracy", "accuracy_drop")

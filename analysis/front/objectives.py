@@ -15,15 +15,12 @@ import numpy as np
 
 from analysis.runs.store import HUGE
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import Direction
+from gcp_core.schema import LATENCIES, Direction
 
 if TYPE_CHECKING:
     import pandas as pd
 
 Objectives = Mapping[str, Direction]
-
-#: What is measured by a clock: a difference within the noise decides nothing.
-LATENCIES = ("latency_ms", "latency_share")
 
 
 def check_objectives(df: pd.DataFrame, objectives: Objectives) -> None:
@@ -63,7 +60,7 @@ def costs(df: pd.DataFrame, objectives: Objectives) -> tuple[np.ndarray, np.ndar
 
 
 def settled_latency(df: pd.DataFrame, column: str = "latency_ms") -> np.ndarray:
-    """(n,) float64 of one of :data:`LATENCIES`; values that cannot be told apart are equal, so that others decide.
+    """(n,) float64 of one of ``LATENCIES``; values that cannot be told apart are equal, so that others decide.
 
     From the fastest on, every row whose interval (``latency_low_ms`` to ``latency_high_ms``; of a share what
     ``latency_noise`` makes of it) reaches into that of the fastest one has its value; the next one begins a new class.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import FINALS
+from gcp_core.schema import FINALS, LATENCIES
 
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(%?)\s*")
 _PLATEAU = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s+over\s+([0-9]+)\s+trials?\s*")
@@ -45,7 +45,7 @@ class Limit:
         if self.name == "latency_ms" and self.relative and "latency_share" in finals:
             # Measured beside the dense model: other processes, at other times, saw another machine.
             value = finals["latency_share"] * (baseline or {})[self.name]
-        if self.name in ("latency_ms", "latency_share"):
+        if self.name in LATENCIES:
             # What lies within the noise of the measurement is no violation.
             noise = finals.get("latency_noise", 0.0)
             value *= 1 - noise if self.op == "<=" else 1 + noise

@@ -14,6 +14,7 @@ from typing import Any
 from ray.tune import Stopper
 from ray.tune.search import Searcher
 
+from gcp_core.schema import LATENCIES
 from sweeps.conduct.conductor import Conductor
 from sweeps.driver.losses import loss_reason
 from sweeps.records import spool
@@ -64,7 +65,7 @@ class ConductorSearcher(Searcher):
             "gpus": conductor.config.resources.gpus,
             "store": conductor.exchange.url,
             "generation": conductor.exchange.generation,
-            "latency": any(map(conductor.config.search.needs, ("latency_ms", "latency_share"))),
+            "latency": any(map(conductor.config.search.needs, LATENCIES)),
         }
 
     def lost(self, trial_id: str, said: str, attempts: int) -> None:

@@ -16,12 +16,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from gcp_core.schema import LATENCIES
 from sweeps.config.paths import Step
 from sweeps.strategy.paths.course import LEAST_LEFT, Course, Place, Places
 
 #: Accuracies, and the sign of better.
 ACCURACIES = {"val_accuracy": 1.0, "accuracy_drop": -1.0}
-_SIZES = ("macs", "params", "latency_ms", "latency_share")
+_SIZES = ("macs", "params", *LATENCIES)
 _SHARES = ("macs_removed", "params_removed")
 
 
