@@ -132,7 +132,7 @@ def test_the_figure_of_a_study_shows_every_seed_or_says_that_it_lies_below(scrip
     assert (list(arrow.get_xdata()), list(arrow.get_ydata())) == ([65.0], [1])
 
 
-@pytest.mark.parametrize(("drawn", "least"), [("front_race", 4), ("settings_12", 4), ("methods", 16)])
+@pytest.mark.parametrize(("drawn", "least"), [("front_race", 4), ("settings_18", 4), ("methods", 16)])
 def test_the_figure_of_a_study_has_the_values_of_its_record(script, drawn, least, tmp_path):
     figure = script("study_figure")
     found = figure.rows(drawn)
@@ -146,7 +146,7 @@ def test_the_figure_of_a_study_has_the_values_of_its_record(script, drawn, least
     assert [line.count(",") >= 2 * len(shown) for line in lines] == [True] * (len(found) + 1)
 
 
-@pytest.mark.parametrize("name", ["front_race", "study_methods"])
+@pytest.mark.parametrize("name", ["front_race", "study_methods", "study_settings_12", "study_settings_18"])
 def test_a_drawn_table_that_is_in_the_pages_is_that_of_today(script, name, tmp_path):
     figure = script("study_figure")
     figure.write_csv(figure.rows(name.removeprefix("study_")), tmp_path / "rows.csv")

@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import gc
 import logging
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -99,6 +100,7 @@ def check_for(gpus: float) -> Callable[[TrialConfig], None]:
 
         from gcp_core.training.setup import check_config
 
+        _check_number(trial.train.device, gpus)
         try:
             with in_place_of_trials(gpus):
                 check_config(to_look_at(trial, gpus))
@@ -107,6 +109,18 @@ def check_for(gpus: float) -> Callable[[TrialConfig], None]:
             raise ConfigError(f"there is no room to look at a trial: {exc}", "resources.gpus", hint) from exc
 
     return check
+
+
+def _check_number(device: str, gpus: float) -> None:
+    """A trial sees the GPUs that it is given, numbered from 0, and no other of its node."""
+    kind, _, number = device.partition(":")
+    given = math.ceil(gpus)
+    if kind == "cuda" and number.isdecimal() and 0 < given <= int(number):
+        raise ConfigError(
+            f"{device!r}: a trial sees only what it is given, cuda:0{f' .. cuda:{given - 1}' * (given > 1)}",
+            "train.device",
+            "auto; Ray chooses the GPU of each trial",
+        )
 
 
 def free_memory(gpus: float) -> None:

@@ -118,6 +118,12 @@ def test_a_trial_is_checked_for_what_it_will_have_not_for_what_the_driver_sees(m
         check_for(0.0)(fp16())
 
 
+@pytest.mark.parametrize(("device", "gpus"), [("cuda:1", 1.0), ("cuda:1", 0.25), ("cuda:4", 2.0)])
+def test_a_gpu_of_the_node_that_a_trial_will_not_see_is_refused_before_any_trial(device, gpus) -> None:
+    with pytest.raises(ConfigError, match=f"'{device}': a trial sees only what it is given, cuda:0"):
+        check_for(gpus)(TrialConfig(train=TrainConfig(device=device)))
+
+
 def test_elsewhere_a_trial_is_looked_at_with_the_widths_that_it_will_have(monkeypatch) -> None:
     import torch
 
