@@ -20,7 +20,7 @@ from sweeps.records.layout import EPOCHS, NEWEST, STAGES
 from sweeps.records.ledger import Ledger
 from sweeps.storage.objects import ObjectStore
 from tests.postgresql import Server
-from tests.sweeps.conduct.test_paths import Scripted
+from tests.sweeps.conduct.scripted import Scripted
 
 pytest.importorskip("psycopg", reason="psycopg is not installed: pip install 'gcp-sweep[postgresql]'")
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]

@@ -19,7 +19,7 @@ from sweeps.driver.cluster import ray_cluster
 from sweeps.records.job import read_outcome
 from sweeps.records.ledger import Ledger
 from tests.prepared import with_store
-from tests.sweeps.conduct.test_paths import Scripted
+from tests.sweeps.conduct.scripted import Scripted
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

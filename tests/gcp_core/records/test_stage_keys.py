@@ -132,7 +132,7 @@ def test_every_field_is_tried_or_left_out_for_a_reason():
     assert fields - later | {"seed"} == set(_OTHER) | set(_LEFT_OUT)
 
 
-#: Fields that only paths have; tests/gcp_core/training/test_path_sharing.py tries those.
+#: Fields that only paths have; tests/gcp_core/training/paths/test_path_sharing.py tries those.
 NOT_IN_SINGLE_TRIALS = {"restart", "pace", "ratio_of", "levels"}
 
 

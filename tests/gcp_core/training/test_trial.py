@@ -58,7 +58,7 @@ def test_a_trial_that_ends_short_of_its_target_is_valid():
 def test_a_target_that_the_floors_allow_exactly_can_be_reached():
     """Every unit costs a tenth of the net, two may go: 1 - 0.8 is a hair below 0.2."""
     prune = PruneConfig("l1", interval=1, ratio=1.0, target=0.2, until=1.0, min_channels=8, min_share=0.0)
-    model = ModelConfig("tests.gcp_core.training.test_path:ten_channels")
+    model = ModelConfig("tests.oracles.small_paths:ten_channels")
     trial = dataclasses.replace(SMALL, model=model, train=TrainConfig(epochs=2, batch_size=64), prune=prune)
     result = run_trial(trial, latency=False)
     assert [plan.num_units for plan in result.plans] == [2]

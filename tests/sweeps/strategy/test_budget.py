@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
@@ -11,11 +10,10 @@ from click.testing import CliRunner
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError
-from gcp_core.schema import FINALS
 from sweeps.cli import main
 from sweeps.commands.status import sweep_status
 from sweeps.conduct.conductor import Conductor
-from sweeps.config.limits import WITHOUT_SCALE, Plateau, parse_plateau
+from sweeps.config.limits import Plateau, parse_plateau
 from sweeps.config.sweep_config import ResourcesConfig, SearchConfig
 from sweeps.records import spool
 from sweeps.records.folder import Entry, check_unchanged, write_config, write_entry
@@ -28,6 +26,8 @@ from sweeps.worker.trial import run_job
 from tests.sweeps.inline import RUNNER, Recorder, config, drive, new_conductor
 
 PLATEAU = "1% over 2 trials"
+
+
 JOB = Job("t0000", "trial", 0, TrialConfig(), {}, "/nowhere")
 
 
@@ -142,7 +142,10 @@ def test_what_earlier_drivers_spent_on_trials_that_never_ended_is_remembered() -
 
 def test_a_plateau_ends_the_search_and_not_what_comes_after_it(tmp_path: Path) -> None:
     budget = _budget(Clock(), plateau="1% over 1 trials", hours=1.0)
-    flat = _front(tmp_path, (85.0, 250.0), (83.0, 500.0))
+    flat = LiveFront({"val_accuracy": "max", "macs": "min"})
+    flat.baseline({"val_accuracy": 90.0, "macs": 1000.0}, tmp_path)
+    for accuracy, macs in ((85.0, 250.0), (83.0, 500.0)):
+        flat.trial({"val_accuracy": accuracy, "macs": macs})
     assert "plateau" in budget.spent(2, 6, flat)
     assert budget.spent(2, 6, None) == ""
     assert not budget.used_up
@@ -182,76 +185,6 @@ def test_time_left_is_what_is_to_do_at_the_pace_so_far_and_never_past_the_budget
     clock.now += 60
     limited.ended(JOB, Outcome("complete"))
     assert limited.left_s(1, 10) == 40.0
-
-
-# --- the hypervolume ----------------------------------------------------------------------------------------------
-
-OBJECTIVES = {"val_accuracy": "max", "macs": "min"}
-
-
-def _front(tmp_path: Path, *points: tuple[float, float] | None) -> LiveFront:
-    """Ten classes, a baseline of 90 % at 1000 MACs: the box is 80 .. 90 % by 1000 .. 0 MACs."""
-    (tmp_path / "model").mkdir(exist_ok=True)
-    (tmp_path / "model" / "manifest.json").write_text(json.dumps({"num_classes": 10}))
-    front = LiveFront(OBJECTIVES)
-    front.baseline({"val_accuracy": 90.0, "macs": 1000.0}, tmp_path)
-    for point in points:
-        front.trial(None if point is None else {"val_accuracy": point[0], "macs": point[1], "params": 1.0})
-    return front
-
-
-def test_the_hypervolume_is_the_share_of_the_box_below_the_front(tmp_path: Path) -> None:
-    # (85 - 80) / 10 wide times (1000 - 250) / 1000 high, then a step of (87.5 - 85) / 10 times 0.5 more.
-    assert _front(tmp_path, (85.0, 250.0)).hypervolume() == pytest.approx(0.5 * 0.75)
-    front = _front(tmp_path, (85.0, 250.0), None, (87.5, 500.0))
-    assert front.hypervolume() == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
-    assert front.complete == 2
-    assert front.growth(1) == pytest.approx(100 * 0.125 / 0.375)
-    assert front.growth(2) == pytest.approx(100 * 0.125 / 0.375), "a failed trial counts as one of the last"
-
-
-def test_there_is_no_hypervolume_before_the_baseline_and_no_growth_out_of_nothing(tmp_path: Path) -> None:
-    early = LiveFront(OBJECTIVES)
-    early.trial({"val_accuracy": 85.0, "macs": 250.0})
-    assert early.hypervolume() is None
-    assert early.growth(1) is None
-    assert _front(tmp_path).hypervolume() == 0.0
-    assert _front(tmp_path, (85.0, 250.0)).growth(1) is None
-    assert _front(tmp_path, None, (85.0, 250.0)).growth(1) is None
-
-
-def test_an_objective_without_a_scale_of_the_task_has_no_hypervolume_while_the_sweep_runs(
-    tmp_path: Path,
-) -> None:
-    front = LiveFront({"val_accuracy": "max", "compression": "max"})
-    front.baseline({"val_accuracy": 90.0, "compression": 1.0}, tmp_path)
-    front.trial({"val_accuracy": 80.0, "compression": 2.0})
-    assert front.hypervolume() is None
-
-
-def test_a_plateau_needs_objectives_with_a_scale_of_the_task(tmp_path: Path) -> None:
-    finals = dict.fromkeys(FINALS, 0.5) | {"val_accuracy": 90.0, "test_accuracy": 90.0}
-    for name in FINALS:
-        front = LiveFront({name: "max"})
-        front.baseline(finals, tmp_path)
-        assert (front.hypervolume() is None) == (name in WITHOUT_SCALE), name
-    with pytest.raises(ConfigError, match=r"search\.plateau: the objective compression has no fixed scale"):
-        SearchConfig(objectives={"compression": "max"}, plateau="1% over 5 trials")
-
-
-def test_it_is_what_analysis_publishes(tmp_path: Path) -> None:
-    import pandas as pd
-
-    from analysis.front.anchors import anchors_for
-    from analysis.front.pareto import hypervolume
-
-    points = [(85.0, 250.0), (87.5, 500.0), (86.0, 600.0), (91.0, 900.0)]
-    table = pd.DataFrame([(90.0, 1000.0), *points], columns=list(OBJECTIVES))
-    table["kind"] = ["baseline", *["trial"] * len(points)]
-    table["candidate"] = table["kind"] == "trial"
-    table.attrs["chance"] = 10.0
-    expected = hypervolume(table, OBJECTIVES, anchors_for(table, OBJECTIVES)).value
-    assert _front(tmp_path, *points).hypervolume() == pytest.approx(expected)
 
 
 # --- in a sweep ---------------------------------------------------------------------------------------------------

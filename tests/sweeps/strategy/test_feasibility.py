@@ -167,7 +167,7 @@ def test_a_target_that_is_hit_exactly_is_reached_and_possible() -> None:
             "l1", interval=1, ratio=1.0, target=target, until=1.0, min_channels=floor, min_share=0.0
         )
         trial = TrialConfig(
-            model=ModelConfig("tests.gcp_core.training.test_path:ten_channels"),
+            model=ModelConfig("tests.oracles.small_paths:ten_channels"),
             train=TrainConfig(epochs=4),
             prune=prune,
         )

@@ -1,4 +1,4 @@
-"""The live front of paths: a scale before the baseline has ended, and what one path is worth."""
+"""The live front: its hypervolume, a scale before the baseline of paths has ended, and what one path is worth."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from gcp_core.schema import snapshot_artifact
+from gcp_core.errors import ConfigError
+from gcp_core.schema import FINALS, snapshot_artifact
+from sweeps.config.limits import WITHOUT_SCALE
+from sweeps.config.sweep_config import SearchConfig
 from sweeps.records.job import Job, Snap
 from sweeps.records.ledger import SnapshotRecord
 from sweeps.strategy.front import LiveFront
@@ -29,6 +32,17 @@ def job(tmp_path: Path, number: int = 3, classes: int | None = None) -> Job:
         file.parent.mkdir(parents=True)
         file.write_text(json.dumps({"num_classes": classes}))
     return Job(name, "trial", number, checked.space.resolve(point), point, str(folder))
+
+
+def _front(tmp_path: Path, *points: tuple[float, float] | None) -> LiveFront:
+    """Ten classes, a baseline of 90 % at 1000 MACs: the box is 80 .. 90 % by 1000 .. 0 MACs."""
+    (tmp_path / "model").mkdir(exist_ok=True)
+    (tmp_path / "model" / "manifest.json").write_text(json.dumps({"num_classes": 10}))
+    front = LiveFront(GOALS)
+    front.baseline({"val_accuracy": 90.0, "macs": 1000.0}, tmp_path)
+    for point in points:
+        front.trial(None if point is None else {"val_accuracy": point[0], "macs": point[1], "params": 1.0})
+    return front
 
 
 def test_the_best_snapshot_0_stands_for_the_baseline_until_one_has_ended(tmp_path: Path) -> None:
@@ -175,3 +189,60 @@ def test_a_driver_that_takes_over_counts_paths_that_rest_or_ended_as_trials(tmp_
     front.recall(ledger.records("trial"), ledger.records("baseline"), ledger.snapshots())
     assert len(ledger.snapshots()) == 2
     assert front._ends == [front._ends[0], len(front._rows)] == conductor._front._ends
+
+
+# --- the hypervolume of single trials --------------------------------------------------------------------------------
+
+
+def test_the_hypervolume_is_the_share_of_the_box_below_the_front(tmp_path: Path) -> None:
+    # (85 - 80) / 10 wide times (1000 - 250) / 1000 high, then a step of (87.5 - 85) / 10 times 0.5 more.
+    assert _front(tmp_path, (85.0, 250.0)).hypervolume() == pytest.approx(0.5 * 0.75)
+    front = _front(tmp_path, (85.0, 250.0), None, (87.5, 500.0))
+    assert front.hypervolume() == pytest.approx(0.5 * 0.75 + 0.25 * 0.5)
+    assert front.complete == 2
+    assert front.growth(1) == pytest.approx(100 * 0.125 / 0.375)
+    assert front.growth(2) == pytest.approx(100 * 0.125 / 0.375), "a failed trial counts as one of the last"
+
+
+def test_there_is_no_hypervolume_before_the_baseline_and_no_growth_out_of_nothing(tmp_path: Path) -> None:
+    early = LiveFront(GOALS)
+    early.trial({"val_accuracy": 85.0, "macs": 250.0})
+    assert early.hypervolume() is None
+    assert early.growth(1) is None
+    assert _front(tmp_path).hypervolume() == 0.0
+    assert _front(tmp_path, (85.0, 250.0)).growth(1) is None
+    assert _front(tmp_path, None, (85.0, 250.0)).growth(1) is None
+
+
+def test_an_objective_without_a_scale_of_the_task_has_no_hypervolume_while_the_sweep_runs(
+    tmp_path: Path,
+) -> None:
+    front = LiveFront({"val_accuracy": "max", "compression": "max"})
+    front.baseline({"val_accuracy": 90.0, "compression": 1.0}, tmp_path)
+    front.trial({"val_accuracy": 80.0, "compression": 2.0})
+    assert front.hypervolume() is None
+
+
+def test_a_plateau_needs_objectives_with_a_scale_of_the_task(tmp_path: Path) -> None:
+    finals = dict.fromkeys(FINALS, 0.5) | {"val_accuracy": 90.0, "test_accuracy": 90.0}
+    for name in FINALS:
+        front = LiveFront({name: "max"})
+        front.baseline(finals, tmp_path)
+        assert (front.hypervolume() is None) == (name in WITHOUT_SCALE), name
+    with pytest.raises(ConfigError, match=r"search\.plateau: the objective compression has no fixed scale"):
+        SearchConfig(objectives={"compression": "max"}, plateau="1% over 5 trials")
+
+
+def test_it_is_what_analysis_publishes(tmp_path: Path) -> None:
+    import pandas as pd
+
+    from analysis.front.anchors import anchors_for
+    from analysis.front.pareto import hypervolume
+
+    points = [(85.0, 250.0), (87.5, 500.0), (86.0, 600.0), (91.0, 900.0)]
+    table = pd.DataFrame([(90.0, 1000.0), *points], columns=list(GOALS))
+    table["kind"] = ["baseline", *["trial"] * len(points)]
+    table["candidate"] = table["kind"] == "trial"
+    table.attrs["chance"] = 10.0
+    expected = hypervolume(table, GOALS, anchors_for(table, GOALS)).value
+    assert _front(tmp_path, *points).hypervolume() == pytest.approx(expected)

@@ -1,4 +1,4 @@
-"""A path from start to end: its order of work, its rates, its levels and ends, its snapshots and what they have cost."""
+"""A path from start to end: its order of work, its levels and ends, its snapshots and what they have cost."""
 
 import dataclasses
 import hashlib
@@ -10,7 +10,7 @@ import torch
 from gcp_core.config import PruneConfig, TrainConfig
 from gcp_core.data import RawData
 from gcp_core.data.digits import load_digits
-from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget
+from gcp_core.errors import Diverged, InfeasibleTarget
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
 from gcp_core.pruning.selection import Budget, reachable_share
@@ -22,7 +22,6 @@ from gcp_core.training import path as loop
 from gcp_core.training.evaluation import evaluate_folder
 from gcp_core.training.setup import check_config
 from tests.oracles.mac_count import count_macs
-from tests.oracles.rates import slow_rates
 from tests.oracles.small_paths import PATH, comparable, finals_that_count, path
 
 IMAGE = torch.zeros(1, 1, 8, 8)
@@ -109,60 +108,6 @@ def test_a_snapshot_is_evaluated_on_all_validation_images_where_epochs_are_not(r
         s.finals["val_accuracy"] for s in ran[0].snapshots
     ]
     assert part.weights_sha256 == ran[0].weights_sha256
-
-
-# --- rates --------------------------------------------------------------------------------------------------------
-
-
-def rates_set(monkeypatch, config):
-    """The rate of the optimiser at each of its steps, over the peak rate."""
-    seen, real = [], torch.optim.SGD.step
-
-    def step(self, *args, **kwargs):
-        assert len(self.param_groups) == 1
-        seen.append(self.param_groups[0]["lr"] / config.train.lr)
-        return real(self, *args, **kwargs)
-
-    monkeypatch.setattr(torch.optim.SGD, "step", step)
-    result = run_trial(config)
-    return seen, result
-
-
-@pytest.mark.parametrize(("start", "interval", "restart"), [(2, 2, 0.8), (3, 1, 1.0)])
-def test_the_optimiser_has_the_rates_of_the_page_at_every_step(monkeypatch, start, interval, restart):
-    config = path(start=start, interval=interval, train={"restart": restart})
-    seen, result = rates_set(monkeypatch, config)
-    cycles = len(result.snapshots) - 1
-    assert cycles == 3
-    assert seen == pytest.approx(slow_rates(start, interval, cycles, 3, 0.25, restart), abs=1e-12)
-
-
-def test_the_optimiser_follows_slow_start_and_a_pace_of_ones_own(monkeypatch):
-    seen, _ = rates_set(monkeypatch, path(interval=4, train={"pace": "slow_start"}, target=0.3))
-    # Twelve steps of a cycle on ten stairs: steps 0 and 1 on the first, 6 and 7 on the sixth.
-    stairs = [0.2, 0.2, 0.4, 0.6, 0.8, 1, 0.5, 0.5, 0.25, 0.125, 0.0625, 0.03125]
-    assert seen[6:] == pytest.approx([0.8 * stair for stair in stairs])
-    own = path(train={"pace": "tests.gcp_core.schedule.test_paces:halving"}, target=0.5)
-    seen, _ = rates_set(monkeypatch, own)
-    assert seen[6:] == pytest.approx([0.4] * 6 + [0.2] * 6)
-
-
-@pytest.mark.parametrize(
-    ("name", "value"), [("too_high", "2.0"), ("no_number", "nan"), ("below_zero", "-0.5")]
-)
-def test_a_pace_that_gives_no_share_is_refused_before_anything_is_trained(monkeypatch, name, value):
-    monkeypatch.setattr(sharing, "train_epoch", lambda *_: pytest.fail("trained"))
-    config = path(train={"pace": f"tests.gcp_core.schedule.test_paces:{name}"})
-    for check in (check_config, run_trial):
-        with pytest.raises(ConfigError) as caught:
-            check(config)
-        assert caught.value.where == "train.pace"
-        assert f"gave {value} at step" in caught.value.message
-
-
-def test_an_unknown_pace_is_refused_before_anything_is_trained():
-    with pytest.raises(ConfigError, match=r"train\.pace: 'lineer' is unknown"):
-        check_config(path(train={"pace": "lineer"}))
 
 
 # --- levels and ends ----------------------------------------------------------------------------------------------
@@ -253,19 +198,9 @@ def test_a_cap_ends_a_path_after_its_last_whole_cycle(ran, cap, levels):
     ]
 
 
-def ten_channels(num_classes, in_channels, width):
-    """One layer that can be pruned; every unit costs a tenth of the net, exactly."""
-    from torch import nn
-
-    return nn.Sequential(
-        nn.Conv2d(in_channels, 10, 3, padding=1, bias=False), nn.BatchNorm2d(10), nn.ReLU(),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(10, num_classes),
-    )  # fmt: skip
-
-
 def test_a_level_hit_exactly_counts_as_reached():
     """1 - 0.8 is a hair below two tenths."""
-    config = path(**SHORT, levels=(0.3, 0.8), model={"name": f"{__name__}:ten_channels"})
+    config = path(**SHORT, levels=(0.3, 0.8), model={"name": "tests.oracles.small_paths:ten_channels"})
     result = run_trial(config)
     assert [plan.num_units for plan in result.plans] == [3, 5]
     assert (result.ended, result.finals["target_reached"]) == ("target", 1)

@@ -12,74 +12,25 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-import torch
-from click.testing import CliRunner, Result
 
 import sweeps.commands.polish as command
-from gcp_core.errors import CheckpointError, ConfigError
-from gcp_core.records import checkpoint
+from gcp_core.errors import ConfigError
 from gcp_core.records.checkpoint import load_model, read_manifest, weights_digest
 from gcp_core.schema import FRONT_HYPERVOLUME, SNAPSHOT, Tag
-from sweeps.cli import main
 from sweeps.commands.clean import clean
 from sweeps.commands.polish import polish
 from sweeps.commands.replay import replay
-from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import load_config
 from sweeps.records.folder import Entry, read_config, write_config, write_entry
-from sweeps.records.ledger import Ledger, SnapshotRecord
+from sweeps.records.ledger import Ledger
 from sweeps.storage.exchange import ObjectExchange
-from sweeps.storage.lock import request_stop, run_lock, stop_requested
+from sweeps.storage.lock import request_stop, stop_requested
 from sweeps.strategy.sampling import Proposer
-from sweeps.tracking.store import tracking_uri
-from sweeps.tracking.writer import open_writer
 from sweeps.worker.trial import DEFAULT_RUNNER
-from tests.sweeps.inline import Silent, drive, new_conductor
+from tests.sweeps.commands.polish.polishing import SCHEMA, TREE, call, entered, made, runs, weights
+from tests.sweeps.inline import drive, new_conductor
 
 pytestmark = pytest.mark.integration
-
-SCHEMA = Path(__file__).parents[3] / "docs" / "schemas" / "sweep" / "polish.json"
-#: Two paths of three snapshots: dense epochs 1 and 2, cycles 3 4 and 5 6; 0, 30 and 51 % of the MACs removed.
-TREE: dict[str, Any] = {
-    "name": "paths",
-    "data": {"name": "digits", "train_images": 96, "val_share": 0.25},
-    "model": {"name": "vgg_tiny", "width": 0.125},
-    "train": {"schedule": "cycles", "batch_size": 32},
-    "prune": {
-        "criterion": {"choice": ["l1", "random"]}, "start": 2, "interval": 2, "ratio": 0.3, "target": 0.5,
-        "min_channels": 1, "min_share": 0.03,
-    },
-    "baseline": {"epochs": 4},
-    "search": {"sampler": "grid", "trials": None, "keep": "all", "min_gain": 0.0},
-}  # fmt: skip
-
-
-def made(storage: Path, store: Path, state: str = "complete", **overrides: Any) -> Path:
-    """A sweep of paths that were really trained, as its driver leaves it."""
-    checked = load_config(TREE, {"storage": str(storage), **overrides})
-    folder = Path(checked.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(store, folder / "mlflow.db")
-    write_config(folder, checked)
-    writer = open_writer(checked, folder, "0123456789ab")
-    ledger = Ledger(folder, checked.name, checked.search.objectives)
-    drive(Conductor(checked, ledger, writer, Silent()), DEFAULT_RUNNER)
-    assert writer.close("FINISHED" if state == "complete" else "KILLED") == 0
-    run = writer.run
-    entry = Entry("0123456789ab", checked.name, run.uri, run.experiment, run.run_id, checked.digest(), state)
-    write_entry(folder, entry)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def swept(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
-    return made(tmp_path_factory.mktemp("runs"), empty_store)
-
-
-@pytest.fixture
-def folder(swept: Path, tmp_path: Path) -> Path:
-    """A copy of the sweep's folder."""
-    return shutil.copytree(swept, tmp_path / "paths")
 
 
 @pytest.fixture(scope="module")
@@ -87,40 +38,6 @@ def polished(swept: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[com
     """``t0000@1`` polished for two epochs, in a sweep of its own; nobody writes there."""
     folder = shutil.copytree(swept, tmp_path_factory.mktemp("polished") / "paths")
     return polish(folder, "t0000@1", 2), folder
-
-
-@pytest.fixture
-def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither MLflow nor figures, which take seconds."""
-    monkeypatch.setattr(command, "_write", lambda *_: 0)
-
-
-def call(*words: str) -> Result:
-    return CliRunner().invoke(main, list(words))
-
-
-def entered(folder: Path) -> dict[str, SnapshotRecord]:
-    config = read_config(folder)
-    ledger = Ledger(folder, config.name, config.search.objectives)
-    studies = (ledger.snapshots(), ledger.polished())
-    return {
-        known.snap.name(trial): known for taken in studies for trial, all_ in taken.items() for known in all_
-    }
-
-
-def runs(folder: Path) -> tuple[Any, dict[str, Any]]:
-    """MLflow's client and the runs of the sweep by name."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri(None, folder))
-    experiment = client.get_experiment_by_name("paths")
-    found = client.search_runs([experiment.experiment_id], max_results=100)
-    assert len({run.info.run_name for run in found}) == len(found), "nothing is there twice"
-    return client, {run.info.run_name: run for run in found}
-
-
-def weights(folder: Path, name: str, trial: str = "t0000") -> Path:
-    return folder / "trials" / trial / "snapshots" / name / "weights.pt"
 
 
 def test_a_polished_model_is_entered_in_the_ledger_judged_like_any_snapshot(polished):
@@ -276,61 +193,6 @@ def test_a_driver_that_goes_on_with_the_path_takes_no_polished_model_for_its_sna
     assert weights(folder, "02+1").exists()
 
 
-@pytest.mark.parametrize(
-    ("words", "said"),
-    [
-        (["t0000@1"], ["train.epochs: there is no default", "for instance train.epochs=30"]),
-        (["t0000@1", "train.epochs=0"], ["train.epochs: 0 is not a whole number >= 1"]),
-        (["t0000@1", "train.epochs=2.5"], ["2.5 is not a whole number >= 1"]),
-        (["t0000@1", "train.epochs=true"], ["True is not a whole number >= 1"]),
-        (["t0000@1", "train.epochs={choice: [1, 2]}"], ["is not a whole number >= 1"]),
-        (["t0000@1", "train.epochs=2", "train.lr=0.1"], ["train.lr: cannot be changed", "only train.epochs=N"]),
-        (["t0000@1", "train.epochs"], ["is not of the form key.path=value"]),
-        (["t0000", "train.epochs=2"], ["t0000: is a path: the path has 3 snapshots, t0000@0 .. t0000@2"]),
-        (["t0000@9", "train.epochs=2"], ["t0000@9: there is no such snapshot: the path has 3 snapshots, t0000@0 .. "]),
-        (["t0000@01", "train.epochs=2"], ["the sweep has no trial 't0000@01'"]),
-        (["t0009@1", "train.epochs=2"], ["the sweep has no trial 't0009'"]),
-        (["b0000", "train.epochs=2"], ["b0000: is the unpruned baseline: only snapshots of paths (t0007@3) are"]),
-        (["b0000@0", "train.epochs=2"], ["b0000@0: is the unpruned baseline"]),
-        (["t0000@1+2", "train.epochs=2"], ["t0000@1+2: is already polished", "polish t0000@1"]),
-    ],
-)  # fmt: skip
-def test_what_cannot_be_polished_is_refused_with_what_can(swept, words, said):
-    with run_lock(swept):
-        before = sorted(path for path in swept.rglob("*"))
-    done = call("polish", str(swept), *words, "--json")
-    assert done.exit_code == 2, done.output
-    for part in said:
-        assert part in done.stderr
-    assert set(json.loads(done.stdout)) == {"error", "where", "hint"}
-    assert sorted(path for path in swept.rglob("*")) == before
-
-
-def test_a_single_trial_is_refused(tmp_path, empty_store):
-    single = {"train.schedule": "one_cycle", "train.epochs": 2, "prune.start": None, "prune.interval": 1,
-              "prune.criterion": "l1", "baseline": None, "search.keep": None, "search.min_gain": None}  # fmt: skip
-    folder = made(tmp_path, empty_store, **single)
-    done = call("polish", str(folder), "t0000", "train.epochs=2")
-    assert done.exit_code == 2
-    assert "t0000: is a single trial: only snapshots of paths (t0007@3) are polished" in done.stderr
-
-
-def test_a_running_sweep_is_refused_with_who_runs_it(folder):
-    with run_lock(folder):
-        done = call("polish", str(folder), "t0000@1", "train.epochs=2")
-    assert done.exit_code == 2
-    assert "another driver is running the sweep: process" in done.stderr
-    assert "wait for it to end, or stop it first" in done.stderr
-
-
-def test_a_polish_that_runs_is_seen_and_keeps_drivers_away(folder, quiet):
-    def look(row: Any) -> None:
-        with pytest.raises(ConfigError, match="another driver is running the sweep: process"):
-            polish(folder, "t0000@1", 1)
-
-    assert polish(folder, "t0000@1", 1, report=look).status == "complete"
-
-
 def test_a_snapshot_whose_weights_were_cleaned_is_refused_and_comes_back_as_the_message_says(
     polished, folder, quiet
 ):
@@ -348,29 +210,6 @@ def test_a_snapshot_whose_weights_were_cleaned_is_refused_and_comes_back_as_the_
     assert polish(folder, "t0000@1", 2).weights_sha256 == polished[0].weights_sha256
 
 
-def _other_weights(place: Path) -> None:
-    """Everything beside the snapshot says that they are its own."""
-    manifest, state = read_manifest(place), torch.load(place / "weights.pt", weights_only=True)
-    next(iter(state.values())).zero_()
-    checkpoint.write_folder(place, "weights.pt", state, {**manifest, "weights_sha256": weights_digest(state)})
-
-
-@pytest.mark.parametrize(
-    ("damage", "said"),
-    [
-        (lambda place: (place / "weights.pt").write_bytes(b"x" * 100), "SHA-256 differs"),
-        (_other_weights, "not those that the ledger recorded"),
-    ],
-)
-def test_a_tampered_snapshot_is_refused_before_anything_is_trained(folder, damage, said):
-    damage(weights(folder, "01").parent)
-    rows: list[Any] = []
-    with pytest.raises(CheckpointError, match=said):
-        polish(folder, "t0000@1", 2, report=rows.append)
-    assert not rows
-    assert not (folder / "trials" / "t0000" / "polish").exists()
-
-
 def test_a_polished_model_that_breaks_a_constraint_is_infeasible_and_entered(tmp_path, empty_store):
     folder = made(tmp_path, empty_store, **{"search.constraints": ["macs <= 60%"]})
     done = polish(folder, "t0000@1", 1)
@@ -380,21 +219,6 @@ def test_a_polished_model_that_breaks_a_constraint_is_infeasible_and_entered(tmp
     assert known.violations["macs <= 60%"] > 0
     assert entered(folder)["t0000@2"].violations["macs <= 60%"] <= 0
     assert runs(folder)[1]["t0000@1+1"].data.tags[Tag.STATUS] == "infeasible"
-
-
-def test_without_the_baseline_that_judges_it_nothing_is_trained(tmp_path, empty_store):
-    folder = made(tmp_path, empty_store, **{"search.constraints": ["accuracy_drop <= 90"]})
-    rows: list[Any] = []
-    with pytest.MonkeyPatch.context() as patch:
-        real = Ledger.records
-        patch.setattr(
-            Ledger, "records", lambda self, kind="trial": [] if kind == "baseline" else real(self, kind)
-        )
-        with pytest.raises(
-            ConfigError, match="accuracy_drop <= 90 needs the baseline, which has not ended yet"
-        ):
-            polish(folder, "t0000@1", 1, report=rows.append)
-    assert not rows
 
 
 def test_an_interrupted_sweep_stays_interrupted(tmp_path, empty_store):
@@ -526,11 +350,3 @@ def test_in_an_object_store_a_snapshot_is_polished_from_another_machine(
         whole = f"t0000@1{name[2:]}"
         assert replay(checked.store, whole).restored == [whole]
         assert exchange.has(f"trials/t0000/snapshots/{name}/weights.pt")
-
-
-def test_mlflows_database_of_another_machine_is_not_made_up(folder):
-    (folder / "mlflow.db").unlink()
-    rows: list[Any] = []
-    with pytest.raises(ConfigError, match="the MLflow database of this sweep is not on this machine"):
-        polish(folder, "t0000@1", 1, report=rows.append)
-    assert not rows
