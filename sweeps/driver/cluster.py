@@ -19,19 +19,18 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import Capacity, bundles
 from sweeps.driver.nodes import (
-    Node,
-    check_nodes,
     check_reach,
     check_resources,
     check_shared,
     data_paths,
-    describe,
+    demands,
     idle_gpus,
     own_packages,
     wrong_clocks,
 )
 from sweeps.records.job import Job
 from sweeps.storage.objects import store_problem
+from sweeps.worker.node import Node, check_nodes, describe
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -320,7 +319,7 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     scratch = folder / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
     trainable = tune.with_resources(tune_trainable, tune.PlacementGroupFactory(**bundles(conductor.config)))
-    searcher = ConductorSearcher(conductor, runner)
+    searcher = ConductorSearcher(conductor, runner, demands(conductor.config).to_json())
     capacity = Capacity(conductor.config, ray.nodes, _log.warning)
     with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):
         warnings.simplefilter("ignore")

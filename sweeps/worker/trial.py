@@ -45,12 +45,13 @@ from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
 from sweeps.worker.gpu import free_memory, keep_to_share, wait_for_memory
+from sweeps.worker.node import Demands
 from sweeps.worker.processes import start_on_ray
 from sweeps.worker.watchdog import Watchdog
 
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
 #: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"snapshot": snap}``, ``{"outcome": outcome}``,
-#: ``{"full": place}`` (the disk is full) or ``{"unseen": sentence}`` (the storage is not there); with the last two the
+#: ``{"full": place}`` (the disk is full) or ``{"unfit": sentence}`` (this node cannot train any); with the last two the
 #: trial is not over.
 PAYLOAD = "payload"
 #: So long another node may take to see a folder that the driver has just made.
@@ -78,9 +79,9 @@ class Extra:
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
-    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
-    ``stage_bytes``, ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object store, None if its folder is shared)
-    and ``generation`` (of the driver, ``sweeps.storage.presence``)."""
+    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``demands`` (JSON,
+    ``sweeps.worker.node``), ``share``, ``stage_bytes``, ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object
+    store, None if its folder is shared) and ``generation`` (of the driver, ``sweeps.storage.presence``)."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
@@ -90,9 +91,9 @@ def tune_trainable(config: dict[str, Any]) -> None:
         tune.report({PAYLOAD: json.dumps({"snapshot": snap.to_dict()})})
 
     job, store = Job.from_json(config["job"]), config.get("store")
-    unseen = _unseen(job) if store is None else ""
-    if unseen:
-        tune.report({PAYLOAD: json.dumps({"unseen": unseen})})
+    unfit = (_unseen(job) if store is None else "") or _unfit(config.get("demands", ""))
+    if unfit:
+        tune.report({PAYLOAD: json.dumps({"unfit": unfit})})
         return
     try:
         with trial_exchange(sweep_folder(job), store, config.get("generation", 0)) as exchange:
@@ -134,6 +135,20 @@ def _unseen(job: Job) -> str:
             )
         time.sleep(0.5)
     return ""
+
+
+@functools.cache  # a process asks once
+def _unfit(demands: str) -> str:
+    """What to do if this node lacks what every node was asked for when the sweep started; empty = it lacks nothing.
+
+    One that joins later would otherwise fail trial after trial within seconds, and so be given the next one.
+    """
+    name = os.uname().nodename
+    lacking = Demands.from_json(demands).lacking(name) if demands else ""
+    return lacking and (
+        f"the node {name} has joined without what a trial needs: {lacking}; mend or remove the node and run again: the"
+        " sweep continues"
+    )
 
 
 def _this_node() -> Holder:

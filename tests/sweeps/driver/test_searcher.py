@@ -141,7 +141,7 @@ def test_a_node_without_the_storage_ends_the_sweep_in_good_order_and_its_trial_s
     conductor, _, ledger = new_conductor(config(tmp_path))
     searcher = ConductorSearcher(conductor, RUNNER)
     searcher.suggest("x")
-    said = {PAYLOAD: json.dumps({"unseen": "the node n7 does not see /shared/x"})}
+    said = {PAYLOAD: json.dumps({"unfit": "the node n7 does not see /shared/x"})}
     searcher.on_trial_result("x", said)
     searcher.on_trial_complete("x", said)
     assert (conductor.interrupted, conductor.stop_reason) == (True, "the node n7 does not see /shared/x")

@@ -21,6 +21,7 @@ from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
 from sweeps.storage.lock import Holder
 from sweeps.worker import trial
+from sweeps.worker.node import Demands, Node
 from sweeps.worker.trial import Extra, _send_trial, _this_node, describe, run_job
 from tests.integration import drivers
 from tests.sweeps.fake_runner import Result
@@ -172,12 +173,33 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing_and_says_so(
     job = _job(tmp_path / "elsewhere" / "trials")
     trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
     (said,) = reported
-    assert said["unseen"].startswith(
+    assert said["unfit"].startswith(
         f"the node {os.uname().nodename} does not see {tmp_path / 'elsewhere'}: all"
     )
     assert not (tmp_path / "elsewhere").exists(), "a folder of this node alone would keep what it trains"
     Path(job.folder).mkdir(parents=True)
     trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
+    assert [*reported[-1]] == ["outcome"]
+
+
+def test_a_node_that_lacks_what_others_were_asked_for_trains_nothing_and_says_so(
+    tmp_path: Path, reported: list[dict[str, Any]]
+) -> None:
+    """It joined after the start: each trial would fail there within seconds, and make room for the next."""
+    job = _job(tmp_path / "trials")
+    Path(job.folder).mkdir(parents=True)
+    demands = Demands(Node("the driver"), paths=(f"{tmp_path}/data",)).to_json()
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER, "demands": demands})
+    (said,) = reported
+    name = os.uname().nodename
+    assert said["unfit"] == (
+        f"the node {name} has joined without what a trial needs: data is missing on at least one node: {name} has no"
+        f" {tmp_path}/data (what data.path and model.weights name must be at the same path on every node); mend or remove"
+        " the node and run again: the sweep continues"
+    )
+    assert read_outcome(job.folder) is None
+    demands = Demands(Node("the driver")).to_json()
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER, "demands": demands})
     assert [*reported[-1]] == ["outcome"]
 
 
