@@ -70,6 +70,9 @@ class Attempts(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Tune is about to start the trial again."""
+        if self._searcher.has_ended(trial.trial_id):
+            self._over.append(trial)
+            return
         self._searcher.waits(trial.trial_id)
         if self._searcher.went_on(trial.trial_id):
             self._losses.pop(trial.trial_id, None)

@@ -77,6 +77,10 @@ class ConductorSearcher(Searcher):
         """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
         self._losses[trial_id] = (said, attempts)
 
+    def has_ended(self, trial_id: str) -> bool:
+        """Whether the trial's outcome has come: what becomes of its process is of no concern."""
+        return self._names[trial_id] in self._outcomes
+
     def never_runs(self, said: str) -> bool:
         """Whether Ray says that no process of ours can be made on that node; the sweep is then interrupted."""
         why = without_code(said)

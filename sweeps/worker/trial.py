@@ -44,7 +44,7 @@ from sweeps.records.layout import EPOCHS, HANG_FILE, REST_FILE, STOP_FILE, trial
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
-from sweeps.worker.gpu import free_memory, keep_to_share, wait_for_memory
+from sweeps.worker.gpu import asserted, free_memory, keep_to_share, wait_for_memory, with_advice
 from sweeps.worker.node import Demands
 from sweeps.worker.processes import start_on_ray
 from sweeps.worker.watchdog import Watchdog
@@ -118,6 +118,8 @@ def tune_trainable(config: dict[str, Any]) -> None:
         tune.report({PAYLOAD: json.dumps({"full": place})})
         return
     tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+    if asserted(outcome.error):  # a process that raises is not given the next trial
+        raise RuntimeError("this process can use its GPU for nothing more")
 
 
 def _unseen(job: Job) -> str:
@@ -221,7 +223,8 @@ def run_job(
             last = functools.partial(exchange.offer, *said)
             with Watchdog(folder, hang_s, last) as watchdog, threads(job.config.threads):
                 outcome = _run(job, runner, sink, share, watchdog, exchange, gpus, extra or Extra())
-            free_memory(gpus)
+            if not asserted(outcome.error):
+                free_memory(gpus)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
             known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}
@@ -297,7 +300,7 @@ def _run(
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
         _log.error("%s", text)
         status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
-        error = _out_of_memory(exc, job) or describe(exc)
+        error = _out_of_memory(exc, job) or with_advice(describe(exc))
         seconds = time.perf_counter() - start
         return Outcome(status, {}, spool.rows(folder), error, seconds, part=job.part)
     return Outcome(

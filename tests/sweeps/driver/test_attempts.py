@@ -145,6 +145,24 @@ def test_a_node_that_cannot_import_our_code_costs_no_trial_an_attempt_and_ends_t
     )
 
 
+def test_a_process_that_is_gone_after_its_trials_outcome_has_come_is_no_loss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    attempts, trial = Attempts(searcher, retries=2), SimpleNamespace(trial_id="x", error_file="")
+    assert searcher.suggest("x")["trial_id"] == "b0000"  # type: ignore[index]
+    outcome = Outcome("failed", error="no such label")
+    attempts.on_trial_result(None, trial, {PAYLOAD: json.dumps({"outcome": outcome.to_json()})})  # type: ignore[arg-type]
+    searcher.on_trial_result("x", {PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+    attempts.on_trial_error(None, trial)  # type: ignore[arg-type]
+    stop = SimpleNamespace(stop_trial=lambda one: searcher.on_trial_complete(one.trial_id), get_trials=list)
+    attempts.choose_trial_to_run(stop)  # type: ignore[arg-type]
+    (record,) = ledger.records("baseline")
+    assert (record.status, record.error) == ("failed", "no such label")
+    assert caplog.messages == []
+
+
 def test_a_trial_that_waits_for_a_node_after_a_loss_takes_no_device_hours(tmp_path: Path) -> None:
     """A cluster without its spot nodes for a night: the account says what devices did."""
     now = [100.0]

@@ -203,6 +203,31 @@ def test_a_node_that_lacks_what_others_were_asked_for_trains_nothing_and_says_so
     assert [*reported[-1]] == ["outcome"]
 
 
+def asserting(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+
+def test_an_assertion_on_the_gpu_is_the_trials_own_error_and_its_process_runs_no_other_trial(
+    tmp_path: Path, reported: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(gpus: float) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")  # as every later call does
+
+    monkeypatch.setattr(trial, "free_memory", refuse)
+    job = _job(tmp_path / "trials")
+    Path(job.folder).mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="this process can use its GPU for nothing more"):
+        trial.tune_trainable({"job": job.to_json(), "runner": f"{__name__}:asserting", "gpus": 1.0})
+    (said,) = reported
+    outcome = Outcome.from_json(said["outcome"])
+    assert read_outcome(job.folder) == outcome
+    assert outcome.status == "failed"
+    assert outcome.error == (
+        "an assertion failed on the GPU, most often because a label or an index is out of range; `gcp-sweep trial` with"
+        " train.device=cpu says which: AcceleratorError: CUDA error: device-side assert triggered"
+    )
+
+
 def test_of_a_sweep_in_a_store_the_full_disk_is_the_nodes_own(
     tmp_path: Path, reported: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
