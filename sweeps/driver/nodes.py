@@ -14,6 +14,9 @@ from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import bundles, fits, places, processes, wanted
 from sweeps.worker.node import Demands, Node, describe
 
+_KEEP_ONE = (
+    "where an autoscaler starts nodes, let it keep one that has room for a trial (min_workers, minReplicas)"
+)
 #: Clocks further apart than this are worth a word, in seconds. Stores refuse signatures from about 900 s on.
 _APART_S = 30.0
 
@@ -99,7 +102,9 @@ def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> 
 def _less(config: SweepConfig, kind: str, most: float) -> str:
     """What to try where no node has as many as a trial asks for."""
     if kind == "GPU" and not most:
-        return "0 trains on the CPU; if there is a GPU, does `nvidia-smi` show it here?"
+        return f"0 trains on the CPU; if there is a GPU, does `nvidia-smi` show it here? {_KEEP_ONE}"
+    if not most:
+        return f"a cluster's head may keep its CPUs for the driver, so start a worker; {_KEEP_ONE}"
     if processes(config) > 1:
         return "resources.spread: true lets a trial's processes be on several nodes"
     return f"resources.{kind.lower()}s is for one trial; search.concurrency says how many run at a time"

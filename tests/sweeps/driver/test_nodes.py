@@ -37,6 +37,14 @@ def test_too_few_cpus_for_one_trial_are_refused(tmp_path: Path) -> None:
     check_resources(config(tmp_path, {"resources.cpus": 2}), nodes)
 
 
+@pytest.mark.parametrize(("head", "wanted"), [({}, {}), ({"CPU": 4.0}, {"resources.gpus": 1})])
+def test_where_no_node_can_train_yet_an_autoscaler_is_to_keep_one(
+    tmp_path: Path, head: dict[str, float], wanted: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"where an autoscaler starts nodes, let it keep one that has room"):
+        check_resources(config(tmp_path, wanted), [_node("head", **head)])
+
+
 def test_too_few_gpus_for_one_trial_are_refused_and_a_share_of_one_is_enough(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError,
