@@ -97,6 +97,20 @@ def in_place_of_trials(gpus: float) -> Iterator[None]:
         yield
 
 
+def more_than_trials(device: str, gpus: float) -> str:
+    """A sentence if a trial by itself, with that ``train.device``, takes a GPU that a sweep's trials would not see; else
+    empty.
+    """
+    from gcp_core.models.devices import has_gpu  # brings torch
+
+    if gpus or device != "auto" or not has_gpu():
+        return ""
+    return (
+        "this trial takes a GPU; in a sweep with resources.gpus 0 it would have none, and other weights (train.device=cpu"
+        " does as there, resources.gpus=1 says that the GPU is wanted)"
+    )
+
+
 def to_look_at(trial: TrialConfig, gpus: float) -> TrialConfig:
     """The trial as this process can build it: on its CPU, in float32, where the trial will have a GPU and none is seen
     here. Shapes and costs are the same.
