@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcp_core.cachedir import cache_folder
 from gcp_core.errors import ConfigError, first_line
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
@@ -156,7 +157,13 @@ def _start_private(cpus: int, env: Mapping[str, str], quiet: Mapping[str, Any]) 
 
     # It inherits the environment. It starts a process for a trial when there is one: in advance it would start as many as
     # the machine has cores, and another one for each that is taken.
-    env = {**env, _REACHABLE: "0", "RAY_prestart_worker_first_driver": "0"}
+    # A relative cache folder would be another one in the folder of every trial.
+    env = {
+        **env,
+        _REACHABLE: "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "GCP_CACHE_DIR": str(cache_folder()),
+    }
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
