@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sweeps.records.disk import AWAY
 from sweeps.records.layout import HANG_FILE
 from sweeps.worker.watchdog import hung
 
@@ -12,6 +13,7 @@ _LOWER = "lower train.batch_size or search.concurrency"
 #: (pattern in Ray's words, ours); the first that fits counts. Ray's text on a killed process guesses at memory too, so
 #: only its own memory monitor's words are taken for that.
 _REASONS = (
+    (rf"\[Errno ({'|'.join(map(str, AWAY))})\]", "a disk or a file server did not answer"),
     (r"node has died|node was terminated|node \w+ .*(dead|died)", "its node died"),
     (
         r"node running low on memory|due to memory pressure|OutOfMemoryError",

@@ -19,7 +19,7 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.driver.losses import loss_reason, without_code
 from sweeps.records import spool
 from sweeps.records.database import database_away, database_errors
-from sweeps.records.disk import advice, is_full
+from sweeps.records.disk import advice, is_away, is_full
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.layout import trial_path
 from sweeps.records.tenure import Displaced
@@ -167,6 +167,11 @@ class ConductorSearcher(Searcher):
             conductor.interrupt(f"the object store is away ({exc})")
         elif isinstance(exc, OSError) and is_full(exc):
             conductor.interrupt(advice(conductor.config.folder))
+        elif isinstance(exc, OSError) and is_away(exc):
+            where = conductor.config.folder
+            conductor.interrupt(
+                f"the disk or file server of {where} did not answer ({exc}); run again to continue"
+            )
         elif isinstance(exc, database_errors()):
             conductor.interrupt(database_away(exc))
         else:

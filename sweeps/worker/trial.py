@@ -29,7 +29,7 @@ from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget, ProcessLost
 from gcp_core.factory import load_factory
 from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redact
 from sweeps.records import spool
-from sweeps.records.disk import is_full
+from sweeps.records.disk import is_away, is_full
 from sweeps.records.job import (
     GOES_ON,
     Job,
@@ -182,7 +182,7 @@ def run_job(
 ) -> Outcome:
     """Run (or continue) a job in its folder; never raises because of the trial.
 
-    Raises OSError if the disk is full, or the object store does not take the result, and ProcessLost if one of several
+    Raises OSError if the disk is full, or it or the object store does not answer, and ProcessLost if one of several
     processes of the trial is gone: the job is then as unfinished as before.
 
     Args:
@@ -294,7 +294,9 @@ def _run(
         _log.error("%s", exc)
         raise
     except Exception as exc:  # the trial may raise anything; the sweep continues
-        if is_full(exc):
+        if is_full(exc) or is_away(
+            exc
+        ):  # as with a lost process, the next attempt goes on from the last epoch
             raise
         text = redact(traceback.format_exc())
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")

@@ -16,7 +16,7 @@ import torch
 import yaml
 
 from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget, ProcessLost
+from gcp_core.errors import CheckpointError, ConfigError, Diverged, InfeasibleTarget, ProcessLost
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
 from sweeps.storage.lock import Holder
@@ -201,6 +201,22 @@ def test_a_node_that_lacks_what_others_were_asked_for_trains_nothing_and_says_so
     demands = Demands(Node("the driver")).to_json()
     trial.tune_trainable({"job": job.to_json(), "runner": RUNNER, "demands": demands})
     assert [*reported[-1]] == ["outcome"]
+
+
+def without_server(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    try:
+        raise OSError(errno.ESTALE, "Stale file handle")
+    except OSError as exc:
+        raise CheckpointError("cannot be read") from exc
+
+
+def test_a_trial_whose_file_server_did_not_answer_is_not_over(tmp_path: Path) -> None:
+    """Ray starts it again, as if its process had been lost; what is opened anew works."""
+    job = _job(tmp_path)
+    with pytest.raises(CheckpointError):
+        run_job(job, f"{__name__}:without_server", lambda row: None)
+    assert read_outcome(job.folder) is None
+    assert run_job(job, RUNNER, lambda row: None).status == "complete"
 
 
 def asserting(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
