@@ -36,7 +36,7 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
     """The sweep in a folder, or at a URL (``STORAGE/NAME``) of an object store.
 
     Of a sweep in a store, what tells how it went is fetched first: into the folder of its driver if that is on this
-    machine, else into the user's cache.
+    machine and one may write there, else into the user's cache.
 
     Raises:
         ConfigError: there is no sweep, or the store cannot be used.
@@ -56,7 +56,9 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
             raise ConfigError("there is no sweep", text, "a sweep's place is STORAGE/NAME")
         exchange.fetch(CONFIG)
         drivers = Path(read_config(exchange.root).folder)
-        if read_entry(drivers) is not None and not _is_of_another(drivers, exchange):
+        # What is new goes into the folder, so a colleague's will not do.
+        mine = os.access(drivers, os.W_OK) and read_entry(drivers) is not None
+        if mine and not _is_of_another(drivers, exchange):
             exchange = ObjectExchange(drivers, text)
         bring_home(exchange)
     return Place(exchange.root, read_config(exchange.root), exchange)

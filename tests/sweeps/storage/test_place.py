@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -70,3 +71,15 @@ def test_a_sweep_that_is_looked_at_by_its_address_leaves_another_ones_folder_alo
     assert seen.folder.is_relative_to(tmp_path / "cache")
     assert read_entry(seen.folder).id == "2"  # type: ignore[union-attr]
     assert read_entry(mine.root).id == "1"  # type: ignore[union-attr]
+
+
+def test_a_sweep_of_a_colleague_on_this_machine_is_looked_at_without_the_folder_of_its_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Permissions do not bind the superuser, whom containers test as: the answer is played."""
+    monkeypatch.setenv("GCP_CACHE_DIR", str(tmp_path / "cache"))
+    checked = _in_store(tmp_path, "theirs")
+    _begin(checked, "1")
+    assert open_sweep(checked.store or "").folder == Path(checked.folder)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    assert open_sweep(checked.store or "").folder.is_relative_to(tmp_path / "cache")
