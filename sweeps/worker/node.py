@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gcp_core.errors import ConfigError, required
 
@@ -142,5 +143,6 @@ class Demands:
     def from_json(cls, text: str) -> Demands:
         """The inverse of :meth:`to_json`."""
         values = json.loads(text)
-        driver = {name: tuple(v) if isinstance(v, list) else v for name, v in values["driver"].items()}
+        there = values["driver"].items()
+        driver: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in there}
         return cls(Node(**driver), tuple(values["paths"]), tuple(values["packages"]))
