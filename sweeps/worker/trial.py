@@ -294,9 +294,8 @@ def _run(
         _log.error("%s", exc)
         raise
     except Exception as exc:  # the trial may raise anything; the sweep continues
-        if is_full(exc) or is_away(
-            exc
-        ):  # as with a lost process, the next attempt goes on from the last epoch
+        # As with a lost process, the next attempt goes on from the last epoch.
+        if is_full(exc) or is_away(exc):
             raise
         text = redact(traceback.format_exc())
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
