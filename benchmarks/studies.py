@@ -165,8 +165,8 @@ def repair(seed: int, data: str) -> list[Training]:
 def settings(cost: int) -> Callable[[int, str], list[Training]]:
     """How to set a path that costs about 12, 18 or 30 dense epochs; all with repaired cuts, which cost nearly nothing.
 
-    A long dense phase with cycles from half the rate was last at 12 with both seeds, few levels with long cycles first:
-    at 18 and 30 the one is not tried again, and the other is.
+    At 12, a long dense phase with cycles from half the rate was last with every seed, and few levels with long cycles
+    were first at a tenth: at 18 and 30 the one is not tried again, and the other is.
     """
     few, many = (0.5, 0.8, 0.9, 0.95), (0.2, 0.35, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     tried: dict[int, dict[str, dict[str, Any]]] = {

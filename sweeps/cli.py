@@ -241,13 +241,18 @@ def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
 def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:
     """Run one trial in this process, without Ray and MLflow. A range counts as its first value."""
     from sweeps.config.reading import parse_overrides
-    from sweeps.config.sweep_config import load_trial
+    from sweeps.config.sweep_config import load_config
 
-    one = load_trial(config, parse_overrides(overrides))
+    checked = load_config(config, parse_overrides(overrides))
+    one = checked.space.resolve(checked.space.first(), threads=checked.resources.cpus)
     from analysis.show.terminal import show as show_table
     from analysis.show.terminal import table
     from gcp_core.schema import FINALS
     from gcp_core.training import run_trial
+    from sweeps.worker.gpu import more_than_trials
+
+    if said := more_than_trials(one.train.device, checked.resources.gpus):
+        click.echo(f"note: {said}", err=True)
 
     def show(report: Any) -> None:
         accuracy, macs = report.metrics["val/accuracy"], report.metrics["cost/macs"]

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 
 from sweeps.records.job import Job, Outcome, Record
 from sweeps.strategy.judging import accuracy_drop, baseline_values
+from sweeps.worker.gpu import asserted
 
 #: What torch and its libraries say where memory or a device let them down.
 _DEVICE = re.compile(r"out of memory|OutOfMemoryError|AcceleratorError|CUDA error|cuDNN|CUBLAS|NCCL", re.I)
@@ -120,15 +121,20 @@ def as_baseline(outcome: Outcome) -> Outcome:
 
 
 def taken_by_machine(outcome: Outcome) -> bool:
-    """Whether the same training may succeed next time: its process was lost, or memory, disk or device failed.
+    """Whether the same training may succeed next time: its process was lost, or memory, disk or device failed. What the
+    trial itself asserts on its device fails every time.
 
     >>> taken_by_machine(Outcome("failed", error="BrokenPipeError: [Errno 32] Broken pipe"))
     True
     >>> taken_by_machine(Outcome("failed", error="ValueError: no such thing"))
     False
+    >>> taken_by_machine(Outcome("failed", error="AcceleratorError: CUDA error: device-side assert triggered"))
+    False
     """
     if outcome.status != "failed":
         return outcome.status == "lost"
+    if asserted(outcome.error):
+        return False
     kind = getattr(builtins, outcome.error.partition(":")[0], None)
     known = isinstance(kind, type) and issubclass(kind, (OSError, MemoryError))
     return known or _DEVICE.search(outcome.error) is not None

@@ -1,4 +1,6 @@
-"""Files that a config names: as whole paths, because a trial's process works in a folder of its own."""
+"""Files that a config names: as whole paths, because a trial's process works in a folder of its own, and whoever reads or
+continues the sweep may work in another one.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,13 @@ from gcp_core.factory import is_factory_name
 
 #: Keys of files that trials read.
 _FILES = (("data", "path"), ("model", "weights"))
+#: What follows is a file: relative, or behind a fourth stroke a whole path.
+_SQLITE = "sqlite:///"
 
 
 def with_whole_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a raw config in which what trials read is named from the root, also where it is a range.
+    """A copy of a raw config in which what trials read is named from the root, also where it is a range, and so are
+    databases in files (``tracking.uri``, ``ledger``).
 
     A relative path counts from the folder in which one types the command. What a data set of the user's own means by its
     ``data.path`` is its own affair: it is made whole only where it is there.
@@ -30,7 +35,17 @@ def with_whole_paths(tree: Mapping[str, Any]) -> dict[str, Any]:
             whole[part] = {**section, key: {**value, "choice": choices}}
         elif isinstance(value, str):
             whole[part] = {**section, key: _whole(value, only_there)}
+    if "ledger" in tree:
+        whole["ledger"] = _whole_url(tree["ledger"])
+    tracking = tree.get("tracking")
+    if isinstance(tracking, Mapping) and "uri" in tracking:
+        whole["tracking"] = {**tracking, "uri": _whole_url(tracking["uri"])}
     return whole
+
+
+def _whole_url(value: Any) -> Any:
+    file = value.removeprefix(_SQLITE) if isinstance(value, str) and value.startswith(_SQLITE) else ""
+    return f"{_SQLITE}{os.path.abspath(file)}" if file and not file.startswith(("/", ":memory:")) else value
 
 
 def _whole(value: Any, only_there: bool) -> Any:

@@ -29,8 +29,8 @@ class SearchConfig:
         concurrency: trials at the same time, as far as the resources allow.
         objectives: short name of a final value -> ``max`` or ``min``.
         constraints: such as ``"accuracy_drop <= 1"``, ``"macs <= 50%"`` (of the baseline).
-        hours: no new trial or confirmation run starts after this many hours of running trials, all drivers of the
-            sweep together.
+        hours: no new trial or confirmation run starts after this many hours from the first trial on, all drivers of the
+            sweep together; waiting for nodes counts.
         device_hours: the same for the wall time of all trials times their GPUs (their CPUs where they have none).
         plateau: no new trial starts once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
         points: points to try first, each a mapping of every searched path to a value.

@@ -70,6 +70,9 @@ class Attempts(FIFOScheduler):
 
     def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
         """Tune is about to start the trial again."""
+        if self._searcher.has_ended(trial.trial_id):
+            self._over.append(trial)
+            return
         self._searcher.waits(trial.trial_id)
         if self._searcher.went_on(trial.trial_id):
             self._losses.pop(trial.trial_id, None)
@@ -77,8 +80,10 @@ class Attempts(FIFOScheduler):
         said = (
             Path(file).read_text(encoding="utf-8", errors="replace") if file and Path(file).exists() else ""
         )
-        losses = self._losses.setdefault(trial.trial_id, _Losses())
         last = said.rpartition("Failure # ")[2].partition("\n")[2]  # after its number and its time
+        if self._searcher.never_runs(last):
+            return
+        losses = self._losses.setdefault(trial.trial_id, _Losses())
         counts = losses.add(last)
         if losses.attempts > self._retries or losses.idle > PATIENCE:
             self._searcher.lost(trial.trial_id, last, max(1, losses.attempts))

@@ -14,24 +14,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from gcp_core.cachedir import cache_folder
 from gcp_core.errors import ConfigError, first_line
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import Capacity, bundles
 from sweeps.driver.nodes import (
-    Node,
-    check_nodes,
     check_reach,
     check_resources,
     check_shared,
     data_paths,
-    describe,
+    demands,
     idle_gpus,
     own_packages,
     wrong_clocks,
 )
 from sweeps.records.job import Job
 from sweeps.storage.objects import store_problem
+from sweeps.worker.node import Node, check_nodes, describe
 
 if TYPE_CHECKING:
     from ray.tune.experiment import Trial
@@ -157,7 +157,13 @@ def _start_private(cpus: int, env: Mapping[str, str], quiet: Mapping[str, Any]) 
 
     # It inherits the environment. It starts a process for a trial when there is one: in advance it would start as many as
     # the machine has cores, and another one for each that is taken.
-    env = {**env, _REACHABLE: "0", "RAY_prestart_worker_first_driver": "0"}
+    # A relative cache folder would be another one in the folder of every trial.
+    env = {
+        **env,
+        _REACHABLE: "0",
+        "RAY_prestart_worker_first_driver": "0",
+        "GCP_CACHE_DIR": str(cache_folder()),
+    }
     before = {name: os.environ.get(name) for name in env}
     os.environ.update(env)
     try:
@@ -320,7 +326,7 @@ def run_on_ray(conductor: Conductor, folder: Path, runner: str) -> None:
     scratch = folder / ".tune"
     shutil.rmtree(scratch, ignore_errors=True)  # of an earlier driver; a sweep continues from its ledger
     trainable = tune.with_resources(tune_trainable, tune.PlacementGroupFactory(**bundles(conductor.config)))
-    searcher = ConductorSearcher(conductor, runner)
+    searcher = ConductorSearcher(conductor, runner, demands(conductor.config).to_json())
     capacity = Capacity(conductor.config, ray.nodes, _log.warning)
     with warnings.catch_warnings(), _quiet("ray.tune", "ray.air"):
         warnings.simplefilter("ignore")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from sweeps.records.disk import AWAY
 from sweeps.records.layout import HANG_FILE
 from sweeps.worker.watchdog import hung
 
@@ -12,6 +13,7 @@ _LOWER = "lower train.batch_size or search.concurrency"
 #: (pattern in Ray's words, ours); the first that fits counts. Ray's text on a killed process guesses at memory too, so
 #: only its own memory monitor's words are taken for that.
 _REASONS = (
+    (rf"\[Errno ({'|'.join(map(str, AWAY))})\]", "a disk or a file server did not answer"),
     (r"node has died|node was terminated|node \w+ .*(dead|died)", "its node died"),
     (
         r"node running low on memory|due to memory pressure|OutOfMemoryError",
@@ -23,6 +25,27 @@ _REASONS = (
         f"its process was killed, perhaps by the kernel, because memory ran out ({_LOWER}), or it crashed",
     ),
 )
+
+
+#: Ray's words of a process that cannot even be made, because what it is made of cannot be imported there.
+_NO_CODE = "failed to import on the worker"
+
+
+def without_code(said: str) -> str:
+    """What to do if a node, one that joined late, cannot import what a trial's process is made of; empty = it can.
+
+    Args:
+        said: Ray's text about a failure.
+    """
+    if _NO_CODE not in said:
+        return ""
+    node = re.search(r"\bip=([^,)\s]+)", said)
+    lines = [line.strip() for line in said.splitlines() if "Error: " in line and _NO_CODE not in line]
+    return (
+        f"a node{f' ({node.group(1)})' if node else ''} cannot run this project's code"
+        f" ({lines[-1] if lines else 'its packages are not installed there'}): install the same environment on every"
+        " node, those that join later too; mend or remove the node and run again: the sweep continues"
+    )
 
 
 def loss_reason(said: str, attempts: int, folder: str | Path, epoch: int = 0) -> str:

@@ -1,76 +1,24 @@
-"""What every node of a cluster must have in common: versions, our code, the data, the storage."""
+"""What a cluster must have for a sweep: room for a trial, storage on every node, what ``sweeps.worker.node`` asks."""
 
 from __future__ import annotations
 
-import hashlib
-import importlib.metadata
-import importlib.util
 import os
-import platform
-import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gcp_core.errors import ConfigError, required
+from gcp_core.errors import ConfigError
 from gcp_core.factory import is_factory_name
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.capacity import bundles, fits, places, processes, wanted
+from sweeps.worker.node import Demands, Node, describe
 
-#: Packages that decide about a trial's weights or about what its process understands.
-_PACKAGES = ("torch", "torchvision", "numpy")
-_OURS = ("gcp_core", "sweeps")
+_KEEP_ONE = (
+    "where an autoscaler starts nodes, let it keep one that has room for a trial (min_workers, minReplicas)"
+)
 #: Clocks further apart than this are worth a word, in seconds. Stores refuse signatures from about 900 s on.
 _APART_S = 30.0
-
-
-@dataclass(frozen=True)
-class Node:
-    """What one node reports about itself.
-
-    Attributes:
-        versions: of Python, of the packages that matter, and a digest of our own source.
-        missing: paths that do not exist there.
-        unknown: packages that cannot be imported there.
-        clock: seconds since 1970, when it was asked.
-        error: why it could not say anything, empty if it could.
-    """
-
-    name: str
-    versions: Mapping[str, str] = field(default_factory=dict)
-    missing: tuple[str, ...] = ()
-    unknown: tuple[str, ...] = ()
-    clock: float = 0.0
-    error: str = ""
-
-
-def describe(name: str, paths: Sequence[str], packages: Sequence[str] = ()) -> Node:
-    """This machine; imports nothing heavy, and none of the packages that are asked for."""
-    versions = {"Python": platform.python_version(), **{package: _version(package) for package in _PACKAGES}}
-    missing = tuple(path for path in paths if not os.path.exists(path))
-    unknown = tuple(package for package in packages if importlib.util.find_spec(package) is None)
-    return Node(name, {**versions, "our code": _source_digest()}, missing, unknown, time.time())
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "missing"
-
-
-def _source_digest() -> str:
-    """Names the source of our packages as they are installed here."""
-    sha = hashlib.sha256()
-    for package in _OURS:
-        spec = required(importlib.util.find_spec(package), package)
-        root = Path(required(spec.submodule_search_locations, package)[0])
-        for path in sorted(root.rglob("*.py")):
-            sha.update(f"{package}/{path.relative_to(root)}".encode())
-            sha.update(path.read_bytes())
-    return sha.hexdigest()[:12]
 
 
 def data_paths(config: SweepConfig) -> list[str]:
@@ -98,46 +46,10 @@ def own_packages(config: SweepConfig) -> list[str]:
     )
 
 
-def check_nodes(driver: Node, nodes: Iterable[Node]) -> None:
-    """The nodes run what the driver runs, know the user's own code, and see the data and the weights that trials begin
-    with. A node that does not would fail trial after trial within seconds, and so be given the next one.
-
-    Raises ConfigError naming every node that does not.
-    """
-    nodes = list(nodes)
-    silent = [f"{node.name}: {node.error}" for node in nodes if node.error]
-    if silent:
-        raise ConfigError(
-            f"{len(silent)} node(s) cannot run this project's code ({'; '.join(silent)})",
-            "--address",
-            "install the same environment on every node, or use one image",
-        )
-    differing = [
-        f"{node.name} has {name} {node.versions.get(name, 'missing')}, the driver {version}"
-        for node in nodes
-        for name, version in driver.versions.items()
-        if node.versions.get(name) != version
-    ]
-    if differing:
-        raise ConfigError(
-            f"nodes differ: {'; '.join(differing)}", "--address", "install the same versions on every node"
-        )
-    without = [
-        f"{node.name} has no {name}" for node in nodes for name in node.unknown if name not in driver.unknown
-    ]
-    if without:
-        raise ConfigError(
-            f"a package that the config names is missing on at least one node: {'; '.join(without)}",
-            "--address",
-            "install it on every node, or put its folder on PYTHONPATH there before `ray start`",
-        )
-    without = [f"{node.name} has no {path}" for node in nodes for path in node.missing]
-    if without:
-        raise ConfigError(
-            f"data is missing on at least one node: {'; '.join(without)}",
-            "data.path",
-            "what data.path and model.weights name must be at the same path on every node",
-        )
+def demands(config: SweepConfig) -> Demands:
+    """What every node that trains is asked for; this machine, the driver's, is the measure."""
+    paths, packages = data_paths(config), own_packages(config)
+    return Demands(describe(os.uname().nodename, paths, packages), tuple(paths), tuple(packages))
 
 
 def wrong_clocks(asked: float, nodes: Iterable[Node], answered: float) -> list[str]:
@@ -190,7 +102,9 @@ def check_resources(config: SweepConfig, nodes: Sequence[Mapping[str, Any]]) -> 
 def _less(config: SweepConfig, kind: str, most: float) -> str:
     """What to try where no node has as many as a trial asks for."""
     if kind == "GPU" and not most:
-        return "0 trains on the CPU; if there is a GPU, does `nvidia-smi` show it here?"
+        return f"0 trains on the CPU; if there is a GPU, does `nvidia-smi` show it here? {_KEEP_ONE}"
+    if not most:
+        return f"a cluster's head may keep its CPUs for the driver, so start a worker; {_KEEP_ONE}"
     if processes(config) > 1:
         return "resources.spread: true lets a trial's processes be on several nodes"
     return f"resources.{kind.lower()}s is for one trial; search.concurrency says how many run at a time"

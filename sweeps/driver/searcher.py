@@ -16,10 +16,10 @@ from ray.tune.search import Searcher
 
 from gcp_core.schema import LATENCIES
 from sweeps.conduct.conductor import Conductor
-from sweeps.driver.losses import loss_reason
+from sweeps.driver.losses import loss_reason, without_code
 from sweeps.records import spool
 from sweeps.records.database import database_away, database_errors
-from sweeps.records.disk import advice, is_full
+from sweeps.records.disk import advice, is_away, is_full
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.layout import trial_path
 from sweeps.records.tenure import Displaced
@@ -32,12 +32,16 @@ TAKEN_OVER = "another driver has taken over"
 
 
 class ConductorSearcher(Searcher):
-    """Hands Tune one job per trial; FINISHED once there is nothing more to start."""
+    """Hands Tune one job per trial; FINISHED once there is nothing more to start.
 
-    def __init__(self, conductor: Conductor, runner: str) -> None:
+    Args:
+        demands: what a node must have before it trains (``sweeps.worker.node.Demands``, JSON); empty = nothing is asked.
+    """
+
+    def __init__(self, conductor: Conductor, runner: str, demands: str = "") -> None:
         super().__init__(metric=None, mode=None)
         self._conductor: Conductor | None = conductor
-        self._runner = runner
+        self._runner, self._demands = runner, demands
         self._names: dict[str, str] = {}
         self._outcomes: dict[str, Outcome] = {}
         self._losses: dict[str, tuple[str, int]] = {}
@@ -59,6 +63,7 @@ class ConductorSearcher(Searcher):
             "trial_id": job.trial_id,
             "job": job.to_json(),
             "runner": self._runner,
+            "demands": self._demands,
             "share": conductor.config.search.share,
             "stage_bytes": conductor.config.search.stage_bytes,
             "hang_s": None if minutes is None else 60 * minutes,
@@ -71,6 +76,17 @@ class ConductorSearcher(Searcher):
     def lost(self, trial_id: str, said: str, attempts: int) -> None:
         """What Ray says about a process that is gone; comes before :meth:`on_trial_complete`."""
         self._losses[trial_id] = (said, attempts)
+
+    def has_ended(self, trial_id: str) -> bool:
+        """Whether the trial's outcome has come: what becomes of its process is of no concern."""
+        return self._names[trial_id] in self._outcomes
+
+    def never_runs(self, said: str) -> bool:
+        """Whether Ray says that no process of ours can be made on that node; the sweep is then interrupted."""
+        why = without_code(said)
+        if why:
+            self._live().interrupt(why)
+        return bool(why)
 
     def loss(self, trial_id: str, said: str) -> str:
         """``t0003 lost after epoch 4 because its node died``: one loss of a trial that goes on."""
@@ -139,8 +155,8 @@ class ConductorSearcher(Searcher):
             self._live().snapshot(name, Snap.from_dict(payload["snapshot"]))
         elif "full" in payload:
             self._live().interrupt(advice(payload["full"]))
-        elif "unseen" in payload:
-            self._live().interrupt(payload["unseen"])
+        elif "unfit" in payload:
+            self._live().interrupt(payload["unfit"])
 
     def _end_in_order(self, exc: Exception) -> None:
         """Interrupt the sweep for what is nobody's mistake and the next driver goes on from; raise everything else."""
@@ -151,6 +167,11 @@ class ConductorSearcher(Searcher):
             conductor.interrupt(f"the object store is away ({exc})")
         elif isinstance(exc, OSError) and is_full(exc):
             conductor.interrupt(advice(conductor.config.folder))
+        elif isinstance(exc, OSError) and is_away(exc):
+            where = conductor.config.folder
+            conductor.interrupt(
+                f"the disk or file server of {where} did not answer ({exc}); run again to continue"
+            )
         elif isinstance(exc, database_errors()):
             conductor.interrupt(database_away(exc))
         else:

@@ -12,6 +12,7 @@ import yaml
 
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import clean
+from gcp_core.schema import LATENCIES
 from sweeps.config.paths import is_of_paths
 from sweeps.config.reading import merge, to_yaml
 from sweeps.config.sweep_config import MAY_CHANGE_OF_PATHS, SweepConfig, check_tree, differences
@@ -95,16 +96,34 @@ def check_unchanged(config: SweepConfig) -> None:
     folder = Path(config.folder)
     if not (folder / CONFIG).is_file():
         return
-    changed = differences(read_config(folder).tree, config.tree)
+    before = read_config(folder)
+    times = _measured_otherwise(before, config)
+    changed = [*differences(before.tree, config.tree), *times]
     if changed:
         of_paths = (*MAY_CHANGE_OF_PATHS, "baseline") if is_of_paths(config.tree) else ()
-        free = ", ".join([*of_paths, "confirm", "resources", "tracking", "storage"])
+        resources = (
+            "resources (but not on what times are measured that the search goes by)" if times else "resources"
+        )
+        free = ", ".join([*of_paths, "confirm", resources, "tracking", "storage"])
         raise ConfigError(
             f"the sweep exists with a different config: {'; '.join(changed)}",
             str(folder),
             "--new starts a new sweep beside it; what may change: search (but not its sampler, objectives, constraints, "
             f"points), {free}",
         )
+
+
+def _measured_otherwise(before: SweepConfig, now: SweepConfig) -> list[str]:
+    """What differs of that on which times are measured, where the search compares them: a model would win by its trial's
+    number of threads.
+    """
+    if not any(map(before.search.needs, (*LATENCIES, "device_hours"))):
+        return []
+    old, new = before.resources, now.resources
+    pairs = {"resources.gpus": (old.gpus, new.gpus)}
+    if not (old.gpus and new.gpus):  # on a GPU threads do not matter
+        pairs["resources.cpus"] = (old.cpus, new.cpus)
+    return [f"{path}: {was:g} -> {wanted:g}" for path, (was, wanted) in pairs.items() if was != wanted]
 
 
 def as_begun(config: SweepConfig) -> SweepConfig:

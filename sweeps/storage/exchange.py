@@ -117,6 +117,10 @@ class Exchange:
         """Whether the store alone holds that file."""
         return False
 
+    def read(self, path: str) -> bytes | None:
+        """A file's bytes as the store alone has them, None if there is none."""
+        return None
+
 
 class ObjectExchange(Exchange):
     """Carries files between ``root`` and the objects below ``url``, both of one sweep.
@@ -247,6 +251,9 @@ class ObjectExchange(Exchange):
 
     def has(self, path: str) -> bool:
         return self.store.stamp(path) is not None
+
+    def read(self, path: str) -> bytes | None:
+        return self.store.read(path)
 
     def _carry(
         self, one: Callable[[str], object], files: list[str], check: Callable[[], None] = lambda: None

@@ -78,7 +78,9 @@ def run_lock(folder: Path, tenure: Tenure | None = None) -> Iterator[None]:
 def _open(folder: Path, mode: str) -> TextIO:
     try:
         return cast(TextIO, (folder / RUN_LOCK).open(mode, encoding="utf-8"))
-    except PermissionError as exc:
+    except OSError as exc:
+        if not (isinstance(exc, PermissionError) or exc.errno == errno.EROFS):
+            raise
         raise ConfigError(
             f"{RUN_LOCK} cannot be written: {exc.strerror}",
             str(folder),

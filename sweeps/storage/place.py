@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from gcp_core import schema
 from gcp_core.errors import ConfigError
 from sweeps.config.places import check_store_url, is_object_store, working_folder
 from sweeps.config.sweep_config import SweepConfig, check_tree
-from sweeps.records.folder import read_config
+from sweeps.records.folder import read_config, read_entry
 from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, OUTCOME_FILE, TRIALS
 from sweeps.storage.exchange import Exchange, ObjectExchange, open_exchange
 from sweeps.storage.objects import store_errors
@@ -35,7 +36,7 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
     """The sweep in a folder, or at a URL (``STORAGE/NAME``) of an object store.
 
     Of a sweep in a store, what tells how it went is fetched first: into the folder of its driver if that is on this
-    machine, else into the user's cache.
+    machine and one may write there, else into the user's cache.
 
     Raises:
         ConfigError: there is no sweep, or the store cannot be used.
@@ -55,7 +56,9 @@ def open_sweep(sweep: str | os.PathLike[str]) -> Place:
             raise ConfigError("there is no sweep", text, "a sweep's place is STORAGE/NAME")
         exchange.fetch(CONFIG)
         drivers = Path(read_config(exchange.root).folder)
-        if (drivers / ENTRY).exists():
+        # What is new goes into the folder, so a colleague's will not do.
+        mine = os.access(drivers, os.W_OK) and read_entry(drivers) is not None
+        if mine and not _is_of_another(drivers, exchange):
             exchange = ObjectExchange(drivers, text)
         bring_home(exchange)
     return Place(exchange.root, read_config(exchange.root), exchange)
@@ -68,16 +71,36 @@ def bring_home(exchange: Exchange) -> None:
     have been taken up again.
 
     Raises:
-        ConfigError: the ledger here and the store's copy contradict each other.
+        ConfigError: the folder here is another sweep's, or the ledger here and the store's copy contradict each other.
     """
     if exchange.url is None:
         return
+    if _is_of_another(exchange.root, exchange):
+        raise ConfigError(
+            f"this folder holds another sweep of that name, not the one at {exchange.url}",
+            str(exchange.root),
+            "sweeps of one name in two stores need two folders as ledger, or --new; if the one here is of no use any"
+            " more, move its folder away",
+        )
     exchange.fetch(ENTRY)
     exchange.fetch(CONFIG)
     _bring_journal(exchange)
     folders = (path.parent for path in (exchange.root / TRIALS).glob(f"*/{OUTCOME_FILE}"))
     final = (folder.name for folder in folders if not (folder / schema.SNAPSHOTS).exists())
     exchange.fetch(TRIALS, without=(*_HEAVY, *final))
+
+
+def _is_of_another(folder: Path, exchange: Exchange) -> bool:
+    """Whether the folder holds a sweep that is not the store's. A store without a sweep is that of the one here only if
+    that one says so: its driver was killed before it had told the store.
+    """
+    here, there = read_entry(folder), exchange.read(ENTRY)
+    if here is None:
+        return False
+    if there is not None:
+        return bool(json.loads(there)["id"] != here.id)
+    kept = read_config(folder).store
+    return kept is None or kept.partition("?")[0] != str(exchange.url).partition("?")[0]
 
 
 def bring_trial(exchange: Exchange, path: str) -> None:

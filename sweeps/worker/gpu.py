@@ -24,6 +24,25 @@ _POLL_S = 1.0
 _ENOUGH = 0.8
 #: Of its share a process may fill this much with tensors; its own context takes the rest.
 _OF_SHARE = 0.95
+#: What is said where a kernel on the GPU has met an index out of range, for instance.
+_ASSERTION = "device-side assert"
+
+
+def asserted(error: str) -> bool:
+    """Whether a trial ended by an assertion on its GPU: its own fault, which every attempt would repeat. Its process can
+    use that GPU for nothing more, not even to give its memory back.
+    """
+    return _ASSERTION in error
+
+
+def with_advice(error: str) -> str:
+    """An error with what to try, if it is of that kind; every other one as it is."""
+    if not asserted(error):
+        return error
+    return (
+        "an assertion failed on the GPU, most often because a label or an index is out of range; `gcp-sweep trial` with"
+        f" train.device=cpu says which: {error}"
+    )
 
 
 def wait_for_memory(
@@ -76,6 +95,20 @@ def in_place_of_trials(gpus: float) -> Iterator[None]:
 
     with on_cpu(not gpus):
         yield
+
+
+def more_than_trials(device: str, gpus: float) -> str:
+    """A sentence if a trial by itself, with that ``train.device``, takes a GPU that a sweep's trials would not see; else
+    empty.
+    """
+    from gcp_core.models.devices import has_gpu  # brings torch
+
+    if gpus or device != "auto" or not has_gpu():
+        return ""
+    return (
+        "this trial takes a GPU; in a sweep with resources.gpus 0 it would have none, and other weights (train.device=cpu"
+        " does as there, resources.gpus=1 says that the GPU is wanted)"
+    )
 
 
 def to_look_at(trial: TrialConfig, gpus: float) -> TrialConfig:

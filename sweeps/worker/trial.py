@@ -29,7 +29,7 @@ from gcp_core.errors import ConfigError, GcpError, InfeasibleTarget, ProcessLost
 from gcp_core.factory import load_factory
 from gcp_core.redaction import RedactingFormatter, RedactingStream, clean, redact
 from sweeps.records import spool
-from sweeps.records.disk import is_full
+from sweeps.records.disk import is_away, is_full
 from sweeps.records.job import (
     GOES_ON,
     Job,
@@ -44,13 +44,14 @@ from sweeps.records.layout import EPOCHS, HANG_FILE, REST_FILE, STOP_FILE, trial
 from sweeps.records.provenance import collect
 from sweeps.storage.exchange import Exchange, trial_exchange
 from sweeps.storage.lock import Holder, Superseded, trial_lock
-from sweeps.worker.gpu import free_memory, keep_to_share, wait_for_memory
+from sweeps.worker.gpu import asserted, free_memory, keep_to_share, wait_for_memory, with_advice
+from sweeps.worker.node import Demands
 from sweeps.worker.processes import start_on_ray
 from sweeps.worker.watchdog import Watchdog
 
 DEFAULT_RUNNER = "gcp_core.training:run_trial"
 #: Name of the one value in a Tune report: JSON of ``{"epoch": row}``, ``{"snapshot": snap}``, ``{"outcome": outcome}``,
-#: ``{"full": place}`` (the disk is full) or ``{"unseen": sentence}`` (the storage is not there); with the last two the
+#: ``{"full": place}`` (the disk is full) or ``{"unfit": sentence}`` (this node cannot train any); with the last two the
 #: trial is not over.
 PAYLOAD = "payload"
 #: So long another node may take to see a folder that the driver has just made.
@@ -78,9 +79,9 @@ class Extra:
 
 
 def tune_trainable(config: dict[str, Any]) -> None:
-    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``share``,
-    ``stage_bytes``, ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object store, None if its folder is shared)
-    and ``generation`` (of the driver, ``sweeps.storage.presence``)."""
+    """What Ray Tune calls: ``config`` holds ``job`` (JSON), ``runner`` (``package.module:function``), ``demands`` (JSON,
+    ``sweeps.worker.node``), ``share``, ``stage_bytes``, ``hang_s``, ``gpus``, ``store`` (the sweep's URL in an object
+    store, None if its folder is shared) and ``generation`` (of the driver, ``sweeps.storage.presence``)."""
     from ray import tune
 
     def send(row: dict[str, float]) -> None:
@@ -90,9 +91,9 @@ def tune_trainable(config: dict[str, Any]) -> None:
         tune.report({PAYLOAD: json.dumps({"snapshot": snap.to_dict()})})
 
     job, store = Job.from_json(config["job"]), config.get("store")
-    unseen = _unseen(job) if store is None else ""
-    if unseen:
-        tune.report({PAYLOAD: json.dumps({"unseen": unseen})})
+    unfit = (_unseen(job) if store is None else "") or _unfit(config.get("demands", ""))
+    if unfit:
+        tune.report({PAYLOAD: json.dumps({"unfit": unfit})})
         return
     try:
         with trial_exchange(sweep_folder(job), store, config.get("generation", 0)) as exchange:
@@ -117,6 +118,8 @@ def tune_trainable(config: dict[str, Any]) -> None:
         tune.report({PAYLOAD: json.dumps({"full": place})})
         return
     tune.report({PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+    if asserted(outcome.error):  # a process that raises is not given the next trial
+        raise RuntimeError("this process can use its GPU for nothing more")
 
 
 def _unseen(job: Job) -> str:
@@ -134,6 +137,20 @@ def _unseen(job: Job) -> str:
             )
         time.sleep(0.5)
     return ""
+
+
+@functools.cache  # a process asks once
+def _unfit(demands: str) -> str:
+    """What to do if this node lacks what every node was asked for when the sweep started; empty = it lacks nothing.
+
+    One that joins later would otherwise fail trial after trial within seconds, and so be given the next one.
+    """
+    name = os.uname().nodename
+    lacking = Demands.from_json(demands).lacking(name) if demands else ""
+    return lacking and (
+        f"the node {name} has joined without what a trial needs: {lacking}; mend or remove the node and run again: the"
+        " sweep continues"
+    )
 
 
 def _this_node() -> Holder:
@@ -165,7 +182,7 @@ def run_job(
 ) -> Outcome:
     """Run (or continue) a job in its folder; never raises because of the trial.
 
-    Raises OSError if the disk is full, or the object store does not take the result, and ProcessLost if one of several
+    Raises OSError if the disk is full, or it or the object store does not answer, and ProcessLost if one of several
     processes of the trial is gone: the job is then as unfinished as before.
 
     Args:
@@ -206,7 +223,8 @@ def run_job(
             last = functools.partial(exchange.offer, *said)
             with Watchdog(folder, hang_s, last) as watchdog, threads(job.config.threads):
                 outcome = _run(job, runner, sink, share, watchdog, exchange, gpus, extra or Extra())
-            free_memory(gpus)
+            if not asserted(outcome.error):
+                free_memory(gpus)
             # Far below the trial's wall time: the machine was busy elsewhere.
             cpu_s = f"{time.process_time() - cpu:.2f}"
             known = collect(job.config.threads, folder) | {"cpu_seconds": cpu_s}
@@ -276,13 +294,14 @@ def _run(
         _log.error("%s", exc)
         raise
     except Exception as exc:  # the trial may raise anything; the sweep continues
-        if is_full(exc):
+        # As with a lost process, the next attempt goes on from the last epoch.
+        if is_full(exc) or is_away(exc):
             raise
         text = redact(traceback.format_exc())
         (folder / schema.ARTIFACT_TRACEBACK).write_text(text, encoding="utf-8")
         _log.error("%s", text)
         status = "infeasible" if isinstance(exc, InfeasibleTarget) else "failed"
-        error = _out_of_memory(exc, job) or describe(exc)
+        error = _out_of_memory(exc, job) or with_advice(describe(exc))
         seconds = time.perf_counter() - start
         return Outcome(status, {}, spool.rows(folder), error, seconds, part=job.part)
     return Outcome(

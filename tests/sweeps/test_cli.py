@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import jsonschema
 import pytest
@@ -241,6 +242,16 @@ def test_without_a_view_the_closing_words_say_what_to_click() -> None:
     assert "experiment x, Runs: type tags.kind = 'trial' into the search field" in text
     assert "viewStateShareKey" not in text
     assert "tags.kind = 'snapshot'" in closing_words(_sweep(complete=3), "again", of_paths=True)
+
+
+def test_a_trial_by_itself_says_where_it_takes_a_gpu_that_its_sweep_would_not_give_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    ended = SimpleNamespace(status="stopped", error="", finals={})
+    monkeypatch.setattr("gcp_core.training.run_trial", lambda *_, **__: ended)
+    assert "note: this trial takes a GPU; in a sweep with resources.gpus 0" in _call("trial", DEMO).stderr
+    assert _call("trial", DEMO, "resources.gpus=1").stderr == ""
 
 
 def test_a_path_in_this_process_tells_its_models() -> None:

@@ -30,6 +30,17 @@ def test_relative_paths_count_from_the_folder_of_the_command(
     assert one.model.weights == "/home/somebody/w.pt"
 
 
+def test_databases_in_files_are_the_same_ones_for_whoever_reads_or_continues_the_sweep_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = _load(tracking={"uri": "sqlite:///mlflow.db"}, ledger="sqlite:///a/b.db")
+    assert config.tracking.uri == config.tree["tracking"]["uri"] == f"sqlite:///{tmp_path}/mlflow.db"
+    assert config.database == f"sqlite:///{tmp_path}/a/b.db"
+    for uri in (None, "http://h:5000", "sqlite:////x/mlflow.db", "postgresql://h/mlflow"):
+        assert _load(tracking={"uri": uri}).tracking.uri == uri
+
+
 def test_the_paths_of_a_range_are_made_whole_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config = _load(data={"name": "imagefolder", "path": {"choice": ["a", "/b"]}}, model={"weights": None})

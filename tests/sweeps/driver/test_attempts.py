@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray._private.function_manager import FunctionActorManager
 from ray.exceptions import ActorDiedError, ActorUnavailableError
 
 from sweeps.driver.attempts import PATIENCE, Attempts
@@ -119,6 +120,47 @@ def test_rays_words_for_a_process_that_is_gone_are_still_these(tune: Tune) -> No
     source = inspect.getsource(ActorDiedError)
     assert NEVER in source
     assert "actor_id: {ActorID" in source
+
+
+def test_a_node_that_cannot_import_our_code_costs_no_trial_an_attempt_and_ends_the_sweep_in_good_order(
+    tune: Tune,
+) -> None:
+    """It joined late, so nobody has asked it; it would be given every trial to come."""
+    found = "Traceback (most recent call last):\nModuleNotFoundError: No module named 'sweeps'"
+    fake = FunctionActorManager._create_fake_actor_class(None, "ImplicitFunc", ["__init__"], found)
+    with pytest.raises(RuntimeError) as caught:
+        fake()
+    where = f"ray::ImplicitFunc.__init__() (pid=7, ip=10.0.0.9, actor_id={FIRST})"
+    for _ in range(3):  # more than it may be lost
+        assert tune.fail(
+            f"The actor died because of an error raised in its creation task, {where}\n{caught.value}"
+        )
+    assert tune.reasons == []
+    conductor = tune.searcher._live()
+    assert conductor.interrupted
+    assert conductor.stop_reason == (
+        "a node (10.0.0.9) cannot run this project's code (ModuleNotFoundError: No module named 'sweeps'): install the"
+        " same environment on every node, those that join later too; mend or remove the node and run again: the sweep"
+        " continues"
+    )
+
+
+def test_a_process_that_is_gone_after_its_trials_outcome_has_come_is_no_loss(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    attempts, trial = Attempts(searcher, retries=2), SimpleNamespace(trial_id="x", error_file="")
+    assert searcher.suggest("x")["trial_id"] == "b0000"  # type: ignore[index]
+    outcome = Outcome("failed", error="no such label")
+    attempts.on_trial_result(None, trial, {PAYLOAD: json.dumps({"outcome": outcome.to_json()})})  # type: ignore[arg-type]
+    searcher.on_trial_result("x", {PAYLOAD: json.dumps({"outcome": outcome.to_json()})})
+    attempts.on_trial_error(None, trial)  # type: ignore[arg-type]
+    stop = SimpleNamespace(stop_trial=lambda one: searcher.on_trial_complete(one.trial_id), get_trials=list)
+    attempts.choose_trial_to_run(stop)  # type: ignore[arg-type]
+    (record,) = ledger.records("baseline")
+    assert (record.status, record.error) == ("failed", "no such label")
+    assert caplog.messages == []
 
 
 def test_a_trial_that_waits_for_a_node_after_a_loss_takes_no_device_hours(tmp_path: Path) -> None:

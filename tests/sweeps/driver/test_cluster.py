@@ -11,7 +11,7 @@ import pytest
 from ray.exceptions import OutOfMemoryError
 
 from gcp_core.errors import ConfigError
-from sweeps.driver.cluster import WorkersLost, ray_cluster, run_on_ray
+from sweeps.driver.cluster import WorkersLost, _start_private, ray_cluster, run_on_ray
 from tests.sweeps.inline import RUNNER, config, new_conductor
 
 pytestmark = pytest.mark.timeout(300)
@@ -93,3 +93,16 @@ def test_a_cluster_that_is_not_there_says_how_to_have_one(
         "cannot connect to a Ray cluster: auto: Could not find any running"
     )
     assert "`ray start --head`" in caught.value.hint
+
+
+def test_a_relative_cache_folder_is_that_of_the_command_in_trials_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tune lets every trial work in a folder of its own, where each would decode all images anew."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GCP_CACHE_DIR", "cache")
+    inherited = []
+    monkeypatch.setattr("ray.init", lambda **_: inherited.append(os.environ["GCP_CACHE_DIR"]))
+    _start_private(1, {}, {})
+    assert inherited == [f"{tmp_path}/cache"]
+    assert os.environ["GCP_CACHE_DIR"] == "cache"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import os
 import time
 from pathlib import Path
@@ -9,16 +10,15 @@ import pytest
 from gcp_core.errors import ConfigError
 from sweeps.driver.capacity import bundles, places
 from sweeps.driver.nodes import (
-    Node,
-    check_nodes,
     check_resources,
     check_shared,
     data_paths,
-    describe,
+    demands,
     idle_gpus,
     own_packages,
     wrong_clocks,
 )
+from sweeps.worker.node import Demands, Node, check_nodes, describe
 from tests.sweeps.inline import config
 
 
@@ -35,6 +35,14 @@ def test_too_few_cpus_for_one_trial_are_refused(tmp_path: Path) -> None:
     ):
         check_resources(config(tmp_path, {"resources.cpus": 8}), nodes)
     check_resources(config(tmp_path, {"resources.cpus": 2}), nodes)
+
+
+@pytest.mark.parametrize(("head", "wanted"), [({}, {}), ({"CPU": 4.0}, {"resources.gpus": 1})])
+def test_where_no_node_can_train_yet_an_autoscaler_is_to_keep_one(
+    tmp_path: Path, head: dict[str, float], wanted: dict[str, object]
+) -> None:
+    with pytest.raises(ConfigError, match=r"where an autoscaler starts nodes, let it keep one that has room"):
+        check_resources(config(tmp_path, wanted), [_node("head", **head)])
 
 
 def test_too_few_gpus_for_one_trial_are_refused_and_a_share_of_one_is_enough(tmp_path: Path) -> None:
@@ -164,6 +172,24 @@ def test_a_file_of_weights_to_begin_with_is_asked_for_like_the_data(tmp_path: Pa
         ConfigError, match=r"10\.0\.0\.2 has no .*/two\.pt \(what data\.path and model\.weights"
     ):
         check_nodes(Node("the driver", node.versions), [node])
+
+
+def test_a_node_that_joins_later_is_asked_for_what_the_others_were_asked_for(tmp_path: Path) -> None:
+    own = {"model.name": "my_nets.small:net", "model.weights": f"{tmp_path}/one.pt"}
+    here = os.uname().nodename
+    asked = demands(config(tmp_path, own))
+    wanted = Demands.from_json(asked.to_json())
+    assert wanted == asked
+    assert wanted.lacking(here) == "", "the driver's own machine is the measure"
+    assert wanted.lacking("late").startswith("data is missing on at least one node: late has no ")
+    knows_more = dataclasses.replace(wanted, driver=dataclasses.replace(wanted.driver, unknown=()))
+    assert "package that the config names is missing on at least one node: late has no my_nets" in (
+        knows_more.lacking("late")
+    )
+    newer = dataclasses.replace(wanted, driver=Node(here, {**wanted.driver.versions, "torch": "9.9"}))
+    assert newer.lacking("late").startswith("nodes differ: late has torch ")
+    (tmp_path / "one.pt").touch()
+    assert wanted.lacking("late") == ""
 
 
 def test_a_node_whose_clock_is_far_off_is_named_and_used() -> None:

@@ -72,6 +72,27 @@ def test_a_full_disk_at_the_end_of_a_trial_is_advice_and_the_next_driver_goes_on
     assert [record.status for record in ledger.records("baseline")] == ["running"]
 
 
+def test_a_file_server_that_does_not_answer_ends_the_sweep_in_good_order_and_the_next_driver_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conductor, _, ledger = new_conductor(config(tmp_path))
+    searcher = ConductorSearcher(conductor, RUNNER)
+    searcher.suggest("x")
+
+    def away(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(ledger, "close", away)
+    searcher.on_trial_complete("x", error=True)
+    assert conductor.stop_reason == (
+        f"the disk or file server of {conductor.config.folder} did not answer ([Errno 5] Input/output error); run again"
+        " to continue"
+    )
+    assert [record.status for record in ledger.records("baseline")] == ["running"]
+    said = "ray::ImplicitFunc.train() (pid=7)\nOSError: [Errno 116] Stale file handle: '/nfs/x'"
+    assert loss_reason(said, 1, tmp_path) == "lost because a disk or a file server did not answer"
+
+
 @pytest.mark.parametrize("where", ["start", "snapshot", "end"])
 @pytest.mark.parametrize("how", ["lock", "entry"])
 def test_a_database_that_stays_away_ends_the_sweep_in_good_order_and_the_next_driver_goes_on(
@@ -141,7 +162,7 @@ def test_a_node_without_the_storage_ends_the_sweep_in_good_order_and_its_trial_s
     conductor, _, ledger = new_conductor(config(tmp_path))
     searcher = ConductorSearcher(conductor, RUNNER)
     searcher.suggest("x")
-    said = {PAYLOAD: json.dumps({"unseen": "the node n7 does not see /shared/x"})}
+    said = {PAYLOAD: json.dumps({"unfit": "the node n7 does not see /shared/x"})}
     searcher.on_trial_result("x", said)
     searcher.on_trial_complete("x", said)
     assert (conductor.interrupted, conductor.stop_reason) == (True, "the node n7 does not see /shared/x")

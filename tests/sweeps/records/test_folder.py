@@ -91,6 +91,39 @@ def test_a_refused_change_says_of_which_keys_others_would_be_taken(tmp_path: Pat
         assert caught.value.hint.endswith(said + free)
 
 
+FOUR, GPU = {"resources.cpus": 4}, {"resources.gpus": 1}
+
+
+@pytest.mark.parametrize(
+    "goals",
+    [
+        {"search.objectives": {"val_accuracy": "max", "latency_ms": "min"}},
+        {"search.constraints": ["device_hours <= 1"]},
+    ],
+)
+def test_what_times_are_measured_on_stays_where_the_search_compares_them(tmp_path: Path, goals) -> None:
+    """Four threads for the later trials, and each of them would be faster than every earlier one."""
+    begun = config(tmp_path, goals)
+    Path(begun.folder).mkdir()
+    write_config(Path(begun.folder), begun)
+    check_unchanged(config(tmp_path, {**goals, "resources.retries": 5}))
+    with pytest.raises(
+        ConfigError, match=r"different config: resources\.cpus: 1 -> 4 .*but not on what times"
+    ):
+        check_unchanged(config(tmp_path, {**goals, **FOUR}))
+    with pytest.raises(ConfigError, match=r"different config: resources\.gpus: 0 -> 1"):
+        check_unchanged(config(tmp_path, {**goals, **GPU}))
+    write_config(Path(begun.folder), config(tmp_path, {**goals, **GPU}))
+    check_unchanged(config(tmp_path, {**goals, **GPU, **FOUR}))
+
+
+def test_where_the_search_compares_no_times_resources_may_change(tmp_path: Path) -> None:
+    begun = config(tmp_path)
+    Path(begun.folder).mkdir()
+    write_config(Path(begun.folder), begun)
+    check_unchanged(config(tmp_path, {**FOUR, **GPU}))
+
+
 def test_a_new_sweep_takes_the_first_free_name(tmp_path: Path) -> None:
     assert renamed(config(tmp_path)).name == "inline"
     for name in ("inline", "inline-2"):

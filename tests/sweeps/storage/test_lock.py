@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -48,14 +49,15 @@ def test_a_second_driver_is_refused_with_the_first_ones_process_and_gets_in_when
         pass
 
 
-def test_a_folder_in_which_one_may_not_write_is_one_message(tmp_path: Path, monkeypatch) -> None:
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EROFS], ids=["permission", "mounted for reading"])
+def test_a_folder_in_which_one_may_not_write_is_one_message(tmp_path: Path, monkeypatch, number: int) -> None:
     """Permissions do not bind the superuser, whom containers test as: the file system's answer is played."""
 
     def refuses(*_: object, **__: object) -> None:
-        raise PermissionError(13, "Permission denied")
+        raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(Path, "open", refuses)
-    with pytest.raises(ConfigError, match=r"run\.lock cannot be written: Permission denied"):
+    with pytest.raises(ConfigError, match=rf"run\.lock cannot be written: {os.strerror(number)}"):
         driver_of(tmp_path)
     with pytest.raises(ConfigError, match="must be allowed to write in its folder"), run_lock(tmp_path):
         pass

@@ -14,6 +14,7 @@ from sweeps.worker.gpu import (
     free_memory,
     in_place_of_trials,
     keep_to_share,
+    more_than_trials,
     to_look_at,
     wait_for_memory,
 )
@@ -105,6 +106,19 @@ def test_in_place_of_trials_without_a_gpu_a_process_does_as_if_it_saw_none(sees_
     assert collect(1)["device"] == "a GPU"
     with in_place_of_trials(0.25):
         assert has_gpu()
+
+
+def test_a_trial_by_itself_that_takes_a_gpu_its_sweep_would_not_give_it_says_so(sees_a_gpu) -> None:
+    from gcp_core.models.devices import on_cpu
+
+    assert more_than_trials("auto", 0.0).startswith(
+        "this trial takes a GPU; in a sweep with resources.gpus 0"
+    )
+    with on_cpu():
+        assert more_than_trials("auto", 0.0) == ""
+    assert (
+        more_than_trials("auto", 1.0) == more_than_trials("cpu", 0.0) == more_than_trials("cuda", 0.0) == ""
+    )
 
 
 def test_a_trial_is_checked_for_what_it_will_have_not_for_what_the_driver_sees(monkeypatch) -> None:

@@ -16,11 +16,12 @@ import torch
 import yaml
 
 from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
-from gcp_core.errors import ConfigError, Diverged, InfeasibleTarget, ProcessLost
+from gcp_core.errors import CheckpointError, ConfigError, Diverged, InfeasibleTarget, ProcessLost
 from sweeps.records import spool
 from sweeps.records.job import Job, Outcome, read_outcome, trial_id
 from sweeps.storage.lock import Holder
 from sweeps.worker import trial
+from sweeps.worker.node import Demands, Node
 from sweeps.worker.trial import Extra, _send_trial, _this_node, describe, run_job
 from tests.integration import drivers
 from tests.sweeps.fake_runner import Result
@@ -172,13 +173,75 @@ def test_a_node_that_does_not_see_the_storage_trains_nothing_and_says_so(
     job = _job(tmp_path / "elsewhere" / "trials")
     trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
     (said,) = reported
-    assert said["unseen"].startswith(
+    assert said["unfit"].startswith(
         f"the node {os.uname().nodename} does not see {tmp_path / 'elsewhere'}: all"
     )
     assert not (tmp_path / "elsewhere").exists(), "a folder of this node alone would keep what it trains"
     Path(job.folder).mkdir(parents=True)
     trial.tune_trainable({"job": job.to_json(), "runner": RUNNER})
     assert [*reported[-1]] == ["outcome"]
+
+
+def test_a_node_that_lacks_what_others_were_asked_for_trains_nothing_and_says_so(
+    tmp_path: Path, reported: list[dict[str, Any]]
+) -> None:
+    """It joined after the start: each trial would fail there within seconds, and make room for the next."""
+    job = _job(tmp_path / "trials")
+    Path(job.folder).mkdir(parents=True)
+    demands = Demands(Node("the driver"), paths=(f"{tmp_path}/data",)).to_json()
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER, "demands": demands})
+    (said,) = reported
+    name = os.uname().nodename
+    assert said["unfit"] == (
+        f"the node {name} has joined without what a trial needs: data is missing on at least one node: {name} has no"
+        f" {tmp_path}/data (what data.path and model.weights name must be at the same path on every node); mend or remove"
+        " the node and run again: the sweep continues"
+    )
+    assert read_outcome(job.folder) is None
+    demands = Demands(Node("the driver")).to_json()
+    trial.tune_trainable({"job": job.to_json(), "runner": RUNNER, "demands": demands})
+    assert [*reported[-1]] == ["outcome"]
+
+
+def without_server(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    try:
+        raise OSError(errno.ESTALE, "Stale file handle")
+    except OSError as exc:
+        raise CheckpointError("cannot be read") from exc
+
+
+def test_a_trial_whose_file_server_did_not_answer_is_not_over(tmp_path: Path) -> None:
+    """Ray starts it again, as if its process had been lost; what is opened anew works."""
+    job = _job(tmp_path)
+    with pytest.raises(CheckpointError):
+        run_job(job, f"{__name__}:without_server", lambda row: None)
+    assert read_outcome(job.folder) is None
+    assert run_job(job, RUNNER, lambda row: None).status == "complete"
+
+
+def asserting(config: TrialConfig, *, report=None, checkpoint_dir=None) -> Result:
+    raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+
+def test_an_assertion_on_the_gpu_is_the_trials_own_error_and_its_process_runs_no_other_trial(
+    tmp_path: Path, reported: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(gpus: float) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")  # as every later call does
+
+    monkeypatch.setattr(trial, "free_memory", refuse)
+    job = _job(tmp_path / "trials")
+    Path(job.folder).mkdir(parents=True)
+    with pytest.raises(RuntimeError, match="this process can use its GPU for nothing more"):
+        trial.tune_trainable({"job": job.to_json(), "runner": f"{__name__}:asserting", "gpus": 1.0})
+    (said,) = reported
+    outcome = Outcome.from_json(said["outcome"])
+    assert read_outcome(job.folder) == outcome
+    assert outcome.status == "failed"
+    assert outcome.error == (
+        "an assertion failed on the GPU, most often because a label or an index is out of range; `gcp-sweep trial` with"
+        " train.device=cpu says which: AcceleratorError: CUDA error: device-side assert triggered"
+    )
 
 
 def test_of_a_sweep_in_a_store_the_full_disk_is_the_nodes_own(
