@@ -100,7 +100,7 @@ def test_the_table_of_one_path_says_what_was_recorded():
         assert cells == [re.sub(r"\b0\.", ".", cell) for cell in printed]
 
 
-@pytest.mark.parametrize(("number", "cost"), enumerate((12, 18)))
+@pytest.mark.parametrize(("number", "cost"), enumerate((12, 18, 30)))
 def test_the_tables_of_settings_say_what_was_recorded(number, cost):
     recorded, table = record(f"study_settings_{cost}"), rows("How to set a path", number)
     assert [name for name, *_ in table] == sorted(
