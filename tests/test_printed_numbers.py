@@ -207,7 +207,7 @@ def test_the_table_of_who_is_ahead_at_one_size_says_what_was_recorded():
         first, second = ([float(cell.split()[0]) for cell in printed[row]] for row in both)
         cells = [0.0 if cell == "level" else float(cell) for cell in table[name]]
         wanted = [one - two for one, two in zip(first, second, strict=True)]
-        assert cells == pytest.approx(wanted, abs=0.051), name
+        assert cells == pytest.approx(wanted, abs=0.11), name  # of rounded means
 
 
 def test_the_table_of_differences_of_criteria_says_what_was_recorded():
