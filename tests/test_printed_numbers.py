@@ -35,9 +35,9 @@ def record(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
-def rows(heading: str, number: int = 0) -> list[list[str]]:
+def rows(heading: str, number: int = 0, page: Path = RESULTS) -> list[list[str]]:
     """The cells of a table of a section (0 = its first), without its head."""
-    text = RESULTS.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1]
+    text = page.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1]
     blocks = text.split("\n## ")[0].split("\n\n")
     table = [block.splitlines() for block in blocks if block.startswith("|")][number]
     return [[" ".join(cell.split()) for cell in line.strip("|").split("|")] for line in table[2:]]
@@ -266,3 +266,45 @@ def test_the_table_of_who_is_ahead_after_45_minutes_says_what_was_recorded():
         for cell, anchor in zip(cells, ("from chance", "usable"), strict=True):
             seconds = reached[f"paths reach the last hypervolume of {side}"][anchor]["seconds"]
             assert cell.startswith(f"after {seconds:,.0f} s")
+
+
+#: Rows of the README's tables and those of docs/results.md: section and name.
+FIRST_PAGE = {
+    "one path with repaired cuts": ("A front by hand", "a path, repaired"),
+    "the same, and each of the four models trained on for 12 epochs": (
+        "What one size costs",
+        "a path, 4 + 6, repaired, its four models polished",
+    ),
+    "four single trainings, as dear as one path together": (
+        "What one size costs",
+        "four single trials, as dear as one path together",
+    ),
+    "four single trainings of 30 epochs": ("What one size costs", "four single trials of 30 epochs"),
+    "torch-pruning by hand: steps by Taylor importance, a cycle after each": (
+        "A front by hand",
+        "steps, Taylor",
+    ),
+    "torch-pruning by hand: one cut per size, then fine-tuning": ("A front by hand", "one cut per size"),
+}
+
+
+def test_the_tables_of_the_readme_say_what_the_page_of_results_says():
+    readme = ROOT / "README.md"
+    table = {name: cells for name, *cells in rows("What is measured", 0, readme)}
+    assert set(table) == {
+        *FIRST_PAGE,
+        "one path",
+        "the best of 48 searched single trainings of 12 epochs, one search",
+    }
+    for name, (heading, row) in FIRST_PAGE.items():
+        cells = next(cells for first, *cells in rows(heading) if first == row)
+        assert table[name][:5] == [cell.split()[0] for cell in (*cells[:4], cells[-1])], name
+    by_share = [[cell.split()[0] for cell in (row[1], row[4])] for row in rows("One path, three seeds")[:4]]
+    ours, searched = zip(*by_share, strict=True)
+    assert table["one path"][:4] == list(ours)
+    assert table["the best of 48 searched single trainings of 12 epochs, one search"][:4] == list(searched)
+    searches = {
+        name: [cell.split()[0] for cell in cells[:4]] for name, *cells in rows("A search of 45 minutes")
+    }
+    found = [cells for _, *cells in rows("What is measured", 1, readme)]
+    assert found == [searches["paths, then polish"], searches["peer"]]
