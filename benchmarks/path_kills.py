@@ -31,7 +31,7 @@ import record
 from driver_kills import FINISH_S, MOST_GIVE_UPS, START_S, Sweep, at_work, run_to_the_end, until
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the tests' oracle
-from tests.oracles.prefix_tree import ideal_path_epochs
+from tests.oracles.sweeps.prefix_tree import ideal_path_epochs
 
 NAME = "killed-paths"
 LEVELS = [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]

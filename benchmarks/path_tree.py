@@ -23,7 +23,7 @@ import trial_logs
 from patient_ray import private_ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the tests' oracle
-from tests.oracles.prefix_tree import ideal_path_epochs
+from tests.oracles.sweeps.prefix_tree import ideal_path_epochs
 
 GOAL, RAISED = 1.05, 0.95
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}

@@ -27,7 +27,7 @@ import trial_logs
 from patient_ray import private_ray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # for the tests' oracle
-from tests.oracles.prefix_tree import ideal_epochs
+from tests.oracles.sweeps.prefix_tree import ideal_epochs
 
 EPOCHS, CONCURRENCY, GOAL = 12, 2, 1.05
 OBJECTIVES = {"val_accuracy": "max", "macs": "min"}

@@ -99,7 +99,6 @@ FRONT_HYPERVOLUME = "front/hypervolume"
 #: ``snapshot`` is the kind of MLflow runs alone: a snapshot is a model of a trial, a baseline or a confirm run.
 Kind = Literal["sweep", "trial", "baseline", "confirm"]
 SNAPSHOT = "snapshot"
-KINDS: tuple[Kind, ...] = ("sweep", "trial", "baseline", "confirm")
 
 
 class Tag:

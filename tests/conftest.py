@@ -37,8 +37,14 @@ TOGETHER = {
 #: so no worker waits long for another one. Everything else follows in its usual order.
 LONG = (
     *(
-        f"tests/integration/test_{name}.py"
-        for name in ("sweep_real", "sweep_takeover", "sweep_object_store", "whole_way_path", "paths_killed")
+        f"tests/integration/{name}.py"
+        for name in (
+            "sweeps/test_sweep_real",
+            "sweeps/test_sweep_takeover",
+            "sweeps/test_sweep_object_store",
+            "test_whole_way_path",
+            "sweeps/test_paths_killed",
+        )
     ),
     "tests/test_page_blocks.py",
     "tests/test_examples.py",
@@ -51,7 +57,7 @@ LONG = (
     "tests/gcp_core/pruning/",
     "tests/analysis/cli/",
     "tests/analysis/show/",
-    "tests/test_gpu_kit.py",
+    "tests/benchmarks/test_gpu_kit.py",
     "tests/test_reference.py",
 )
 

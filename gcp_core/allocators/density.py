@@ -98,11 +98,6 @@ def saturated(history: Sequence[Mapping[str, float]], *, window: int = 3, tolera
     )
 
 
-def training_complexity(phases: Sequence[tuple[float, float]]) -> float:
-    """Sum over phases of (MACs of the phase's net / MACs of the unpruned one) x its epochs: cost in dense epochs."""
-    return float(sum(macs * epochs for macs, epochs in phases))
-
-
 @dataclass(frozen=True)
 class ActivationDensity:
     """Widths by activation density: :meth:`look` measures it, see :func:`activation_density`."""

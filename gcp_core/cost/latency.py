@@ -12,33 +12,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from gcp_core.errors import ConfigError, GcpError, first_line
+from gcp_core.errors import GcpError, first_line
 from gcp_core.extras import missing
 from gcp_core.models.mode import mode
 
-#: One image, as in an interactive service, and many, as in a nightly job.
-BATCH_SIZES = (1, 64)
 #: Rounds that two models take turns for at least, before their intervals are looked at.
 FEWEST_ROUNDS = 20
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Milliseconds per forward pass of a whole batch: median and quartiles over ``repeats`` timed passes."""
-
-    median_ms: float
-    low_ms: float
-    high_ms: float
-    batch_size: int
-    threads: int
-    repeats: int
-    runtime: str = "eager"
 
 
 @dataclass(frozen=True)
@@ -124,22 +108,6 @@ def time_side_by_side(
         for name in names if turn % 2 == 0 else reversed(names):
             times[name] += time_calls(calls[name], 1, 0, clock)
     return times
-
-
-def measure_latency(
-    model: nn.Module, example_input: Tensor, *, num_threads: int = 1, repeats: int = 30, warmup: int = 5
-) -> Latency:
-    """Eager-mode latency of ``model`` on ``example_input`` (its batch size counts), in eval mode.
-
-    Latency varies 10-40 % with what else the machine does: compare medians measured side by side only.
-
-    Raises:
-        ConfigError: fewer than two repeats.
-    """
-    _check_repeats(repeats)
-    with threads(num_threads), mode(model, training=False):
-        times = time_calls(eager_forward(model, example_input), repeats, warmup)
-    return _latency(times, len(example_input), num_threads, "eager")
 
 
 def measure_against(
@@ -244,55 +212,6 @@ def median_interval(values: Sequence[float]) -> tuple[float, float, float]:
     return ordered[low], statistics.median(ordered), ordered[n - 1 - low]
 
 
-def measure_onnx_latency(
-    path: str | Path, example_input: Tensor, *, num_threads: int = 1, repeats: int = 30, warmup: int = 5
-) -> Latency:
-    """The same for an ONNX file in onnxruntime, on the CPU, with ``num_threads`` threads and no other pool.
-
-    Raises:
-        GcpError: see :func:`onnx_forward`.
-        ConfigError: fewer than two repeats.
-    """
-    _check_repeats(repeats)
-    forward = onnx_forward(path, num_threads)
-    images = example_input.detach().cpu()
-    times = time_calls(lambda: forward(images), repeats, warmup)
-    return _latency(times, len(images), num_threads, "onnxruntime")
-
-
-def latency_table(
-    model: nn.Module,
-    example_input: Tensor,
-    onnx_path: str | Path | None = None,
-    *,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    num_threads: int = 1,
-    repeats: int = 30,
-    warmup: int = 5,
-) -> tuple[Latency, ...]:
-    """Eager torch and (with ``onnx_path``) onnxruntime, side by side, at each batch size.
-
-    Args:
-        example_input: ``(N, C, H, W)``; its first image is repeated.
-
-    Returns:
-        For each batch size one entry per runtime.
-    """
-    _check_repeats(repeats)
-    forward = None if onnx_path is None else onnx_forward(onnx_path, num_threads)
-    table = []
-    with threads(num_threads), mode(model, training=False):
-        for size in batch_sizes:
-            images = example_input[:1].detach().expand(size, *example_input.shape[1:]).contiguous()
-            calls: dict[str, Callable[[], object]] = {"eager": eager_forward(model, images)}
-            if forward is not None:
-                on_cpu = images.cpu()
-                calls["onnxruntime"] = partial(forward, on_cpu)
-            for runtime, times in time_side_by_side(calls, repeats, warmup).items():
-                table.append(_latency(times, size, num_threads, runtime))
-    return tuple(table)
-
-
 def onnx_forward(path: str | Path, num_threads: int = 1) -> Callable[[Tensor], Tensor]:
     """The model in an ONNX file as a function of a CPU tensor ``(N, C, H, W)``.
 
@@ -350,13 +269,3 @@ def eager_forward(model: nn.Module, images: Tensor) -> Callable[[], None]:
             torch.cuda.synchronize(images.device)
 
     return forward
-
-
-def _check_repeats(repeats: int) -> None:
-    if repeats < 2:
-        raise ConfigError(f"{repeats!r} is too few for a spread", "repeats", "at least 2")
-
-
-def _latency(times: Sequence[float], batch_size: int, num_threads: int, runtime: str) -> Latency:
-    low, median, high = statistics.quantiles(times, n=4)
-    return Latency(median, low, high, batch_size, num_threads, len(times), runtime)

@@ -255,20 +255,6 @@ def rescale_factor(total: Tensor, explained: Tensor) -> Tensor:
     return torch.where(explained > 0, (total / explained.clamp_min(1e-300)).sqrt(), 1.0)
 
 
-def residual_loss(
-    weight: Tensor, moments: Moments, kept: Sequence[int], row_scale: Tensor | None = None
-) -> float:
-    """``loss(K) = tr(W S W^T) - tr(W S_:K S_KK^-1 S_K: W^T)``: the error that the best fit leaves.
-
-    Args:
-        row_scale: ``(O,)`` factor of each output. Rows of a convolution before a norm have arbitrary scale; with
-            ``gamma / sigma`` of that norm (``norm_scale``) they count as they count behind it.
-    """
-    found = fit(weight, moments, torch.as_tensor(kept, dtype=torch.int64, device=weight.device))
-    scale = 1.0 if row_scale is None else row_scale.double().square()
-    return float((found.residual * scale).sum())
-
-
 def _second_moments(moments: Moments, intercept: bool) -> Tensor:
     if moments.covariance is None:
         raise RelevanceError("no covariance was taken", moments.layer)

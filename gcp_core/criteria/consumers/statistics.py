@@ -82,11 +82,6 @@ class Moments:
         places = torch.arange(self.shape[1], device=channels.device)
         return (channels[:, None] * self.shape[1] + places).reshape(-1)
 
-    def output_variance_from_columns(self, weight: Tensor) -> Tensor:
-        """``(O,)`` diagonal of ``W S W^T`` with this covariance; equals ``output_variance`` for ``all``."""
-        w = self.blocked(weight)
-        return ((w @ _given(self)) * w).sum((0, 2))
-
 
 def norm_scale(norm: nn.Module | None) -> Tensor | None:
     """``(O,)`` float64 ``|gamma| / sigma`` of a batch norm with running statistics; None for everything else."""
@@ -101,12 +96,6 @@ def row_scales(model: nn.Module, layers: Iterable[str], image: Tensor) -> dict[s
     norms = norm_after(model, layers, image)
     found = {layer: norm_scale(model.get_submodule(norm)) for layer, norm in norms.items()}
     return {layer: scale for layer, scale in found.items() if scale is not None}
-
-
-def _given(moments: Moments) -> Tensor:
-    if moments.covariance is None:
-        raise RelevanceError("no covariance was taken: the layer has too many columns", moments.layer)
-    return moments.covariance
 
 
 def blocked(columns: Tensor, blocks: Blocks) -> Tensor:

@@ -7,7 +7,7 @@ import pytest
 from analysis.front import pareto
 from analysis.front.anchors import Anchor, Anchors
 from gcp_core.errors import ConfigError
-from tests.oracles import dominance
+from tests.oracles.sweeps import dominance
 
 DIRECTIONS = ("max", "min", "min", "max")
 BAD = (np.nan, np.inf, -np.inf, 1.797e308, -1e300)

@@ -15,7 +15,6 @@ from gcp_core.allocators.density import (
     group_densities,
     layer_densities,
     saturated,
-    training_complexity,
 )
 from gcp_core.criteria import build_criterion
 from gcp_core.errors import ConfigError, RelevanceError
@@ -103,10 +102,6 @@ def test_one_moving_group_is_enough_to_wait():
 def test_bad_settings_are_refused(options):
     with pytest.raises(ConfigError, match=next(iter(options))):
         saturated([], **options)
-
-
-def test_training_complexity_counts_each_phase_at_its_own_cost():
-    assert training_complexity([(1.0, 10), (0.5, 20), (0.25, 4)]) == 10 + 10 + 1
 
 
 def test_densities_without_images_are_refused():

@@ -24,7 +24,7 @@ from gcp_core.training import run_trial, state
 from gcp_core.training.setup import build_setup, check_config
 from tests.gcp_core.training.interrupted import Killed, killed_in, without_time
 from tests.integration import drivers
-from tests.oracles.remembering import Remembering, states_in_common
+from tests.oracles.sweeps.remembering import Remembering, states_in_common
 
 DATA = DataConfig("digits", val_share=0.25, train_images=96)
 SINGLE = TrialConfig(

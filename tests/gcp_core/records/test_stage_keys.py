@@ -22,7 +22,7 @@ from gcp_core.repairs import REPAIRS
 from gcp_core.rewrites import REWRITES
 from gcp_core.schedule.paces import PACES
 from gcp_core.training import run_trial
-from tests.oracles.remembering import Remembering, states_in_common
+from tests.oracles.sweeps.remembering import Remembering, states_in_common
 
 BASE = TrialConfig(
     data=DataConfig("digits", val_share=0.25, train_images=96),

@@ -14,7 +14,7 @@ from gcp_core.records.checkpoint import STATE, read_manifest, read_state
 from gcp_core.records.stages import MAX_BYTES, StageStore, stage_key, usual_bound
 from gcp_core.schema import PER_EPOCH
 from gcp_core.training import run_trial
-from tests.oracles.prefix_tree import ideal_epochs
+from tests.oracles.sweeps.prefix_tree import ideal_epochs
 
 BASE = TrialConfig(
     data=DataConfig("digits", val_share=0.25, train_images=200),

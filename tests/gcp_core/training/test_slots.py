@@ -16,7 +16,7 @@ from gcp_core.training.polish import polish
 from gcp_core.training.setup import build_setup, check_config
 from gcp_core.training.state import State
 from tests.gcp_core.training.interrupted import Killed, killed_in, without_time
-from tests.oracles.remembering import Remembering, states_in_common
+from tests.oracles.sweeps.remembering import Remembering, states_in_common
 
 OURS = "tests.oracles.fillings"
 DATA = DataConfig("digits", val_share=0.25, train_images=96)

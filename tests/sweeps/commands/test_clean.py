@@ -17,7 +17,7 @@ from sweeps.records.folder import Entry, write_config, write_entry
 from sweeps.records.job import Outcome, Record
 from sweeps.records.ledger import Ledger
 from sweeps.storage.lock import driver_of, request_stop, run_lock, stop_requested
-from tests.oracles.dominance import dominates
+from tests.oracles.sweeps.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, PATHS, config, drive, new_conductor
 
 ROOT = Path(__file__).parents[3]

@@ -19,7 +19,7 @@ from sweeps.commands.forecast import forecast, makespan, trial_seconds
 from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
 from sweeps.config.sweep_config import SearchConfig, load_config
 from sweeps.strategy.feasibility import Feasibility
-from tests.oracles.prefix_tree import ideal_epochs
+from tests.oracles.sweeps.prefix_tree import ideal_epochs
 
 TREE = {
     "name": "plan",

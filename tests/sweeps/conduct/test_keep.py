@@ -19,7 +19,7 @@ from sweeps.storage.exchange import Exchange, ObjectExchange
 from sweeps.storage.place import bring_home
 from sweeps.storage.weights import drop, put_back, there, weights_of, why_dropped
 from sweeps.worker.trial import Extra, run_job
-from tests.oracles.dominance import dominates
+from tests.oracles.sweeps.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, PATHS, TREE, config, drive, new_conductor
 
 

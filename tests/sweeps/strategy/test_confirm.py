@@ -13,7 +13,7 @@ from sweeps.records.job import Outcome, Record
 from sweeps.records.ledger import Ledger, SnapshotRecord
 from sweeps.strategy.confirm import confirm_runs, finalists, taken_further
 from sweeps.worker.trial import run_job
-from tests.oracles.dominance import dominates
+from tests.oracles.sweeps.dominance import dominates
 from tests.sweeps.inline import OF_PATHS, PATHS, RUNNER, config, drive, new_conductor
 
 pytestmark = pytest.mark.integration

@@ -10,7 +10,7 @@ import pytest
 
 from sweeps.strategy.mirror import CAPS, CAPS_SINGLE, Mirror, Observation, thinned
 from sweeps.strategy.sampling import Proposer, distributions
-from tests.oracles.dominance import front
+from tests.oracles.sweeps.dominance import front
 from tests.sweeps.inline import OF_PATHS, config
 
 GOALS = {"val_accuracy": "max", "macs": "min"}

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from analysis.front.pareto import rank_costs
 from sweeps.strategy.stopping.ranking import goes_on, spacing
-from tests.oracles.dominance import ranks as slow_ranks
+from tests.oracles.sweeps.dominance import ranks as slow_ranks
 
 #: Few different values, so that ties are common.
 POINTS = st.lists(st.tuples(*[st.integers(0, 4).map(float)] * 2, st.booleans()), min_size=1, max_size=12)

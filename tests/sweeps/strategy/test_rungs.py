@@ -16,7 +16,7 @@ from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.feasibility import Projection
 from sweeps.strategy.stopping import Rungs
-from tests.oracles.slow_rungs import SlowRungs
+from tests.oracles.sweeps.slow_rungs import SlowRungs
 from tests.sweeps.inline import config
 
 DENSE = {"macs": 4e6, "params": 5e4}

@@ -15,7 +15,7 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
 from sweeps.strategy.trunk import PATIENCE_S, Trunk, shared_epochs
-from tests.oracles.slow_trunk import slow_free, slow_shared_epochs
+from tests.oracles.sweeps.slow_trunk import slow_free, slow_shared_epochs
 from tests.sweeps.inline import Recorder, Silent, config, drive, new_conductor
 
 DENSE = 1000.0

@@ -10,9 +10,9 @@ from gcp_core.records.checkpoint import read_manifest
 from gcp_core.records.stages import StageStore, course_after_events, stage_key
 from gcp_core.training import run_trial
 from tests.gcp_core.records.test_stage_keys import NOT_IN_SINGLE_TRIALS
-from tests.oracles.prefix_tree import ideal_path_epochs
-from tests.oracles.remembering import Remembering, states_in_common
 from tests.oracles.small_paths import PATH, comparable, path
+from tests.oracles.sweeps.prefix_tree import ideal_path_epochs
+from tests.oracles.sweeps.remembering import Remembering, states_in_common
 
 #: Two starts, two intervals, three ratios. The ratios of each pair begin with other levels, so share the dense phase.
 GRID = [

@@ -15,7 +15,7 @@ import torch
 
 from gcp_core.records.results import TrialResult
 
-GPU = Path(__file__).parents[1] / "benchmarks" / "gpu"
+GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 
 
 @pytest.fixture

@@ -36,7 +36,7 @@ from sweeps.tracking.writer import MlflowWriter, open_writer
 from tests.sweeps.inline import drive
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
-BROKEN = "tests.integration.broken_criterion:build"
+BROKEN = "tests.integration.sweeps.broken_criterion:build"
 TREE: dict[str, Any] = {
     "name": "real",
     "data": {"name": "digits", "val_share": 0.25, "train_images": 300},

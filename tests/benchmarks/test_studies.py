@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 #: Level of a path -> (share of the MACs removed, dense epochs up to it).
 LEVELS = {2: (0.5, 11.0), 3: (0.65, 13.0), 4: (0.8, 14.0), 5: (0.9, 15.0)}
 ANEW = {2: 20.0, 3: 15.0, 4: 10.0, 5: 5.0}

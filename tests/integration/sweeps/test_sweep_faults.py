@@ -25,7 +25,7 @@ DRIVER = """
 import json, sys
 from sweeps.driver.launch import Launch, run
 from sweeps.driver.progress import LineProgress
-launch = Launch(runner="tests.integration.faulty_runner:faulty", check=lambda config: None,
+launch = Launch(runner="tests.integration.sweeps.faulty_runner:faulty", check=lambda config: None,
                 progress=LineProgress(lambda text: print(text, flush=True)))
 sweep = run(json.loads(sys.argv[1]), launch=launch)
 print(json.dumps({"state": sweep.state, "message": sweep.message}), flush=True)
