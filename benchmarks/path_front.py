@@ -3,7 +3,7 @@
     python benchmarks/path_front.py [--table FILE] [--out benchmarks/results/path_front.json]
 
 Reads recorded courses (``benchmarks/path_curves.py``; in another file with ``--table``) of the setting that
-``configs/cifar10_quick.yaml`` tries first, one a seed, and the 48 single trials of
+``benchmarks/head_to_head/paths.yaml`` tries first, one a seed, and the 48 single trials of
 ``benchmarks/data/cifar10_quick_trials.jsonl``. Accuracy is that of the best model at or below a share of the MACs of the
 unpruned net; validation says which it is, also where test accuracy is shown. Hypervolumes are those of the goals: MACs
 from all to none, accuracy to 73.24 % (the unpruned net of the single trials) from chance, and from ten points below it;

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.md"
@@ -34,12 +36,23 @@ def record(name: str) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))["results"]
 
 
-def rows(heading: str, number: int = 0) -> list[list[str]]:
+def rows(heading: str, number: int = 0, page: Path = RESULTS) -> list[list[str]]:
     """The cells of a table of a section (0 = its first), without its head."""
-    text = RESULTS.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1]
+    text = page.read_text(encoding="utf-8").split(f"\n## {heading}\n", 1)[1]
     blocks = text.split("\n## ")[0].split("\n\n")
     table = [block.splitlines() for block in blocks if block.startswith("|")][number]
     return [[" ".join(cell.split()) for cell in line.strip("|").split("|")] for line in table[2:]]
+
+
+def differences(first: list[float], second: list[float]) -> str:
+    """The least and the largest difference, seed by seed, as the pages print them."""
+    pairs = [round(one - two, 2) for one, two in zip(first, second, strict=True)]
+    # Half a tenth goes away from 0, as by hand.
+    low, high = (
+        f"{math.copysign(math.floor(abs(pair) * 10 + 0.5 + 1e-9) / 10, pair):.1f}"
+        for pair in (min(pairs), max(pairs))
+    )
+    return f"{low} to {high}"
 
 
 def with_width(value: dict[str, Any], digits: int) -> str:
@@ -100,7 +113,7 @@ def test_the_table_of_one_path_says_what_was_recorded():
         assert cells == [re.sub(r"\b0\.", ".", cell) for cell in printed]
 
 
-@pytest.mark.parametrize(("number", "cost"), enumerate((12, 18)))
+@pytest.mark.parametrize(("number", "cost"), enumerate((12, 18, 30)))
 def test_the_tables_of_settings_say_what_was_recorded(number, cost):
     recorded, table = record(f"study_settings_{cost}"), rows("How to set a path", number)
     assert [name for name, *_ in table] == sorted(
@@ -163,3 +176,148 @@ def test_the_table_of_what_one_size_costs_says_what_was_recorded(row, single):
     assert cells[4].startswith(f"{mean:.1f} ± ")
     if "polished" not in row:  # these share their path
         assert cells[5] == f"{sum(model['cost'] for model in models):.1f}"
+
+
+def test_the_quick_config_tries_first_what_the_page_recommends():
+    config = yaml.safe_load((ROOT / "configs" / "cifar10_quick.yaml").read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "paths.md").read_text(encoding="utf-8")
+    printed = {name: yaml.safe_load(said) for name, said in re.findall(r"\| (\w+) \| `(\{.*?\})` \|", page)}
+    tried = [
+        {key.removeprefix("prune."): value for key, value in point.items() if key != "prune.criterion"}
+        for point in config["search"]["points"]
+    ]
+    everywhere = {"repair": config["prune"]["repair"]}
+    assert [point | everywhere for point in tried] == [printed["balanced"], printed["fast"]]
+
+
+def test_the_table_of_who_is_ahead_at_one_size_says_what_was_recorded():
+    recorded = record("study_epochs")
+    table = {name: cells for name, *cells in rows("What one size costs", 1)}
+    printed = {name: cells[:4] for name, *cells in rows("What one size costs")}
+    levels = list(enumerate((50, 35, 20, 10), 2))
+
+    def seeds(name: str) -> list[list[float]]:
+        models = [recorded[SINGLES[name].format(share=f"{share}%", level=level)] for level, share in levels]
+        return [model["accuracy"]["seeds"] for model in models]
+
+    single = seeds("four single trials of 30 epochs")
+    polished = seeds("a path, 4 + 6, repaired, its four models polished")
+    assert table["a repaired and polished path, against single trials of 30 epochs, seed by seed"] == [
+        differences(*both) for both in zip(polished, single, strict=True)
+    ]
+    means = {
+        "a path, against four single trials of the same cost": (
+            "a path, 4 + 6",
+            "four single trials, as dear as one path together",
+        ),
+        "single trials of 30 epochs, against a path": ("four single trials of 30 epochs", "a path, 4 + 6"),
+        "single trials of 30 epochs, against a repaired path": (
+            "four single trials of 30 epochs",
+            "a path, 4 + 6, repaired",
+        ),
+    }
+    for name, both in means.items():
+        first, second = ([float(cell.split()[0]) for cell in printed[row]] for row in both)
+        cells = [0.0 if cell == "level" else float(cell) for cell in table[name]]
+        wanted = [one - two for one, two in zip(first, second, strict=True)]
+        assert cells == pytest.approx(wanted, abs=0.11), name  # of rounded means
+
+
+def test_the_table_of_differences_of_criteria_says_what_was_recorded():
+    tests = record("study_criteria")["tests"]
+    table = rows("Which criterion, on equal paths", 1)
+    assert len(table) == 5
+    for name, *cells in table:
+        found = [
+            next(
+                t
+                for t in tests
+                if t["what"] == f"accuracy at {share}% of the MACs"
+                and t["first"] == f"path, {name.strip('`')}"
+            )
+            for share in (50, 20, 10)
+        ]
+        printed = [f"{-test['difference']:.1f}".replace("-0.0", "0.0") for test in found]
+        assert cells == [*printed, f"{min(test['p'] for test in found):.2f}"], name
+
+
+def test_the_table_of_who_is_ahead_of_a_front_by_hand_says_what_was_recorded():
+    sides = record("front_race")["sides"]
+    names = {
+        "steps, Taylor": "steps: taylor",
+        "steps, magnitude": "steps: magnitude",
+        "one cut per size": "one_shot",
+    }
+    table = rows("A front by hand", 1)
+    assert len(table) == 2 * len(names)
+    for name, *cells in table:
+        kind, side = (
+            ("test" if name.endswith(", on test") else "val"),
+            sides[names[name.removesuffix(", on test")]],
+        )
+        keys = [f"{kind} accuracy at {share}% of the MACs" for share in (50, 35, 20, 10)]
+        assert cells == [
+            differences(sides["ours: t0000"][key]["seeds"], side[key]["seeds"]) for key in keys
+        ], name
+
+
+def test_the_table_of_who_is_ahead_after_45_minutes_says_what_was_recorded():
+    sides, table = record("search_race")["sides"], rows("A search of 45 minutes", 1)
+    assert [name for name, *_ in table] == ["paths, then polish", "paths, then polish, on test", "paths"]
+    for name, *cells in table:
+        kind, side = (
+            ("test" if name.endswith(", on test") else "val"),
+            sides[SEARCHED[name.removesuffix(", on test")]],
+        )
+        keys = [f"{kind} accuracy at {share}% of the MACs" for share in (50, 35, 20, 10)]
+        assert [float(cell) for cell in cells] == pytest.approx(
+            [side[key] - sides["peer"][key] for key in keys], abs=0.051
+        ), name
+    reached = record("search_race")
+    for name, side in (("the peer's", "peer"), ("the single trials'", "singles")):
+        cells = next(cells for first, *cells in rows("A search of 45 minutes", 2) if first == name)
+        for cell, anchor in zip(cells, ("from chance", "usable"), strict=True):
+            seconds = reached[f"paths reach the last hypervolume of {side}"][anchor]["seconds"]
+            assert cell.startswith(f"after {seconds:,.0f} s")
+
+
+#: Rows of the README's tables and those of docs/results.md: section and name.
+FIRST_PAGE = {
+    "one path with repaired cuts": ("A front by hand", "a path, repaired"),
+    "the same, and each of the four models trained on for 12 epochs": (
+        "What one size costs",
+        "a path, 4 + 6, repaired, its four models polished",
+    ),
+    "four single trainings, as dear as one path together": (
+        "What one size costs",
+        "four single trials, as dear as one path together",
+    ),
+    "four single trainings of 30 epochs": ("What one size costs", "four single trials of 30 epochs"),
+    "torch-pruning by hand: steps by Taylor importance, a cycle after each": (
+        "A front by hand",
+        "steps, Taylor",
+    ),
+    "torch-pruning by hand: one cut per size, then fine-tuning": ("A front by hand", "one cut per size"),
+}
+
+
+def test_the_tables_of_the_readme_say_what_the_page_of_results_says():
+    readme = ROOT / "README.md"
+    table = {name: cells for name, *cells in rows("What is measured", 0, readme)}
+    assert set(table) == {
+        *FIRST_PAGE,
+        "one path",
+        "the best of 48 searched single trainings of 12 epochs, one search",
+    }
+    for name, (heading, row) in FIRST_PAGE.items():
+        cells = next(cells for first, *cells in rows(heading) if first == row)
+        assert table[name][:5] == [cell.split()[0] for cell in (*cells[:4], cells[-1])], name
+    by_share = [[cell.split()[0] for cell in (row[1], row[4])] for row in rows("One path, three seeds")[:4]]
+    ours, searched = zip(*by_share, strict=True)
+    assert table["one path"][:4] == list(ours)
+    assert table["the best of 48 searched single trainings of 12 epochs, one search"][:4] == list(searched)
+    searches = {
+        name: [cell.split()[0] for cell in cells[:4]] for name, *cells in rows("A search of 45 minutes")
+    }
+    found = [cells for _, *cells in rows("What is measured", 1, readme)]
+    assert found == [searches["paths, then polish"], searches["peer"]]

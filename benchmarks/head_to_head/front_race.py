@@ -1,7 +1,7 @@
 """A whole front, from us and from two rivals without a search: same images, model, cores; wall time and training cost.
 
 One side after the other, start-up included: a fresh process, a private Ray, images not decoded yet. Ours is ``gcp-sweep
-run`` with the two paths that ``configs/cifar10_quick.yaml`` tries first, one on each core, and ``prune.repair:
+run`` with the two paths that ``paths.yaml`` tries first, one on each core, and ``prune.repair:
 least_squares`` (what our own studies on equal paths would have anybody use); the rivals are in ``rivals.py``.
 
     python -m benchmarks.head_to_head.front_race --path /data/cifar10 --work W --seeds 0 1 2
@@ -29,10 +29,10 @@ from typing import Any
 import yaml
 
 from benchmarks import record
-from benchmarks.head_to_head.run import ROOT, Ran, rows_of, run_side
+from benchmarks.head_to_head.run import Ran, rows_of, run_side
 from benchmarks.yardstick import CHANCE, SHARES, SLACK, USABLE, hypervolume, summary
 
-CONFIG = ROOT / "configs" / "cifar10_quick.yaml"
+CONFIG = Path(__file__).with_name("paths.yaml")
 SIDES = ("ours", "one_shot", "steps")
 #: What each rival does; the epochs make their training cost about that of one of our paths.
 RIVALS = {
@@ -62,7 +62,7 @@ WHERE_AND_WHEN = {"path", "storage", "out", "started", "train_rows", "val_rows",
 
 
 def config_of(options: argparse.Namespace, seed: int, work: Path) -> dict[str, Any]:
-    """Our sweep: the two paths that the quick config tries first."""
+    """Our sweep: the two paths that ``paths.yaml`` tries first."""
     tree = yaml.safe_load(CONFIG.read_text())
     for part, values in (SMOKE_KEYS if options.smoke else {}).items():
         tree[part] |= values

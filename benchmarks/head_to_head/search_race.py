@@ -2,7 +2,7 @@
 
 Same images, model, floors, targets, cores and wall time; one side after the other, start-up included: a fresh process,
 a private Ray, a fresh MLflow database, images not decoded yet. ``paths`` is ``gcp-sweep run`` with
-``configs/cifar10_quick.yaml``, repaired cuts and a criterion to choose, but without the settings that the file would try
+``paths.yaml``, repaired cuts and a criterion to choose, but without the settings that the file would try
 first, which were found on this data; ``singles`` is the same command with ``configs/cifar10_single.yaml``, its epochs
 searched; both get Ctrl-C at the deadline. ``polished`` is the sweep of ``paths`` for five ninths of the time, then the
 best models at five shares of the MACs polished (``chooser.py``). ``peer`` is ``searcher.py``. A model counts if it was

@@ -146,7 +146,9 @@ def test_the_figure_of_a_study_has_the_values_of_its_record(script, drawn, least
     assert [line.count(",") >= 2 * len(shown) for line in lines] == [True] * (len(found) + 1)
 
 
-@pytest.mark.parametrize("name", ["front_race", "study_methods", "study_settings_12", "study_settings_18"])
+@pytest.mark.parametrize(
+    "name", ["front_race", "study_methods", *(f"study_settings_{cost}" for cost in (12, 18, 30))]
+)
 def test_a_drawn_table_that_is_in_the_pages_is_that_of_today(script, name, tmp_path):
     figure = script("study_figure")
     figure.write_csv(figure.rows(name.removeprefix("study_")), tmp_path / "rows.csv")

@@ -110,11 +110,11 @@ def test_ranges_without_steps_and_large_spaces_are_looked_at_in_part() -> None:
     assert endless.baseline.epochs == 200 + round(200 * sum(0.8**k for k in range(1, 12)) + 0.5)
 
 
-def test_the_quick_configs_limit_leaves_six_of_its_nine_kinds_of_path() -> None:
+def test_the_quick_configs_limit_leaves_44_of_its_60_paths() -> None:
     from pathlib import Path
 
     root = Path(__file__).resolve().parents[3]
     quick = load_config(root / "configs" / "cifar10_quick.yaml", {"data.path": "somewhere"})
     assert (quick.search.max_path_cost, quick.baseline.epochs) == (18, 18)
     dear = [too_dear(quick.space.resolve(point), 18) for point in quick.space.grid()]
-    assert (sum(dear), len(dear)) == (6, 18)
+    assert (sum(dear), len(dear)) == (16, 60)
