@@ -35,6 +35,9 @@ MOST = 0.5
 #: The smallest width of the source.
 SMALLEST = 4
 
+#: Scaled widths are near enough to a cost within this share of it, and how often their factor is halved.
+_TOLERANCE, _HALVINGS = 0.01, 20
+
 
 @dataclass(frozen=True)
 class Steps:
@@ -84,11 +87,8 @@ def cost_of_widths(groups: Groups, widths: Mapping[str, float], of: str = "macs"
     return macs
 
 
-def cost_slopes(
-    groups: Groups, widths: Mapping[str, float] | None = None, of: str = "macs"
-) -> dict[str, float]:
-    """Group -> dF/dc: MACs (or ``params``) per unit more, at these widths (at the present ones by default)."""
-    scale = _scales(groups, widths or {})
+def cost_slopes(groups: Groups, of: str = "macs") -> dict[str, float]:
+    """Group -> dF/dc: MACs (or ``params``) per unit more, at the present widths."""
     owner = _owners(groups)
     slopes = np.zeros(len(groups.groups) + 1)
     sizes = np.array([group.size for group in groups.groups])
@@ -99,15 +99,15 @@ def cost_slopes(
         slopes[:-1] += each * entries / sizes
 
     if of == "params":
-        shapes = _sizes(groups, scale)
+        shapes = groups.layout.param_shapes
         for axis in groups.layout.axes:
             if axis.tensor in shapes:
-                others = shapes[axis.tensor][: axis.dim] + shapes[axis.tensor][axis.dim + 1 :]
+                others = (*shapes[axis.tensor][: axis.dim], *shapes[axis.tensor][axis.dim + 1 :])
                 add(axis.units, float(np.prod(others)))
     else:
         for term in groups.layout.terms:
             for here, there in ((term.outs, term.ins), (term.ins, term.outs)):
-                add(here, term.factor * float(scale[there].sum()))
+                add(here, term.factor * float(len(there)))
     return {group.name: float(slope) for group, slope in zip(groups.groups, slopes)}
 
 
@@ -313,12 +313,10 @@ def scaled_widths(
     *,
     smallest: int = SMALLEST,
     ceilings: Mapping[str, int] | None = None,
-    tolerance: float = 0.01,
-    halvings: int = 20,
 ) -> dict[str, int]:
     """Whole widths in about these proportions that cost the budget: the nearest ones found.
 
-    One factor is bisected; if that does not come within ``tolerance``, single units are added or taken, each time the one
+    One factor is bisected; if that does not come within a hundredth, single units are added or taken, each time the one
     that comes nearest.
 
     Raises:
@@ -335,15 +333,15 @@ def scaled_widths(
     while cost(at(high)) < budget and high < 2**10:
         high *= 2
     best = at(1.0)
-    for _ in range(halvings):
-        if abs(cost(best) / budget - 1) <= tolerance:
+    for _ in range(_HALVINGS):
+        if abs(cost(best) / budget - 1) <= _TOLERANCE:
             break
         factor = (low + high) / 2
         new = at(factor)
         if abs(cost(new) - budget) < abs(cost(best) - budget):
             best = new
         low, high = (factor, high) if cost(new) < budget else (low, factor)
-    return _by_single_units(best, cost, budget, smallest, ceilings or {}, tolerance)
+    return _by_single_units(best, cost, budget, smallest, ceilings or {})
 
 
 def _by_single_units(
@@ -352,10 +350,9 @@ def _by_single_units(
     budget: float,
     smallest: int,
     ceilings: Mapping[str, int],
-    tolerance: float,
 ) -> dict[str, int]:
-    """One unit more or less at a time while that comes nearer, until the cost is within ``tolerance``."""
-    while (off := abs(cost(widths) - budget)) > tolerance * budget:
+    """One unit more or less at a time while that comes nearer, until the cost is near enough."""
+    while (off := abs(cost(widths) - budget)) > _TOLERANCE * budget:
         step = 1 if cost(widths) < budget else -1
         tried = [
             {**widths, name: width + step}

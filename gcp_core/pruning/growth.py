@@ -23,6 +23,7 @@ from gcp_core.groups import Groups, check_weights
 from gcp_core.groups.structure import channels_of
 from gcp_core.plan import AttributeChange, Growth, Insert, Plan
 from gcp_core.pruning.fitness import check_attributes, check_kind
+from gcp_core.pruning.undo import item_setter, setter
 from gcp_core.seeds import generator
 
 _KIND = "growth"
@@ -153,7 +154,7 @@ def apply_growth(model: nn.Module, growth: Growth, optimizer: Optimizer | None =
             owner, _, short = name.rpartition(".")
             _replace(modules[owner], short, parts, growth.seed, optimizer, undo)
         for change in growth.attributes:
-            undo.append(_setter(modules[change.module], change.name, change.before))
+            undo.append(setter(modules[change.module], change.name, change.before))
             setattr(modules[change.module], change.name, change.after)
     except BaseException:
         for step in reversed(undo):
@@ -197,7 +198,7 @@ def _replace(
     if old is None:
         raise PlanError("the growth needs a tensor that is None", parts[0].tensor)
     new = _grown(old.detach(), parts, _start(module, short, old, parts, seed))
-    undo.append(_item_setter(holder, short, old))
+    undo.append(item_setter(holder, short, old))
     if not isinstance(old, nn.Parameter):
         holder[short] = new
         return
@@ -263,12 +264,12 @@ def _transplant(
 ) -> None:
     for group in optimizer.param_groups:
         if any(p is old for p in group["params"]):
-            undo.append(_item_setter(group, "params", group["params"]))
+            undo.append(item_setter(group, "params", group["params"]))
             group["params"] = [new if p is old else p for p in group["params"]]
     if old not in optimizer.state:
         return
     state = optimizer.state.pop(old)
-    undo.append(_item_setter(optimizer.state, old, state))
+    undo.append(item_setter(optimizer.state, old, state))
     undo.append(lambda: optimizer.state.pop(new, None))
     optimizer.state[new] = {key: _grown_state(key, value, old, parts) for key, value in state.items()}
 
@@ -278,14 +279,3 @@ def _grown_state(key: str, value: Any, old: nn.Parameter, parts: list[Insert]) -
         return value
     mean = float(value.double().mean()) if key in _SIZES and value.numel() else 0.0
     return _grown(value, parts, lambda shape: value.new_full(shape, mean))
-
-
-def _setter(target: Any, name: str, value: Any) -> Callable[[], None]:
-    return lambda: setattr(target, name, value)
-
-
-def _item_setter(target: Any, key: Any, value: Any) -> Callable[[], None]:
-    def restore() -> None:
-        target[key] = value
-
-    return restore

@@ -18,6 +18,7 @@ from gcp_core.groups import Groups, check_weights, find_groups
 from gcp_core.plan import Cut, Gate, Plan, Scatter, Skipped
 from gcp_core.pruning.fitness import check_attributes, check_kind
 from gcp_core.pruning.growth import apply_growth
+from gcp_core.pruning.undo import item_setter, setter
 from gcp_core.scatter import Scattering, can_scatter, scattering
 
 _log = logging.getLogger(__name__)
@@ -52,7 +53,7 @@ def apply_plan(model: nn.Module, plan: Plan, optimizer: Optimizer | None = None)
         modules = dict(model.named_modules())
         for change in plan.attributes:
             module = modules[change.module]
-            undo.append(_setter(module, change.name, change.before))
+            undo.append(setter(module, change.name, change.before))
             setattr(module, change.name, change.after)
         if optimizer is not None:
             _transplant(optimizer, replaced, undo)
@@ -248,7 +249,7 @@ def _cut_tensors(model: nn.Module, kept: Mapping[str, _Kept], undo: list[Callabl
             if old.grad is not None:
                 new.grad = _smaller(old.grad, parts)
             replaced[old] = (new, parts)
-        undo.append(_item_setter(holder, short, old))
+        undo.append(item_setter(holder, short, old))
         holder[short] = new
     return replaced
 
@@ -277,13 +278,13 @@ def _transplant(
     """Same slots, cut state: the optimiser goes on as if the removed weights had always been zero."""
     for group in optimizer.param_groups:
         old_params = list(group["params"])
-        undo.append(_item_setter(group, "params", group["params"]))
+        undo.append(item_setter(group, "params", group["params"]))
         group["params"] = [replaced[p][0] if p in replaced else p for p in old_params]
     for old, (new, kept) in replaced.items():
         if old not in optimizer.state:
             continue
         state = optimizer.state.pop(old)
-        undo.append(_item_setter(optimizer.state, old, state))
+        undo.append(item_setter(optimizer.state, old, state))
         undo.append(_popper(optimizer.state, new))
         optimizer.state[new] = {key: _cut_state(value, old, kept) for key, value in state.items()}
 
@@ -334,19 +335,8 @@ def _gate_hook(gate: Gate) -> Callable[[nn.Module, Any, Tensor], Tensor]:
     return hook
 
 
-def _setter(target: Any, name: str, value: Any) -> Callable[[], None]:
-    return lambda: setattr(target, name, value)
-
-
-def _item_setter(target: Any, key: Any, value: Any) -> Callable[[], None]:
-    def restore() -> None:
-        target[key] = value
-
-    return restore
-
-
 def _module_setter(parent: nn.Module, child: str, module: nn.Module) -> Callable[[], None]:
-    return _item_setter(parent._modules, child, module)
+    return item_setter(parent._modules, child, module)
 
 
 def _popper(target: dict[Any, Any], key: Any) -> Callable[[], None]:

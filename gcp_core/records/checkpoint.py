@@ -283,11 +283,10 @@ class EpochCheckpoints:
 
     Args:
         root: created on the first save.
-        keep: how many epochs to keep.
     """
 
-    def __init__(self, root: Path, keep: int = 2) -> None:
-        self.root, self.keep = root, keep
+    def __init__(self, root: Path) -> None:
+        self.root = root
 
     def save(
         self,
@@ -300,7 +299,7 @@ class EpochCheckpoints:
         folder = self.root / f"{_EPOCH}{epoch:04d}"
         write_folder(folder, STATE, state, {**manifest, "epoch": epoch}, durable=False, equal=equal)
         # Later ones were passed over as damaged: they must not push this one out, and will be written again.
-        for old in self._until(epoch)[: -self.keep]:
+        for old in self._until(epoch)[:-2]:
             shutil.rmtree(old, ignore_errors=True)
         return folder
 

@@ -395,9 +395,9 @@ def _trials_at(config: SweepConfig, points: Iterable[Point]) -> list[TrialConfig
     return found
 
 
-def sample_points(config: SweepConfig, number: int, seed: int = 0) -> list[Point]:
+def sample_points(config: SweepConfig, number: int) -> list[Point]:
     """All points of a small space in random order, else ``number`` random ones, all different."""
-    size, rng = config.space.size(), random.Random(seed)
+    size, rng = config.space.size(), random.Random(0)
     if size is not None and size <= number:
         points = list(config.space.grid())
         if config.search.sampler != "grid":

@@ -162,15 +162,13 @@ class Rehearsal:
         return self._plans[key]
 
 
-def stopped_early(
-    search: SearchConfig, played: Sequence[Played], feasibility: Feasibility, seed: int = 0
-) -> list[Played]:
+def stopped_early(search: SearchConfig, played: Sequence[Played], feasibility: Feasibility) -> list[Played]:
     """The trials as ``sweeps.strategy.stopping`` would let them run, one after the other, with imagined accuracies."""
     if search.stopping == "none":
         return list(played)
     from sweeps.strategy.stopping import Rungs
 
-    rungs, rng = Rungs(search, feasibility.project), random.Random(seed)
+    rungs, rng = Rungs(search, feasibility.project), random.Random(0)
     for number, trial in enumerate({run.config.baseline().key(): run for run in played}.values()):
         dense = {"macs": trial.macs[0], "params": trial.params[0]}
         rows = _rows(_TOP, [dense["macs"]] * trial.epochs, [dense["params"]] * trial.epochs)

@@ -88,11 +88,13 @@ class Plateau:
     trials: int
 
 
-def parse_plateau(text: str, where: str) -> Plateau:
+def parse_plateau(text: str) -> Plateau:
     """``"1% over 20 trials"``; raises ConfigError with the form."""
     match = _PLATEAU.fullmatch(text)
     if match is None or int(match.group(2)) < 1:
         raise ConfigError(
-            f"{text!r} is not of the form PERCENT% over N trials", where, 'for instance "1% over 20 trials"'
+            f"{text!r} is not of the form PERCENT% over N trials",
+            "search.plateau",
+            'for instance "1% over 20 trials"',
         )
     return Plateau(float(match.group(1)), int(match.group(2)))

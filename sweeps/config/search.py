@@ -110,7 +110,7 @@ class SearchConfig:
                 "0 = every path runs to its end",
             )
         if self.plateau is not None:
-            parse_plateau(self.plateau, "search.plateau")
+            parse_plateau(self.plateau)
             for name in sorted(WITHOUT_SCALE & set(self.objectives)):
                 raise ConfigError(
                     f"the objective {name} has no fixed scale, so there is no hypervolume to watch",

@@ -225,11 +225,11 @@ class Space:
             points += [{**first, dimension.path: value} for value in dimension.extremes()[1:]]
         return _unique(points)
 
-    def all_corners(self, limit: int = 4096) -> list[Point]:
-        """The product of the first and last value of every dimension (at most ``limit`` points)."""
+    def all_corners(self) -> list[Point]:
+        """The product of the first and last value of every dimension (256 points at most)."""
         names = [dimension.path for dimension in self.dimensions]
         ends = [(d.extremes()[0], d.extremes()[-1]) for d in self.dimensions]
-        product = itertools.islice(itertools.product(*ends), limit)
+        product = itertools.islice(itertools.product(*ends), 256)
         return _unique(dict(zip(names, values, strict=True)) for values in product)
 
 

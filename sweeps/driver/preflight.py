@@ -82,7 +82,7 @@ def check_space(
 
 def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], first: InfeasibleTarget) -> None:
     """One feasible point among all combinations of extremes is enough."""
-    for point in config.space.all_corners(limit=256):
+    for point in config.space.all_corners():
         try:
             check(config.space.resolve(point, config.resources.cpus))
         except InfeasibleTarget:

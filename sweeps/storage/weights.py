@@ -69,9 +69,9 @@ def put_back(exchange: Exchange, path: str, weights: Path) -> None:
     exchange.send(str(target.parent.relative_to(exchange.root)))
 
 
-def how_to_have_them(sweep: str | Path, trial_id: str, level: int) -> str:
+def how_to_have_them(trial_id: str, level: int) -> str:
     """The command that brings them back."""
-    return f"gcp-sweep replay {sweep} {model_id(trial_id, level)}"
+    return f"gcp-sweep replay SWEEP {model_id(trial_id, level)}"
 
 
 def _note(folder: Path, trial_id: str, level: int) -> dict[str, object] | None:

@@ -45,7 +45,7 @@ class Budget:
         trials_before_s: float = 0.0,
     ) -> None:
         self._search, self._now, self._save = search, now, save or (lambda seconds, trial_seconds: None)
-        self._plateau = parse_plateau(search.plateau, "search.plateau") if search.plateau else None
+        self._plateau = parse_plateau(search.plateau) if search.plateau else None
         self._devices = resources.gpus or resources.cpus
         self._before_s = before_s
         self._start: float | None = None

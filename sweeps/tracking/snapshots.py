@@ -155,9 +155,7 @@ class SnapshotRuns:
                 _log.warning("MLflow keeps its copies of dropped weights: %s", first_line(exc))
             self._said = True
             return False
-        self._client.set_tag(
-            child.run_id, Tag.DROPPED, f"{why}; {how_to_have_them('SWEEP', trial_id, level)}"
-        )
+        self._client.set_tag(child.run_id, Tag.DROPPED, f"{why}; {how_to_have_them(trial_id, level)}")
         child.dropped = True
         return True
 

@@ -79,7 +79,7 @@ def views(config: SweepConfig, sweep_id: str) -> tuple[View, ...]:
     of_sweep = f"tags.`{Tag.SWEEP_ID}` = '{sweep_id}' and tags.`{Tag.KIND}` != 'sweep'"
     settings = _settings(config)
     curves = [_line(key) for key in ("val/accuracy", "cost/macs")]
-    models = [_scatter("macs"), _parallel(settings)]
+    models = [_scatter(), _parallel(settings)]
     key = f"gcp-{sweep_id}"
     if not config.of_paths:
         state = _state(of_sweep, settings, {"Finished models": models, "Over the epochs": curves})
@@ -196,8 +196,8 @@ def _state(runs: str, settings: list[str], sections: Mapping[str, list[dict[str,
     }
 
 
-def _scatter(cost: str) -> dict[str, Any]:
-    axes = {"xaxis": FINALS[cost].key, "yaxis": FINALS["val_accuracy"].key}
+def _scatter() -> dict[str, Any]:
+    axes = {"xaxis": FINALS["macs"].key, "yaxis": FINALS["val_accuracy"].key}
     chosen = {axis: {"key": key, "type": "METRIC"} for axis, key in axes.items()}
     return {"type": "SCATTER", "runsCountToCompare": 1000, **chosen}
 

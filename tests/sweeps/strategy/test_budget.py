@@ -50,7 +50,7 @@ class Clock:
     ],
 )
 def test_a_plateau_is_a_percentage_over_a_number_of_trials(text: str, plateau: Plateau) -> None:
-    assert parse_plateau(text, "search.plateau") == plateau
+    assert parse_plateau(text) == plateau
 
 
 @pytest.mark.parametrize(
