@@ -226,10 +226,17 @@ class Space:
         return _unique(points)
 
     def all_corners(self, limit: int = 4096) -> list[Point]:
-        """The product of the first and last value of every dimension (at most ``limit`` points)."""
+        """The product of the first and last value of every dimension; of more than ``limit`` points as many drawn (the
+        same ones every time).
+        """
         names = [dimension.path for dimension in self.dimensions]
         ends = [(d.extremes()[0], d.extremes()[-1]) for d in self.dimensions]
-        product = itertools.islice(itertools.product(*ends), limit)
+        product: Iterator[tuple[Scalar, ...]] = itertools.product(*ends)
+        if (
+            2 ** len(ends) > limit
+        ):  # the first ones of the product would have the first dimensions at one end only
+            rng = random.Random(0)
+            product = (tuple(map(rng.choice, ends)) for _ in range(limit))
         return _unique(dict(zip(names, values, strict=True)) for values in product)
 
 

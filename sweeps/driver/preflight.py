@@ -24,6 +24,8 @@ _TIMEOUT_S = 5.0
 _MB = 1_000_000
 #: With less than this no sweep is begun, whatever it needs.
 _LEAST_FREE = 100 * _MB
+#: Of so many combinations of extremes one has to be feasible.
+_CORNERS = 256
 
 
 def continued(config: SweepConfig) -> SweepConfig:
@@ -82,14 +84,20 @@ def check_space(
 
 def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], first: InfeasibleTarget) -> None:
     """One feasible point among all combinations of extremes is enough."""
-    for point in config.space.all_corners(limit=256):
+    corners = config.space.all_corners(limit=_CORNERS)
+    for point in corners:
         try:
             check(config.space.resolve(point, config.resources.cpus))
         except InfeasibleTarget:
             continue
         return
+    which = (
+        "no point"
+        if 2 ** len(config.space.dimensions) <= _CORNERS
+        else f"none of {len(corners)} points at the ends"
+    )
     raise InfeasibleTarget(
-        f"no point of the search space can reach its target; {first.message}", first.where, first.hint
+        f"{which} of the search space can reach its target; {first.message}", first.where, first.hint
     )
 
 
