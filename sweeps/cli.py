@@ -24,7 +24,7 @@ try:
 except ModuleNotFoundError as exc:
     raise SystemExit(not_a_program("gcp-sweep", "sweep")) from exc
 
-from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError
+from gcp_core.errors import Diverged, GcpError, PlanError, RelevanceError, first_line
 from gcp_core.redaction import RedactingFormatter, redact
 from sweeps.records.disk import advice, is_full
 from sweeps.storage.objects import StoreError
@@ -38,34 +38,36 @@ _RUN_ERRORS = (Diverged, PlanError, RelevanceError)
 
 
 def _command(function: Callable[..., int]) -> Callable[..., None]:
-    """Turn the returned number into the exit code, and our errors into one line on stderr."""
+    """Turn the returned number into the exit code, and our errors into one line on stderr; with ``--json`` also into an
+    answer on standard output.
+    """
 
     @functools.wraps(function)
     def wrapped(**arguments: Any) -> None:
+        def say(error: str, where: str = "", hint: str = "", text: str = "") -> int:
+            if arguments.get("as_json"):
+                click.echo(json.dumps({"error": error, "where": where, "hint": hint}))
+            click.echo(text or f"error: {error}", err=True)
+            return FAILED
+
         try:
             code = function(**arguments)
         except GcpError as exc:
-            if arguments.get("as_json"):
-                click.echo(json.dumps({"error": exc.message, "where": exc.where, "hint": exc.hint}))
-            click.echo(f"error: {exc}", err=True)
+            say(exc.message, exc.where, exc.hint, f"error: {exc}")
             code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
         except StoreError as exc:
-            click.echo(redact(f"error: {exc}"), err=True)
-            code = FAILED
+            code = say(redact(str(exc)))
         except OSError as exc:
             if not is_full(exc):
                 raise
-            click.echo(f"error: {advice(exc.filename or 'the sweep')}", err=True)
-            code = FAILED
+            code = say(advice(exc.filename or "the sweep"))
         except KeyboardInterrupt:
-            click.echo("interrupted", err=True)
-            code = FAILED
+            code = say("interrupted", text="interrupted")
         except Exception as exc:
             said, text = _of_database(exc), traceback.format_exc()
             if not said and redact(text) == text:
                 raise
-            click.echo(f"error: {said}" if said else redact(text), err=True)
-            code = FAILED
+            code = say(said or first_line(exc), text="" if said else redact(text))
         sys.exit(code)
 
     return wrapped

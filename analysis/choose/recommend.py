@@ -17,8 +17,10 @@ import numpy as np
 from analysis import text
 from analysis.choose import constraints as hard
 from analysis.choose import recipe, select
+from analysis.choose.ties import words_against
 from analysis.errors import NothingFeasible
 from analysis.evidence import noise
+from analysis.evidence.assurance import fresh_words
 from analysis.front import pareto
 from analysis.front.objectives import Objectives
 from analysis.runs.artifacts import polish_of, sweep_of
@@ -46,7 +48,7 @@ MEASURE = "Measure its latency on your machine"
 Basis = Literal["asked", "within", "nearest", "no baseline", "nothing smaller", "nothing"]
 
 #: Whether it may go out. Proven: fresh seeds keep the limit, or its whole interval does. Miss: it or its fresh seeds do
-#: not keep the limit. Open: one measurement cannot tell.
+#: not keep the limit. Open: one measurement cannot tell, or a fresh seed ended without a model.
 Standing = Literal["proven", "open", "miss"]
 
 
@@ -100,7 +102,7 @@ class _Task:
 
     Attributes:
         df: the whole table. ``kept``: its candidates that keep what limits there are.
-        within: points of validation accuracy that a model may lose to its baseline.
+        within: points of validation accuracy that a model may lose to its baseline (inf: as many as it likes).
     """
 
     df: pd.DataFrame
@@ -119,14 +121,18 @@ def recommend(
 
     Args:
         within: points of validation accuracy that it may lose to its baseline.
-        constraints: limits that it keeps as well, and whatever it is compared with.
+        constraints: limits that it keeps as well, and whatever it is compared with; one on ``accuracy_drop`` may be
+            tighter than ``within``.
         choice: a choice that somebody made instead, within these limits; it is only described.
     """
     rows = df[df["candidate"]]
     kept = rows[hard.feasible(rows, constraints)] if constraints and len(rows) else rows
-    task = _Task(df, kept, within)
+    asked = min(map(_points, constraints), default=np.inf)
     if choice is not None:
+        task = _Task(df, kept, asked)
         return _described(task, choice, "asked", "the requested choice", choice.reason)
+    within = min(within, asked)
+    task = _Task(df, kept, within)
     if rows.empty:
         return _nothing("no model is finished", _why_nothing(df), "nothing")
     if kept.empty:
@@ -272,14 +278,14 @@ def _described(
         limit = float(row["baseline_val_accuracy"]) - task.within
     fresh = _confirmation(df, row)
     other = against if against is not None else _alternative(task.kept, row)
-    standing = _standing(row, basis, limit, fresh)
+    standing = _standing(task, row, basis, limit, fresh)
     export = export_command(df, row)
     return Recommendation(
         choice,
         basis,
         rule,
         why,
-        _sure(choice, limit, fresh, other),
+        _sure(choice, limit, standing, fresh, other),
         export,
         tuple(_steps(df, row, standing, export, fresh)),
         limit,
@@ -289,13 +295,26 @@ def _described(
     )
 
 
-def _standing(row: pd.Series, basis: Basis, limit: float, fresh: noise.Confirmation | None) -> Standing:
+def _points(limit: Constraint) -> float:
+    """The points that a limit allows a model to lose to its baseline, inf where it is about something else."""
+    return float(limit.bound) if limit.column == "accuracy_drop" and limit.op in ("<", "<=") else np.inf
+
+
+def _standing(
+    task: _Task, row: pd.Series, basis: Basis, limit: float, fresh: noise.Confirmation | None
+) -> Standing:
+    """Fresh seeds are judged by what they lose to the baselines of their own seeds, where these are known."""
     if basis == "nearest":
         return "miss"
-    if fresh is not None:
-        return "miss" if fresh.mean < limit else "proven"
-    # Without a limit, NaN, only fresh seeds can prove it.
-    return "proven" if row.get("val_accuracy_low", np.nan) > limit else "open"
+    if fresh is None:
+        return "proven" if row.get("val_accuracy_low", np.nan) > limit else "open"
+    value, most = fresh.accuracy_drop, task.within
+    if basis == "no baseline" or not np.isfinite(value):
+        value, most = -fresh.mean, -limit
+    # Without a limit, NaN, any fresh seeds will do.
+    if value > most and not hard.equals(value, most):
+        return "miss"
+    return "open" if fresh.failed else "proven"
 
 
 def _confirmation(df: pd.DataFrame, row: pd.Series) -> noise.Confirmation | None:
@@ -306,7 +325,11 @@ def _confirmation(df: pd.DataFrame, row: pd.Series) -> noise.Confirmation | None
 
 
 def _sure(
-    choice: Choice, limit: float, fresh: noise.Confirmation | None, other: pd.Series | None
+    choice: Choice,
+    limit: float,
+    standing: Standing,
+    fresh: noise.Confirmation | None,
+    other: pd.Series | None,
 ) -> tuple[str, ...]:
     """What the images, the selection and fresh seeds say about its accuracy."""
     row = choice.rows.iloc[0]
@@ -331,13 +354,12 @@ def _sure(
                 f"The limit of {limit:.2f} % lies inside the interval: {images} cannot tell whether the model keeps it."
             )
     if other is not None:
-        said.append(_against(row, other))
+        said.append(words_against(row, other))
     if fresh is not None:
-        seeds = text.plural(fresh.n, "fresh seed")
-        said.append(
-            f"Confirmed: {seeds} {'gives' if fresh.n == 1 else 'give'} {fresh.mean:.2f} % "
-            f"({100 * fresh.level:.0f} % interval {fresh.low:.2f} to {fresh.high:.2f} %)."
-        )
+        judged = {"proven": "Confirmed: ", "miss": "Not confirmed: ", "open": ""}[standing]
+        lost = fresh.accuracy_drop
+        beside = f"; {lost:.2f} points lost to the baselines of their own seeds" if np.isfinite(lost) else ""
+        said.append(f"{judged}{fresh_words(fresh)}{beside}.")
     else:
         of = (
             f", picked from {choice.considered} models by one measurement each"
@@ -360,20 +382,6 @@ def _alternative(kept: pd.DataFrame, row: pd.Series) -> pd.Series | None:
     return None if alike.empty else alike.sort_values("val_accuracy", kind="stable").iloc[-1]
 
 
-def _against(row: pd.Series, other: pd.Series) -> str:
-    """How another model compares, in MACs and images; the images do not tell the two apart."""
-    images = round((row["val_accuracy"] - other["val_accuracy"]) / 100 * row["val_images"])
-    times = other["macs"] / row["macs"]
-    has = f"{text.quantity('macs_kept', times)} of its MACs" if times < 1 else f"{times:.2f} times its MACs"
-    if images == 0:
-        return f"{other['model']} has as many images right with {has}."
-    few = text.plural(abs(images), "image")
-    return (
-        f"{other['model']} has {has} and only {few} {'fewer' if images > 0 else 'more'} right: "
-        "too few to tell them apart."
-    )
-
-
 def _steps(
     df: pd.DataFrame, row: pd.Series, standing: Standing, export: str, fresh: noise.Confirmation | None
 ) -> list[Step]:
@@ -384,7 +392,7 @@ def _steps(
     model, steps = shlex.quote(str(row["model"])), []
     if standing == "miss":
         steps.append(_more(df, row, where))
-    if fresh is None and standing != "proven":
+    if standing == "open" or (fresh is None and standing == "miss"):
         steps.append(_again(where, model))
     words = "If it is good enough anyway: export it" if standing == "miss" else "Export it"
     steps.append(Step(f"{words}, proven in a fresh process", export))

@@ -59,3 +59,17 @@ def words_of(row: pd.Series) -> str:
     if np.isfinite(row.get("macs_kept", np.nan)):
         cost += f" ({100 * row['macs_kept']:.1f} % of the baseline's)"
     return f"{parts[0]} at {cost} and {text.quantity('params', row['params'])}."
+
+
+def words_against(row: pd.Series, other: pd.Series) -> str:
+    """How another model compares, in MACs and images; the images do not tell the two apart."""
+    images = round((row["val_accuracy"] - other["val_accuracy"]) / 100 * row["val_images"])
+    times = other["macs"] / row["macs"]
+    has = f"{text.quantity('macs_kept', times)} of its MACs" if times < 1 else f"{times:.2f} times its MACs"
+    if images == 0:
+        return f"{other['model']} has as many images right with {has}."
+    few = text.plural(abs(images), "image")
+    return (
+        f"{other['model']} has {has} and only {few} {'fewer' if images > 0 else 'more'} right: "
+        "too few to tell them apart."
+    )

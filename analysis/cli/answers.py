@@ -160,6 +160,7 @@ def compare(
         "by": by,
         "equal": found.equal,
         "limit": plain(found.limit),
+        "partly_charged": found.partly_charged,
         "anchors": found.anchors,
         "volumes": [{k: plain(v) for k, v in row.items()} for row in found.volumes.to_dict("records")],
         "tests": [{k: plain(v) for k, v in dataclasses.asdict(t).items()} for t in (*found.tests, *paired)],

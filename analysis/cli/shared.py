@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 
 def guarded(command: Callable) -> Callable:
-    """Turn our own errors, and those of files, into one line on stderr and their exit code.
+    """Turn our own errors, and those of files, into one line on stderr and their exit code; with ``--json`` also into an
+    answer on standard output, as ``gcp-sweep`` has it.
 
     Every path among the options is one to write to: it is looked at before the command begins.
     """
@@ -42,17 +43,18 @@ def guarded(command: Callable) -> Callable:
                 say_json(answers.nothing(error))
             click.echo(f"nothing feasible: {error}", err=True)
             sys.exit(3)
-        except (ConfigError, DataError, CheckpointError) as error:
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2)
         except GcpError as error:
+            if kwargs.get("as_json"):
+                say_json({"error": error.message, "where": error.where, "hint": error.hint})
             click.echo(f"error: {error}", err=True)
-            sys.exit(1)
+            sys.exit(2 if isinstance(error, (ConfigError, DataError, CheckpointError)) else 1)
         except OSError as error:
             if error.filename is None and error.errno not in _FULL:
                 raise
-            where = "" if error.filename is None else f"{error.filename}: "
-            click.echo(f"error: {where}{error.strerror}", err=True)
+            where = "" if error.filename is None else str(error.filename)
+            if kwargs.get("as_json"):
+                say_json({"error": error.strerror, "where": where, "hint": ""})
+            click.echo(f"error: {where}{': ' if where else ''}{error.strerror}", err=True)
             sys.exit(1)
 
     return run

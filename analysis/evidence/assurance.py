@@ -3,6 +3,7 @@ on it, and what fresh seeds confirmed."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -96,9 +97,17 @@ def assurance(df: pd.DataFrame, goals: Objectives) -> Assurance:
 
 def confirmation_words(found: noise.Confirmation) -> str:
     """``t0003 was selected at 71.9 %; 3 fresh seeds give 71.2 % (80 % interval 70.8 to 71.6 %): 0.70 points less``."""
-    more = "less" if found.drop >= 0 else "more"
-    return (
-        f"{found.model} was selected at {found.selected:.2f} %; {text.plural(found.n, 'fresh seed')} "
-        f"{'gives' if found.n == 1 else 'give'} {found.mean:.2f} % ({100 * found.level:.0f} % interval "
-        f"{found.low:.2f} to {found.high:.2f} %): {abs(found.drop):.2f} points {more}"
-    )
+    selected = f"{found.model} was selected at {found.selected:.2f} %; {fresh_words(found)}"
+    if not found.n:
+        return selected
+    return f"{selected}: {abs(found.drop):.2f} points {'less' if found.drop >= 0 else 'more'}"
+
+
+def fresh_words(found: noise.Confirmation) -> str:
+    """``3 fresh seeds give 71.20 % (80 % interval 70.80 to 71.60 %), 1 more ended without a model``."""
+    if not found.n:
+        return f"{text.plural(found.failed, 'fresh seed')} ended without a model"
+    said = f"{text.plural(found.n, 'fresh seed')} {'gives' if found.n == 1 else 'give'} {found.mean:.2f} %"
+    if math.isfinite(found.low):
+        said += f" ({100 * found.level:.0f} % interval {found.low:.2f} to {found.high:.2f} %)"
+    return f"{said}, {found.failed} more ended without a model" if found.failed else said

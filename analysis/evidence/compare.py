@@ -23,7 +23,7 @@ from analysis.front import pareto
 from analysis.front.anchors import Anchors, anchors_for
 from analysis.front.objectives import Objectives, costs, usable
 from analysis.front.progress import running_hypervolume
-from analysis.runs.models import broke_a_limit, of_the_search
+from analysis.runs.models import broke_a_limit, of_the_search, unfinished_paths
 from analysis.runs.table import NULL, TWIN, as_words, config_columns
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -41,6 +41,7 @@ class Comparison:
 
     Attributes:
         volumes: see :func:`compare`. ``limit``: the cost that every label and unit may spend (inf for ``nothing``).
+        partly_charged: paths that failed or were stopped within a cycle: what that cycle cost is not known.
     """
 
     volumes: pd.DataFrame
@@ -48,6 +49,7 @@ class Comparison:
     anchors: str
     equal: str
     limit: float
+    partly_charged: int = 0
 
     def basis(self) -> str:
         """What was held equal, in words: ``at equal epochs: 60 a side and seed, ... included``."""
@@ -64,8 +66,15 @@ class Comparison:
         included = "" if self.equal == "trials" else " and baseline"
         return (
             f"at equal {self.equal.replace('_', ' ')}: what {spent} bought each {unit} of each side, "
-            f"stopped, failed{included} runs included"
+            f"stopped, failed{included} runs included{self._partly()}"
         )
+
+    def _partly(self) -> str:
+        """Whom the sum favours, if it is of cycles and some path has ended within one."""
+        n = self.partly_charged
+        if not n or self.equal == "trials":
+            return ""
+        return f" ({text.plural(n, 'path')} that ended within a cycle {'is' if n == 1 else 'are'} charged without it)"
 
 
 def entrants(df: pd.DataFrame) -> pd.DataFrame:
@@ -201,7 +210,8 @@ def compare(
         _volume_test(values[a], values[b], Question(a, b, unit=unit, comparisons=len(pairs)))
         for a, b in pairs
     ]
-    return Comparison(volumes, tuple(tests), scales.describe(), equal, limit)
+    partly = sum(map(len, unfinished_paths(df).values()))
+    return Comparison(volumes, tuple(tests), scales.describe(), equal, limit, partly)
 
 
 def _volumes(

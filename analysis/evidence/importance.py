@@ -18,8 +18,9 @@ from analysis.evidence import forest
 from analysis.evidence.compare import entrants
 from analysis.front import pareto
 from analysis.front.anchors import anchors_for
+from analysis.front.objectives import usable
 from analysis.plain import rows_of
-from analysis.runs.models import one_per_trial, word
+from analysis.runs.models import broke_a_limit, one_per_trial, word
 from analysis.runs.table import varying
 from gcp_core.errors import ConfigError, did_you_mean
 from gcp_core.schema import FINALS
@@ -44,7 +45,8 @@ def importance(
 ) -> pd.DataFrame:
     """One row per searched parameter, most important first. In a sweep of paths the target is a path's hypervolume
     (``df.attrs["objectives"]``), whatever was asked for. A trial that made the same model as an earlier one counts: its
-    setting led there too.
+    setting led there too. So does one that broke a limit, as those that kept it differ less in what it is about; of a
+    path only the models that keep the limits make its hypervolume. Trials that failed or were stopped do not count.
 
     Columns:
         parameter: dotted configuration path. Trials without a value (``null``) are a value of their own.
@@ -69,10 +71,11 @@ def importance(
     if target not in FINALS or target not in df.columns:
         raise ConfigError("no such value", target, did_you_mean(target, FINALS))
     df = entrants(df)
-    rows = df[df["candidate"] & df[target].notna()]
+    broke = broke_a_limit(df) & (df["kind"] == "trial" if "kind" in df.columns else True)
+    rows = df[(df["candidate"] | broke) & usable(df[[target]].to_numpy(dtype=float, na_value=np.nan))]
+    names = varying(rows.assign(candidate=True))
     if word(rows) == "model":
         rows, target = _one_per_path(df, rows), PATHS
-    names = varying(df)
     if len(rows) < FEWEST:
         raise NothingFeasible(
             f"{len(rows)} finished trials say nothing about importance", "importance", f"{FEWEST} do"

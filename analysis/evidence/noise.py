@@ -6,6 +6,7 @@ mean, never by the best seed, and confirm the choice on fresh seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -30,7 +31,11 @@ class Confirmation:
         selected: the value it was chosen by (mean over the seeds of the search).
         n: fresh runs; ``mean`` is theirs, ``low`` to ``high`` the interval for the true mean.
         drop: selected - mean; positive where the search was lucky (for a maximised column).
-        spread_from: ``these runs``, or ``all configurations`` if there is a single fresh run.
+        spread_from: ``these runs``, or ``all configurations`` if there is a single fresh run; ``nothing``: no interval.
+        failed: fresh runs that ended without this model (diverged, failed, lost, refused); the mean cannot have them.
+            Where all have, ``n`` is 0, and ``mean`` to ``high`` and ``drop`` are NaN.
+        accuracy_drop: mean of what the fresh runs lost, each against the baseline of its own seed, points; NaN where
+            one of them has none.
         config_id, model, trial: the configuration, its first model and trial; ``macs`` the mean of the fresh runs.
     """
 
@@ -47,12 +52,16 @@ class Confirmation:
     level: float
     drop: float
     spread_from: str
+    failed: int = 0
+    accuracy_drop: float = math.nan
 
 
 #: Rows of the search; confirm runs never take part in choosing.
 SEARCH = ("trial",)
 #: Rows that tell the noise: runs of equal configuration differ only by their seed.
 REPLICATES = ("trial", "confirm")
+#: Ends of a fresh run that is trained no further: what it has not left by then it never will.
+_ENDED = ("failed", "diverged", "lost", "infeasible")
 #: Models of a sweep that agree in this differ only by their seed: snapshots of one number of paths of one configuration.
 SETTING = ["config_id", "level"]
 #: Rows of the pairwise comparison held in memory at a time.
@@ -227,28 +236,33 @@ def confirm(
     if fresh.empty or chosen.empty:
         raise ConfigError("has no finished confirm run", config_id, "run the finalists again on fresh seeds")
     pooled = _pooled(df, column) if len(fresh) == 1 else None
-    return _confirmation(chosen, fresh, column, level, pooled)
+    return _confirmation(
+        chosen, fresh, column, level, pooled, _ended(df).get(_settings(chosen)[0][:2], set())
+    )
 
 
 def confirmations(
     df: pd.DataFrame, column: str = "val_accuracy", level: float = 0.8, among: pd.DataFrame | None = None
 ) -> list[Confirmation]:
-    """:func:`confirm` for every configuration of the search that has finished confirm runs, of paths for every level,
+    """:func:`confirm` for every configuration of the search that has confirm runs that ended, of paths for every level,
     fewest MACs first. Of several sweeps each has its own, with the sweep before the name of the model: runs that two of
     them have in common are not twice as many.
 
-    A configuration with a single fresh run is left out where no other tells the noise; so are, if given, configurations
-    and levels without a row in ``among``.
+    Where nothing tells the noise of a single fresh run, ``low`` and ``high`` are NaN. If ``among`` is given,
+    configurations and levels without a row in it are left out.
     """
     chosen, fresh = _by_setting(_selected(df, column)), _by_setting(_sound(df, [column], ("confirm",)))
     wanted = set(chosen if among is None else _settings(among))
-    both = [setting for setting in fresh if setting in chosen and setting in wanted]
+    none, ended = df.iloc[:0], _ended(df)
+    both = [one for one in chosen if one in wanted and (one in fresh or one[:2] in ended)]
     try:
-        pooled = _pooled(df, column) if any(len(fresh[one]) == 1 for one in both) else None
+        pooled = _pooled(df, column) if any(len(fresh.get(one, none)) == 1 for one in both) else None
     except ConfigError:
         pooled = None
-        both = [one for one in both if len(fresh[one]) > 1]
-    found = [_confirmation(chosen[one], fresh[one], column, level, pooled) for one in both]
+    found = [
+        _confirmation(chosen[one], fresh.get(one, none), column, level, pooled, ended.get(one[:2], set()))
+        for one in both
+    ]
     if df["sweep"].nunique() > 1:
         found = [replace(one, model=f"{sweep}/{one.model}") for one, (sweep, *_) in zip(found, both)]
     return sorted(found, key=lambda c: (c.macs, c.config_id))
@@ -256,6 +270,17 @@ def confirmations(
 
 def _by_setting(rows: pd.DataFrame) -> dict[tuple[str, ...], pd.DataFrame]:
     return {_settings(part)[0]: part for _, part in rows.groupby(["sweep", *SETTING], dropna=False)}
+
+
+def _ended(df: pd.DataFrame) -> dict[tuple[str, ...], set[str]]:
+    """Sweep and configuration -> confirm runs that ended badly, whatever models they may have left before."""
+    if "trial_status" not in df.columns:
+        return {}
+    runs = df[(df["kind"] == "confirm") & df["trial_status"].isin(_ENDED)]
+    found: dict[tuple[str, ...], set[str]] = {}
+    for (sweep, config, _), trial in zip(_settings(runs), runs["trial"]):
+        found.setdefault((sweep, config), set()).add(trial)
+    return found
 
 
 def _pooled(df: pd.DataFrame, column: str) -> tuple[float, int]:
@@ -270,33 +295,44 @@ def _confirmation(
     column: str,
     level: float,
     pooled: tuple[float, int] | None,
+    ended: set[str],
 ) -> Confirmation:
-    from scipy import stats
-
+    """``ended``: confirm runs of the configuration that ended badly."""
     values = fresh[column].to_numpy(dtype=float)
-    n, mean, source = len(values), float(values.mean()), "these runs"
-    if n > 1:
-        spread, degrees = float(values.std(ddof=1)), n - 1
-    else:
-        assert pooled is not None  # the callers see to it
-        (spread, degrees), source = pooled, "all configurations"
-    # Not stats.t.interval: it is NaN where all runs agree.
-    half = float(stats.t.ppf(0.5 + level / 2, degrees)) * spread / np.sqrt(n)
-    selected = float(chosen[column].mean())
+    mean, half, source = _mean(values, level, pooled)
+    selected, lost = float(chosen[column].mean()), math.nan
+    if len(fresh) and "accuracy_drop" in fresh.columns:
+        lost = float(fresh["accuracy_drop"].astype(float).mean(skipna=False))
     config_id, model, trial = (str(chosen[name].iloc[0]) for name in ("config_id", "model", "trial"))
-    macs, drop = float(fresh["macs"].mean()), selected - mean
     return Confirmation(
         column,
         config_id,
         model,
         trial,
-        macs,
-        selected,
-        n,
-        mean,
-        mean - half,
-        mean + half,
-        level,
-        drop,
-        source,
+        macs=float((fresh if len(fresh) else chosen)["macs"].mean()),
+        selected=selected,
+        n=len(values),
+        mean=mean,
+        low=mean - half,
+        high=mean + half,
+        level=level,
+        drop=selected - mean,
+        spread_from=source,
+        failed=len(ended - set(fresh["trial"])),
+        accuracy_drop=lost,
     )
+
+
+def _mean(values: np.ndarray, level: float, pooled: tuple[float, int] | None) -> tuple[float, float, str]:
+    """(mean, half the width of its interval, whose spread it rests on), NaN where that is not known."""
+    from scipy import stats
+
+    n, source = len(values), "these runs"
+    if n > 1:
+        spread, degrees = float(values.std(ddof=1)), n - 1
+    elif n and pooled is not None:
+        (spread, degrees), source = pooled, "all configurations"
+    else:
+        return float(values[0]) if n else math.nan, math.nan, "nothing"
+    # Not stats.t.interval: it is NaN where all runs agree.
+    return float(values.mean()), float(stats.t.ppf(0.5 + level / 2, degrees)) * spread / np.sqrt(n), source

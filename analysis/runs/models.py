@@ -110,6 +110,8 @@ def added(df: pd.DataFrame, values: pd.Series) -> pd.Series:
 
 def unfinished_paths(df: pd.DataFrame) -> dict[str, list[str]]:
     """Status -> paths of the search that ended by it after they had left snapshots, which stay."""
+    if not {"level", "trial_status"} <= set(df.columns):
+        return {}
     rows = one_per_trial(df[(df["kind"] == "trial") & df["level"].notna()])
     rows = rows[rows["trial_status"].isin([s.name for s in STATUSES.values() if not s.on_front])]
     rows = rows[~rows["trial_status"].isin(["infeasible", "running", "paused"])]

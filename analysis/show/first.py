@@ -104,7 +104,7 @@ def _tag(found: Recommendation) -> str:
         return _TAGS[found.basis]
     if found.standing == "miss":
         return "Missed on fresh seeds: do not ship yet"
-    if found.confirmed:
+    if found.confirmed and found.standing == "proven":
         return "Recommended, confirmed"
     return "Recommended, not confirmed" if found.standing == "open" else _TAGS[found.basis]
 

@@ -133,10 +133,10 @@ def confirmed(found: Assurance) -> Table:
             c.model,
             text.quantity("macs", c.macs),
             f"{c.selected:.2f} %",
-            c.n,
-            f"{c.mean:.2f} %",
-            f"{c.low:.2f} to {c.high:.2f} %",
-            f"{c.drop:+.2f}",
+            f"{c.n} of {c.n + c.failed}" if c.failed else c.n,
+            f"{c.mean:.2f} %" if c.n else "-",
+            f"{c.low:.2f} to {c.high:.2f} %" if math.isfinite(c.low) else "-",
+            f"{c.drop:+.2f}" if c.n else "-",
         )
         for c in found.confirmed
     ]

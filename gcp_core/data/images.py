@@ -101,9 +101,14 @@ def _check_labels(train: np.ndarray, test: np.ndarray, names: tuple[str, ...], w
         bad = np.flatnonzero((labels < 0) | (labels >= classes))
         if len(bad):
             row = int(bad[0])
+            # As the hub has the test images of some sets, ImageNet among them.
+            without = (
+                "-1 is an image without a label: leave the test files out, validation*.parquet is taken then"
+            )
             raise DataError(
                 f"label {int(labels[row])} in row {row} is out of range 0..{classes - 1}",
                 f"{where} ({split})",
+                without if split == "test" and (labels == -1).all() else "",
             )
     missing = np.setdiff1d(np.arange(classes), train)
     if len(missing):

@@ -16,6 +16,8 @@ from gcp_core.methods import filled
 
 #: Keys that make a mapping a range.
 RANGE_KEYS = ("choice", "low", "high", "step", "log")
+#: So many combinations of extremes are looked at.
+CORNERS = 256
 #: A point is remembered and compared after rounding to this many significant digits (floats without a step).
 _DIGITS = 6
 
@@ -226,10 +228,16 @@ class Space:
         return _unique(points)
 
     def all_corners(self) -> list[Point]:
-        """The product of the first and last value of every dimension (256 points at most)."""
+        """The product of the first and last value of every dimension; of more than 256 points as many drawn (the same
+        ones every time).
+        """
         names = [dimension.path for dimension in self.dimensions]
         ends = [(d.extremes()[0], d.extremes()[-1]) for d in self.dimensions]
-        product = itertools.islice(itertools.product(*ends), 256)
+        product: Iterator[tuple[Scalar, ...]] = itertools.product(*ends)
+        # The first ones of the product would have the first dimensions at one end only.
+        if 2 ** len(ends) > CORNERS:
+            rng = random.Random(0)
+            product = (tuple(map(rng.choice, ends)) for _ in range(CORNERS))
         return _unique(dict(zip(names, values, strict=True)) for values in product)
 
 

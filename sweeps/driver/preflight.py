@@ -10,7 +10,7 @@ from pathlib import Path
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, InfeasibleTarget, first_line
 from sweeps.config.paths import is_of_paths
-from sweeps.config.space import Point
+from sweeps.config.space import CORNERS, Point
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.database import open_storage
 from sweeps.records.folder import as_begun, check_unchanged, read_config, read_entry
@@ -82,14 +82,17 @@ def check_space(
 
 def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], first: InfeasibleTarget) -> None:
     """One feasible point among all combinations of extremes is enough."""
-    for point in config.space.all_corners():
+    corners = config.space.all_corners()
+    for point in corners:
         try:
             check(config.space.resolve(point, config.resources.cpus))
         except InfeasibleTarget:
             continue
         return
+    all_of_them = 2 ** len(config.space.dimensions) <= CORNERS
+    which = "no point" if all_of_them else f"none of {len(corners)} points at the ends"
     raise InfeasibleTarget(
-        f"no point of the search space can reach its target; {first.message}", first.where, first.hint
+        f"{which} of the search space can reach its target; {first.message}", first.where, first.hint
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from click.testing import CliRunner
 
 import sweeps.commands.replay
+from gcp_core.errors import ConfigError
 from sweeps.cli import main
 from sweeps.driver.launch import Sweep
 from sweeps.records.folder import Entry, write_config, write_entry
+from sweeps.storage.objects import StoreError
 from tests.sweeps.inline import RUNNER, config, drive, new_conductor
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schemas" / "sweep"
@@ -102,3 +105,27 @@ def test_a_schema_refuses_an_answer_with_a_missing_or_unknown_part(folder: Path)
     for broken in ({**answer, "extra": 1}, {k: v for k, v in answer.items() if k != "state"}):
         with pytest.raises(jsonschema.ValidationError):
             _check("stop", broken)
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "where"),
+    [
+        (ConfigError("no such key", "prune.x", "prune.y"), 2, "prune.x"),
+        (StoreError("the store does not answer"), 1, ""),
+        (OSError(errno.ENOSPC, "No space left on device", "runs"), 1, ""),
+        (KeyboardInterrupt(), 1, ""),
+    ],
+)
+def test_an_error_is_an_answer_too(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, where: str
+) -> None:
+    def fails(*_: Any, **__: Any) -> None:
+        raise error
+
+    monkeypatch.setattr("sweeps.driver.launch.run", fails)
+    done = CliRunner().invoke(main, ["run", DEMO, "--json"])
+    assert done.exit_code == code, done.output
+    answer = json.loads(done.stdout)
+    jsonschema.validate(answer, json.loads((SCHEMAS.parent / "error.json").read_text()))
+    assert answer["where"] == where
+    assert answer["error"] in done.stderr

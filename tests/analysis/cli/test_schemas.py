@@ -46,4 +46,29 @@ def test_a_schema_refuses_an_answer_with_a_missing_or_unknown_part(sweep):
 
 def test_every_command_with_json_has_a_schema():
     commands = {name for name, c in main.commands.items() if any("--json" in p.opts for p in c.params)}
-    assert commands | {"nothing_feasible"} == {path.stem for path in SCHEMAS.glob("*.json")}
+    assert commands | {"nothing_feasible", "error"} == {path.stem for path in SCHEMAS.glob("*.json")}
+
+
+@pytest.mark.parametrize(
+    ("command", "code", "where"),
+    [
+        (["front", "nowhere"], 2, "nowhere"),
+        (["select", "SWEEP", "macs <= 50", "--best", "accuracy"], 2, "'macs <= 50'"),
+        (["select", "SWEEP", "--id", "t0003", "--csv", "FILE/x.csv"], 1, "FILE/x.csv"),
+    ],
+)
+def test_an_error_is_an_answer_too_with_one_line_on_stderr(sweep, tmp_path, command, code, where):
+    (tmp_path / "file").write_text("mine")
+
+    def filled(word):
+        return word.replace("SWEEP", str(sweep)).replace("FILE", str(tmp_path / "file"))
+
+    done = CliRunner().invoke(main, [*map(filled, command), "--json"])
+    assert done.exit_code == code, done.output
+    answer = json.loads(done.stdout)
+    schema = json.loads((SCHEMAS / "error.json").read_text())
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.validate(answer, schema)
+    assert answer["where"] == filled(where)
+    assert answer["error"] in done.stderr
+    assert done.stderr.count("\n") == 1

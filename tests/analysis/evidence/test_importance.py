@@ -132,3 +132,28 @@ def test_a_path_has_the_hypervolume_of_all_its_models_also_of_those_it_shares():
     shared = importance.importance(df, repeats=2)
     assert shared["target"].tolist() == [PATHS] * len(shared)
     pd.testing.assert_frame_equal(shared, alone)
+
+
+def test_trials_that_broke_a_limit_count_in_what_mattered():
+    """With the limit val_accuracy >= 88, none of `random` is a candidate: it costs 6 points."""
+    df = searched(60, 3, criterion=6.0).assign(kind="trial", status="complete", left_out="")
+    bad = df["val_accuracy"] < 88.0
+    assert not bad[df["prune.criterion"] == "frs"].any()
+    df.loc[bad, ["status", "left_out", "candidate"]] = ["infeasible", "infeasible: violates", False]
+    refused = df[bad].head(1).assign(trial="x", val_accuracy=np.nan)
+    confirm = df[bad].head(1).assign(trial="c", kind="confirm")
+    table = importance.importance(pd.concat([df, refused, confirm], ignore_index=True))
+    assert table["trials"].iloc[0] == 60
+    assert table.loc[table["evidence"], "parameter"].tolist() == ["prune.criterion"]
+    # Uniform over 0, 3 and 6 points: variance 6 beside a noise of 1.
+    assert table["importance"].iloc[0] == pytest.approx(0.86, abs=0.2)
+
+
+def test_a_path_of_which_no_model_keeps_the_limits_has_covered_nothing():
+    df = paths(gap=5.0, seeds=6, configs=3)
+    bad = (df["prune.criterion"] == "random") & (df["prune.interval"] == 2)
+    df.loc[bad, ["status", "left_out", "candidate"]] = ["infeasible", "infeasible: violates", False]
+    assert importance.importance(df)["trials"].iloc[0] == 36
+    rows = importance._one_per_path(df, df)
+    assert (rows.loc[bad, PATHS] == 0).all()
+    assert (rows.loc[~bad, PATHS] > 0).all()

@@ -6,6 +6,8 @@ import pytest
 
 import analysis
 from analysis.evidence import noise
+from analysis.evidence.assurance import confirmation_words, fresh_words
+from analysis.show.confirmed import confirmed_table, draw_confirmed
 from gcp_core.errors import ConfigError
 from tests.analysis.evidence.tables import GOALS, runs
 
@@ -161,3 +163,36 @@ def test_runs_that_two_sweeps_have_in_common_are_not_twice_as_many():
 def test_without_a_confirm_run_nothing_is_confirmed():
     with pytest.raises(ConfigError, match="has no finished confirm run"):
         noise.confirm(runs([("a", 0, 90.0, 1)]), "a")
+
+
+def ended(df, status, *places):
+    """The table in which these runs ended so, without a model."""
+    gone = df.index.isin(places)
+    said = np.where(gone, status, "complete")
+    values = df["val_accuracy"].mask(gone)
+    return df.assign(status=said, trial_status=said, val_accuracy=values, left_out=np.where(gone, status, ""))
+
+
+@pytest.mark.parametrize("status", ["diverged", "failed", "lost"])
+def test_a_fresh_seed_that_ended_without_a_model_is_counted_and_said(status):
+    fresh = runs([("a", 7, 96.0, 10.0), ("a", 8, 95.0, 10.0), ("a", 9, 0.0, 10.0)], kind="confirm")
+    fresh["trial"] = fresh["model"] = ["c0000", "c0001", "c0002"]
+    df = together(runs([("a", 0, 97.0, 10.0), ("b", 0, 90.0, 5.0)]), fresh)
+    (found,) = noise.confirmations(ended(df, status, 4))
+    assert (found.n, found.failed, found.mean) == (2, 1, 95.5)
+    assert fresh_words(found).endswith(" %), 1 more ended without a model")
+    (none,) = noise.confirmations(ended(df, status, 2, 3, 4))
+    assert (none.model, none.n, none.failed, none.macs) == ("t0000", 0, 3, 10.0)
+    assert confirmation_words(none) == "t0000 was selected at 97.00 %; 3 fresh seeds ended without a model"
+    (one,) = noise.confirmations(ended(df, status, 3, 4))
+    assert fresh_words(one) == "1 fresh seed gives 96.00 %, 2 more ended without a model", "no interval"
+    draw_confirmed(confirmed_table((found, none, one))).canvas.draw()
+    (running,) = noise.confirmations(ended(df, "running", 4))
+    assert running.failed == 0, "it has not ended"
+
+
+def test_fresh_seeds_lose_to_the_baselines_of_their_own_seeds():
+    fresh = runs([("a", 7, 96.0, 10.0), ("a", 8, 95.0, 10.0)], kind="confirm")
+    df = together(runs([("a", 0, 97.0, 10.0)]), fresh).assign(accuracy_drop=[0.2, 0.5, 1.0])
+    assert noise.confirmations(df)[0].accuracy_drop == 0.75
+    assert np.isnan(noise.confirmations(df.assign(accuracy_drop=[0.2, 0.5, np.nan]))[0].accuracy_drop)

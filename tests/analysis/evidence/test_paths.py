@@ -136,3 +136,14 @@ def test_fresh_snapshots_of_one_number_confirm_those_of_the_search(of_paths):
     config = of_paths.loc[of_paths["model"] == "t0000@3", "config_id"].iloc[0]
     found = noise.confirm(of_paths, config, snapshot=3)
     assert found.macs == of_paths.loc[of_paths["model"] == "c0000@3", "macs"].iloc[0]
+
+
+def test_paths_that_ended_within_a_cycle_are_said_to_be_charged_without_it():
+    df = paths(seeds=2)
+    assert "charged without it" not in compare.compare(df, "prune.criterion", equal="epochs").basis()
+    status = {"frs0-0": "diverged", "frs0-1": "failed", "random0-0": "paused"}
+    df["trial_status"] = [status.get(trial, "complete") for trial in df["trial"]]
+    found = compare.compare(df, "prune.criterion", equal="epochs")
+    assert found.partly_charged == 2
+    assert found.basis().endswith("(2 paths that ended within a cycle are charged without it)")
+    assert "charged without it" not in compare.compare(df, "prune.criterion", equal="trials").basis()

@@ -151,6 +151,10 @@ def unseen_test_label(folder):
     write_parquet(folder, "test", np.zeros((3, 6, 5, 3), np.uint8), [0, 1, 2])
 
 
+def unlabelled_test(folder):
+    write_parquet(folder, "test", np.zeros((3, 6, 5, 3), np.uint8), [-1, -1, -1])
+
+
 def two_sizes(folder):
     images = [np.zeros((6, 5, 3), np.uint8)] * 39 + [np.zeros((5, 6, 3), np.uint8)]
     write_parquet(folder, "train", images, [0, 1] * 20)
@@ -173,6 +177,10 @@ def no_file(folder):
         (label_out_of_range, "labels run to 300, but no training image has class 2, 3, 4, 5, 6, ..."),
         (negative_label, "label -1 in row 39 is out of range 0..1"),
         (unseen_test_label, "label 2 in row 2 is out of range 0..1"),
+        (
+            unlabelled_test,
+            "(-1 is an image without a label: leave the test files out, validation*.parquet is taken",
+        ),
         (two_sizes, "row 39 is (5, 6), the first image (6, 5)"),
         (no_label_column, "no column label or labels or fine_label (has img)"),
         (no_file, "no test*.parquet or validation*.parquet"),

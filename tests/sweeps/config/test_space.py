@@ -64,6 +64,16 @@ def test_corners_visit_every_choice_and_both_ends() -> None:
     assert {corner["y"] for corner in corners} == {"a", "b", "c"}
 
 
+def test_of_too_many_combinations_of_ends_those_that_are_drawn_have_both_ends_of_every_dimension() -> None:
+    space = Space({}, tuple(Dimension(f"d{i}", choices=(0, 1)) for i in range(12)))
+    found = space.all_corners()
+    assert found == space.all_corners()
+    for one, other in itertools.combinations((f"d{i}" for i in range(12)), 2):
+        assert len({(point[one], point[other]) for point in found}) == 4
+    # Of few enough it has all.
+    assert len(Space({}, space.dimensions[:8]).all_corners()) == 256
+
+
 def test_a_point_outside_the_range_is_refused() -> None:
     space = Space({}, (STEPPED, CHOSEN))
     with pytest.raises(
