@@ -38,6 +38,7 @@ from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.models.devices import has_gpu
+from gcp_core.pruning.exactness import check_cuts
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
 from gcp_core.records.stages import initial_digest
@@ -217,6 +218,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
         _check_depth(prune, groups)
     else:
         _check_target(config, groups)
+    check_cuts(model, groups, example, prune.multiple)
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
