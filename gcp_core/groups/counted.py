@@ -37,8 +37,9 @@ def unfollowed() -> Iterator[list[Label]]:
 class _Number:
     """Arithmetic whose results still know what they count.
 
-    Not seen are a literal float on the left (``0.5 * c``: Python asks a float before it asks an int), ``math.log(c)`` and
-    ``math.sqrt(c / 2)``, which read the number without asking it.
+    Not seen are a literal float on the left (``0.5 * c``: Python asks a float before it asks an int), comparisons,
+    ``math.log(c)`` and ``math.sqrt(c / 2)``, which read the number without asking it: :mod:`gcp_core.pruning.exactness`
+    finds what comes of them.
     """
 
     of: tuple[Label, ...]

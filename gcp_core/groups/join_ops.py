@@ -23,7 +23,6 @@ _ZERO_STAYS = (
     *(
         "relu",
         "relu6",
-        "hardtanh",
         "leaky_relu",
         "rrelu",
         "elu",
@@ -178,8 +177,8 @@ def _zero_moves(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> An
 
 def _clamp(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     """Zero stays if the bounds are numbers on both sides of it."""
-    low = args[1] if len(args) > 1 else kwargs.get("min")
-    high = args[2] if len(args) > 2 else kwargs.get("max")
+    low = args[1] if len(args) > 1 else kwargs.get("min", kwargs.get("min_val"))
+    high = args[2] if len(args) > 2 else kwargs.get("max", kwargs.get("max_val"))
     if any(isinstance(bound, Tensor) for bound in (low, high)):
         return default(tracer, func, args, kwargs)
     stays = (low is None or low <= 0) and (high is None or high >= 0)
@@ -349,6 +348,6 @@ JOIN_HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(
         ("add", "sub", "subtract", "mul", "multiply", "div", "divide", "true_divide", "rdiv"), _binary
     ),
-    **dict.fromkeys(("clamp", "clip"), _clamp),
+    **dict.fromkeys(("clamp", "clip", "hardtanh"), _clamp),
     **dict.fromkeys(("cat", "concat", "concatenate"), _cat),
 }

@@ -142,7 +142,10 @@ def _batch_norm(
     if label is None:
         return out
     layer = next((owner for t in tensors if (owner := tracer.owner(t)) is not None), None)
-    if layer is None or not isinstance(tracer.modules[layer], _BatchNorm) or label.varying() not in ([], [1]):
+    own = (
+        layer is not None and isinstance(tracer.modules[layer], _BatchNorm) and all(map(tracer.name, tensors))
+    )
+    if layer is None or not own or label.varying() not in ([], [1]):
         return _whole(tracer, out, label, "it passes a batch norm that is not a module over dimension 1")
     if tracer.again(layer):
         return _whole(tracer, out, label, AGAIN)

@@ -123,9 +123,10 @@ def polish(
     done = None if folder is None else _finished(config, taken, epochs, folder)
     if done is not None:
         return done
-    with threads(config.threads), assembled(config, start) as team:
-        # Its weights are the snapshot's: what the path began with is in its record, whatever the file is now.
-        setup = replace(build_setup(config), initial=start_of(taken.manifest))
+    # Its weights are the snapshot's: what the path began with is in its record, whatever the file is now.
+    bare = replace(config, model=replace(config.model, weights=None))
+    with threads(config.threads), assembled(bare, start) as team:
+        setup = replace(build_setup(bare), config=config, initial=start_of(taken.manifest), begins=bare)
         if taken.manifest.get("data_digest") != setup.splits.digest:
             raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
         with setup.surroundings():

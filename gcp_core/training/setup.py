@@ -38,6 +38,7 @@ from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products, repeatable
 from gcp_core.models.devices import has_gpu
+from gcp_core.pruning.exactness import check_cuts
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
 from gcp_core.records.stages import initial_digest
@@ -72,12 +73,11 @@ class Setup:
     Attributes:
         example: zeros ``(1, C, H, W)`` on the device: the input that costs refer to.
         groups: None for the baseline of a model that cannot be pruned.
-        criterion, scoring: None for a baseline, as is ``limit``.
+        criterion, scoring, allocator: None for a baseline, as is ``limit``. ``repair``: None = weights stay as they are.
         limit: absolute cost (``prune.of``) at which pruning ends; 0 without a target.
-        allocator: None for a baseline. ``repair``: None = weights stay as they are.
         rewrite: None = the network is trained as it is. ``rewrite_macs``: multiply-adds that it adds to the dense model's
             training forward pass of one image.
-        initial: SHA-256 of the file that the weights begin with; empty where there is none.
+        initial: SHA-256 of the file that the weights begin with, or empty. ``begins``: whose weights; None: its own.
     """
 
     config: TrialConfig
@@ -96,6 +96,7 @@ class Setup:
     rewrite: Rewrite | None = None
     rewrite_macs: float = 0.0
     initial: str = ""
+    begins: TrialConfig | None = None
 
     @property
     def scorer(self) -> tuple[Checked, ScoringBatches]:
@@ -122,7 +123,7 @@ class Setup:
 
     def new_model(self) -> nn.Module:
         """The dense model with its initial weights, on the device."""
-        return _new_model(self.config, self.splits, self.device)
+        return _new_model(self.begins or self.config, self.splits, self.device)
 
     @cached_property
     def train_images(self) -> Images:
@@ -217,6 +218,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
         _check_depth(prune, groups)
     else:
         _check_target(config, groups)
+    check_cuts(model, groups, example, prune.multiple)
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)

@@ -24,7 +24,7 @@ from gcp_core.records.stages import MAX_BYTES
 from gcp_core.schedule.clock import last_event_epoch
 from sweeps.commands.calibration import Calibration, calibrate, slots_of
 from sweeps.commands.pauses import Pauses, pauses
-from sweeps.commands.rehearsal import Played, Rehearsal, distinct_states, stopped_early
+from sweeps.commands.rehearsal import Played, Rehearsal, could_be_path, distinct_states, stopped_early
 from sweeps.config.equal_cost import too_dear
 from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
@@ -63,7 +63,8 @@ class Forecast:
         mean_events: events until the target or the end of the schedule, mean of the sampled points.
         stopped_share: share of the trials that would be stopped early, with imagined accuracies.
         device_hours: of all trials and baselines together, one device (slot) each; None = not measured.
-        wall_hours: on this machine with ``slots`` trials at a time; None = not measured.
+        wall_hours: on this machine with ``slots`` trials at a time; None = not measured. Steps are timed as they are
+            written, also where they will be ``compiled``.
         slots: trials at the same time, as far as this machine's CPUs and GPUs allow.
         disk_bytes: the most the sweep's folder will hold while the sweep runs.
         disk_free: bytes free there now.
@@ -95,6 +96,8 @@ class Forecast:
     too_dear_share: float = 0.0
     baseline_epochs: int | None = None
     pauses: Pauses | None = None
+    compiled: bool = False
+    could_be_paths: bool = True
 
     def text(self) -> str:
         """For people."""
@@ -120,6 +123,7 @@ class Forecast:
         ]
         if self.wall_hours is not None and self.device_hours is not None:
             at_a_time = f"{self.slots} trial{'s' if self.slots > 1 else ''} at a time"
+            at_a_time += ", without train.compile" * self.compiled
             lines += [
                 ("time", f"about {duration(3600 * self.wall_hours)} on this machine ({at_a_time})"),
                 ("device-hours", f"{self.device_hours:.3g}"),
@@ -154,7 +158,7 @@ class Forecast:
             ]
         if self.too_dear_share:  # paths, none of which was affordable among the sampled ones
             return [too_dear]
-        if self.snapshots:
+        if self.snapshots or not self.could_be_paths:
             return []
         how = "train.schedule=cycles train.epochs=null prune.start=4 prune.until=null"
         return [("as paths", f"{how}: every trial then leaves a model per step (docs/paths.md)")]
@@ -190,6 +194,7 @@ def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Fore
     everything = [*baselines, *run]
     slots = _slots(config)
     paths = [trial for trial in run if trial.config.is_path]
+    changed = ("auto", "inductor") if config.resources.gpus else ("inductor",)  # on a CPU auto does nothing
     times = _times(config, everything, possible) if timed and possible else []
     wall = START_S + checked_s + COLD_S + makespan(times, slots) + CLOSE_S
     spare = max(0, num_baselines(config) - len(baselines))  # of seeds, say, that the sample does not hold
@@ -221,6 +226,8 @@ def forecast(config: SweepConfig, timed: bool = True, rule: bool = True) -> Fore
         path_epochs=[min(t.epochs for t in paths), max(t.epochs for t in paths)] if paths else None,
         path_cost=[min(map(_cost, paths)), max(map(_cost, paths))] if paths else None,
         levels=_levels(paths),
+        compiled=any(trial.train.compile in changed for trial in possible),
+        could_be_paths=any(not trial.is_path and could_be_path(trial) for trial in possible),
     )
 
 

@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from gcp_core.allocators import build_allocator
 from gcp_core.config import PruneConfig, TrialConfig, digest
+from gcp_core.errors import ConfigError
 from gcp_core.groups import Groups
 from gcp_core.plan import Plan
 from gcp_core.pruning.selection import select_within
@@ -198,3 +200,17 @@ def _rows(top: float, macs: Sequence[float], params: Sequence[float]) -> tuple[d
 def distinct_states(played: Iterable[Played]) -> int:
     """Epochs to be trained if nothing is trained twice."""
     return len({state for trial in played for state in trial.states})
+
+
+def could_be_path(trial: TrialConfig) -> bool:
+    """Whether paths take the settings of a single trial: not those that say what goes, or when, in their own way."""
+    prune = trial.pruning
+    try:
+        replace(
+            trial,
+            train=replace(trial.train, schedule="cycles", epochs=None),
+            prune=replace(prune, start=4, until=None),
+        )
+    except ConfigError:
+        return False
+    return not getattr(build_allocator(prune.allocator, prune.allocator_options), "exact", False)

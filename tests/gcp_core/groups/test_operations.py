@@ -8,7 +8,7 @@ from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups
 from gcp_core.pruning.selection import Budget, select_channels
 from gcp_core.pruning.surgery import apply_plan
-from tests.oracles import shared_nets, small_nets
+from tests.oracles import shared_nets, size_nets, small_nets
 from tests.oracles.nets import images, lively, random_scores, removed_against_gated
 
 X = images(size=8)
@@ -159,3 +159,40 @@ def test_what_is_divided_and_what_divides_stay_whole_in_every_mode(residual):
     assert {group.name: group.size for group in groups.groups} == {"branch.0": 6}
     for layer in ("stem.0", "branch.3"):
         assert groups.frozen[layer] == "div of two activations"
+
+
+class Bounded(size_nets.Scaled):
+    """Nothing is below 0.1, a gated channel neither."""
+
+    def body(self, x):
+        return self.out(F.hardtanh(self.mid(x), 0.1, 1.0))
+
+
+class ScaledScale(size_nets.Scaled):
+    """A norm whose scale is the product of two parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.rand(7) + 0.5)
+
+    def body(self, x):
+        conv, norm = self.mid[0], self.mid[1]
+        scale = norm.weight * self.gain
+        y = F.batch_norm(conv(x), norm.running_mean, norm.running_var, scale, norm.bias, self.training)
+        return self.out(y.relu())
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (Bounded, "out.0 would read a value that is not zero when the channel is gated"),
+        (ScaledScale, "it passes a batch norm that is not a module over dimension 1"),
+    ],
+)
+def test_bounds_that_are_no_zeros_and_scales_that_are_no_parameters_keep_their_layer_whole(kind, reason):
+    model = build(kind)
+    groups = find_groups(model, X)
+    assert groups.frozen["mid.0"] == reason
+    for group in groups.groups:
+        difference, moved = removed_against_gated(model, groups.plan({group.name: [1]}), X)
+        assert difference <= 1e-12 < moved

@@ -271,6 +271,29 @@ def test_a_space_of_which_no_sampled_path_is_affordable_is_foreseen_all_the_same
     assert "as paths" not in text
 
 
+@pytest.mark.parametrize(
+    ("settings", "proposed"),
+    [
+        ({}, True),
+        ({"prune.clock": "end"}, False),
+        ({"prune.finish": True}, False),
+        ({"prune.count": 20, "prune.ratio": None}, False),
+    ],
+)
+def test_paths_are_proposed_only_where_they_take_the_settings(
+    tmp_path: Path, settings: dict[str, object], proposed: bool
+) -> None:
+    config = load_config(TREE, {"storage": str(tmp_path), "prune.target": 0.3, **settings})
+    assert ("as paths" in forecast(config, timed=False).text()) == proposed
+
+
+def test_a_time_without_the_compiled_steps_says_so(tmp_path: Path) -> None:
+    for compiled in ("off", "auto", "inductor"):  # on a CPU auto does nothing
+        config = load_config(TREE, {"storage": str(tmp_path), "train.compile": compiled})
+        timed = replace(forecast(config, timed=False), wall_hours=1.0, device_hours=2.0)
+        assert ("at a time, without train.compile)" in timed.text()) == (compiled == "inductor")
+
+
 def test_the_command_has_an_untimed_form(tmp_path: Path) -> None:
     file = tmp_path / "plan.yaml"
     file.write_text(json.dumps(TREE))

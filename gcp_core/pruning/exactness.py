@@ -1,0 +1,153 @@
+"""Whether cuts are exact in a network: what is left computes what the whole one does with those channels at zero.
+
+The channel analysis follows operations on tensors, and a network can get past it: with a number of channels that turns
+into a plain one (``0.5 * x.shape[1]``, ``math.log(c)``, ``if c > 64``, a layer's ``in_channels``), with the mean of a
+parameter that is cut, by writing into a view. So one cut is tried before anything is trained.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+
+import torch
+from torch import Tensor, nn
+
+from gcp_core.cost import fit_to_model
+from gcp_core.cost.macs import runs_on
+from gcp_core.errors import ModelError
+from gcp_core.groups import Groups
+from gcp_core.models.arithmetic import float32_products
+from gcp_core.plan import Plan
+from gcp_core.pruning.surgery import apply_plan, gate_channels
+
+_log = logging.getLogger(__name__)
+
+#: How far logits may differ, as a share of the largest one. A network that insists on float32 is compared in float32.
+_TOLERATED = {torch.float64: 1e-6, torch.float32: 1e-3}
+
+#: A message names so many groups at most.
+_NAMED = 5
+
+
+def check_cuts(model: nn.Module, groups: Groups, example_input: Tensor, multiple: int = 1) -> tuple[str, ...]:
+    """As :func:`inexact_groups`, and says so in a warning: what such a cut breaks, training has to mend."""
+    found = inexact_groups(model, groups, example_input, multiple=multiple)
+    if found:
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        _log.warning(
+            "cuts of %s are not exact: what is left computes something else than the network with these channels at "
+            "zero. Does it compute with their number (0.5 * x.shape[1], if c > 64), or write into views? "
+            "prune.exclude keeps layers whole",
+            ", ".join(found[:_NAMED]) + more,
+        )
+    return found
+
+
+def inexact_groups(
+    model: nn.Module, groups: Groups, example_input: Tensor, *, multiple: int = 1
+) -> tuple[str, ...]:
+    """Names of the groups whose units cannot be cut exactly; the model is left as it was.
+
+    Half of the units of every group go from a copy, and only if that is inexact, of each group alone. Scales, biases and
+    other vectors are drawn at random, so that nothing is hidden by a norm that begins at zero.
+
+    Args:
+        example_input: ``(N, C, H, W)``; images of this shape are drawn.
+        multiple: so many units, or a multiple, stay in a group.
+
+    Returns:
+        None of them also where nothing can be compared: a network that cannot be copied, that uses chance in eval mode,
+        or that reads a layer's weights without calling it.
+
+    Raises:
+        ModelError: with its channels removed, the model does not run.
+        PlanError: they cannot be removed.
+    """
+    image = fit_to_model(example_input, model)
+    with (
+        torch.random.fork_rng(devices=[image.device] if image.device.type == "cuda" else []),
+        torch.no_grad(),
+        float32_products(),
+    ):
+        try:
+            probe = _probe(model, image)
+        except Exception as exc:  # whatever it is, it says nothing about cuts
+            _log.debug("cuts are not compared: %s", exc)
+            return ()
+        everything = _halved(groups, (group.name for group in groups.groups), multiple)
+        if not everything.num_units or not _differs(*probe, everything):
+            return ()
+        alone = (group.name for group in groups.groups)
+        found = tuple(n for n in alone if _differs(*probe, _halved(groups, [n], multiple)))
+        return found or tuple(group.name for group in groups.groups)
+
+
+def _probe(model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
+    """A copy with random vectors, in the widest type that it runs in, and a random image of that type."""
+    torch.manual_seed(0)
+    pixels = torch.randn(image.shape)
+    for dtype in _TOLERATED:
+        whole = copy.deepcopy(model).to(dtype).eval()
+        for parameter in whole.parameters():
+            if 1 < parameter.numel() == max(parameter.shape):
+                parameter.copy_(0.5 + torch.rand(parameter.shape))
+        probe = whole, pixels.to(image.device, dtype)
+        try:
+            whole(probe[1])
+        except RuntimeError:
+            continue
+        return probe
+    raise ModelError("it runs on no random image", "model")
+
+
+def _halved(groups: Groups, names: Iterable[str], multiple: int) -> Plan:
+    """A plan that leaves every second unit of these groups, in multiples."""
+    removed = {}
+    for name in names:
+        size = groups.group(name).size
+        left = max(multiple, size // 2 // multiple * multiple)
+        kept = {number * size // left for number in range(left)}
+        removed[name] = [unit for unit in range(size) if unit not in kept]
+    return groups.plan(removed)
+
+
+def _differs(whole: nn.Module, image: Tensor, plan: Plan) -> bool:
+    """Whether the network without these units computes something else than with them at zero."""
+    passed: set[str] = set()
+    with ExitStack() as stack:
+        for gate in plan.gates:
+            hook = whole.get_submodule(gate.module).register_forward_hook(_noting(passed, gate.module))
+            stack.callback(hook.remove)
+        gated = _gated(whole, image, plan)
+    if passed != {gate.module for gate in plan.gates}:
+        return False
+    small = copy.deepcopy(whole)
+    apply_plan(small, plan)
+    try:
+        with runs_on(image):
+            removed = _logits(small, image)
+    except ModelError as exc:
+        hint = "prune.exclude keeps layers whole"
+        raise ModelError(f"with half of its channels removed, {exc.message}", "model", hint) from exc
+    tolerated = _TOLERATED[image.dtype] * float(gated.abs().max())
+    # What is not finite differs from nothing, and neither does what uses chance.
+    if not float((removed - gated).abs().max()) > tolerated:
+        return False
+    return float((_gated(whole, image, plan, seed=1) - gated).abs().max()) <= tolerated
+
+
+def _gated(whole: nn.Module, image: Tensor, plan: Plan, seed: int = 0) -> Tensor:
+    with gate_channels(whole, plan):
+        return _logits(whole, image, seed)
+
+
+def _logits(model: nn.Module, image: Tensor, seed: int = 0) -> Tensor:
+    torch.manual_seed(seed)
+    return model(image)
+
+
+def _noting(passed: set[str], name: str) -> Callable[..., None]:
+    return lambda module, args, output: passed.add(name)
