@@ -49,7 +49,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "val_accuracy": {"": 1.0, "%": 1.0},
     "compression": {"": 1.0, "x": 1.0},
     "epochs": {"": 1.0, "epochs": 1.0},
-    **{name: {"": 1.0, "%": 0.01} for name in _SHARES},
+    **{name: {"": 1.0, "%": 0.01} for name in (*_SHARES, "latency_share")},
     **{
         name: {prefix + word: factor for prefix, factor in _PREFIX.items() for word in ("", unit)}
         for name, unit in (("macs", "MACs"), ("params", "params"))
@@ -151,7 +151,7 @@ def _bound_text(column: str, bound: float) -> str:
     """A bound as short as it was written: 5 ms, 60 M MACs, 92.5 %, 1 points."""
     if column in ("macs", "params"):
         return text.quantity(column, bound)
-    if column in _SHARES:
+    if column in _SHARES or column == "latency_share":
         return f"{100 * bound:g} %"
     unit = FINALS[column].unit if column in FINALS else "points" if column == "accuracy_delta" else ""
     return f"{bound:g} {unit}".strip()

@@ -23,7 +23,9 @@ _RELATIVE = ("macs", "params", "latency_ms")
 
 @dataclass(frozen=True)
 class Limit:
-    """``name op bound``; with ``relative`` the bound is a share (0..1) of the baseline's value."""
+    """``name op bound``; with ``relative`` the bound is a share (0..1) of the baseline's value. Per cent of what is a
+    share itself (``macs_removed >= 50%``) is that share.
+    """
 
     name: str
     op: Literal["<=", ">="]
@@ -64,7 +66,8 @@ def parse_limit(text: str, where: str) -> Limit:
     allowed = [final for final in FINALS if final != "test_accuracy"]
     if name not in allowed:
         raise ConfigError(f"{name!r} is unknown", where, did_you_mean(name, allowed))
-    if percent and name not in _RELATIVE:
+    share = FINALS[name].unit == "share"
+    if percent and name not in _RELATIVE and not share:
         raise ConfigError(
             f"{name} cannot be given as a share of the baseline", where, "give a number without %"
         )
@@ -77,7 +80,10 @@ def parse_limit(text: str, where: str) -> Limit:
         raise ConfigError(
             f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {meant}%"?'
         )
-    return Limit(name, op, bound / 100 if percent else bound, bool(percent), text)
+    if name in ("macs_removed", "params_removed") and not percent and bound > 1:
+        hint = f'did you mean "{name} {op} {number}%"?'
+        raise ConfigError(f"{number} is above 1; {name} is a share", where, hint)
+    return Limit(name, op, bound / 100 if percent else bound, bool(percent) and not share, text)
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from gcp_core.errors import ConfigError
         ("accuracy >= 92.5%", "val_accuracy >= 92.5 %", 92.5),
         ("macs_removed >= 50%", "macs_removed >= 50 %", 0.5),
         ("macs_removed >= 0.5", "macs_removed >= 50 %", 0.5),
+        ("latency_share <= 80%", "latency_share <= 80 %", 0.8),
         ("compression >= 4x", "compression >= 4 x", 4.0),
         ("macs =< 1_000_000", "macs <= 1.00 M MACs", 1e6),
         ("macs <= 1.5e6", "macs <= 1.50 M MACs", 1.5e6),

@@ -5,7 +5,9 @@ import pytest
 from gcp_core.errors import ConfigError
 from sweeps.config.limits import parse_limit
 
-FINALS = {"macs": 600.0, "accuracy_drop": 1.5, "val_accuracy": 93.0}
+FINALS = {
+    "macs": 600.0, "accuracy_drop": 1.5, "val_accuracy": 93.0, "macs_removed": 0.4, "latency_share": 0.7,
+}  # fmt: skip
 BASELINE = {"macs": 1000.0, "val_accuracy": 94.5}
 
 KEPT = [
@@ -16,6 +18,9 @@ KEPT = [
     ("accuracy_drop <= 1", 0.5),
     ("val_accuracy >= 94", 1.0),
     ("val_accuracy >= 92.5", -0.5),
+    ("macs_removed >= 0.5", 0.1),
+    ("macs_removed >= 50%", 0.1),
+    ("latency_share <= 80%", -0.1),
 ]
 
 
@@ -37,6 +42,8 @@ def test_a_limit_that_is_met_exactly_is_kept() -> None:
         ("macs <= 50%", False),
         ("latency_ms <= 50%", True),
         ("accuracy_drop <= 1", True),
+        ("macs_removed >= 50%", False),
+        ("latency_share <= 80%", False),
     ],
 )
 def test_a_drop_and_a_share_of_what_must_be_measured_need_the_baseline(text: str, needed: bool) -> None:
@@ -52,6 +59,7 @@ BAD = [
     ("macs <= 50", 'x: 50 macs is less than any network has (did you mean "macs <= 50%"?)'),
     ("test_accuracy >= 5", "x: 'test_accuracy' is unknown"),
     ("accuracy_drop <= 5%", "x: accuracy_drop cannot be given as a share of the baseline"),
+    ("macs_removed >= 50", 'x: 50 is above 1; macs_removed is a share (did you mean "macs_removed >= 50%"?)'),
     ("macs <= 1.2.3", "x: '1.2.3' is not a number"),
 ]
 
