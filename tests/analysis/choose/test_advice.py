@@ -25,6 +25,7 @@ from tests.analysis.synthetic import (
     finals_of,
     path_baseline,
     path_of,
+    some_trials,
     write_sweep,
 )
 
@@ -121,6 +122,16 @@ def test_where_the_front_is_thin_is_said_although_no_parameter_varies(tmp_path, 
     assert done.exit_code == 0, done.output
     assert "importance: not known (nothing was searched: no parameter varies)" in done.stdout
     assert "Where the front is thin:\n  nothing between t" in done.stdout
+
+
+def test_what_mattered_is_about_the_accuracy_whatever_the_sweep_looks_for(tmp_path):
+    write_sweep(tmp_path / "shares", [baseline_trial(), *some_trials(12)])
+    (tmp_path / "shares" / "config.yaml").write_text(
+        "name: shares\nsearch: {objectives: {macs_removed: max, val_accuracy: max}}\n"
+    )
+    done = CliRunner().invoke(main, ["advise", str(tmp_path / "shares"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert {row["target"] for row in json.loads(done.stdout)["importance"]} == {"val_accuracy"}
 
 
 def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(sweep):
