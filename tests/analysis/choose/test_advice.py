@@ -134,8 +134,9 @@ def test_what_mattered_is_about_the_accuracy_whatever_the_sweep_looks_for(tmp_pa
     assert {row["target"] for row in json.loads(done.stdout)["importance"]} == {"val_accuracy"}
 
 
-def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(sweep):
-    done = CliRunner().invoke(main, ["advise", str(sweep)])
+def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(tmp_path):
+    write_sweep(tmp_path / "sound", [baseline_trial(), *some_trials(24)])
+    done = CliRunner().invoke(main, ["advise", str(tmp_path / "sound")])
     assert done.exit_code == 0, done.output
     assert "What mattered: Share of the variation of val_accuracy that goes with a parameter" in done.stdout
     assert "No evidence for prune." in done.stdout
