@@ -251,9 +251,13 @@ def _check_scale(column: str, value: float, unit: str, given: str) -> None:
             repr(given),
             f"did you mean {value:g}%? (if not: {value:g} {word})",
         )
-    if column in _SHARES and not unit and abs(value) > 1:
+    # A latency may be a little more than the unpruned model's.
+    most = {"latency_share": 2.0}.get(column, 1.0 if column in _SHARES else np.inf)
+    if not unit and abs(value) > most:
         raise ConfigError(
-            f"{value:g} is above 1; this is a share", repr(given), f"write {value:g}% or {value / 100:g}"
+            f"{value:g} is above {most:g}; this is a share",
+            repr(given),
+            f"write {value:g}% or {value / 100:g}",
         )
 
 

@@ -48,7 +48,7 @@ def advise(
 
         raise NothingFeasible("the sweep has no finished trial", sweep)
     found = advice.advise(df, goals, anchors_for(df, goals), points=points)
-    mattered, why = _importance(df, goals)
+    mattered, why = _importance(df)
     name = advice.write_config(df, found, path) if path is not None else None
     if as_json:
         say_json(answers.advise(df, found, mattered, why, str(path) if path is not None else None))
@@ -58,15 +58,16 @@ def advise(
         click.echo(f"\nwrote {path}: sweep {name}, first the points above")
 
 
-def _importance(df: pd.DataFrame, goals: dict[str, str]) -> tuple[pd.DataFrame | None, str]:
-    """Importance for the objective that is not a cost, and why it is not known."""
+def _importance(df: pd.DataFrame) -> tuple[pd.DataFrame | None, str]:
+    """Importance for the accuracy, as on the page, and why it is not known. All other objectives are costs, or shares of
+    them, which a target sets.
+    """
     from analysis.errors import NothingFeasible
     from analysis.evidence.importance import importance
     from gcp_core.errors import ConfigError
 
-    target = next((name for name, direction in goals.items() if direction == "max"), "val_accuracy")
     try:
-        return importance(df, target), ""
+        return importance(df), ""
     except (NothingFeasible, ConfigError) as error:
         return None, error.message  # too few trials, or no parameter varies: gaps there are all the same
 

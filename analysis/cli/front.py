@@ -57,6 +57,7 @@ def front(
         reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
         raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
     df["pareto_rank"] = pareto.ranks(df, goals)
+    df.attrs["left_out"] = {**df.attrs["left_out"], **_without_value(df, list(goals))}
     scales = anchors_for(df, goals, usable=usable)
     best = pareto.distinct(df, goals, band)
     near_ties = best.attrs["near_ties"]
@@ -99,6 +100,16 @@ def _objectives(given: tuple[str, ...]) -> dict[str, Direction]:
             raise ConfigError(f"{one!r} is not NAME:max or NAME:min", "--objective", "for instance macs:min")
         goals[name] = directions[words]
     return goals
+
+
+def _without_value(df: pd.DataFrame, goals: list[str]) -> dict[str, list[str]]:
+    """What is missing -> finished models that have no rank, because they have no value of an objective."""
+    rows = df[df["candidate"] & df["pareto_rank"].isna()]
+    found: dict[str, list[str]] = {}
+    for model, lacks in zip(rows["model"], rows[goals].isna().to_numpy()):
+        names = [name for name, missing in zip(goals, lacks) if missing] or goals
+        found.setdefault(f"no finite {', '.join(names)}", []).append(str(model))
+    return found
 
 
 def _with_baselines(df: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:

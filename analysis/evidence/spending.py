@@ -28,8 +28,8 @@ def spending(
 
     Of a path every snapshot is a run, which costs what its phase added to the one before; the first one counts as the
     trial. A baseline is charged in full to every label and unit whose trials it was paired with: each side would have
-    needed it. A run that logged no cost (failed, lost) has its wall time, and for epochs as many as the other runs of its
-    sweep did in that time (the same for ``train_cost``). Runs that have not ended cost nothing yet.
+    needed it. A run that logged no cost (failed, lost) costs what the other runs of its sweep did in such a wall time: in
+    device-hours, epochs or ``train_cost``. Runs that have not ended cost nothing yet.
 
     Args:
         equal: one of :data:`CURRENCIES`; ``nothing`` counts trials.
@@ -70,7 +70,12 @@ def costs_of(df: pd.DataFrame, equal: str) -> pd.Series:
     wall = (df["ended"] - df["started"]).dt.total_seconds() / 3600 if "started" in df.columns else np.nan
     wall = pd.Series(wall, index=df.index, dtype=float)
     # A snapshot's wall time is no measure: when its run was begun says nothing about when its phase was.
-    hours = added(df, _column(df, "device_hours")).fillna(wall.where(df["level"].isna()))
+    wall = wall.where(df["level"].isna())
+    hours = added(df, _column(df, "device_hours"))
+    # Four cores, or a quarter of a GPU: an hour of wall time is as many device-hours as it was for the others.
+    known = (hours > 0) & (wall > 0)
+    devices = (hours[known] / wall[known]).groupby(df.loc[known, "sweep"]).median()
+    hours = hours.fillna(wall * df["sweep"].map(devices).fillna(1.0))
     if equal == "device_hours":
         return hours.fillna(0.0)
     spent = added(df, _column(df, equal))

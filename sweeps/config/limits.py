@@ -19,6 +19,8 @@ WITHOUT_SCALE = frozenset({"compression", "epochs", "latency_noise"})
 DENSE = ("macs", "params")
 #: Values of which a share of the baseline's makes sense.
 _RELATIVE = ("macs", "params", "latency_ms")
+#: Above this a share is taken for per cent; a latency may be a little more than the unpruned model's.
+_LARGEST = {"macs_removed": 1, "params_removed": 1, "latency_share": 2}
 
 
 @dataclass(frozen=True)
@@ -80,9 +82,12 @@ def parse_limit(text: str, where: str) -> Limit:
         raise ConfigError(
             f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {meant}%"?'
         )
-    if name in ("macs_removed", "params_removed") and not percent and bound > 1:
+    if not percent and bound > (most := _LARGEST.get(name, math.inf)):
         hint = f'did you mean "{name} {op} {number}%"?'
-        raise ConfigError(f"{number} is above 1; {name} is a share", where, hint)
+        raise ConfigError(f"{number} is above {most}; {name} is a share", where, hint)
+    if name == "val_accuracy" and 0 < bound <= 1:
+        hint = f'did you mean "{name} {op} {100 * bound:g}"?'
+        raise ConfigError(f"{number} is a share; accuracy is in per cent", where, hint)
     return Limit(name, op, bound / 100 if percent else bound, bool(percent) and not share, text)
 
 

@@ -25,6 +25,7 @@ from tests.analysis.synthetic import (
     finals_of,
     path_baseline,
     path_of,
+    some_trials,
     write_sweep,
 )
 
@@ -123,8 +124,19 @@ def test_where_the_front_is_thin_is_said_although_no_parameter_varies(tmp_path, 
     assert "Where the front is thin:\n  nothing between t" in done.stdout
 
 
-def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(sweep):
-    done = CliRunner().invoke(main, ["advise", str(sweep)])
+def test_what_mattered_is_about_the_accuracy_whatever_the_sweep_looks_for(tmp_path):
+    write_sweep(tmp_path / "shares", [baseline_trial(), *some_trials(12)])
+    (tmp_path / "shares" / "config.yaml").write_text(
+        "name: shares\nsearch: {objectives: {macs_removed: max, val_accuracy: max}}\n"
+    )
+    done = CliRunner().invoke(main, ["advise", str(tmp_path / "shares"), "--json"])
+    assert done.exit_code == 0, done.output
+    assert {row["target"] for row in json.loads(done.stdout)["importance"]} == {"val_accuracy"}
+
+
+def test_advice_in_words_says_what_mattered_what_shows_no_evidence_and_what_is_predicted(tmp_path):
+    write_sweep(tmp_path / "sound", [baseline_trial(), *some_trials(24)])
+    done = CliRunner().invoke(main, ["advise", str(tmp_path / "sound")])
     assert done.exit_code == 0, done.output
     assert "What mattered: Share of the variation of val_accuracy that goes with a parameter" in done.stdout
     assert "No evidence for prune." in done.stdout

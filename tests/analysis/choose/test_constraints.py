@@ -55,6 +55,7 @@ def test_a_constraint_is_understood_and_echoed(given, echo, bound):
         ("accuracy >= 0.925", "write 92.5"),
         ("accuracy_drop <= 1%", "it is counted in points: accuracy_drop <= 1"),
         ("macs_removed >= 50", "write 50% or 0.5"),
+        ("latency_share <= 50", "write 50% or 0.5"),
         ("flops <= 60M", "one MAC is two FLOPs"),
         ("test_accuracy >= 90", "a choice must not use test accuracy"),
         ("latency_ms <= 3 h", "allowed: ms, s, us, µs"),

@@ -114,6 +114,21 @@ def test_a_front_without_a_finished_trial_says_so_whatever_it_is_the_front_of(tm
     assert "1 failed: raised an error" in done.stderr
 
 
+def test_a_front_names_the_models_that_have_no_value_of_an_objective(tmp_path):
+    file = tmp_path / "some.csv"
+    file.write_text(
+        "trial,status,val_accuracy,macs,params,latency_ms\nt0000,complete,90,50,5,2\nt0001,complete,91,60,6,\n"
+        "t0002,failed,,,,\n"
+    )
+    words = ["front", str(file), "--objective", "accuracy", "--objective", "latency_ms"]
+    done = CliRunner().invoke(main, words)
+    assert done.exit_code == 0, done.output
+    assert "left out: 1 no finite latency_ms [t0001]" in done.stdout
+    answer = json.loads(CliRunner().invoke(main, [*words, "--json"]).stdout)
+    check(answer)
+    assert answer["left_out"] == {"failed: raised an error": ["t0002"], "no finite latency_ms": ["t0001"]}
+
+
 @pytest.mark.parametrize(
     ("baseline", "said"),
     [

@@ -231,6 +231,18 @@ def test_equal_cost_counts_what_stopped_failed_diverged_infeasible_and_baseline_
     )
 
 
+@pytest.mark.parametrize("devices", [4.0, 0.25])
+def test_a_failed_run_has_as_many_devices_as_the_others_of_its_sweep(devices):
+    """Four cores, or a quarter of a GPU: the other runs' device-hours are as many times their wall time."""
+    df = with_broken_runs({"failed": np.nan})
+    df["device_hours"] *= devices
+    for equal, each in (("device_hours", devices), ("epochs", 10.0)):
+        counts = compare.compare(df, "prune.criterion", equal=equal).volumes.set_index("label")
+        # poor: its baseline and three trials. good: its baseline, the failed run and two of three trials.
+        assert counts["spent"].to_dict() == pytest.approx({"good": 4 * each, "poor": 4 * each})
+        assert counts["trials"].to_dict() == {"good": 2, "poor": 3}
+
+
 def test_equal_trials_counts_every_trial_that_ended_and_no_baseline():
     df = with_broken_runs({"stopped": 6.0, "failed": np.nan, "running": np.nan})
     found = compare.compare(df, "prune.criterion", equal="trials")

@@ -60,6 +60,14 @@ BAD = [
     ("test_accuracy >= 5", "x: 'test_accuracy' is unknown"),
     ("accuracy_drop <= 5%", "x: accuracy_drop cannot be given as a share of the baseline"),
     ("macs_removed >= 50", 'x: 50 is above 1; macs_removed is a share (did you mean "macs_removed >= 50%"?)'),
+    (
+        "latency_share <= 50",
+        'x: 50 is above 2; latency_share is a share (did you mean "latency_share <= 50%"?)',
+    ),
+    (
+        "val_accuracy >= 0.9",
+        'x: 0.9 is a share; accuracy is in per cent (did you mean "val_accuracy >= 90"?)',
+    ),
     ("macs <= 1.2.3", "x: '1.2.3' is not a number"),
 ]
 
