@@ -278,7 +278,7 @@ def apply(df: pd.DataFrame, constraints: Iterable[Constraint]) -> pd.DataFrame:
     return df[mask]
 
 
-def equals(values: np.ndarray, bounds: np.ndarray | float) -> np.ndarray:
+def equals(values: np.ndarray | float, bounds: np.ndarray | float) -> np.ndarray:
     """(n,) bool: which values are their bounds but for rounding: in binary 97.4 - 97.1 is a little more than 0.3."""
     return np.isclose(values, bounds, rtol=_CLOSE, atol=_CLOSE_TO_0)
 
