@@ -87,8 +87,12 @@ def _lost(tracer: Tracer, call: _Call, reason: str) -> Any:
 @_labelled
 def _spatial(tracer: Tracer, call: _Call) -> Any:
     """Pools and resampling work inside each channel, as long as dimension 1 is the only one with labels."""
-    tracer.freeze_counted([call.args[1:], call.kwargs], TAKES.format(operation_name(call.func)))
-    if any(dim > 1 for dim in call.label.varying()) or not isinstance(call.out, Tensor):
+    name = operation_name(call.func)
+    tracer.freeze_counted([call.args[1:], call.kwargs], TAKES.format(name))
+    # A pool over one dimension takes (N, C) for channels of one image, and pools over them.
+    pooled = int(name[-2]) if name.endswith("d") else 1
+    over = any(dim > 1 for dim in call.label.varying()) or len(call.shape) < pooled + 2
+    if over or not isinstance(call.out, Tensor):
         return _lost(
             tracer, call, f"{call.func.__name__} over a dimension that holds channels, or with indices"
         )

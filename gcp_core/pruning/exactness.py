@@ -59,8 +59,8 @@ def inexact_groups(
         multiple: so many units, or a multiple, stay in a group.
 
     Returns:
-        None of them also where nothing can be compared: a network that cannot be copied, that uses chance in eval mode,
-        or that reads a layer's weights without calling it.
+        None of them also where nothing can be compared: a network that cannot be copied, or that uses chance in eval
+        mode. Nor a group with a layer whose weights are read without calling it: there is nothing to put to zero.
 
     Raises:
         ModelError: with its channels removed, the model does not run.
@@ -73,20 +73,28 @@ def inexact_groups(
         float32_products(),
     ):
         try:
-            probe = _probe(model, image)
+            whole, image, called = _probe(model, image)
         except Exception as exc:  # whatever it is, it says nothing about cuts
             _log.debug("cuts are not compared: %s", exc)
             return ()
-        everything = _halved(groups, (group.name for group in groups.groups), multiple)
-        if not everything.num_units or not _differs(*probe, everything):
+
+        def plan(these: Iterable[str]) -> Plan:
+            return _halved(groups, these, multiple)
+
+        def compared(these: Iterable[str]) -> bool:
+            return called.issuperset(gate.module for gate in plan(these).gates)
+
+        names = [group.name for group in groups.groups]
+        if not compared(names):
+            names = [name for name in names if compared([name])]
+        if not plan(names).num_units or not _differs(whole, image, plan(names)):
             return ()
-        alone = (group.name for group in groups.groups)
-        found = tuple(n for n in alone if _differs(*probe, _halved(groups, [n], multiple)))
-        return found or tuple(group.name for group in groups.groups)
+        alone = tuple(name for name in names if _differs(whole, image, plan([name])))
+        return alone or tuple(names)
 
 
-def _probe(model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
-    """A copy with random vectors, in the widest type that it runs in, and a random image of that type."""
+def _probe(model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor, set[str]]:
+    """A copy with random vectors, in the widest type that it runs in; a random image of that type; what it calls."""
     torch.manual_seed(0)
     pixels = torch.randn(image.shape)
     for dtype in _TOLERATED:
@@ -94,13 +102,26 @@ def _probe(model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor]:
         for parameter in whole.parameters():
             if 1 < parameter.numel() == max(parameter.shape):
                 parameter.copy_(0.5 + torch.rand(parameter.shape))
-        probe = whole, pixels.to(image.device, dtype)
+        drawn = pixels.to(image.device, dtype)
         try:
-            whole(probe[1])
+            return whole, drawn, _called(whole, drawn)
         except RuntimeError:
             continue
-        return probe
     raise ModelError("it runs on no random image", "model")
+
+
+def _called(whole: nn.Module, image: Tensor) -> set[str]:
+    """Names of the modules that a pass calls."""
+    called: set[str] = set()
+
+    def noting(name: str) -> Callable[..., None]:
+        return lambda module, args, output: called.add(name)
+
+    with ExitStack() as stack:
+        for name, module in whole.named_modules():
+            stack.callback(module.register_forward_hook(noting(name)).remove)
+        whole(image)
+    return called
 
 
 def _halved(groups: Groups, names: Iterable[str], multiple: int) -> Plan:
@@ -116,14 +137,7 @@ def _halved(groups: Groups, names: Iterable[str], multiple: int) -> Plan:
 
 def _differs(whole: nn.Module, image: Tensor, plan: Plan) -> bool:
     """Whether the network without these units computes something else than with them at zero."""
-    passed: set[str] = set()
-    with ExitStack() as stack:
-        for gate in plan.gates:
-            hook = whole.get_submodule(gate.module).register_forward_hook(_noting(passed, gate.module))
-            stack.callback(hook.remove)
-        gated = _gated(whole, image, plan)
-    if passed != {gate.module for gate in plan.gates}:
-        return False
+    gated = _gated(whole, image, plan)
     small = copy.deepcopy(whole)
     apply_plan(small, plan)
     try:
@@ -147,7 +161,3 @@ def _gated(whole: nn.Module, image: Tensor, plan: Plan, seed: int = 0) -> Tensor
 def _logits(model: nn.Module, image: Tensor, seed: int = 0) -> Tensor:
     torch.manual_seed(seed)
     return model(image)
-
-
-def _noting(passed: set[str], name: str) -> Callable[..., None]:
-    return lambda module, args, output: passed.add(name)

@@ -8,7 +8,7 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ import analysis
 from analysis.cli.program import main
 from gcp_core.data import RawData, load_splits
 from gcp_core.data.digits import load_digits
-from gcp_core.schema import KINDS, SNAPSHOT, Tag
+from gcp_core.schema import SNAPSHOT, Kind, Tag
 from sweeps.config.sweep_config import load_config
 from sweeps.records.ledger import Ledger
 from tests.integration.programs import sweep_in_process
@@ -127,7 +127,7 @@ def mlflow_of(folder: Path) -> dict[str, Any]:
 
     client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
     runs = client.search_runs([client.get_experiment_by_name("labels").experiment_id], max_results=1000)
-    mine = {*KINDS, SNAPSHOT}
+    mine = {*get_args(Kind), SNAPSHOT}
     return {
         run.info.run_name: (
             run.info.status,

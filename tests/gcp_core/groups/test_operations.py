@@ -182,14 +182,22 @@ class ScaledScale(size_nets.Scaled):
         return self.out(y.relu())
 
 
+class PooledOverChannels(size_nets.Scaled):
+    """A vector per image, taken by a pool for the channels of one image."""
+
+    def scaled(self, y):
+        return y * F.avg_pool1d(y.mean((2, 3)), 3, 1, 1)[:, :, None, None]
+
+
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
+        (PooledOverChannels, "avg_pool1d over a dimension that holds channels, or with indices"),
         (Bounded, "out.0 would read a value that is not zero when the channel is gated"),
         (ScaledScale, "it passes a batch norm that is not a module over dimension 1"),
     ],
 )
-def test_bounds_that_are_no_zeros_and_scales_that_are_no_parameters_keep_their_layer_whole(kind, reason):
+def test_what_reads_channels_in_a_way_of_its_own_keeps_their_layer_whole(kind, reason):
     model = build(kind)
     groups = find_groups(model, X)
     assert groups.frozen["mid.0"] == reason

@@ -95,6 +95,15 @@ class ReadFromOutside(Exact):
         return self.out(F.batch_norm(y, norm.running_mean, norm.running_var, norm.weight, norm.bias))
 
 
+class ByAHalfBesideOneReadFromOutside(ByAHalf):
+    def __init__(self):
+        super().__init__()
+        self.more = nn.Conv2d(8, 8, 1)
+
+    def body(self, x):
+        return super().body(F.conv2d(x, self.more.weight))
+
+
 class WantsSeven(Exact):
     def scaled(self, y):
         assert y.shape[1] == 7, "seven are wanted"
@@ -132,7 +141,7 @@ def found(kind, **options):
     "kind",
     [
         *(ByAHalf, ByALogarithm, ByABranch, ByAnAttribute, WrittenThroughAView, BehindNothing),
-        *(InFloat32, GainAndItsMean),
+        *(InFloat32, GainAndItsMean, ByAHalfBesideOneReadFromOutside),
     ],
 )
 def test_a_layer_whose_cut_is_not_exact_is_named(kind):
