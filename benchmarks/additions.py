@@ -152,6 +152,7 @@ class Look:
                     channels_last=self.config.train.channels_last,
                 )
                 finals = {**rounded(snapshot.finals), "val_accuracy": round(seen.accuracy, 3)}
+                finals.pop("test_accuracy", None)  # that of the path's own weights
                 about = {"level": snapshot.level, "epoch": snapshot.epoch, "averaged": decay}
                 out.write(json.dumps({**about, **finals}) + "\n")
 
