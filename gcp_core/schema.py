@@ -76,6 +76,9 @@ FINALS: dict[str, Quantity] = {
 
 #: Final values that a clock measured: a difference within ``latency_noise`` decides nothing.
 LATENCIES = ("latency_ms", "latency_share")
+#: Final values that are shares, and the largest one that a limit may name: what is above it was meant in per cent. A
+#: latency may be a little more than the unpruned model's.
+LARGEST_SHARES = {"macs_removed": 1, "params_removed": 1, "latency_share": 2}
 
 #: Values logged after every epoch, by MLflow key.
 PER_EPOCH: dict[str, Quantity] = {

@@ -19,7 +19,7 @@ from analysis import text
 from analysis.errors import NothingFeasible, Removal
 from analysis.runs.table import NULL, as_words
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import FINALS, LATENCIES
+from gcp_core.schema import FINALS, LARGEST_SHARES, LATENCIES
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -37,7 +37,8 @@ _FORM = re.compile(r"\s*([A-Za-z_][\w.]*)\s*(<=|>=|==|!=|=<|=>|=|<|>)\s*(.+?)\s*
 _NUMBER = re.compile(r"([+-]?(?:\d+(?:_\d+)*\.?\d*|\.\d+)(?:[eE][+-]?\d+)?)\s*([A-Za-zµ%]*)")
 _PREFIX = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 _RELATIVE = ("macs", "params", "latency_ms", "device_hours")
-_SHARES = ("macs_removed", "params_removed", "macs_kept", "params_kept")
+#: Columns that are shares, and the largest one that a limit may name.
+_SHARES = {**LARGEST_SHARES, "macs_kept": 1, "params_kept": 1}
 #: Values this close to a bound (as a share of it, and in its unit) are equal to it.
 _CLOSE, _CLOSE_TO_0 = 1e-12, 1e-9
 #: Units by column: word -> factor to the column's own unit.
@@ -49,7 +50,7 @@ _UNITS: dict[str, dict[str, float]] = {
     "val_accuracy": {"": 1.0, "%": 1.0},
     "compression": {"": 1.0, "x": 1.0},
     "epochs": {"": 1.0, "epochs": 1.0},
-    **{name: {"": 1.0, "%": 0.01} for name in (*_SHARES, "latency_share")},
+    **{name: {"": 1.0, "%": 0.01} for name in _SHARES},
     **{
         name: {prefix + word: factor for prefix, factor in _PREFIX.items() for word in ("", unit)}
         for name, unit in (("macs", "MACs"), ("params", "params"))
@@ -151,7 +152,7 @@ def _bound_text(column: str, bound: float) -> str:
     """A bound as short as it was written: 5 ms, 60 M MACs, 92.5 %, 1 points."""
     if column in ("macs", "params"):
         return text.quantity(column, bound)
-    if column in _SHARES or column == "latency_share":
+    if column in _SHARES:
         return f"{100 * bound:g} %"
     unit = FINALS[column].unit if column in FINALS else "points" if column == "accuracy_delta" else ""
     return f"{bound:g} {unit}".strip()
@@ -251,8 +252,7 @@ def _check_scale(column: str, value: float, unit: str, given: str) -> None:
             repr(given),
             f"did you mean {value:g}%? (if not: {value:g} {word})",
         )
-    # A latency may be a little more than the unpruned model's.
-    most = {"latency_share": 2.0}.get(column, 1.0 if column in _SHARES else np.inf)
+    most = _SHARES.get(column, np.inf)
     if not unit and abs(value) > most:
         raise ConfigError(
             f"{value:g} is above {most:g}; this is a share",

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from gcp_core.errors import ConfigError, did_you_mean
-from gcp_core.schema import FINALS, LATENCIES
+from gcp_core.schema import FINALS, LARGEST_SHARES, LATENCIES
 
 _FORM = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=)\s*([-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?)\s*(%?)\s*")
 _PLATEAU = re.compile(r"\s*([0-9]+(?:\.[0-9]*)?)\s*%\s+over\s+([0-9]+)\s+trials?\s*")
@@ -19,8 +19,6 @@ WITHOUT_SCALE = frozenset({"compression", "epochs", "latency_noise"})
 DENSE = ("macs", "params")
 #: Values of which a share of the baseline's makes sense.
 _RELATIVE = ("macs", "params", "latency_ms")
-#: Above this a share is taken for per cent; a latency may be a little more than the unpruned model's.
-_LARGEST = {"macs_removed": 1, "params_removed": 1, "latency_share": 2}
 
 
 @dataclass(frozen=True)
@@ -82,7 +80,7 @@ def parse_limit(text: str, where: str) -> Limit:
         raise ConfigError(
             f"{number} {name} is less than any network has", where, f'did you mean "{name} {op} {meant}%"?'
         )
-    if not percent and bound > (most := _LARGEST.get(name, math.inf)):
+    if not percent and bound > (most := LARGEST_SHARES.get(name, math.inf)):
         hint = f'did you mean "{name} {op} {number}%"?'
         raise ConfigError(f"{number} is above {most}; {name} is a share", where, hint)
     if name == "val_accuracy" and 0 < bound <= 1:
