@@ -13,13 +13,15 @@ from pathlib import Path
 import pytest
 
 SCRIPT = Path(__file__).parents[1] / "deploy" / "slurm.sbatch"
-#: Command -> what its stand-in does. A step runs until it is told to end.
+#: Command -> what its stand-in does. A step runs until it is told to end; `python -`, which waits for
+#: Ray's nodes, waits for all steps. What shows that a stand-in has begun is written after its trap is set.
 COMMANDS = {
     "scontrol": 'if [ "$1" = show ]; then echo "$3" | tr , "\\n"; else echo "$@" > "$SEEN/scontrol"; fi',
-    "srun": 'echo "$@" >> "$SEEN/steps"; trap "echo >> $SEEN/ended; exit 0" TERM; while :; do sleep 0.05; done',
-    "python": 'cat > /dev/null; [ "$1" = - ] && echo "$@" > "$SEEN/waited"; echo 192.0.2.1',
+    "srun": 'trap "echo >> $SEEN/ended; exit 0" TERM; echo "$@" >> "$SEEN/steps"; while :; do sleep 0.05; done',
+    "python": 'cat > /dev/null; if [ "$1" = - ]; then echo "$@" > "$SEEN/waited";'
+    ' until [ "$(cat "$SEEN/steps" | wc -l)" = "$3" ]; do sleep 0.05; done; fi; echo 192.0.2.1',
     "ray": "exit 1",
-    "gcp-sweep": 'echo "$@" > "$SEEN/driver"; trap "echo > $SEEN/told; exit 0" TERM; while [ -n "$STAY" ]; do sleep 0.05;'
+    "gcp-sweep": 'trap "echo > $SEEN/told; exit 0" TERM; echo "$@" > "$SEEN/driver"; while [ -n "$STAY" ]; do sleep 0.05;'
     " done; exit 3",
 }
 
