@@ -57,7 +57,7 @@ def front(
         reasons = "; ".join(f"{len(t)} {r}" for r, t in df.attrs["left_out"].items())
         raise NothingFeasible("the sweep has no finished trial", sweep[0], reasons)
     df["pareto_rank"] = pareto.ranks(df, goals)
-    df.attrs["left_out"] = {**df.attrs["left_out"], **_without_value(df, list(goals))}
+    df.attrs["left_out"] = table.Names(df.attrs["left_out"] | _without_value(df, list(goals)))
     scales = anchors_for(df, goals, usable=usable)
     best = pareto.distinct(df, goals, band)
     near_ties = best.attrs["near_ties"]

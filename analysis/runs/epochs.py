@@ -8,11 +8,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.plain import plain
-from analysis.runs.artifacts import sweep_of
+from analysis.runs.artifacts import folder_of, sweep_of
 from analysis.runs.models import one_per_trial
 from analysis.runs.widths import manifest_of
 from gcp_core.errors import GcpError
@@ -75,10 +74,10 @@ def _course(df: pd.DataFrame, row: pd.Series) -> Course | None:
 
 def _reported(df: pd.DataFrame, row: pd.Series) -> dict[int, Mapping[str, Any]]:
     """Epoch -> metrics from the trial's folder; an epoch that was trained again counts as it was the last time."""
-    folder = sweep_of(df, row).get("folder")
-    if not folder:
+    folder = folder_of(sweep_of(df, row))
+    if folder is None:
         return {}
-    file = Path(folder) / "trials" / str(row["trial"]) / ARTIFACT_EPOCHS
+    file = folder / "trials" / str(row["trial"]) / ARTIFACT_EPOCHS
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):

@@ -311,7 +311,7 @@ def task_of(ref: SweepRef, records: pd.DataFrame) -> Task:
                 return _task_in(manifest)
     finished = records[records["mlflow_status"] == "FINISHED"]
     for run_id in finished["run_id"].head(3):
-        file = fetch_artifact(ref, run_id, ARTIFACT_MANIFEST)
+        file = fetch_artifact(ref.tracking_uri, ref.folder, run_id, ARTIFACT_MANIFEST)
         if file is not None:
             return _task_in(file)
     return Task()
@@ -330,15 +330,19 @@ def _task_in(manifest: Path) -> Task:
     return Task(number("num_classes", 2), number("val_images", 1))
 
 
-def fetch_artifact(ref: SweepRef, run_id: str, name: str) -> Path | None:
-    """One artifact of a run as a file, downloaded where it lies elsewhere; None if it does not exist."""
+def fetch_artifact(tracking_uri: str, folder: Path | None, run_id: str, name: str) -> Path | None:
+    """One artifact of a run as a file, downloaded where it lies elsewhere; None if it does not exist.
+
+    Args:
+        folder: the sweep's, None if it was found by name.
+    """
     from mlflow.exceptions import MlflowException
 
-    for own in own_artifacts(ref, run_id):
+    for own in own_artifacts(tracking_uri, folder, run_id):
         if (own / name).is_file():
             return own / name
 
-    client = client_for(ref.tracking_uri)
+    client = client_for(tracking_uri)
     with no_progress_bar():
         try:
             if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
@@ -348,15 +352,15 @@ def fetch_artifact(ref: SweepRef, run_id: str, name: str) -> Path | None:
             return None
 
 
-def own_artifacts(ref: SweepRef, run_id: str) -> list[Path]:
+def own_artifacts(tracking_uri: str, folder: Path | None, run_id: str) -> list[Path]:
     """Folders where a run's files may lie without MLflow being asked: in the sweep's folder, beside the database.
 
     MLflow records absolute places, which are wrong after a folder was moved; these are right.
     """
-    beside = [ref.folder] if ref.folder is not None else []
-    if ref.tracking_uri.startswith(_SQLITE):
-        beside.append(Path(ref.tracking_uri.removeprefix(_SQLITE)).parent)
-    return [folder / LOCAL_ARTIFACTS / run_id / "artifacts" for folder in dict.fromkeys(beside)]
+    beside = [folder] if folder is not None else []
+    if tracking_uri.startswith(_SQLITE):
+        beside.append(Path(tracking_uri.removeprefix(_SQLITE)).parent)
+    return [place / LOCAL_ARTIFACTS / run_id / "artifacts" for place in dict.fromkeys(beside)]
 
 
 @contextmanager

@@ -228,11 +228,18 @@ def _same_as(df: pd.DataFrame) -> list[str]:
     return names
 
 
-def left_out(df: pd.DataFrame) -> dict[str, list[str]]:
+class Names(dict[str, list[str]]):
+    """Reason -> models. pandas copies ``attrs`` deeply with every column that is taken; these lists nobody changes."""
+
+    def __deepcopy__(self, memo: object) -> Names:
+        return self
+
+
+def left_out(df: pd.DataFrame) -> Names:
     """Reason -> models that may not stand on the front, most frequent reason first."""
     trials = df[(df["kind"] == "trial") & (df["left_out"] != "")]
     groups = {str(reason): list(rows["model"]) for reason, rows in trials.groupby("left_out", sort=True)}
-    return dict(sorted(groups.items(), key=lambda item: -len(item[1])))
+    return Names(sorted(groups.items(), key=lambda item: -len(item[1])))
 
 
 def counts(df: pd.DataFrame) -> dict[str, int]:

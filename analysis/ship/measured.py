@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.runs.artifacts import local_artifact
+from analysis.runs.artifacts import folder_of, local_artifact
 from gcp_core.errors import ConfigError
 from gcp_core.schema import ARTIFACT_MANIFEST
 
@@ -85,8 +85,8 @@ class Measured:
 
 def files(df: pd.DataFrame) -> list[Path]:
     """The files of ``bench`` in the folders of the sweeps of a table, by name."""
-    folders = [Path(entry["folder"]) / FOLDER for entry in df.attrs["sweeps"] if entry.get("folder")]
-    return [file for folder in folders for file in sorted(folder.glob("*.json"))]
+    folders = [folder for folder in map(folder_of, df.attrs["sweeps"]) if folder is not None]
+    return [file for folder in folders for file in sorted((folder / FOLDER).glob("*.json"))]
 
 
 def read(path: Path) -> Measured:

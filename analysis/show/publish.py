@@ -136,7 +136,8 @@ def _known_tags(ref: SweepRef) -> dict[str, dict[str, str]]:
 
 def _attach(ref: SweepRef, files: list[Path], markdown: str, hypervolume: float, finished: int) -> None:
     client = client_for(ref.tracking_uri)
-    own = next((place for place in own_artifacts(ref, ref.parent_run_id) if place.is_dir()), None)
+    places = own_artifacts(ref.tracking_uri, ref.folder, ref.parent_run_id)
+    own = next((place for place in places if place.is_dir()), None)
     for file in files:
         if own is None:
             client.log_artifact(ref.parent_run_id, str(file), ARTIFACT_FOLDER)

@@ -165,10 +165,11 @@ def test_files_that_mlflow_kept_are_found_beside_the_moved_database(here, by_nam
     uri = f"sqlite:///{folder / 'mlflow.db'}" if by_name else None
     ref = find("small" if by_name else folder, tracking_uri=uri)
     run_id = load(folder).set_index("trial").loc["t0003", "run_id"]
-    file = fetch_artifact(ref, run_id, ARTIFACT_WEIGHTS)
+    where = (ref.tracking_uri, ref.folder, run_id)
+    file = fetch_artifact(*where, ARTIFACT_WEIGHTS)
     assert file is not None
     assert file.read_bytes() == (folder / "trials" / "t0003" / ARTIFACT_WEIGHTS).read_bytes()
-    assert fetch_artifact(ref, run_id, "model/not_there.pt") is None
+    assert fetch_artifact(*where, "model/not_there.pt") is None
     assert all(OLD_PLACE in place for place in locations(folder)), "reading changes nothing"
 
 

@@ -54,6 +54,12 @@ def test_the_front_equals_one_computed_from_mlflow_by_hand(df, sweep):
     assert len(by_hand) >= 4
 
 
+def test_a_column_does_not_copy_the_names_of_who_is_left_out(df):
+    assert df["val_accuracy"].attrs["left_out"] is df.attrs["left_out"]
+    assert df[df["candidate"]].attrs["left_out"] is df.attrs["left_out"]
+    assert json.dumps(df.attrs["left_out"]), "it is written into answers"
+
+
 def test_who_is_left_out_is_counted_and_named(df):
     assert df.attrs["left_out"] == {
         "diverged: the loss was not finite": ["t0025"],

@@ -83,6 +83,22 @@ def test_a_snapshot_s_files_are_its_own_in_the_folder_and_in_mlflow(own):
     assert json.loads(artifact_of(df, row, ARTIFACT_MANIFEST).read_text())["snapshot"]["level"] == 2
 
 
+def test_a_file_in_mlflow_is_asked_of_its_run_and_not_by_way_of_all_sweeps_of_the_store(own, monkeypatch):
+    df = analysis.load("walked", tracking_uri=f"sqlite:///{own}/mlflow.db")
+    row = row_of(df, "t0000@2")
+    kept = own / "mlartifacts" / row["run_id"] / "artifacts" / "model"
+    kept.parent.mkdir(parents=True)
+    shutil.move(own / "trials" / "t0000" / "snapshots" / "02", kept)
+
+    def searched(*args, **kwargs):
+        raise AssertionError("the store was searched")
+
+    for name in ("search_experiments", "search_runs"):
+        monkeypatch.setattr(MlflowClient, name, searched)
+    assert artifact_of(df, row, ARTIFACT_WEIGHTS) == kept / "weights.pt"
+    assert artifact_of(df, row_of(df, "t0000@1"), ARTIFACT_WEIGHTS) is None
+
+
 def test_a_snapshot_whose_weights_were_cleaned_says_how_to_get_them_back(own, tmp_path):
     (own / "trials" / "t0000" / "snapshots" / "02" / "weights.pt").unlink()
     df = analysis.load(own)
