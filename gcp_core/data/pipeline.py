@@ -66,9 +66,10 @@ def training_batches(
     def draws() -> Iterator[_Draw]:
         for step in range(num_steps(images, batch_size, part[1])):
             positions = order[step * batch_size : (step + 1) * batch_size]
-            cropped = augment != "none" and padding > 0
+            flip = augment == "crop_flip"
+            moved = flip or (augment == "crop" and padding > 0)
             own = part_of(len(positions), *part)
-            crops = draw_crops(len(positions), padding, augment == "crop_flip", rng) if cropped else None
+            crops = draw_crops(len(positions), padding, flip, rng) if moved else None
             yield positions[own], None if crops is None else crops.part(own)
 
     yield from _batches(images, draws(), partial(normalise, channels_last=channels_last))

@@ -11,14 +11,17 @@ import copy
 import logging
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from gcp_core.cost import fit_to_model
 from gcp_core.cost.macs import runs_on
 from gcp_core.errors import ModelError
 from gcp_core.groups import Groups
+from gcp_core.groups.trace import tensors_in
 from gcp_core.models.arithmetic import float32_products
 from gcp_core.plan import Plan
 from gcp_core.pruning.surgery import apply_plan, gate_channels
@@ -52,15 +55,16 @@ def inexact_groups(
     """Names of the groups whose units cannot be cut exactly; the model is left as it was.
 
     Half of the units of every group go from a copy, and only if that is inexact, of each group alone. Scales, biases and
-    other vectors are drawn at random, so that nothing is hidden by a norm that begins at zero.
+    other vectors are drawn at random, and so is whatever begins at zero, so that nothing is hidden behind it.
 
     Args:
         example_input: ``(N, C, H, W)``; images of this shape are drawn.
         multiple: so many units, or a multiple, stay in a group.
 
     Returns:
-        None of them also where nothing can be compared: a network that cannot be copied, or that uses chance in eval
-        mode. Nor a group with a layer whose weights are read without calling it: there is nothing to put to zero.
+        None of them also where nothing can be compared: a network that cannot be copied, or whose copy still reads its
+        weights (``lambda x: self.fc(x)``), or that uses chance in eval mode. Nor a group with a layer whose weights are
+        read without calling it: there is nothing to put to zero.
 
     Raises:
         ModelError: with its channels removed, the model does not run.
@@ -94,20 +98,44 @@ def inexact_groups(
 
 
 def _probe(model: nn.Module, image: Tensor) -> tuple[nn.Module, Tensor, set[str]]:
-    """A copy with random vectors, in the widest type that it runs in; a random image of that type; what it calls."""
+    """A copy with random vectors, in the widest type that it runs in; a random image of that type; what it calls.
+
+    Raises:
+        ModelError: there is no such type, or no copy that stands alone.
+    """
     torch.manual_seed(0)
     pixels = torch.randn(image.shape)
     for dtype in _TOLERATED:
         whole = copy.deepcopy(model).to(dtype).eval()
         for parameter in whole.parameters():
-            if 1 < parameter.numel() == max(parameter.shape):
+            if parameter.numel() == max(parameter.shape, default=1):
                 parameter.copy_(0.5 + torch.rand(parameter.shape))
+            elif not parameter.any():
+                parameter.copy_(torch.randn(parameter.shape))
         drawn = pixels.to(image.device, dtype)
+        own = _Reads([*model.parameters(), *model.buffers()])
         try:
-            return whole, drawn, _called(whole, drawn)
+            with own:
+                called = _called(whole, drawn)
         except RuntimeError:
             continue
+        if own.seen:
+            raise ModelError("a copy reads its weights", "model")
+        return whole, drawn, called
     raise ModelError("it runs on no random image", "model")
+
+
+class _Reads(TorchFunctionMode):
+    """Whether any of these tensors is read meanwhile."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        self._wanted = {id(tensor) for tensor in tensors}
+        self.seen = False
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.seen |= any(id(tensor) in self._wanted for tensor in tensors_in([args, kwargs]))
+        return func(*args, **(kwargs or {}))
 
 
 def _called(whole: nn.Module, image: Tensor) -> set[str]:

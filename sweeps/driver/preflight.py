@@ -12,6 +12,7 @@ from gcp_core.errors import ConfigError, InfeasibleTarget, first_line
 from sweeps.config.paths import is_of_paths
 from sweeps.config.space import CORNERS, Point
 from sweeps.config.sweep_config import SweepConfig
+from sweeps.driver.nodes import own_packages
 from sweeps.records.database import open_storage
 from sweeps.records.folder import as_begun, check_unchanged, read_config, read_entry
 from sweeps.records.layout import JOURNAL
@@ -69,6 +70,7 @@ def check_space(
             "null leaves nothing to search", "prune", "`gcp-sweep trial` trains only a baseline"
         )
     unreachable: list[tuple[Point, InfeasibleTarget]] = []
+    _check_modules(config)
     corners = config.space.corners()
     for point in corners:
         try:
@@ -78,6 +80,15 @@ def check_space(
     if unreachable and len(unreachable) == len(corners):
         _require_one(config, check, unreachable[0][1])
     return unreachable
+
+
+def _check_modules(config: SweepConfig) -> None:
+    """Here ``__main__`` is the script or notebook, in a trial's process it is another program."""
+    if "__main__" in own_packages(config):
+        message = (
+            "is the program that was started; trials run in processes of their own, which do not have it"
+        )
+        raise ConfigError(message, "__main__", "put the factory into a module: my_module:factory")
 
 
 def _require_one(config: SweepConfig, check: Callable[[TrialConfig], None], first: InfeasibleTarget) -> None:

@@ -56,6 +56,25 @@ class BehindNothing(ByAHalf):
         nn.init.zeros_(self.out[1].weight)
 
 
+class BehindAHeadOfZeros(ByAHalf):
+    """As Fixup and vision transformers begin: all logits are the head's bias."""
+
+    def __init__(self):
+        super().__init__()
+        nn.init.zeros_(self.fc.weight)
+
+
+class BehindAGainOfZero(ByAHalf):
+    """As the branches of ReZero begin."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def body(self, x):
+        return self.gain * super().body(x)
+
+
 class InFloat32(ByAHalf):
     """It does not run in any other type."""
 
@@ -104,6 +123,27 @@ class ByAHalfBesideOneReadFromOutside(ByAHalf):
         return super().body(F.conv2d(x, self.more.weight))
 
 
+class WithItsHeadInAFunction(Exact):
+    """A copy's function is the original's: so are the weights that it reads."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = lambda y: self.fc(y.mean((2, 3)))
+
+    def forward(self, x):
+        return self.head(self.body(self.stem(x)))
+
+
+class WithAGainInAFunction(Exact):
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(7, 1, 1))
+        self.more = lambda y: y * self.gain
+
+    def scaled(self, y):
+        return self.more(y)
+
+
 class WantsSeven(Exact):
     def scaled(self, y):
         assert y.shape[1] == 7, "seven are wanted"
@@ -141,7 +181,7 @@ def found(kind, **options):
     "kind",
     [
         *(ByAHalf, ByALogarithm, ByABranch, ByAnAttribute, WrittenThroughAView, BehindNothing),
-        *(InFloat32, GainAndItsMean, ByAHalfBesideOneReadFromOutside),
+        *(InFloat32, GainAndItsMean, ByAHalfBesideOneReadFromOutside, BehindAHeadOfZeros, BehindAGainOfZero),
     ],
 )
 def test_a_layer_whose_cut_is_not_exact_is_named(kind):
@@ -152,7 +192,9 @@ def test_a_layer_whose_cut_is_not_exact_is_named(kind):
     }  # InFloat32 reads the stem with a weight of its own: it stays
 
 
-@pytest.mark.parametrize("kind", [Exact, Chance, ReadFromOutside])
+@pytest.mark.parametrize(
+    "kind", [Exact, Chance, ReadFromOutside, WithItsHeadInAFunction, WithAGainInAFunction]
+)
 def test_exact_cuts_and_what_cannot_be_compared_name_nothing(kind):
     assert found(kind) == ()
 

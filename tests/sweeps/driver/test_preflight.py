@@ -63,6 +63,12 @@ def test_a_config_without_pruning_leaves_nothing_to_search(tmp_path: Path) -> No
         check_space(config(tmp_path, {"prune": None}), lambda trial: None)
 
 
+def test_a_factory_of_the_script_or_notebook_itself_is_refused(tmp_path: Path) -> None:
+    """Trials run in other processes; there it would fail each of them, and asking nodes for it failed the sweep."""
+    with pytest.raises(ConfigError, match=r"__main__: is the program that was started; .*my_module:factory"):
+        check_space(config(tmp_path, {"model.name": "__main__:net"}), lambda trial: None)
+
+
 def test_storage_below_a_file_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(
