@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option(
     "--csv", "csv_path", type=click.Path(path_type=Path, dir_okay=False), help="Also write the front as CSV."
 )
-@click.option("--all", "everything", is_flag=True, help="All finished trials with their Pareto rank.")
+@click.option("--all", "everything", is_flag=True, help="All finished models with their Pareto rank.")
 @guarded
 def front(
     sweep: tuple[str, ...],

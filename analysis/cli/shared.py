@@ -113,9 +113,9 @@ def verb_options(command: Callable) -> Callable:
         click.option(
             "--lexicographic", metavar="L", help='Level by level, with tolerances: "accuracy:0.2 macs".'
         ),
-        click.option("--nearest", metavar="T", help='The front trial nearest to: "macs=40%".'),
+        click.option("--nearest", metavar="T", help='The model on the front that is nearest to: "macs=40%".'),
         click.option(
-            "--top", type=click.IntRange(min=1), metavar="K", help="K trials spread over the front."
+            "--top", type=click.IntRange(min=1), metavar="K", help="K models spread over the front."
         ),
         click.option(
             "--id", metavar="MODEL", help="This model (t0007@3, or t0008 of a single trial), if feasible."
@@ -158,7 +158,7 @@ def band_option(command: Callable) -> Callable:
         show_default=True,
         callback=lambda _context, _parameter, value: _share(value),
         metavar="SHARE",
-        help="Front trials whose costs differ by no more than this count as equal; only the better one is shown. "
+        help="Models on the front whose costs differ by no more than this count as equal; only the better one is shown. "
         "0 shows all.",
     )(command)
 

@@ -33,7 +33,7 @@ class SearchConfig:
             sweep together; waiting for nodes counts.
         device_hours: the same for the wall time of all trials times their GPUs (their CPUs where they have none).
         plateau: no new trial starts once the hypervolume has grown too little, such as ``"1% over 20 trials"``.
-        points: points to try first, each a mapping of every searched path to a value.
+        points: points to try first, each a mapping of searched paths to values; what one leaves out has its first value.
         share: trials pass training on that they have in common (the results are the same, bit by bit, on CPU).
         stage_gb: how much of that training is kept, in GB (10^9 bytes); the oldest goes first. None = a quarter of what
             is free where the sweep's folder is, 4.3 GB at most.
@@ -101,7 +101,8 @@ class SearchConfig:
         for name in ("hours", "device_hours", "max_path_cost", "stage_gb"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", "null = no limit")
+                null = "a quarter of the free disk, 4.3 GB at most" if name == "stage_gb" else "no limit"
+                raise ConfigError(f"{value!r} is not a number > 0", f"search.{name}", f"null = {null}")
         if self.min_gain is not None and not (self.min_gain >= 0 and math.isfinite(self.min_gain)):
             raise ConfigError(
                 f"{self.min_gain!r} is not a number >= 0",

@@ -63,6 +63,10 @@ def test_a_plateau_is_a_percentage_over_a_number_of_trials(text: str, plateau: P
         ({"search.plateau": "1% over 0 trials"}, "is not of the form"),
         ({"search.hours": 0}, "search.hours: 0.0 is not a number > 0 (null = no limit)"),
         ({"search.device_hours": -1.5}, "search.device_hours: -1.5 is not a number > 0"),
+        (
+            {"search.stage_gb": 0},
+            "search.stage_gb: 0.0 is not a number > 0 (null = a quarter of the free disk",
+        ),
         ({"search.hours": "2h"}, "search.hours: '2h' is not a number or null"),
         (
             {"resources.hang_minutes": 0.0},
