@@ -9,6 +9,7 @@ out: whoever chose them was no part of the search. A trial that made the same mo
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import text
+from analysis.errors import Unreachable
 from analysis.evidence.permutation import Question, Test, paired_test, permutation_test
 from analysis.evidence.spending import spending
 from analysis.front import pareto
@@ -31,6 +33,7 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 #: What says where images are and how they are read, not which they are.
 _PLACED = ("data.path", "data.download", "data.streaming", "data.workers", "data.memory_gib")
 
@@ -162,7 +165,11 @@ def _data_digests(df: pd.DataFrame) -> dict[str, str]:
 
     found = {}
     for name, rows in df[df["status"] == "complete"].groupby("sweep") if "status" in df.columns else ():
-        manifest = manifest_of(df, rows.iloc[0]) or {}
+        try:
+            manifest = manifest_of(df, rows.iloc[0]) or {}
+        except Unreachable as exc:
+            log.warning("whether the images of %s are those of the others is not known: %s", name, exc)
+            manifest = {}
         found[str(name)] = str(manifest.get("data_digest") or "")
     return found or {"": ""}
 
