@@ -86,9 +86,7 @@ def many(configurations: int, seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFram
 def test_what_is_ruled_out_is_what_a_look_at_every_pair_rules_out():
     found = noise.ruled_out(many(90), GOALS)
     std = noise.pooled_std(noise.replicates(many(90), list(GOALS)), "val_accuracy")
-    quantile = stats.t.ppf(
-        1 - 0.05 / 89, 90
-    )  # 30 configurations with two seeds, 30 with three: 30 + 60 degrees
+    quantile = stats.t.ppf(1 - 0.05 / 89, 90)  # 30 have two seeds, 30 three: 30 + 60 degrees
     rows = list(zip(found["val_accuracy"], found["macs"], found["n"]))
 
     def beats(b, a):
@@ -96,7 +94,7 @@ def test_what_is_ruled_out_is_what_a_look_at_every_pair_rules_out():
         return b[0] - a[0] > margin and b[1] <= a[1]
 
     assert found["ruled_out"].tolist() == [any(beats(b, a) for b in rows) for a in rows]
-    assert 20 < found["ruled_out"].sum() < 80
+    assert 10 < found["ruled_out"].sum() < 90
 
 
 def test_what_is_ruled_out_is_found_without_room_for_every_pair():

@@ -211,11 +211,11 @@ def test_a_server_that_is_away_is_not_said_to_have_no_such_run(sweep, monkeypatc
         store.find(sweep)
 
 
-def test_a_front_that_cannot_be_published_is_one_line(sweep, monkeypatch, tmp_path, rendered):
-    def away(self, *words, **options):
+def test_a_front_that_cannot_be_published_is_one_line(sweep, monkeypatch, tmp_path):
+    def away(*words, **options):
         raise MlflowException("API request failed")
 
-    monkeypatch.setattr(MlflowClient, "log_batch", away)
+    monkeypatch.setattr("analysis.show.publish.publish", away)
     done = CliRunner().invoke(main, ["report", str(sweep), "--publish", "--out", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output
     assert "MLflow is away or refuses: API request failed" in done.stderr
