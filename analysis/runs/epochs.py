@@ -52,7 +52,8 @@ def courses(df: pd.DataFrame, most: int = 200) -> list[Course]:
         most: trials that are read; the others do not appear.
     """
     rows = one_per_trial(df[df["kind"].isin(["trial", "baseline"])])
-    found, away = [], False
+    found: list[Course] = []
+    away = False
     for _, row in rows.head(most).iterrows():
         history = _reported(df, row)
         if not history and not away:
