@@ -15,6 +15,10 @@ class NotBegun(SweepNotFound):
     """The sweep exists, but nothing is in it yet."""
 
 
+class Unreachable(GcpError):
+    """MLflow, or the store of its files, is away or refuses: what it holds is not known (exit code 1)."""
+
+
 @dataclass(frozen=True)
 class Removal:
     """What one constraint does by itself, before any other is applied.

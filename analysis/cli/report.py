@@ -203,7 +203,9 @@ def _check_parent(df: pd.DataFrame) -> None:
 
 def _publish(df: pd.DataFrame, tracking_uri: str | None) -> Any:
     """Publish a single sweep that lives in MLflow."""
+    from analysis.runs.store import answering
     from analysis.show.publish import publish
 
     (entry,) = df.attrs["sweeps"]
-    return publish(entry["folder"] or entry["id"], tracking_uri=tracking_uri or entry["tracking_uri"])
+    with answering(entry["tracking_uri"]):
+        return publish(entry["folder"] or entry["id"], tracking_uri=tracking_uri or entry["tracking_uri"])

@@ -9,6 +9,7 @@ out: whoever chose them was no part of the search. A trial that made the same mo
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from analysis import text
+from analysis.errors import Unreachable
 from analysis.evidence.permutation import Question, Test, paired_test, permutation_test
 from analysis.evidence.spending import spending
 from analysis.front import pareto
@@ -31,6 +33,7 @@ from gcp_core.schema import FINALS
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 #: What says where images are and how they are read, not which they are.
 _PLACED = ("data.path", "data.download", "data.streaming", "data.workers", "data.memory_gib")
 
@@ -162,7 +165,11 @@ def _data_digests(df: pd.DataFrame) -> dict[str, str]:
 
     found = {}
     for name, rows in df[df["status"] == "complete"].groupby("sweep") if "status" in df.columns else ():
-        manifest = manifest_of(df, rows.iloc[0]) or {}
+        try:
+            manifest = manifest_of(df, rows.iloc[0]) or {}
+        except Unreachable as exc:
+            log.warning("whether the images of %s are those of the others is not known: %s", name, exc)
+            manifest = {}
         found[str(name)] = str(manifest.get("data_digest") or "")
     return found or {"": ""}
 
@@ -249,18 +256,30 @@ def paired_differences(
 
     What broke a limit counts as well: without it a side would be judged by what it did well.
     """
-    import pandas as pd
+    return differences(by_setting(df, by, column, unit), first, second)
 
+
+def by_setting(df: pd.DataFrame, by: str, column: str, unit: str = "seed") -> pd.DataFrame:
+    """Mean of ``column`` (``value``) and ``unit`` of every label of ``by`` and of all that a pair has in common: rows are
+    named (label, configuration and seed).
+    """
     rows = entrants(df)
     broke = (rows["kind"] == "trial") & broke_a_limit(rows)
     rows = rows[rows["candidate"] | (broke & usable(rows[[column]].to_numpy(dtype=float, na_value=np.nan)))]
     places = _only_places(df)
     same = [c for c in config_columns(df) if c != by and c not in places]
-    keys = rows[[*same, "level", "seed"]].apply(as_words).agg("|".join, axis=1)
-    sides = []
-    for label in (first, second):
-        groups = rows[as_words(rows[by]) == label].groupby(keys)
-        sides.append(groups.agg(value=(column, "mean"), unit=(unit, "first")))
+    words = [as_words(rows[c]) for c in (*same, "level", "seed")]
+    keys = np.array(["|".join(parts) for parts in zip(*words)], dtype=object)
+    groups = rows.groupby([as_words(rows[by]).to_numpy(), keys])
+    return groups.agg(value=(column, "mean"), unit=(unit, "first"))
+
+
+def differences(settings: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The pairs of two labels, of :func:`by_setting` rows."""
+    import pandas as pd
+
+    known = settings.index.get_level_values(0)
+    sides = [settings.loc[known == label].droplevel(0) for label in (first, second)]
     both = sides[0].index.intersection(sides[1].index)
     a, b = (side.loc[both] for side in sides)
     units = [str(x) if x == y else f"{x}/{y}" for x, y in zip(a["unit"], b["unit"])]
@@ -283,8 +302,9 @@ def paired_tests(df: pd.DataFrame, by: str, column: str = "val_accuracy", unit: 
     All pairs of one unit (a seed) are averaged first: the unit is the evidence, however many configurations it holds.
     """
     found = []
+    settings = by_setting(df, by, column, unit)  # once: there may be many labels, and many more pairs of them
     for first, second in combinations(split(df, by), 2):
-        pairs = paired_differences(df, by, first, second, column, unit)
+        pairs = differences(settings, first, second)
         if len(pairs):
             found.append((first, second, pairs.groupby("unit", sort=False)["difference"].mean()))
     measure = {"%": "points"}.get(FINALS[column].unit, FINALS[column].unit)

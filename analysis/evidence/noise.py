@@ -204,14 +204,23 @@ def ruled_out(
     quantile = float(stats.t.ppf(1.0 - level / max(1, len(groups) - 1), freedom(apart)))
     values = minimised(groups[columns].to_numpy(dtype=float), objectives.values())
     parts = 1.0 / groups["n"].to_numpy(dtype=float)
+    rivals = _rivals(values, groups["n"].to_numpy())
     beaten = np.zeros(len(groups), dtype=bool)
     for at in range(0, len(groups), _CHUNK):
         rows = slice(at, at + _CHUNK)
-        gain = values[rows, None, :] - values[None, :, :]
-        margin = quantile * np.sqrt(parts[rows, None, None] + parts[None, :, None]) * spread
+        gain = values[rows, None, :] - values[None, rivals, :]
+        margin = quantile * np.sqrt(parts[rows, None, None] + parts[None, rivals, None]) * spread
         surely = np.where(spread > 0, gain > margin, gain >= 0)
         beaten[rows] = (surely.all(axis=2) & (gain > 0).any(axis=2)).any(axis=1)
     return groups.assign(ruled_out=beaten)
+
+
+def _rivals(values: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """(k,) positions of configurations: whatever is beaten is beaten by one of them. They are the front of those with
+    equally many seeds, and so equal margins.
+    """
+    groups = [np.flatnonzero(seeds == n) for n in np.unique(seeds)]
+    return np.concatenate([group[pareto.nondominated(values[group])] for group in groups])
 
 
 def confirm(
@@ -251,10 +260,13 @@ def confirmations(
     Where nothing tells the noise of a single fresh run, ``low`` and ``high`` are NaN. If ``among`` is given,
     configurations and levels without a row in it are left out.
     """
-    chosen, fresh = _by_setting(_selected(df, column)), _by_setting(_sound(df, [column], ("confirm",)))
-    wanted = set(chosen if among is None else _settings(among))
+    search, fresh = _selected(df, column), _by_setting(_sound(df, [column], ("confirm",)))
     none, ended = df.iloc[:0], _ended(df)
-    both = [one for one in chosen if one in wanted and (one in fresh or one[:2] in ended)]
+    settings = _settings(search)
+    wanted = set(settings if among is None else _settings(among))
+    tried = [one in wanted and (one in fresh or one[:2] in ended) for one in settings]
+    chosen = _by_setting(search.loc[np.array(tried, dtype=bool)])
+    both = list(chosen)
     try:
         pooled = _pooled(df, column) if any(len(fresh.get(one, none)) == 1 for one in both) else None
     except ConfigError:

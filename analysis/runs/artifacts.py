@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from analysis.runs.store import fetch_artifact
+from analysis.runs.fetch import fetch_artifact
 from gcp_core.schema import snapshot_artifact
 
 if TYPE_CHECKING:

@@ -6,10 +6,12 @@ From what the trial reported into the sweep's folder, else from the manifest of 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from analysis.errors import Unreachable
 from analysis.plain import plain
 from analysis.runs.artifacts import folder_of, sweep_of
 from analysis.runs.models import one_per_trial
@@ -20,6 +22,7 @@ from gcp_core.schema import ARTIFACT_EPOCHS, PER_EPOCH
 if TYPE_CHECKING:
     import pandas as pd
 
+log = logging.getLogger(__name__)
 _KEYS = {quantity.name: key for key, quantity in PER_EPOCH.items()}
 
 
@@ -49,19 +52,24 @@ def courses(df: pd.DataFrame, most: int = 200) -> list[Course]:
         most: trials that are read; the others do not appear.
     """
     rows = one_per_trial(df[df["kind"].isin(["trial", "baseline"])])
-    found = (_course(df, row) for _, row in rows.head(most).iterrows())
-    return [course for course in found if course is not None]
+    found: list[Course] = []
+    away = False
+    for _, row in rows.head(most).iterrows():
+        history = _reported(df, row)
+        if not history and not away:
+            try:
+                history = _in_manifest(manifest_of(df, row))
+            except Unreachable as exc:  # each further question would wait for as long
+                log.warning("courses of training that the sweep's folder does not have are left out: %s", exc)
+                away = True
+            except GcpError:
+                pass
+        if history:
+            found.append(_course(row, history))
+    return found
 
 
-def _course(df: pd.DataFrame, row: pd.Series) -> Course | None:
-    history = _reported(df, row)
-    if not history:
-        try:
-            history = _in_manifest(manifest_of(df, row))
-        except GcpError:
-            history = {}
-    if not history:
-        return None
+def _course(row: pd.Series, history: Mapping[int, Mapping[str, Any]]) -> Course:
     epochs = tuple(sorted(history))
     values = {
         name: tuple(plain(_number(history[epoch].get(_KEYS[name]))) for epoch in epochs)

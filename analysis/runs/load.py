@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis.errors import NotBegun, SweepNotFound
-from analysis.runs.store import find, read_records, task_of
+from analysis.runs.fetch import task_of
+from analysis.runs.store import find, read_records
 
 if TYPE_CHECKING:
     import pandas as pd

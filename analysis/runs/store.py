@@ -13,16 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from analysis.errors import NotBegun, SweepNotFound
+from analysis.errors import NotBegun, SweepNotFound, Unreachable
 from gcp_core.config import CYCLES
 from gcp_core.errors import ConfigError, DataError, first_line
+from gcp_core.redaction import redact
 from gcp_core.schema import (
-    ARTIFACT_MANIFEST,
     FINALS,
-    LOCAL_ARTIFACTS,
     SCHEMA_VERSION,
     SNAPSHOT,
-    SNAPSHOTS,
     Direction,
     Tag,
 )
@@ -44,7 +42,7 @@ HUGE = 1e300
 _PAGE = 5000
 #: Snapshots of so many paths are asked for path by path, of more at once.
 _FEW_PATHS = 20
-_SQLITE = "sqlite:///"
+SQLITE = "sqlite:///"
 
 
 @dataclass(frozen=True)
@@ -86,10 +84,25 @@ def client_for(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
+@contextmanager
+def answering(tracking_uri: str) -> Iterator[None]:
+    """Turn what MLflow's client says of a server that is away, or refuses, into one of our errors.
+
+    Raises:
+        Unreachable: in place of MLflow's own exception.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as exc:
+        raise Unreachable(f"MLflow is away or refuses: {first_line(exc)}", redact(tracking_uri)) from exc
+
+
 def _check_store(tracking_uri: str) -> None:
     """Opening a SQLite file that does not exist would create an empty store; say so instead."""
-    if tracking_uri.startswith(_SQLITE):
-        file = Path(tracking_uri.removeprefix(_SQLITE))
+    if tracking_uri.startswith(SQLITE):
+        file = Path(tracking_uri.removeprefix(SQLITE))
         if not file.is_file():
             raise SweepNotFound("no such SQLite store", str(file), "was the sweep's folder moved or deleted?")
 
@@ -122,10 +135,13 @@ def _from_folder(folder: Path, tracking_uri: str | None) -> SweepRef:
 def _parent_run(client: MlflowClient, run_id: str, name: str) -> Run:
     from mlflow.exceptions import MlflowException
 
-    try:
-        return client.get_run(run_id)
-    except MlflowException as exc:
-        raise SweepNotFound(f"MLflow has no run {run_id}: {first_line(exc)}", name) from exc
+    with answering(str(client.tracking_uri)):
+        try:
+            return client.get_run(run_id)
+        except MlflowException as exc:
+            if exc.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise SweepNotFound(f"MLflow has no run {run_id}: {first_line(exc)}", name) from exc
 
 
 def _by_name(name: str, tracking_uri: str) -> SweepRef:
@@ -197,11 +213,12 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
     view = ViewType.ALL if deleted_too else ViewType.ACTIVE_ONLY
 
     def ask(queries: list[str]) -> dict[str, dict[str, Any]]:
-        return {
-            run.info.run_id: _record(run)
-            for query in queries
-            for run in _runs(client, [ref.experiment_id], query, view)
-        }
+        with answering(ref.tracking_uri):
+            return {
+                run.info.run_id: _record(run)
+                for query in queries
+                for run in _runs(client, [ref.experiment_id], query, view)
+            }
 
     if newer_than is None:
         rows = ask([_children(ref.parent_run_id), _snapshots(ref)])
@@ -227,11 +244,12 @@ def deleted_runs(ref: SweepRef) -> set[str]:
     from mlflow.entities import ViewType
 
     client = client_for(ref.tracking_uri)
-    return {
-        run.info.run_id
-        for query in (_children(ref.parent_run_id), _snapshots(ref))
-        for run in _runs(client, [ref.experiment_id], query, ViewType.DELETED_ONLY)
-    }
+    with answering(ref.tracking_uri):
+        return {
+            run.info.run_id
+            for query in (_children(ref.parent_run_id), _snapshots(ref))
+            for run in _runs(client, [ref.experiment_id], query, ViewType.DELETED_ONLY)
+        }
 
 
 def _children(run_id: str) -> str:
@@ -291,76 +309,35 @@ def _record(run: Run) -> dict[str, Any]:
     return record
 
 
-@dataclass(frozen=True)
-class Task:
-    """What a sweep's models are asked, as far as it was recorded."""
+def download(tracking_uri: str, run_id: str, name: str, folder: Path) -> Path | None:
+    """One artifact of a run, downloaded into ``folder`` unless it lies on this machine; None if there is none.
 
-    num_classes: int | None = None
-    val_images: int | None = None
+    The run's own place is asked: by way of its run MLflow looks for models too, and takes a store that does not answer
+    for one without the file.
 
-
-def task_of(ref: SweepRef, records: pd.DataFrame) -> Task:
-    """The sweep's task, from the first manifest found in its folder or in MLflow.
-
-    Args:
-        records: of models, as only these have a manifest.
-    """
-    if ref.folder is not None:
-        for pattern in (f"*/{ARTIFACT_MANIFEST}", f"*/{SNAPSHOTS}/*/{Path(ARTIFACT_MANIFEST).name}"):
-            for manifest in sorted((ref.folder / "trials").glob(pattern)):
-                return _task_in(manifest)
-    finished = records[records["mlflow_status"] == "FINISHED"]
-    for run_id in finished["run_id"].head(3):
-        file = fetch_artifact(ref.tracking_uri, ref.folder, run_id, ARTIFACT_MANIFEST)
-        if file is not None:
-            return _task_in(file)
-    return Task()
-
-
-def _task_in(manifest: Path) -> Task:
-    try:
-        found = json.loads(manifest.read_text())
-    except (json.JSONDecodeError, OSError):
-        return Task()
-
-    def number(name: str, least: int) -> int | None:
-        value = found.get(name)
-        return value if isinstance(value, int) and value >= least else None
-
-    return Task(number("num_classes", 2), number("val_images", 1))
-
-
-def fetch_artifact(tracking_uri: str, folder: Path | None, run_id: str, name: str) -> Path | None:
-    """One artifact of a run as a file, downloaded where it lies elsewhere; None if it does not exist.
-
-    Args:
-        folder: the sweep's, None if it was found by name.
+    Raises:
+        Unreachable: MLflow, or the store behind it, is away or refuses.
     """
     from mlflow.exceptions import MlflowException
-
-    for own in own_artifacts(tracking_uri, folder, run_id):
-        if (own / name).is_file():
-            return own / name
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+    from mlflow.store.artifact.local_artifact_repo import LocalArtifactRepository
 
     client = client_for(tracking_uri)
-    with no_progress_bar():
-        try:
-            if name not in {item.path for item in client.list_artifacts(run_id, str(Path(name).parent))}:
+    try:
+        with no_progress_bar():
+            place = client.get_run(run_id).info.artifact_uri
+            files = get_artifact_repository(place, tracking_uri=tracking_uri)
+            if name not in {item.path for item in files.list_artifacts(str(Path(name).parent))}:
                 return None
-            return Path(client.download_artifacts(run_id, name))
-        except (MlflowException, OSError):
+            if isinstance(files, LocalArtifactRepository):
+                return Path(files.download_artifacts(name))  # the file itself, not a copy
+            folder.mkdir(parents=True, exist_ok=True)
+            return Path(files.download_artifacts(name, str(folder)))
+    except Exception as exc:  # the clients of object stores have errors of their own
+        if isinstance(exc, MlflowException) and exc.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-
-
-def own_artifacts(tracking_uri: str, folder: Path | None, run_id: str) -> list[Path]:
-    """Folders where a run's files may lie without MLflow being asked: in the sweep's folder, beside the database.
-
-    MLflow records absolute places, which are wrong after a folder was moved; these are right.
-    """
-    beside = [folder] if folder is not None else []
-    if tracking_uri.startswith(_SQLITE):
-        beside.append(Path(tracking_uri.removeprefix(_SQLITE)).parent)
-    return [place / LOCAL_ARTIFACTS / run_id / "artifacts" for place in dict.fromkeys(beside)]
+        said = redact(" ".join(str(exc).split()))[:300] or type(exc).__name__
+        raise Unreachable(f"MLflow does not give its files: {said}", f"run {run_id}: {name}") from exc
 
 
 @contextmanager

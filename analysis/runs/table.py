@@ -32,7 +32,8 @@ from gcp_core.errors import DataError
 from gcp_core.schema import FINALS, STATUSES, ModelName, Tag
 
 if TYPE_CHECKING:
-    from analysis.runs.store import SweepRef, Task
+    from analysis.runs.fetch import Task
+    from analysis.runs.store import SweepRef
 
 #: Why a model is left out whose weights an earlier one has; the column ``same_as`` names that one.
 TWIN = "the same model as an earlier trial's"

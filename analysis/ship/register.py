@@ -29,7 +29,8 @@ from analysis import text
 from analysis.choose.constraints import Constraint
 from analysis.plain import plain
 from analysis.runs.artifacts import folder_of, sweep_of
-from analysis.runs.store import client_for, no_progress_bar, own_artifacts, pages
+from analysis.runs.fetch import own_artifacts
+from analysis.runs.store import answering, client_for, no_progress_bar, pages
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
 from gcp_core.errors import ConfigError, first_line
@@ -173,7 +174,8 @@ def check_place(df: pd.DataFrame, row: pd.Series) -> dict[str, Any]:
     entry = sweep_of(df, row)
     if not entry.get("tracking_uri") or not row["run_id"]:
         raise ConfigError("is not in MLflow, so it cannot be registered there", str(row["model"]))
-    place = client_for(entry["tracking_uri"]).get_run(row["run_id"]).info.artifact_uri
+    with answering(entry["tracking_uri"]):
+        place = client_for(entry["tracking_uri"]).get_run(row["run_id"]).info.artifact_uri
     places = own_artifacts(entry["tracking_uri"], folder_of(entry), row["run_id"])
     here = [own for own in places if own.is_dir()]
     if not here or not place.startswith("file:"):

@@ -149,9 +149,9 @@ def _figures(
 def _all_pairs(df: pd.DataFrame, by: str, paired: Sequence[Test]) -> pd.DataFrame:
     import pandas as pd
 
-    frames = []
+    frames, settings = [], compare.by_setting(df, by, "val_accuracy")
     for test in paired:
-        rows = compare.paired_differences(df, by, test.first, test.second, "val_accuracy")
+        rows = compare.differences(settings, test.first, test.second)
         frames.append(rows.assign(pair=f"{test.first} - {test.second}"))
     return pd.concat(frames, ignore_index=True)
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from analysis.errors import Unreachable
 from analysis.front import pareto
 from analysis.plain import plain, plain_trial, rows_of
 from analysis.runs import table
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from analysis.choose.constraints import Constraint
     from analysis.choose.recommend import Recommendation
 
+log = logging.getLogger(__name__)
 #: Parameters that get an axis or a column where room is short.
 SHOWN_PARAMS = 8
 #: Models whose layers are read, and trials whose epochs are.
@@ -165,6 +168,10 @@ def _widths(df: pd.DataFrame, recommended: Recommendation, band: float) -> dict[
         try:
             manifest = manifest_of(df, row)
             layers = layer_widths(manifest) if manifest else None
+        except Unreachable as error:  # each further question would wait for as long
+            log.warning("widths of layers are left out: %s", error)
+            why = str(error)
+            break
         except GcpError as error:
             why = str(error)
             continue

@@ -14,9 +14,10 @@ from analysis import text
 from analysis.front import pareto
 from analysis.front.anchors import anchors_for, from_chance
 from analysis.runs import table
+from analysis.runs.fetch import own_artifacts
 from analysis.runs.load import load
 from analysis.runs.models import word
-from analysis.runs.store import SweepRef, client_for, find, own_artifacts
+from analysis.runs.store import SweepRef, client_for, find
 from analysis.show import figures
 from gcp_core.schema import FRONT_HYPERVOLUME, Tag
 

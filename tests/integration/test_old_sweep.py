@@ -21,8 +21,9 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from analysis.runs.fetch import fetch_artifact
 from analysis.runs.load import load
-from analysis.runs.store import fetch_artifact, find
+from analysis.runs.store import find
 from analysis.runs.widths import manifest_of
 from analysis.ship.export import export
 from analysis.show.publish import publish

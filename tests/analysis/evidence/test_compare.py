@@ -41,6 +41,21 @@ def test_pairs_share_configuration_and_seed():
     assert differences["seed"].value_counts().to_dict() == dict.fromkeys("01234", 3)
 
 
+def test_what_pairs_have_in_common_is_found_once_for_all_pairs(monkeypatch):
+    """Ten labels are 45 pairs, and a sweep of paths has twenty thousand rows."""
+    df = two_methods(2.0)
+    labels = df["prune.criterion"].where(df["prune.target"] != "0.2", "third").where(df["kind"] == "trial")
+    df = df.assign(**{"prune.criterion": labels, "prune.target": "0.5"})
+    real, times = compare.entrants, []
+    monkeypatch.setattr(compare, "entrants", lambda table: times.append(1) or real(table))
+    tests = compare.paired_tests(df, "prune.criterion")
+    assert [(t.first, t.second) for t in tests] == [("good", "poor"), ("good", "third"), ("poor", "third")]
+    assert len(times) == 2, "once for the labels, once for the pairs"
+    for test in tests:
+        pairs = compare.paired_differences(df, "prune.criterion", test.first, test.second, "val_accuracy")
+        assert test.difference == pytest.approx(pairs["difference"].mean())
+
+
 def test_equal_cost_counts_only_what_the_cheapest_could_afford():
     df = two_methods(0.0, seeds=2)
     df.loc[df["prune.criterion"] == "good", "device_hours"] = 3.0

@@ -1,8 +1,11 @@
 """Seeds as replicates: means, spreads, the robust front, what is ruled out, confirmed accuracy."""
 
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 import analysis
 from analysis.evidence import noise
@@ -65,6 +68,55 @@ def test_the_margin_is_a_t_quantile_shared_by_all_other_configurations():
     assert not noise.ruled_out(more, GOALS)["ruled_out"].any()
     more = pd.concat([pair(2.3), runs([("c", 0, 10.0, 1.0)])], ignore_index=True)
     assert noise.ruled_out(more, GOALS)["ruled_out"].tolist() == [True, False, False]
+
+
+def many(configurations: int, seeds: tuple[int, ...] = (1, 2, 3)) -> pd.DataFrame:
+    """Configurations with one, two, three, one, ... seeds."""
+    rng = np.random.default_rng(2)
+    at = rng.normal(size=(configurations, 2))
+    return runs(
+        [
+            (f"c{i}", seed, 90 + 3 * at[i, 0] + rng.normal(0, 0.3), 50 + 10 * at[i, 1])
+            for i in range(configurations)
+            for seed in range(seeds[i % len(seeds)])
+        ]
+    )
+
+
+def test_what_is_ruled_out_is_what_a_look_at_every_pair_rules_out():
+    found = noise.ruled_out(many(90), GOALS)
+    std = noise.pooled_std(noise.replicates(many(90), list(GOALS)), "val_accuracy")
+    quantile = stats.t.ppf(1 - 0.05 / 89, 90)  # 30 have two seeds, 30 three: 30 + 60 degrees
+    rows = list(zip(found["val_accuracy"], found["macs"], found["n"]))
+
+    def beats(b, a):
+        margin = quantile * std * np.sqrt(1 / a[2] + 1 / b[2])
+        return b[0] - a[0] > margin and b[1] <= a[1]
+
+    assert found["ruled_out"].tolist() == [any(beats(b, a) for b in rows) for a in rows]
+    assert 10 < found["ruled_out"].sum() < 90
+
+
+def test_what_is_ruled_out_is_found_without_room_for_every_pair():
+    df = many(1500)
+    noise.ruled_out(many(6), GOALS)  # what is imported on the way does not count
+    tracemalloc.start()
+    noise.ruled_out(df, GOALS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 6e6, (
+        "256 of them beside all others, two objectives: 6.1 MB for one array, and there are several"
+    )
+
+
+def test_only_configurations_with_fresh_seeds_are_looked_at_one_by_one(monkeypatch):
+    """A search of paths has twenty thousand settings, and a page asks several times."""
+    df = together(many(200), runs([("c7", 8, 90.0, 50.0), ("c7", 9, 91.0, 50.0)], kind="confirm"))
+    real, looks = noise._settings, []
+    monkeypatch.setattr(noise, "_settings", lambda rows: looks.append(len(rows)) or real(rows))
+    (found,) = noise.confirmations(df)
+    assert (found.config_id, found.n, found.mean) == ("c7", 2, 90.5)
+    assert len(looks) < 10
 
 
 def test_what_is_truly_on_the_front_is_ruled_out_in_at_most_5_per_cent():

@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from analysis.runs import table
-from analysis.runs.store import DEFAULT_OBJECTIVES, SweepRef, Task
+from analysis.runs.fetch import Task
+from analysis.runs.store import DEFAULT_OBJECTIVES, SweepRef
 from gcp_core.config import TrialConfig
 from gcp_core.schema import FINALS, Tag
 from sweeps.config.reading import flatten
