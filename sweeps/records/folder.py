@@ -13,9 +13,9 @@ import yaml
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import clean
 from gcp_core.schema import LATENCIES
-from sweeps.config.paths import is_of_paths
+from sweeps.config.paths import GOES_ON_BEYOND, is_of_paths
 from sweeps.config.reading import merge, to_yaml
-from sweeps.config.sweep_config import MAY_CHANGE_OF_PATHS, SweepConfig, check_tree, differences
+from sweeps.config.sweep_config import SweepConfig, check_tree, differences
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import CONFIG, ENTRY
 
@@ -100,7 +100,7 @@ def check_unchanged(config: SweepConfig) -> None:
     times = _measured_otherwise(before, config)
     changed = [*differences(before.tree, config.tree), *times]
     if changed:
-        of_paths = (*MAY_CHANGE_OF_PATHS, "baseline") if is_of_paths(config.tree) else ()
+        of_paths = (*GOES_ON_BEYOND, "baseline") if is_of_paths(config.tree) else ()
         resources = (
             "resources (but not on what times are measured that the search goes by)" if times else "resources"
         )
