@@ -27,7 +27,8 @@ class Entry:
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and
     ``asked`` names the config in every detail. ``message`` says why it ended, ``seconds`` for how long drivers ran
-    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included). ``views``: title
+    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included),
+    ``device_seconds`` the same, each times the devices that it had (None = an earlier version wrote it). ``views``: title
     -> address below the MLflow UI's own, of the views that were kept with the experiment. ``address`` is that of the Ray
     cluster on which the last driver ran it; None = a private Ray, or not known.
     """
@@ -44,6 +45,7 @@ class Entry:
     message: str = ""
     seconds: float = 0.0
     trial_seconds: float = 0.0
+    device_seconds: float | None = None
     asked: str = ""
     views: dict[str, str] = field(default_factory=dict)
     address: str | None = None
