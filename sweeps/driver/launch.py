@@ -353,7 +353,7 @@ def _budget(order: _Order, ledger: Ledger, entry: Entry) -> Budget:
     """The account of this driver, on top of the entry's; what it adds is noted there while the sweep is ours."""
     search, resources, exchange = order.config.search, order.config.resources, order.exchange
 
-    def save(account: Mapping[str, float]) -> None:
+    def save(account: Mapping[str, Any]) -> None:
         if not ledger.tenure.lost:
             _note(dataclasses.replace(entry, **account), exchange)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sweeps.config.limits import parse_plateau
 
@@ -43,7 +43,7 @@ class Budget:
         search: SearchConfig,
         resources: ResourcesConfig,
         before_s: float = 0.0,
-        save: Callable[[Mapping[str, float]], None] | None = None,
+        save: Callable[[Mapping[str, Any]], None] | None = None,
         now: Callable[[], float] = time.monotonic,
         trials_before_s: float = 0.0,
         devices_before_s: float | None = None,
@@ -131,7 +131,7 @@ class Budget:
         return self.device_seconds / 3600
 
     @property
-    def account(self) -> dict[str, float]:
+    def account(self) -> dict[str, Any]:
         """What is spent so far, by the names in :data:`ACCOUNT`."""
         return {name: getattr(self, name) for name in ACCOUNT}
 
