@@ -69,9 +69,10 @@ class Resting:
 class SweepStatus:
     """What ``gcp-sweep status`` shows.
 
-    ``statuses`` counts trials as the ledger has them, baselines apart; ``message`` says why the sweep ended as it did;
-    ``hours`` is the time for which drivers ran trials; ``paused`` are the paths that rest now; ``continue_with`` is the
-    command that continues a sweep that is neither running nor complete, empty where it is not known.
+    ``statuses`` counts trials as the ledger has them, baselines and ``confirmations`` (runs on fresh seeds) apart;
+    ``message`` says why the sweep ended as it did; ``hours`` is the time for which drivers ran trials; ``paused`` are the
+    paths that rest now; ``continue_with`` is the command that continues a sweep that is neither running nor complete,
+    empty where it is not known.
     """
 
     name: str
@@ -86,6 +87,7 @@ class SweepStatus:
     hours: float = 0.0
     paused: list[Resting] = field(default_factory=list)
     continue_with: str = ""
+    confirmations: dict[str, int] = field(default_factory=dict)
 
     def text(self, failed: bool = False) -> str:
         """For people; ``failed`` adds the failures one by one."""
@@ -95,6 +97,8 @@ class SweepStatus:
             ("baselines", counts_text(self._as_now(self.baselines))),
             ("time", f"{duration(3600 * self.hours)} of running trials"),
         ]
+        if self.confirmations:
+            known.insert(3, ("fresh seeds", counts_text(self._as_now(self.confirmations))))
         if self.continue_with:
             known.append(("continue", self.continue_with))
         if self.paused:
@@ -149,7 +153,8 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         baselines=_counts(baselines, entry),
         message=message,
         hours=entry.seconds / 3600,
-        failures=[_failure(record) for record in [*baselines, *trials] if record.status in BAD],
+        confirmations=_counts(confirmed, entry),
+        failures=[_failure(record) for record in [*baselines, *trials, *confirmed] if record.status in BAD],
         paused=_resting(place, [record for record in trials if record.status == "paused"]),
         continue_with=continue_with,
     )

@@ -24,7 +24,10 @@ def confirm_due(config: SweepConfig, ledger: Ledger) -> Due:
     before = ledger.records("confirm")
     known = {record.key for record in before}
     objectives, seeds = config.search.objectives, config.confirm.seeds
-    runs = confirm_runs(ledger.records("trial"), objectives, seeds, ledger.snapshots())
+    of_space = (seed for one in config.space.dimensions if one.path == "seed" for seed in one.extremes())
+    runs = confirm_runs(
+        ledger.records("trial"), objectives, seeds, ledger.snapshots(), max(of_space, default=0)
+    )
     new, deeper = [run for run in runs if run.key not in known], taken_further(runs, before)
     words = ""
     if new:

@@ -22,7 +22,6 @@ _DECIDING = (
     "prune.ratio",
     "prune.ratio_of",
     "prune.levels",
-    "train.epochs",
 )
 #: So many of their combinations are looked at, and so many values of one without steps.
 _MOST, _FINE = 512, 17
@@ -74,25 +73,12 @@ def with_baseline(space: Space, epochs: int | None, max_path_cost: float | None 
 
 
 def _costs(space: Space) -> Iterator[tuple[float, Point]]:
-    """Every cost of a path that the space has, and where; of many a part, the corners among them.
-
-    Values that are refused together cost nothing, because they are not proposed; ConfigError if all are refused.
-    """
+    """Every cost of a path that the space has, and where; of many a part, the corners among them."""
     deciding = [dimension for dimension in space.dimensions if dimension.path in _DECIDING]
     rest = {path: value for path, value in space.first().items() if path not in _DECIDING}
-    refused: ConfigError | None = None
-    allowed = False
     for values in _combinations(deciding):
         point = {dimension.path: value for dimension, value in zip(deciding, values, strict=True)}
-        try:
-            path = space.resolve({**rest, **point})
-        except ConfigError as exc:
-            refused = refused or exc
-            continue
-        allowed = True
-        yield foreseen_cost(path), point
-    if refused is not None and not allowed:
-        raise refused
+        yield foreseen_cost(space.resolve({**rest, **point})), point
 
 
 def _combinations(dimensions: list[Dimension]) -> Iterator[tuple[Any, ...]]:

@@ -17,6 +17,8 @@ from sweeps.config.space import Dimension
 _NO_MORE = 1e-9
 #: Where a path without a target ends at the latest, as far as can be foreseen: the floors end it.
 _ALMOST_ALL = 0.99
+#: How far a path goes: it may go on beyond both, so they are no part of what it is.
+GOES_ON_BEYOND = ("prune.target", "train.epochs")
 #: Nobody trains that long; cuts of next to nothing never come to an end.
 _ENDLESS = 10_000
 
@@ -79,15 +81,16 @@ def without_rungs(search: SearchConfig, tree: Mapping[str, Any]) -> SearchConfig
 
 
 def deep_as_searched(base: dict[str, Any], dimensions: list[Dimension]) -> list[Dimension]:
-    """A searched target is how deep paths go at most: each goes to the upper end (null = the floors), and its snapshots
-    on the way are the answers for the targets below. So no training is spent on choosing one.
+    """A searched target or cap is how far paths go at most: each goes to the upper end (null = the floors, no cap), and
+    its snapshots on the way are the answers for what is below. So no training is spent on choosing one, and two values
+    of it would name one and the same path.
     """
-    kept = [dimension for dimension in dimensions if dimension.path != "prune.target"]
     for dimension in dimensions:
-        if dimension.path == "prune.target":
+        if dimension.path in GOES_ON_BEYOND:
+            part, _, name = dimension.path.partition(".")
             ends = dimension.extremes()
-            base["prune"]["target"] = None if None in ends else max(ends)
-    return kept
+            base[part][name] = None if None in ends else max(ends)
+    return [dimension for dimension in dimensions if dimension.path not in GOES_ON_BEYOND]
 
 
 @dataclass(frozen=True)

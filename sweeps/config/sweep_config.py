@@ -23,7 +23,7 @@ from sweeps.config.equal_cost import check_costs, with_baseline
 from sweeps.config.files import with_whole_paths
 from sweeps.config.leaf import default_of, hints_of, is_mapping_type, members, typed
 from sweeps.config.methods import open_slots, with_slots
-from sweeps.config.paths import check_given, deep_as_searched, is_of_paths, without_rungs
+from sweeps.config.paths import GOES_ON_BEYOND, check_given, deep_as_searched, is_of_paths, without_rungs
 from sweeps.config.places import check_store_url, check_url, is_object_store, is_url, join, working_folder
 from sweeps.config.processes import with_processes
 from sweeps.config.reading import flatten, merge, plain, read_tree
@@ -152,7 +152,7 @@ class SweepConfig:
         return digest(comparable(self.tree))
 
 
-#: What may change between two runs of the same sweep.
+#: What may change between two runs of the same sweep; of paths also how far they go.
 _MAY_CHANGE = (
     "search.trials",
     "search.concurrency",
@@ -172,13 +172,11 @@ _MAY_CHANGE = (
     "confirm.",
     "baseline.",
 )
-#: And of a sweep of paths: how far they go.
-MAY_CHANGE_OF_PATHS = ("prune.target", "train.epochs")
 
 
 def comparable(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The flat config without what may change between two runs of one sweep."""
-    free = (*_MAY_CHANGE, *(MAY_CHANGE_OF_PATHS if is_of_paths(tree) else ()))
+    free = (*_MAY_CHANGE, *(GOES_ON_BEYOND if is_of_paths(tree) else ()))
     flat = {path: value for path, value in flatten(tree).items() if not path.startswith(free)}
     if not is_url(flat.get("ledger") or ""):
         flat["ledger"] = None  # a journal may lie anywhere

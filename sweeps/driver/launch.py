@@ -47,7 +47,7 @@ from sweeps.storage.lock import request_stop, run_lock
 from sweeps.storage.objects import store_errors
 from sweeps.storage.place import bring_home, bring_trial, renamed
 from sweeps.storage.states import clear_states
-from sweeps.strategy.budget import Budget, already_spent
+from sweeps.strategy.budget import ACCOUNT, Budget, already_spent
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
 from sweeps.tracking.store import tracking_uri, write_new_place
@@ -267,7 +267,7 @@ def _run_locked(order: _Order, tenure: Tenure) -> Sweep:
         lasting = None if "SLURM_JOB_ID" in os.environ else launch.address  # a job's own Ray ends with it
         entry = dataclasses.replace(entry, views=dict(run_.views), address=lasting)
         if before is not None:
-            entry = dataclasses.replace(entry, seconds=before.seconds, trial_seconds=before.trial_seconds)
+            entry = dataclasses.replace(entry, **{name: getattr(before, name) for name in ACCOUNT})
         exchange.send(CONFIG)  # not before MLflow is open: a mistake there leaves nothing in the store
         _note(entry, exchange)
         goals = config.search.objectives
@@ -310,7 +310,7 @@ def _conduct(
         noted = "interrupted" if state == "complete" and unwritten else state
         if not conductor.superseded:
             exchange.offer(JOURNAL)
-            last = dataclasses.replace(entry, seconds=budget.seconds, trial_seconds=budget.trial_seconds)
+            last = dataclasses.replace(entry, **budget.account)
             last = dataclasses.replace(last, trials=conductor.total, confirm_seeds=conductor.confirm_seeds)
             last = dataclasses.replace(last, state=noted, message=message, asked=digest(config.tree))
             _note(last, exchange)
@@ -353,11 +353,14 @@ def _budget(order: _Order, ledger: Ledger, entry: Entry) -> Budget:
     """The account of this driver, on top of the entry's; what it adds is noted there while the sweep is ours."""
     search, resources, exchange = order.config.search, order.config.resources, order.exchange
 
-    def save(seconds: float, trial_seconds: float) -> None:
+    def save(account: Mapping[str, Any]) -> None:
         if not ledger.tenure.lost:
-            _note(dataclasses.replace(entry, seconds=seconds, trial_seconds=trial_seconds), exchange)
+            _note(dataclasses.replace(entry, **account), exchange)
 
-    return Budget(search, resources, entry.seconds, save, trials_before_s=entry.trial_seconds)
+    trials_s, devices_s = entry.trial_seconds, entry.device_seconds
+    return Budget(
+        search, resources, entry.seconds, save, trials_before_s=trials_s, devices_before_s=devices_s
+    )
 
 
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:

@@ -13,9 +13,9 @@ import yaml
 from gcp_core.errors import ConfigError
 from gcp_core.redaction import clean
 from gcp_core.schema import LATENCIES
-from sweeps.config.paths import is_of_paths
+from sweeps.config.paths import GOES_ON_BEYOND, is_of_paths
 from sweeps.config.reading import merge, to_yaml
-from sweeps.config.sweep_config import MAY_CHANGE_OF_PATHS, SweepConfig, check_tree, differences
+from sweeps.config.sweep_config import SweepConfig, check_tree, differences
 from sweeps.records.disk import write_whole
 from sweeps.records.layout import CONFIG, ENTRY
 
@@ -27,7 +27,8 @@ class Entry:
     ``state`` is ``running``, ``complete`` (every trial ended and is written), ``interrupted`` or ``failed``; ``running``
     is also what a killed driver leaves behind. ``trials`` and ``confirm_seeds`` say how much was asked for by then, and
     ``asked`` names the config in every detail. ``message`` says why it ended, ``seconds`` for how long drivers ran
-    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included). ``views``: title
+    trials, ``trial_seconds`` how long the trials took, added up (lost and unfinished attempts included),
+    ``device_seconds`` the same, each times the devices that it had (None = an earlier version wrote it). ``views``: title
     -> address below the MLflow UI's own, of the views that were kept with the experiment. ``address`` is that of the Ray
     cluster on which the last driver ran it; None = a private Ray, or not known.
     """
@@ -44,6 +45,7 @@ class Entry:
     message: str = ""
     seconds: float = 0.0
     trial_seconds: float = 0.0
+    device_seconds: float | None = None
     asked: str = ""
     views: dict[str, str] = field(default_factory=dict)
     address: str | None = None
@@ -100,7 +102,7 @@ def check_unchanged(config: SweepConfig) -> None:
     times = _measured_otherwise(before, config)
     changed = [*differences(before.tree, config.tree), *times]
     if changed:
-        of_paths = (*MAY_CHANGE_OF_PATHS, "baseline") if is_of_paths(config.tree) else ()
+        of_paths = (*GOES_ON_BEYOND, "baseline") if is_of_paths(config.tree) else ()
         resources = (
             "resources (but not on what times are measured that the search goes by)" if times else "resources"
         )

@@ -7,8 +7,8 @@ and device-hours end the whole sweep, confirmation runs included; a plateau ends
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from sweeps.config.limits import parse_plateau
 
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from sweeps.strategy.front import LiveFront
 
 _SAVE_EVERY_S = 30.0
+#: What :attr:`Budget.account` says; a sweep's entry has attributes of these names.
+ACCOUNT = ("seconds", "trial_seconds", "device_seconds")
 
 
 class Budget:
@@ -29,10 +31,11 @@ class Budget:
         search: the limits.
         resources: what a trial takes; its device-hours are wall time times GPUs, or times CPUs where it has no GPU.
         before_s: seconds that earlier drivers ran trials (time between drivers does not count).
-        save: is told now and then what is spent so far (:attr:`seconds`, :attr:`trial_seconds`), so that a killed
-            driver's time is not forgotten.
+        save: is told now and then what is spent so far (:attr:`account`), so that a killed driver's time is not
+            forgotten.
         now: a clock in seconds.
         trials_before_s: seconds that the trials of earlier drivers took, added up.
+        devices_before_s: the same, each times the devices that it had; None = as many as a trial has now.
     """
 
     def __init__(
@@ -40,11 +43,12 @@ class Budget:
         search: SearchConfig,
         resources: ResourcesConfig,
         before_s: float = 0.0,
-        save: Callable[[float, float], None] | None = None,
+        save: Callable[[Mapping[str, Any]], None] | None = None,
         now: Callable[[], float] = time.monotonic,
         trials_before_s: float = 0.0,
+        devices_before_s: float | None = None,
     ) -> None:
-        self._search, self._now, self._save = search, now, save or (lambda seconds, trial_seconds: None)
+        self._search, self._now, self._save = search, now, save or (lambda account: None)
         self._plateau = parse_plateau(search.plateau) if search.plateau else None
         self._devices = resources.gpus or resources.cpus
         self._before_s = before_s
@@ -53,7 +57,9 @@ class Budget:
         self._started: dict[str, float] = {}
         self._signs: dict[str, float] = {}
         self._lost: dict[str, float] = {}
-        self._ended_s = trials_before_s
+        self._ended_s = self._trials_before_s = trials_before_s
+        as_now_s = self._devices * trials_before_s
+        self._devices_before_s = as_now_s if devices_before_s is None else devices_before_s
         self._ended = 0
         self._used_up = self._level = ""
 
@@ -85,7 +91,7 @@ class Budget:
         """Time has passed."""
         if self._start is not None and self._now() - self._saved >= _SAVE_EVERY_S:
             self._saved = self._now()
-            self._save(self.seconds, self.trial_seconds)
+            self._save(self.account)
 
     def ended(self, job: Job, outcome: Outcome) -> float:
         """Takes in how a job ended. The seconds it took.
@@ -115,9 +121,19 @@ class Budget:
         return self._ended_s + sum(self._lost.values()) + running
 
     @property
+    def device_seconds(self) -> float:
+        """The same, each times its devices; a sweep may go on with more or fewer of them."""
+        return self._devices_before_s + self._devices * (self.trial_seconds - self._trials_before_s)
+
+    @property
     def device_hours(self) -> float:
-        """The same times the devices of each, in hours."""
-        return self._devices * self.trial_seconds / 3600
+        """:attr:`device_seconds` in hours."""
+        return self.device_seconds / 3600
+
+    @property
+    def account(self) -> dict[str, Any]:
+        """What is spent so far, by the names in :data:`ACCOUNT`."""
+        return {name: getattr(self, name) for name in ACCOUNT}
 
     # --- what follows from it -------------------------------------------------------------------------------------
 
@@ -184,7 +200,13 @@ def already_spent(
     """
     from sweeps.strategy.front import LiveFront
 
-    budget = Budget(config.search, config.resources, entry.seconds, trials_before_s=entry.trial_seconds)
+    budget = Budget(
+        config.search,
+        config.resources,
+        entry.seconds,
+        trials_before_s=entry.trial_seconds,
+        devices_before_s=entry.device_seconds,
+    )
     budget.recall([*baselines, *trials, *confirm])
     front = None
     if entry.confirm_seeds >= config.confirm.seeds:

@@ -160,7 +160,7 @@ def _settings(config: SweepConfig) -> list[str]:
 def _state(runs: str, settings: list[str], sections: Mapping[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """The page's state: which runs, which columns, and the charts by their section's name."""
     metrics = [f"metrics.`{FINALS[name].key}`" for name in COLUMNS]
-    about = [f"tags.`{Tag.FRONT}`", *(f"params.`{path}`" for path in settings)]
+    about = [f"tags.`{Tag.FRONT}`", f"tags.`{Tag.STATUS}`", *(f"params.`{path}`" for path in settings)]
     charts: list[dict[str, Any]] = []
     for number, made in enumerate(sections.values()):
         for chart in made:

@@ -73,6 +73,26 @@ def test_a_baseline_that_the_budget_of_a_complete_sweep_withheld_is_no_interrupt
     assert sweep_status(folder).baselines == {"complete": 1, "running": 1}
 
 
+def test_confirmation_runs_are_counted_apart_and_one_that_failed_is_listed(tmp_path):
+    checked = config(tmp_path, {"confirm.seeds": 3})
+    folder = Path(checked.folder)
+    folder.mkdir(parents=True)
+    write_config(folder, checked)
+    ledger = Ledger(folder, checked.name, checked.search.objectives)
+    trial = checked.space.resolve(checked.space.first())
+    failed, ended, _running = (ledger.add("confirm", trial, {}, {}) for _ in range(3))
+    ledger.close(failed, Outcome("failed", error="ValueError: no such thing"))
+    ledger.close(ended, Outcome("complete", {"val_accuracy": 90.0}), (90.0, 10.0))
+    write_entry(folder, Entry("aaaa", checked.name, None, checked.name, "r", checked.digest(), "interrupted"))
+    text = _call("status", str(folder), "--failed")
+    assert "fresh seeds  1 complete, 1 failed, 1 interrupted\n" in text
+    assert "c0000 failed: ValueError: no such thing" in text
+    answer = json.loads(_call("status", str(folder), "--json"))
+    jsonschema.validate(answer, json.loads(SCHEMA.read_text(encoding="utf-8")))
+    assert answer["confirmations"] == {"complete": 1, "failed": 1, "running": 1}
+    assert (answer["trials"], answer["statuses"]) == (0, {})
+
+
 def test_a_resting_path_is_counted_and_says_after_which_model_and_why(tmp_path):
     folder = _sweep(tmp_path)
     text = _call("status", str(folder))

@@ -64,19 +64,18 @@ def test_a_limit_below_every_path_names_the_cheapest_and_where_it_is() -> None:
     )
 
 
-def test_values_that_are_refused_together_cost_nothing_and_each_alone_is_allowed() -> None:
-    """A cap of 6 epochs is shorter than a dense phase of 8; each of them goes with the others' first values."""
+def test_a_searched_cap_counts_with_its_upper_end() -> None:
     capped = {
-        "train__epochs": {"choice": [20, 6, 12]},
+        "train__epochs": {"choice": [8, 20, 12]},
         "prune__start": {"choice": [2, 8, 4]},
         "prune__interval": 4,
     }
     # The dearest: 8, then 4 epochs each at .7, .5 and .35 up to epoch 20: 8 + 4 * 1.55 = 14.2.
     assert config(**capped).baseline.epochs == 15
-    # The cheapest: a dense phase of 4, with no room for a cycle of 4 up to epoch 6.
-    assert config(**capped, search__max_path_cost=4.0).baseline.epochs == 4
-    with pytest.raises(ConfigError, match=r"the cheapest path costs 4, at train.epochs=6, prune.start=4"):
-        config(**capped, search__max_path_cost=3.9)
+    # The cheapest: 2, then 4 epochs each at .7, .5, .35 and .2 up to epoch 18: 2 + 4 * 1.75 = 9.
+    assert config(**capped, search__max_path_cost=9.0).baseline.epochs == 9
+    with pytest.raises(ConfigError, match=r"the cheapest path costs 9, at prune.start=2"):
+        config(**capped, search__max_path_cost=8.9)
     with pytest.raises(ConfigError, match=r"train.epochs: 6 epochs are shorter than the dense phase"):
         config(**{**capped, "train__epochs": 6, "prune__start": 8})
 

@@ -92,6 +92,25 @@ def test_a_searched_target_with_null_in_it_goes_down_to_the_floors(choice):
     assert check_tree(config.tree).tree == config.tree
 
 
+@pytest.mark.parametrize(("choice", "cap"), [([8, 20, 12], 20), ([8, None], None)])
+def test_a_searched_cap_is_how_far_paths_go_and_points_are_as_many_as_paths(choice, cap):
+    """Two paths that differ in their caps alone are one: the second of two points would never be tried."""
+    config = load_config(
+        tree(train__epochs={"choice": choice}, prune__interval={"choice": [2, 3]}, search__trials=9)
+    )
+    paths = [config.space.resolve(point) for point in config.space.grid()]
+    assert {path.train.epochs for path in paths} == {cap}
+    assert config.num_trials() == len({path.key() for path in paths}) == 2
+    assert check_tree(config.tree).tree == config.tree
+
+
+def test_a_searched_cap_may_be_raised_like_one_that_is_given():
+    old = load_config(tree(train__epochs={"choice": [8, 20]}))
+    more = load_config(tree(train__epochs={"choice": [8, 40]}))
+    assert differences(old.tree, more.tree) == []
+    assert more.space.dimensions == old.space.dimensions, "what the ledger has of a path stays a point"
+
+
 def test_what_decides_about_going_on_may_change_and_levels_may_not():
     old = load_config(tree()).tree
     changed = load_config(tree(search__min_gain=0.5, search__max_path_cost=16.0)).tree

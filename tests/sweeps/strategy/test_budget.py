@@ -144,6 +144,29 @@ def test_what_earlier_drivers_spent_on_trials_that_never_ended_is_remembered() -
     assert "the budget of 1 device-hour is spent" in budget.spent(1, 6, None)
 
 
+def test_device_hours_of_earlier_drivers_are_those_of_the_devices_that_trials_had_then() -> None:
+    """An hour with four CPUs a trial, then half an hour with one: 4.5 device-hours, and 3 the other way round."""
+    for first, second, spent in ((4, 1, 4.5), (1, 4, 3.0)):
+        clock, limit = Clock(), SearchConfig(device_hours=4.2)
+        before = Budget(limit, ResourcesConfig(cpus=first), now=clock)
+        before.started(JOB)
+        clock.now += 3600
+        before.ended(JOB, Outcome("complete", seconds=3600.0))
+        told = before.account
+        assert told["device_seconds"] == first * 3600
+        after = Budget(
+            limit,
+            ResourcesConfig(cpus=second),
+            now=clock,
+            trials_before_s=told["trial_seconds"],
+            devices_before_s=told["device_seconds"],
+        )
+        after.started(JOB)
+        clock.now += 1800
+        assert after.device_hours == spent
+        assert bool(after.spent(1, 6, None)) == (spent > 4.2)
+
+
 def test_a_plateau_ends_the_search_and_not_what_comes_after_it(tmp_path: Path) -> None:
     budget = _budget(Clock(), plateau="1% over 1 trials", hours=1.0)
     flat = LiveFront({"val_accuracy": "max", "macs": "min"})
@@ -168,12 +191,12 @@ def test_a_limit_stays_reached_and_nothing_is_reached_without_one() -> None:
 
 def test_time_is_saved_now_and_then_so_that_a_killed_driver_is_remembered() -> None:
     clock, saved = Clock(), []
-    budget = Budget(SearchConfig(), ResourcesConfig(), 10.0, lambda *spent: saved.append(spent), clock, 5.0)
+    budget = Budget(SearchConfig(), ResourcesConfig(), 10.0, saved.append, clock, 5.0)
     budget.started(JOB)
     for _ in range(7):
         clock.now += 10
         budget.tick()
-    assert saved == [(40.0, 35.0), (70.0, 65.0)]
+    assert [tuple(account.values()) for account in saved] == [(40.0, 35.0, 35.0), (70.0, 65.0, 65.0)]
 
 
 def test_time_left_is_what_is_to_do_at_the_pace_so_far_and_never_past_the_budget() -> None:

@@ -71,6 +71,21 @@ def test_more_seeds_may_be_asked_for_after_the_search(tmp_path: Path) -> None:
     assert all(not name.startswith("t") for name in recorder.named("started"))
 
 
+def test_a_seed_that_the_search_may_still_come_to_is_not_fresh(tmp_path: Path) -> None:
+    point = {"prune.interval": 1, "prune.ratio": 0.1, "prune.target": 0.5}
+    fixed = {name: {"choice": [value]} for name, value in point.items()}
+    seeds = {"seed": {"choice": [2, 0, 3]}, "confirm.seeds": 2, "search.sampler": "grid"}
+    checked = config(tmp_path, {**fixed, **seeds, "search.trials": 2})
+    first, _, ledger = new_conductor(checked)
+    drive(first)
+    assert [record.job.config.seed for record in ledger.records("trial")] == [2, 0]
+    assert {record.job.config.seed for record in ledger.records("confirm")} == {4, 5}
+    more, _, ledger = new_conductor(config(tmp_path, {**fixed, **seeds, "search.trials": 3}))
+    drive(more)
+    ended = [*ledger.records("trial"), *ledger.records("confirm")]
+    assert len({record.key for record in ended}) == len(ended) == 5, "no training counts twice"
+
+
 def test_the_sampler_does_not_learn_from_confirm_runs(tmp_path: Path) -> None:
     """A second driver begins after the confirmation: it knows and proposes what it would have without."""
     found = []

@@ -57,6 +57,19 @@ def test_the_table_shows_accuracy_cost_and_what_is_searched(tmp_path: Path) -> N
         assert f"params.`{path}`" in columns
 
 
+@pytest.mark.parametrize("more", [{}, OF_PATHS], ids=["single", "paths"])
+def test_a_model_that_was_stopped_or_breaks_a_limit_says_so_beside_its_values(
+    tmp_path: Path, more: dict
+) -> None:
+    """The most accurate ones stand first: with ``macs <= 50%`` these are models that break it."""
+    for state in _states(config(tmp_path, more)).values():
+        assert "tags.`status`" in state["selectedColumns"]
+        assert (
+            state["columnOrder"].index("tags.`status`")
+            == state["columnOrder"].index("tags.`pareto.front`") + 1
+        )
+
+
 def test_a_chart_of_each_kind_stands_in_a_section_that_is_there(tmp_path: Path) -> None:
     state = _states(config(tmp_path))["charts"]
     sections = {section["uuid"] for section in state["compareRunSections"]}
