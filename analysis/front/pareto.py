@@ -116,8 +116,7 @@ def distinct(df: pd.DataFrame, objectives: Objectives, band: float = BAND) -> pd
     A front point is removed if one that stays is at least as good in every maximised objective and costs at most
     ``1 + band`` times as much in every minimised one: 38 % beside 49 % at equal MACs is not a real choice. The
     removed rows are in ``.attrs["near_ties"]`` by name (of several sweeps ``sweep/model``), each with the one that
-    replaces it. ``band=0``: the front as
-    it is, exact twins included.
+    replaces it. ``band=0``: the front as it is, exact twins included.
     """
     if not (np.isfinite(band) and 0 <= band < 1):
         raise ConfigError(f"{band!r} is not a share from 0 to below 1", "band", "for instance 0.01")
@@ -134,14 +133,14 @@ def distinct(df: pd.DataFrame, objectives: Objectives, band: float = BAND) -> pd
     order = np.lexsort([*values[:, ~benefit].T[::-1], *values[:, benefit].T[::-1]])
     # A negative cost (none of ours is) would make the room smaller, not larger.
     reach = np.where(benefit, values, values + band * np.abs(values))
-    kept: list[int] = []
-    for at in order:
-        close = [k for k in kept if (values[k] <= reach[at]).all() and (values[k] != values[at]).any()]
-        if close:
-            best.attrs["near_ties"][str(names.iloc[at])] = str(names.iloc[close[0]])
-        else:
-            kept.append(int(at))
-    result = best.iloc[sorted(kept)].copy()
+    ordered, stays = values[order], np.zeros(len(order), dtype=bool)
+    for i, at in enumerate(order):
+        before = ordered[:i]
+        close = stays[:i] & (before <= reach[at]).all(axis=1) & (before != values[at]).any(axis=1)
+        stays[i] = not close.any()
+        if not stays[i]:
+            best.attrs["near_ties"][str(names.iloc[at])] = str(names.iloc[order[close.argmax()]])
+    result = best.iloc[np.sort(order[stays])].copy()
     result.attrs = best.attrs
     return result
 
