@@ -99,7 +99,8 @@ def advise(
     if not set(searched) - {_SEED}:
         raise ConfigError("nothing was searched: no parameter varies", "advise")
     found = gaps(df, objectives, anchors).head(widest)
-    ran = {_key(_point(row, searched)) for _, row in df[df["kind"] == "trial"].iterrows()}
+    settings = df.loc[df["kind"] == "trial", [path for path in searched if path in df.columns]]
+    ran = {_key(_point(row, searched)) for row in rows_of(settings)}
     aims = [_aims(df.loc[a], df.loc[b], searched) for a, b in zip(found["cheaper"], found["dearer"])]
     chosen: list[dict[str, Any]] = []
     while aims and len(chosen) < points:
@@ -147,11 +148,11 @@ def _ranges(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _ranges(value, f"{prefix}{key}.")
 
 
-def _point(row: pd.Series, searched: Mapping[str, Any]) -> dict[str, Any]:
+def _point(row: Mapping[str, Any] | pd.Series, searched: Mapping[str, Any]) -> dict[str, Any]:
     return {path: _value(row, path) for path in searched}
 
 
-def _value(row: pd.Series, path: str) -> Any:
+def _value(row: Mapping[str, Any] | pd.Series, path: str) -> Any:
     return structured(plain(row[path])) if path in row else None
 
 
