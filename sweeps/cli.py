@@ -44,30 +44,30 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(**arguments: Any) -> None:
-        def say(error: str, where: str = "", hint: str = "", text: str = "") -> int:
+        def say(error: GcpError, text: str = "") -> int:
             if arguments.get("as_json"):
-                click.echo(json.dumps({"error": error, "where": where, "hint": hint}))
+                click.echo(json.dumps(error.as_dict()))
             click.echo(text or f"error: {error}", err=True)
             return FAILED
 
         try:
             code = function(**arguments)
         except GcpError as exc:
-            say(exc.message, exc.where, exc.hint, f"error: {exc}")
+            say(exc)
             code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
         except StoreError as exc:
-            code = say(redact(str(exc)))
+            code = say(GcpError(str(exc)))
         except OSError as exc:
             if not is_full(exc):
                 raise
-            code = say(advice(exc.filename or "the sweep"))
+            code = say(GcpError(advice(exc.filename or "the sweep")))
         except KeyboardInterrupt:
-            code = say("interrupted", text="interrupted")
+            code = say(GcpError("interrupted"), "interrupted")
         except Exception as exc:
             said, text = _of_database(exc), traceback.format_exc()
             if not said and redact(text) == text:
                 raise
-            code = say(said or first_line(exc), text="" if said else redact(text))
+            code = say(GcpError(said or first_line(exc)), "" if said else redact(text))
         sys.exit(code)
 
     return wrapped

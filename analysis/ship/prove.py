@@ -261,7 +261,7 @@ def main(arguments: list[str]) -> int:
         proof = prove(options.folder, options.work, **where, **asked)
         answer = dataclasses.asdict(proof)
     except GcpError as error:
-        answer = {"error": error.message, "where": error.where, "hint": error.hint}
+        answer = error.as_dict()
     (options.work / PROOF).write_text(json.dumps(answer))
     return 1 if "error" in answer else 0
 
