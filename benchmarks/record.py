@@ -13,15 +13,13 @@ from typing import Any
 
 import torch
 
+from gcp_core.models.devices import processor
+
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that the numbers belong to."""
-    cpu = next(
-        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        "?",
-    )
     return {
-        "cpu": cpu,
+        "cpu": processor(),
         "cores": os.cpu_count(),
         **_gpu(),
         "python": platform.python_version(),
@@ -66,10 +64,3 @@ def write(out: Path | None, results: Any) -> None:
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1) + "\n")
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text().splitlines()
-    except OSError:
-        return []

@@ -35,6 +35,10 @@ class GcpError(Exception):
         text = f"{self.where}: {self.message}" if self.where else self.message
         return f"{text} ({self.hint})" if self.hint else text
 
+    def as_dict(self) -> dict[str, str]:
+        """What both programs answer with ``--json``."""
+        return {"error": self.message, "where": self.where, "hint": self.hint}
+
 
 class ConfigError(GcpError):
     """A configuration value, flag or override that cannot be used (exit code 2)."""

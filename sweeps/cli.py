@@ -30,6 +30,7 @@ from sweeps.records.disk import advice, is_full
 from sweeps.storage.objects import StoreError
 
 if TYPE_CHECKING:
+    from sweeps.config.sweep_config import SweepConfig
     from sweeps.driver.launch import Sweep
 
 OK, FAILED, USAGE, INFEASIBLE = 0, 1, 2, 3
@@ -44,30 +45,30 @@ def _command(function: Callable[..., int]) -> Callable[..., None]:
 
     @functools.wraps(function)
     def wrapped(**arguments: Any) -> None:
-        def say(error: str, where: str = "", hint: str = "", text: str = "") -> int:
+        def say(error: GcpError, text: str = "") -> int:
             if arguments.get("as_json"):
-                click.echo(json.dumps({"error": error, "where": where, "hint": hint}))
+                click.echo(json.dumps(error.as_dict()))
             click.echo(text or f"error: {error}", err=True)
             return FAILED
 
         try:
             code = function(**arguments)
         except GcpError as exc:
-            say(exc.message, exc.where, exc.hint, f"error: {exc}")
+            say(exc)
             code = FAILED if isinstance(exc, _RUN_ERRORS) else USAGE
         except StoreError as exc:
-            code = say(redact(str(exc)))
+            code = say(GcpError(str(exc)))
         except OSError as exc:
             if not is_full(exc):
                 raise
-            code = say(advice(exc.filename or "the sweep"))
+            code = say(GcpError(advice(exc.filename or "the sweep")))
         except KeyboardInterrupt:
-            code = say("interrupted", text="interrupted")
+            code = say(GcpError("interrupted"), "interrupted")
         except Exception as exc:
             said, text = _of_database(exc), traceback.format_exc()
             if not said and redact(text) == text:
                 raise
-            code = say(said or first_line(exc), text="" if said else redact(text))
+            code = say(GcpError(said or first_line(exc)), "" if said else redact(text))
         sys.exit(code)
 
     return wrapped
@@ -110,10 +111,7 @@ def main() -> None:
 @_command
 def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool, as_json: bool) -> int:
     """Start the sweep in storage/name, or continue it: finished trials are kept, the others run."""
-    from sweeps.config.reading import parse_overrides
-    from sweeps.config.sweep_config import load_config
-
-    checked = load_config(config, parse_overrides(overrides))
+    checked = _checked(config, overrides)
     from sweeps.driver.launch import Launch
     from sweeps.driver.launch import run as run_sweep
     from sweeps.driver.progress import progress_here
@@ -142,10 +140,7 @@ def run(config: str, overrides: tuple[str, ...], address: str | None, new: bool,
 @_command
 def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) -> int:
     """Estimate what the sweep would cost, and find mistakes, before anything runs."""
-    from sweeps.config.reading import parse_overrides
-    from sweeps.config.sweep_config import load_config
-
-    checked = load_config(config, parse_overrides(overrides))
+    checked = _checked(config, overrides)
     from sweeps.commands.forecast import forecast
 
     prediction = forecast(checked, timed=not untimed)
@@ -161,10 +156,7 @@ def plan(config: str, overrides: tuple[str, ...], untimed: bool, as_json: bool) 
 @_command
 def check(config: str, overrides: tuple[str, ...], address: str | None, as_json: bool) -> int:
     """Check everything that could go wrong: config, data, model, targets, storage, tracking server, cluster."""
-    from sweeps.config.reading import parse_overrides
-    from sweeps.config.sweep_config import load_config
-
-    checked = load_config(config, parse_overrides(overrides))
+    checked = _checked(config, overrides)
     from sweeps.commands.forecast import forecast
     from sweeps.driver.cluster import ray_cluster
     from sweeps.driver.preflight import (
@@ -242,10 +234,7 @@ def status(sweep: str, failed: bool, watch: bool, as_json: bool) -> int:
 @_command
 def trial(config: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> int:
     """Run one trial in this process, without Ray and MLflow. A range counts as its first value."""
-    from sweeps.config.reading import parse_overrides
-    from sweeps.config.sweep_config import load_config
-
-    checked = load_config(config, parse_overrides(overrides))
+    checked = _checked(config, overrides)
     one = checked.space.resolve(checked.space.first(), threads=checked.resources.cpus)
     from analysis.show.terminal import show as show_table
     from analysis.show.terminal import table
@@ -402,6 +391,13 @@ def methods(as_json: bool) -> int:
     text = "\n\n".join(method.text() for method in found)
     click.echo(json.dumps([dataclasses.asdict(method) for method in found]) if as_json else text)
     return OK
+
+
+def _checked(config: str, overrides: tuple[str, ...]) -> SweepConfig:
+    from sweeps.config.reading import parse_overrides
+    from sweeps.config.sweep_config import load_config
+
+    return load_config(config, parse_overrides(overrides))
 
 
 def _exit_code(sweep: Sweep) -> int:

@@ -32,6 +32,12 @@ def guarded(command: Callable) -> Callable:
         from analysis.errors import NothingFeasible
         from gcp_core.errors import CheckpointError, ConfigError, DataError, GcpError
 
+        def fail(error: GcpError, code: int) -> None:
+            if kwargs.get("as_json"):
+                say_json(error.as_dict())
+            click.echo(f"error: {error}", err=True)
+            sys.exit(code)
+
         try:
             for path in (value for value in kwargs.values() if isinstance(value, Path)):
                 check_writable(path)
@@ -44,18 +50,12 @@ def guarded(command: Callable) -> Callable:
             click.echo(f"nothing feasible: {error}", err=True)
             sys.exit(3)
         except GcpError as error:
-            if kwargs.get("as_json"):
-                say_json({"error": error.message, "where": error.where, "hint": error.hint})
-            click.echo(f"error: {error}", err=True)
-            sys.exit(2 if isinstance(error, (ConfigError, DataError, CheckpointError)) else 1)
+            fail(error, 2 if isinstance(error, (ConfigError, DataError, CheckpointError)) else 1)
         except OSError as error:
             if error.filename is None and error.errno not in _FULL:
                 raise
             where = "" if error.filename is None else str(error.filename)
-            if kwargs.get("as_json"):
-                say_json({"error": error.strerror, "where": where, "hint": ""})
-            click.echo(f"error: {where}{': ' if where else ''}{error.strerror}", err=True)
-            sys.exit(1)
+            fail(GcpError(error.strerror or str(error), where), 1)
 
     return run
 

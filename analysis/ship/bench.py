@@ -25,7 +25,7 @@ from analysis.ship.checkpoints import Files
 from analysis.ship.hashed import HastePlan, HasteResult
 from analysis.ship.images import images_of
 from analysis.ship.measured import FORMAT, INT8, ONNX, OPENVINO, TORCH
-from analysis.ship.runtimes import calibration, processor, val_accuracy
+from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import (
     SideBySide,
@@ -40,6 +40,7 @@ from gcp_core.errors import ConfigError
 from gcp_core.export import export_int8, export_onnx, export_openvino
 from gcp_core.extras import missing
 from gcp_core.models import build_model
+from gcp_core.models.devices import processor
 from gcp_core.records.checkpoint import load_model
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from analysis import text
 from analysis.ship.images import images_of
-from analysis.ship.runtimes import calibration, processor, val_accuracy
+from analysis.ship.runtimes import calibration, val_accuracy
 from gcp_core.config import TrialConfig
 from gcp_core.cost.latency import measure_against, onnx_forward, openvino_forward
 from gcp_core.data import Images, Splits, evaluation_batches
@@ -31,6 +31,7 @@ from gcp_core.errors import GcpError
 from gcp_core.export import export_int8, export_onnx, export_openvino, export_program, run_program
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products
+from gcp_core.models.devices import processor
 from gcp_core.models.eager import FlopCounter
 from gcp_core.records.checkpoint import load_model, read_manifest
 from gcp_core.training.evaluation import evaluate
@@ -260,7 +261,7 @@ def main(arguments: list[str]) -> int:
         proof = prove(options.folder, options.work, **where, **asked)
         answer = dataclasses.asdict(proof)
     except GcpError as error:
-        answer = {"error": error.message, "where": error.where, "hint": error.hint}
+        answer = error.as_dict()
     (options.work / PROOF).write_text(json.dumps(answer))
     return 1 if "error" in answer else 0
 

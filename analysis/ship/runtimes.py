@@ -1,12 +1,8 @@
-"""What every runtime's file is judged by, its accuracy on the validation images; what the quantiser is shown; and on
-which processor that is.
-"""
+"""What every runtime's file is judged by, its accuracy on the validation images; and what the quantiser is shown."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -40,13 +36,3 @@ def val_accuracy(forward: Callable[[Tensor], Tensor], splits: Splits) -> float:
         for images, labels in evaluation_batches(splits.val, splits.normalise, _BATCH, False)
     )
     return 100.0 * correct / len(splits.val)
-
-
-def processor() -> str:
-    """The processor's name, as Linux has it, else as Python does."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else platform.processor() or platform.machine()

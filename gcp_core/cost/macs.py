@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from gcp_core.errors import ModelError
 from gcp_core.models.eager import EagerMode, FlopCounter
+from gcp_core.models.mode import mode
 
 # Work that grows with the number of elements only; a MAC count leaves it out by definition.
 _CHEAP = (
@@ -98,17 +99,18 @@ def measure_cost(model: nn.Module, example_input: Tensor) -> Cost:
     Raises:
         ModelError: the model does not run on this input.
     """
-    modes = [(module, module.training) for module in model.modules()]
     counter = FlopCounter(display=False)
     unknown = _UnknownOps(counter)
     image = fit_to_model(example_input, model)
-    try:
-        model.eval()
-        with runs_on(example_input), torch.no_grad(), _attention_in_the_open(), unknown, counter:
-            model(image)
-    finally:
-        for module, training in modes:
-            module.training = training
+    with (
+        mode(model, training=False),
+        runs_on(example_input),
+        torch.no_grad(),
+        _attention_in_the_open(),
+        unknown,
+        counter,
+    ):
+        model(image)
     return Cost(counter.get_total_flops() // 2, count_params(model), _by_layer(counter, model), unknown.calls)
 
 

@@ -1,4 +1,4 @@
-"""What a criterion is, and the check that every score passes."""
+"""What a criterion is, how scores of units become scores of channels, and the check that every score passes."""
 
 from __future__ import annotations
 
@@ -85,6 +85,15 @@ def is_comparable(criterion: Criterion) -> bool:
 def is_set_valued(criterion: Criterion) -> bool:
     """Whether the criterion chooses sets (``set_valued``, False where it says nothing)."""
     return bool(getattr(criterion, "set_valued", False))
+
+
+def by_layer(units: Tensor, groups: Groups) -> dict[str, Tensor]:
+    """``{layer: (C,)}`` of ``(num_units,)``: every channel of a scored layer has its unit's number, or 0."""
+    scores = {}
+    for layer in groups.scored_layers():
+        unit_of = torch.as_tensor(groups.layout.layers[layer])
+        scores[layer] = torch.where(unit_of >= 0, units[unit_of.clamp_min(0)], 0.0)
+    return scores
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria.base import Batches, Needs
+from gcp_core.criteria.base import Batches, Needs, by_layer
 from gcp_core.errors import ConfigError
 from gcp_core.groups import Groups
 
@@ -27,12 +27,7 @@ class GroupNorm:
         self, model: nn.Module, groups: Groups, batches: Batches, generator: torch.Generator
     ) -> dict[str, Tensor]:
         """Every member of a group gets its units' scores; channels that belong to no unit get 0."""
-        units = self._units(model, groups)
-        scores = {}
-        for layer in groups.scored_layers():
-            unit_of = torch.as_tensor(groups.layout.layers[layer])
-            scores[layer] = torch.where(unit_of >= 0, units[unit_of.clamp_min(0)], 0.0)
-        return scores
+        return by_layer(self._units(model, groups), groups)
 
     def _units(self, model: nn.Module, groups: Groups) -> Tensor:
         """``(num_units,)`` score of each unit."""

@@ -34,6 +34,7 @@ from gcp_core.groups.structure import (
     channels_of,
 )
 from gcp_core.groups.trace import Tracer
+from gcp_core.models.mode import mode
 from gcp_core.scatter import can_scatter
 
 _log = logging.getLogger(__name__)
@@ -106,8 +107,7 @@ def check_weights(model: nn.Module) -> None:
 
 def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> list[MacTerm]:
     """Trace the eval forward, and the training forward if that uses more; returns the eval forward's MACs."""
-    with _untouched(model, image.device), runs_on(given):
-        model.eval()
+    with mode(model, training=False), _untouched(model, image.device), runs_on(given):
         tracer.watch(model, image)
         terms = list(tracer.terms)
         if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
@@ -127,16 +127,13 @@ def _freeze_what_only_trains(tracer: Tracer, evaluated: set[str]) -> None:
 
 @contextmanager
 def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore modes, buffers and random state afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
+    """Restore buffers and random state afterwards."""
     buffers = [(b, b.clone()) for b in model.buffers()]
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
             with torch.no_grad():
                 for buffer, value in buffers:
                     buffer.copy_(value)

@@ -10,6 +10,7 @@ from torch import nn
 
 from gcp_core.errors import RelevanceError
 from gcp_core.models.arithmetic import float32_products
+from gcp_core.models.mode import mode
 
 
 def device_and_dtype(model: nn.Module) -> tuple[torch.device, torch.dtype]:
@@ -33,11 +34,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
     Each module gets its own training flag back (a frozen batch norm inside a training model stays frozen).
     """
     device, _ = device_and_dtype(model)
-    flags = [(module, module.training) for module in model.modules()]
     grads = [(parameter, parameter.grad) for parameter in model.parameters()]
     cuda = [device] if device.type == "cuda" else []
     try:
         with (
+            mode(model, training=False),
             torch.random.fork_rng(devices=cuda),
             torch.inference_mode(False),
             torch.enable_grad(),
@@ -45,10 +46,7 @@ def untouched(model: nn.Module) -> Iterator[None]:
             # Differences of sums do not survive TF32.
             float32_products(),
         ):
-            model.eval()
             yield
     finally:
-        for module, training in flags:
-            module.training = training
         for parameter, grad in grads:
             parameter.grad = grad

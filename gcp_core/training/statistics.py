@@ -11,6 +11,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.instancenorm import _InstanceNorm
 
 from gcp_core.errors import required
+from gcp_core.models.mode import mode
 
 
 @contextmanager
@@ -35,19 +36,17 @@ def recomputed(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]], *, ke
 @torch.no_grad()
 def _recompute(model: nn.Module, norms: list[_NormBase], batches: Iterable[tuple[Tensor, Tensor]]) -> None:
     """Dropout and the like stay off: a norm shall see what it will see in use."""
-    modes = {module: module.training for module in model.modules()}
     momenta = [norm.momentum for norm in norms]
     counters = [required(norm.num_batches_tracked, "a norm's counter") for norm in norms]
     seen = [counter.clone() for counter in counters]
-    model.eval()
-    for norm in norms:
-        norm.train()
-        norm.momentum = None  # the plain mean over all batches
-        norm.reset_running_stats()
     # These take no momentum of None for a mean, but for 0.
     of_instances = [norm for norm in norms if isinstance(norm, _InstanceNorm)]
     try:
-        with torch.autocast(next(model.parameters()).device.type, enabled=False):
+        with mode(model, training=False), torch.autocast(next(model.parameters()).device.type, enabled=False):
+            for norm in norms:
+                norm.train()
+                norm.momentum = None  # the plain mean over all batches
+                norm.reset_running_stats()
             for so_far, (images, _) in enumerate(batches, start=1):
                 for norm in of_instances:
                     norm.momentum = 1 / so_far
@@ -57,5 +56,3 @@ def _recompute(model: nn.Module, norms: list[_NormBase], batches: Iterable[tuple
             norm.momentum = momentum
         for counter, number in zip(counters, seen, strict=True):
             counter.copy_(number)
-        for module, training in modes.items():
-            module.training = training

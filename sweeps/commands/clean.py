@@ -25,7 +25,7 @@ from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import existing_entry
 from sweeps.records.job import Record
 from sweeps.records.layout import ARTIFACTS, EPOCHS, STAGES, TRIALS, TUNE, trial_path
-from sweeps.records.ledger import SnapshotRecord, read_polished, read_records, read_snapshots
+from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.exchange import Exchange
 from sweeps.storage.lock import run_lock
 from sweeps.storage.place import open_sweep
@@ -99,12 +99,10 @@ def clean(
         raise ConfigError(f"the sweep is {entry.state} and continues from these states", "--states", hint)
     with run_lock(folder):
         place.exchange.refuse_second()
-        trials, baselines, confirmed = read_records(
-            folder, config.name, config.search.objectives, ("trial", "baseline", "confirm"), config.database
-        )
+        with place.reading() as ledger:
+            trials, baselines, confirmed = (ledger.records(kind) for kind in ("trial", "baseline", "confirm"))
+            taken, polished = ledger.snapshots(), ledger.polished()
         records = [*baselines, *trials, *confirmed]
-        where = (folder, config.name, config.search.objectives, config.database)
-        taken, polished = read_snapshots(*where), read_polished(*where)
         taken = {trial: [*own, *polished.get(trial, ())] for trial, own in taken.items()}
         models = [model for record in records for model in _models(record, taken)]
         wanted = {

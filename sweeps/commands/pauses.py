@@ -21,7 +21,7 @@ from sweeps.commands.rehearsal import Played
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.folder import read_entry
 from sweeps.records.job import Outcome
-from sweeps.records.ledger import read_records, read_snapshots
+from sweeps.records.ledger import reading
 from sweeps.strategy.judging import judge
 from sweeps.strategy.paths.choice import Choice
 
@@ -112,9 +112,8 @@ def _recorded(config: SweepConfig) -> tuple[list[tuple[np.ndarray, np.ndarray]],
     folder = Path(config.folder)
     if read_entry(folder) is None:
         return [], TOP
-    objectives = config.search.objectives
-    trials, baselines = read_records(folder, config.name, objectives, url=config.database)
-    taken = read_snapshots(folder, config.name, objectives, config.database)
+    with reading(folder, config.name, config.search.objectives, config.database) as ledger:
+        trials, baselines, taken = ledger.records("trial"), ledger.records("baseline"), ledger.snapshots()
     of = f"{config.space.resolve(config.space.first()).pruning.of}_removed"
     courses = []
     for record in trials:

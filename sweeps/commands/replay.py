@@ -22,7 +22,6 @@ from gcp_core.errors import CheckpointError, ConfigError, required
 from gcp_core.factory import load_factory
 from gcp_core.schema import (
     ARTIFACT_WEIGHTS,
-    Kind,
     ModelName,
     model_id,
     polish_place,
@@ -34,7 +33,7 @@ from sweeps.commands.polish import weights_at_hand
 from sweeps.records import spool
 from sweeps.records.job import Record, Snap, read_outcome
 from sweeps.records.layout import trial_path
-from sweeps.records.ledger import read_polished, read_records, read_snapshots
+from sweeps.records.ledger import Ledger
 from sweeps.records.provenance import collect, differences
 from sweeps.storage.place import Place, open_sweep
 from sweeps.storage.weights import put_back
@@ -179,9 +178,9 @@ def _replay_polished(
     place: Place, name: ModelName, report: Callable[[Any], None] | None, runner: str
 ) -> Replay:
     """:func:`replay` of a snapshot that was polished."""
-    record = record_of(_records(place), name, place.folder)
-    where = (place.folder, place.config.name, place.config.search.objectives)
-    own, made = (read(*where, place.config.database) for read in (read_snapshots, read_polished))
+    with place.reading() as ledger:
+        record = record_of(_records(ledger), name, place.folder)
+        own, made = ledger.snapshots(), ledger.polished()
     source = snap_of(record, own, ModelName(name.trial, name.level))
     snap = snap_of(record, own, name, made)
     folder, config = place.folder / trial_path(name.trial), record.job.config
@@ -237,12 +236,11 @@ def _task(place: Place, model: str) -> _Task:
     """What ``model`` names, as the ledger knows it."""
     name = ModelName.parse(model)
     trial_id, at = name.trial, name.level is not None
-    record = record_of(_records(place), name, place.folder)
+    with place.reading() as ledger:
+        record = record_of(_records(ledger), name, place.folder)
+        known = ledger.snapshots().get(trial_id, ())
     config = record.job.config
-    known = read_snapshots(
-        place.folder, place.config.name, place.config.search.objectives, place.config.database
-    )
-    snapshots = {model_id(trial_id, one.snap.level): one.snap for one in known.get(trial_id, ())}
+    snapshots = {model_id(trial_id, one.snap.level): one.snap for one in known}
     if at:
         if not config.is_path:
             raise ConfigError("is not a path, so it has no snapshots", model, f"its name is {trial_id}")
@@ -301,9 +299,6 @@ class _Losses:
         return min((e for e, loss in self._now.items() if e in then and loss != then[e]), default=0)
 
 
-def _records(place: Place) -> list[Record]:
+def _records(ledger: Ledger) -> list[Record]:
     """All that the sweep has trained, of whatever kind."""
-    config = place.config
-    kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
-    lists = read_records(place.folder, config.name, config.search.objectives, kinds, config.database)
-    return [record for records in lists for record in records]
+    return [record for kind in ("trial", "baseline", "confirm") for record in ledger.records(kind)]

@@ -13,16 +13,16 @@ from pathlib import Path
 from typing import Any
 
 from analysis.show.terminal import as_text, facts
-from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, Kind, model_id
+from gcp_core.schema import ARTIFACT_LOG, ARTIFACT_TRACEBACK, model_id
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.driver.progress import duration
 from sweeps.records.folder import Entry, existing_entry
 from sweeps.records.job import Record
 from sweeps.records.layout import ENTRY, JOURNAL, trial_path
-from sweeps.records.ledger import SnapshotRecord, read_records, read_snapshots
+from sweeps.records.ledger import SnapshotRecord
 from sweeps.storage.following import Following
 from sweeps.storage.lock import RUN_LOCK, TRIAL_LOCK
-from sweeps.storage.place import Place, open_sweep
+from sweeps.storage.place import open_sweep
 
 #: So many resting paths are listed for people.
 _SHOWN = 12
@@ -134,10 +134,10 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
     """The status of a sweep; raises ConfigError if there is none."""
     place = open_sweep(sweep)
     folder, config, entry = place.folder, place.config, existing_entry(place.folder)
-    kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
-    trials, baselines, confirmed = read_records(
-        folder, config.name, config.search.objectives, kinds, config.database
-    )
+    with place.reading() as ledger:
+        trials, baselines, confirmed = (ledger.records(kind) for kind in ("trial", "baseline", "confirm"))
+        rests = any(record.status == "paused" for record in trials)
+        paused = resting(trials, ledger.snapshots()) if rests else []
     ended = [record for record in trials if record.finished]
     state, message, continue_with = _standing(folder, config, entry)
     if state == "running" and place.exchange.url is None:  # files that were fetched have other times
@@ -155,7 +155,7 @@ def sweep_status(sweep: str | os.PathLike[str]) -> SweepStatus:
         hours=entry.seconds / 3600,
         confirmations=_counts(confirmed, entry),
         failures=[_failure(record) for record in [*baselines, *trials, *confirmed] if record.status in BAD],
-        paused=_resting(place, [record for record in trials if record.status == "paused"]),
+        paused=paused,
         continue_with=continue_with,
     )
 
@@ -195,15 +195,6 @@ def _silence(folder: Path, running: Iterable[str]) -> str:
     who = f"its driver, {driver}," if driver else "its driver"
     return (
         f"no sign of life for {duration(silent_s)}: {who} may be gone, and then `gcp-sweep run` continues it"
-    )
-
-
-def _resting(place: Place, paused: list[Record]) -> list[Resting]:
-    if not paused:
-        return []
-    config = place.config
-    return resting(
-        paused, read_snapshots(place.folder, config.name, config.search.objectives, config.database)
     )
 
 

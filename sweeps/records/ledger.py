@@ -60,7 +60,7 @@ class Ledger:
     more, of their snapshots.
 
     Whoever wants to write holds the run lock and has repaired the journal. ``journal`` is for readers that look at a copy
-    (:func:`read_records`); ``url`` names a database to use instead of a journal, in which ``sweep_id`` tells sweeps of
+    (:func:`reading`); ``url`` names a database to use instead of a journal, in which ``sweep_id`` tells sweeps of
     equal names apart. Nothing is written after ``tenure`` has ended: Displaced is raised. With ``reading`` nothing is
     created: a study that is not there yet has no records.
     """
@@ -316,17 +316,9 @@ class Ledger:
 def read_snapshots(
     folder: Path, name: str, objectives: Mapping[str, str], url: str | None = None
 ) -> dict[str, list[SnapshotRecord]]:
-    """As :func:`read_records`, the snapshots of a sweep's paths: trial id -> its snapshots by level."""
-    with _reading(folder, name, objectives, url) as ledger:
+    """As :func:`reading`, the snapshots of a sweep's paths: trial id -> its snapshots by level."""
+    with reading(folder, name, objectives, url) as ledger:
         return ledger.snapshots()
-
-
-def read_polished(
-    folder: Path, name: str, objectives: Mapping[str, str], url: str | None = None
-) -> dict[str, list[SnapshotRecord]]:
-    """As :func:`read_snapshots`, the polished ones."""
-    with _reading(folder, name, objectives, url) as ledger:
-        return ledger.polished()
 
 
 def read_records(
@@ -336,13 +328,16 @@ def read_records(
     kinds: Sequence[Kind] = ("trial", "baseline"),
     url: str | None = None,
 ) -> tuple[list[Record], ...]:
-    """The records of each kind, of a sweep that another process may be writing: reads a copy of the whole lines."""
-    with _reading(folder, name, objectives, url) as ledger:
+    """As :func:`reading`, the records of each kind."""
+    with reading(folder, name, objectives, url) as ledger:
         return tuple(ledger.records(kind) for kind in kinds)
 
 
 @contextlib.contextmanager
-def _reading(folder: Path, name: str, objectives: Mapping[str, str], url: str | None) -> Iterator[Ledger]:
+def reading(
+    folder: Path, name: str, objectives: Mapping[str, str], url: str | None = None
+) -> Iterator[Ledger]:
+    """The ledger of a sweep that another process may be writing: a copy of the whole lines, not to be written to."""
     if url is not None:
         yield Ledger(folder, name, objectives, url=url, sweep_id=existing_entry(folder).id, reading=True)
         return

@@ -125,19 +125,9 @@ def _torch_facts() -> dict[str, str]:
 def _device() -> str:
     import torch
 
-    from gcp_core.models.devices import has_gpu
+    from gcp_core.models.devices import has_gpu, processor
 
-    return torch.cuda.get_device_name() if has_gpu() else cpu_name()
-
-
-def cpu_name() -> str:
-    """The processor's model name, or its architecture where that is all there is."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        lines = []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, "") or platform.processor() or platform.machine()
+    return torch.cuda.get_device_name() if has_gpu() else processor()
 
 
 def _of_model(folder: Path | None) -> dict[str, str]:

@@ -6,8 +6,10 @@ import itertools
 import json
 import logging
 import os
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gcp_core import schema
 from gcp_core.errors import ConfigError
@@ -17,6 +19,9 @@ from sweeps.records.folder import read_config, read_entry
 from sweeps.records.layout import CONFIG, ENTRY, EPOCHS, JOURNAL, OUTCOME_FILE, TRIALS
 from sweeps.storage.exchange import Exchange, ObjectExchange, open_exchange
 from sweeps.storage.objects import store_errors
+
+if TYPE_CHECKING:
+    from sweeps.records.ledger import Ledger
 
 _log = logging.getLogger(__name__)
 #: Not needed to know how a trial went.
@@ -30,6 +35,12 @@ class Place:
     folder: Path
     config: SweepConfig
     exchange: Exchange
+
+    def reading(self) -> AbstractContextManager[Ledger]:
+        """See :func:`sweeps.records.ledger.reading`."""
+        from sweeps.records.ledger import reading  # brings optuna
+
+        return reading(self.folder, self.config.name, self.config.search.objectives, self.config.database)
 
 
 def open_sweep(sweep: str | os.PathLike[str]) -> Place:

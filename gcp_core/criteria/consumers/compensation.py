@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria.base import Batches, Needs
+from gcp_core.criteria.base import Batches, Needs, by_layer
 from gcp_core.criteria.consumers.readers import Reader, readers_by_group
 from gcp_core.criteria.consumers.statistics import (
     MAX_COLUMNS,
@@ -179,15 +179,6 @@ def compensation(rows: str = "raw", sampling_stride: int = 1, max_columns: int =
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise ConfigError(f"{value!r} is not a whole number >= 1", f"prune.options.{key}")
     return Compensation(rows, sampling_stride, max_columns)
-
-
-def by_layer(units: Tensor, groups: Groups) -> dict[str, Tensor]:
-    """``{layer: (C,)}`` of ``(num_units,)``: every channel of a scored layer has its unit's number, or 0."""
-    scores = {}
-    for layer in groups.scored_layers():
-        unit_of = torch.as_tensor(groups.layout.layers[layer])
-        scores[layer] = torch.where(unit_of >= 0, units[unit_of.clamp_min(0)], 0.0)
-    return scores
 
 
 def keep_order(remainders: Sequence[Remainder], size: int, name: str = "") -> KeepOrder:

@@ -22,8 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from gcp_core.criteria.base import Batches, Needs
-from gcp_core.criteria.consumers.compensation import by_layer
+from gcp_core.criteria.base import Batches, Needs, by_layer
 from gcp_core.criteria.consumers.readers import CONVS, readers
 from gcp_core.criteria.feature_maps import first_image
 from gcp_core.errors import ConfigError, RelevanceError, did_you_mean

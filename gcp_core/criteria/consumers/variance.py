@@ -14,8 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from gcp_core.criteria.base import Batches, Needs
-from gcp_core.criteria.consumers.compensation import ROWS, by_layer
+from gcp_core.criteria.base import Batches, Needs, by_layer
+from gcp_core.criteria.consumers.compensation import ROWS
 from gcp_core.criteria.consumers.readers import readers
 from gcp_core.criteria.consumers.statistics import input_moments, row_scales
 from gcp_core.criteria.feature_maps import first_image

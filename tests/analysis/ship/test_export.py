@@ -20,10 +20,10 @@ from analysis.errors import VerificationError
 from analysis.ship import export as ship_export
 from analysis.ship import images, prove
 from analysis.ship.export import compare, export, run_proof
-from analysis.ship.runtimes import processor
 from gcp_core.config import DataConfig
 from gcp_core.data import load_splits
 from gcp_core.errors import CheckpointError, ConfigError
+from gcp_core.models.devices import processor
 
 pytestmark = pytest.mark.integration
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,32 +14,23 @@ from sweeps.conduct.conductor import Conductor
 from sweeps.config.reading import flatten
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
-from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome
 from sweeps.records.ledger import Ledger
 from sweeps.tracking import writer as writer_
-from sweeps.tracking.store import tracking_uri
-from sweeps.tracking.writer import MlflowWriter, open_writer
+from sweeps.tracking.writer import MlflowWriter
 from tests.sweeps.inline import Silent, config
+from tests.sweeps.tracking.stored import ledger_of, open_, runs, stored
 
 
 @pytest.fixture
-def checked(tmp_path: Path, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> SweepConfig:
+def checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepConfig:
     monkeypatch.setattr(writer_, "_PAUSE_S", 0.01)  # what is tried again need not wait long for it
-    checked = config(tmp_path, {"search.trials": 3})
-    Path(checked.folder).mkdir(parents=True)
-    shutil.copy(empty_store, Path(checked.folder) / "mlflow.db")
-    write_config(Path(checked.folder), checked)
-    return checked
-
-
-def _open(checked: SweepConfig) -> MlflowWriter:
-    return open_writer(checked, Path(checked.folder), "0123456789ab")
+    return stored(config(tmp_path, {"search.trials": 3}))
 
 
 def _jobs(checked: SweepConfig, number: int) -> tuple[Ledger, list[Job]]:
     """The first jobs of the sweep: a baseline and its trials."""
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     conductor = Conductor(checked, ledger, Silent(), Silent())
     conductor.config.search.__dict__["concurrency"] = number
     return ledger, [conductor.next_job() for _ in range(number)]
@@ -55,12 +45,9 @@ def _row(job: Job, epoch: int) -> dict[str, float]:
 
 def _points(checked: SweepConfig) -> dict[str, dict[str, list[tuple[int, int]]]]:
     """(step, time) of every point of every metric of every child, by trial and metric."""
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
-    experiment = client.get_experiment_by_name(checked.name)
+    client, all_ = runs(checked)
     found: dict[str, dict[str, list[tuple[int, int]]]] = {}
-    for run in client.search_runs([experiment.experiment_id]):
+    for run in all_:
         assert run.info.run_name not in found, f"{run.info.run_name} is there twice"
         found[run.info.run_name] = {
             key: [(point.step, point.timestamp) for point in client.get_metric_history(run.info.run_id, key)]
@@ -73,12 +60,12 @@ def test_epochs_that_a_killed_driver_could_not_write_are_written_when_the_trial_
     checked: SweepConfig,
 ) -> None:
     _, (job,) = _jobs(checked, 1)
-    first = _open(checked)
+    first = open_(checked)
     first.started(job)
     first.epoch(job, _row(job, 1))
     first.close("KILLED")
     _row(job, 2), _row(job, 3)  # MLflow is away, then the driver is killed
-    second = _open(checked)
+    second = open_(checked)
     second.started(job)
     second.epoch(job, _row(job, 4))
     second.finished(job, Outcome("complete", {"val_accuracy": 40.0}, spool.rows(Path(job.folder))))
@@ -95,7 +82,7 @@ def test_a_trial_that_was_lost_while_mlflow_was_away_keeps_its_epochs_and_its_ti
     _row(job, 1), _row(job, 2)
     ledger.close(job, Outcome("lost", error="its node was lost"))
     (record,) = ledger.records("baseline")
-    writer = _open(checked)
+    writer = open_(checked)
     writer.reconcile([record], {})
     assert writer.close("FINISHED") == 0
     assert _points(checked)["b0000"]["val/accuracy"] == [(1, 1000), (2, 2000)]
@@ -129,7 +116,7 @@ def _answer_lost(real: Callable[..., Any]) -> Callable[..., Any]:
 
 def test_what_was_written_without_an_answer_is_not_there_twice(checked: SweepConfig, monkeypatch) -> None:
     _, jobs = _jobs(checked, 2)
-    writer = _open(checked)
+    writer = open_(checked)
     for name in ("create_run", "log_batch", "set_terminated", "log_artifact"):
         monkeypatch.setattr(writer._client, name, _answer_lost(getattr(writer._client, name)))
     for job in jobs:
@@ -148,7 +135,7 @@ def test_what_was_written_without_an_answer_is_not_there_twice(checked: SweepCon
 
 def test_a_run_that_the_server_made_after_all_is_removed_again(checked: SweepConfig, monkeypatch) -> None:
     _, (job,) = _jobs(checked, 1)
-    writer = _open(checked)
+    writer = open_(checked)
     real, late = writer._client.create_run, []
 
     def slow(*args: Any, **kwargs: Any) -> Any:
@@ -174,7 +161,7 @@ def test_what_mlflow_refuses_is_counted_and_holds_up_nothing_else(checked: Sweep
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
     _, (baseline, trial) = _jobs(checked, 2)
-    writer = _open(checked)
+    writer = open_(checked)
     real = writer._client.log_batch
 
     def refuse(run_id: str, metrics: Any = (), **more: Any) -> None:
@@ -197,7 +184,7 @@ def test_what_a_slow_server_has_not_taken_when_the_driver_ends_is_counted_and_no
     checked: SweepConfig, monkeypatch
 ) -> None:
     _, jobs = _jobs(checked, 2)
-    writer = _open(checked)
+    writer = open_(checked)
     at_work, answer, real = threading.Event(), threading.Event(), writer._client.create_run
 
     def slow(*args: Any, **kwargs: Any) -> Any:
@@ -226,7 +213,7 @@ def test_a_run_that_an_earlier_driver_left_without_parameters_gets_them(
     checked: SweepConfig, monkeypatch, status: str
 ) -> None:
     ledger, (job,) = _jobs(checked, 1)
-    first = _open(checked)
+    first = open_(checked)
     real, outcome = first._client.log_batch, Outcome("complete", {"val_accuracy": 40.0})
 
     def bare(run_id: str, metrics: Any = (), tags: Any = (), params: Any = ()) -> None:
@@ -239,7 +226,7 @@ def test_a_run_that_an_earlier_driver_left_without_parameters_gets_them(
         ledger.close(job, outcome)
     first.close("KILLED")
     assert _params(first, "b0000") == 0
-    second = _open(checked)
+    second = open_(checked)
     second.reconcile(ledger.records("baseline"), {})
     if status == "running":
         second.started(job)
@@ -258,7 +245,7 @@ def test_a_sweep_s_own_run_that_was_left_without_parameters_gets_them(
     with monkeypatch.context() as patch:
         patch.setattr(MlflowClient, "log_batch", gone)
         with pytest.raises(ConfigError, match="gone"):
-            _open(checked)
-    writer = _open(checked)
+            open_(checked)
+    writer = open_(checked)
     writer.close("FINISHED")
     assert _params(writer, "inline") == len(flatten(checked.tree))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -15,14 +14,13 @@ from requests import HTTPError, Response
 
 from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS, Tag
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome, Snap
 from sweeps.records.ledger import Ledger
 from sweeps.tracking.refusals import Refusals, is_refusal
 from sweeps.tracking.store import tracking_uri
-from sweeps.tracking.writer import MlflowWriter, open_writer
 from tests.sweeps.fake_paths import finals_at
 from tests.sweeps.inline import OF_PATHS, config
+from tests.sweeps.tracking.stored import ledger_of, open_, runs, stored
 
 #: The server takes no longer files; the config of a sweep is far below.
 LIMIT = 100_000
@@ -52,25 +50,19 @@ def files() -> Iterator[tuple[str, list[str]]]:
 
 
 @pytest.fixture
-def checked(tmp_path: Path, empty_store: Path, files: tuple[str, list[str]]) -> SweepConfig:
+def checked(tmp_path: Path, files: tuple[str, list[str]]) -> SweepConfig:
     """Of a sweep of paths whose experiment keeps its files at that server."""
     from mlflow.tracking import MlflowClient
 
-    made = config(tmp_path, {**OF_PATHS, "search.trials": 1, "prune.interval": 1})
-    folder = Path(made.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(empty_store, folder / "mlflow.db")
-    write_config(folder, made)
-    MlflowClient(tracking_uri(None, folder)).create_experiment(made.name, artifact_location=files[0])
+    made = stored(config(tmp_path, {**OF_PATHS, "search.trials": 1, "prune.interval": 1}))
+    MlflowClient(tracking_uri(None, Path(made.folder))).create_experiment(
+        made.name, artifact_location=files[0]
+    )
     return made
 
 
-def _open(checked: SweepConfig) -> MlflowWriter:
-    return open_writer(checked, Path(checked.folder), "0123456789ab")
-
-
 def _job(checked: SweepConfig) -> tuple[Ledger, Job]:
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     job = ledger.add("trial", checked.space.resolve({}), {}, {})
     Path(job.folder).mkdir(parents=True)
     return ledger, job
@@ -84,11 +76,7 @@ def _leave(folder: Path, size: int) -> None:
 
 
 def _runs(checked: SweepConfig) -> dict[str, Any]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
-    experiment = client.get_experiment_by_name(checked.name)
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return {run.info.run_name: run for run in runs(checked)[1]}
 
 
 def _ends(asked: list[str], run: Any) -> list[str]:
@@ -103,7 +91,7 @@ def test_a_file_that_is_too_large_for_the_server_is_told_once_and_the_run_ends_a
     _leave(Path(job.folder), LIMIT + 1)
     outcome = Outcome("complete", finals_at(job.config, 0.875, 5), ended="target")
     ledger.close(job, outcome, (1.0, 1.0))
-    writer = _open(checked)
+    writer = open_(checked)
     writer.started(job)
     writer.finished(job, outcome)
     assert writer.close("FINISHED") == 1
@@ -115,7 +103,7 @@ def test_a_file_that_is_too_large_for_the_server_is_told_once_and_the_run_ends_a
     (said,) = [message for message in caplog.messages if "not written to MLflow" in message]
     assert "413 Client Error" in said
     assert "weights.pt" in said
-    writer = _open(checked)
+    writer = open_(checked)
     writer.reconcile(ledger.records("trial"), {})
     assert writer.close("FINISHED") == 0
 
@@ -128,7 +116,7 @@ def test_a_snapshot_whose_weights_are_too_large_is_finished_without_them(checked
         (place / "weights.pt").write_bytes(b"w" * size)
         (place / "manifest.json").write_text("{}")
     snaps = [Snap(level, 2 + level, finals_at(job.config, level / 2, 2 + level)) for level in (0, 1)]
-    writer = _open(checked)
+    writer = open_(checked)
     for snap in snaps:
         writer.snapshot(job, snap)
     assert writer.close(None) == 1
@@ -137,7 +125,7 @@ def test_a_snapshot_whose_weights_are_too_large_is_finished_without_them(checked
         assert runs[name].info.status == "FINISHED"
         assert _ends(files[1], runs[name]) == ["weights.pt", "manifest.json"]
     (record,) = ledger.records("trial")
-    writer = _open(checked)
+    writer = open_(checked)
     writer.reconcile_snapshots([(record, snap) for snap in snaps])
     assert writer.close(None) == 0
 
@@ -147,7 +135,7 @@ def test_values_that_are_refused_do_not_keep_a_run_from_ending(checked, monkeypa
     from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE
 
     _, job = _job(checked)
-    writer = _open(checked)
+    writer = open_(checked)
     real = writer._client.log_batch
 
     def refuse(run_id: str, metrics: Any = (), params: Any = (), tags: Any = ()) -> None:

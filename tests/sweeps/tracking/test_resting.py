@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,11 @@ from gcp_core.schema import Tag
 from sweeps.conduct.baselines import known_drops
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records import spool
-from sweeps.records.folder import write_config
 from sweeps.records.job import Job, Outcome, Rest, Snap, write_rest
 from sweeps.records.ledger import Ledger
-from sweeps.tracking.store import tracking_uri
-from sweeps.tracking.writer import MlflowWriter, open_writer
 from tests.sweeps.fake_paths import finals_at
 from tests.sweeps.inline import OF_PATHS, config
+from tests.sweeps.tracking.stored import ledger_of, open_, runs, stored
 
 WHY = "t0000@1 promises 0.21 % of hypervolume per dense epoch, a new path 0.4"
 #: Of the fake path: removed share and last epoch of its snapshots.
@@ -27,24 +24,15 @@ LEVELS = ((0.0, 2), (0.5, 3), (0.75, 4), (0.875, 5))
 
 
 @pytest.fixture
-def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
-    made = config(tmp_path, {**OF_PATHS, "search.trials": 1, "prune.interval": 1})
-    folder = Path(made.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(empty_store, folder / "mlflow.db")
-    write_config(folder, made)
-    return made
+def checked(tmp_path: Path) -> SweepConfig:
+    return stored(config(tmp_path, {**OF_PATHS, "search.trials": 1, "prune.interval": 1}))
 
 
 def begun(checked: SweepConfig) -> tuple[Ledger, Job]:
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     job = ledger.add("trial", checked.space.resolve({}), {}, {})
     Path(job.folder).mkdir(parents=True)
     return ledger, job
-
-
-def open_(checked: SweepConfig) -> MlflowWriter:
-    return open_writer(checked, Path(checked.folder), "0123456789ab")
 
 
 def rows(first: int, last: int) -> list[dict[str, float]]:
@@ -58,15 +46,8 @@ def at(job: Job, level: int, status: str, ended: str, **more: Any) -> Outcome:
 
 
 def found(checked: SweepConfig) -> tuple[Any, Any]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
-    experiment = client.get_experiment_by_name(checked.name)
-    (run,) = [
-        run
-        for run in client.search_runs([experiment.experiment_id], max_results=100)
-        if run.info.run_name == "t0000"
-    ]
+    client, all_ = runs(checked)
+    (run,) = [run for run in all_ if run.info.run_name == "t0000"]
     return client, run
 
 

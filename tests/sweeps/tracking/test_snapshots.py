@@ -2,42 +2,22 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from gcp_core.schema import SNAPSHOT, Tag
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
-from sweeps.records.folder import write_config
 from sweeps.records.ledger import Ledger
-from sweeps.tracking.store import tracking_uri
-from sweeps.tracking.writer import MlflowWriter, open_writer
+from sweeps.tracking.writer import MlflowWriter
 from tests.sweeps.inline import OF_PATHS, PATHS, Silent, config, drive
+from tests.sweeps.tracking.stored import ledger_of, open_, runs, stored
 
 
 @pytest.fixture
-def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
-    made = config(tmp_path, {**OF_PATHS, "search.trials": 1})
-    folder = Path(made.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(empty_store, folder / "mlflow.db")
-    write_config(folder, made)
-    return made
-
-
-def open_(checked: SweepConfig) -> MlflowWriter:
-    return open_writer(checked, Path(checked.folder), "0123456789ab")
-
-
-def runs(checked: SweepConfig) -> tuple[Any, list[Any]]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
-    experiment = client.get_experiment_by_name(checked.name)
-    return client, client.search_runs([experiment.experiment_id], max_results=100)
+def checked(tmp_path: Path) -> SweepConfig:
+    return stored(config(tmp_path, {**OF_PATHS, "search.trials": 1}))
 
 
 def reconcile(writer: MlflowWriter, ledger: Ledger) -> None:
@@ -51,7 +31,7 @@ def reconcile(writer: MlflowWriter, ledger: Ledger) -> None:
 
 def test_a_snapshot_is_a_run_below_its_path(checked):
     writer = open_(checked)
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, writer, Silent()), PATHS)
     assert writer.close("FINISHED") == 0
     client, found = runs(checked)
@@ -85,7 +65,7 @@ def test_what_an_earlier_driver_did_not_write_is_written_and_nothing_twice(check
                 writer.snapshot(job, snap)
 
     writer = open_(checked)
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, Deaf(), Silent()), PATHS)
     writer.close("KILLED")
     for _ in range(2):
@@ -107,7 +87,7 @@ def test_mlflow_is_asked_once_which_snapshots_it_has_however_many_are_written(ch
         return real(experiments, query, *args, **kwargs)
 
     monkeypatch.setattr(writer._client, "search_runs", search)
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, writer, Silent()), PATHS)
     reconcile(writer, ledger)
     assert writer.close("FINISHED") == 0
@@ -116,7 +96,7 @@ def test_mlflow_is_asked_once_which_snapshots_it_has_however_many_are_written(ch
 
 
 def test_a_driver_that_continues_does_not_end_when_mlflow_fails_to_say_what_it_has(checked, monkeypatch):
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, Silent(), Silent()), PATHS)
     writer = open_(checked)
     real, failures = writer._client.search_runs, iter([True] * 3)
@@ -149,7 +129,7 @@ def test_a_request_that_fails_right_after_a_creation_leaves_no_snapshot_without_
         real(run_id, metrics=metrics, params=params, tags=tags)
 
     monkeypatch.setattr(writer._client, "log_batch", fail)
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, writer, Silent()), PATHS)
     assert writer.close("FINISHED") == 0
     if killed:
@@ -176,7 +156,7 @@ def test_a_creation_whose_answer_is_lost_leaves_one_run(checked, monkeypatch):
         return made
 
     monkeypatch.setattr(writer._client, "create_run", create)
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, writer, Silent()), PATHS)
     assert writer.close("FINISHED") == 0
     assert lost
@@ -200,7 +180,7 @@ def test_a_snapshot_that_the_server_made_after_all_is_removed_again(checked, mon
         return answer
 
     monkeypatch.setattr(writer._client, "create_run", slow)
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, writer, Silent()), PATHS)
     assert writer.close("FINISHED") == 0
     assert late

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +14,7 @@ from gcp_core.schema import FINALS
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.tracking.view import COLUMNS, TAG_PREFIX, clicks, keep_views, views
 from sweeps.tracking.writer import open_writer
+from tests.prepared import with_store
 from tests.sweeps.inline import OF_PATHS, config
 
 SWEEP = "0123456789ab"
@@ -154,13 +154,11 @@ def test_a_view_longer_than_a_tag_is_not_written(tmp_path: Path, caplog: pytest.
     assert "would not fit into a tag" in caplog.text
 
 
-def test_the_writer_keeps_the_views_with_the_experiment(tmp_path: Path, empty_store: Path) -> None:
+def test_the_writer_keeps_the_views_with_the_experiment(tmp_path: Path) -> None:
     from mlflow.tracking import MlflowClient
 
     checked = config(tmp_path, OF_PATHS)
-    folder = Path(checked.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(empty_store, folder / "mlflow.db")
+    folder = with_store(Path(checked.folder))
     (folder / "config.yaml").write_text("")
     writer = open_writer(checked, folder, SWEEP)
     writer.close("FINISHED")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import shutil
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,43 +23,29 @@ from sweeps.tracking.children import as_param
 from sweeps.tracking.store import tracking_uri
 from sweeps.tracking.writer import MlflowWriter, git_sha, open_writer
 from tests.sweeps.inline import Silent, config, drive
+from tests.sweeps.tracking.stored import ledger_of, open_, runs, stored
 
 
 @pytest.fixture
-def checked(tmp_path: Path, empty_store: Path) -> SweepConfig:
-    return _prepared(config(tmp_path, {"search.trials": 3}), empty_store)
-
-
-def _prepared(config_: SweepConfig, store: Path) -> SweepConfig:
-    folder = Path(config_.folder)
-    folder.mkdir(parents=True)
-    shutil.copy(store, folder / "mlflow.db")
-    write_config(folder, config_)
-    return config_
-
-
-def _open(checked: SweepConfig) -> MlflowWriter:
-    return open_writer(checked, Path(checked.folder), "0123456789ab")
+def checked(tmp_path: Path) -> SweepConfig:
+    return stored(config(tmp_path, {"search.trials": 3}))
 
 
 def _sweep(checked: SweepConfig, writer: MlflowWriter) -> Ledger:
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, writer, Silent()))
     return ledger
 
 
-def _runs(checked: SweepConfig) -> Iterator[Any]:
-    from mlflow.tracking import MlflowClient
-
-    client = MlflowClient(tracking_uri(None, Path(checked.folder)))
-    experiment = client.get_experiment_by_name(checked.name)
-    return client, {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+def _runs(checked: SweepConfig) -> tuple[Any, dict[str, Any]]:
+    client, all_ = runs(checked)
+    return client, {run.info.run_name: run for run in all_}
 
 
 def test_one_parent_one_baseline_and_every_trial_with_finals_params_and_artifacts(
     checked: SweepConfig,
 ) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     ledger = _sweep(checked, writer)
     assert writer.close("FINISHED") == 0
     client, runs = _runs(checked)
@@ -91,7 +76,7 @@ def test_one_parent_one_baseline_and_every_trial_with_finals_params_and_artifact
 
 
 def test_the_parent_has_the_hypervolume_after_every_trial(checked: SweepConfig) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     _sweep(checked, writer)
     writer.close("FINISHED")
     client, runs = _runs(checked)
@@ -104,7 +89,7 @@ def test_the_parent_has_the_hypervolume_after_every_trial(checked: SweepConfig) 
 
 
 def test_the_parent_says_what_stands_for_the_baseline_until_one_ends(checked: SweepConfig) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     seen, client = [], writer._client
     real = client.set_tag
     client.set_tag = lambda run, name, value: (seen.append((name, value)), real(run, name, value))
@@ -121,7 +106,7 @@ def test_the_parent_says_what_stands_for_the_baseline_until_one_ends(checked: Sw
 
 
 def test_every_run_says_what_it_ran_with(checked: SweepConfig) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     ledger = _sweep(checked, writer)
     writer.close("FINISHED")
     _, runs = _runs(checked)
@@ -134,7 +119,7 @@ def test_every_run_says_what_it_ran_with(checked: SweepConfig) -> None:
 
 
 def test_the_front_is_shown_by_the_writers_thread_not_more_often_than_asked(checked: SweepConfig) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     shown, threads = threading.Event(), []
 
     def show() -> None:
@@ -152,9 +137,9 @@ def test_the_front_is_shown_by_the_writers_thread_not_more_often_than_asked(chec
     assert len(threads) == before
 
 
-def test_a_failed_trial_is_failed_with_its_error_and_its_traceback(tmp_path: Path, empty_store: Path) -> None:
-    checked = _prepared(config(tmp_path, {"search.trials": 1, "model.name": "broken"}), empty_store)
-    writer = _open(checked)
+def test_a_failed_trial_is_failed_with_its_error_and_its_traceback(tmp_path: Path) -> None:
+    checked = stored(config(tmp_path, {"search.trials": 1, "model.name": "broken"}))
+    writer = open_(checked)
     _sweep(checked, writer)
     writer.close("FAILED")
     client, runs = _runs(checked)
@@ -169,14 +154,14 @@ def test_what_a_dead_driver_did_not_write_is_written_from_ledger_and_folders(che
     class Forgetful(Silent):
         """A writer that dies with the first epoch of the first trial."""
 
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
+    ledger = ledger_of(checked)
     drive(Conductor(checked, ledger, Forgetful(), Silent()))
     trials, baselines = ledger.records("trial"), ledger.records("baseline")
-    first = _open(checked)
+    first = open_(checked)
     first.started(trials[0].job)  # one run exists, and would stay RUNNING for ever
     first.epoch(trials[0].job, {"epoch": 1.0, "val/accuracy": 50.0})
     first.close("KILLED")
-    second = _open(checked)
+    second = open_(checked)
     second.reconcile([*baselines, *trials], known_drops(baselines, trials))
     assert second.close("FINISHED") == 0
     client, runs = _runs(checked)
@@ -189,11 +174,11 @@ def test_what_a_dead_driver_did_not_write_is_written_from_ledger_and_folders(che
 
 
 def test_writing_everything_a_second_time_changes_nothing(checked: SweepConfig) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     ledger = _sweep(checked, writer)
     writer.close("FINISHED")
     before = {name: (run.info.end_time, dict(run.data.metrics)) for name, run in _runs(checked)[1].items()}
-    again = _open(checked)
+    again = open_(checked)
     trials, baselines = ledger.records("trial"), ledger.records("baseline")
     again.reconcile([*baselines, *trials], known_drops(baselines, trials))
     again.close("FINISHED")
@@ -203,14 +188,14 @@ def test_writing_everything_a_second_time_changes_nothing(checked: SweepConfig) 
 
 
 def test_an_interrupted_trial_is_killed_and_running_again_when_it_goes_on(checked: SweepConfig) -> None:
-    ledger = Ledger(Path(checked.folder), checked.name, checked.search.objectives)
-    writer = _open(checked)
+    ledger = ledger_of(checked)
+    writer = open_(checked)
     job = Conductor(checked, ledger, writer, Silent()).next_job()
     writer.interrupted(job)
     writer.close("KILLED")
     _, runs = _runs(checked)
     assert (runs["b0000"].info.status, runs["b0000"].data.tags[Tag.STATUS]) == ("KILLED", "running")
-    writer = _open(checked)
+    writer = open_(checked)
     writer.started(job)
     writer.finished(job, Outcome("complete", {"val_accuracy": 95.0}))
     writer.close("FINISHED")
@@ -220,7 +205,7 @@ def test_an_interrupted_trial_is_killed_and_running_again_when_it_goes_on(checke
 
 
 def test_nothing_is_lost_while_mlflow_is_away_for_a_while(checked: SweepConfig, monkeypatch) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
     real, failures = writer._client.log_batch, iter([True] * 3)
 
     def flaky(*args: Any, **kwargs: Any) -> None:
@@ -248,7 +233,7 @@ def test_nothing_is_lost_while_mlflow_is_away_for_a_while(checked: SweepConfig, 
 def test_a_server_that_is_gone_for_good_is_counted_and_ends_nothing(
     checked: SweepConfig, monkeypatch
 ) -> None:
-    writer = _open(checked)
+    writer = open_(checked)
 
     def gone(*args: Any, **kwargs: Any) -> None:
         raise ConnectionError("gone")
@@ -266,7 +251,7 @@ def test_a_store_that_cannot_be_opened_is_a_config_error(tmp_path: Path) -> None
     Path(checked.folder).mkdir()
     write_config(Path(checked.folder), checked)
     with pytest.raises(ConfigError, match=r"tracking\.uri: MLflow cannot be opened|MLflow cannot be used"):
-        _open(checked)
+        open_(checked)
 
 
 def test_an_experiment_that_another_driver_makes_at_the_same_moment_is_used(
@@ -318,7 +303,7 @@ def test_files_of_a_database_without_a_server_stay_in_the_sweeps_folder(
     checked = config(tmp_path, {"search.trials": 1, "tracking.uri": f"sqlite:///{tmp_path}/team.db"})
     Path(checked.folder).mkdir(parents=True)
     write_config(Path(checked.folder), checked)
-    writer = _open(checked)
+    writer = open_(checked)
     _sweep(checked, writer)
     writer.close("FINISHED")
     assert list(elsewhere.iterdir()) == []
@@ -326,7 +311,7 @@ def test_files_of_a_database_without_a_server_stay_in_the_sweeps_folder(
 
 
 def test_a_driver_that_another_one_has_followed_leaves_the_parent_run_to_it(checked: SweepConfig) -> None:
-    first, second = _open(checked), _open(checked)
+    first, second = open_(checked), open_(checked)
     assert first.run.run_id == second.run.run_id
     second.close("FINISHED")
     assert first.close(None) == 0

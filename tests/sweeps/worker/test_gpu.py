@@ -8,7 +8,7 @@ import pytest
 
 from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ConfigError
-from sweeps.records.provenance import collect, cpu_name
+from sweeps.records.provenance import collect
 from sweeps.worker.gpu import (
     check_for,
     free_memory,
@@ -90,7 +90,7 @@ def fp16(device: str = "auto") -> TrialConfig:
 
 
 def test_in_place_of_trials_without_a_gpu_a_process_does_as_if_it_saw_none(sees_a_gpu) -> None:
-    from gcp_core.models.devices import has_gpu
+    from gcp_core.models.devices import has_gpu, processor
     from gcp_core.training.setup import build_setup
     from gcp_core.training.team.processes import _devices
 
@@ -99,7 +99,7 @@ def test_in_place_of_trials_without_a_gpu_a_process_does_as_if_it_saw_none(sees_
         assert not has_gpu()
         assert build_setup(TrialConfig(model=ModelConfig("vgg_tiny", 0.125))).device.type == "cpu"
         assert _devices(several) == ["cpu", "cpu"]
-        assert collect(1)["device"] == cpu_name()
+        assert collect(1)["device"] == processor()
         with in_place_of_trials(1.0):
             assert not has_gpu()
     assert has_gpu()
