@@ -7,7 +7,8 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,11 @@ if TYPE_CHECKING:
 
     from analysis.choose.constraints import Constraint
     from analysis.choose.select import Choice
+
+
+#: How often MLflow's client asks a server that does not answer again: about half a minute, not its own four minutes,
+#: for which a mistyped address would look like work.
+_RETRIES = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
 
 
 def guarded(command: Callable) -> Callable:
@@ -41,7 +47,8 @@ def guarded(command: Callable) -> Callable:
         try:
             for path in (value for value in kwargs.values() if isinstance(value, Path)):
                 check_writable(path)
-            command(*args, **kwargs)
+            with _less_patient():
+                command(*args, **kwargs)
         except NothingFeasible as error:
             if kwargs.get("as_json"):
                 from analysis.cli import answers
@@ -58,6 +65,20 @@ def guarded(command: Callable) -> Callable:
             fail(GcpError(error.strerror or str(error), where), 1)
 
     return run
+
+
+@contextmanager
+def _less_patient() -> Iterator[None]:
+    """:data:`_RETRIES`, for as long as a command runs, unless the user has set them."""
+    name, retries = _RETRIES
+    own = name not in os.environ
+    if own:
+        os.environ[name] = retries
+    try:
+        yield
+    finally:
+        if own:
+            os.environ.pop(name, None)
 
 
 #: Errors of writing that name no file.

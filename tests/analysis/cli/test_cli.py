@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pandas as pd
@@ -11,6 +12,7 @@ from mlflow.tracking import MlflowClient
 
 import analysis
 from analysis.cli.program import main
+from analysis.cli.shared import guarded
 from gcp_core.schema import Tag
 from tests.analysis.synthetic import (
     FakeTrial,
@@ -382,6 +384,18 @@ def test_writing_that_fails_late_is_one_line_and_exit_code_1(sweep, tmp_path, mo
     monkeypatch.setattr(pd.DataFrame, "to_csv", fails)
     done = CliRunner().invoke(main, ["front", str(sweep), "--csv", str(tmp_path / "f.csv")])
     assert (done.exit_code, done.stderr) == (1, f"error: {said}\n")
+
+
+@pytest.mark.parametrize("own", [None, "9"])
+def test_a_server_that_is_away_is_asked_for_half_a_minute_or_as_often_as_the_user_said(own, monkeypatch):
+    name = "MLFLOW_HTTP_REQUEST_MAX_RETRIES"
+    monkeypatch.delenv(name, raising=False)
+    if own:
+        monkeypatch.setenv(name, own)
+    seen = []
+    guarded(lambda: seen.append(os.environ[name]))()
+    assert seen == [own or "4"]
+    assert os.environ.get(name) == own, "whoever runs commands in one process keeps what there was"
 
 
 @pytest.mark.parametrize(("command", "words"), [("front", ()), ("select", ("--id", "t0003"))])
