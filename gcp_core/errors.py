@@ -102,4 +102,9 @@ def did_you_mean(given: str, allowed: Iterable[str]) -> str:
 
 def first_line(exc: BaseException) -> str:
     """The first line of any exception, shortened and without secrets; the name of its type if it has no message."""
-    return redact((str(exc).strip().splitlines() or [type(exc).__name__])[0])[:300]
+    return shortened(redact((str(exc).strip().splitlines() or [type(exc).__name__])[0]))
+
+
+def shortened(text: str) -> str:
+    """At most 300 characters of a message. What is left out is in its middle: the cause often stands at its end."""
+    return text if len(text) <= 300 else f"{text[:180]} ... {text[-115:]}"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from analysis.errors import NotBegun, SweepNotFound, Unreachable
 from gcp_core.config import CYCLES
-from gcp_core.errors import ConfigError, DataError, first_line
+from gcp_core.errors import ConfigError, DataError, first_line, shortened
 from gcp_core.redaction import redact
 from gcp_core.schema import (
     FINALS,
@@ -336,7 +336,7 @@ def download(tracking_uri: str, run_id: str, name: str, folder: Path) -> Path | 
     except Exception as exc:  # the clients of object stores have errors of their own
         if isinstance(exc, MlflowException) and exc.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        said = redact(" ".join(str(exc).split()))[:300] or type(exc).__name__
+        said = shortened(redact(" ".join(str(exc).split()))) or type(exc).__name__
         raise Unreachable(f"MLflow does not give its files: {said}", f"run {run_id}: {name}") from exc
 
 

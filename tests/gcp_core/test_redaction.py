@@ -222,3 +222,11 @@ def test_the_address_of_a_saved_view_of_mlflow_stays_whole():
         "http://127.0.0.1:5000/#/experiments/1/runs?workflowType=machine_learning&viewStateShareKey=3f2a&x=1"
     )
     assert redact(address) == address == without_secrets(address)
+
+
+def test_of_a_long_message_the_beginning_and_the_cause_at_its_end_are_shown():
+    said = first_line(RuntimeError("cannot ask " + "the server " * 60 + "(Connection refused)"))
+    assert len(said) == 300
+    assert said.startswith("cannot ask the server ")
+    assert said.endswith("the server (Connection refused)")
+    assert first_line(RuntimeError("x" * 300)) == "x" * 300
