@@ -61,6 +61,12 @@ def with_width(value: dict[str, Any], digits: int) -> str:
     return f"{statistics.mean(value['seeds']):.{digits}f} ± {value['half_width']:.{digits}f}"
 
 
+def seed_by_seed(values: dict[str, Any]) -> list[str]:
+    """The accuracy at or below each share, of every seed, as the pages print them."""
+    shares = (values[f"at {share}% of the MACs"]["seeds"] for share in (50, 35, 20, 10))
+    return [", ".join(f"{value:.1f}" for value in seeds) for seeds in shares]
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_all_rows_of_a_table_have_as_many_cells_as_its_head(page):
     wrong, wanted, code = [], 0, False
@@ -121,10 +127,16 @@ def test_the_tables_of_settings_say_what_was_recorded(number, cost):
     )
     for name, *cells in table:
         values = recorded[name]
-        shares = [values[f"at {share}% of the MACs"]["seeds"] for share in (50, 35, 20, 10)]
-        printed = [", ".join(f"{value:.1f}" for value in seeds) for seeds in shares]
         volumes = ", ".join(f"{value:.2f}" for value in values["hypervolume, usable"]["seeds"])
-        assert cells == [*printed, volumes, f"{values['cost']:.1f}"], name
+        assert cells == [*seed_by_seed(values), volumes, f"{values['cost']:.1f}"], name
+
+
+def test_the_table_of_criteria_on_a_residual_network_says_what_was_recorded():
+    recorded, table = record("study_criteria_resnet")["accuracy"], rows("Which criterion, on equal paths", 2)
+    names = {f"path, {name.strip('`')}": cells for name, *cells in table}
+    assert names.keys() == recorded.keys()
+    for name, cells in names.items():
+        assert cells == [*seed_by_seed(recorded[name]), f"{recorded[name]['cost']:.1f}"], name
 
 
 def test_the_table_of_additions_says_what_was_recorded():
