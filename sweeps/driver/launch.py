@@ -47,7 +47,7 @@ from sweeps.storage.lock import request_stop, run_lock
 from sweeps.storage.objects import store_errors
 from sweeps.storage.place import bring_home, bring_trial, renamed
 from sweeps.storage.states import clear_states
-from sweeps.strategy.budget import ACCOUNT, Budget, already_spent
+from sweeps.strategy.budget import ACCOUNT, Budget, already_spent, budget_of
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
 from sweeps.tracking.store import tracking_uri, write_new_place
@@ -351,16 +351,12 @@ def _bring_up(writer: MlflowWriter, ledger: Ledger) -> None:
 
 def _budget(order: _Order, ledger: Ledger, entry: Entry) -> Budget:
     """The account of this driver, on top of the entry's; what it adds is noted there while the sweep is ours."""
-    search, resources, exchange = order.config.search, order.config.resources, order.exchange
 
     def save(account: Mapping[str, Any]) -> None:
         if not ledger.tenure.lost:
-            _note(dataclasses.replace(entry, **account), exchange)
+            _note(dataclasses.replace(entry, **account), order.exchange)
 
-    trials_s, devices_s = entry.trial_seconds, entry.device_seconds
-    return Budget(
-        search, resources, entry.seconds, save, trials_before_s=trials_s, devices_before_s=devices_s
-    )
+    return budget_of(order.config, entry, save)
 
 
 def _run_jobs(conductor: Conductor, folder: Path, runner: str, progress: LineProgress) -> tuple[str, str]:

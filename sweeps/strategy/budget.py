@@ -187,6 +187,20 @@ class Budget:
         return left
 
 
+def budget_of(
+    config: SweepConfig, entry: Entry, save: Callable[[Mapping[str, Any]], None] | None = None
+) -> Budget:
+    """The account of a driver on top of what the sweep's entry says of earlier ones."""
+    return Budget(
+        config.search,
+        config.resources,
+        entry.seconds,
+        save,
+        trials_before_s=entry.trial_seconds,
+        devices_before_s=entry.device_seconds,
+    )
+
+
 def already_spent(
     config: SweepConfig,
     entry: Entry,
@@ -200,13 +214,7 @@ def already_spent(
     """
     from sweeps.strategy.front import LiveFront
 
-    budget = Budget(
-        config.search,
-        config.resources,
-        entry.seconds,
-        trials_before_s=entry.trial_seconds,
-        devices_before_s=entry.device_seconds,
-    )
+    budget = budget_of(config, entry)
     budget.recall([*baselines, *trials, *confirm])
     front = None
     if entry.confirm_seeds >= config.confirm.seeds:

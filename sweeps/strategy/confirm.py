@@ -60,15 +60,14 @@ def confirm_runs(
 ) -> list[Record]:
     """Every finalist once per fresh seed: the ``seeds`` numbers that follow the largest one the search may use.
 
-    Args:
-        searched: the largest seed of the space; a longer search would come to it, and it would be fresh no more.
-
     The records are the finalists' own with another seed in config and point; seed by seed, so that baselines and
     trials of one seed are neighbours.
+
+    Args:
+        searched: the largest seed of the space; a longer search would come to it, and it would be fresh no more.
     """
     chosen = finalists(trials, objectives, snapshots)
-    used = max((record.job.config.seed for record in trials), default=0)
-    used = max(used, searched)
+    used = max(searched, *(record.job.config.seed for record in trials), 0)
     return [_reseeded(record, used + 1 + i) for i in range(seeds) for record in chosen]
 
 
