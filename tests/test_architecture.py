@@ -54,7 +54,17 @@ ROOMS = {
         "commands",
         "cli",
     ],
-    "analysis": ["errors text plain", "runs", "front", "evidence", "choose", "ship", "show", "cli", "pareto"],
+    "analysis": [
+        "errors text plain environment",
+        "runs",
+        "front",
+        "evidence",
+        "choose",
+        "ship",
+        "show",
+        "cli",
+        "pareto",
+    ],
 }
 #: Names that users import; the house itself uses the rooms behind them.
 FACES = {

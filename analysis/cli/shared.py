@@ -7,12 +7,13 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+
+from analysis.environment import environment
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 #: How often MLflow's client asks a server that does not answer again: about half a minute, not its own four minutes,
 #: for which a mistyped address would look like work.
-_RETRIES = ("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "4")
+_RETRIES = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "4"}
 
 
 def guarded(command: Callable) -> Callable:
@@ -47,7 +48,7 @@ def guarded(command: Callable) -> Callable:
         try:
             for path in (value for value in kwargs.values() if isinstance(value, Path)):
                 check_writable(path)
-            with _less_patient():
+            with environment(_RETRIES | {name: os.environ[name] for name in _RETRIES if name in os.environ}):
                 command(*args, **kwargs)
         except NothingFeasible as error:
             if kwargs.get("as_json"):
@@ -65,20 +66,6 @@ def guarded(command: Callable) -> Callable:
             fail(GcpError(error.strerror or str(error), where), 1)
 
     return run
-
-
-@contextmanager
-def _less_patient() -> Iterator[None]:
-    """:data:`_RETRIES`, for as long as a command runs, unless the user has set them."""
-    name, retries = _RETRIES
-    own = name not in os.environ
-    if own:
-        os.environ[name] = retries
-    try:
-        yield
-    finally:
-        if own:
-            os.environ.pop(name, None)
 
 
 #: Errors of writing that name no file.

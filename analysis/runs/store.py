@@ -6,13 +6,13 @@ Nothing heavy is imported until something is read, so that ``gcp-analyze --help`
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from analysis.environment import environment
 from analysis.errors import NotBegun, SweepNotFound, Unreachable
 from gcp_core.config import CYCLES
 from gcp_core.errors import ConfigError, DataError, first_line, shortened
@@ -340,19 +340,9 @@ def download(tracking_uri: str, run_id: str, name: str, folder: Path) -> Path | 
         raise Unreachable(f"MLflow does not give its files: {said}", f"run {run_id}: {name}") from exc
 
 
-@contextmanager
-def no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> AbstractContextManager[None]:
     """MLflow draws a bar on stderr for every file; it can only be told not to through the environment."""
-    name = "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR"
-    before = os.environ.get(name)
-    os.environ[name] = "false"
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
+    return environment({"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"})
 
 
 def schema_problem(version: object) -> str:
