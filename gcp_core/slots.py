@@ -110,6 +110,14 @@ def forwards_of(filled: Any) -> float:
     return float(getattr(filled, "forwards", default))
 
 
+def passes_of(filled: Any, images: int) -> float:
+    """What looking costs whatever fills a slot where so many images are to be seen, in forward passes of one image: it
+    looks at no more of them than its ``max_images``, where it says so.
+    """
+    most = getattr(filled, "max_images", None)
+    return forwards_of(filled) * (images if most is None else min(images, most))
+
+
 def state_of(filled: Any) -> dict[str, Any]:
     """What it has learned or counted (``state_dict``); empty where it keeps nothing."""
     state = getattr(filled, "state_dict", None)

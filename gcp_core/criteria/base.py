@@ -52,6 +52,7 @@ class Criterion(Protocol):
         comparable: whether scores of different layers can be ranked together as they are; if not, each layer's are
             divided by their L2 norm first. May be left out: True.
         forwards: what scoring an image costs, in forward passes of the model. May be left out: 1 where data is needed.
+        max_images: it looks at no more images than this. May be left out: None, at all.
         reads_gates: True for a criterion that reads the gates of a rewrite: it is shown the network with them; any other
             sees the folded one. May be left out: False. ``needs_gates``: it cannot do without.
         set_valued: True for a criterion that chooses sets of units: it has ``ranking`` with the arguments of
@@ -113,6 +114,10 @@ class Wrapped:
     @property
     def forwards(self) -> float:
         return forwards_of(self.inner)
+
+    @property
+    def max_images(self) -> int | None:
+        return getattr(self.inner, "max_images", None)
 
     @property
     def set_valued(self) -> bool:

@@ -20,6 +20,7 @@ class BnScale:
     """Needs one image, to see which norm takes which layer's output."""
 
     needs: Needs = "data"
+    forwards: float = 0.0
 
     def score(
         self, model: nn.Module, groups: GroupsLike, batches: Batches, generator: torch.Generator

@@ -25,7 +25,7 @@ class Frs:
     stabiliser: str
     winsorise: float | None
     needs: Needs = "data"
-    #: A relevance pass over a net costs this many plain forwards (benchmarks/relevance_pass.py).
+    #: A relevance pass over a net costs this many plain forwards (benchmarks/core/relevance_pass.py).
     forwards: float = 3.8
 
     def score(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,8 +29,9 @@ class RawData:
         train_images, test_images: uint8 ``(N, H, W, C)``, C = 1 or 3; may be memory-mapped.
         train_labels, test_labels: int64 ``(N,)``, 0 .. number of classes - 1.
         class_names: one per class, or empty.
-        digest: names the content (see :func:`content_digest`).
-        mean, std: per channel, on the 0..1 scale, over the training images.
+        digest: names images and labels (see :func:`content_digest`).
+        mean, std: per channel, on the 0..1 scale: what images are normalised with, usually those of the training images
+            (``dataclasses.replace(RawData.build(...), mean=..., std=...)`` gives others).
     """
 
     train_images: np.ndarray
@@ -60,18 +63,55 @@ class RawData:
         Raises:
             DataError: wrong shape or type, labels out of range, a class without training images.
         """
-        train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
-        _check_images(train_images, train_labels, f"{where} (train)")
-        _check_images(test_images, test_labels, f"{where} (test)")
-        train_images, test_images = _forwards(train_images), _forwards(test_images)
-        if train_images.shape[1:] != test_images.shape[1:]:
-            raise DataError(
-                f"training images are {train_images.shape[1:]}, test images {test_images.shape[1:]}", where
-            )
-        _check_labels(train_labels, test_labels, class_names, where)
-        mean, std = channel_statistics(train_images)
-        arrays = (train_images, train_labels.astype(np.int64), test_images, test_labels.astype(np.int64))
-        return cls(*arrays, content_digest(*arrays), mean, std, tuple(class_names))
+        arrays = _checked(train_images, train_labels, test_images, test_labels, class_names, where)
+        return cls(*arrays, content_digest(*arrays), *channel_statistics(arrays[0]), tuple(class_names))
+
+    def as_it_is(self, where: str = "data") -> RawData:
+        """The same, checked, under the digest of what it holds now: whoever made it by hand may have changed something
+        after :meth:`build`.
+
+        Raises:
+            DataError: as :meth:`build`; or mean and std are no number for each channel.
+        """
+        arrays = _checked(
+            self.train_images, self.train_labels, self.test_images, self.test_labels, self.class_names, where
+        )
+        mean, std = _numbers(self.mean), _numbers(self.std)
+        channels = arrays[0].shape[-1]
+        if not (len(mean) == len(std) == channels and min(std) > 0):
+            hint = f"{channels} finite numbers each on the 0..1 scale, std above 0"
+            raise DataError(f"mean {self.mean} and std {self.std} do not fit the images", where, hint)
+        return RawData(*arrays, content_digest(*arrays), mean, std, tuple(self.class_names))
+
+
+def _numbers(values: Any) -> tuple[float, ...]:
+    """Plain ones, which have one form in keys and files; empty if they are no finite numbers."""
+    try:
+        numbers = tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        return ()
+    return numbers if all(map(math.isfinite, numbers)) else ()
+
+
+def _checked(
+    train_images: np.ndarray,
+    train_labels: np.ndarray,
+    test_images: np.ndarray,
+    test_labels: np.ndarray,
+    class_names: tuple[str, ...],
+    where: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The arrays as torch takes them; DataError if they are no data set."""
+    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+    _check_images(train_images, train_labels, f"{where} (train)")
+    _check_images(test_images, test_labels, f"{where} (test)")
+    if train_images.shape[1:] != test_images.shape[1:]:
+        raise DataError(
+            f"training images are {train_images.shape[1:]}, test images {test_images.shape[1:]}", where
+        )
+    _check_labels(train_labels, test_labels, class_names, where)
+    labels = train_labels.astype(np.int64), test_labels.astype(np.int64)
+    return _forwards(train_images), labels[0], _forwards(test_images), labels[1]
 
 
 def _forwards(images: np.ndarray) -> np.ndarray:
@@ -258,6 +298,23 @@ class Splits:
     normalise: Normalise
     digest: str
     class_names: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Names all that the batches are made of: images, labels, and how images are normalised."""
+        return f"{self.digest} {self.mean} {self.std}"
+
+    def unlike(self, manifest: Mapping[str, Any]) -> str:
+        """How these differ from the data that a manifest is of, in words; "" = they are the same."""
+        trained_on = manifest.get("data_digest")
+        if trained_on != self.digest:
+            return f"the data now has digest {self.digest}, the model was trained on {trained_on}"
+        for name in ("mean", "std"):
+            now = list(getattr(self, name))
+            then = manifest.get(name, now)
+            if then != now:
+                return f"the images are now normalised with {name} {now}, the model was trained with {then}"
+        return ""
 
     @property
     def in_channels(self) -> int:

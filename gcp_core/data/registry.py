@@ -58,6 +58,7 @@ def load_raw(config: DataConfig) -> RawData:
         data = call_factory(factory, config.name, "data.name", DataError, config)
         if not isinstance(data, RawData):
             raise DataError(f"{config.name} returned a {type(data).__name__}, not a RawData", "data.name")
+        data = data.as_it_is(config.name)
     else:
         hint = did_you_mean(config.name, data_names())
         raise DataError(f"{config.name!r} is unknown", "data.name", f"{hint}; or package.module:factory")

@@ -5,8 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
@@ -19,7 +18,7 @@ from gcp_core.cost.macs import runs_on
 from gcp_core.errors import ModelError, PlanError, did_you_mean
 from gcp_core.groups.join_ops import JOIN_HANDLERS, default
 from gcp_core.groups.labels import MacTerm
-from gcp_core.groups.layer_ops import LAYER_HANDLERS
+from gcp_core.groups.layer_ops import LAYER_HANDLERS, LAYERS
 from gcp_core.groups.shape_ops import SHAPE_HANDLERS
 from gcp_core.groups.size_ops import SIZE_HANDLERS
 from gcp_core.groups.structure import (
@@ -34,7 +33,7 @@ from gcp_core.groups.structure import (
     channels_of,
 )
 from gcp_core.groups.trace import Tracer
-from gcp_core.models.mode import mode
+from gcp_core.models.mode import mode, untouched
 from gcp_core.scatter import can_scatter
 
 _log = logging.getLogger(__name__)
@@ -107,7 +106,7 @@ def check_weights(model: nn.Module) -> None:
 
 def _watch(tracer: Tracer, model: nn.Module, image: Tensor, given: Tensor) -> list[MacTerm]:
     """Trace the eval forward, and the training forward if that uses more; returns the eval forward's MACs."""
-    with mode(model, training=False), _untouched(model, image.device), runs_on(given):
+    with mode(model, training=False), untouched(model, image.device), runs_on(given):
         tracer.watch(model, image)
         terms = list(tracer.terms)
         if any(name not in tracer.touched and p.dim() > 1 for name, p in model.named_parameters()):
@@ -123,20 +122,6 @@ def _freeze_what_only_trains(tracer: Tracer, evaluated: set[str]) -> None:
     for layer, producer in tracer.producers.items():
         if layer not in evaluated:
             tracer.atoms.freeze(producer.atoms, "it runs in training mode only")
-
-
-@contextmanager
-def _untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Restore buffers and random state afterwards."""
-    buffers = [(b, b.clone()) for b in model.buffers()]
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for buffer, value in buffers:
-                    buffer.copy_(value)
 
 
 def _freeze_scatters_that_cannot_be(tracer: Tracer) -> None:
@@ -278,6 +263,9 @@ def _frozen_layers(tracer: Tracer) -> dict[str, str]:
         if reasons:
             part = "" if len(reasons) == producer.size else f" ({len(reasons)} of {producer.size} channels)"
             frozen[producer.layer] = reasons[0] + part
+    for name, module in tracer.modules.items():
+        if isinstance(module, LAYERS) and module._parameters.get("weight") is None:
+            frozen[name] = "its weight is computed at every call (weight norm, spectral norm, a mask)"
     return frozen
 
 

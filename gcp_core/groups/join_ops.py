@@ -212,7 +212,8 @@ def _binary(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
     if a is not None:
         return tracer.attach(out, _with_constant(tracer, a, right, name, out.dim()))
     if b is not None:
-        return tracer.attach(out, _with_constant(tracer, b, left, name, out.dim()))
+        divides = name in ("div", "divide", "true_divide")
+        return tracer.attach(out, _with_constant(tracer, b, left, "rdiv" if divides else name, out.dim()))
     tracer.derive(out, *(v for v in (left, right) if isinstance(v, Tensor) and v.numel() > 1))
     return tracer.attach(out, None)
 
@@ -307,7 +308,8 @@ def _with_constant(tracer: Tracer, label: Label, other: Any, name: str, rank: in
 
 
 def _cat(tracer: Tracer, func: _Func, args: _Args, kwargs: _Kwargs) -> Any:
-    tensors = list(args[0] if args else kwargs["tensors"])
+    # An empty vector may stand before the first operand: torch takes it for nothing.
+    tensors = [t for t in (args[0] if args else kwargs["tensors"]) if t.shape != (0,)]
     dim = args[1] if len(args) > 1 else kwargs.get("dim", kwargs.get("axis", 0))
     labels = [tracer.label(t) for t in tensors]
     out = func(*args, **kwargs)

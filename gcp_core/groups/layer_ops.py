@@ -17,6 +17,8 @@ from gcp_core.groups.trace import AGAIN, Handler, Tracer
 from gcp_core.scatter import Scattering
 
 _CONVS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+#: Modules whose output channels can be removed.
+LAYERS = (*_CONVS, nn.Linear)
 
 
 def argument(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any
@@ -68,7 +69,10 @@ class Tracer(TorchFunctionMode):
         self._handlers = handlers
         self._default = default
         self.modules = dict(model.named_modules())
-        registered = [*model.named_buffers(), *model.named_parameters()]
+        # A buffer that two modules hold has no name: a cut would leave the other one's as it is.
+        held = Counter(id(b) for module in model.modules() for b in module._buffers.values())
+        buffers = [(name, b) for name, b in model.named_buffers() if held[id(b)] == 1]
+        registered = [*buffers, *model.named_parameters()]
         self._names = {id(t): n for n, t in registered}
         self._shapes = {name: tuple(t.shape) for name, t in registered}
 

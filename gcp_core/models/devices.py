@@ -1,4 +1,6 @@
-"""Whether there is a GPU to train on: this process sees one, and is not asked to do without; and the processor's name."""
+"""The device to train on: whether there is a GPU (this process sees one, and is not asked to do without), which one, and
+the processor's name.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+
+from gcp_core.errors import ConfigError
 
 _without = 0
 
@@ -30,6 +34,34 @@ def on_cpu(wanted: bool = True) -> Iterator[None]:
         yield
     finally:
         _without -= wanted
+
+
+def device_named(name: str) -> torch.device:
+    """The device that ``train.device`` names; a GPU comes with its number.
+
+    Raises:
+        ConfigError: there is no such device for this process.
+    """
+    if name == "auto":
+        name = "cuda" if has_gpu() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as exc:
+        raise ConfigError(f"{name!r} is not a device", "train.device", "auto, cpu, cuda, cuda:1") from exc
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"{name!r} is not supported", "train.device", "auto, cpu, cuda, cuda:1")
+    if device.type == "cpu":
+        return device
+    if not has_gpu():
+        raise ConfigError(f"{name!r}: this process sees no GPU", "train.device", "auto or cpu")
+    number = torch.cuda.current_device() if device.index is None else device.index
+    if number >= torch.cuda.device_count():
+        seen = torch.cuda.device_count()
+        raise ConfigError(
+            f"{name!r}: this process sees {seen} GPUs", "train.device", f"cuda:0 .. cuda:{seen - 1}"
+        )
+    # With its number: tensors know theirs, and "cuda" is not equal to "cuda:0".
+    return torch.device("cuda", number)
 
 
 def processor() -> str:

@@ -31,13 +31,30 @@ _log = logging.getLogger(__name__)
 #: How far logits may differ, as a share of the largest one. A network that insists on float32 is compared in float32.
 _TOLERATED = {torch.float64: 1e-6, torch.float32: 1e-3}
 
+_REMEDY = "prune.exclude keeps layers whole"
+
 #: A message names so many groups at most.
 _NAMED = 5
 
+#: What this process has found, by network: a worker trains trial after trial with the same few.
+_found: dict[tuple[str, tuple[int, ...], int], tuple[str, ...]] = {}
 
-def check_cuts(model: nn.Module, groups: Groups, example_input: Tensor, multiple: int = 1) -> tuple[str, ...]:
-    """As :func:`inexact_groups`, and says so in a warning: what such a cut breaks, training has to mend."""
-    found = inexact_groups(model, groups, example_input, multiple=multiple)
+
+def check_cuts(
+    model: nn.Module, groups: Groups, example_input: Tensor, multiple: int = 1, *, named: str = ""
+) -> tuple[str, ...]:
+    """As :func:`inexact_groups`, and says so in a warning: what such a cut breaks, training has to mend.
+
+    Args:
+        named: names the network and its groups: what was found for them in this process is not looked for again. Empty =
+            it is.
+    """
+    key = (named, tuple(example_input.shape), multiple)
+    found = _found.get(key)
+    if found is None:
+        found = inexact_groups(model, groups, example_input, multiple=multiple)
+        if named:
+            _found[key] = found
     if found:
         more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         _log.warning(
@@ -67,7 +84,7 @@ def inexact_groups(
         read without calling it: there is nothing to put to zero.
 
     Raises:
-        ModelError: with its channels removed, the model does not run.
+        ModelError: with its channels removed, the model does not run, in eval or in training mode.
         PlanError: they cannot be removed.
     """
     image = fit_to_model(example_input, model)
@@ -91,7 +108,12 @@ def inexact_groups(
         names = [group.name for group in groups.groups]
         if not compared(names):
             names = [name for name in names if compared([name])]
-        if not plan(names).num_units or not _differs(whole, image, plan(names)):
+        half = plan(names)
+        if not half.num_units:
+            return ()
+        differs = _differs(whole, image, half)
+        _check_training(whole, image, half)
+        if not differs:
             return ()
         alone = tuple(name for name in names if _differs(whole, image, plan([name])))
         return alone or tuple(names)
@@ -166,19 +188,38 @@ def _halved(groups: Groups, names: Iterable[str], multiple: int) -> Plan:
 def _differs(whole: nn.Module, image: Tensor, plan: Plan) -> bool:
     """Whether the network without these units computes something else than with them at zero."""
     gated = _gated(whole, image, plan)
-    small = copy.deepcopy(whole)
-    apply_plan(small, plan)
     try:
         with runs_on(image):
-            removed = _logits(small, image)
+            removed = _logits(_removed(whole, plan), image)
     except ModelError as exc:
-        hint = "prune.exclude keeps layers whole"
-        raise ModelError(f"with half of its channels removed, {exc.message}", "model", hint) from exc
+        raise ModelError(f"with half of its channels removed, {exc.message}", "model", _REMEDY) from exc
     tolerated = _TOLERATED[image.dtype] * float(gated.abs().max())
     # What is not finite differs from nothing, and neither does what uses chance.
     if not float((removed - gated).abs().max()) > tolerated:
         return False
     return float((_gated(whole, image, plan, seed=1) - gated).abs().max()) <= tolerated
+
+
+def _check_training(whole: nn.Module, image: Tensor, plan: Plan) -> None:
+    """Refuse a network that can be trained, but not without these units: the trace has seen it in eval mode."""
+    # Two images: norms want more than one value per channel.
+    images = torch.cat([image, image.flip(-1)])
+    try:
+        with runs_on(images):
+            _logits(_removed(whole, plan).train(), images)
+    except ModelError as exc:
+        try:
+            _logits(copy.deepcopy(whole).train(), images)
+        except Exception:  # it wants labels, say: that tells nothing about cuts
+            return
+        said = f"with half of its channels removed, in training mode, {exc.message}"
+        raise ModelError(said, "model", _REMEDY) from exc
+
+
+def _removed(whole: nn.Module, plan: Plan) -> nn.Module:
+    small = copy.deepcopy(whole)
+    apply_plan(small, plan)
+    return small
 
 
 def _gated(whole: nn.Module, image: Tensor, plan: Plan, seed: int = 0) -> Tensor:

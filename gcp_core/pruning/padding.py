@@ -105,7 +105,7 @@ def _extra_units(groups: Groups, model: nn.Module, multiple: int) -> tuple[dict[
             for layer, channels in per_unit.items():
                 widths[layer] += number * channels
     for layer, reason in groups.frozen.items():
-        if widths[layer] % multiple and last.get(layer) not in left:
+        if layer in widths and widths[layer] % multiple and last.get(layer) not in left:
             left[layer] = reason
     return extra, left
 

@@ -129,7 +129,8 @@ def _closure(
     skipped: list[Skipped] = []
     for layer, wanted in channels.items():
         if layer not in layers:
-            raise PlanError("no conv or linear layer of this name", layer, did_you_mean(layer, layers))
+            reason = groups.frozen.get(layer, "no conv or linear layer of this name")
+            raise PlanError(reason, layer, did_you_mean(layer, layers))
         for channel in sorted(set(wanted)):
             if not 0 <= channel < len(layers[layer]):
                 raise PlanError(f"no channel {channel}; it has {len(layers[layer])}", layer)

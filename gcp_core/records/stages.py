@@ -70,8 +70,8 @@ def _digest_of(path: str, size: int, mtime_ns: int) -> str:
     return file_digest(Path(path))
 
 
-def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> str:
-    """Names everything but the pruning that decides about a trial's weights."""
+def trunk_key(config: TrialConfig, data: str, device: torch.device) -> str:
+    """Names everything but the pruning that decides about a trial's weights; ``data`` is the splits' ``key``."""
     # Another kind of processor may add in another order.
     kind = (
         torch.cuda.get_device_name(device)
@@ -84,7 +84,7 @@ def trunk_key(config: TrialConfig, data_digest: str, device: torch.device) -> st
         values["model"]["weights"] = initial_digest(config)
     train = config.train
     own = own_code(config.model.name) + own_code(train.penalty, PENALTIES) + own_code(train.rewrite, REWRITES)
-    return digest([values, data_digest, kind, config.threads, torch.__version__, code_digest(), *own])
+    return digest([values, data, kind, config.threads, torch.__version__, code_digest(), *own])
 
 
 def course_after_events(config: TrialConfig) -> list[Any]:

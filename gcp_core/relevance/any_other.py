@@ -1,8 +1,9 @@
-"""Handler of functions without a rule of their own."""
+"""Functions without a rule of their own: torch's, and a model's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,3 +79,34 @@ def _swapped(value: Any, new: dict[int, Tensor]) -> Any:
     if isinstance(value, Tensor):
         return new.get(id(value), value)
     return type(value)(_swapped(v, new) for v in value) if type(value) in (list, tuple) else value
+
+
+def pass_own_functions(logits: Tensor) -> None:
+    """Relevance unchanged through a model's own autograd functions (an activation that saves memory, a quantiser).
+
+    No operation is seen where they are called, and what they do on the way back is a derivative, no rule. The way back
+    raises a :class:`RelevanceError` at one that is more than a function of one signal, element by element.
+    """
+    seen, waiting = set(), [logits.grad_fn]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        own = getattr(node, "_forward_cls", None)
+        if own is not None and own.__module__ != ProportionalRule.__module__:
+            node.register_hook(partial(_unchanged, own.__name__))
+        waiting += [below for below, _ in node.next_functions]
+
+
+def _unchanged(name: str, grads: tuple[Tensor | None, ...], given: tuple[Tensor | None, ...]) -> Any:
+    """What a function's inputs get instead of a derivative; numbers of its own (a learned bound) get nothing."""
+    relevance, taken = ([t for t in side if t is not None] for side in (given, grads))
+    if not relevance or not taken:
+        return None
+    signals = [g for g in taken if g.shape == relevance[0].shape]
+    others = [g for g in taken if g.shape != relevance[0].shape and g.numel() > max(g.shape, default=1)]
+    if len(relevance) > 1 or len(signals) != 1 or others:
+        hint = "write it with torch's operations in evaluation mode"
+        raise RelevanceError(f"there is no relevance rule for the autograd function {name}", "model", hint)
+    return tuple(relevance[0] if g is signals[0] else None for g in grads)

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gcp_core.errors import RelevanceError, did_you_mean
+from gcp_core.relevance.any_other import pass_own_functions
 from gcp_core.relevance.marks import Mark, mark_of, marked
 from gcp_core.relevance.mode import RelevanceMode
 from gcp_core.relevance.stabiliser import stabiliser_by_name
@@ -109,6 +110,7 @@ class RelevancePass:
         with RelevanceMode(state):
             logits = self._model(images)
         _check_logits(logits, labels)
+        pass_own_functions(logits)
         start = F.one_hot(labels.long(), logits.shape[1]).to(logits.dtype)
         torch.autograd.grad(logits, state.root, start, allow_unused=True)
         last = (mark_of(logits) or Mark()).layer

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gcp_core.config import TrialConfig
+from gcp_core.cost.macs import runs_on
 from gcp_core.data import Images, Normalise, evaluation_batches, load_splits
 from gcp_core.errors import CheckpointError, ConfigError, ModelError
 from gcp_core.models.arithmetic import float32_products
-from gcp_core.models.mode import mode
+from gcp_core.models.mode import mode, untouched
 
 #: Recorded in every manifest: another batch size may change the last bits of the logits.
 EVALUATION_BATCH = 250
@@ -28,26 +30,73 @@ class Evaluation:
 
 
 @torch.no_grad()
-def check_logits(model: nn.Module, example: Tensor, num_classes: int) -> None:
+def check_logits(model: nn.Module, example: Tensor, num_classes: int, batch: int) -> None:
     """Refuse a model that cannot be trained on so many classes: on a GPU a class too few ends the whole process.
 
     Args:
-        example: ``(1, C, H, W)`` on the model's device; one eval forward is run.
+        example: ``(1, C, H, W)`` on the model's device; a forward is run in eval mode, and one in training mode.
+        batch: images of a training step.
 
     Raises:
-        ModelError: it does not return a row of logits for each image.
+        ModelError: it does not return a row of logits for each image (in training mode those of auxiliary heads may
+            follow), or does not run in training mode.
     """
     with mode(model, training=False):
         found = model(example)
-    if isinstance(found, Tensor) and found.ndim == 2 and len(found) == 1 and found.shape[1] >= num_classes:
-        return
-    is_tensor = isinstance(found, Tensor)
-    returned = f"tensor of shape {tuple(found.shape)}" if is_tensor else type(found).__name__
-    raise ModelError(
-        f"the model returns a {returned} for one image, no row of {num_classes} logits",
-        "model.name",
-        f"in eval mode it is to return one tensor, (images, {num_classes})",
+    if not _is_logits(found, 1) or found.shape[1] < num_classes:
+        raise ModelError(
+            f"the model returns {_described(found)} for one image, no row of {num_classes} logits",
+            "model.name",
+            f"in eval mode it is to return one tensor, (images, {num_classes})",
+        )
+    with mode(model, training=True), untouched(model, example.device):
+        images, trained = _trained(model, example, batch)
+    heads = _heads(trained)
+    if not heads or not all(_is_logits(head, images, found.shape[1]) for head in heads):
+        raise ModelError(
+            f"in training mode the model returns {_described(trained)} for {images} images, "
+            f"no row of {found.shape[1]} logits for each",
+            "model.name",
+            "it is to return in training mode what it returns in eval mode: one tensor; or a tuple of such tensors, the "
+            "logits first, then those of auxiliary heads",
+        )
+
+
+def _trained(model: nn.Module, example: Tensor, batch: int) -> tuple[int, Any]:
+    """A number of images, and what a model in training mode returns for them."""
+    try:
+        return 2, model(example.repeat(2, 1, 1, 1))
+    except Exception:
+        # A whole batch shows what is wrong; a norm over parts of a batch needs one to run at all.
+        images = example.repeat(batch, 1, 1, 1)
+    try:
+        with runs_on(images):
+            return batch, model(images)
+    except ModelError as exc:
+        raise ModelError(f"in training mode, {exc.message}", "model.name", exc.hint) from exc
+
+
+def _heads(returned: Any) -> list[Any]:
+    """What :func:`gcp_core.steps.step.loss_of` takes for logits."""
+    if isinstance(returned, tuple | list):
+        return [head for part in returned if part is not None for head in _heads(part)]
+    return [returned]
+
+
+def _is_logits(found: Any, images: int, width: int | None = None) -> bool:
+    return (
+        isinstance(found, Tensor)
+        and found.ndim == 2
+        and len(found) == images
+        and width in (None, found.shape[1])
     )
+
+
+def _described(found: Any) -> str:
+    if isinstance(found, Tensor):
+        return f"a tensor of shape {tuple(found.shape)}"
+    parts = f" of {', '.join(map(_described, found))}" if isinstance(found, tuple | list) else ""
+    return f"a {type(found).__name__}{parts}"
 
 
 @torch.no_grad()
@@ -88,14 +137,13 @@ def evaluate_folder(folder: str | Path, split: str = "val", device: str | None =
     manifest = read_manifest(folder)
     try:
         config = TrialConfig.from_dict(manifest["config"])
-        trained_on, batch_size = manifest["data_digest"], int(manifest["evaluation_batch"])
+        batch_size = int(manifest["evaluation_batch"])
     except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as exc:
         raise CheckpointError(f"the manifest is incomplete: {exc!r}", str(folder)) from exc
     splits = load_splits(config.data)
-    if splits.digest != trained_on:
-        raise CheckpointError(
-            f"the data now has digest {splits.digest}, the model was trained on {trained_on}", str(folder)
-        )
+    changed = splits.unlike(manifest)
+    if changed:
+        raise CheckpointError(changed, str(folder))
     model = load_model(folder).to(device or "cpu")
     if config.train.channels_last:
         model = model.to(memory_format=torch.channels_last)

@@ -36,6 +36,7 @@ def prune_event(state: State, epoch: int) -> Plan | None:
     if plan.num_units:
         return carry_out(state, plan, epoch, allocator)
     say_if_spent(scores, state.living, budget)
+    state.in_vain.append({"epoch": epoch, **_looked(state, allocator)})
     return None
 
 
@@ -86,9 +87,7 @@ def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None 
         seed = derive_seed(setup.config.seed, "growth", epoch)
         growth = plan_growth(state.living.after(plan), plan.meta["grow"], seed=seed)
         plan = dataclasses.replace(plan, growth=growth)
-    if allocator is not None and allocator is not setup.allocator and hasattr(allocator, "forwards"):
-        # Some know what their look has cost only when they have looked.
-        plan = plan.with_meta(looked=float(allocator.forwards))
+    plan = plan.with_meta(**_looked(state, allocator))
     state.lift(epoch)
     if setup.repair is not None:
         plan = plan.with_meta(repair=prune.repair)
@@ -99,6 +98,13 @@ def carry_out(state: State, plan: Plan, epoch: int, allocator: Allocator | None 
         macs = setup.rewrite.macs(state.model, setup.config.train.batch_size)
         plan = state.plans[-1] = plan.with_meta(rewrite_macs=macs)
     return plan
+
+
+def _looked(state: State, allocator: Allocator | None) -> dict[str, float]:
+    """What the look of the event's allocator has cost, where that is known only once it has looked."""
+    if allocator is None or allocator is state.setup.allocator or not hasattr(allocator, "forwards"):
+        return {}
+    return {"looked": float(allocator.forwards)}
 
 
 def _repair(state: State, plan: Plan, epoch: int) -> None:

@@ -15,7 +15,7 @@ from gcp_core.cost.latency import SideBySide, measure_against
 from gcp_core.records.checkpoint import save_model, weights_digest
 from gcp_core.records.results import EpochReport, TrialResult
 from gcp_core.schedule.clocks import asked_epochs
-from gcp_core.slots import forwards_of
+from gcp_core.slots import passes_of
 from gcp_core.training.evaluation import evaluate
 from gcp_core.training.observe import Hooks
 from gcp_core.training.state import State
@@ -127,7 +127,8 @@ def train_cost(state: State) -> float:
     """Training multiply-adds so far, in epochs of the unpruned model; as if trained alone. Looks are included.
 
     Epoch e counts the MACs of the model it trained, with those of its rewrite, an event the images it looked at times the
-    forwards of criterion, allocator and repair, and every time a clock was asked its forwards.
+    forwards of criterion and allocator (and of the repair, where it removed something), and every time a clock was asked
+    its forwards.
     """
     setup, prune = state.setup, state.setup.config.prune
     macs = [row.metrics["cost/macs"] for row in state.history]
@@ -137,19 +138,25 @@ def train_cost(state: State) -> float:
     total = sum(macs) + _rewrite_macs(state)
     if prune is not None:
         criterion, scoring = setup.scorer
-        share = len(scoring.images) / len(setup.train_images)
-        events = [plan.meta["epoch"] for plan in state.plans]
-        forwards, spread = forwards_of(criterion) + forwards_of(setup.repair), forwards_of(setup.allocator)
-        looks = [(forwards + plan.meta.get("looked", spread), plan.meta["epoch"]) for plan in state.plans]
+        images = len(scoring.images)
+        scored, spread, repaired, asking = (
+            passes_of(slot, images) for slot in (criterion, setup.allocator, setup.repair, state.clock)
+        )
+        events = [plan.meta for plan in state.plans]
+        looks = [(repaired, event["epoch"]) for event in events]
+        for event in [*events, *state.in_vain]:
+            looked = event["looked"] * images if "looked" in event else spread
+            looks.append((scored + looked, event["epoch"]))
         if state.clock is not None and prune.clock not in (INTERVAL_CLOCK, END_CLOCK):
             of = [row.metrics[f"cost/{prune.of}"] for row in state.history]
             costs = [float(getattr(setup.dense_cost, prune.of)), *of[:-1]]
-            asked = asked_epochs(prune, setup.config.train.num_epochs, events, costs, setup.limit)
-            looks += [(forwards_of(state.clock), epoch) for epoch in asked]
-        for number, epoch in looks:
+            after = [event["epoch"] for event in events]
+            asked = asked_epochs(prune, setup.config.train.num_epochs, after, costs, setup.limit)
+            looks += [(asking, epoch) for epoch in asked]
+        for passes, epoch in looks:
             # At initialisation it is the dense model that is looked at.
             seen = macs[epoch - 1] if epoch else float(setup.dense_cost.macs)
-            total += number / FORWARDS_PER_STEP * share * seen
+            total += passes / FORWARDS_PER_STEP / len(setup.train_images) * seen
     return total / setup.dense_cost.macs
 
 

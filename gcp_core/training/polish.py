@@ -127,8 +127,10 @@ def polish(
     bare = replace(config, model=replace(config.model, weights=None))
     with threads(config.threads), assembled(bare, start) as team:
         setup = replace(build_setup(bare), config=config, initial=start_of(taken.manifest), begins=bare)
-        if taken.manifest.get("data_digest") != setup.splits.digest:
-            raise CheckpointError("the data changed since the snapshot was trained", str(taken.folder))
+        changed = setup.splits.unlike(taken.manifest)
+        if changed:
+            where = str(taken.folder)
+            raise CheckpointError(f"the data changed since the snapshot was trained: {changed}", where)
         with setup.surroundings():
             if team is not None:
                 team.join(setup)

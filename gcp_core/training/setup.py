@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gcp_core.allocators import Allocator
-from gcp_core.config import PruneConfig, TrialConfig
+from gcp_core.config import PruneConfig, TrialConfig, digest
 from gcp_core.cost import Cost, measure_cost
 from gcp_core.criteria.base import Checked
 from gcp_core.data import Images, Splits, evaluation_batches, load_splits, training_batches
@@ -37,7 +37,7 @@ from gcp_core.groups import Groups, find_groups
 from gcp_core.methods.registry import check_method
 from gcp_core.models import build_model
 from gcp_core.models.arithmetic import float32_products, repeatable
-from gcp_core.models.devices import has_gpu
+from gcp_core.models.devices import device_named
 from gcp_core.pruning.exactness import check_cuts
 from gcp_core.pruning.selection import Budget, Ranking, hidden_groups, reachable_share
 from gcp_core.records.checkpoint import load_weights
@@ -178,7 +178,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     Raises:
         ConfigError, DataError, ModelError, InfeasibleTarget: each names the config path and what to try.
     """
-    device = _device(device_name or config.train.device)
+    device = device_named(device_name or config.train.device)
     if config.train.precision == "fp16" and device.type == "cpu":
         raise ConfigError(
             "'fp16': a CPU trains in float32 or bf16", "train.precision", "fp32, bf16, or a GPU"
@@ -192,7 +192,7 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
     example = torch.zeros(1, splits.in_channels, *splits.image_size, device=device)
     prune = config.prune
     dense = measure_cost(model, example)
-    check_logits(model, example, splits.num_classes)
+    check_logits(model, example, splits.num_classes, config.train.batch_size // config.train.processes)
     _check_exclude(model, prune)
     check_method(config)
     check_penalty(config)
@@ -218,7 +218,8 @@ def build_setup(config: TrialConfig, device_name: str | None = None) -> Setup:
         _check_depth(prune, groups)
     else:
         _check_target(config, groups)
-    check_cuts(model, groups, example, prune.multiple)
+    described = [dataclasses.asdict(config.model), splits.num_classes, prune.residual, prune.exclude]
+    check_cuts(model, groups, example, prune.multiple, named=digest([described, repr(model)]))
     # Chosen before it travels: a GPU should not hold the training images twice.
     sample = scoring_sample(splits.train, prune.scoring_images, splits.num_classes, config.seed).to(device)
     scoring = ScoringBatches(sample, splits.normalise, config.train.channels_last)
@@ -357,29 +358,6 @@ def _check_exclude(model: nn.Module, prune: PruneConfig | None) -> None:
                 f"prune.exclude.{i}",
                 did_you_mean(pattern, names[:40]),
             )
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if has_gpu() else "cpu"
-    try:
-        device = torch.device(name)
-    except RuntimeError as exc:
-        raise ConfigError(f"{name!r} is not a device", "train.device", "auto, cpu, cuda, cuda:1") from exc
-    if device.type not in ("cpu", "cuda"):
-        raise ConfigError(f"{name!r} is not supported", "train.device", "auto, cpu, cuda, cuda:1")
-    if device.type == "cpu":
-        return device
-    if not has_gpu():
-        raise ConfigError(f"{name!r}: this process sees no GPU", "train.device", "auto or cpu")
-    number = torch.cuda.current_device() if device.index is None else device.index
-    if number >= torch.cuda.device_count():
-        seen = torch.cuda.device_count()
-        raise ConfigError(
-            f"{name!r}: this process sees {seen} GPUs", "train.device", f"cuda:0 .. cuda:{seen - 1}"
-        )
-    # With its number: tensors know theirs, and "cuda" is not equal to "cuda:0".
-    return torch.device("cuda", number)
 
 
 def _new_model(config: TrialConfig, splits: Splits, device: torch.device) -> nn.Module:

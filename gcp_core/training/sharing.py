@@ -22,7 +22,7 @@ class Sharing:
     def __init__(self, state: State, stages: StageStore | None, team: Team | None = None) -> None:
         setup = state.setup
         self._state, self._stages, self._team = state, stages, team
-        self._trunk = "" if stages is None else trunk_key(setup.config, setup.splits.digest, setup.device)
+        self._trunk = "" if stages is None else trunk_key(setup.config, setup.splits.key, setup.device)
         self._course = course_after_events(setup.config)
         self._repair = repair_of(setup.config)
 

@@ -56,6 +56,7 @@ class State:
     Attributes:
         groups, cost: of the model as it is now.
         plans: what was removed so far, in order.
+        in_vain: of every event that has looked and removed nothing, its epoch (and ``looked``, as in a plan's ``meta``).
         history: one report per epoch; its length is the epoch that has ended.
         trained: epochs that this process trained; the others were resumed or taken over.
         penalty: None = the loss is the loss. ``clock``: None for a path and a baseline.
@@ -71,6 +72,7 @@ class State:
     groups: Groups | None
     cost: Cost
     plans: list[Plan] = field(default_factory=list)
+    in_vain: list[dict[str, Any]] = field(default_factory=list)
     history: list[EpochReport] = field(default_factory=list)
     trained: int = 0
     penalty: Penalty | None = None
@@ -247,8 +249,9 @@ class State:
     def take_up(self, manifest: Mapping[str, Any], tensors: Mapping[str, Any], where: str) -> None:
         """Go on from a checkpoint; as :meth:`resume`."""
         check_same_trial(manifest, self.setup.config, where)
-        if manifest.get("data_digest") != self.setup.splits.digest:
-            raise CheckpointError("the data changed since the checkpoint was written", where)
+        changed = self.setup.splits.unlike(manifest)
+        if changed:
+            raise CheckpointError(f"the data changed since the checkpoint was written: {changed}", where)
         try:
             for plan in plans_from(manifest):
                 self._replay(plan)
@@ -256,6 +259,8 @@ class State:
             if self.clock is not None and "clock" in tensors:
                 load_state(self.clock, moved(tensors["clock"], self.setup.device))
             self.history = history_from(manifest)
+            # Records of earlier versions do not say.
+            self.in_vain = [{**event, "epoch": int(event["epoch"])} for event in manifest.get("in_vain", ())]
         except (KeyError, TypeError, ValueError, PlanError) as exc:
             hint = "delete it to train from the start"
             raise CheckpointError(f"the checkpoint does not describe this trial: {exc}", where, hint) from exc
@@ -284,6 +289,7 @@ class State:
             "torch": torch.__version__,
             "dense": {"macs": setup.dense_cost.macs, "params": setup.dense_cost.params},
             "plans": plans_to_json(self.plans),
+            **({"in_vain": self.in_vain} if self.in_vain else {}),
             "history": rows_of(self.history),
         }
 

@@ -230,9 +230,12 @@ def test_sets_that_are_not_nested_meet_a_limit_exactly():
     for allocator in (None, build_allocator("uniform"), Everything()):
         plan = select_channels(ranking, GROUPS, budget, allocator)
         assert GROUPS.cost(plan.removed)[0] <= limit
+        one_less = []
         for name, units in plan.removed.items():
             size = GROUPS.group(name).size
             assert {*range(size)} - {*units} == {*ranking[name].keep(size - len(units))}
+            one_less.append(GROUPS.cost({**plan.removed, name: units[1:]})[0])
+        assert max(one_less) > limit, "no more go than have to"
 
 
 def test_scores_as_sets_are_the_same_plan():

@@ -7,13 +7,15 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import weight_norm
 
 from gcp_core.cost import measure_cost
 from gcp_core.errors import ModelError, PlanError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
+from gcp_core.pruning.padding import pad_widths
 from gcp_core.pruning.selection import Budget, select_channels
-from gcp_core.pruning.surgery import apply_plan
+from gcp_core.pruning.surgery import apply_plan, remove_channels
 from tests.oracles.gated_inputs import zero_columns
 from tests.oracles.nets import images, own_net, random_scores
 
@@ -211,6 +213,28 @@ def test_logits_stay_in_whatever_they_are_returned(wrap):
     assert groups.frozen == {"fc": "its channels are the model's output"}
 
 
+def normed():
+    """Every layer makes its weights anew for every call."""
+    parts = [nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 3)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), weight_norm(nn.Linear(6, 10))]
+    return nn.Sequential(*(weight_norm(part) for part in parts), *head)
+
+
+def test_layers_whose_weights_are_computed_are_listed_with_the_reason():
+    model = normed()
+    model[1] = nn.Conv2d(8, 6, 3)
+    model[4] = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 10))
+    groups = find_groups(model, X)
+    assert groups.frozen == {
+        "4.1": "its channels are the model's output",
+        "0": "its weight is computed at every call (weight norm, spectral norm, a mask)",
+    }
+    padded = pad_widths(model, X, 4)
+    assert padded.left == {"4.1": "its channels are the model's output"}  # 10 classes
+    with pytest.raises(PlanError, match="0: its weight is computed at every call"):
+        remove_channels(model, {"0": [1]}, example_input=X)
+
+
 def broken(value):
     model = build_model("vgg_tiny", 10, width=0.25)
     model.features[3].weight.data[0, 0, 0, 0] = value
@@ -230,6 +254,7 @@ def broken(value):
             "model: the model has no prunable group (1: its channels",
         ),
         (nn.Sequential(nn.Flatten()), "it has no conv or hidden linear layer"),
+        (normed(), "no prunable group (0: its weight is computed at every call (weight norm"),
         (build_model("vgg_tiny", 10).half(), "features.0.weight: half-precision weights (torch.float16)"),
         (build_model("vgg_tiny", 10).bfloat16(), "keep the weights in float32 and train under autocast"),
         (broken(float("nan")), "features.3.weight: the weights are not finite (has training diverged?)"),

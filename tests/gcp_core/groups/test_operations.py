@@ -161,6 +161,38 @@ def test_what_is_divided_and_what_divides_stay_whole_in_every_mode(residual):
         assert groups.frozen[layer] == "div of two activations"
 
 
+class BesideNothing(small_nets.Concat):
+    """As a loop writes it that begins with nothing."""
+
+    def body(self, x):
+        y = torch.tensor([], dtype=x.dtype)
+        for part in (self.left(x), self.right(x)):
+            y = torch.cat([y, part], dim=1)
+        return torch.cat((self.mix(y), x), 1)
+
+
+def test_a_concatenation_may_begin_with_nothing():
+    model = build(BesideNothing)
+    groups = find_groups(model, X)
+    assert groups.num_units == UNITS[small_nets.Concat]
+    plan = groups.plan({group.name: [1] for group in groups.groups})
+    difference, moved = removed_against_gated(model, plan, X)
+    assert difference <= 1e-12 < moved
+
+
+@pytest.mark.parametrize("divide", [torch.div, torch.Tensor.__truediv__])
+def test_what_divides_a_parameter_stays_whole(divide):
+    class Ratio(size_nets.Scaled):
+        def __init__(self):
+            super().__init__()
+            self.level = torch.nn.Parameter(torch.ones(()))
+
+        def scaled(self, y):
+            return divide(self.level, y)
+
+    assert find_groups(build(Ratio), X).frozen["mid.0"] == "it is a divisor"
+
+
 class Bounded(size_nets.Scaled):
     """Nothing is below 0.1, a gated channel neither."""
 

@@ -1,6 +1,7 @@
 """One cut is tried before training: what is left computes what the whole network does with those channels at zero."""
 
 import copy
+import dataclasses
 import logging
 import math
 
@@ -13,6 +14,7 @@ from gcp_core.config import ModelConfig, PruneConfig, TrainConfig, TrialConfig
 from gcp_core.errors import ModelError
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model
+from gcp_core.pruning import exactness
 from gcp_core.pruning.exactness import check_cuts, inexact_groups
 from gcp_core.training.setup import check_config
 from tests.oracles.size_nets import Scaled
@@ -144,6 +146,26 @@ class WithAGainInAFunction(Exact):
         return self.more(y)
 
 
+class CountsUse(Exact):
+    """How much each channel is used, in a buffer that only training looks at."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("use", torch.zeros(7))
+
+    def scaled(self, y):
+        if self.training:
+            self.use += y.abs().mean((0, 2, 3))
+        return y
+
+
+class WantsLabels(Exact):
+    """It cannot be trained with images alone, whole or not."""
+
+    def forward(self, x, labels=None):
+        return super().forward(x) if labels is not None or not self.training else labels["boxes"]
+
+
 class WantsSeven(Exact):
     def scaled(self, y):
         assert y.shape[1] == 7, "seven are wanted"
@@ -193,7 +215,7 @@ def test_a_layer_whose_cut_is_not_exact_is_named(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [Exact, Chance, ReadFromOutside, WithItsHeadInAFunction, WithAGainInAFunction]
+    "kind", [Exact, Chance, ReadFromOutside, WithItsHeadInAFunction, WithAGainInAFunction, WantsLabels]
 )
 def test_exact_cuts_and_what_cannot_be_compared_name_nothing(kind):
     assert found(kind) == ()
@@ -208,6 +230,14 @@ def test_the_cuts_of_a_residual_network_are_exact(residual):
 def test_a_network_that_does_not_run_with_fewer_channels_is_refused_before_the_training():
     with pytest.raises(ModelError, match=r"with half of its channels removed, .*seven are wanted"):
         found(WantsSeven)
+
+
+def test_a_network_that_cannot_be_trained_with_fewer_channels_is_refused_before_the_training():
+    with pytest.raises(ModelError, match=r"with half of its channels removed, in training mode, .*size"):
+        found(CountsUse)
+    torch.manual_seed(0)
+    model = CountsUse()
+    assert inexact_groups(model, find_groups(model, X, exclude=["mid.0"]), X) == ()
 
 
 def test_what_is_left_is_a_multiple_where_multiples_are_left():
@@ -226,14 +256,43 @@ def test_the_warning_names_the_layers_and_the_remedy(caplog):
     assert "prune.exclude" in caplog.text
 
 
-@pytest.mark.parametrize("exclude", [(), ("mid.0",)])
-def test_a_trial_says_so_before_it_trains(caplog, exclude):
-    config = TrialConfig(
+def trial(**prune):
+    return TrialConfig(
         model=ModelConfig("tests.gcp_core.pruning.test_exactness:by_a_half"),
         train=TrainConfig(epochs=2),
         prune=PruneConfig(
-            criterion="l1", start=1, interval=1, ratio=0.2, target=0.1, until=1.0, exclude=exclude
+            **{"criterion": "l1", "start": 1, "interval": 1, "ratio": 0.2, "target": 0.1, "until": 1.0}
+            | prune
         ),
     )
-    check_config(config)
+
+
+@pytest.mark.parametrize("exclude", [(), ("mid.0",)])
+def test_a_trial_says_so_before_it_trains(caplog, exclude):
+    check_config(trial(exclude=exclude))
     assert ("cuts of mid.0 are not exact" in caplog.text) == (not exclude)
+
+
+def test_what_a_process_has_found_of_a_network_is_said_again_and_not_looked_for_again(monkeypatch, caplog):
+    looked = []
+    monkeypatch.setattr(exactness, "_found", {}, raising=False)
+    monkeypatch.setattr(
+        exactness,
+        "inexact_groups",
+        lambda *given, **more: looked.append(more) or inexact_groups(*given, **more),
+    )
+    usual = trial()
+    for config, looks in (
+        (usual, 1),
+        (dataclasses.replace(usual, seed=1), 1),
+        (trial(criterion="l2"), 1),
+        (trial(exclude=("mid.0",)), 2),
+        (trial(residual="inner"), 3),
+        (trial(round_to=2), 4),
+        (dataclasses.replace(usual, model=ModelConfig("vgg_tiny", 0.125)), 5),
+        (dataclasses.replace(usual, model=ModelConfig("vgg_tiny", 0.25)), 6),
+        (usual, 6),
+    ):
+        check_config(config)
+        assert len(looked) == looks
+    assert sum("cuts of mid.0 are not exact" in text for text in caplog.messages) == 6

@@ -44,6 +44,7 @@ def test_an_event_takes_one_whole_step_where_less_is_asked_for():
 def test_the_units_of_a_step_are_the_lowest_of_their_group():
     scores = random_scores(VGG)
     plan = select_channels(scores, VGG, Budget(count=16, round_to=8))
+    assert plan.num_units == 16
     for name, units in plan.removed.items():
         assert set(units) == set(scores[name].argsort()[: len(units)].tolist())
 

@@ -64,7 +64,7 @@ def test_mean_and_deviation_are_put_on_each_device_once(monkeypatch):
 def test_a_process_of_several_trains_on_the_gpu_that_it_is_told(monkeypatch):
     """The config's own device is one for all of them; there may be no second GPU here."""
     asked = []
-    monkeypatch.setattr(setup, "_device", lambda name: asked.append(name) or torch.device("cpu"))
+    monkeypatch.setattr(setup, "device_named", lambda name: asked.append(name) or torch.device("cpu"))
     config = TrialConfig(train=TrainConfig(processes=2, batch_size=16), prune=None)
     assert Follower()._prepare(config.to_dict(), "cuda:1") == "cpu"
     assert asked == ["cuda:1"]

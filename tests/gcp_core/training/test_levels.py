@@ -81,7 +81,9 @@ def test_the_level_is_one_of_the_real_model_counted_by_hand():
     prune, model = with_(ratio=0.5), build_model("vgg_tiny", 10, width=0.25)
     groups = find_groups(model, EXAMPLE)
     dense = sum(count_macs(model, EXAMPLE).values())
-    for k, (_, _, plan) in enumerate(course(prune, groups, events=3), start=1):
+    events = course(prune, groups, events=3)
+    assert len(events) == 3
+    for k, (_, _, plan) in enumerate(events, start=1):
         apply_plan(model, plan)
         left = sum(count_macs(model, EXAMPLE).values())
         assert 0.5**k - 0.1 < left / dense <= 0.5**k
@@ -126,6 +128,7 @@ def test_every_event_takes_at_least_one_unit_also_where_a_level_is_less_than_one
 def test_of_units_an_event_takes_its_share_of_the_living_and_knows_no_level():
     prune = with_(ratio=0.2, ratio_of="units", target=0.5)
     events = course(prune, find_groups(build_model("vgg_tiny", 10, width=0.25), EXAMPLE), events=3)
+    assert len(events) == 3
     alive = 112  # 2 * (8 + 16 + 32)
     for _, _, plan in events:
         assert plan.num_units == int(0.2 * alive + 0.5)

@@ -125,12 +125,21 @@ def other_plans(folder):
     [
         (lambda f: edit(f, config_key="0123456789ab"), "the folder holds a trial of another configuration"),
         (lambda f: edit(f, data_digest="0"), "the data changed since the checkpoint was written"),
+        (lambda f: edit(f, std=[0.5]), "the checkpoint was written: the images are now normalised with std"),
         (lambda f: edit(f, plans=3), "the checkpoint does not describe this trial"),
         (lambda f: edit(f, history=[{"epoch": 1}]), "the checkpoint does not describe this trial: 'metrics'"),
         (other_plans, "the checkpoint does not describe this trial"),
         (lambda f: edit(f, plans=[]), "the weights do not fit the architecture"),
     ],
-    ids=["another configuration", "other data", "no plans", "no history", "a plan twice", "plans left out"],
+    ids=[
+        "another configuration",
+        "other data",
+        "normalised otherwise",
+        "no plans",
+        "no history",
+        "a plan twice",
+        "plans left out",
+    ],
 )
 def test_a_checkpoint_that_does_not_belong_to_the_trial_is_refused(killed, harm, text):
     harm(epochs(killed)[-1])
@@ -171,6 +180,7 @@ def test_a_damaged_result_is_refused_with_a_way_out(finished, text):
     ("values", "text"),
     [
         ({"data_digest": "0"}, "the model was trained on 0"),
+        ({"mean": [0.5]}, "the model was trained with [0.5]"),
         ({"evaluation_batch": None}, "the manifest is incomplete"),
         ({"config": {"model": {"nmae": 1}}}, "the manifest is incomplete"),
     ],

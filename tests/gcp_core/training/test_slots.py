@@ -223,6 +223,46 @@ def test_the_looks_of_repair_allocator_and_clock_are_charged():
     assert timed.finals["train_cost"] == pytest.approx(sum(macs) + 0.5 * share * sum(macs[:3]))
 
 
+@pytest.mark.parametrize(("allocator", "forwards", "cuts"), [("global", 0, [1]), (f"{OURS}:Looking", 1, [])])
+def test_an_event_that_finds_nothing_to_remove_is_charged_for_its_look_also_after_a_kill(
+    tmp_path, allocator, forwards, cuts
+):
+    """Floors leave one unit of each of the widest layers, which the first event takes; the looking allocator asks for
+    units of a narrow one.
+    """
+    config = other(criterion="taylor", ratio=0.9, min_share=0.9, allocator=allocator)
+    straight = run_trial(config, latency=False)
+    assert [plan.meta["epoch"] for plan in straight.plans] == cuts
+    setup = build_setup(config)
+    share = len(setup.scorer[1].images) / 96 / 3
+    dense = setup.dense_cost.macs
+    macs = [1.0, *[row.metrics["cost/macs"] / dense for row in straight.history[:-1]]]
+    # A forward and a backward pass of the criterion, and one of the allocator that looks.
+    each = (3.0 + forwards) * share
+    assert straight.finals["train_cost"] == pytest.approx(sum(macs) + each * sum(macs[:3]))
+    with pytest.raises(Killed):
+        run_trial(config, report=killed_in(3), checkpoint_dir=tmp_path, latency=False)
+    resumed = run_trial(config, checkpoint_dir=tmp_path, latency=False)
+    assert resumed.finals["train_cost"] == straight.finals["train_cost"]
+
+
+@pytest.mark.parametrize(
+    ("criterion", "images"),
+    [("mean_activation", 96), ("hrank", 32), ("shuffled:hrank", 32), ("bn_scale", 0), ("l1", 0)],
+)
+def test_a_criterion_is_charged_for_the_images_that_it_looks_at(criterion, images):
+    """Apart from the one image that says which norm follows which layer."""
+    config = other(until=1, criterion=criterion)
+    setup, seen = build_setup(config), []
+    model = setup.new_model()
+    model.register_forward_hook(lambda module, args, output: seen.append(len(args[0])))
+    setup.scorer[0].judge(model, setup.groups, setup.scorer[1], torch.Generator().manual_seed(0))
+    assert sum(seen) - seen.count(1) == images
+    trial = run_trial(config, latency=False)
+    left = trial.history[0].metrics["cost/macs"] / setup.dense_cost.macs
+    assert trial.finals["train_cost"] == pytest.approx(1 + 3 * left + images / 96 / 3)
+
+
 # --- the null and the state ---------------------------------------------------------------------------------------
 
 
