@@ -190,8 +190,8 @@ def ruled_out(
     have confirm runs are left out.
 
     No chance of being on the front is given: a bootstrap over seeds and a posterior about a smooth trend were off by up
-    to 31 and 17 points in simulated sweeps (``benchmarks/analysis_calibration.py``), because the chance depends on where
-    the configurations near the front are, which so few of them cannot show.
+    to 31 and 17 points in simulated sweeps (``benchmarks/search/analysis_calibration.py``), because the chance depends on
+    where the configurations near the front are, which so few of them cannot show.
     """
     from scipy import stats
 

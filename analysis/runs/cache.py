@@ -43,7 +43,8 @@ def cached_records(ref: SweepRef) -> pd.DataFrame:
         return _active(fresh, deleted_runs(ref))
     # Once the cache was looked at long after the newest run had ended, nothing is late any more.
     late = file.stat().st_mtime * 1000 < newest + 2 * _APART
-    new = read_records(ref, newer_than=newest - (_APART if late else 0), deleted_too=True)
+    since = newest - (_APART if late else 0)
+    new = read_records(ref, newer_than=since, deleted_too=True, known=len(old))
     if not new["ended"].eq(new["run_id"].map(old.set_index("run_id")["ended"])).all():
         known = old[~old["run_id"].isin(new["run_id"])]
         old = pd.concat([known, new], ignore_index=True)

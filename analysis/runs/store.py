@@ -40,8 +40,9 @@ DEFAULT_OBJECTIVES: dict[str, Direction] = {"val_accuracy": "max", "macs": "min"
 HUGE = 1e300
 
 _PAGE = 5000
-#: Snapshots of so many paths are asked for path by path, of more at once.
-_FEW_PATHS = 20
+#: Snapshots of so many paths are asked for path by path, of more at once: all that the sweep has. A request takes as
+#: long as reading so many runs.
+_FEW_PATHS, _RUNS_PER_REQUEST = 20, 100
 SQLITE = "sqlite:///"
 
 
@@ -104,7 +105,10 @@ def _check_store(tracking_uri: str) -> None:
     if tracking_uri.startswith(SQLITE):
         file = Path(tracking_uri.removeprefix(SQLITE))
         if not file.is_file():
-            raise SweepNotFound("no such SQLite store", str(file), "was the sweep's folder moved or deleted?")
+            hint = (
+                "was the sweep's folder moved? if it is lost, `gcp-sweep run` writes it again from the ledger"
+            )
+            raise SweepNotFound("no such SQLite store", str(file), hint)
 
 
 def _from_folder(folder: Path, tracking_uri: str | None) -> SweepRef:
@@ -196,7 +200,9 @@ def _objectives(config: Path | None, parent: Run) -> dict[str, Direction]:
     return known or dict(DEFAULT_OBJECTIVES)
 
 
-def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: bool = False) -> pd.DataFrame:
+def read_records(
+    ref: SweepRef, *, newer_than: int | None = None, deleted_too: bool = False, known: int = 0
+) -> pd.DataFrame:
     """All runs of a sweep as they are in MLflow, the snapshots of its paths included: one row per run, params and tags
     still strings.
 
@@ -204,7 +210,7 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
     ``param:KEY``, ``tag:KEY``. With ``newer_than`` (ms) only trials that ended then or later, and those still
     running, all snapshots of these (they end before their path does), and snapshots that ended since: one may be written
     late, or polished long after its path. ``deleted_too``: also runs that were deleted in
-    MLflow (and not yet purged).
+    MLflow (and not yet purged). ``known``: about how many runs the sweep has; nothing but the time depends on it.
     """
     import pandas as pd
     from mlflow.entities import ViewType
@@ -233,7 +239,7 @@ def read_records(ref: SweepRef, *, newer_than: int | None = None, deleted_too: b
             ]
         )
         paths = [run_id for run_id, row in rows.items() if row.get("param:train.schedule") == CYCLES]
-        few = len(paths) <= _FEW_PATHS
+        few = len(paths) <= max(_FEW_PATHS, known // _RUNS_PER_REQUEST)
         rows |= ask([_children(run_id) for run_id in paths] if few else [_snapshots(ref)])
     frame = pd.DataFrame(list(rows.values()))
     return frame if len(frame) else pd.DataFrame(columns=["run_id", "mlflow_status", "started", "ended"])
@@ -336,8 +342,24 @@ def download(tracking_uri: str, run_id: str, name: str, folder: Path) -> Path | 
     except Exception as exc:  # the clients of object stores have errors of their own
         if isinstance(exc, MlflowException) and exc.error_code == "RESOURCE_DOES_NOT_EXIST":
             return None
-        said = shortened(redact(" ".join(str(exc).split()))) or type(exc).__name__
-        raise Unreachable(f"MLflow does not give its files: {said}", f"run {run_id}: {name}") from exc
+        raise Unreachable(f"MLflow does not give its files: {_said(exc)}", f"run {run_id}: {name}") from exc
+
+
+@contextmanager
+def taking_files(what: str) -> Iterator[None]:
+    """Turn whatever goes wrong while files are given to MLflow into one of our errors; ``what`` they belong to.
+
+    Raises:
+        Unreachable: in place of the exception; the clients of object stores have errors of their own.
+    """
+    try:
+        yield
+    except Exception as exc:
+        raise Unreachable(f"MLflow does not take its files: {_said(exc)}", what) from exc
+
+
+def _said(exc: Exception) -> str:
+    return shortened(redact(" ".join(str(exc).split()))) or type(exc).__name__
 
 
 def no_progress_bar() -> AbstractContextManager[None]:

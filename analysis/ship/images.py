@@ -16,7 +16,7 @@ _ELSEWHERE = "--data-path FOLDER says where the images are on this machine"
 def images_of(
     data: DataConfig, manifest: Mapping[str, Any], model: str, data_path: str | None = None
 ) -> Splits:
-    """The splits of ``data``, with the digest that the model's manifest names.
+    """The splits of ``data``, if they are those that the model's manifest names.
 
     Args:
         model: names it in an error.
@@ -33,10 +33,7 @@ def images_of(
             raise
         hint = f"{exc.hint}; {_ELSEWHERE}" if exc.hint else _ELSEWHERE
         raise DataError(exc.message, exc.where, hint) from exc
-    if splits.digest != manifest["data_digest"]:
-        raise CheckpointError(
-            f"the data now has digest {splits.digest}, the model was trained on {manifest['data_digest']}",
-            model,
-            "" if data_path is not None else _ELSEWHERE,
-        )
+    changed = splits.unlike(manifest)
+    if changed:
+        raise CheckpointError(changed, model, "" if data_path is not None else _ELSEWHERE)
     return splits

@@ -30,10 +30,10 @@ from analysis.choose.constraints import Constraint
 from analysis.plain import plain
 from analysis.runs.artifacts import folder_of, sweep_of
 from analysis.runs.fetch import own_artifacts
-from analysis.runs.store import answering, client_for, no_progress_bar, pages
+from analysis.runs.store import answering, client_for, no_progress_bar, pages, taking_files
 from analysis.runs.table import config_columns
 from analysis.ship.export import CARD, PROOF, Exported
-from gcp_core.errors import ConfigError, first_line
+from gcp_core.errors import ConfigError
 from gcp_core.schema import Tag
 
 if TYPE_CHECKING:
@@ -100,30 +100,25 @@ def register(df: pd.DataFrame, row: pd.Series, exported: Exported, *, name: str,
         alias: moved here if another version has it.
 
     Raises:
-        ConfigError: the table is not in MLflow, the ONNX file is missing, or MLflow refuses.
+        ConfigError: the table is not in MLflow, or the ONNX file is missing.
+        Unreachable: MLflow, or the store of its files, is away or refuses.
     """
-    from mlflow.exceptions import MlflowException
-
     check_name(name)
     check_alias(alias)
     entry = check_place(df, row)
     if not (exported.folder / "model.onnx").is_file():
         raise ConfigError("was exported without ONNX", str(row["model"]), "export it with --onnx")
     client = client_for(entry["tracking_uri"])
-    try:
+    with answering(entry["tracking_uri"]), no_progress_bar():
         tags = _lineage(client, row, exported, entry)
-        with no_progress_bar():
-            _create(client, name)
-            version = _same_weights(client, name, exported.sha256)
-            new = version is None
-            if version is None:
-                version = _version(
-                    client, name, _log(client, df, row, exported, name, tags), row, exported, tags
-                )
-            before = client.get_registered_model(name).aliases.get(alias, "")
-            client.set_registered_model_alias(name, alias, version.version)
-    except MlflowException as exc:
-        raise ConfigError(f"MLflow refuses: {first_line(exc)}", name) from exc
+        _create(client, name)
+        version = _same_weights(client, name, exported.sha256)
+        new = version is None
+        if version is None:
+            logged = _log(client, df, row, exported, name, tags)
+            version = _version(client, name, logged, row, exported, tags)
+        before = client.get_registered_model(name).aliases.get(alias, "")
+        client.set_registered_model_alias(name, alias, version.version)
     number = str(version.version)
     moved = str(before) if str(before) != number else ""
     return Registered(
@@ -255,7 +250,8 @@ def _log(
     try:
         with tempfile.TemporaryDirectory() as work:
             _write_model(model, row["run_id"], exported, Path(work) / "model")
-            client.log_model_artifacts(model.model_id, str(Path(work) / "model"))
+            with taking_files(name):
+                client.log_model_artifacts(model.model_id, str(Path(work) / "model"))
         client.log_outputs(row["run_id"], [LoggedModelOutput(model.model_id, step=0)])
         _log_finals(client, row["run_id"], model.model_id)
     except BaseException:

@@ -17,7 +17,7 @@ from analysis.runs import table
 from analysis.runs.fetch import own_artifacts
 from analysis.runs.load import load
 from analysis.runs.models import word
-from analysis.runs.store import SweepRef, client_for, find
+from analysis.runs.store import SweepRef, client_for, find, taking_files
 from analysis.show import figures
 from gcp_core.schema import FRONT_HYPERVOLUME, Tag
 
@@ -141,7 +141,8 @@ def _attach(ref: SweepRef, files: list[Path], markdown: str, hypervolume: float,
     own = next((place for place in places if place.is_dir()), None)
     for file in files:
         if own is None:
-            client.log_artifact(ref.parent_run_id, str(file), ARTIFACT_FOLDER)
+            with taking_files(ref.name):
+                client.log_artifact(ref.parent_run_id, str(file), ARTIFACT_FOLDER)
         else:  # MLflow would write where the folder was when the sweep began
             (own / ARTIFACT_FOLDER).mkdir(exist_ok=True)
             shutil.copyfile(file, own / ARTIFACT_FOLDER / file.name)

@@ -14,6 +14,7 @@ from sweeps.config.space import Point
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Record
 from sweeps.records.ledger import SnapshotRecord
+from sweeps.strategy.judging import shares_of_limits
 from sweeps.strategy.sampling import Proposer
 from sweeps.strategy.twins import Twins
 
@@ -65,9 +66,10 @@ class Proposals:
             twin = self._twins.ended(job.trial_id, job.config, record.finals, record.weights_sha256)
         self._proposer.enter(record)
         for known in snapshots:
-            self.observe(job, known.values, known.violations)
+            self.observe(job, known.snap.finals, known.values, known.violations)
         if record.finished:
-            self._answer(job, record.status, None if twin else record.values, record.violations)
+            values = None if twin else record.values
+            self._answer(job, record.status, values, self._shares(record.violations, record.finals))
         elif record.status == "paused":
             self.paused(job)
 
@@ -93,8 +95,12 @@ class Proposals:
             twin = self._twins.ended(job.trial_id, job.config, outcome.finals, outcome.weights_sha256)
         if twin:
             self._note(f"{job.trial_id} ends as the model of {twin}")
-        self._answer(job, outcome.status, None if twin else values, violations)
+        shares = self._shares(violations, outcome.finals)
+        self._answer(job, outcome.status, None if twin else values, shares)
         return not twin
+
+    def _shares(self, violations: Mapping[str, float], finals: Mapping[str, float]) -> dict[str, float]:
+        return shares_of_limits(self._config.search.limits(), violations, finals)
 
     def _answer(
         self,
@@ -108,13 +114,19 @@ class Proposals:
             values, violations = None if value is None else (value,), {}
         self._proposer.answer(job.number, values, violations, status == "stopped")
 
-    def observe(self, job: Job, values: tuple[float, ...] | None, violations: Mapping[str, float]) -> None:
+    def observe(
+        self,
+        job: Job,
+        finals: Mapping[str, float],
+        values: tuple[float, ...] | None,
+        violations: Mapping[str, float],
+    ) -> None:
         """A path has finished a model; ``values`` are its objectives, None = not all of them are finite."""
         if self._population and values is not None:
             kept = self._kept.setdefault(job.number, [])
             if all(excess <= 0 for excess in violations.values()):
                 kept.append(values)
-        self._proposer.observe(job.number, values, violations)
+        self._proposer.observe(job.number, values, self._shares(violations, finals))
 
     def paused(self, job: Job) -> None:
         """A path is paused, perhaps for good: what waits for an answer to it gets one. May be said again."""

@@ -71,7 +71,7 @@ class Snapshots:
         if job.kind == "trial":
             if snap.level == 0:
                 self._front.unpruned(job, snap.finals)
-            self._desk.proposals.observe(job, values, violations)
+            self._desk.proposals.observe(job, snap.finals, values, violations)
             self._front.model(snap.finals if values is not None and snap.status == "complete" else None)
             if self._paths is not None:
                 self._paths.judged(job, snap, violations)

@@ -55,6 +55,10 @@ class Limit:
             return 0.0
         return value - bound if self.op == "<=" else bound - value
 
+    def of(self, value: float, excess: float) -> float:
+        """The limit in the value's unit: what is left of a value when its excess is taken away."""
+        return value - excess if self.op == "<=" else value + excess
+
 
 def parse_limit(text: str, where: str) -> Limit:
     """The limit a text stands for; raises ConfigError with what is allowed."""

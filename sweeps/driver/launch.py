@@ -50,7 +50,7 @@ from sweeps.storage.states import clear_states
 from sweeps.strategy.budget import ACCOUNT, Budget, already_spent, budget_of
 from sweeps.strategy.stopping import Rungs
 from sweeps.strategy.trunk import Trunk
-from sweeps.tracking.store import tracking_uri, write_new_place
+from sweeps.tracking.store import is_gone, tracking_uri, write_new_place
 from sweeps.tracking.writer import MlflowWriter, open_writer
 from sweeps.worker.gpu import check_for, free_memory
 from sweeps.worker.trial import DEFAULT_RUNNER
@@ -212,9 +212,9 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
     entry = read_entry(Path(config.folder))
     if entry is None or entry.state != "complete" or not entry.parent_run_id:
         return None
-    if config.tracking.uri is not None and config.tracking.uri != entry.tracking_uri:
-        return None
-    folder = Path(config.folder)
+    uri, folder = entry.tracking_uri or "", Path(config.folder)
+    if config.tracking.uri not in (None, uri) or is_gone(uri, folder):
+        return None  # MLflow has to be written there, from the ledger
     kinds: tuple[Kind, ...] = ("trial", "baseline", "confirm")
     trials, baselines, confirm = read_records(
         folder, config.name, config.search.objectives, kinds, config.database
@@ -228,7 +228,7 @@ def _already_complete(config: SweepConfig) -> Sweep | None:
         message = already_spent(config, entry, trials, baselines, confirm)
         if not message:
             return None
-    uri, statuses = entry.tracking_uri or "", _statuses(trials, "complete")
+    statuses = _statuses(trials, "complete")
     if uri.startswith("sqlite:") and (folder / DATABASE).is_file():
         write_new_place(folder, config.name)  # nobody else will, should the folder have been moved
         uri = tracking_uri(config.tracking.uri, folder)

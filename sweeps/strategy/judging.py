@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gcp_core import schema
 from gcp_core.schema import FINALS
-from sweeps.config.limits import DENSE
+from sweeps.config.limits import DENSE, Limit
 from sweeps.config.search import SearchConfig
 from sweeps.config.sweep_config import SweepConfig
 from sweeps.records.job import Job, Outcome, Snap
@@ -32,7 +32,10 @@ def dense_costs(folder: str | Path, finals: Mapping[str, float]) -> dict[str, fl
         manifest = json.loads((Path(folder) / schema.ARTIFACT_MANIFEST).read_text(encoding="utf-8"))
         return {name: float(manifest["dense"][name]) for name in DENSE}
     except (OSError, ValueError, KeyError, TypeError):
-        pass
+        return _dense_costs_told_by(finals)
+
+
+def _dense_costs_told_by(finals: Mapping[str, float]) -> dict[str, float]:
     dense = {}
     left = 1 - finals.get("macs_removed", math.nan)
     if left > 0 and math.isfinite(finals.get("macs", math.nan)):
@@ -100,6 +103,38 @@ def judge(
     if broken:
         outcome = dataclasses.replace(outcome, status="infeasible", error=f"violates {', '.join(broken)}")
     return outcome, values, violations
+
+
+def shares_of_limits(
+    limits: Sequence[Limit], excesses: Mapping[str, float], finals: Mapping[str, float]
+) -> dict[str, float]:
+    """Limit -> how far it is exceeded as a share of the limit itself, so that those of several units can be added up.
+
+    A sampler adds them up wherever nothing keeps all limits: with a million multiply-adds beside three points of
+    accuracy, the multiply-adds alone would decide. A limit of 0 counts as 1 in its unit.
+
+    Args:
+        excesses: :meth:`Limit.excess` of each, in the value's unit.
+        finals: of the model that was judged; of a stopped trial, those it has.
+    """
+    dense = _dense_costs_told_by(finals)
+    shares = {}
+    for limit in limits:
+        if limit.text in excesses:
+            excess = excesses[limit.text]
+            shares[limit.text] = excess / _size(limit, excess, finals, dense)
+    return shares
+
+
+def _size(limit: Limit, excess: float, finals: Mapping[str, float], dense: Mapping[str, float]) -> float:
+    """The limit in its value's unit, without its sign; never 0."""
+    if not limit.relative:
+        size = limit.bound
+    elif limit.name in dense:
+        size = limit.bound * dense[limit.name]
+    else:
+        size = limit.of(finals.get(limit.name, 0.0), excess)
+    return abs(size) or 1.0
 
 
 def judge_snapshot(

@@ -31,7 +31,9 @@ _BEST = 8
 
 
 class Observation(NamedTuple):
-    """A snapshot of a path: ``place`` 0 is its path's first. ``violations`` > 0 are broken constraints."""
+    """A snapshot of a path: ``place`` 0 is its path's first. ``violations`` > 0 are broken constraints; they are added
+    up (:func:`sweeps.strategy.judging.shares_of_limits`).
+    """
 
     path: int
     place: int

@@ -29,6 +29,16 @@ def tracking_uri(uri: str | None, folder: Path) -> str:
     return uri
 
 
+def is_gone(uri: str, folder: Path) -> bool:
+    """Whether MLflow's database, once at ``uri``, is neither there nor in the sweep's folder: it was deleted, or stayed
+    on another machine. Of a server nothing is known.
+    """
+    if not uri.startswith("sqlite:///"):
+        return False
+    file = Path(uri.removeprefix("sqlite:///").partition("?")[0])
+    return not (file.is_file() or (folder / DATABASE).is_file())
+
+
 def write_new_place(folder: Path, experiment: str) -> None:
     """Let the sweep's own database name the files in ``folder``, if it names those of another folder.
 

@@ -205,15 +205,14 @@ class KnownPaths:
             self._learn_bounds((trial_id, level), one)
 
     def _learn_bounds(self, where: tuple[str, int], one: Snapshot) -> None:
-        """The number of a relative limit is what is left of a value when its excess is taken away."""
+        """The number of a relative limit is known from values that were judged by it."""
         for limit in self.limits:
             excess = one.violations.get(limit.text, math.nan)
             value = self._complete(one.finals).get(limit.name, math.nan)
-            upper = limit.op == "<="
             if math.isfinite(excess) and math.isfinite(value):
                 known = self._bounds.get(limit.text)
                 if known is None or known[0] <= where:
-                    bound = Bound(limit.name, upper, value - excess if upper else value + excess)
+                    bound = Bound(limit.name, limit.op == "<=", limit.of(value, excess))
                     self._bounds[limit.text] = (where, bound)
 
     def _complete(self, finals: Mapping[str, float]) -> Mapping[str, float]:

@@ -135,7 +135,7 @@ def test_methods_that_only_have_luck_with_some_seeds_are_called_different_in_at_
     seeds, sweeps, most
 ):
     """The limit is 0.05 and two standard errors of so few simulations; three seeds cannot decide at all. The large
-    simulation, of hypervolumes too, is in ``benchmarks/analysis_calibration.py``.
+    simulation, of hypervolumes too, is in ``benchmarks/search/analysis_calibration.py``.
     """
     tests = [compare.paired_tests(interplay(seeds, 4, seed=i), "prune.criterion")[0] for i in range(sweeps)]
     assert np.mean([t.decided for t in tests]) <= most

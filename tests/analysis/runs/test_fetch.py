@@ -22,7 +22,10 @@ from analysis.cli.program import main
 from analysis.errors import SweepNotFound, Unreachable
 from analysis.evidence.compare import check_comparable
 from analysis.runs import artifacts, fetch, store
+from analysis.ship import register
 from analysis.ship.checkpoints import collect, from_sweep
+from analysis.ship.export import Exported
+from analysis.show import publish
 from analysis.show.report import html
 from gcp_core.errors import ConfigError
 from gcp_core.schema import ARTIFACT_MANIFEST, ARTIFACT_WEIGHTS
@@ -219,3 +222,51 @@ def test_a_front_that_cannot_be_published_is_one_line(sweep, monkeypatch, tmp_pa
     done = CliRunner().invoke(main, ["report", str(sweep), "--publish", "--out", str(tmp_path / "out")])
     assert done.exit_code == 1, done.output
     assert "MLflow is away or refuses: API request failed" in done.stderr
+
+
+def giving(away: Exception) -> tuple[SimpleNamespace, list[str]]:
+    """A client whose store takes no files, and how the models ended that it was told of."""
+    ends: list[str] = []
+
+    def refuse(*_what: str) -> None:
+        raise away
+
+    run = SimpleNamespace(info=SimpleNamespace(experiment_id="1"))
+    client = SimpleNamespace(
+        get_run=lambda run_id: run,
+        create_logged_model=lambda *what, **how: SimpleNamespace(model_id="m-1"),
+        log_model_artifacts=refuse,
+        log_artifact=refuse,
+        finalize_logged_model=lambda model, end: ends.append(end),
+    )
+    return client, ends
+
+
+@pytest.mark.parametrize("away", AWAY, ids=lambda error: type(error).__name__)
+def test_a_store_that_takes_no_files_is_one_line_for_register_and_publish(tmp_path, monkeypatch, away):
+    client, ends = giving(away)
+    df = remote(tmp_path)
+    (tmp_path / register.CARD).write_text("card")
+    monkeypatch.setattr(register, "_write_model", lambda *what: None)
+    exported = Exported(tmp_path, "t0000", (), {}, "0")
+    with pytest.raises(Unreachable, match=f"digits: MLflow does not take its files: {away}"):
+        register._log(client, df, df.iloc[-1], exported, "digits", {})
+    assert ends == ["FAILED"]
+    monkeypatch.setattr(publish, "client_for", lambda uri: client)
+    ref = store.SweepRef("id", "name", URI, "1", "parent", None, {})
+    with pytest.raises(Unreachable, match=f"name: MLflow does not take its files: {away}"):
+        publish._attach(ref, [tmp_path / register.CARD], "", 0.5, 1)
+
+
+def test_a_server_that_goes_away_while_a_model_is_registered_is_no_bad_usage(tmp_path, monkeypatch):
+    def away(*_what: str) -> None:
+        raise MlflowException("API request failed")
+
+    df = remote(tmp_path)
+    (tmp_path / "model.onnx").touch()
+    monkeypatch.setattr(register, "check_place", lambda df, row: {"tracking_uri": URI})
+    monkeypatch.setattr(register, "client_for", lambda uri: SimpleNamespace(get_run=away))
+    with pytest.raises(Unreachable, match="MLflow is away or refuses: API request failed"):
+        register.register(
+            df, df.iloc[-1], Exported(tmp_path, "t0000", (), {}, "0"), name="digits", alias="macs-50"
+        )

@@ -2,6 +2,7 @@
 
 import dataclasses
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -237,3 +238,24 @@ def test_a_whole_sweep_is_two_queries_however_many_paths_it_has(own, monkeypatch
     assert len(models.model_records(records)) == len(records) - 4, (
         "the runs of four paths give way to their snapshots"
     )
+
+
+@pytest.mark.parametrize(("known", "requests"), [(0, 1), (3000, 30), (2900, 1)])
+def test_of_a_large_sweep_only_the_snapshots_of_paths_that_run_are_read_again(monkeypatch, known, requests):
+    """Thirty paths run: a request for each, where reading all models of the sweep would take longer than that."""
+    asked = []
+    data = SimpleNamespace(metrics={}, params={"train.schedule": "cycles"}, tags={})
+
+    def runs(client, experiments, query, view):
+        asked.append(query)
+        if "status = 'RUNNING'" in query:
+            for n in range(30):
+                info = SimpleNamespace(run_id=f"r{n}", status="RUNNING", start_time=0, end_time=None)
+                yield SimpleNamespace(info=info, data=data)
+
+    monkeypatch.setattr(store, "client_for", lambda uri: None)
+    monkeypatch.setattr(store, "_runs", runs)
+    ref = store.SweepRef("id", "name", "http://mlflow.team", "1", "parent", None, {})
+    assert len(store.read_records(ref, newer_than=1, known=known)) == 30
+    assert len(asked[3:]) == requests
+    assert all(("kind` = 'snapshot'" in query) == (requests == 1) for query in asked[3:])

@@ -131,7 +131,7 @@ def test_a_plan_that_does_not_fit_the_weights_is_refused_by_the_fresh_process(sw
     manifest = json.loads(path.read_text())
     manifest["plans"] = []
     path.write_text(json.dumps(manifest))
-    with pytest.raises(VerificationError):
+    with pytest.raises(VerificationError, match="the weights do not fit the architecture"):
         export(analysis.load(sweep), "t0000", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 

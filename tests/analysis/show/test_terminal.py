@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from analysis.show import terminal
-from analysis.show.terminal import as_text, facts, models, table
+from analysis.show.terminal import as_text, facts, models, table, words
 
 
 class Tty(io.StringIO):
@@ -98,10 +98,13 @@ def test_a_terminal_too_narrow_for_the_numbers_gets_them_whole(tty, monkeypatch)
 
 
 def test_the_word_of_colour_is_no(tty, monkeypatch):
-    monkeypatch.setenv("NO_COLOR", "1")
     with contextlib.redirect_stdout(tty):
-        terminal.show(table(["a"], [["1"]]))
-    assert "\x1b[3" not in tty.getvalue()
+        terminal.show(words("failed", "red"))
+        coloured = tty.getvalue()
+        monkeypatch.setenv("NO_COLOR", "1")
+        terminal.show(words("failed", "red"))
+    assert "\x1b[3" in coloured
+    assert tty.getvalue() == f"{coloured}failed\n"
 
 
 def test_a_table_of_models_leaves_out_what_none_has_and_tells_equal_names_apart():

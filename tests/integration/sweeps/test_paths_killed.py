@@ -1,6 +1,6 @@
 """SIGKILL of a worker and of the driver in the middle of a real sweep of paths: every snapshot is there once, unchanged.
 
-``benchmarks/path_kills.py`` is the same with ten kills at random moments.
+``benchmarks/faults/path_kills.py`` is the same with ten kills at random moments.
 """
 
 from __future__ import annotations

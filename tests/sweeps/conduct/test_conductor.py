@@ -165,6 +165,20 @@ def test_a_broken_constraint_makes_a_trial_infeasible_with_its_values_kept(tmp_p
     assert violations == {"macs <= 50%": 100.0, "accuracy_drop <= 3": -1.0}
 
 
+def test_the_sampler_is_told_how_far_limits_are_broken_as_shares_of_them(tmp_path: Path) -> None:
+    checked = config(tmp_path, {"search.constraints": ["macs <= 1%", "val_accuracy >= 99.9"]})
+    conductor, _, ledger = new_conductor(checked)
+    drive(conductor)
+    records = ledger.records("trial")
+    assert [record.status for record in records] == ["infeasible"] * 6
+    # 1 % of 1,000,000 multiply-adds are 10,000.
+    shares = [[macs / 10_000, accuracy / 99.9] for macs, accuracy in (r.violations.values() for r in records)]
+    for driver in (conductor, new_conductor(checked)[0]):
+        trials = driver._proposals._proposer._mirror.trials()
+        told = [list(trial.constraints.values()) for trial in trials if trial.constraints]
+        assert told == [pytest.approx(one) for one in shares]
+
+
 def test_continuing_trains_nothing_twice_and_keeps_running_trials_under_their_ids(tmp_path: Path) -> None:
     checked = config(tmp_path, {"search.concurrency": 2})
     conductor, _, ledger = new_conductor(checked)

@@ -286,6 +286,22 @@ def test_a_driver_that_takes_over_tells_a_population_what_paused_paths_are_worth
     assert [trial.state.name for trial in proposals._proposer._mirror.trials()] == ["COMPLETE", "COMPLETE"]
 
 
+def test_limits_in_several_units_weigh_alike_for_the_sampler(tmp_path):
+    """The net has 1,000,000 MACs: as they are, they would decide alone which of two models that break both is worse."""
+    limits = {"macs <= 100000": 1e5, "val_accuracy >= 99.9": 99.9}
+    more = {"search.constraints": list(limits), "search.trials": 1, "search.sampler": "tpe"}
+    checked = paths(tmp_path, **more)
+    conductor, _, ledger = new_conductor(checked)
+    drive(conductor, PATHS)
+    raw = [known.violations for known in ledger.snapshots()["t0000"]]
+    assert raw[0]["macs <= 100000"] == 900_000, "the ledger has the value's unit"
+    for driver in (conductor, new_conductor(checked)[0]):
+        told = [trial.constraints for trial in driver._proposals._proposer._mirror.trials()]
+        assert told == [
+            {text: pytest.approx(excess / limits[text]) for text, excess in seen.items()} for seen in raw
+        ]
+
+
 def test_without_a_scale_a_population_learns_the_best_value_of_the_first_objective(tmp_path):
     objectives = {"search.objectives": {"macs": "min", "compression": "max"}}
     conductor, _, _ = new_conductor(

@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import OperationalError
 
 from gcp_core.config import TrialConfig
 from gcp_core.errors import ConfigError, DataError
+from gcp_core.schema import Tag
 from sweeps.commands.status import sweep_status
 from sweeps.conduct.conductor import Conductor
 from sweeps.config.sweep_config import SweepConfig
@@ -78,6 +80,33 @@ def test_a_finished_sweep_is_returned_without_ray_and_mlflow(tmp_path: Path, sto
     for name in ("run_on_ray", "ray_cluster", "open_writer"):
         monkeypatch.setattr(launch, name, lambda *args: pytest.fail("nothing is left to do"))
     assert _run(_config(tmp_path, store)) == first
+
+
+def test_a_finished_sweep_whose_mlflow_database_is_gone_writes_it_again_and_trains_nothing(
+    tmp_path: Path, store: str, empty_store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = _run(_config(tmp_path, store))
+    gone = tmp_path / "gone.db"  # not the one before: MLflow keeps a file open that was deleted
+    entry = (first.folder / "sweep.json").read_text().replace(store, f"sqlite:///{gone}")
+    (first.folder / "sweep.json").write_text(entry)
+    open_writer, store = launch.open_writer, f"sqlite:///{gone}"
+
+    def opened(*args: Any) -> Any:
+        shutil.copy(empty_store, gone)
+        return open_writer(*args)
+
+    monkeypatch.setattr(launch, "open_writer", opened)
+    monkeypatch.setattr(launch, "run_on_ray", lambda *args: pytest.fail("nothing is left to do"))
+    again = _run(_config(tmp_path, store))
+    assert (again.state, again.statuses, again.unwritten) == ("complete", {"complete": 6}, 0)
+    assert (again.id, again.parent_run_id != first.parent_run_id) == (first.id, True)
+    client = MlflowClient(store)
+    parent = client.get_run(again.parent_run_id)
+    children = client.search_runs(
+        [parent.info.experiment_id], f"tags.`{Tag.PARENT}` = '{parent.info.run_id}'"
+    )
+    assert {run.info.status for run in (parent, *children)} == {"FINISHED"}
+    assert len(children) == 7, "six trials and their baseline"
 
 
 def test_models_on_the_way_of_paths_that_end_as_infeasible_are_counted_also_in_a_sweep_that_is_complete(

@@ -15,6 +15,7 @@ from sweeps.strategy.judging import (
     baseline_values,
     dense_costs,
     judge,
+    shares_of_limits,
     waits_for_baseline,
     with_finals,
 )
@@ -82,6 +83,39 @@ def test_the_dense_costs_are_those_of_the_manifest_or_follow_from_the_finals(tmp
     assert dense_costs(tmp_path, finals) == {"macs": 7.0, "params": 8.0}
     manifest.write_text("half of i")
     assert dense_costs(tmp_path, finals) == {"macs": 152384.0, "params": 18482.0}
+
+
+@pytest.mark.parametrize(
+    ("limit", "finals", "excess", "share"),
+    [
+        ("accuracy_drop <= 2", {}, 3.0, 1.5),
+        ("accuracy_drop <= 0", {}, 0.5, 0.5),
+        ("accuracy_drop <= -2", {}, 1.0, 0.5),
+        ("val_accuracy >= 80", {}, 4.0, 0.05),
+        ("macs <= 500", {}, -100.0, -0.2),
+        ("macs <= 30%", {"macs": 400.0, "macs_removed": 0.6}, 100.0, 1 / 3),  # of 300
+        (
+            "macs <= 30%",
+            {"macs": 900.0, "macs_removed": 0.1},
+            100.0,
+            1 / 3,
+        ),  # stopped: foreseen, not yet there
+        ("macs <= 30%", {"macs": 400.0}, 100.0, 1 / 3),  # 400 - 100
+        ("macs >= 30%", {"macs": 200.0}, 100.0, 1 / 3),
+        ("params <= 25%", {"params": 500.0, "compression": 2.0}, 250.0, 1.0),
+        ("latency_ms <= 50%", {"latency_ms": 6.0}, 1.0, 0.2),
+        ("macs_removed >= 50%", {}, 0.1, 0.2),
+    ],
+)
+def test_how_far_a_limit_is_exceeded_is_told_as_a_share_of_the_limit(limit, finals, excess, share):
+    shares = shares_of_limits(_config(limit).search.limits(), {limit: excess}, finals)
+    assert shares == {limit: pytest.approx(share, rel=1e-12)}
+
+
+def test_of_limits_that_nobody_judged_there_is_nothing_to_tell():
+    limits = _config("macs <= 30%", "accuracy_drop <= 2").search.limits()
+    assert shares_of_limits(limits, {}, {}) == {}
+    assert shares_of_limits(limits, {"accuracy_drop <= 2": 1.0}, {}) == {"accuracy_drop <= 2": 0.5}
 
 
 def test_only_answers_that_need_its_values_wait_for_a_baseline():

@@ -122,12 +122,9 @@ def test_on_random_courses_every_decision_is_that_of_the_slow_definition(tmp_pat
     assert stopped > 15
 
 
-def test_on_recorded_courses_every_decision_is_that_of_the_slow_definition(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Two of the replays of ``benchmarks/early_stopping.py``."""
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / "benchmarks"))
-    import early_stopping as recorded
+def test_on_recorded_courses_every_decision_is_that_of_the_slow_definition() -> None:
+    """Two of the replays of ``benchmarks/search/early_stopping.py``."""
+    from benchmarks.search import early_stopping as recorded
 
     checked, courses = recorded.load_config(recorded.CONFIG, {"data.path": "."}), recorded.read_table()
     for seed in (0, 1):
