@@ -75,10 +75,10 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy
 
 # What can be known of the tool on this machine's GPU, a few minutes a call: again until nothing is left. Images:
-# python benchmarks/gpu/images.py FOLDER_WITH_PARQUET_FILES gpu_data. Without a GPU: make gpu KIT=--smoke
+# python -m benchmarks.gpu.images FOLDER_WITH_PARQUET_FILES gpu_data. Without a GPU: make gpu KIT=--smoke
 KIT ?= $(if $(wildcard gpu_data/cifar10.npz),--data gpu_data)
 gpu: $(VENV)/.installed
-	$(BIN)/python benchmarks/gpu/kit.py $(KIT)
+	$(BIN)/python -m benchmarks.gpu.kit $(KIT)
 
 # What is made again in no time. Sweeps stay: `runs` is where they are kept by default.
 clean:

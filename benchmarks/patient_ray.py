@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import processes
+from benchmarks import processes
 
 ATTEMPTS = 3
 

@@ -15,6 +15,11 @@ import torch
 
 from gcp_core.models.devices import processor
 
+ROOT = Path(__file__).resolve().parents[1]
+#: Courses of trainings, as tables that several benchmarks read.
+DATA = ROOT / "benchmarks" / "data"
+RESULTS = ROOT / "benchmarks" / "results"
+
 
 def environment() -> dict[str, Any]:
     """The machine and the versions that the numbers belong to."""

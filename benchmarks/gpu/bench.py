@@ -88,8 +88,8 @@ class Kit:
         if number is not None and not self.smoke:
             size["train_images"] = number
         if self.data is None:
-            return DataConfig("images:made", augment="crop_flip", **size)
-        return DataConfig("images:packed", path=str(self.data), augment="crop_flip", **size)
+            return DataConfig("benchmarks.gpu.images:made", augment="crop_flip", **size)
+        return DataConfig("benchmarks.gpu.images:packed", path=str(self.data), augment="crop_flip", **size)
 
     def model(self, name: str) -> ModelConfig:
         """The network; in the smallest size a narrow VGG in its place."""

@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from bench import Kit
 from torch import Tensor, nn
 
+from benchmarks.gpu.bench import Kit
 from gcp_core.config import PruneConfig
 from gcp_core.groups import find_groups
 from gcp_core.models import build_model

@@ -10,8 +10,7 @@ from multiprocessing import get_context
 from multiprocessing.synchronize import Barrier
 from typing import Any
 
-from bench import Kit
-
+from benchmarks.gpu.bench import Kit
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.cost.latency import threads
 from gcp_core.training import run_trial

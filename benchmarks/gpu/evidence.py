@@ -7,8 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bench import Kit, OutOfTime
-
+from benchmarks.gpu.bench import Kit, OutOfTime
 from gcp_core.config import PruneConfig, TrialConfig
 from gcp_core.records.stages import StageStore
 from gcp_core.training import run_trial
@@ -56,7 +55,7 @@ def trainings(kit: Kit) -> dict[str, TrialConfig]:
 def evidence(kit: Kit) -> dict[str, Any]:
     """What has ended, with last-epoch values; what has not begun or not ended is named."""
     if kit.data is None and not kit.smoke:
-        return {"skipped": "no CIFAR-10: --data FOLDER (python benchmarks/gpu/images.py makes it)"}
+        return {"skipped": "no CIFAR-10: --data FOLDER (python -m benchmarks.gpu.images makes it)"}
     models: dict[str, Any] = {}
     left: list[str] = []
     for title, config in trainings(kit).items():

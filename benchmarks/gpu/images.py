@@ -1,6 +1,6 @@
 """Images for the kit: CIFAR-10 in one file that needs nothing but NumPy to be read, or made ones.
 
-    python benchmarks/gpu/images.py FOLDER_WITH_PARQUET_FILES gpu_data     # where pyarrow and Pillow are installed
+    python -m benchmarks.gpu.images FOLDER_WITH_PARQUET_FILES gpu_data     # where pyarrow and Pillow are installed
 
 A machine lent for an hour has torch and little else: the parquet files are unpacked before, and the folder travels.
 """
@@ -27,7 +27,7 @@ def packed(config: DataConfig) -> RawData:
         with np.load(file) as arrays:
             return RawData.build(*(arrays[name] for name in _ARRAYS), where=str(file))
     except (OSError, KeyError, ValueError) as exc:
-        hint = "python benchmarks/gpu/images.py FOLDER_WITH_PARQUET_FILES gpu_data"
+        hint = "python -m benchmarks.gpu.images FOLDER_WITH_PARQUET_FILES gpu_data"
         raise DataError(f"cannot be read: {exc}", str(file), hint) from exc
 
 

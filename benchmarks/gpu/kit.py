@@ -1,8 +1,8 @@
 """The GPU kit: what can be known of this tool on one GPU, in calls of a few minutes, each leaving its records.
 
     make gpu                                             # on a machine of one's own
-    python benchmarks/gpu/kit.py --data gpu_data         # needs torch, torchvision and NumPy, nothing else
-    python benchmarks/gpu/kit.py --smoke                 # on any CPU: that it runs
+    python -m benchmarks.gpu.kit --data gpu_data         # needs torch, torchvision and NumPy, nothing else
+    python -m benchmarks.gpu.kit --smoke                 # on any CPU: that it runs
 
 Call it again until it says that nothing is left. A piece that has its record is passed over, another goes on with the
 parts that it has not measured yet, and the long trainings of the last piece go on from their last epoch. A call ends
@@ -23,17 +23,14 @@ from typing import Any
 
 import torch
 
-# The other benchmarks' record, and the packages: nothing need be installed.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-import record
-from bench import Kit, OutOfTime
-from checks import checks
-from density import density
-from evidence import evidence
-from speed import event, pipeline, relevance, step
+from benchmarks import record
+from benchmarks.gpu.bench import Kit, OutOfTime
+from benchmarks.gpu.checks import checks
+from benchmarks.gpu.density import density
+from benchmarks.gpu.evidence import evidence
+from benchmarks.gpu.speed import event, pipeline, relevance, step
 
-RECORDS = Path(__file__).resolve().parents[1] / "results" / "gpu"
+RECORDS = record.RESULTS / "gpu"
 PIECES = {
     "checks": checks,
     "step": step,

@@ -8,9 +8,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from bench import Kit, in_turn, peak_mib
 from torch import Tensor, nn
 
+from benchmarks.gpu.bench import Kit, in_turn, peak_mib
 from gcp_core.config import PruneConfig, TrainConfig
 from gcp_core.cost import measure_cost
 from gcp_core.groups import find_groups

@@ -134,23 +134,29 @@ def run(side: str, options: argparse.Namespace, seed: int, work: Path) -> None:
         (place / "ran.json").write_text(json.dumps(asdict(ran)))
 
 
-def models_of(side: str, place: Path, polished: bool = False) -> list[dict[str, Any]]:
-    """Every finished model of a side: share left, accuracies, seconds since the start, training cost.
-
-    Args:
-        polished: of ours, the polished models instead of the paths' own.
-    """
+def models_of(side: str, place: Path) -> list[dict[str, Any]]:
+    """Every finished model of a side: share left, accuracies, seconds since the start, training cost."""
     if side != "ours":
         return [json.loads(line) for line in (place / "models.jsonl").read_text().splitlines()]
+    return models_of_ours(place, json.loads((place / "ran.json").read_text())["started"])
+
+
+def models_of_ours(place: Path, started: float, polished: bool = False) -> list[dict[str, Any]]:
+    """The same of a sweep of ours.
+
+    Args:
+        started: when the side was, in seconds since the epoch.
+        polished: the polished models instead of the paths' own.
+    """
     from gcp_core.records.results import snapshot_folder
     from sweeps.config.sweep_config import load_config
-    from sweeps.records.ledger import read_polished, read_snapshots
+    from sweeps.records.ledger import reading
 
-    started = json.loads((place / "ran.json").read_text())["started"]
     objectives = load_config(yaml.safe_load((place / "ours.yaml").read_text())).search.objectives
     found = []
-    read = read_polished if polished else read_snapshots
-    for trial, taken in sorted(read(place / "ours", "ours", objectives).items()):
+    with reading(place / "ours", "ours", objectives) as ledger:
+        of_trials = ledger.polished() if polished else ledger.snapshots()
+    for trial, taken in sorted(of_trials.items()):
         for known in taken:
             finals, trained_on = known.snap.finals, known.snap.polish
             folder = snapshot_folder(place / "ours" / "trials" / trial, known.snap.level, trained_on)

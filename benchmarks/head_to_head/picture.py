@@ -13,7 +13,7 @@ _STYLE = {
 }
 
 #: The sides of a search race.
-_SEARCH = {
+SEARCH_SIDES = {
     "paths": {"color": "#0072B2", "linestyle": "-", "marker": "o", "label": "gcp-sweep, paths"},
     "polished": {
         "color": "#CC79A7",
@@ -25,7 +25,7 @@ _SEARCH = {
     "singles": {"color": "#009E73", "linestyle": ":", "marker": "^", "label": "gcp-sweep, single trials"},
 }
 #: Where accuracy starts to count, as the title of its panel.
-_ANCHORS = {
+SEARCH_ANCHORS = {
     "from chance": "accuracy from chance",
     "usable": "accuracy from ten points below the unpruned net",
 }
@@ -69,11 +69,11 @@ def draw_search(target: Path, rows: dict[str, list[dict[str, float]]], results: 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
-    quality = dict(zip(_ANCHORS, panels, strict=False))
+    quality = dict(zip(SEARCH_ANCHORS, panels, strict=False))
     seconds = results["seconds per side"]
     for side, entries in rows.items():
         minutes = [0.0, *(row["seconds"] / 60 for row in entries), seconds / 60]
-        style = {name: value for name, value in _SEARCH[side].items() if name != "marker"}
+        style = {name: value for name, value in SEARCH_SIDES[side].items() if name != "marker"}
         for name, panel in quality.items():
             values = [0.0, *(row[f"hypervolume, {name}"] for row in entries)]
             panel.step(minutes, [*values, values[-1]], where="post", **style)
@@ -81,10 +81,10 @@ def draw_search(target: Path, rows: dict[str, list[dict[str, float]]], results: 
         panels[2].plot(
             [100 * model["left"] for model in models],
             [model["val_accuracy"] for model in models],
-            **{**_SEARCH[side], "linestyle": "none", "markersize": 4, "alpha": 0.7},
+            **{**SEARCH_SIDES[side], "linestyle": "none", "markersize": 4, "alpha": 0.7},
         )
     for name, panel in quality.items():
-        panel.set(xlabel="wall time, minutes", ylim=(0, None), title=_ANCHORS[name])
+        panel.set(xlabel="wall time, minutes", ylim=(0, None), title=SEARCH_ANCHORS[name])
         panel.set_ylabel("hypervolume → better")
     panels[2].set(
         xlabel="share of the MACs left, % ← better", title="every model above 60 %", ylim=(60, None)

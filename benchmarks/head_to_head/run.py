@@ -32,8 +32,8 @@ import yaml
 from benchmarks import processes, record
 from benchmarks.head_to_head import measure
 from benchmarks.head_to_head.picture import draw
+from benchmarks.record import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "cifar10_single.yaml"
 #: After the deadline a side may tidy up for this long before it is told (again), and once more before it is killed.
 GRACE_S = 60.0
@@ -256,9 +256,7 @@ def parse() -> argparse.Namespace:
         "--judge", type=Path, help="run nothing: judge what an earlier run left in this folder"
     )
     parser.add_argument("--work", type=Path, help="an empty folder for what the sides leave behind")
-    parser.add_argument(
-        "--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results"
-    )
+    parser.add_argument("--out", type=Path, default=record.RESULTS, help="folder of the results")
     options = parser.parse_args()
     if (options.path is None) == (options.judge is None):
         parser.error("give --path (run both sides) or --judge (an earlier run)")

@@ -38,7 +38,8 @@ import yaml
 from benchmarks import record
 from benchmarks.head_to_head import front_race, measure
 from benchmarks.head_to_head.picture import draw_search
-from benchmarks.head_to_head.run import ROOT, SMOKE, Ran, rows_of, run_side
+from benchmarks.head_to_head.run import SMOKE, Ran, rows_of, run_side
+from benchmarks.record import ROOT
 from benchmarks.yardstick import CHANCE, SHARES, USABLE, hypervolume
 from gcp_core.cost import measure_cost
 from gcp_core.models import build_model
@@ -204,15 +205,21 @@ def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
         epoch = math.ceil(len(spec["train_rows"]) / spec["batch_size"])
         found = list(peer_steps(place / "peer", started, TAYLOR_BATCHES / epoch))
     else:
-        trials = measure.read_ours(place / "ours", started)
-        found = list(baseline_steps(trials, from_the_start=side in OF_PATHS))
-        if side in OF_PATHS:
-            models = front_race.models_of("ours", place)
-            found += path_steps(models)
-            found += polish_steps(front_race.models_of("ours", place, polished=True), models)
-        else:
-            found += trial_steps(trials, _dense())
+        found = our_steps(side, place, started)
     return sorted((one for one in found if one.seconds <= seconds), key=lambda one: one.seconds)
+
+
+def our_steps(side: str, place: Path, started: float) -> list[Step]:
+    """What a sweep of ours has finished, in no order."""
+    trials = measure.read_ours(place / "ours", started)
+    found = list(baseline_steps(trials, from_the_start=side in OF_PATHS))
+    if side not in OF_PATHS:
+        return [*found, *trial_steps(trials, _dense())]
+    models = front_race.models_of_ours(place, started)
+    found += path_steps(models)
+    if side == "polished":
+        found += polish_steps(front_race.models_of_ours(place, started, polished=True), models)
+    return found
 
 
 def baseline_steps(trials: Sequence[measure.Trial], from_the_start: bool) -> Iterator[Step]:

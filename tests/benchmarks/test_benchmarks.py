@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import ast
+import importlib
 import json
+import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +19,7 @@ import yaml
 from benchmarks import trial_logs
 from benchmarks.head_to_head import chooser, front_race, measure, run, search_race
 from benchmarks.head_to_head.run import Ran
+from benchmarks.record import ROOT
 from sweeps.config.sweep_config import load_config
 from sweeps.worker.trial import DEFAULT_RUNNER
 from tests.sweeps.inline import drive, new_conductor
@@ -323,3 +328,36 @@ def test_a_race_that_is_judged_again_is_written_under_the_name_of_its_own_kind(t
         return run.kind_of(run.config_of(argparse.Namespace(path=tmp_path, **about | more), tmp_path))
 
     assert (kind(), kind(short=True), kind(smoke=True)) == ("", "_short", "_smoke")
+
+
+def test_what_benchmarks_have_trials_run_by_exists():
+    """Named in a string, because workers import it themselves."""
+    sources = (path.read_text(encoding="utf-8") for path in (ROOT / "benchmarks").rglob("*.py"))
+    named = [name for source in sources for name in re.findall(r'runner="([^"]+)"', source)]
+    assert len(named) >= 2
+    for name in named:
+        module, _, function = name.partition(":")
+        assert callable(getattr(importlib.import_module(module), function))
+
+
+def _imported() -> Iterator[tuple[str, str, str]]:
+    """(file, module, name) of what benchmarks import from the project, in functions too."""
+    for file in sorted((ROOT / "benchmarks").rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text())):
+            module = (node.module or "") if isinstance(node, ast.ImportFrom) and not node.level else ""
+            if module.split(".")[0] in ("analysis", "benchmarks", "gcp_core", "sweeps"):
+                yield from ((file.name, module, alias.name) for alias in node.names)
+
+
+def test_all_names_that_benchmarks_import_exist():
+    """Many are imported where they are used, after hours of training."""
+    found = list(_imported())
+    assert len(found) > 100
+    gone = []
+    for file, module, name in found:
+        if not hasattr(importlib.import_module(module), name):
+            try:
+                importlib.import_module(f"{module}.{name}")
+            except ModuleNotFoundError:
+                gone.append(f"{file}: {module}.{name}")
+    assert gone == []

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks.gpu import checks, evidence, images, kit, speed
 from gcp_core.records.results import TrialResult
 
-GPU = Path(__file__).parents[2] / "benchmarks" / "gpu"
 
-
-@pytest.fixture
-def kit(monkeypatch):
-    """The program, and what it imports from beside it; nothing of it stays."""
-    before, path = set(sys.modules), list(sys.path)
-    monkeypatch.setattr(sys, "path", [str(GPU), *path])
-    yield importlib.import_module("kit")
-    for name in set(sys.modules) - before:
-        if str(GPU.parent) in str(getattr(sys.modules[name], "__file__", "")):
-            del sys.modules[name]
-
-
-def call(kit, monkeypatch, tmp_path, *more):
+def call(monkeypatch, tmp_path, *more):
     monkeypatch.setattr(sys, "argv", ["kit.py", "--smoke", "--work", str(tmp_path), *more])
     kit.main()
 
 
-def test_what_has_its_record_is_passed_over_and_what_is_left_goes_on(kit, monkeypatch, tmp_path, capsys):
+def test_what_has_its_record_is_passed_over_and_what_is_left_goes_on(monkeypatch, tmp_path, capsys):
     calls = []
 
     def quick(asked):
@@ -52,20 +38,20 @@ def test_what_has_its_record_is_passed_over_and_what_is_left_goes_on(kit, monkey
         return {}
 
     monkeypatch.setattr(kit, "PIECES", {"quick": quick, "late": late, "long": long})
-    call(kit, monkeypatch, tmp_path)
+    call(monkeypatch, tmp_path)
     assert "left: late, long; call it again" in capsys.readouterr().out
     assert not (tmp_path / "records" / "late.json").exists()
-    call(kit, monkeypatch, tmp_path)
+    call(monkeypatch, tmp_path)
     assert "nothing is left" in capsys.readouterr().out
     assert calls == ["quick", "late", "long", "late", "long"]
     record = json.loads((tmp_path / "records" / "quick.json").read_text())
     assert record["results"]["ms"] == 1.0
     assert record["environment"]["torch"] == torch.__version__
-    call(kit, monkeypatch, tmp_path, "--again", "quick")
+    call(monkeypatch, tmp_path, "--again", "quick")
     assert calls[-1] == "quick"
 
 
-def test_a_piece_goes_on_with_the_parts_it_has_not_measured(kit, tmp_path):
+def test_a_piece_goes_on_with_the_parts_it_has_not_measured(tmp_path):
     calls = []
 
     def call(minutes):
@@ -86,7 +72,7 @@ def test_a_piece_goes_on_with_the_parts_it_has_not_measured(kit, tmp_path):
     assert calls == ["first", "second", "third"]
 
 
-def test_what_another_device_has_measured_is_not_mixed_with_what_this_one_does(kit, monkeypatch, tmp_path):
+def test_what_another_device_has_measured_is_not_mixed_with_what_this_one_does(monkeypatch, tmp_path):
     asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60)
     assert asked.parts("step", {"first": lambda: 1})["parts"] == {"first": 1}
     assert asked.parts("step", {"first": lambda: 2})["parts"] == {"first": 1}, "it is not measured twice"
@@ -94,14 +80,13 @@ def test_what_another_device_has_measured_is_not_mixed_with_what_this_one_does(k
     assert asked.parts("step", {"first": lambda: 3})["parts"] == {"first": 3}
 
 
-def test_after_its_minutes_no_piece_is_begun(kit, monkeypatch, tmp_path, capsys):
+def test_after_its_minutes_no_piece_is_begun(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(kit, "PIECES", {"a": lambda asked: pytest.fail("it was begun")})
-    call(kit, monkeypatch, tmp_path, "--minutes", "-1")
+    call(monkeypatch, tmp_path, "--minutes", "-1")
     assert "left: a" in capsys.readouterr().out
 
 
-def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(kit, tmp_path):
-    evidence = sys.modules["evidence"]
+def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(tmp_path):
     late = kit.Kit(True, None, tmp_path / "cut", time.monotonic() - 1)  # over after the first epoch
     whole = kit.Kit(True, None, tmp_path / "whole", time.monotonic() + 3600)
     title, config = next(iter(evidence.trainings(whole).items()))
@@ -115,8 +100,7 @@ def test_a_long_training_goes_on_in_the_next_call_as_if_it_had_not_been_cut_off(
     assert numbers(evidence._train(later, title, config)) == numbers(evidence._train(whole, title, config))
 
 
-def test_a_path_without_a_model_is_named_with_its_status(kit, monkeypatch, tmp_path):
-    evidence = sys.modules["evidence"]
+def test_a_path_without_a_model_is_named_with_its_status(monkeypatch, tmp_path):
     asked = kit.Kit(True, None, tmp_path, time.monotonic() + 60)
     title, path = next(iter(evidence.trainings(asked).items()))
     monkeypatch.setattr(evidence, "run_trial", lambda *_, **__: TrialResult("diverged", {}, (), ()))
@@ -124,8 +108,8 @@ def test_a_path_without_a_model_is_named_with_its_status(kit, monkeypatch, tmp_p
     assert evidence.evidence(asked) == {"models": {title: [{"status": "diverged"}]}, "left": []}
 
 
-def test_every_event_that_is_timed_meets_the_whole_network(kit, monkeypatch, tmp_path):
-    speed, seen = sys.modules["speed"], []
+def test_every_event_that_is_timed_meets_the_whole_network(monkeypatch, tmp_path):
+    seen = []
 
     def fresh(setup):
         return SimpleNamespace(model=None, optimizer=None, removed=0.0)
@@ -155,9 +139,9 @@ class Seen(torch.nn.Module):
         return self.net(x)
 
 
-def test_networks_with_and_without_their_units_are_compared_in_float32(kit, monkeypatch, tmp_path):
+def test_networks_with_and_without_their_units_are_compared_in_float32(monkeypatch, tmp_path):
     """TF32, cuDNN's own choice, would round the values of the two to either side."""
-    checks, seen = sys.modules["checks"], set()
+    seen = set()
     build = checks.build_model
     narrow = partial(build, width=0.25)
     monkeypatch.setattr(checks, "build_model", lambda name, classes: Seen(narrow(name, classes), seen))
@@ -174,8 +158,8 @@ def unseen(seen, look, *args, **more):
     return found
 
 
-def test_scores_are_timed_beside_forward_passes_in_float32(kit, monkeypatch, tmp_path):
-    speed, seen = sys.modules["speed"], set()
+def test_scores_are_timed_beside_forward_passes_in_float32(monkeypatch, tmp_path):
+    seen = set()
     net = Seen(torch.nn.Identity(), seen)
     batches = type(
         "Batches", (), {"images": [1], "__iter__": lambda self: iter([(torch.zeros(1, 2), None)])}
@@ -187,10 +171,10 @@ def test_scores_are_timed_beside_forward_passes_in_float32(kit, monkeypatch, tmp
     assert seen == {"ieee"}
 
 
-def test_a_check_that_does_not_hold_fails_the_call(kit, monkeypatch, tmp_path):
+def test_a_check_that_does_not_hold_fails_the_call(monkeypatch, tmp_path):
     monkeypatch.setattr(kit, "PIECES", {"checks": lambda asked: {"checks": {}, "holds": False}})
     with pytest.raises(SystemExit) as end:
-        call(kit, monkeypatch, tmp_path)
+        call(monkeypatch, tmp_path)
     assert end.value.code == 1
 
 
@@ -201,16 +185,16 @@ def test_a_check_that_does_not_hold_fails_the_call(kit, monkeypatch, tmp_path):
         (["--data", "nowhere"], "no cifar10.npz there; benchmarks/gpu/images.py makes it"),
     ],
 )
-def test_what_it_cannot_do_is_said_before_anything_runs(kit, monkeypatch, tmp_path, capsys, more, said):
+def test_what_it_cannot_do_is_said_before_anything_runs(monkeypatch, tmp_path, capsys, more, said):
     with pytest.raises(SystemExit) as end:
-        call(kit, monkeypatch, tmp_path, *more)
+        call(monkeypatch, tmp_path, *more)
     assert end.value.code == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "records").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_without_a_gpu_it_says_how_to_try_it(kit, monkeypatch, tmp_path, capsys):
+def test_without_a_gpu_it_says_how_to_try_it(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(sys, "argv", ["kit.py", "--work", str(tmp_path)])
     with pytest.raises(SystemExit) as end:
         kit.main()
@@ -218,17 +202,16 @@ def test_without_a_gpu_it_says_how_to_try_it(kit, monkeypatch, tmp_path, capsys)
     assert "torch sees no GPU; --smoke runs the kit in its smallest size" in capsys.readouterr().err
 
 
-def test_images_are_packed_and_read_back(kit, tmp_path):
+def test_images_are_packed_and_read_back(tmp_path):
     import numpy as np
 
     from gcp_core.config import DataConfig
     from gcp_core.errors import DataError
 
-    images = importlib.import_module("images")
-    raw = images.made(DataConfig("images:made", train_images=50))
+    raw = images.made(DataConfig("benchmarks.gpu.images:made", train_images=50))
     assert raw.train_images.shape == (100, 32, 32, 3)
     np.savez(tmp_path / images.FILE, **{name: getattr(raw, name) for name in images._ARRAYS})
-    back = images.packed(DataConfig("images:packed", path=str(tmp_path)))
+    back = images.packed(DataConfig("benchmarks.gpu.images:packed", path=str(tmp_path)))
     assert back.digest == raw.digest
     with pytest.raises(DataError, match="cannot be read"):
-        images.packed(DataConfig("images:packed", path=str(tmp_path / "nowhere")))
+        images.packed(DataConfig("benchmarks.gpu.images:packed", path=str(tmp_path / "nowhere")))

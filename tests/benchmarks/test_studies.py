@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import math
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+from benchmarks.evidence import cost_figure, path_front, studies, study_figure, study_tables, trainings
+from benchmarks.record import ROOT
+
 #: Level of a path -> (share of the MACs removed, dense epochs up to it).
 LEVELS = {2: (0.5, 11.0), 3: (0.65, 13.0), 4: (0.8, 14.0), 5: (0.9, 15.0)}
 ANEW = {2: 20.0, 3: 15.0, 4: 10.0, 5: 5.0}
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """A script of the folder, imported as its own first lines import its neighbours."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-
-    def found(name: str) -> ModuleType:
-        return importlib.import_module(name)
-
-    return found
 
 
 def row(training: str, level: int | None, removed: float, cost: float, **more: Any) -> dict[str, Any]:
@@ -40,8 +29,7 @@ def path_rows() -> list[dict[str, Any]]:
     return [*own, *anew]
 
 
-def test_the_test_accuracy_of_a_path_is_that_of_the_model_that_validation_chooses(script):
-    path_front = script("path_front")
+def test_the_test_accuracy_of_a_path_is_that_of_the_model_that_validation_chooses():
     snapshots = (
         {"macs_removed": 0.5, "val_accuracy": 72.0, "test_accuracy": 70.0},
         {"macs_removed": 0.65, "val_accuracy": 71.0, "test_accuracy": 74.0},
@@ -51,8 +39,7 @@ def test_the_test_accuracy_of_a_path_is_that_of_the_model_that_validation_choose
     assert math.isnan(path_front.tested_at(path, 0.2))
 
 
-def test_two_paths_of_one_seed_are_not_two_seeds(script, tmp_path):
-    path_front = script("path_front")
+def test_two_paths_of_one_seed_are_not_two_seeds(tmp_path):
     header, *lines = path_front.TABLE.read_text().splitlines()
     line = next(line for line in lines if json.loads(line)["name"] == "quick-0/t0000")
     table = tmp_path / "paths.jsonl"
@@ -61,8 +48,7 @@ def test_two_paths_of_one_seed_are_not_two_seeds(script, tmp_path):
         path_front.results(table)
 
 
-def test_trainings_of_one_name_and_two_networks_lie_in_two_folders(script, tmp_path):
-    trainings, studies = script("trainings"), script("studies")
+def test_trainings_of_one_name_and_two_networks_lie_in_two_folders(tmp_path):
     small, residual = (make(0, "x")[0] for make in (studies.criteria, studies.criteria_resnet))
     assert small.name == residual.name
     folders = [trainings.folder_of(0, one, tmp_path) for one in (small, residual)]
@@ -72,8 +58,7 @@ def test_trainings_of_one_name_and_two_networks_lie_in_two_folders(script, tmp_p
     ]
 
 
-def test_no_study_has_two_trainings_in_one_folder(script, tmp_path):
-    trainings, studies = script("trainings"), script("studies")
+def test_no_study_has_two_trainings_in_one_folder(tmp_path):
     of_folder: dict[Path, str] = {}
     for study in studies.STUDIES.values():
         for one in study(0, "x"):
@@ -81,35 +66,54 @@ def test_no_study_has_two_trainings_in_one_folder(script, tmp_path):
             assert of_folder.setdefault(trainings.folder_of(0, one, tmp_path), key) == key, one.name
 
 
-def test_a_table_of_more_seeds_than_are_asked_for_is_not_written_over(script, monkeypatch, tmp_path):
-    trainings = script("trainings")
-    monkeypatch.setattr(trainings, "TABLES", tmp_path)
-    trainings.check_seeds("epochs", [1])  # there is no table yet
-    rows = [{"cpu": "?"}, {"seed": 0}, {"seed": 1}]
-    trainings.table_of("epochs").write_text("".join(json.dumps(one) + "\n" for one in rows))
-    trainings.check_seeds("epochs", [0, 1, 2])
-    with pytest.raises(SystemExit, match=r"study_epochs\.jsonl has seed 0, too: add them to --seeds"):
-        trainings.check_seeds("epochs", [1, 2])
+def test_seeds_are_added_to_a_table_and_those_it_has_stay(monkeypatch, tmp_path):
+    monkeypatch.setattr(trainings, "DATA", tmp_path)
+    assert trainings.kept("repair", "x") == (None, [])  # there is no table yet
+    names = [one.name for one in studies.repair(0, "x")]
+    rows = {seed: [{"seed": seed, "training": name, "epoch": seed} for name in names] for seed in (0, 1, 2)}
+    trainings.write("repair", None, rows[0] + rows[2])
+    before, had = trainings.kept("repair", "x")
+    assert had == rows[0] + rows[2]
+    assert "before" not in before
+    trainings.write("repair", before, had + rows[1])
+    header, lines = trainings.kept("repair", "x")
+    assert lines == rows[0] + rows[1] + rows[2] == trainings.read("repair")
+    assert header["before"] == before
 
 
-def test_widths_trained_from_scratch_cost_in_the_figure_what_found_them_too(script):
-    figure = script("cost_figure")
-    rows = figure.charged(path_rows())
-    alone = {point.share: point.cost for point in figure.points(rows) if point.kind == figure.SCRATCH}
+def test_nothing_is_added_to_a_table_of_other_trainings(monkeypatch, tmp_path):
+    monkeypatch.setattr(trainings, "DATA", tmp_path)
+    rows = [{"cpu": "?"}, {"seed": 3, "training": "path, frs"}, {"seed": 3, "training": "gone"}]
+    trainings.table_of("repair").write_text("".join(json.dumps(one) + "\n" for one in rows))
+    with pytest.raises(
+        SystemExit, match=r"study_repair\.jsonl has trainings that the study has not \(gone\)"
+    ):
+        trainings.kept("repair", "x")
+
+
+def test_tables_that_are_recorded_can_be_added_to():
+    for study in studies.STUDIES:
+        trainings.kept(study, "x")
+
+
+def test_widths_trained_from_scratch_cost_in_the_figure_what_found_them_too():
+    rows = cost_figure.charged(path_rows())
+    alone = {
+        point.share: point.cost for point in cost_figure.points(rows) if point.kind == cost_figure.SCRATCH
+    }
     assert alone == {0.5: 20.0 + 11.0, 0.35: 15.0 + 13.0, 0.2: 10.0 + 14.0, 0.1: 5.0 + 15.0}
-    together = {point.kind: point.cost for point in figure.together(rows)}
+    together = {point.kind: point.cost for point in cost_figure.together(rows)}
     # The path is trained once, and four networks from scratch.
-    assert together == {figure.PLAIN: 15.0, figure.SCRATCH: 15.0 + 20.0 + 15.0 + 10.0 + 5.0}
+    assert together == {cost_figure.PLAIN: 15.0, cost_figure.SCRATCH: 15.0 + 20.0 + 15.0 + 10.0 + 5.0}
 
 
-def test_the_table_says_what_widths_from_scratch_cost_alone_and_with_their_path(script):
-    tables = script("study_tables")
+def test_the_table_says_what_widths_from_scratch_cost_alone_and_with_their_path():
     singles = [
         row(f"single to {share:.0%}, {length}", None, 1 - share, cost, val_accuracy=accuracy)
-        for share in tables.SHARES
+        for share in study_tables.SHARES
         for length, cost, accuracy in (("a quarter of a path", 4.0, 60.0), ("30 epochs", 16.0, 80.0))
     ]
-    found = tables.epochs([*singles, *path_rows()])
+    found = study_tables.epochs([*singles, *path_rows()])
     widths = found["path 4 + 6, widths of snapshot 2 trained anew for 10 epochs"]
     assert (widths["cost"], widths["cost with the path"]) == (20.0, 31.0)
     # Half of the way from 60 to 80 %, and from 4 to 16 in the logarithm.
@@ -117,15 +121,14 @@ def test_the_table_says_what_widths_from_scratch_cost_alone_and_with_their_path(
     assert as_good["at 50% of the MACs"] == 8.0
 
 
-def test_the_figure_of_a_study_shows_every_seed_or_says_that_it_lies_below(script):
-    figure = script("study_figure")
+def test_the_figure_of_a_study_shows_every_seed_or_says_that_it_lies_below():
 
     def training(name: str, seeds: list[float]) -> dict[Any, Any]:
         at = {"seeds": seeds, "mean": sum(seeds) / len(seeds)}
-        return {"training": name, "cost": 15.0, **dict.fromkeys(figure.SHOWN, at)}
+        return {"training": name, "cost": 15.0, **dict.fromkeys(study_figure.SHOWN, at)}
 
-    found = [training(figure.REFERENCE, [70.0, 70.0]), training("path, wide", [64.0, 68.0, 75.0])]
-    panel = figure.draw(found).axes[0]
+    found = [training(study_figure.REFERENCE, [70.0, 70.0]), training("path, wide", [64.0, 68.0, 75.0])]
+    panel = study_figure.draw(found).axes[0]
     low, high = panel.get_xlim()
     assert (low, high > 75.0) == (65.0, True)
     (arrow,) = [line for line in panel.lines if line.get_marker() == "<"]
@@ -133,24 +136,28 @@ def test_the_figure_of_a_study_shows_every_seed_or_says_that_it_lies_below(scrip
 
 
 @pytest.mark.parametrize(("drawn", "least"), [("front_race", 4), ("settings_18", 4), ("methods", 16)])
-def test_the_figure_of_a_study_has_the_values_of_its_record(script, drawn, least, tmp_path):
-    figure = script("study_figure")
-    found = figure.rows(drawn)
+def test_the_figure_of_a_study_has_the_values_of_its_record(drawn, least, tmp_path):
+    found = study_figure.rows(drawn)
     assert len(found) >= least
     fifth = [row[0.2]["mean"] for row in found]
     assert fifth == sorted(fifth, reverse=True)
-    shown = [axes.get_title() for axes in figure.draw(found).axes]
+    shown = [axes.get_title() for axes in study_figure.draw(found).axes]
     assert shown == [f"{share:.0%} of the MACs" for share in found[0] if isinstance(share, float)]
-    figure.write_csv(found, tmp_path / "rows.csv")
+    study_figure.write_csv(found, tmp_path / "rows.csv")
     lines = (tmp_path / "rows.csv").read_text().splitlines()
     assert [line.count(",") >= 2 * len(shown) for line in lines] == [True] * (len(found) + 1)
 
 
 @pytest.mark.parametrize(
-    "name", ["front_race", "study_methods", *(f"study_settings_{cost}" for cost in (12, 18, 30))]
+    "name",
+    [
+        "front_race",
+        "study_criteria_resnet",
+        "study_methods",
+        *(f"study_settings_{cost}" for cost in (12, 18, 30)),
+    ],
 )
-def test_a_drawn_table_that_is_in_the_pages_is_that_of_today(script, name, tmp_path):
-    figure = script("study_figure")
-    figure.write_csv(figure.rows(name.removeprefix("study_")), tmp_path / "rows.csv")
-    written = BENCHMARKS.parent / "docs" / "results" / f"{name}.csv"
+def test_a_drawn_table_that_is_in_the_pages_is_that_of_today(name, tmp_path):
+    study_figure.write_csv(study_figure.rows(name.removeprefix("study_")), tmp_path / "rows.csv")
+    written = ROOT / "docs" / "results" / f"{name}.csv"
     assert (tmp_path / "rows.csv").read_text() == written.read_text()
