@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +61,14 @@ def draw(target: Path, rows: dict[str, list[dict[str, float]]], results: dict[st
     figure.savefig(target.with_suffix(".png"), dpi=130)
 
 
-def draw_search(target: Path, rows: dict[str, list[dict[str, float]]], results: dict[str, Any]) -> None:
-    """Write ``target.csv`` (every row of ``rows``) and ``target.png``: hypervolume by wall time, the last models."""
+def draw_search(
+    target: Path, rows: dict[str, list[dict[str, float]]], results: dict[str, Any], by: str = "seconds"
+) -> None:
+    """Write ``target.csv`` (every row of ``rows``) and ``target.png``: hypervolume over ``by``, last models and fronts.
+
+    Args:
+        by: the column of ``rows`` that is spent: ``seconds`` (drawn as minutes), or ``training cost``.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -69,25 +76,29 @@ def draw_search(target: Path, rows: dict[str, list[dict[str, float]]], results: 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
     panels = figure.subplots(1, 3)
-    quality = dict(zip(SEARCH_ANCHORS, panels, strict=False))
-    seconds = results["seconds per side"]
+    label, unit, end = {
+        "seconds": ("wall time, minutes", 60, results.get("seconds per side")),
+        "training cost": ("training cost, dense epochs", 1, results.get("cost")),
+    }[by]
     for side, entries in rows.items():
-        minutes = [0.0, *(row["seconds"] / 60 for row in entries), seconds / 60]
+        spent = [0.0, *(row[by] / unit for row in entries), end / unit]
         style = {name: value for name, value in SEARCH_SIDES[side].items() if name != "marker"}
-        for name, panel in quality.items():
+        for name, panel in zip(SEARCH_ANCHORS, panels, strict=False):
             values = [0.0, *(row[f"hypervolume, {name}"] for row in entries)]
-            panel.step(minutes, [*values, values[-1]], where="post", **style)
-        models = results["sides"][side]["models made"]
-        panels[2].plot(
-            [100 * model["left"] for model in models],
-            [model["val_accuracy"] for model in models],
-            **{**SEARCH_SIDES[side], "linestyle": "none", "markersize": 4, "alpha": 0.7},
-        )
-    for name, panel in quality.items():
-        panel.set(xlabel="wall time, minutes", ylim=(0, None), title=SEARCH_ANCHORS[name])
+            panel.step(spent, [*values, values[-1]], where="post", **style)
+        models = sorted(results["sides"][side]["models made"], key=lambda model: model["left"])
+        shares = [100 * model["left"] for model in models]
+        accuracies = [model["val_accuracy"] for model in models]
+        dots = {name: value for name, value in SEARCH_SIDES[side].items() if name in ("color", "marker")}
+        panels[2].plot(shares, accuracies, linestyle="none", markersize=4, alpha=0.5, **dots)
+        panels[2].step(shares, list(accumulate(accuracies, max)), where="post", **style)
+    for panel, title in zip(panels, SEARCH_ANCHORS.values(), strict=False):
+        panel.set(xlabel=label, ylim=(0, None), title=title)
         panel.set_ylabel("hypervolume → better")
     panels[2].set(
-        xlabel="share of the MACs left, % ← better", title="every model above 60 %", ylim=(60, None)
+        xlabel="share of the MACs left, % ← better",
+        title="models above 60 %, and fronts",
+        ylim=(60, None),
     )
     panels[2].set_ylabel("validation accuracy, % → better")
     for panel in panels:

@@ -31,10 +31,9 @@ import yaml
 from benchmarks import record
 from benchmarks.head_to_head import front_race, search_race
 from benchmarks.head_to_head.chooser import polish, program
-from benchmarks.head_to_head.picture import SEARCH_ANCHORS, SEARCH_SIDES, write_table
+from benchmarks.head_to_head.picture import draw_search
 from benchmarks.head_to_head.search_race import CHOSEN, POLISH, SMOKE_POLISH, Step
 from benchmarks.record import ROOT
-from benchmarks.yardstick import SHARES
 
 PATHS = ROOT / "configs" / "cifar10_quick.yaml"
 SIDES = ("paths", "singles")
@@ -164,7 +163,7 @@ def judge(
     sides: dict[str, Any] = {}
     for side, some in steps.items():
         sides[side] = {}
-        for part in PARTS:
+        for part in PARTS[-1:] if side == "polished" else PARTS:  # it was to have the whole of the cost
             by_then = within(some, part * cost)
             sides[side][f"after {part * cost:g} dense epochs"] = search_race.summary(
                 by_then, search_race.timeline(by_then)
@@ -184,40 +183,9 @@ def judge(
                 for name in search_race.ANCHORS
             }
             for side in rows
+            if side != "polished"
         }
     return found, rows
-
-
-def draw(target: Path, rows: dict[str, list[dict[str, Any]]], results: dict[str, Any]) -> None:
-    """``target.png``: hypervolume over cost, and the fronts at the end."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 3)
-    for side, entries in rows.items():
-        style = {name: value for name, value in SEARCH_SIDES[side].items() if name != "marker"}
-        costs = [row["training cost"] for row in entries]
-        for panel, name in zip(panels, SEARCH_ANCHORS, strict=False):
-            panel.step(costs, [row[f"hypervolume, {name}"] for row in entries], where="post", **style)
-        models = results["sides"][side]["models made"]
-        shares = sorted(model["left"] for model in models)
-        best = [front_race.chosen(models, share)["val_accuracy"] for share in shares]
-        panels[2].step([100 * share for share in shares], best, where="post", **style)
-    for panel, (name, title) in zip(panels, SEARCH_ANCHORS.items(), strict=False):
-        panel.set(xlabel="training cost, dense epochs", ylim=(0, None), title=title)
-        panel.set_ylabel(f"hypervolume, {name} → better")
-    panels[2].set(xlabel="share of the MACs left, % ← better", title="fronts at the end", ylim=(60, None))
-    panels[2].set_ylabel("validation accuracy, % → better")
-    for share in SHARES:
-        panels[2].axvline(100 * share, color="0.85", zorder=0)
-    for panel in panels:
-        panel.grid(alpha=0.3)
-        panel.spines[["top", "right"]].set_visible(False)
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
-    figure.savefig(target.with_suffix(".png"), dpi=130)
 
 
 def parse() -> argparse.Namespace:
@@ -258,8 +226,7 @@ def main() -> None:
         "kept for polish": kept_for_polish(options),
     } | results
     record.write(options.out.with_suffix(".json"), results)
-    write_table(options.out.with_suffix(".csv"), rows)
-    draw(options.out, rows, results)
+    draw_search(options.out, rows, results, by="training cost")
 
 
 if __name__ == "__main__":

@@ -139,9 +139,9 @@ def test_models_of_before_the_polish_are_polished_and_cost_what_came_after(
 def test_the_picture_and_the_table_have_every_side(tmp_path):
     sides = {name: [step(1.0, 4.0), step(2.0, 6.0, 0.5)] for name in ("paths", "polished", "singles")}
     found, rows = searched.judge(sides, cost=10.0)
-    searched.write_table(tmp_path / "out.csv", rows)
-    searched.draw(tmp_path / "out", rows, found)
+    searched.draw_search(tmp_path / "out", rows, found | {"cost": 10.0}, by="training cost")
     assert (tmp_path / "out.png").stat().st_size > 10_000
     lines = (tmp_path / "out.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in lines] == ["side", *(side for side in sides for _ in (1, 2))]
+    assert list(found["sides"]["polished"]) == ["after 10 dense epochs", "models made"]
     json.dumps(found)  # what the record is written as
