@@ -26,7 +26,8 @@ SINGLES = {
         "path 4 + 6, repaired, snapshot {level} polished for 12 epochs"
     ),
 }
-#: Rows of the table of the search of 45 minutes and the sides of the record.
+ANCHORS = ("from chance", "usable")
+#: Rows of the tables of searches and the sides of their records.
 SEARCHED = {"paths": "paths", "paths, then polish": "polished", "peer": "peer", "single trials": "singles"}
 
 
@@ -178,11 +179,22 @@ def test_the_table_of_the_search_of_45_minutes_says_what_was_recorded():
             " (".join(f"{side[f'{kind} accuracy at {share}% of the MACs']:.1f}" for kind in ("val", "test"))
             for share in (50, 35, 20, 10)
         ]
-        volumes = [
-            f"{side[f'hypervolume, {anchor}']:.3f}".lstrip("0") for anchor in ("from chance", "usable")
-        ]
+        volumes = [f"{side[f'hypervolume, {anchor}']:.3f}".lstrip("0") for anchor in ANCHORS]
         counts = [str(side["models"]), f"{side['training cost']:.0f}"]
         assert cells == [*(f"{both})" for both in accuracies), *volumes, *counts]
+
+
+def test_the_table_of_two_searches_at_equal_cost_says_what_was_recorded():
+    sides, table = record("searched")["sides"], rows("Two searches at equal cost")
+    printed = [(SEARCHED[name], f"after {cost} dense epochs") for name, cost, *_ in table]
+    assert printed == [(side, key) for side in sides for key in sides[side] if key.startswith("after")]
+    for (side, key), (_, _, *cells) in zip(printed, table, strict=True):
+        values = sides[side][key]
+        for cell, share in zip(cells, (50, 35, 20, 10), strict=False):
+            both = [values[f"{kind} accuracy at {share}% of the MACs"] for kind in ("val", "test")]
+            assert cell == ("none" if None in both else "{:.1f} ({:.1f})".format(*both))
+        volumes = [f"{values[f'hypervolume, {anchor}']:.3f}".removeprefix("0") for anchor in ANCHORS]
+        assert cells[4:] == [*volumes, str(values["models"])]
 
 
 @pytest.mark.parametrize(("row", "single"), SINGLES.items())
@@ -296,7 +308,7 @@ def test_the_table_of_who_is_ahead_after_45_minutes_says_what_was_recorded():
     reached = record("search_race")
     for name, side in (("the peer's", "peer"), ("the single trials'", "singles")):
         cells = next(cells for first, *cells in rows("A search of 45 minutes", 2) if first == name)
-        for cell, anchor in zip(cells, ("from chance", "usable"), strict=True):
+        for cell, anchor in zip(cells, ANCHORS, strict=True):
             seconds = reached[f"paths reach the last hypervolume of {side}"][anchor]["seconds"]
             assert cell.startswith(f"after {seconds:,.0f} s")
 

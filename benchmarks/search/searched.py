@@ -159,15 +159,14 @@ def judge(
     steps: dict[str, list[Step]], cost: float
 ) -> tuple[dict[str, Any], dict[str, list[dict[str, Any]]]]:
     """(the numbers of the sides at parts of the cost, the time line of each)."""
-    rows = {side: search_race.timeline(within(some, cost)) for side, some in steps.items()}
+    rows = {side: _timeline(within(some, cost)) for side, some in steps.items()}
     sides: dict[str, Any] = {}
     for side, some in steps.items():
         sides[side] = {}
         for part in PARTS[-1:] if side == "polished" else PARTS:  # it was to have the whole of the cost
             by_then = within(some, part * cost)
-            sides[side][f"after {part * cost:g} dense epochs"] = search_race.summary(
-                by_then, search_race.timeline(by_then)
-            )
+            numbers = search_race.summary(by_then, _timeline(by_then))
+            sides[side][f"after {part * cost:g} dense epochs"] = numbers
         sides[side]["models made"] = [
             {name: round(value, 4) for name, value in step.model.items()}
             for step in within(some, cost)
@@ -186,6 +185,12 @@ def judge(
             if side != "polished"
         }
     return found, rows
+
+
+def _timeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
+    """That of a race, without the time: a sweep may have been gone on with."""
+    rows = search_race.timeline(steps)
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
 def parse() -> argparse.Namespace:
