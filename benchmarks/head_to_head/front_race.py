@@ -29,7 +29,7 @@ from typing import Any
 import yaml
 
 from benchmarks import record
-from benchmarks.head_to_head.run import Ran, rows_of, run_side
+from benchmarks.head_to_head.run import Ran, place_ours, rows_of, run_side
 from benchmarks.yardstick import CHANCE, SHARES, SLACK, USABLE, hypervolume, summary
 
 CONFIG = Path(__file__).with_name("paths.yaml")
@@ -68,8 +68,7 @@ def config_of(options: argparse.Namespace, seed: int, work: Path) -> dict[str, A
         tree[part] |= values
     if options.smoke:
         tree["search"].pop("points")
-    tree["name"], tree["seed"], tree["storage"] = "ours", seed, str(work)
-    tree["data"]["path"] = str(options.path.absolute())
+    place_ours(tree, options.path, seed, work)
     tree["prune"]["repair"] = "least_squares"
     tree["search"] |= {"trials": 2, "concurrency": options.cores, "keep": "all"}
     return tree

@@ -69,13 +69,16 @@ def config_of(options: argparse.Namespace, work: Path) -> dict[str, Any]:
     tree = yaml.safe_load(CONFIG.read_text())
     for part, values in (SMOKE if options.smoke else SHORT if options.short else {}).items():
         tree[part] |= values
-    tree["name"] = "ours"
-    tree["data"]["path"] = str(options.path.absolute())
     tree["prune"]["criterion"] = options.criterion
     tree["search"] |= {"trials": 1000, "concurrency": options.cores}
-    tree["storage"] = str(work)
-    tree["seed"] = options.seed
+    place_ours(tree, options.path, options.seed, work)
     return tree
+
+
+def place_ours(tree: dict[str, Any], data: Path, seed: int, place: Path) -> None:
+    """Give a config of ours the name, the seed, the data and the folder of a side."""
+    tree["name"], tree["seed"], tree["storage"] = "ours", seed, str(place)
+    tree["data"]["path"] = str(data.absolute())
 
 
 def kind_of(tree: dict[str, Any]) -> str:

@@ -38,7 +38,7 @@ import yaml
 from benchmarks import record
 from benchmarks.head_to_head import front_race, measure
 from benchmarks.head_to_head.picture import draw_search
-from benchmarks.head_to_head.run import SMOKE, Ran, rows_of, run_side
+from benchmarks.head_to_head.run import SMOKE, Ran, place_ours, rows_of, run_side
 from benchmarks.record import ROOT
 from benchmarks.yardstick import CHANCE, SHARES, USABLE, hypervolume
 from gcp_core.cost import measure_cost
@@ -92,8 +92,7 @@ def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, 
         tree["prune"] |= {"until": {"choice": UNTIL}, "finish": True}
         for part, values in (SMOKE if options.smoke else {}).items():
             tree[part] |= values
-        tree["name"], tree["seed"], tree["storage"] = "ours", options.seed, str(place)
-        tree["data"]["path"] = str(options.path.absolute())
+        place_ours(tree, options.path, options.seed, place)
         tree["prune"] |= {"target": TARGET, "min_share": MIN_SHARE}
         tree["search"] |= {"trials": TRIALS, "concurrency": options.cores}
     tree["prune"]["criterion"] = {"choice": CRITERIA}
@@ -384,18 +383,23 @@ def judge(
     return results, rows
 
 
-def parse() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every search is told: its images, where it writes, its seed, and how much of the machine it has."""
     parser.add_argument("--path", type=Path, required=True, help="folder of the CIFAR-10 parquet files")
     parser.add_argument("--work", type=Path, required=True, help="where the sides leave what they made")
     parser.add_argument(
         "--out", type=Path, required=True, help="record, table and picture, without the suffix"
     )
+    parser.add_argument("--seed", type=int, default=7, help="one that no study has used (default 7)")
+    parser.add_argument("--cores", type=int, default=2, help="cores, and trials at a time (default 2)")
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add_options(parser)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=["paths", "peer"])
     parser.add_argument("--minutes", type=float, help="wall time of each side (default 45, of a smoke run 1)")
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--cores", type=int, default=2, help="cores, and trials at a time (default 2)")
     parser.add_argument("--smoke", action="store_true", help="tiny images and a minute a side")
     parser.add_argument("--note", default="", help="what a reader of the record must know of these runs")
     options = parser.parse_args()

@@ -32,6 +32,7 @@ from benchmarks import record
 from benchmarks.head_to_head import front_race, search_race
 from benchmarks.head_to_head.chooser import polish, program
 from benchmarks.head_to_head.picture import draw_search
+from benchmarks.head_to_head.run import place_ours
 from benchmarks.head_to_head.search_race import CHOSEN, POLISH, SMOKE_POLISH, Step
 from benchmarks.record import ROOT
 
@@ -51,12 +52,11 @@ def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, 
         return search_race.config_of(side, options, place)
     tree = yaml.safe_load(PATHS.read_text())
     if options.smoke:
-        tree["data"] |= {"train_images": 400, "val_images": 200}
-        tree["train"]["eval_images"] = 100
+        for part in ("data", "train"):
+            tree[part] |= front_race.SMOKE_KEYS[part]
         tree["prune"] |= {"start": {"choice": [1, 2]}, "interval": {"choice": [1, 2]}}
     tree["search"].pop("points")
-    tree["name"], tree["seed"], tree["storage"] = "ours", options.seed, str(place)
-    tree["data"]["path"] = str(options.path.absolute())
+    place_ours(tree, options.path, options.seed, place)
     tree["search"] |= {"trials": search_race.TRIALS, "concurrency": options.cores, "keep": "all"}
     return tree
 
@@ -196,15 +196,9 @@ def _timeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--path", type=Path, required=True, help="folder of the CIFAR-10 parquet files")
-    parser.add_argument("--work", type=Path, required=True, help="where the sweeps lie, to be gone on with")
-    parser.add_argument(
-        "--out", type=Path, required=True, help="record, table and picture, without the suffix"
-    )
+    search_race.add_options(parser)
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES))
     parser.add_argument("--cost", type=float, help="dense epochs of a side (default 300, of a smoke run 30)")
-    parser.add_argument("--seed", type=int, default=7, help="one that no study has used (default 7)")
-    parser.add_argument("--cores", type=int, default=2, help="cores, and trials at a time (default 2)")
     parser.add_argument("--smoke", action="store_true", help="tiny images and few epochs")
     options = parser.parse_args()
     if options.cost is None:
