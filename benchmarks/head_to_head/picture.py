@@ -22,6 +22,12 @@ SEARCH_SIDES = {
         "marker": "D",
         "label": "gcp-sweep, paths, then polish",
     },
+    "guide": {
+        "color": "#56B4E9",
+        "linestyle": (0, (1, 1)),
+        "marker": "s",
+        "label": "gcp-sweep, three paths of the guide",
+    },
     "peer": {**_STYLE["peer"], "marker": "x"},
     "singles": {"color": "#009E73", "linestyle": ":", "marker": "^", "label": "gcp-sweep, single trials"},
 }

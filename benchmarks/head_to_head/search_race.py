@@ -5,8 +5,10 @@ a private Ray, a fresh MLflow database, images not decoded yet. ``paths`` is ``g
 ``paths.yaml``, repaired cuts and a criterion to choose, but without the settings that the file would try
 first, which were found on this data; ``singles`` is the same command with ``configs/cifar10_single.yaml``, its epochs
 searched; both get Ctrl-C at the deadline. ``polished`` is the sweep of ``paths`` for five ninths of the time, then the
-best models at five shares of the MACs polished (``chooser.py``). ``peer`` is ``searcher.py``. A model counts if it was
-finished before the deadline. The seed is one that no study has used.
+best models at five shares of the MACs polished (``chooser.py``). ``guide`` is no search: ``gcp-sweep run`` with three
+settings that ``docs/paths.md`` recommends (they were found on this data, with other seeds), and it ends when they have.
+``peer`` is ``searcher.py``. A model counts if it was finished before the deadline. The seed is one that no study has
+used.
 
     python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --out benchmarks/results/search_race
     python -m benchmarks.head_to_head.search_race --path /data/cifar10 --work W --smoke --out W/race
@@ -26,26 +28,22 @@ import os
 import shutil
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 from benchmarks import record
-from benchmarks.head_to_head import front_race, measure
+from benchmarks.head_to_head import front_race
 from benchmarks.head_to_head.picture import draw_search
 from benchmarks.head_to_head.run import SMOKE, Ran, place_ours, rows_of, run_side
+from benchmarks.head_to_head.steps import ANCHORS, OF_PATHS, reached, steps_of, summary, timeline
 from benchmarks.record import ROOT
-from benchmarks.yardstick import CHANCE, SHARES, USABLE, hypervolume
-from gcp_core.cost import measure_cost
-from gcp_core.models import build_model
 
 SINGLES = ROOT / "configs" / "cifar10_single.yaml"
-OF_PATHS = ("paths", "polished")
 SIDES = (*OF_PATHS, "peer", "singles")
 MINUTES, SMOKE_MINUTES = 45.0, 1.0
 #: All sides choose among three criteria, and reach equally far down.
@@ -58,26 +56,14 @@ MIN_SHARE = 0.03
 #: ``polished``: part of the time after which models are chosen, at which shares of the MACs, and for how many epochs they
 #: are trained on.
 CHOOSE_AFTER, CHOSEN, POLISH, SMOKE_POLISH = 5 / 9, [0.1, 0.2, 0.35, 0.5, 0.7], 12, 1
+#: ``guide``: the settings of docs/paths.md, the dearest first.
+GUIDE = [
+    {"prune.start": 6, "prune.interval": 12, "prune.levels": [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]},
+    {"prune.start": 4, "prune.interval": 6, "prune.levels": [0.3, 0.5, 0.65, 0.8, 0.9, 0.95]},
+    {"prune.start": 3, "prune.interval": 10, "prune.levels": [0.5, 0.8, 0.9, 0.95]},
+]
 #: More than fit into the time.
 TRIALS = 1000
-ANCHORS = {"from chance": CHANCE, "usable": USABLE}
-#: Batches whose gradients the peer takes for Taylor importance at an event; it does not count them itself.
-TAYLOR_BATCHES = 8
-
-
-@dataclass(frozen=True)
-class Step:
-    """What was finished at a moment: training that ended, and the model that it led to (None = it led to none).
-
-    Attributes:
-        seconds: since the side was started.
-        cost: epochs of the unpruned net that the training took.
-        model: ``left`` (share of the MACs), ``val_accuracy`` and ``test_accuracy`` in per cent.
-    """
-
-    seconds: float
-    cost: float
-    model: dict[str, float] | None
 
 
 def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, Any]:
@@ -86,6 +72,9 @@ def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, 
         tree = front_race.config_of(options, options.seed, place)
         tree["search"]["trials"] = TRIALS
         tree["search"].pop("points", None)
+        if side == "guide":
+            guide(tree, options.smoke)
+            return tree
     else:
         tree = yaml.safe_load(SINGLES.read_text())
         tree["train"]["epochs"] = {"choice": EPOCHS}
@@ -97,6 +86,20 @@ def config_of(side: str, options: argparse.Namespace, place: Path) -> dict[str, 
         tree["search"] |= {"trials": TRIALS, "concurrency": options.cores}
     tree["prune"]["criterion"] = {"choice": CRITERIA}
     return tree
+
+
+def guide(tree: dict[str, Any], smoke: bool) -> None:
+    """Make it a sweep of the settings of the guide, and of nothing else; of a smoke run, of one path."""
+    if smoke:
+        tree["search"]["trials"] = 1
+        return
+    for key in GUIDE[0]:
+        part, name = key.split(".")
+        values = [point[key] for point in GUIDE]
+        tree[part][name] = {"choice": [one for place, one in enumerate(values) if one not in values[:place]]}
+    tree["train"]["restart"] = 1.0
+    tree["search"] |= {"trials": len(GUIDE), "points": GUIDE}
+    tree["search"].pop("max_path_cost")  # which leaves out the dearest
 
 
 def spec_of(options: argparse.Namespace, place: Path) -> dict[str, Any]:
@@ -196,157 +199,17 @@ def check(side: str, place: Path, options: argparse.Namespace) -> None:
         raise SystemExit(f"{place} was run for {seconds / 60:.1f} minutes: give --minutes, or another --work")
 
 
-def steps_of(side: str, place: Path, seconds: float) -> list[Step]:
-    """What a side finished before its deadline, the earliest first."""
-    started = Ran(**json.loads((place / "ran.json").read_text())).started
-    if side == "peer":
-        spec = json.loads((place / "spec.json").read_text())
-        epoch = math.ceil(len(spec["train_rows"]) / spec["batch_size"])
-        found = list(peer_steps(place / "peer", started, TAYLOR_BATCHES / epoch))
-    else:
-        found = our_steps(side, place, started)
-    return sorted((one for one in found if one.seconds <= seconds), key=lambda one: one.seconds)
-
-
-def our_steps(side: str, place: Path, started: float) -> list[Step]:
-    """What a sweep of ours has finished, in no order."""
-    trials = measure.read_ours(place / "ours", started)
-    found = list(baseline_steps(trials, from_the_start=side in OF_PATHS))
-    if side not in OF_PATHS:
-        return [*found, *trial_steps(trials, _dense())]
-    models = front_race.models_of_ours(place, started)
-    found += path_steps(models)
-    if side == "polished":
-        found += polish_steps(front_race.models_of_ours(place, started, polished=True), models)
+def overtaken(rows: Sequence[dict[str, float]], last: dict[str, float]) -> dict[str, Any]:
+    """When a side has the last hypervolumes of another, by each anchor and on test."""
+    found: dict[str, Any] = {}
+    for anchor in ANCHORS:
+        for name, kind in (
+            (anchor, "hypervolume"),
+            (f"{anchor}, on test", "hypervolume of the test accuracy"),
+        ):
+            column = f"{kind}, {anchor}"
+            found[name] = {by: reached(rows, column, last[column], by) for by in ("seconds", "training cost")}
     return found
-
-
-def baseline_steps(trials: Sequence[measure.Trial], from_the_start: bool) -> Iterator[Step]:
-    """The unpruned nets of a sweep of ours lead to no model.
-
-    Args:
-        from_the_start: charge them at once, ended or not: the one of paths is trained beside the first of them, and
-            what these reach meanwhile has not come without it. Else when they end.
-    """
-    for trial in trials:
-        if trial.kind != "baseline" or not trial.epochs_trained:
-            continue
-        if from_the_start:
-            yield Step(0.0, float(trial.epochs_trained), None)
-        elif trial.end_s is not None:
-            yield Step(trial.end_s, float(trial.epochs_trained), None)
-
-
-def peer_steps(folder: Path, started: float, looked: float) -> Iterator[Step]:
-    """The trials of a Tune experiment that came to their end: ``result.json`` has one line per report.
-
-    Args:
-        looked: what the gradients of one event with Taylor importance cost, in epochs of the net as it is then.
-    """
-    for file in sorted(folder.glob("*/result.json")):
-        rows = [json.loads(line) for line in file.read_text().splitlines() if line.endswith("}")]
-        if rows and "test_accuracy" in rows[-1]:
-            last = rows[-1]
-            model = {name: last[name] for name in ("left", "val_accuracy", "test_accuracy")}
-            cost = last["train_cost"] + looked * _left_at_events(rows)
-            yield Step(last["timestamp"] - started, cost, model)
-
-
-def _left_at_events(rows: Sequence[dict[str, Any]]) -> float:
-    """The shares of the MACs that a trial had before its events, summed; 0 where no gradients were taken for them."""
-    config = rows[0]["config"]
-    if config["importance"] != "taylor":
-        return 0.0
-    # As in ``searcher.py``.
-    last = max(int(config["until"] * config["epochs"] + 1e-9), config["interval"])
-    costs = {0: 0.0} | {row["epoch"]: row["train_cost"] for row in rows}
-    return sum(costs[e] - costs[e - 1] for e in range(config["interval"], last + 1, config["interval"]))
-
-
-def path_steps(models: Sequence[dict[str, Any]]) -> Iterator[Step]:
-    """Each snapshot has cost what its path took since the one before; a shared phase counts for each path again."""
-    before: dict[str, float] = {}
-    for one in sorted(models, key=lambda one: (one["trial"], one["level"])):
-        cost = one["train_cost"] - before.get(one["trial"], 0.0)
-        before[one["trial"]] = one["train_cost"]
-        model = {name: one[name] for name in ("left", "val_accuracy", "test_accuracy")}
-        yield Step(one["seconds"], cost, model)
-
-
-def polish_steps(polished: Sequence[dict[str, Any]], models: Sequence[dict[str, Any]]) -> Iterator[Step]:
-    """A polished model has cost what it has cost more than the snapshot that it was."""
-    before = {(one["trial"], one["level"]): one["train_cost"] for one in models}
-    for one in polished:
-        model = {name: one[name] for name in ("left", "val_accuracy", "test_accuracy")}
-        yield Step(one["seconds"], one["train_cost"] - before[one["trial"], one["level"]], model)
-
-
-def _dense() -> int:
-    """Multiply-adds of the unpruned net."""
-    return measure_cost(build_model("vgg_tiny", 10), torch.zeros(1, 3, 32, 32)).macs
-
-
-def trial_steps(trials: Sequence[measure.Trial], dense: int) -> Iterator[Step]:
-    """A trial of ours has cost the epochs that it trained itself, and its scores; one that was stopped led to no model.
-
-    Args:
-        dense: multiply-adds of the unpruned net.
-    """
-    for trial in trials:
-        if trial.end_s is None or trial.kind != "trial":
-            continue
-        # Channels go at the end of an epoch: an epoch costs what was left before.
-        costs = [1.0, *(1000 * macs / dense for macs in trial.macs_by_epoch[:-1])]
-        cost = sum(costs[-trial.epochs_trained :]) if trial.epochs_trained else 0.0
-        if trial.train_cost is not None:
-            # What its scores looked at, in full also where another trial has looked for it.
-            cost += max(0.0, trial.train_cost - sum(costs))
-        model = None
-        if trial.complete:
-            model = {"left": trial.macs / dense, "val_accuracy": trial.val_accuracy}
-            model["test_accuracy"] = trial.test_accuracy
-        yield Step(trial.end_s, cost, model)
-
-
-def timeline(steps: Sequence[Step]) -> list[dict[str, float]]:
-    """A row for every step: what there was by then."""
-    rows: list[dict[str, float]] = []
-    models: list[tuple[float, float]] = []
-    cost = 0.0
-    for step in steps:
-        cost += step.cost
-        if step.model is not None:
-            models.append((step.model["left"], step.model["val_accuracy"]))
-        row = {"seconds": round(step.seconds, 1), "training cost": round(cost, 2), "models": len(models)}
-        for name, bottom in ANCHORS.items():
-            row[f"hypervolume, {name}"] = round(hypervolume(models, bottom), 4) if models else 0.0
-        rows.append(row)
-    return rows
-
-
-def summary(steps: Sequence[Step], rows: Sequence[dict[str, float]]) -> dict[str, Any]:
-    """The numbers of one side at its end."""
-    models = [step.model for step in steps if step.model is not None]
-    found: dict[str, Any] = {"trainings that ended without a model": len(steps) - len(models)}
-    found |= rows[-1] if rows else {}
-    for name, bottom in ANCHORS.items():
-        # Of the front that validation chose.
-        best = [front_race.chosen(models, one["left"]) for one in models]
-        values = [(one["left"], one["test_accuracy"]) for one in best if one is not None]
-        found[f"hypervolume of the test accuracy, {name}"] = (
-            round(hypervolume(values, bottom), 4) if values else 0.0
-        )
-    for share in SHARES:
-        best = front_race.chosen(models, share)
-        for kind in ("val", "test"):
-            value = None if best is None else round(best[f"{kind}_accuracy"], 2)
-            found[f"{kind} accuracy at {share:.0%} of the MACs"] = value
-    return found
-
-
-def reached(rows: Sequence[dict[str, float]], name: str, level: float, by: str = "seconds") -> float | None:
-    """Seconds (or training cost) until the hypervolume was at least ``level``; None = never."""
-    return next((row[by] for row in rows if row[f"hypervolume, {name}"] >= level), None)
 
 
 def judge(
@@ -370,16 +233,9 @@ def judge(
             if step.model is not None
         ]
         results["sides"][side] = {**summary(steps[side], rows[side]), "run": how, "models made": models}
-    for other in sides:
-        if other in OF_PATHS or "paths" not in sides or not rows[other]:
-            continue
-        results[f"paths reach the last hypervolume of {other}"] = {
-            name: {
-                by: reached(rows["paths"], name, rows[other][-1][f"hypervolume, {name}"], by)
-                for by in ("seconds", "training cost")
-            }
-            for name in ANCHORS
-        }
+    for other in [side for side in sides if side not in OF_PATHS and rows[side]]:
+        for side in [side for side in ("paths", "guide") if side in sides]:
+            results[f"{side} reach the last hypervolume of {other}"] = overtaken(rows[side], rows[other][-1])
     return results, rows
 
 

@@ -33,7 +33,16 @@ from benchmarks.head_to_head import front_race, search_race
 from benchmarks.head_to_head.chooser import polish, program
 from benchmarks.head_to_head.picture import draw_search
 from benchmarks.head_to_head.run import place_ours
-from benchmarks.head_to_head.search_race import CHOSEN, POLISH, SMOKE_POLISH, Step
+from benchmarks.head_to_head.search_race import CHOSEN, POLISH, SMOKE_POLISH
+from benchmarks.head_to_head.steps import (
+    ANCHORS,
+    Step,
+    our_steps,
+    polish_steps,
+    reached,
+    summary,
+    timeline,
+)
 from benchmarks.record import ROOT
 
 PATHS = ROOT / "configs" / "cifar10_quick.yaml"
@@ -74,7 +83,7 @@ def run(side: str, options: argparse.Namespace, place: Path) -> None:
     file.write_text(yaml.safe_dump(tree, sort_keys=False))
 
     def enough() -> bool:
-        done = cost_of(search_race.our_steps(side, place, 0.0))
+        done = cost_of(our_steps(side, place, 0.0))
         print(f"{side}: {done:.1f} of {options.cost:g} dense epochs", flush=True)
         return done >= options.cost
 
@@ -135,7 +144,7 @@ def kept_for_polish(options: argparse.Namespace) -> float:
 
 def polished_steps(options: argparse.Namespace, place: Path) -> list[Step]:
     """The paths that were finished before the part of the cost that is kept for the polish, and the polish."""
-    paths = within(search_race.our_steps("paths", place, 0.0), options.cost - kept_for_polish(options))
+    paths = within(our_steps("paths", place, 0.0), options.cost - kept_for_polish(options))
     last = paths[-1].seconds
     models = [one for one in front_race.models_of_ours(place, 0.0) if one["seconds"] <= last]
     names = []
@@ -147,7 +156,7 @@ def polished_steps(options: argparse.Namespace, place: Path) -> list[Step]:
     epochs = SMOKE_POLISH if options.smoke else POLISH
     polish(place / "ours", [name for name in names if name not in done], epochs, deadline=float("inf"))
     trained = [one for one in _polished(place) if one["name"] in names]
-    return [*paths, *search_race.polish_steps(trained, models)]
+    return [*paths, *polish_steps(trained, models)]
 
 
 def _polished(place: Path) -> list[dict[str, Any]]:
@@ -165,7 +174,7 @@ def judge(
         sides[side] = {}
         for part in PARTS[-1:] if side == "polished" else PARTS:  # it was to have the whole of the cost
             by_then = within(some, part * cost)
-            numbers = search_race.summary(by_then, _timeline(by_then))
+            numbers = summary(by_then, _timeline(by_then))
             sides[side][f"after {part * cost:g} dense epochs"] = numbers
         sides[side]["models made"] = [
             {name: round(value, 4) for name, value in step.model.items()}
@@ -176,10 +185,13 @@ def judge(
     if "singles" in rows:
         found["dense epochs to the last hypervolume of the single trials"] = {
             side: {
-                name: search_race.reached(
-                    rows[side], name, rows["singles"][-1][f"hypervolume, {name}"], "training cost"
+                name: reached(
+                    rows[side],
+                    f"hypervolume, {name}",
+                    rows["singles"][-1][f"hypervolume, {name}"],
+                    "training cost",
                 )
-                for name in search_race.ANCHORS
+                for name in ANCHORS
             }
             for side in rows
             if side != "polished"
@@ -189,7 +201,7 @@ def judge(
 
 def _timeline(steps: Sequence[Step]) -> list[dict[str, Any]]:
     """That of a race, without the time: a sweep may have been gone on with."""
-    rows = search_race.timeline(steps)
+    rows = timeline(steps)
     return [{name: value for name, value in row.items() if name != "seconds"} for row in rows]
 
 
@@ -214,7 +226,7 @@ def main() -> None:
     for side in options.sides:
         place = options.work.absolute() / side
         run(side, options, place)
-        steps[side] = search_race.our_steps(side, place, 0.0)
+        steps[side] = our_steps(side, place, 0.0)
         if side == "paths":
             steps["polished"] = polished_steps(options, place)
         print(f"{side}: there after {(time.monotonic() - begun) / 60:.0f} minutes", flush=True)

@@ -13,7 +13,7 @@ import yaml
 
 import sweeps.commands.polish as command
 from benchmarks.head_to_head import front_race, search_race
-from benchmarks.head_to_head.search_race import Step
+from benchmarks.head_to_head.steps import Step
 from benchmarks.search import searched
 from sweeps.config.sweep_config import load_config
 from tests.sweeps.commands.polish import polishing
@@ -85,7 +85,7 @@ def test_a_sweep_is_asked_to_end_when_it_is_enough(options, tmp_path, monkeypatc
         looks.append(side)
         return [step(float(n), 15.0) for n in range(len(looks))]
 
-    monkeypatch.setattr(search_race, "our_steps", our_steps)
+    monkeypatch.setattr(searched, "our_steps", our_steps)
     searched.run("paths", options, place)
     assert (place / "ended").exists()
     assert len(looks) == 3, "15, 30, 45 of 40 dense epochs"
@@ -120,7 +120,7 @@ def test_models_of_before_the_polish_are_polished_and_cost_what_came_after(
     monkeypatch.setattr(searched, "polish", polish)
     monkeypatch.setattr(searched, "CHOSEN", [0.5, 1.0])
     models = front_race.models_of_ours(place, 0.0)
-    whole = sorted(search_race.our_steps("paths", place, 0.0), key=lambda one: one.seconds)
+    whole = sorted(searched.our_steps("paths", place, 0.0), key=lambda one: one.seconds)
     assert len(whole) == len(models) + 1, "all snapshots, and the unpruned baseline"
     options.cost = searched.cost_of(whole[:4]) + searched.kept_for_polish(options)
     steps = searched.polished_steps(options, place)
