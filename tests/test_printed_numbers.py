@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import yaml
 
+from benchmarks.yardstick import summary
+
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "docs" / "results.md"
 PAGES = sorted((*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "benchmarks" / "README.md"))
@@ -26,6 +28,9 @@ SINGLES = {
         "path 4 + 6, repaired, snapshot {level} polished for 12 epochs"
     ),
 }
+#: A row of another study among these.
+LONG = "a path, 6 + 12, repaired"
+LONG_AHEAD = "a repaired path, 6 + 12, against single trials of 30 epochs"
 ANCHORS = ("from chance", "usable")
 #: Rows of the tables of searches and the sides of their records.
 SEARCHED = {"paths": "paths", "paths, then polish": "polished", "peer": "peer", "single trials": "singles"}
@@ -35,6 +40,12 @@ def record(name: str) -> dict[str, Any]:
     """The results of a benchmark's record."""
     path = ROOT / "benchmarks" / "results" / f"{name}.json"
     return json.loads(path.read_text(encoding="utf-8"))["results"]
+
+
+def trained(study: str, training: str) -> list[dict[str, Any]]:
+    """The models of a training of a study, of all seeds."""
+    text = (ROOT / "benchmarks" / "data" / f"study_{study}.jsonl").read_text(encoding="utf-8")
+    return [row for row in map(json.loads, text.splitlines()[1:]) if row["training"] == training]
 
 
 def rows(heading: str, number: int = 0, page: Path = RESULTS) -> list[list[str]]:
@@ -197,6 +208,26 @@ def test_the_table_of_two_searches_at_equal_cost_says_what_was_recorded():
         assert cells[4:] == [*volumes, str(values["models"])]
 
 
+def test_the_row_of_one_long_path_says_what_was_recorded():
+    """In the study of settings: models of exactly these sizes, beside the single trials of the study of epochs."""
+    long = {(row["seed"], row["level"]): row for row in trained("settings_30", "start 6, interval 12")}
+    cells = next(cells for name, *cells in rows("What one size costs") if name == LONG)
+    ahead = {name: cells for name, *cells in rows("What one size costs", 1)}
+    for cell, (level, share) in zip(cells, enumerate((50, 35, 20, 10), 2), strict=False):
+        models = [long[seed, level] for seed in range(3)]
+        assert [1 - one["macs_removed"] for one in models] == pytest.approx([share / 100] * 3, abs=0.005)
+        assert cell == with_width(summary([one["val_accuracy"] for one in models]), 1)
+        singles = sorted(trained("epochs", f"single to {share}%, 30 epochs"), key=lambda one: one["seed"])
+        for kind, row in (("val", f"{LONG_AHEAD}, seed by seed"), ("test", "that on test")):
+            both = ([one[f"{kind}_accuracy"] for one in some] for some in (models, singles))
+            assert ahead[row][level - 2] == differences(*both)
+    means = [
+        statistics.mean(long[seed, level]["val_accuracy"] for level in (2, 3, 4, 5)) for seed in range(3)
+    ]
+    assert cells[4] == with_width(summary(means), 1)
+    assert cells[5] == f"{statistics.mean(long[seed, 5]['train_cost'] for seed in range(3)):.1f}"
+
+
 @pytest.mark.parametrize(("row", "single"), SINGLES.items())
 def test_the_table_of_what_one_size_costs_says_what_was_recorded(row, single):
     recorded = record("study_epochs")
@@ -320,6 +351,7 @@ FIRST_PAGE = {
         "What one size costs",
         "a path, 4 + 6, repaired, its four models polished",
     ),
+    "one path of twice the length, with repaired cuts": ("What one size costs", LONG),
     "four single trainings, as dear as one path together": (
         "What one size costs",
         "four single trials, as dear as one path together",
