@@ -34,6 +34,7 @@ LONG_AHEAD = "a repaired path, 6 + 12, against single trials of 30 epochs"
 ANCHORS = ("from chance", "usable")
 #: Rows of the tables of searches and the sides of their records.
 SEARCHED = {"paths": "paths", "paths, then polish": "polished", "peer": "peer", "single trials": "singles"}
+GUIDED = {"three paths of the guide": "guide", "peer": "peer"}
 
 
 def record(name: str) -> dict[str, Any]:
@@ -181,11 +182,14 @@ def test_the_table_of_a_front_by_hand_says_what_was_recorded():
         assert cells == [*shares, with_width(values["hypervolume, usable"], 2), f"{cost:.1f}"], name
 
 
-def test_the_table_of_the_search_of_45_minutes_says_what_was_recorded():
-    sides, table = record("search_race")["sides"], rows("A search of 45 minutes")
-    assert [name for name, *_ in table] == list(SEARCHED)
+@pytest.mark.parametrize(
+    ("name", "number", "names"), [("search_race", 0, SEARCHED), ("guide_race", 3, GUIDED)]
+)
+def test_the_tables_of_the_searches_of_45_minutes_say_what_was_recorded(name, number, names):
+    sides, table = record(name)["sides"], rows("A search of 45 minutes", number)
+    assert [name for name, *_ in table] == list(names)
     for name, *cells in table:
-        side = sides[SEARCHED[name]]
+        side = sides[names[name]]
         accuracies = [
             " (".join(f"{side[f'{kind} accuracy at {share}% of the MACs']:.1f}" for kind in ("val", "test"))
             for share in (50, 35, 20, 10)
@@ -344,6 +348,25 @@ def test_the_table_of_who_is_ahead_after_45_minutes_says_what_was_recorded():
             assert cell.startswith(f"after {seconds:,.0f} s")
 
 
+def test_the_table_of_when_the_guide_overtakes_the_peer_says_what_was_recorded():
+    reached = record("guide_race")["guide reach the last hypervolume of peer"]
+    for name, *cells in rows("A search of 45 minutes", 4):
+        for cell, anchor in zip(cells, ANCHORS, strict=True):
+            found = reached[f"{anchor}, on test" if name == "on test" else anchor]
+            cost = f"{found['training cost']:.0f}"
+            assert (
+                cell.removesuffix(" dense epochs)").rstrip(")") == f"after {found['seconds']:.0f} s ({cost}"
+            )
+    sides = record("guide_race")["sides"]
+    ahead = [
+        sides["guide"][f"val accuracy at {share}% of the MACs"]
+        - sides["peer"][f"val accuracy at {share}% of the MACs"]
+        for share in (50, 35, 20, 10)
+    ]
+    said = ", ".join(f"{points:.1f}" for points in ahead[:-1]) + f" and {ahead[-1]:.1f} points"
+    assert f"by {said}" in RESULTS.read_text(encoding="utf-8")
+
+
 #: Rows of the README's tables and those of docs/results.md: section and name.
 FIRST_PAGE = {
     "one path with repaired cuts": ("A front by hand", "a path, repaired"),
@@ -383,5 +406,6 @@ def test_the_tables_of_the_readme_say_what_the_page_of_results_says():
     searches = {
         name: [cell.split()[0] for cell in cells[:4]] for name, *cells in rows("A search of 45 minutes")
     }
+    guided = [[cell.split()[0] for cell in cells[:4]] for _, *cells in rows("A search of 45 minutes", 3)]
     found = [cells for _, *cells in rows("What is measured", 1, readme)]
-    assert found == [searches["paths, then polish"], searches["peer"]]
+    assert found == [searches["paths, then polish"], searches["peer"], *guided]
