@@ -203,7 +203,7 @@ def additions(seed: int, data: str) -> list[Training]:
     plain = path(seed, data, 4, 6)
 
     def with_penalty(name: str) -> TrialConfig:
-        return replace(plain, train=replace(plain.train, penalty=f"additions:{name}"))
+        return replace(plain, train=replace(plain.train, penalty=f"benchmarks.evidence.additions:{name}"))
 
     return [
         Training("path 4 + 6", plain),

@@ -11,6 +11,13 @@ import pytest
 
 from benchmarks.evidence import cost_figure, path_front, studies, study_figure, study_tables, trainings
 from benchmarks.record import ROOT
+from gcp_core.allocators import build_allocator
+from gcp_core.config import NO_REPAIR
+from gcp_core.criteria import build_criterion
+from gcp_core.repairs import build_repair
+from gcp_core.schedule.clocks import build_clock
+from gcp_core.schedule.paces import build_pace
+from gcp_core.training.composition import penalty_of, rewrite_of
 
 #: Level of a path -> (share of the MACs removed, dense epochs up to it).
 LEVELS = {2: (0.5, 11.0), 3: (0.65, 13.0), 4: (0.8, 14.0), 5: (0.9, 15.0)}
@@ -46,6 +53,21 @@ def test_two_paths_of_one_seed_are_not_two_seeds(tmp_path):
     table.write_text("\n".join([header, line, line]) + "\n")
     with pytest.raises(SystemExit, match="more than one path of seed 0: seeds count once"):
         path_front.results(table)
+
+
+@pytest.mark.parametrize("study", studies.STUDIES)
+def test_what_the_trainings_of_a_study_are_made_of_can_be_had(study):
+    """Names in a config are imported when a trial starts: one that has moved would end a study hours after it began."""
+    for training in studies.STUDIES[study](0, "x"):
+        if (prune := training.config.prune) is not None:
+            build_clock(prune.clock, prune.clock_options)
+            build_criterion(prune.criterion, prune.options)
+            build_allocator(prune.allocator, prune.allocator_options)
+            if prune.repair != NO_REPAIR:
+                build_repair(prune.repair, prune.repair_options)
+        penalty_of(training.config)
+        rewrite_of(training.config)
+        build_pace(training.config.train.pace)
 
 
 def test_trainings_of_one_name_and_two_networks_lie_in_two_folders(tmp_path):
