@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from benchmarks.yardstick import summary
 
@@ -241,18 +240,6 @@ def test_the_table_of_what_one_size_costs_says_what_was_recorded(row, single):
     assert cells[4].startswith(f"{mean:.1f} ± ")
     if "polished" not in row:  # these share their path
         assert cells[5] == f"{sum(model['cost'] for model in models):.1f}"
-
-
-def test_the_quick_config_tries_first_what_the_page_recommends():
-    config = yaml.safe_load((ROOT / "configs" / "cifar10_quick.yaml").read_text(encoding="utf-8"))
-    page = (ROOT / "docs" / "paths.md").read_text(encoding="utf-8")
-    printed = {name: yaml.safe_load(said) for name, said in re.findall(r"\| (\w+) \| `(\{.*?\})` \|", page)}
-    tried = [
-        {key.removeprefix("prune."): value for key, value in point.items() if key != "prune.criterion"}
-        for point in config["search"]["points"]
-    ]
-    everywhere = {"repair": config["prune"]["repair"]}
-    assert [point | everywhere for point in tried] == [printed["balanced"], printed["fast"]]
 
 
 def test_the_table_of_who_is_ahead_at_one_size_says_what_was_recorded():

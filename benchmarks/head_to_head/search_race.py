@@ -95,8 +95,7 @@ def guide(tree: dict[str, Any], smoke: bool) -> None:
         return
     for key in GUIDE[0]:
         part, name = key.split(".")
-        values = [point[key] for point in GUIDE]
-        tree[part][name] = {"choice": [one for place, one in enumerate(values) if one not in values[:place]]}
+        tree[part][name] = {"choice": list({str(point[key]): point[key] for point in GUIDE}.values())}
     tree["train"]["restart"] = 1.0
     tree["search"] |= {"trials": len(GUIDE), "points": GUIDE}
     tree["search"].pop("max_path_cost")  # which leaves out the dearest
